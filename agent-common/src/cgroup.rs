@@ -1,0 +1,88 @@
+//! Cgroups as the kernel programs see them: keys, slots, births and deaths.
+
+/// The identity of a cgroup on this node for as long as the node runs: the kernel's `kernfs_node.id`, which
+/// is also the inode number of the cgroup's directory, with [`KEY_V1`] added for a cgroup of the version 1
+/// CPU hierarchy, whose ids are counted apart.
+pub type CgroupKey = u64;
+
+/// Marks a key of the version 1 CPU hierarchy. Kernel ids are an inode number below a generation of 32 bits
+/// that starts at 1 and grows with each reuse, so the topmost bit stays free.
+pub const KEY_V1: CgroupKey = 1 << 63;
+
+/// Everything whose cgroup has no slot.
+pub const SLOT_UNATTRIBUTED: u32 = 0;
+/// Kernel threads in the root cgroup.
+pub const SLOT_KERNEL: u32 = 1;
+/// Other tasks in the root cgroup.
+pub const SLOT_ROOT: u32 = 2;
+/// The first slot that a cgroup below the root can get.
+pub const SLOT_FIRST: u32 = 3;
+/// Nobody: the idle task. Not an index.
+pub const SLOT_IDLE: u32 = u32::MAX;
+
+/// One slot: the cgroup that holds it, written by the kernel when the cgroup's first task is dispatched and
+/// cleared by the daemon when the slot is released.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Slot {
+    /// The holder; 0 while the slot is free.
+    pub key: CgroupKey,
+    /// The pod's own cgroup, or the container's where it is in no pod; 0 for anything else. Two slots of one
+    /// group are of one pod.
+    pub group: CgroupKey,
+    /// The container's cgroup, or else the systemd unit's: the holder or one above it; 0 for anything else.
+    pub container: CgroupKey,
+    /// How often the slot was given before: tells two holders of one slot apart.
+    pub generation: u32,
+    /// Padding.
+    pub reserved: u32,
+}
+
+/// The birth of a cgroup.
+pub const EVENT_BORN: u32 = 1;
+/// The removal of a cgroup: its directory is gone, no task can enter it again.
+pub const EVENT_REMOVED: u32 = 2;
+
+/// Longest cgroup path, in bytes, that an event carries. Kubernetes' longest are near 250.
+pub const PATH_BYTES: usize = 1024;
+
+/// What the ring buffer carries for a birth or a removal; `path` is cut after its `path_bytes`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Event {
+    /// The cgroup.
+    pub key: CgroupKey,
+    /// Its parent.
+    pub parent: CgroupKey,
+    /// [`EVENT_BORN`] or [`EVENT_REMOVED`].
+    pub kind: u32,
+    /// Bytes of `path` that follow, without a terminating zero.
+    pub path_bytes: u32,
+    /// Path from the root of the cgroup's hierarchy.
+    pub path: [u8; PATH_BYTES],
+}
+
+/// Bytes of an [`Event`] before its path.
+pub const EVENT_HEADER_BYTES: usize = 24;
+
+/// What went wrong in the kernel while slots and events were handed out; each is a count.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Losses {
+    /// A task was dispatched whose cgroup got no slot since none was free.
+    pub no_free_slot: u64,
+    /// A cgroup could not be entered in the table of slots.
+    pub table_full: u64,
+    /// A birth or a removal did not fit the ring buffer.
+    pub event_lost: u64,
+    /// A path was longer than [`PATH_BYTES`] or could not be read.
+    pub path_unreadable: u64,
+    /// A cgroup was found in the hash, not in its CPU's cache: cost, not loss.
+    pub cache_misses: u64,
+    /// A task without a cgroup or a run queue: seen only while the kernel sets one up.
+    pub no_cgroup: u64,
+}
+
+const _: () = assert!(size_of::<Slot>() == 32);
+const _: () = assert!(size_of::<Event>() == EVENT_HEADER_BYTES + PATH_BYTES);
+const _: () = assert!(size_of::<Losses>() == 48);

@@ -1,0 +1,256 @@
+//! The kernel's own structures, read through offsets that the daemon resolves from BTF before it loads.
+//!
+//! Each offset is a constant of the loaded program: the daemon writes it into read-only data, which the
+//! verifier knows, so a read is one load and a branch on a missing member is removed.
+
+use aya_ebpf::Global;
+
+/// `PF_KTHREAD` of linux/sched.h.
+const PF_KTHREAD: u32 = 0x0020_0000;
+/// `TASK_ON_RQ_MIGRATING` of kernel/sched/sched.h.
+const TASK_ON_RQ_MIGRATING: u32 = 2;
+/// The first id that a kernfs gives, to its root.
+pub(crate) const ROOT_ID: u64 = 1;
+
+macro_rules! globals {
+    ($($(#[$doc:meta])* $name:ident: $type:ty;)*) => {
+        $($(#[$doc])* #[unsafe(no_mangle)] static $name: Global<$type> = Global::new(0);)*
+    };
+}
+
+globals! {
+    TASK_PID: u32;
+    TASK_TGID: u32;
+    TASK_FLAGS: u32;
+    TASK_STATE: u32;
+    TASK_ON_RQ: u32;
+    TASK_CGROUPS: u32;
+    TASK_CFS_RQ: u32;
+    TASK_QUEUED: u32;
+    TASK_RUN_DELAY: u32;
+    TASK_DISPATCHES: u32;
+    CFS_RQ_RQ: u32;
+    CFS_RQ_THROTTLED: u32;
+    CFS_RQ_THROTTLED_AT: u32;
+    CFS_RQ_THROTTLES: u32;
+    RQ_CLOCK: u32;
+    RQ_CPU: u32;
+    CSS_SET_DEFAULT: u32;
+    CSS_SET_CPU: u32;
+    CSS_CGROUP: u32;
+    CSS_PARENT: u32;
+    CGROUP_SELF: u32;
+    CGROUP_KN: u32;
+    CGROUP_ROOT: u32;
+    CGROUP_ROOT_HIERARCHY: u32;
+    KN_ID: u32;
+    KN_NAME: u32;
+    /// 1: sched_switch carries the state of the task that leaves (5.18 and later).
+    SWITCH_HAS_STATE: u32;
+    /// 1: a version 1 CPU hierarchy tells the cgroup of tasks that the version 2 tree leaves in its root.
+    HAS_V1: u32;
+    /// Number of the version 1 CPU hierarchy.
+    V1_HIERARCHY: u32;
+    /// 1: the group's throttled time can be read.
+    HAS_THROTTLED: u32;
+    /// 1: the moment at which the present throttle began can be read (6.6 and later).
+    HAS_THROTTLED_AT: u32;
+    /// Slots a CPU.
+    SLOTS_COUNT: u32;
+    /// CPUs that can exist.
+    CPUS_COUNT: u32;
+}
+
+/// The value of a constant that the daemon set.
+macro_rules! constant {
+    ($function:ident, $name:ident) => {
+        #[inline(always)]
+        pub(crate) fn $function() -> u32 {
+            $name.load()
+        }
+    };
+}
+constant!(slots_count, SLOTS_COUNT);
+constant!(cpus_count, CPUS_COUNT);
+
+#[inline(always)]
+pub(crate) fn has_v1() -> bool {
+    HAS_V1.load() != 0
+}
+#[inline(always)]
+pub(crate) fn switch_has_state() -> bool {
+    SWITCH_HAS_STATE.load() != 0
+}
+#[inline(always)]
+pub(crate) fn has_throttled() -> bool {
+    HAS_THROTTLED.load() != 0
+}
+
+/// One load of a member.
+///
+/// # Safety
+/// `base` is a pointer that the verifier knows as a kernel structure, and the member at `offset` has the size of `T`.
+#[inline(always)]
+unsafe fn member<T: Copy>(base: *const u8, offset: &Global<u32>) -> T {
+    // SAFETY: the verifier checks type and bounds of each such load, and the kernel's exception table catches
+    // a pointer that went stale.
+    unsafe { base.add(offset.load() as usize).cast::<T>().read_volatile() }
+}
+
+/// Defines a pointer to a kernel structure and its readable members.
+macro_rules! structure {
+    ($(#[$doc:meta])* $name:ident { $($member:ident: $type:ty = $offset:ident;)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy)]
+        #[repr(transparent)]
+        pub(crate) struct $name(*const u8);
+        impl $name {
+            #[inline(always)]
+            #[allow(dead_code)]
+            pub(crate) const fn from_raw(pointer: *const u8) -> Self {
+                Self(pointer)
+            }
+            #[inline(always)]
+            #[allow(dead_code)]
+            pub(crate) fn is_null(self) -> bool {
+                self.0.is_null()
+            }
+            #[inline(always)]
+            #[allow(dead_code)]
+            pub(crate) fn address(self) -> u64 {
+                self.0 as u64
+            }
+            $(
+                #[inline(always)]
+                pub(crate) fn $member(self) -> $type {
+                    // SAFETY: the offset was resolved for this member and its size compared with the type's.
+                    unsafe { member(self.0, &$offset) }
+                }
+            )*
+        }
+    };
+}
+
+structure! {
+    /// `struct task_struct`
+    Task {
+        pid: u32 = TASK_PID;
+        tgid: u32 = TASK_TGID;
+        flags: u32 = TASK_FLAGS;
+        on_rq: u32 = TASK_ON_RQ;
+        cgroups: CssSet = TASK_CGROUPS;
+        cfs_rq: CfsRq = TASK_CFS_RQ;
+        queued_ns: u64 = TASK_QUEUED;
+        run_delay_ns: u64 = TASK_RUN_DELAY;
+        dispatches: u64 = TASK_DISPATCHES;
+    }
+}
+structure! {
+    /// `struct cfs_rq`: a task group's queue on one CPU
+    CfsRq {
+        rq: Rq = CFS_RQ_RQ;
+        throttled_ns: u64 = CFS_RQ_THROTTLED;
+        throttled_at_ns: u64 = CFS_RQ_THROTTLED_AT;
+        throttles: u32 = CFS_RQ_THROTTLES;
+    }
+}
+structure! {
+    /// `struct rq`: one CPU's run queue
+    Rq {
+        clock_ns: u64 = RQ_CLOCK;
+        cpu: u32 = RQ_CPU;
+    }
+}
+structure! {
+    /// `struct css_set`: the cgroups of a task, one a hierarchy
+    CssSet {
+        default_cgroup: Cgroup = CSS_SET_DEFAULT;
+        cpu: Css = CSS_SET_CPU;
+    }
+}
+structure! {
+    /// `struct cgroup_subsys_state`
+    Css {
+        cgroup: Cgroup = CSS_CGROUP;
+    }
+}
+structure! {
+    /// `struct cgroup`
+    Cgroup {
+        kn: KernfsNode = CGROUP_KN;
+        root: CgroupRoot = CGROUP_ROOT;
+    }
+}
+structure! {
+    /// `struct cgroup_root`
+    CgroupRoot {
+        hierarchy: u32 = CGROUP_ROOT_HIERARCHY;
+    }
+}
+structure! {
+    /// `struct kernfs_node`
+    KernfsNode {
+        id: u64 = KN_ID;
+        name: *const u8 = KN_NAME;
+    }
+}
+
+impl Task {
+    /// A kernel thread.
+    #[inline(always)]
+    pub(crate) fn is_kernel_thread(self) -> bool {
+        self.flags() & PF_KTHREAD != 0
+    }
+
+    /// The task was taken from one run queue and is not yet on another.
+    #[inline(always)]
+    pub(crate) fn is_migrating(self) -> bool {
+        self.on_rq() == TASK_ON_RQ_MIGRATING
+    }
+
+    /// The state word, where the tracepoint does not carry it. Its upper half, where it is 64 bits wide, is 0.
+    #[inline(always)]
+    pub(crate) fn state(self) -> u32 {
+        // SAFETY: `state` and `__state` both begin with these 32 bits on little endian machines.
+        unsafe { member(self.0, &TASK_STATE) }
+    }
+}
+
+impl CfsRq {
+    /// When the present throttle of this queue began; 0 if there is none, `clock_ns` if it is only known to be on.
+    #[inline(always)]
+    pub(crate) fn throttle_began_ns(self, clock_ns: u64) -> u64 {
+        if HAS_THROTTLED_AT.load() != 0 {
+            self.throttled_at_ns()
+        } else if self.throttles() != 0 {
+            clock_ns
+        } else {
+            0
+        }
+    }
+}
+
+impl Cgroup {
+    /// The cgroup above; null at the root.
+    #[inline(always)]
+    pub(crate) fn parent(self) -> Self {
+        // SAFETY: `self` is embedded in the cgroup, so its offset plus that of `parent` is a member of the cgroup.
+        let css = unsafe {
+            self.0.add(CGROUP_SELF.load() as usize + CSS_PARENT.load() as usize).cast::<Css>().read_volatile()
+        };
+        if css.is_null() { Self(core::ptr::null()) } else { css.cgroup() }
+    }
+
+    /// The hierarchy that podlens reads cgroups from, or none for any other.
+    #[inline(always)]
+    pub(crate) fn key_mark(self) -> Option<u64> {
+        let hierarchy = self.root().hierarchy();
+        if hierarchy == 0 {
+            Some(0)
+        } else if has_v1() && hierarchy == V1_HIERARCHY.load() {
+            Some(podlens_common::cgroup::KEY_V1)
+        } else {
+            None
+        }
+    }
+}

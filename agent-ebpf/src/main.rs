@@ -1,0 +1,23 @@
+//! podlens' kernel programs, one module a collector, in one object.
+//!
+//! One object, since all programs share the table of slots and a loader cannot hand the maps of one object to
+//! another without a BPF file system. A program whose kernel facts are missing is not loaded; the daemon
+//! decides that from BTF before it asks the verifier.
+#![no_std]
+#![no_main]
+
+mod kernel;
+mod lifecycle;
+mod scheduler;
+mod slots;
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // The verifier refuses a program from which this can be reached.
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 4] = *b"GPL\0";

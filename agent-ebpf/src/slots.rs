@@ -1,0 +1,252 @@
+//! From a task to its slot: a cache of each CPU, a hash behind it, and the first assignment.
+//!
+//! A cgroup gets its slot in the kernel when its first task is dispatched, so nothing of a short life is
+//! lost, directories that never hold tasks use no slot, and a key, which the kernel does not give twice, is
+//! all that ties them. Called by every collector that meets a task.
+
+use aya_ebpf::{
+    bindings::{BPF_F_MMAPABLE, BPF_NOEXIST},
+    helpers::bpf_probe_read_kernel_str_bytes,
+    macros::map,
+    maps::{Array, HashMap, PerCpuArray, Queue},
+};
+use podlens_common::cgroup::{CgroupKey, KEY_V1, Losses, SLOT_KERNEL, SLOT_ROOT, SLOT_UNATTRIBUTED, Slot};
+
+use crate::kernel::{Cgroup, KernfsNode, ROOT_ID, Task, cpus_count, has_v1, slots_count};
+
+/// Entries of each CPU's cache; a power of two.
+const CACHE: u32 = 2048;
+/// Ancestors that are searched for the container and the pod of a cgroup.
+const ANCESTORS: u32 = 10;
+/// Bytes of a cgroup's name that are read; longer names are no container's or pod's.
+const NAME: usize = 128;
+
+/// Who holds each slot.
+#[map]
+static SLOTS: Array<Slot> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+/// Slots that can be given; filled by the daemon.
+#[map]
+static FREE_SLOTS: Queue<u32> = Queue::with_max_entries(1, 0);
+/// Which slot a cgroup has: generation in the high, slot in the low 32 bits.
+#[map]
+static SLOT_OF: HashMap<CgroupKey, u64> = HashMap::with_max_entries(1, 0);
+/// Each CPU's own copy of a part of `SLOT_OF`. An entry never becomes wrong: a key belongs to one cgroup for
+/// ever, and its slot is given on only when no task of that cgroup can exist.
+#[map]
+static SLOT_CACHE: Array<Cached> = Array::with_max_entries(1, 0);
+/// What went wrong, a CPU.
+#[map]
+static LOSSES: Array<Losses> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+#[map]
+static NAME_BUFFER: PerCpuArray<[u8; NAME]> = PerCpuArray::with_max_entries(1, 0);
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Cached {
+    key: CgroupKey,
+    slot: u32,
+    generation: u32,
+}
+
+/// A slot and how often it was given before.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Held {
+    pub(crate) slot: u32,
+    pub(crate) generation: u32,
+}
+
+const UNATTRIBUTED: Held = Held { slot: SLOT_UNATTRIBUTED, generation: 0 };
+
+/// Counts one loss on this CPU.
+macro_rules! lose {
+    ($cpu:expr, $field:ident) => {
+        if let Some(losses) = $crate::slots::losses($cpu) {
+            // SAFETY: only this CPU writes the entry, and the map outlives the program.
+            unsafe { (*losses).$field += 1 };
+        }
+    };
+}
+pub(crate) use lose;
+
+#[inline(always)]
+pub(crate) fn losses(cpu: u32) -> Option<*mut Losses> {
+    LOSSES.get_ptr_mut(cpu)
+}
+
+/// Who holds `slot`.
+#[inline(always)]
+pub(crate) fn record(slot: u32) -> Option<&'static Slot> {
+    SLOTS.get(slot)
+}
+
+/// The slot of a task, assigned now if its cgroup has none yet.
+#[inline(always)]
+pub(crate) fn of_task(task: Task, cpu: u32) -> Held {
+    let sets = task.cgroups();
+    if sets.is_null() {
+        lose!(cpu, no_cgroup);
+        return UNATTRIBUTED;
+    }
+    let mut cgroup = sets.default_cgroup();
+    let mut key = cgroup.kn().id();
+    if key == ROOT_ID && has_v1() {
+        let css = sets.cpu();
+        if !css.is_null() {
+            cgroup = css.cgroup();
+            key = cgroup.kn().id() | KEY_V1;
+        }
+    }
+    if key & !KEY_V1 == ROOT_ID {
+        let slot = if task.is_kernel_thread() { SLOT_KERNEL } else { SLOT_ROOT };
+        return Held { slot, generation: 0 };
+    }
+    let Some(cached) = SLOT_CACHE.get_ptr_mut(cpu * CACHE + cache_index(key)) else {
+        return UNATTRIBUTED;
+    };
+    // SAFETY: only this CPU writes the entry, with preemption off.
+    unsafe {
+        if (*cached).key == key {
+            return Held { slot: (*cached).slot, generation: (*cached).generation };
+        }
+    }
+    let held = find_or_assign(cgroup, key, cpu);
+    if held.slot != SLOT_UNATTRIBUTED {
+        // SAFETY: as above.
+        unsafe { *cached = Cached { key, slot: held.slot, generation: held.generation } };
+    }
+    held
+}
+
+/// Fibonacci hashing: ids of directories come at near-constant distances, which low bits alone would fold.
+#[inline(always)]
+fn cache_index(key: CgroupKey) -> u32 {
+    (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 53) as u32 & (CACHE - 1)
+}
+
+#[inline(never)]
+fn find_or_assign(cgroup: Cgroup, key: CgroupKey, cpu: u32) -> Held {
+    lose!(cpu, cache_misses);
+    if let Some(held) = find(key) {
+        return held;
+    }
+    let Ok(Some(slot)) = FREE_SLOTS.pop() else {
+        lose!(cpu, no_free_slot);
+        return UNATTRIBUTED;
+    };
+    let Some(record) = SLOTS.get_ptr_mut(slot) else {
+        return UNATTRIBUTED;
+    };
+    // SAFETY: a slot from the queue belongs to nobody but this run of the program.
+    let generation = unsafe { (*record).generation };
+    let word = u64::from(generation) << 32 | u64::from(slot);
+    if SLOT_OF.insert(key, word, u64::from(BPF_NOEXIST)).is_err() {
+        let _ = FREE_SLOTS.push(slot, 0);
+        // Another CPU dispatched the cgroup's second task at this same moment, or the table is full.
+        return find(key).unwrap_or_else(|| {
+            lose!(cpu, table_full);
+            UNATTRIBUTED
+        });
+    }
+    let (group, container) = lineage(cgroup, key);
+    // SAFETY: as above; `key` last, since the daemon takes a slot with a key for held.
+    unsafe {
+        (*record).group = group;
+        (*record).container = container;
+        (&raw mut (*record).key).write_volatile(key);
+    }
+    Held { slot, generation }
+}
+
+#[inline(always)]
+fn find(key: CgroupKey) -> Option<Held> {
+    // SAFETY: the value is copied at once; the daemon deletes it only when its cgroup is gone.
+    let word = unsafe { SLOT_OF.get(key) }.copied()?;
+    let slot = word as u32;
+    (slot < slots_count()).then_some(Held { slot, generation: (word >> 32) as u32 })
+}
+
+/// The pod's and the container's cgroup on the way from a cgroup to the root, the deepest of each.
+#[inline(always)]
+fn lineage(cgroup: Cgroup, key: CgroupKey) -> (CgroupKey, CgroupKey) {
+    let mark = key & KEY_V1;
+    let (mut container, mut unit) = (0, 0);
+    let mut at = cgroup;
+    let mut level = 0;
+    while level < ANCESTORS {
+        if at.is_null() {
+            break;
+        }
+        let node = at.kn();
+        if node.is_null() {
+            break;
+        }
+        match denotes(node) {
+            Name::Pod => return (node.id() | mark, container),
+            Name::Container if container == 0 => container = node.id() | mark,
+            Name::Unit if unit == 0 => unit = node.id() | mark,
+            _ => {}
+        }
+        at = at.parent();
+        level += 1;
+    }
+    if container == 0 { (0, unit) } else { (container, container) }
+}
+
+/// What a cgroup is by its name alone.
+#[derive(PartialEq, Eq)]
+enum Name {
+    Pod,
+    Container,
+    Unit,
+    Other,
+}
+
+/// Knows a pod by `pod<uid>` or `...-pod<uid>.slice`, a container by its 64 digits, alone or behind `-` or
+/// `:`, with or without `.scope`, and a unit by `.service` or `.scope`. The daemon's path grammar knows more; this decides only which
+/// waits count as caused inside one pod or container.
+#[inline(always)]
+fn denotes(node: KernfsNode) -> Name {
+    let Some(buffer) = NAME_BUFFER.get_ptr_mut(0) else {
+        return Name::Other;
+    };
+    // SAFETY: the buffer is this CPU's, and the kernel copies at most its length.
+    let read = unsafe { bpf_probe_read_kernel_str_bytes(node.name(), &mut *buffer) };
+    let Ok(name) = read else { return Name::Other };
+    let bytes = name.len();
+    // SAFETY: as above.
+    let byte = |index: usize| unsafe { (*buffer).get(index & (NAME - 1)).copied().unwrap_or(0) };
+    let starts_with_pod = byte(0) == b'p' && byte(1) == b'o' && byte(2) == b'd';
+    if starts_with_pod && (bytes == 3 + 36 || bytes == 3 + 32) {
+        return Name::Pod;
+    }
+    let suffixed = bytes > 6 && byte(bytes - 6) == b'.' && byte(bytes - 1) == b'e';
+    let end = if suffixed { bytes - 6 } else { bytes };
+    if suffixed && byte(bytes - 5) == b's' && byte(bytes - 4) == b'l' {
+        let pod_before = |uid: usize| {
+            end >= uid + 4
+                && byte(end - uid - 4) == b'-'
+                && byte(end - uid - 3) == b'p'
+                && byte(end - uid - 2) == b'o'
+                && byte(end - uid - 1) == b'd'
+        };
+        return if pod_before(36) || pod_before(32) { Name::Pod } else { Name::Other };
+    }
+    let separated = end > 64 && (byte(end - 65) == b'-' || byte(end - 65) == b':');
+    if end == 64 || separated {
+        let hexadecimal = |digit: u8| digit.is_ascii_digit() || (b'a'..=b'f').contains(&digit);
+        if hexadecimal(byte(end - 64)) && hexadecimal(byte(end - 32)) && hexadecimal(byte(end - 1)) {
+            return Name::Container;
+        }
+    }
+    let service = bytes > 8 && byte(bytes - 8) == b'.' && byte(bytes - 7) == b's' && byte(bytes - 1) == b'e';
+    let scope = suffixed && byte(bytes - 5) == b's' && byte(bytes - 4) == b'c';
+    if service || scope { Name::Unit } else { Name::Other }
+}
+
+/// The position of one CPU's entry for `slot` in a table of CPUs by slots.
+#[inline(always)]
+pub(crate) fn position(cpu: u32, slot: u32) -> u32 {
+    let slot = if slot < slots_count() { slot } else { SLOT_UNATTRIBUTED };
+    let cpu = if cpu < cpus_count() { cpu } else { 0 };
+    cpu * slots_count() + slot
+}

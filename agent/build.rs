@@ -1,0 +1,24 @@
+//! Builds the kernel programs, so that the daemon can carry them as bytes.
+
+use std::{env, path::Path};
+
+use anyhow::{Context as _, Result};
+use aya_build::{Package, Toolchain};
+
+fn main() -> Result<()> {
+    let agent = env::var("CARGO_MANIFEST_DIR").context("cargo did not set CARGO_MANIFEST_DIR")?;
+    let ebpf = Path::new(&agent).with_file_name("agent-ebpf");
+    let common = Path::new(&agent).with_file_name("agent-common");
+    println!("cargo:rerun-if-changed={}", common.display());
+    // `core` for the BPF target is not distributed and has to be built, which a stable compiler does only under
+    // this variable. It is set here alone: exported, it would switch on nightly features in dependencies.
+    // SAFETY: a build script has one thread at this point.
+    unsafe { env::set_var("RUSTC_BOOTSTRAP", "1") };
+    let ebpf = ebpf.to_str().context("the path of the checkout is not UTF-8")?;
+    let toolchain = env::var("RUSTUP_TOOLCHAIN").unwrap_or_else(|_| "stable".to_owned());
+    aya_build::build_ebpf(
+        [Package { name: "podlens-ebpf", root_dir: ebpf, ..Default::default() }],
+        Toolchain::Custom(&toolchain),
+    )
+    .context("the kernel programs did not build; `cargo xtask setup` installs what they need")
+}

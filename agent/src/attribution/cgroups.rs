@@ -1,0 +1,105 @@
+//! The cgroups of this node by key: their paths, their owners, and when they were made and removed.
+//!
+//! Follows the events of the collector `lifecycle` and a scan of the trees at start. The pipeline asks it for
+//! the owner of a slot's holder.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant, SystemTime},
+};
+
+use podlens_common::cgroup::CgroupKey;
+
+use super::owner::owner;
+use crate::{collectors::lifecycle::Event, kernel::hierarchy::Hierarchies, registry::Owner};
+
+/// How long a removed cgroup's path is kept for slices that ended after the removal.
+const KEEP_REMOVED: Duration = Duration::from_secs(60);
+
+/// One cgroup.
+#[derive(Clone, Debug)]
+pub struct Cgroup {
+    /// Path from the root of its hierarchy.
+    pub path: String,
+    /// Its owner by that path.
+    pub owner: Owner,
+    /// When it was made, or when podlens started if that is later.
+    pub since: SystemTime,
+    /// When it was removed.
+    pub removed: Option<Instant>,
+}
+
+/// All cgroups that podlens has met.
+#[derive(Debug)]
+pub struct Cgroups {
+    hierarchies: Hierarchies,
+    known: HashMap<CgroupKey, Cgroup>,
+}
+
+impl Cgroups {
+    /// The cgroups that exist now. The events that follow must already be recorded.
+    #[must_use]
+    pub fn scan(hierarchies: Hierarchies) -> Self {
+        let mut cgroups = Self { hierarchies, known: HashMap::new() };
+        cgroups.rescan(Instant::now());
+        cgroups
+    }
+
+    /// Follows one event.
+    pub fn apply(&mut self, event: Event, now: Instant) {
+        match event {
+            Event::Born { key, path } => self.insert(key, path),
+            Event::Removed { key } => {
+                if let Some(cgroup) = self.known.get_mut(&key) {
+                    cgroup.removed.get_or_insert(now);
+                }
+            }
+        }
+    }
+
+    /// Compares with the trees as they are: for events that were lost.
+    pub fn rescan(&mut self, now: Instant) {
+        let found: HashMap<CgroupKey, String> =
+            self.hierarchies.scan().into_iter().map(|directory| (directory.key, directory.path)).collect();
+        for (key, cgroup) in &mut self.known {
+            if !found.contains_key(key) {
+                cgroup.removed.get_or_insert(now);
+            }
+        }
+        for (key, path) in found {
+            if !self.known.contains_key(&key) {
+                self.insert(key, path);
+            }
+        }
+    }
+
+    /// What is known of a cgroup.
+    #[must_use]
+    pub fn get(&self, key: CgroupKey) -> Option<&Cgroup> {
+        self.known.get(&key)
+    }
+
+    /// Drops cgroups that were removed long ago, but not those that still hold a slot.
+    pub fn forget(&mut self, now: Instant, holds_slot: impl Fn(CgroupKey) -> bool) {
+        self.known.retain(|key, cgroup| {
+            cgroup.removed.is_none_or(|removed| now.duration_since(removed) < KEEP_REMOVED) || holds_slot(*key)
+        });
+    }
+
+    /// How many are known.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// None is known.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.known.is_empty()
+    }
+
+    fn insert(&mut self, key: CgroupKey, path: String) {
+        let owner = owner(&path);
+        self.known.insert(key, Cgroup { path, owner, since: SystemTime::now(), removed: None });
+    }
+}

@@ -1,0 +1,74 @@
+//! `podlens check`: what this node offers, what is lacking, and how to get it.
+
+use std::{fmt::Write as _, io::Write as _, path::Path, process::ExitCode};
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    collectors::ALL,
+    config::Config,
+    kernel::{
+        btf::Btf,
+        capabilities::{Held, NEEDED},
+        hierarchy::Hierarchies,
+        host,
+    },
+    pipeline::Pipeline,
+};
+
+/// Tries everything out and reports; success if the agent would be useful here.
+///
+/// # Errors
+/// Standard output is closed.
+pub fn run(config: &Config) -> Result<ExitCode> {
+    let (text, useful) = report(config);
+    std::io::stdout().write_all(text.as_bytes()).context("cannot write to standard output")?;
+    Ok(if useful { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn report(config: &Config) -> (String, bool) {
+    let mut text = String::new();
+    let mut line = |name: &str, value: &str| {
+        let _ = writeln!(text, "{name:14} {value}");
+    };
+    line("node", &config.node);
+    line("kernel", &host::kernel_release().unwrap_or_else(|cause| format!("not known: {cause}")));
+    match Btf::read_file(Path::new("/sys/kernel/btf/vmlinux")) {
+        Ok(_) => line("BTF", "readable"),
+        Err(cause) => line("BTF", &cause.to_string()),
+    }
+    match Hierarchies::find(&config.cgroup_root) {
+        Ok(hierarchies) => line("cgroups", hierarchies.mode.name()),
+        Err(cause) => line("cgroups", &cause.to_string()),
+    }
+    let held = Held::read(Path::new("/proc")).ok();
+    for capability in NEEDED {
+        let verdict = match held {
+            Some(held) if held.has(capability) => format!("held, to {}", capability.purpose),
+            Some(_) => format!(
+                "MISSING, needed to {}: add {} to the container's securityContext.capabilities.add, or start podlens as root",
+                capability.purpose, capability.name
+            ),
+            None => "not known: /proc/self/status is not readable".to_owned(),
+        };
+        line(&format!("CAP_{}", capability.name), &verdict);
+    }
+    let pipeline = match Pipeline::start(config) {
+        Ok(pipeline) => pipeline,
+        Err(cause) => {
+            line("collectors", &format!("none can start: {cause}"));
+            return (text, false);
+        }
+    };
+    for (name, state) in pipeline.states() {
+        let about = ALL.iter().find(|spec| spec.name == *name).map_or("", |spec| spec.about);
+        let verdict = match state.reason() {
+            Some(reason) => format!("{}: {reason}", state.name()),
+            None => format!("{} ({about})", state.name()),
+        };
+        line(name, &verdict);
+    }
+    let useful = pipeline.is_useful();
+    line("verdict", if useful { "podlens is useful on this node" } else { "podlens can measure nothing on this node" });
+    (text, useful)
+}

@@ -1,0 +1,193 @@
+//! The command line of `podlens`. It only says what was asked; `main` acts on it.
+//!
+//! Flags that stand for a configuration key check their values with that key's own rule and are handed on as texts.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::check_value;
+
+/// Shows how much CPU every pod of a Kubernetes node, or every unit of a plain Linux host, uses, and how long it waits
+/// for a CPU. Counts in the kernel with eBPF, serves Prometheus and pushes OpenTelemetry.
+#[derive(Clone, Debug, PartialEq, Eq, Parser)]
+#[command(name = "podlens", version, term_width = 100, subcommand_required = true, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What podlens is asked to do.
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub enum Command {
+    /// Run the agent: measure, serve /metrics, push if an OTLP endpoint is configured
+    Run(Run),
+    /// Tell whether podlens works on this node, what is lacking and how to get it; exit code 0 if it is useful here
+    Check(Check),
+    /// Measure for a few seconds, print the result once, and end
+    Snapshot(Snapshot),
+}
+
+/// `podlens run`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
+pub struct Run {
+    /// The configuration.
+    #[command(flatten)]
+    pub config: ConfigFile,
+    /// Where to serve /metrics [default: 0.0.0.0:9464]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = |text: &str| check_value("listen", text))]
+    pub listen: Option<String>,
+    #[allow(clippy::doc_markdown, reason = "help for the terminal")]
+    /// The node's name on every series [default: NODE_NAME, else the host's name]
+    #[arg(long, value_name = "NAME", value_parser = |text: &str| check_value("node", text))]
+    pub node: Option<String>,
+}
+
+impl Run {
+    /// Key and value of each flag that overrides the configuration.
+    #[must_use]
+    pub fn flags(&self) -> Vec<(&'static str, String)> {
+        [("listen", &self.listen), ("node", &self.node)]
+            .into_iter()
+            .filter_map(|(key, value)| Some((key, value.clone()?)))
+            .collect()
+    }
+}
+
+/// `podlens check`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
+pub struct Check {
+    /// The configuration.
+    #[command(flatten)]
+    pub config: ConfigFile,
+}
+
+/// `podlens snapshot`.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct Snapshot {
+    /// The configuration.
+    #[command(flatten)]
+    pub config: ConfigFile,
+    /// How to print it
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = Output::Table)]
+    pub output: Output,
+    /// How long to measure
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub seconds: u64,
+}
+
+/// The configuration file, which each command takes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
+pub struct ConfigFile {
+    #[allow(clippy::doc_markdown, reason = "help for the terminal")]
+    /// YAML configuration file; PODLENS_CONFIG may name it, too [default: none, all keys have defaults]
+    #[arg(long = "config", value_name = "FILE")]
+    pub file: Option<PathBuf>,
+}
+
+/// The form of a printed snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people: the busiest pods or units first.
+    Table,
+    /// Everything, as one JSON document.
+    Json,
+    /// As /metrics gives it.
+    Prometheus,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+    use std::{
+        fmt::Write as _,
+        path::{Path, PathBuf},
+    };
+
+    use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
+
+    use super::{Check, Cli, Command, ConfigFile, Output, Run, Snapshot};
+    use crate::config::Config;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split(' '))
+    }
+
+    #[track_caller]
+    fn check_refused(line: &str, kind: ErrorKind, message: &str) {
+        let error = parse(line).unwrap_err();
+        assert_eq!((error.kind(), error.exit_code()), (kind, 2), "{line}");
+        assert!(error.to_string().contains(message), "{line} says: {error}");
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_reads_as_the_golden_file() {
+        let mut root = Cli::command();
+        root.build();
+        let mut help = root.render_long_help().to_string();
+        for command in root.get_subcommands_mut().filter(|command| command.get_name() != "help") {
+            writeln!(help, "\n$ podlens {} --help", command.get_name()).unwrap();
+            help += &command.render_long_help().to_string();
+        }
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/help.txt");
+        if std::env::var_os("PODLENS_TEST_UPDATE").is_some() {
+            std::fs::write(&golden, &help).unwrap();
+        }
+        let expected = std::fs::read_to_string(&golden).unwrap_or_default();
+        assert!(help.contains(&Config::defaults(&[]).listen.to_string()), "the default of --listen");
+        assert_eq!(help, expected, "if intended, run the test with PODLENS_TEST_UPDATE=1 and review the file");
+    }
+
+    #[test]
+    fn flags_of_run_are_handed_on_by_key() {
+        let Command::Run(run) = parse("podlens run --config /c.yaml --node n1 --listen 127.0.0.1:1").unwrap().command
+        else {
+            panic!("run is not run");
+        };
+        assert_eq!(run.config.file, Some(PathBuf::from("/c.yaml")));
+        assert_eq!(run.flags(), [("listen", "127.0.0.1:1".to_owned()), ("node", "n1".to_owned())]);
+        assert_eq!(Run::default().flags(), []);
+    }
+
+    #[test]
+    fn check_and_snapshot_take_a_configuration_too() {
+        let file = ConfigFile { file: Some(PathBuf::from("c.yaml")) };
+        let check = Command::Check(Check { config: file.clone() });
+        assert_eq!(parse("podlens check --config c.yaml").unwrap().command, check);
+        let snapshot = Command::Snapshot(Snapshot { config: file, output: Output::Json, seconds: 9 });
+        let line = "podlens snapshot --config c.yaml --output json --seconds 9";
+        assert_eq!(parse(line).unwrap().command, snapshot);
+        let plain = Command::Snapshot(Snapshot { config: ConfigFile::default(), output: Output::Table, seconds: 5 });
+        assert_eq!(parse("podlens snapshot").unwrap().command, plain);
+    }
+
+    #[test]
+    fn wrong_use_is_refused_with_exit_code_2() {
+        check_refused(
+            "podlens run --listen 9464",
+            ErrorKind::ValueValidation,
+            "must be an IP address and a port, such as",
+        );
+        check_refused("podlens run --node a/b", ErrorKind::ValueValidation, "must be 1 to 253 letters");
+        check_refused("podlens run --node=", ErrorKind::ValueValidation, "must be 1 to 253 letters");
+        check_refused("podlens snapshot --output xml", ErrorKind::InvalidValue, "table, json, prometheus");
+        check_refused("podlens snapshot --seconds 0", ErrorKind::ValueValidation, "1..=3600");
+        check_refused("podlens runn", ErrorKind::InvalidSubcommand, "'run'");
+        check_refused("podlens run --lisen x", ErrorKind::UnknownArgument, "'--listen'");
+        check_refused("podlens", ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand, "Usage:");
+    }
+
+    #[test]
+    fn version_is_the_crates() {
+        let error = parse("podlens --version").unwrap_err();
+        assert_eq!(error.exit_code(), 0);
+        assert_eq!(error.to_string(), format!("podlens {}\n", env!("CARGO_PKG_VERSION")));
+    }
+}

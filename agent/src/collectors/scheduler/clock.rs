@@ -1,0 +1,47 @@
+//! The run queue's clock, read without a system call of the kernel programs.
+//!
+//! The programs note when this very thread was dispatched, by the run queue's clock; the thread looks at its
+//! own clock right after. The difference of the two clocks is thus known to the few microseconds between, and
+//! always in the same direction: the time told here is never ahead of the kernel's.
+
+use std::time::Duration;
+
+use podlens_common::scheduler::Cpu;
+
+use crate::kernel::{mapped::MappedArray, thread};
+
+/// Short sleeps, after each of which the thread is freshly dispatched; the best of them counts.
+const TRIES: usize = 3;
+const NAP: Duration = Duration::from_micros(20);
+
+/// The difference between the two clocks.
+#[derive(Debug, Default)]
+pub(super) struct RunQueueClock {
+    /// What to take from the monotonic clock to get the run queue's.
+    behind_ns: Option<i128>,
+}
+
+impl RunQueueClock {
+    /// Measures the difference anew.
+    pub(super) fn set(&mut self, cpus: &MappedArray<Cpu>) {
+        let best = (0..TRIES).filter_map(|_| sample(cpus)).min();
+        self.behind_ns = best.or(self.behind_ns);
+    }
+
+    /// The run queue's time now; 0 while it is not known, so that no running slice is counted.
+    pub(super) fn now_ns(&self) -> u64 {
+        let Some(behind_ns) = self.behind_ns else { return 0 };
+        u64::try_from(i128::from(thread::monotonic_ns()) - behind_ns).unwrap_or(0)
+    }
+}
+
+/// One measurement; none if the thread was switched away meanwhile.
+fn sample(cpus: &MappedArray<Cpu>) -> Option<i128> {
+    std::thread::sleep(NAP);
+    let cpu = thread::current_cpu()?;
+    let dispatched = cpus.get(cpu)?;
+    let monotonic_ns = thread::monotonic_ns();
+    let after = cpus.get(cpu)?;
+    let undisturbed = thread::current_cpu() == Some(cpu) && after.sequence == dispatched.sequence;
+    (undisturbed && dispatched.since_ns != 0).then(|| i128::from(monotonic_ns) - i128::from(dispatched.since_ns))
+}

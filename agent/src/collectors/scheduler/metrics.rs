@@ -1,0 +1,75 @@
+//! The scheduler's metrics.
+
+use crate::registry::{Kind, Label, Metric, Unit};
+
+/// Time on a CPU.
+pub static CPU: Metric = Metric {
+    name: "podlens_cpu_seconds_total",
+    otlp_name: "container.cpu.time",
+    kind: Kind::Counter,
+    unit: Unit::Seconds,
+    help: "Time that tasks spent on a CPU, running slices included",
+    label: None,
+    source: "sched_switch, the run queue's clock",
+    must_equal: "cpu.stat usage and cpuacct.usage within 1 %",
+};
+
+/// Waits for a CPU.
+pub static RUN_QUEUE_LATENCY: Metric = Metric {
+    name: "podlens_runqueue_latency_seconds",
+    otlp_name: "podlens.runqueue.latency",
+    kind: Kind::Histogram,
+    unit: Unit::Seconds,
+    help: "Waits of runnable tasks for a CPU, from the entry in its run queue to the dispatch, throttled time taken out; a wait that went on in another CPU's queue is one observation a queue",
+    label: None,
+    source: "sched_switch, sched_migrate_task, sched_info",
+    must_equal: "the sum: run_delay of /proc/PID/schedstat, less podlens_cpu_throttled_wait_seconds_total, within 1 %",
+};
+
+/// The same waits, by who ran meanwhile.
+pub static CPU_WAIT: Metric = Metric {
+    name: "podlens_cpu_wait_seconds_total",
+    otlp_name: "podlens.cpu.wait",
+    kind: Kind::Counter,
+    unit: Unit::Seconds,
+    help: "Time that runnable tasks waited for a CPU, by who held it meanwhile: the container itself, its pod, another pod, a unit of the node or the kernel, nobody; unknown is what reaches back beyond the CPU's history",
+    label: Some(Label { name: "cause", values: &["self", "pod", "neighbor", "system", "idle", "unknown"] }),
+    source: "sched_switch, each CPU's last 64 slices",
+    must_equal: "the sum over causes: the sum of podlens_runqueue_latency_seconds, exactly",
+};
+
+/// The neighbors' and the node's part of the waits, by name.
+pub static CPU_WAIT_CAUSED: Metric = Metric {
+    name: "podlens_cpu_wait_caused_seconds_total",
+    otlp_name: "podlens.cpu.wait.caused",
+    kind: Kind::Counter,
+    unit: Unit::Seconds,
+    help: "Time that runnable tasks waited while a named other pod or unit held the CPU; culprit_pod (other) stands for all that have no series of their own",
+    label: None,
+    source: "sched_switch, each CPU's last 64 slices",
+    must_equal: "the sum over culprits: causes neighbor and system, exactly",
+};
+
+/// Throttled time that looked like waiting.
+pub static THROTTLED_WAIT: Metric = Metric {
+    name: "podlens_cpu_throttled_wait_seconds_total",
+    otlp_name: "podlens.cpu.throttled_wait",
+    kind: Kind::Counter,
+    unit: Unit::Seconds,
+    help: "Time that runnable tasks spent in the run queue while their group was stopped by its own quota, summed over tasks; in no other metric",
+    label: None,
+    source: "the group's throttled time, read at each dispatch",
+    must_equal: "run_delay of /proc/PID/schedstat less the wait",
+};
+
+/// Switches.
+pub static CONTEXT_SWITCHES: Metric = Metric {
+    name: "podlens_context_switches_total",
+    otlp_name: "podlens.context_switches",
+    kind: Kind::Counter,
+    unit: Unit::Count("switch"),
+    help: "Switches away from a task, because it blocked (voluntary) or because another had to run (involuntary)",
+    label: Some(Label { name: "kind", values: &["voluntary", "involuntary"] }),
+    source: "sched_switch",
+    must_equal: "ru_nvcsw and ru_nivcsw of getrusage, exactly",
+};

@@ -1,0 +1,202 @@
+//! Collector `scheduler`: who used the CPUs, who waited for them, and for whom.
+//!
+//! Reads what the kernel programs keep for each CPU and slot. Time of slices that still run is added at each
+//! sweep, so that a busy task is not invisible until its next switch.
+
+mod clock;
+mod culprits;
+pub mod metrics;
+
+use std::collections::HashMap;
+
+use podlens_common::{
+    cgroup::SLOT_IDLE,
+    scheduler::{Account, CAUSE_NEIGHBOR, CAUSE_SYSTEM, Cpu, Culprits},
+};
+
+use self::{clock::RunQueueClock, culprits::Ways};
+use super::{Caused, CollectorSpec, Reading, Split};
+use crate::{
+    kernel::object::SchedulerMaps,
+    registry::{Layout, Row},
+};
+
+/// The collector.
+pub static SPEC: CollectorSpec = CollectorSpec {
+    name: "scheduler",
+    about: "CPU time, waits for a CPU and their causes, context switches",
+    split: Some(Split {
+        metric: &metrics::CPU_WAIT_CAUSED,
+        of: &metrics::CPU_WAIT,
+        label_values: &[CAUSE_NEIGHBOR, CAUSE_SYSTEM],
+    }),
+    metrics: &[
+        &metrics::CPU,
+        &metrics::RUN_QUEUE_LATENCY,
+        &metrics::CPU_WAIT,
+        &metrics::CPU_WAIT_CAUSED,
+        &metrics::THROTTLED_WAIT,
+        &metrics::CONTEXT_SWITCHES,
+    ],
+};
+
+/// Times that an entry is read anew if a program writes it at that moment; the programs take well below 1 us.
+const LOOKS: u32 = 100;
+
+/// Programs without which it does not run.
+pub const PROGRAMS: &[(&str, &str)] = &[("cgroup_attach", "cgroup_attach_task"), ("sched_switch", "sched_switch")];
+/// The program for the legs of waits that end in a migration.
+pub const LEGS_PROGRAM: (&str, &str) = ("sched_migrate", "sched_migrate_task");
+
+/// The collector at work.
+pub struct Scheduler {
+    maps: SchedulerMaps,
+    layout: Layout,
+    clock: RunQueueClock,
+    ways: Ways,
+    /// Each slot's last row: an estimate of a running slice may be followed by a smaller exact value.
+    last: HashMap<u32, Row>,
+}
+
+impl Scheduler {
+    /// A collector over the programs' maps.
+    #[must_use]
+    pub fn new(maps: SchedulerMaps) -> Self {
+        let layout = Layout::new(SPEC.metrics);
+        Self { maps, layout, clock: RunQueueClock::default(), ways: Ways::default(), last: HashMap::new() }
+    }
+
+    /// How its rows are laid out.
+    #[must_use]
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Sets the run queue's clock against this process's. Takes a fraction of a millisecond, asleep.
+    pub fn set_clock(&mut self) {
+        self.clock.set(&self.maps.cpus);
+    }
+
+    /// Reads the given slots: their rows, and who held the CPU while they waited since the last sweep.
+    /// `generation` tells who has a slot at present.
+    pub fn sweep(&mut self, slots: &[u32], generation: impl Fn(u32) -> Option<u32>) -> (Vec<Reading>, Vec<Caused>) {
+        let mut rows: HashMap<u32, Row> = slots.iter().map(|slot| (*slot, self.layout.row())).collect();
+        let mut caused = Vec::new();
+        for cpu in 0..self.maps.cpu_count {
+            self.sweep_cpu(cpu, slots, &mut rows, &mut caused, &generation);
+        }
+        let readings = slots
+            .iter()
+            .filter_map(|slot| {
+                let mut row = rows.remove(slot)?;
+                if let Some(last) = self.last.get(slot) {
+                    row.at_least(last);
+                }
+                self.last.insert(*slot, row.clone());
+                Some(Reading { slot: *slot, row })
+            })
+            .collect();
+        (readings, caused)
+    }
+
+    /// Empties a slot whose cgroup is gone, on all CPUs.
+    pub fn clear(&mut self, slot: u32) {
+        self.last.remove(&slot);
+        for cpu in 0..self.maps.cpu_count {
+            if let Some(position) = self.position(cpu, slot) {
+                self.ways.forget(position);
+                self.maps.culprits.set(position, Culprits::EMPTY);
+                self.maps.accounts.set(position, Account::EMPTY);
+            }
+        }
+    }
+
+    /// Legs of waits whose length the programs could not tell.
+    #[must_use]
+    pub fn unknown_legs(&self) -> u64 {
+        (0..self.maps.cpu_count).filter_map(|cpu| self.cpu(cpu)).map(|cpu| cpu.unknown_legs).sum()
+    }
+
+    /// Adds one CPU's accounts to the rows, and its running slice.
+    fn sweep_cpu(
+        &mut self,
+        cpu: u32,
+        slots: &[u32],
+        rows: &mut HashMap<u32, Row>,
+        caused: &mut Vec<Caused>,
+        generation: &impl Fn(u32) -> Option<u32>,
+    ) {
+        let Some(before) = self.cpu(cpu) else { return };
+        // A slice that ends while the accounts are read would be missing in an account that was read before it:
+        // the slot that runs now comes last.
+        let (running_slot, others): (Vec<u32>, Vec<u32>) = slots.iter().partition(|slot| **slot == before.slot);
+        for slot in others.into_iter().chain(running_slot) {
+            let Some((account, ways)) = self.steady(cpu, slot) else { continue };
+            if let Some(row) = rows.get_mut(&slot) {
+                book(row, &self.layout, &account);
+            }
+            if let Some(position) = self.position(cpu, slot) {
+                self.ways.collect(position, slot, &ways, generation, caused);
+            }
+        }
+        let Some(now) = self.cpu(cpu) else { return };
+        if now.slot != SLOT_IDLE && now.since_ns != 0 {
+            for (slot, ns) in running(&now, self.clock.now_ns()) {
+                if let Some(row) = rows.get_mut(&slot) {
+                    row.add(&self.layout, &metrics::CPU, 0, ns);
+                }
+            }
+        }
+    }
+
+    /// An account and its ways of one moment: the programs make the CPU's sequence number odd while they write.
+    fn steady(&self, cpu: u32, slot: u32) -> Option<(Account, Culprits)> {
+        let position = self.position(cpu, slot)?;
+        let cpu = usize::try_from(cpu).ok()?;
+        let mut looks = 0;
+        loop {
+            let before = self.maps.cpus.first_word(cpu)?;
+            let found = (self.maps.accounts.get(position)?, self.maps.culprits.get(position)?);
+            let after = self.maps.cpus.first_word(cpu)?;
+            looks += 1;
+            if (before == after && before & 1 == 0) || looks == LOOKS {
+                return Some(found);
+            }
+        }
+    }
+
+    fn cpu(&self, cpu: u32) -> Option<Cpu> {
+        self.maps.cpus.get(usize::try_from(cpu).ok()?)
+    }
+
+    fn position(&self, cpu: u32, slot: u32) -> Option<usize> {
+        usize::try_from(cpu * self.maps.slot_count + slot).ok()
+    }
+}
+
+fn book(row: &mut Row, layout: &Layout, account: &Account) {
+    row.add(layout, &metrics::CPU, 0, account.on_cpu_ns);
+    row.add(layout, &metrics::CONTEXT_SWITCHES, 0, account.voluntary);
+    row.add(layout, &metrics::CONTEXT_SWITCHES, 1, account.involuntary);
+    row.add(layout, &metrics::THROTTLED_WAIT, 0, account.throttled_ns);
+    for (cause, wait_ns) in account.wait_ns.iter().enumerate() {
+        row.add(layout, &metrics::CPU_WAIT, cause, *wait_ns);
+    }
+    for (bucket, waits) in account.waits.iter().enumerate() {
+        row.add(layout, &metrics::RUN_QUEUE_LATENCY, bucket, *waits);
+    }
+    // The programs keep the sum only by cause, so that the two can never disagree.
+    let sum_ns = account.wait_ns.iter().sum();
+    row.add(layout, &metrics::RUN_QUEUE_LATENCY, account.waits.len(), sum_ns);
+}
+
+/// The running slice's parts: one slot's, or two where its task was moved between cgroups meanwhile.
+fn running(cpu: &Cpu, now_ns: u64) -> Vec<(u32, u64)> {
+    let whole_ns = now_ns.saturating_sub(cpu.since_ns);
+    if cpu.moved_in_ns == cpu.since_ns {
+        let before_ns = cpu.moved_at_ns.saturating_sub(cpu.since_ns).min(whole_ns);
+        vec![(cpu.slot, before_ns), (cpu.moved_slot, whole_ns - before_ns)]
+    } else {
+        vec![(cpu.slot, whole_ns)]
+    }
+}

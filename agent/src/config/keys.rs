@@ -1,0 +1,228 @@
+//! The list of all keys: the one place where a key is named, described, given a default and set.
+//!
+//! Adding a key: one field in `Config`, its default there, one entry here.
+
+use std::{path::PathBuf, time::Duration};
+
+use super::{
+    Compression, Config, LogFormat, LogLevel, Protocol, Temporality,
+    value::{absolute_path, boolean, choice, duration, endpoint, header, is_node_name, whole},
+};
+
+/// One key of the configuration.
+pub(super) struct Key {
+    /// From the file's root, parts joined by dots. `<name>` stands for any collector's name.
+    pub(super) path: &'static str,
+    /// What a value must be, to follow "must be".
+    pub(super) expects: &'static str,
+    /// In the file's spelling; in parentheses where it is no constant.
+    pub(super) default: &'static str,
+    /// A valid value other than the default, in the spelling of variables.
+    pub(super) example: &'static str,
+    /// One line, without a final stop.
+    pub(super) help: &'static str,
+    pub(super) set: Set,
+}
+
+/// How a key's value gets into the configuration. None: the text is not what the key expects.
+pub(super) enum Set {
+    /// One value.
+    Value(fn(&mut Config, &str) -> Option<()>),
+    /// One value for each collector, whose name comes first.
+    PerCollector(fn(&mut Config, &str, &str) -> Option<()>),
+    /// Names of the user's choice with a value each: a mapping in the file, `name=value,...` in a variable. What a
+    /// source gives replaces all that the sources before it gave.
+    Map { clear: fn(&mut Config), put: fn(&mut Config, &str, &str) -> Option<()> },
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_mins(1);
+const HOUR: Duration = Duration::from_hours(1);
+const TENTH: Duration = Duration::from_millis(100);
+
+pub(super) const KEYS: &[Key] = &[
+    Key {
+        path: "listen",
+        expects: "an IP address and a port, such as 0.0.0.0:9464 or [::]:9464",
+        default: "0.0.0.0:9464",
+        example: "127.0.0.1:9100",
+        help: "Where the agent serves /metrics and its health",
+        set: Set::Value(|config, text| assign(&mut config.listen, text.parse().ok())),
+    },
+    Key {
+        path: "node",
+        expects: "1 to 253 letters, digits, dots, dashes or underscores",
+        default: "(`NODE_NAME`, else the host's name)",
+        example: "worker-1",
+        help: "The node's name on every series",
+        set: Set::Value(|config, text| assign(&mut config.node, is_node_name(text).then(|| text.to_owned()))),
+    },
+    Key {
+        path: "max_age",
+        expects: "a duration from 0s to 1m, such as 500ms or 1s",
+        default: "1s",
+        example: "250ms",
+        help: "Those who ask within this time share one sweep of the kernel's counters",
+        set: Set::Value(|config, text| assign(&mut config.max_age, duration(text, Duration::ZERO..=MINUTE))),
+    },
+    Key {
+        path: "slots",
+        expects: "a whole number from 64 to 16384",
+        default: "1024",
+        example: "4096",
+        help: "How many containers and units are counted at the same time; the kernel's memory for counters grows with it and with the number of CPUs",
+        set: Set::Value(|config, text| {
+            assign(&mut config.slots, whole(text, 64..=16384).and_then(|slots| u32::try_from(slots).ok()))
+        }),
+    },
+    Key {
+        path: "cgroup_root",
+        expects: "an absolute path",
+        default: "/sys/fs/cgroup",
+        example: "/host/sys/fs/cgroup",
+        help: "Where the host's cgroup tree is mounted",
+        set: Set::Value(|config, text| assign(&mut config.cgroup_root, absolute_path(text))),
+    },
+    Key {
+        path: "linger",
+        expects: "a duration from 1s to 1h, such as 90s or 5m",
+        default: "5m",
+        example: "90s",
+        help: "How long the final values of a dead container wait for an exporter that has not taken them",
+        set: Set::Value(|config, text| assign(&mut config.linger, duration(text, SECOND..=HOUR))),
+    },
+    Key {
+        path: "collectors.<name>",
+        expects: "true or false",
+        default: "true",
+        example: "false",
+        help: "Whether the collector of this name runs",
+        set: Set::PerCollector(|config, name, text| assign(config.collectors.get_mut(name)?, boolean(text))),
+    },
+    Key {
+        path: "log.level",
+        expects: "error, warn, info, debug or trace",
+        default: "info",
+        example: "debug",
+        help: "The least severe messages that are logged",
+        set: Set::Value(|config, text| {
+            let all = [LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug, LogLevel::Trace];
+            assign(&mut config.log.level, all.into_iter().find(|level| level.as_str() == text))
+        }),
+    },
+    Key {
+        path: "log.format",
+        expects: "text or json",
+        default: "text",
+        example: "json",
+        help: "How a log line looks",
+        set: Set::Value(|config, text| {
+            assign(&mut config.log.format, choice(text, &[("text", LogFormat::Text), ("json", LogFormat::Json)]))
+        }),
+    },
+    Key {
+        path: "otlp.endpoint",
+        expects: "a URL with http:// or https://, without user or query, such as http://collector:4317",
+        default: "(none: nothing is pushed)",
+        example: "http://collector:4317",
+        help: "The OpenTelemetry receiver that metrics are pushed to; over HTTP, /v1/metrics is added to the path",
+        set: Set::Value(|config, text| assign(&mut config.otlp.endpoint, endpoint(text).map(Some))),
+    },
+    Key {
+        path: "otlp.protocol",
+        expects: "grpc or http/protobuf",
+        default: "grpc",
+        example: "http/protobuf",
+        help: "The transport of the push",
+        set: Set::Value(|config, text| {
+            let choices = [("grpc", Protocol::Grpc), ("http/protobuf", Protocol::HttpProtobuf)];
+            assign(&mut config.otlp.protocol, choice(text, &choices))
+        }),
+    },
+    Key {
+        path: "otlp.interval",
+        expects: "a duration from 100ms to 1h, such as 15s or 1m",
+        default: "15s",
+        example: "30s",
+        help: "The time between two pushes",
+        set: Set::Value(|config, text| assign(&mut config.otlp.interval, duration(text, TENTH..=HOUR))),
+    },
+    Key {
+        path: "otlp.timeout",
+        expects: "a duration from 100ms to 5m, such as 10s",
+        default: "10s",
+        example: "3s",
+        help: "How long one request may take",
+        set: Set::Value(|config, text| assign(&mut config.otlp.timeout, duration(text, TENTH..=5 * MINUTE))),
+    },
+    Key {
+        path: "otlp.headers",
+        expects: "header names with values of printable ASCII; in a variable name=value,name=value with percent-encoded values",
+        default: "(none)",
+        example: "x-scope=team%20a",
+        help: "Headers of each request, for example for authorization; never logged",
+        set: Set::Map {
+            clear: |config| config.otlp.headers.0.clear(),
+            put: |config, name, text| {
+                let (name, text) = header(name, text)?;
+                config.otlp.headers.0.insert(name, text);
+                Some(())
+            },
+        },
+    },
+    Key {
+        path: "otlp.compression",
+        expects: "none or gzip",
+        default: "none",
+        example: "gzip",
+        help: "How requests are compressed",
+        set: Set::Value(|config, text| {
+            let choices = [("none", Compression::None), ("gzip", Compression::Gzip)];
+            assign(&mut config.otlp.compression, choice(text, &choices))
+        }),
+    },
+    Key {
+        path: "otlp.temporality",
+        expects: "cumulative or delta",
+        default: "cumulative",
+        example: "delta",
+        help: "Whether a pushed counter counts from the start of its owner or from the push before",
+        set: Set::Value(|config, text| {
+            let choices = [("cumulative", Temporality::Cumulative), ("delta", Temporality::Delta)];
+            assign(&mut config.otlp.temporality, choice(text, &choices))
+        }),
+    },
+    Key {
+        path: "otlp.certificate",
+        expects: "an absolute path",
+        default: "(the system's)",
+        example: "/etc/podlens/ca.pem",
+        help: "PEM file of the authorities that may sign the receiver's certificate",
+        set: Set::Value(|config, text| assign_path(&mut config.otlp.certificate, text)),
+    },
+    Key {
+        path: "otlp.client_certificate",
+        expects: "an absolute path",
+        default: "(none)",
+        example: "/etc/podlens/client.pem",
+        help: "PEM file of the agent's own certificate; needs `otlp.client_key`",
+        set: Set::Value(|config, text| assign_path(&mut config.otlp.client_certificate, text)),
+    },
+    Key {
+        path: "otlp.client_key",
+        expects: "an absolute path",
+        default: "(none)",
+        example: "/etc/podlens/client.key",
+        help: "PEM file of the key of `otlp.client_certificate`",
+        set: Set::Value(|config, text| assign_path(&mut config.otlp.client_key, text)),
+    },
+];
+
+pub(super) fn assign<T>(field: &mut T, value: Option<T>) -> Option<()> {
+    *field = value?;
+    Some(())
+}
+
+pub(super) fn assign_path(field: &mut Option<PathBuf>, text: &str) -> Option<()> {
+    assign(field, absolute_path(text).map(Some))
+}

@@ -1,0 +1,253 @@
+//! The agent's configuration: defaults, then standard `OTEL_*` variables, then a YAML file, then `PODLENS_*`
+//! variables, then flags, each over the one before.
+//!
+//! `keys` lists every key once: its name, what it expects, its default, its help and how it is set. File, variables,
+//! flags and documentation all go through that list, so they accept the same keys and say the same when they refuse.
+//! Nothing here is checked against the node; that is `podlens check`. `main` calls [`load`].
+
+mod env;
+mod error;
+mod file;
+mod keys;
+mod otel;
+mod reference;
+mod setting;
+mod value;
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    fmt,
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+pub use error::{Error, Origin};
+pub use reference::reference;
+pub use setting::check_value;
+
+/// Everything that can be configured. `keys` says what each field means, and its range.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the key of the same name documents each field")]
+pub struct Config {
+    pub listen: SocketAddr,
+    pub node: String,
+    pub max_age: Duration,
+    pub slots: u32,
+    pub cgroup_root: PathBuf,
+    pub linger: Duration,
+    /// Every known collector, and whether it is to run.
+    pub collectors: BTreeMap<String, bool>,
+    pub log: Log,
+    pub otlp: Otlp,
+}
+
+/// What the agent logs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the key of the same name documents each field")]
+pub struct Log {
+    pub level: LogLevel,
+    pub format: LogFormat,
+}
+
+/// The least severe messages that are logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are those of the tracing crate")]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+impl LogLevel {
+    /// As tracing's filters spell it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+/// How a log line looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Where and how metrics are pushed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the key of the same name documents each field")]
+pub struct Otlp {
+    /// None: nothing is pushed.
+    pub endpoint: Option<Endpoint>,
+    pub protocol: Protocol,
+    pub interval: Duration,
+    pub timeout: Duration,
+    pub headers: Headers,
+    pub compression: Compression,
+    pub temporality: Temporality,
+    pub certificate: Option<PathBuf>,
+    pub client_certificate: Option<PathBuf>,
+    pub client_key: Option<PathBuf>,
+}
+
+/// The receiver's address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Scheme `http` or `https` and an authority; a path only matters over HTTP.
+    pub uri: http::Uri,
+    /// Use the path as it is. Otherwise `/v1/metrics` follows it (HTTP only).
+    pub is_complete: bool,
+}
+
+/// The transport of OTLP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// gRPC.
+    Grpc,
+    /// Protobuf over HTTP.
+    HttpProtobuf,
+}
+
+/// How a request's body is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum Compression {
+    None,
+    Gzip,
+}
+
+/// What a pushed counter counts from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Temporality {
+    /// From the start of its owner.
+    Cumulative,
+    /// From the push before.
+    Delta,
+}
+
+/// Headers of each push, by lower-case name. They carry credentials, so `Debug` shows no value.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Headers(pub BTreeMap<String, String>);
+
+impl fmt::Debug for Headers {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+impl Config {
+    /// The defaults, with each collector on. The node has no name yet.
+    #[must_use]
+    pub fn defaults(collectors: &[&str]) -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 9464)),
+            node: String::new(),
+            max_age: Duration::from_secs(1),
+            slots: 1024,
+            cgroup_root: PathBuf::from("/sys/fs/cgroup"),
+            linger: Duration::from_mins(5),
+            collectors: collectors.iter().map(|&name| (name.to_owned(), true)).collect(),
+            log: Log { level: LogLevel::Info, format: LogFormat::Text },
+            otlp: Otlp {
+                endpoint: None,
+                protocol: Protocol::Grpc,
+                interval: Duration::from_secs(15),
+                timeout: Duration::from_secs(10),
+                headers: Headers::default(),
+                compression: Compression::None,
+                temporality: Temporality::Cumulative,
+                certificate: None,
+                client_certificate: None,
+                client_key: None,
+            },
+        }
+    }
+
+    fn collector_names(&self) -> Vec<String> {
+        self.collectors.keys().cloned().collect()
+    }
+}
+
+/// What the configuration is made from.
+#[derive(Clone, Debug, Default)]
+pub struct Inputs<'a> {
+    /// The names of all collectors.
+    pub collectors: &'a [&'a str],
+    /// The file named by `--config`. Without it, `PODLENS_CONFIG` may name one.
+    pub file: Option<PathBuf>,
+    /// Key and value of each flag that was given.
+    pub flags: Vec<(&'static str, String)>,
+    /// The environment.
+    pub variables: Vec<(OsString, OsString)>,
+    /// The host's name, if it is known.
+    pub host_name: Option<String>,
+}
+
+impl<'a> Inputs<'a> {
+    /// The inputs of this process.
+    #[must_use]
+    pub fn of_process(collectors: &'a [&'a str], file: Option<PathBuf>, flags: Vec<(&'static str, String)>) -> Self {
+        let host_name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+        Self { collectors, file, flags, variables: std::env::vars_os().collect(), host_name }
+    }
+}
+
+/// A valid configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// `OTEL_*` variables that were passed over. OpenTelemetry's specification wants a warning, not an error.
+    pub warnings: Vec<String>,
+}
+
+/// Reads the whole configuration.
+///
+/// # Errors
+/// The first thing that is wrong with it, with its place and the remedy.
+pub fn load(inputs: &Inputs<'_>) -> Result<Loaded, Error> {
+    let variables = env::Variables::new(&inputs.variables);
+    let mut config = Config::defaults(inputs.collectors);
+
+    let warnings = otel::apply(&mut config, &variables);
+    let from_variable = variables.text(env::CONFIG_VARIABLE)?.map(PathBuf::from);
+    if let Some(path) = inputs.file.clone().or(from_variable) {
+        file::apply(&mut config, &path)?;
+    }
+    env::apply(&mut config, &variables)?;
+    for (key, text) in &inputs.flags {
+        setting::set(&mut config, key, text, || Origin::flag(key))?;
+    }
+
+    if config.node.is_empty() {
+        config.node = node_name(&variables, inputs.host_name.as_deref())?;
+    }
+    if config.otlp.client_certificate.is_some() != config.otlp.client_key.is_some() {
+        return Err(Error::HalfClientCertificate);
+    }
+    Ok(Loaded { config, warnings })
+}
+
+/// The variable that the chart fills with the node's name, else the host's own name.
+fn node_name(variables: &env::Variables<'_>, host_name: Option<&str>) -> Result<String, Error> {
+    let name = match variables.text("NODE_NAME")? {
+        Some(name) => Some(name),
+        None => host_name.map(str::trim),
+    };
+    name.filter(|name| value::is_node_name(name)).map(ToOwned::to_owned).ok_or(Error::NoNodeName)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,257 @@
+//! The configuration from all its sources, and the order in which they win.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{
+    super::{
+        Compression, Config, Error, Headers, Inputs, Origin, Otlp, Protocol, Temporality,
+        keys::{KEYS, Set},
+        load, reference, setting,
+    },
+    COLLECTORS, config, expected_defaults, inputs, load_file,
+};
+
+#[test]
+fn nothing_given_means_the_documented_defaults() {
+    assert_eq!(load(&inputs(&[])).unwrap().config, expected_defaults());
+    for yaml in ["", "# nothing\n", "---\n", "---\n...\n", "{}", "\u{feff}", "otlp:\n", "log: ~\ncollectors: {}\n"] {
+        assert_eq!(config(yaml, &[]), expected_defaults(), "{yaml}");
+    }
+    for key in KEYS.iter().filter(|key| !key.default.starts_with('(')) {
+        let path = key.path.replace("<name>", "scheduler");
+        let mut config = Config::defaults(COLLECTORS);
+        let origin = || Origin::flag(&path);
+        setting::set(&mut config, &path, key.example, origin).unwrap();
+        assert_ne!(config, Config::defaults(COLLECTORS), "the example of {path} is its default");
+        setting::set(&mut config, &path, key.default, origin).unwrap();
+        assert_eq!(config, Config::defaults(COLLECTORS), "default of {path}");
+    }
+}
+
+/// The fields of `Config`, as its pretty `Debug` names them, by dotted path.
+fn fields_of_the_struct() -> Vec<String> {
+    let text = format!("{:#?}", Config::defaults(COLLECTORS));
+    let mut fields = Vec::new();
+    let mut section = String::new();
+    for line in text.lines() {
+        let indent = line.len() - line.trim_start().len();
+        let Some((name, value)) = line.trim().split_once(": ") else {
+            continue;
+        };
+        let is_section = ["Log {", "Otlp {"].contains(&value);
+        match indent {
+            4 if is_section => section = format!("{name}."),
+            4 => {
+                section.clear();
+                fields.push(name.to_owned());
+            }
+            8 if !section.is_empty() => fields.push(format!("{section}{name}")),
+            _ => {}
+        }
+    }
+    fields.sort();
+    fields
+}
+
+#[test]
+fn the_list_of_keys_and_the_struct_agree() {
+    let mut keys: Vec<String> = KEYS.iter().map(|key| key.path.replace(".<name>", "")).collect();
+    keys.sort();
+    assert_eq!(keys, fields_of_the_struct());
+}
+
+#[test]
+fn each_key_is_set_alike_by_file_and_by_variable() {
+    for key in KEYS {
+        if key.path.starts_with("otlp.client_") {
+            continue;
+        }
+        let path = key.path.replace("<name>", "scheduler");
+        let variable = format!("PODLENS_{}", path.replace('.', "_").to_uppercase());
+        let by_variable = load(&inputs(&[(&variable, key.example)])).unwrap().config;
+        let value = match key.set {
+            Set::Map { .. } => "{X-Scope: team a}",
+            Set::Value(_) | Set::PerCollector(_) => key.example,
+        };
+        let yaml = match path.split_once('.') {
+            Some((section, name)) => format!("{section}:\n  {name}: {value}\n"),
+            None => format!("{path}: {value}\n"),
+        };
+        assert_ne!(by_variable, expected_defaults(), "{variable}");
+        assert_eq!(config(&yaml, &[]), by_variable, "{path}");
+        assert_eq!(config("", &[(&variable, key.example)]), by_variable, "{variable}");
+    }
+}
+
+#[test]
+fn a_client_certificate_and_its_key_are_set_together() {
+    let both = config("otlp:\n  client_certificate: /c\n  client_key: /k\n", &[]);
+    assert_eq!((both.otlp.client_certificate, both.otlp.client_key), (Some("/c".into()), Some("/k".into())));
+    let error = load_file("otlp: {client_key: /k}", &[]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "`otlp.client_certificate` and `otlp.client_key` belong together, but only one of them is set; set both or none"
+    );
+}
+
+#[test]
+fn each_source_wins_over_the_one_before() {
+    let endpoint = |config: &Config| config.otlp.endpoint.as_ref().unwrap().uri.to_string();
+    let standard = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://standard:1");
+    let own = ("PODLENS_OTLP_ENDPOINT", "http://own:1");
+    let yaml = "otlp: {endpoint: 'http://file:1'}";
+    assert_eq!(endpoint(&config("", &[standard])), "http://standard:1/");
+    assert_eq!(endpoint(&config(yaml, &[standard])), "http://file:1/");
+    assert_eq!(endpoint(&config(yaml, &[standard, own])), "http://own:1/");
+
+    let flags = vec![("node", "by-flag".to_owned())];
+    let variables = [("PODLENS_NODE", "by-variable"), ("NODE_NAME", "by-node-name")];
+    assert_eq!(config("node: by-file", &[]).node, "by-file");
+    assert_eq!(config("node: by-file", &variables).node, "by-variable");
+    assert_eq!(config("", &variables[1..]).node, "by-node-name");
+    assert_eq!(load(&Inputs { flags, ..inputs(&variables) }).unwrap().config.node, "by-flag");
+}
+
+#[test]
+fn podlens_config_names_the_file_and_the_flag_wins() {
+    let directory = tempfile::tempdir().unwrap();
+    let (one, two) = (directory.path().join("1.yaml"), directory.path().join("2.yaml"));
+    std::fs::write(&one, "slots: 100").unwrap();
+    std::fs::write(&two, "slots: 200").unwrap();
+    let by_variable = inputs(&[("PODLENS_CONFIG", one.to_str().unwrap())]);
+    assert_eq!(load(&by_variable).unwrap().config.slots, 100);
+    assert_eq!(load(&Inputs { file: Some(two), ..by_variable }).unwrap().config.slots, 200);
+}
+
+#[test]
+fn headers_of_a_later_source_replace_those_of_an_earlier_one() {
+    let headers = |config: &Config| config.otlp.headers.0.clone().into_iter().collect::<Vec<_>>();
+    let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let yaml = "otlp:\n  headers:\n    Authorization: Bearer x.y=\n    a.b: \"\"\n";
+    let by_file = config(yaml, &[("OTEL_EXPORTER_OTLP_HEADERS", "c=d")]);
+    assert_eq!(headers(&by_file), [pair("a.b", ""), pair("authorization", "Bearer x.y=")]);
+    assert_eq!(headers(&config(yaml, &[("PODLENS_OTLP_HEADERS", "e=f%20g")])), [pair("e", "f g")]);
+    assert!(!format!("{by_file:?}").contains("Bearer"));
+}
+
+#[test]
+fn texts_that_yaml_takes_for_numbers_stay_texts() {
+    for (yaml, node) in [
+        ("node: 1e3", "1e3"),
+        ("node: 0x10", "0x10"),
+        ("node: 'null'", "null"),
+        ("node: no", "no"),
+        ("node: \"1\"", "1"),
+    ] {
+        assert_eq!(config(yaml, &[]).node, node, "{yaml}");
+    }
+}
+
+#[test]
+fn standard_variables_follow_opentelemetrys_rules() {
+    let otlp = |variables: &[(&str, &str)]| config("", variables).otlp;
+    let endpoint = |variables: &[(&str, &str)]| {
+        let endpoint = otlp(variables).endpoint.unwrap();
+        (endpoint.uri.to_string(), endpoint.is_complete)
+    };
+    let base = ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://c:4318/x");
+    assert_eq!(endpoint(&[base]), ("https://c:4318/x".to_owned(), false));
+    let for_metrics = ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "http://m:4318/y");
+    assert_eq!(endpoint(&[base, for_metrics]), ("http://m:4318/y".to_owned(), true));
+    let without_scheme = ("OTEL_EXPORTER_OTLP_ENDPOINT", "c:4317");
+    assert_eq!(endpoint(&[without_scheme]).0, "https://c:4317/");
+    assert_eq!(endpoint(&[without_scheme, ("OTEL_EXPORTER_OTLP_INSECURE", "TRUE")]).0, "http://c:4317/");
+    let secure_metrics = ("OTEL_EXPORTER_OTLP_METRICS_INSECURE", "false");
+    assert_eq!(
+        endpoint(&[without_scheme, secure_metrics, ("OTEL_EXPORTER_OTLP_INSECURE", "true")]).0,
+        "https://c:4317/"
+    );
+
+    let all = otlp(&[
+        ("OTEL_METRIC_EXPORT_INTERVAL", "2500"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "1500"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "a=b"),
+        ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "Delta"),
+        ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/ca"),
+        ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", "/c"),
+        ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "/k"),
+    ]);
+    let expected = Otlp {
+        endpoint: None,
+        protocol: Protocol::HttpProtobuf,
+        interval: Duration::from_millis(2500),
+        timeout: Duration::from_millis(1500),
+        headers: Headers(BTreeMap::from([("a".to_owned(), "b".to_owned())])),
+        compression: Compression::Gzip,
+        temporality: Temporality::Delta,
+        certificate: Some("/ca".into()),
+        client_certificate: Some("/c".into()),
+        client_key: Some("/k".into()),
+    };
+    assert_eq!(all, expected);
+}
+
+#[test]
+fn a_standard_variable_that_cannot_be_used_is_passed_over_with_a_warning() {
+    let loaded = load(&inputs(&[
+        ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "http/json"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "a=b,secret"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", ""),
+        ("OTEL_SOMETHING_ELSE", "x"),
+    ]))
+    .unwrap();
+    assert_eq!(loaded.config.otlp.protocol, Protocol::HttpProtobuf);
+    assert_eq!(loaded.config.otlp.headers, Headers::default());
+    assert_eq!(loaded.config.otlp.interval, Duration::from_secs(15));
+    assert_eq!(
+        loaded.warnings,
+        [
+            "environment variable OTEL_EXPORTER_OTLP_METRICS_PROTOCOL has no value that podlens can use; passed over",
+            "environment variable OTEL_EXPORTER_OTLP_HEADERS has no value that podlens can use; passed over",
+        ]
+    );
+}
+
+#[test]
+fn variables_that_tests_or_kubernetes_set_are_passed_over() {
+    let variables = [
+        ("PODLENS_TEST_ANYTHING", ""),
+        ("PODLENS_SERVICE_HOST", "10.96.3.4"),
+        ("PODLENS_SERVICE_PORT", "9464"),
+        ("PODLENS_SERVICE_PORT_METRICS", "9464"),
+        ("PODLENS_PORT", "tcp://10.96.3.4:9464"),
+        ("PODLENS_PORT_9464_TCP", "tcp://10.96.3.4:9464"),
+        ("PODLENS_PORT_9464_TCP_PROTO", "tcp"),
+        ("PODLENS_PORT_9464_TCP_PORT", "9464"),
+        ("PODLENS_PORT_9464_TCP_ADDR", "10.96.3.4"),
+        ("PODLENS_METRICS_SERVICE_HOST", "10.96.3.4"),
+        ("PODLENS_METRICS_PORT", "tcp://10.96.3.4:9464"),
+        ("PODLENSX", "1"),
+    ];
+    assert_eq!(load(&inputs(&variables)).unwrap().config, expected_defaults());
+    for (name, value) in [("PODLENS_PORT", "9464"), ("PODLENS_SERVICE_HOST", "x"), ("PODLENS_PORT_9464_TCP_PROTO", "x")]
+    {
+        assert!(matches!(load(&inputs(&[(name, value)])), Err(Error::UnknownVariable { .. })), "{name}={value}");
+    }
+}
+
+#[test]
+fn the_reference_has_one_row_for_each_key() {
+    let reference = reference();
+    let rows: Vec<&str> = reference.lines().collect();
+    assert_eq!(rows[0], "| key | variable | value | default | example | meaning |");
+    assert_eq!(
+        rows[2],
+        "| `listen` | `PODLENS_LISTEN` | an IP address and a port, such as 0.0.0.0:9464 or [::]:9464 | `0.0.0.0:9464` | `127.0.0.1:9100` | Where the agent serves /metrics and its health |"
+    );
+    for key in KEYS {
+        let start = format!("| `{}` |", key.path);
+        assert_eq!(rows.iter().filter(|row| row.starts_with(&start)).count(), 1, "{start}");
+    }
+    assert!(reference.contains("| `otlp.interval` | `PODLENS_OTLP_INTERVAL` | a duration from 100ms to 1h, such as 15s or 1m | `15s` | `30s` | The time between two pushes. Where it is not set: `OTEL_METRIC_EXPORT_INTERVAL` |\n"));
+    assert!(reference.contains("| `collectors.<name>` | `PODLENS_COLLECTORS_<NAME>` |"));
+    assert!(rows[2..].iter().take(KEYS.len()).all(|row| row.matches('|').count() == 7));
+}

@@ -1,0 +1,200 @@
+//! Texts to values. None means that the text is not one; the key's list of expectations says what is.
+
+use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
+
+use super::Endpoint;
+
+pub(super) fn choice<T: Copy>(text: &str, choices: &[(&str, T)]) -> Option<T> {
+    choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value)
+}
+
+pub(super) fn boolean(text: &str) -> Option<bool> {
+    choice(text, &[("true", true), ("false", false)])
+}
+
+/// Decimal digits only: no sign, no underscore.
+pub(super) fn whole(text: &str, range: RangeInclusive<u64>) -> Option<u64> {
+    let is_decimal = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|value| is_decimal && range.contains(value))
+}
+
+/// Whole numbers with the units h, m, s, ms, the largest first, as in `1m30s`.
+pub(super) fn duration(text: &str, range: RangeInclusive<Duration>) -> Option<Duration> {
+    let mut rest = text;
+    let mut total_ms = 0_u64;
+    let mut smallest_ms = u64::MAX;
+    while !rest.is_empty() {
+        let (digits, after) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit())?);
+        let unit_end = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
+        let (unit, after) = after.split_at(unit_end);
+        let unit_ms = choice(unit, &[("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)])?;
+        if unit_ms >= smallest_ms {
+            return None;
+        }
+        smallest_ms = unit_ms;
+        total_ms = total_ms.checked_add(digits.parse::<u64>().ok()?.checked_mul(unit_ms)?)?;
+        rest = after;
+    }
+    let value = Duration::from_millis(total_ms);
+    (!text.is_empty() && range.contains(&value)).then_some(value)
+}
+
+pub(super) fn absolute_path(text: &str) -> Option<PathBuf> {
+    let path = PathBuf::from(text);
+    (path.is_absolute() && !text.contains('\0')).then_some(path)
+}
+
+pub(super) fn endpoint(text: &str) -> Option<Endpoint> {
+    let uri: http::Uri = text.parse().ok()?;
+    let has_receiver = uri.host().is_some_and(|host| !host.is_empty()) && uri.query().is_none();
+    let has_scheme = matches!(uri.scheme_str(), Some("http" | "https"));
+    // Credentials in a URL would reach logs; headers exist for them.
+    let has_credentials = uri.authority().is_some_and(|authority| authority.as_str().contains('@'));
+    (has_receiver && has_scheme && !has_credentials).then_some(Endpoint { uri, is_complete: false })
+}
+
+pub(super) fn is_node_name(text: &str) -> bool {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    (1..=253).contains(&text.len()) && text.bytes().all(is_allowed)
+}
+
+/// A header that HTTP and gRPC metadata can carry as text, its name in lower case.
+pub(super) fn header(name: &str, value: &str) -> Option<(String, String)> {
+    let name = http::HeaderName::from_bytes(name.as_bytes()).ok()?;
+    // gRPC takes the value of a name that ends so for base64.
+    let is_binary = name.as_str().ends_with("-bin");
+    let is_text = value.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+    (is_text && !is_binary).then(|| (name.as_str().to_owned(), value.to_owned()))
+}
+
+/// `name=value,name=value` with percent-encoded values, as in `OTEL_EXPORTER_OTLP_HEADERS`.
+pub(super) fn pairs(text: &str) -> Option<Vec<(String, String)>> {
+    text.split(',')
+        .map(str::trim)
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| {
+            let (name, value) = pair.split_once('=')?;
+            Some((name.trim().to_owned(), percent_decoded(value.trim())?))
+        })
+        .collect()
+}
+
+fn percent_decoded(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        rest = after;
+        if byte == b'%' {
+            let (digits, after) = rest.split_at_checked(2)?;
+            let digits = std::str::from_utf8(digits).ok().filter(|_| digits.iter().all(u8::is_ascii_hexdigit))?;
+            bytes.push(u8::from_str_radix(digits, 16).ok()?);
+            rest = after;
+        } else {
+            bytes.push(byte);
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+    use std::time::Duration;
+
+    use super::{duration, endpoint, header, pairs, whole};
+
+    #[test]
+    fn a_duration_is_whole_numbers_with_units_the_largest_first() {
+        let check = |text: &str, expected_ms: Option<u64>| {
+            let parsed = duration(text, Duration::ZERO..=Duration::MAX);
+            assert_eq!(parsed, expected_ms.map(Duration::from_millis), "{text:?}");
+        };
+        check("0s", Some(0));
+        check("250ms", Some(250));
+        check("15s", Some(15_000));
+        check("5m", Some(300_000));
+        check("1h30m", Some(5_400_000));
+        check("1m30s500ms", Some(90_500));
+        for text in [
+            "",
+            "15",
+            "s",
+            "1.5s",
+            "-1s",
+            "+1s",
+            "1 s",
+            "1s1s",
+            "1s1m",
+            "1d",
+            "1S",
+            "1µs",
+            "1s ",
+            "é",
+            "99999999999999999999s",
+            "9999999999999999999h",
+        ] {
+            check(text, None);
+        }
+    }
+
+    #[test]
+    fn a_range_holds_both_its_ends() {
+        let range = || Duration::from_secs(1)..=Duration::from_secs(3);
+        for (text, is_inside) in [("999ms", false), ("1s", true), ("3s", true), ("3001ms", false)] {
+            assert_eq!(duration(text, range()).is_some(), is_inside, "{text}");
+        }
+        for (text, is_inside) in
+            [("63", false), ("64", true), ("16384", true), ("16385", false), ("+64", false), ("", false)]
+        {
+            assert_eq!(whole(text, 64..=16384).is_some(), is_inside, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_endpoint_is_a_url_of_http_without_credentials() {
+        for text in ["http://collector:4317", "https://[::1]:4318/otlp", "http://10.0.0.1"] {
+            assert_eq!(endpoint(text).unwrap().uri, text.parse::<http::Uri>().unwrap());
+        }
+        for text in [
+            "",
+            "collector",
+            "collector:4317",
+            "/x",
+            "ftp://a",
+            "http://",
+            "http://u:p@a",
+            "http://a/?b",
+            "http://a b",
+            "unix:///x",
+        ] {
+            assert_eq!(endpoint(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn pairs_are_percent_decoded() {
+        let check = |text: &str, expected: Option<&[(&str, &str)]>| {
+            let owned = |pairs: &[(&str, &str)]| {
+                pairs.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect::<Vec<_>>()
+            };
+            assert_eq!(pairs(text), expected.map(owned), "{text}");
+        };
+        check("a=b", Some(&[("a", "b")]));
+        check(" a = b ,, c=d=e,", Some(&[("a", "b"), ("c", "d=e")]));
+        check("authorization=Bearer%20x%2C", Some(&[("authorization", "Bearer x,")]));
+        check("a", None);
+        check("a=%2", None);
+        check("a=%+1", None);
+        check("a=%é", None);
+        check("a=%ff", None);
+    }
+
+    #[test]
+    fn a_header_is_printable_text_under_a_lower_case_name() {
+        assert_eq!(header("X-Scope", "a b"), Some(("x-scope".to_owned(), "a b".to_owned())));
+        for (name, value) in [("", "a"), ("a b", "a"), ("a", "b\n"), ("a", "é"), ("trace-bin", "a")] {
+            assert_eq!(header(name, value), None, "{name} {value}");
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! The snapshot as one JSON document, for scripts.
+
+use serde_json::{Value as Json, json};
+
+use crate::registry::{Owner, Snapshot, Value, snapshot::Culprit};
+
+/// The whole snapshot.
+#[must_use]
+pub fn encode(snapshot: &Snapshot) -> String {
+    let families: Vec<Json> = snapshot
+        .families
+        .iter()
+        .map(|family| {
+            let samples: Vec<Json> = family
+                .samples
+                .iter()
+                .map(|sample| {
+                    let mut fields = json!({ "owner": snapshot.owner(sample).map(|state| identity(&state.owner)) });
+                    if let Some(label) = family.metric.label {
+                        fields[label.name] = json!(label.values.get(usize::from(sample.label_value)));
+                    }
+                    if let Some(culprit) = sample.culprit {
+                        fields["culprit"] = match culprit {
+                            Culprit::Owner(position) => usize::try_from(position)
+                                .ok()
+                                .and_then(|position| snapshot.owners.get(position))
+                                .map_or(Json::Null, |state| identity(&state.owner)),
+                            Culprit::Other => json!("(other)"),
+                        };
+                    }
+                    fields["value"] = value(&sample.value);
+                    fields
+                })
+                .collect();
+            json!({ "metric": family.metric.name, "samples": samples })
+        })
+        .collect();
+    let taken_ns = snapshot.taken.duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+    let document =
+        json!({ "node": *snapshot.node, "taken_unix_ns": u64::try_from(taken_ns).unwrap_or(0), "families": families });
+    format!("{document:#}\n")
+}
+
+fn identity(owner: &Owner) -> Json {
+    match owner {
+        Owner::Unit(unit) => json!({ "unit": **unit }),
+        Owner::Container(container) => json!({
+            "namespace": *container.namespace,
+            "pod": *container.pod,
+            "container": *container.container,
+            "pod_uid": *container.pod_uid,
+            "container_id": *container.container_id,
+        }),
+    }
+}
+
+/// Durations stay whole nanoseconds: a script divides better than it rounds.
+fn value(value: &Value) -> Json {
+    match value {
+        Value::Integer(number) => json!(number),
+        Value::Nanoseconds(ns) => json!({ "ns": ns }),
+        Value::Float(number) => json!(number),
+        Value::Histogram(histogram) => json!({
+            "sum_ns": histogram.sum_ns,
+            "count": histogram.count(),
+            "buckets": histogram.buckets,
+        }),
+    }
+}

@@ -1,0 +1,213 @@
+//! OTLP metrics as a pure function of a snapshot.
+//!
+//! Not a client: [`crate::export::otlp_client`] sends what this builds. One `ResourceMetrics` an owner, because
+//! identity belongs to the resource: a container has `k8s.node.name`, `k8s.namespace.name`, `k8s.pod.name`,
+//! `k8s.pod.uid`, `k8s.container.name` and `container.id`, as far as they are known; a unit has `k8s.node.name`
+//! and [`UNIT_KEY`]. `host.name` is left to the collector's resource detection, since a node's name need not be
+//! its host's. Only what varies within an owner is an attribute of a point: the metric's own label under its
+//! own name, and the culprit under [`CULPRIT_NAMESPACE_KEY`], [`CULPRIT_POD_KEY`] or [`CULPRIT_UNIT_KEY`].
+//!
+//! Everything is cumulative. A counter's start is its owner's.
+
+mod point;
+mod resource;
+
+use std::{
+    collections::HashSet,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use opentelemetry_proto::tonic::{
+    collector::metrics::v1::ExportMetricsServiceRequest,
+    common::v1::InstrumentationScope,
+    metrics::v1::{Metric, ResourceMetrics, ScopeMetrics},
+};
+use prost::Message;
+
+use self::point::Moment;
+pub use self::{
+    point::{CULPRIT_NAMESPACE_KEY, CULPRIT_POD_KEY, CULPRIT_UNIT_KEY},
+    resource::{SCHEMA_URL, UNIT_KEY},
+};
+use crate::registry::{Owner, Sample, Snapshot};
+
+/// A request is closed before it grows beyond this, as long as it can be split: receivers refuse 4 MiB.
+pub const REQUEST_BYTES: usize = 2 * 1000 * 1000;
+
+/// A request and how many points it carries.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Request {
+    /// The message.
+    pub message: ExportMetricsServiceRequest,
+    /// Data points in it.
+    pub points: u64,
+}
+
+/// One sample of a snapshot by its positions, for walking the samples owner by owner.
+#[derive(Clone, Copy)]
+struct Position {
+    owner: u32,
+    family: u32,
+    sample: u32,
+}
+
+/// The requests of one export, built one at a time, since the messages take far more memory than the snapshot.
+pub struct Requests<'a> {
+    /// What is still to be sent: the values, then the last points of owners that are gone.
+    parts: Vec<Part<'a>>,
+    /// A resource that did not fit into the previous request.
+    held: Option<(ResourceMetrics, usize, u64)>,
+    limit_bytes: usize,
+}
+
+/// Samples of one snapshot, to be sent as values or as marks that there is no value any more.
+struct Part<'a> {
+    snapshot: &'a Snapshot,
+    positions: std::vec::IntoIter<Position>,
+    next: Option<Position>,
+    /// When the series ended; none where the samples are current.
+    ended: Option<SystemTime>,
+}
+
+/// All requests of a snapshot, with nothing said about owners that are gone.
+#[must_use]
+pub fn encode(snapshot: &Snapshot) -> Vec<ExportMetricsServiceRequest> {
+    requests(snapshot, None).map(|request| request.message).collect()
+}
+
+/// The requests of `snapshot`; owners that only `previous` has get one last point a series with the flag
+/// "no recorded value". The same arguments always give the same requests.
+#[must_use]
+pub fn requests<'a>(snapshot: &'a Snapshot, previous: Option<&'a Snapshot>) -> Requests<'a> {
+    requests_of(snapshot, previous, REQUEST_BYTES)
+}
+
+/// How many points [`requests`] gives for a snapshot, last points aside.
+#[must_use]
+pub fn points(snapshot: &Snapshot) -> u64 {
+    snapshot.families.iter().map(|family| family.samples.len() as u64).sum()
+}
+
+/// Nanoseconds since 1970, as OTLP wants them; 0 ("unknown") for what does not fit.
+pub(crate) fn unix_ns(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).ok().and_then(|since| u64::try_from(since.as_nanos()).ok()).unwrap_or_default()
+}
+
+fn requests_of<'a>(snapshot: &'a Snapshot, previous: Option<&'a Snapshot>, limit_bytes: usize) -> Requests<'a> {
+    let mut parts = vec![Part::new(snapshot, None, |_| true)];
+    if let Some(previous) = previous {
+        let present: HashSet<&Owner> = snapshot.owners.iter().map(|state| &state.owner).collect();
+        let left = |owner: &Owner| !present.contains(owner);
+        parts.push(Part::new(previous, Some(snapshot.taken), left));
+    }
+    // Taken from the end.
+    parts.reverse();
+    Requests { parts, held: None, limit_bytes }
+}
+
+impl<'a> Part<'a> {
+    fn new(snapshot: &'a Snapshot, ended: Option<SystemTime>, wanted: impl Fn(&Owner) -> bool) -> Self {
+        let wanted: Vec<bool> = snapshot.owners.iter().map(|state| wanted(&state.owner)).collect();
+        let is_wanted = |sample: &Sample| {
+            usize::try_from(sample.owner).ok().and_then(|owner| wanted.get(owner)).is_some_and(|wanted| *wanted)
+        };
+        let mut positions = Vec::new();
+        for (family, of_metric) in (0_u32..).zip(&snapshot.families) {
+            for (sample, found) in (0_u32..).zip(&of_metric.samples) {
+                if is_wanted(found) {
+                    positions.push(Position { owner: found.owner, family, sample });
+                }
+            }
+        }
+        // Stable, and families are already in the owners' order, so this merges sorted runs.
+        positions.sort_by_key(|position| position.owner);
+        let mut positions = positions.into_iter();
+        let next = positions.next();
+        Self { snapshot, positions, next, ended }
+    }
+
+    /// The next owner's metrics and their number of points.
+    fn next_resource(&mut self) -> Option<(ResourceMetrics, u64)> {
+        let first = self.next?;
+        let state = usize::try_from(first.owner).ok().and_then(|at| self.snapshot.owners.get(at))?;
+        let moment = Moment {
+            start_unix_ns: unix_ns(state.since),
+            time_unix_ns: unix_ns(self.ended.unwrap_or(self.snapshot.taken)),
+            ended: self.ended.is_some(),
+        };
+        let mut metrics: Vec<Metric> = Vec::new();
+        let (mut points, mut family) = (0, None);
+        while let Some(position) = self.next.filter(|position| position.owner == first.owner) {
+            if let Some((of_metric, sample)) = self.sample(position) {
+                if family != Some(position.family) {
+                    metrics.push(point::empty_metric(of_metric));
+                    family = Some(position.family);
+                }
+                let pushed = metrics
+                    .last_mut()
+                    .is_some_and(|metric| point::push(metric, of_metric, sample, self.snapshot, moment));
+                points += u64::from(pushed);
+            }
+            self.next = self.positions.next();
+        }
+        let resource = resource::resource(&state.owner, &self.snapshot.node);
+        Some((resource_metrics(resource, metrics), points))
+    }
+
+    fn sample(&self, position: Position) -> Option<(&'static crate::registry::Metric, &'a Sample)> {
+        let family = self.snapshot.families.get(usize::try_from(position.family).ok()?)?;
+        Some((family.metric, family.samples.get(usize::try_from(position.sample).ok()?)?))
+    }
+}
+
+impl Requests<'_> {
+    fn next_resource(&mut self) -> Option<(ResourceMetrics, usize, u64)> {
+        if let Some(held) = self.held.take() {
+            return Some(held);
+        }
+        while let Some(part) = self.parts.last_mut() {
+            if let Some((metrics, points)) = part.next_resource() {
+                // A tag and a length of at most four bytes each come on top within the request.
+                let size_bytes = metrics.encoded_len() + 5;
+                return Some((metrics, size_bytes, points));
+            }
+            self.parts.pop();
+        }
+        None
+    }
+}
+
+impl Iterator for Requests<'_> {
+    type Item = Request;
+
+    fn next(&mut self) -> Option<Request> {
+        let (mut resource_metrics, mut size_bytes, mut points) = (Vec::new(), 0, 0);
+        while let Some((metrics, metrics_bytes, metrics_points)) = self.next_resource() {
+            if size_bytes > 0 && size_bytes + metrics_bytes > self.limit_bytes {
+                self.held = Some((metrics, metrics_bytes, metrics_points));
+                break;
+            }
+            resource_metrics.push(metrics);
+            size_bytes += metrics_bytes;
+            points += metrics_points;
+        }
+        let message = ExportMetricsServiceRequest { resource_metrics };
+        (size_bytes > 0).then_some(Request { message, points })
+    }
+}
+
+fn resource_metrics(
+    resource: opentelemetry_proto::tonic::resource::v1::Resource,
+    metrics: Vec<Metric>,
+) -> ResourceMetrics {
+    let scope = InstrumentationScope {
+        name: "podlens".into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        ..InstrumentationScope::default()
+    };
+    let scope_metrics = ScopeMetrics { scope: Some(scope), metrics, schema_url: SCHEMA_URL.into() };
+    ResourceMetrics { resource: Some(resource), scope_metrics: vec![scope_metrics], schema_url: SCHEMA_URL.into() }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,335 @@
+//! Tests of the OTLP encoder: against the text page of the same snapshot, and the rules one by one.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+use std::collections::BTreeMap;
+
+use opentelemetry_proto::tonic::{
+    common::v1::{KeyValue, any_value},
+    metrics::v1::{metric::Data, number_data_point},
+};
+use proptest::prelude::*;
+use prost::Message;
+
+use super::{REQUEST_BYTES, Request, Requests, encode, points, requests, requests_of, resource, unix_ns};
+use crate::{
+    export::{
+        fixture::{ALL, Series, any_snapshot, container, large, parse, snapshot, state, taken},
+        prometheus::{self, Format},
+    },
+    registry::{Container, Histogram, Owner, Snapshot, Value},
+};
+
+const NO_RECORDED_VALUE: u32 = 1;
+
+fn strings(attributes: &[KeyValue]) -> BTreeMap<String, String> {
+    let text = |attribute: &KeyValue| match attribute.value.clone().unwrap().value.unwrap() {
+        any_value::Value::StringValue(text) => text,
+        other => panic!("{other:?}"),
+    };
+    attributes.iter().map(|attribute| (attribute.key.clone(), text(attribute))).collect()
+}
+
+/// The requests' values as Prometheus would name them, histograms folded into the text page's buckets.
+pub(crate) fn as_prometheus(requests: &[Request]) -> BTreeMap<Series, f64> {
+    let mut found = BTreeMap::new();
+    let mut add = |name: String, labels: &BTreeMap<String, String>, value: f64| {
+        let before = found.insert((name, labels.clone()), value);
+        assert_eq!(before, None);
+    };
+    for of_owner in requests.iter().flat_map(|request| &request.message.resource_metrics) {
+        let identity = strings(&of_owner.resource.as_ref().unwrap().attributes);
+        for metric in of_owner.scope_metrics.iter().flat_map(|scope| &scope.metrics) {
+            let name = ALL.iter().find(|known| known.otlp_name == metric.name).unwrap().name;
+            let labels = |attributes: &[KeyValue]| {
+                let own = strings(attributes);
+                let renamed = identity.iter().chain(&own).filter_map(|(key, value)| {
+                    let label = match key.as_str() {
+                        "k8s.node.name" => "node",
+                        "k8s.namespace.name" => "namespace",
+                        "k8s.pod.name" => "pod",
+                        "k8s.container.name" => "container",
+                        "podlens.unit" => "unit",
+                        "podlens.culprit.namespace" => "culprit_namespace",
+                        "podlens.culprit.pod" => "culprit_pod",
+                        "podlens.culprit.unit" => "culprit_unit",
+                        "k8s.pod.uid" | "container.id" => return None,
+                        other => other,
+                    };
+                    Some((label.to_owned(), value.clone()))
+                });
+                renamed.collect::<BTreeMap<_, _>>()
+            };
+            match metric.data.as_ref().unwrap() {
+                Data::Sum(sum) => {
+                    assert!(sum.is_monotonic && sum.aggregation_temporality == 2);
+                    for point in &sum.data_points {
+                        add(name.into(), &labels(&point.attributes), number(point.value.unwrap()));
+                    }
+                }
+                Data::Gauge(gauge) => {
+                    for point in &gauge.data_points {
+                        add(name.into(), &labels(&point.attributes), number(point.value.unwrap()));
+                    }
+                }
+                Data::ExponentialHistogram(histogram) => {
+                    assert_eq!(histogram.aggregation_temporality, 2);
+                    for point in &histogram.data_points {
+                        let mut labels = labels(&point.attributes);
+                        add(format!("{name}_sum"), &labels, point.sum.unwrap());
+                        add(format!("{name}_count"), &labels, point.count as f64);
+                        let positive = point.positive.clone().unwrap_or_default();
+                        for exponent in (-20..=2).step_by(2) {
+                            let below = (positive.offset..)
+                                .zip(&positive.bucket_counts)
+                                .filter(|(index, _)| *index < exponent)
+                                .map(|(_, count)| count)
+                                .sum::<u64>();
+                            labels.insert("le".into(), prometheus_number(2_f64.powi(exponent)));
+                            add(format!("{name}_bucket"), &labels, (below + point.zero_count) as f64);
+                        }
+                        labels.insert("le".into(), "+Inf".into());
+                        let all = positive.bucket_counts.iter().sum::<u64>() + point.zero_count;
+                        add(format!("{name}_bucket"), &labels, all as f64);
+                    }
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    found
+}
+
+fn number(value: number_data_point::Value) -> f64 {
+    match value {
+        number_data_point::Value::AsDouble(value) => value,
+        number_data_point::Value::AsInt(value) => value as f64,
+    }
+}
+
+fn prometheus_number(value: f64) -> String {
+    if value < 1e-4 { format!("{value:e}").replace("e-", "e-0") } else { value.to_string() }
+}
+
+fn from_text(snapshot: &Snapshot) -> BTreeMap<Series, f64> {
+    parse(&String::from_utf8(prometheus::encode(snapshot, None, Format::Text)).unwrap())
+}
+
+#[test]
+fn values_equal_those_of_the_text_page() {
+    let snapshot = snapshot(1);
+    let requests: Vec<Request> = requests(&snapshot, None).collect();
+    assert_eq!(as_prometheus(&requests), from_text(&snapshot));
+}
+
+proptest! {
+    #[test]
+    fn values_of_any_snapshot_equal_those_of_its_text_page(snapshot in any_snapshot()) {
+        let requests: Vec<Request> = requests(&snapshot, None).collect();
+        prop_assert_eq!(as_prometheus(&requests), from_text(&snapshot));
+    }
+
+    #[test]
+    fn splitting_loses_and_doubles_nothing_and_keeps_to_the_limit(
+        snapshot in any_snapshot(), limit_bytes in 1_usize..8000,
+    ) {
+        let whole: Vec<Request> = requests(&snapshot, None).collect();
+        let split: Vec<Request> = requests_of(&snapshot, None, limit_bytes).collect();
+        for request in &split {
+            let small = request.message.encoded_len() <= limit_bytes;
+            prop_assert!(small || request.message.resource_metrics.len() == 1);
+        }
+        let sum = |requests: &[Request]| requests.iter().map(|request| request.points).sum::<u64>();
+        prop_assert_eq!(sum(&split), points(&snapshot));
+        prop_assert_eq!(sum(&whole), points(&snapshot));
+        let resources = |requests: Vec<Request>| -> Vec<_> {
+            requests.into_iter().flat_map(|request| request.message.resource_metrics).collect()
+        };
+        prop_assert_eq!(resources(split), resources(whole));
+    }
+}
+
+#[test]
+fn large_snapshots_are_split_below_the_receivers_limit() {
+    let snapshot = large(500, 100);
+    let sizes: Vec<usize> = encode(&snapshot).iter().map(Message::encoded_len).collect();
+    assert!(sizes.len() > 1 && sizes.iter().all(|size| *size <= REQUEST_BYTES), "{sizes:?}");
+}
+
+#[test]
+fn samples_need_not_be_ordered_by_owner() {
+    let mut shuffled = snapshot(1);
+    shuffled.families.iter_mut().for_each(|family| family.samples.reverse());
+    let requests: Vec<Request> = requests(&shuffled, None).collect();
+    assert_eq!(as_prometheus(&requests), from_text(&snapshot(1)));
+}
+
+#[test]
+fn identity_is_told_as_far_as_it_is_known() {
+    let check = |owner: &Owner, expected: &[(&str, &str)], entities: &[&str]| {
+        let resource = resource::resource(owner, "node-1");
+        let expected = expected.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
+        assert_eq!(strings(&resource.attributes), expected, "{owner:?}");
+        let kinds: Vec<&str> = resource.entity_refs.iter().map(|entity| entity.r#type.as_str()).collect();
+        assert_eq!(kinds, entities, "{owner:?}");
+        for entity in &resource.entity_refs {
+            for key in entity.id_keys.iter().chain(&entity.description_keys) {
+                assert!(resource.attributes.iter().any(|attribute| attribute.key == *key));
+            }
+        }
+    };
+    let known = Container {
+        namespace: "shop".into(),
+        pod: "web-1".into(),
+        container: "nginx".into(),
+        pod_uid: "2af1".into(),
+        container_id: "0123456789abcdef".into(),
+    };
+    check(
+        &Owner::Container(known.clone()),
+        &[
+            ("k8s.node.name", "node-1"),
+            ("k8s.namespace.name", "shop"),
+            ("k8s.pod.name", "web-1"),
+            ("k8s.pod.uid", "2af1"),
+            ("k8s.container.name", "nginx"),
+            ("container.id", "0123456789abcdef"),
+        ],
+        &["k8s.pod", "container"],
+    );
+    let unknown =
+        Container { namespace: "".into(), pod: "2af1".into(), container: "0123456789ab".into(), ..known.clone() };
+    check(
+        &Owner::Container(unknown),
+        &[("k8s.node.name", "node-1"), ("k8s.pod.uid", "2af1"), ("container.id", "0123456789abcdef")],
+        &["k8s.pod", "container"],
+    );
+    let pod_itself = Container { container: "".into(), container_id: "".into(), ..known };
+    check(
+        &Owner::Container(pod_itself),
+        &[
+            ("k8s.node.name", "node-1"),
+            ("k8s.namespace.name", "shop"),
+            ("k8s.pod.name", "web-1"),
+            ("k8s.pod.uid", "2af1"),
+        ],
+        &["k8s.pod"],
+    );
+    check(
+        &Owner::unit("kubelet.service"),
+        &[("k8s.node.name", "node-1"), ("podlens.unit", "kubelet.service")],
+        &["podlens.unit"],
+    );
+}
+
+#[test]
+fn each_bucket_lands_between_the_bounds_that_the_kernel_counted() {
+    for bucket in 0..Histogram::BUCKETS {
+        let mut histogram = Histogram::default();
+        histogram.buckets[bucket] = 3;
+        let mut snapshot = snapshot(1);
+        snapshot.families.retain(|family| family.metric.name == "podlens_runqueue_latency_seconds");
+        snapshot.families[0].samples[0].value = Value::Histogram(histogram.into());
+        let message = &encode(&snapshot)[0];
+        let metric = &message.resource_metrics[0].scope_metrics[0].metrics[0];
+        let Some(Data::ExponentialHistogram(data)) = &metric.data else { panic!("{metric:?}") };
+        let point = &data.data_points[0];
+        assert_eq!((point.count, point.scale), (3, 0));
+        assert_eq!(point.zero_threshold.to_bits(), 2_f64.powi(-24).to_bits());
+        if bucket == 0 {
+            assert_eq!((point.zero_count, &point.positive), (3, &None));
+            continue;
+        }
+        let positive = point.positive.as_ref().unwrap();
+        assert_eq!(positive.bucket_counts, [3], "bucket {bucket}");
+        // Index i of scale 0 is (2^i, 2^(i+1)].
+        let upper = Histogram::upper_bound_exponent(bucket).unwrap_or(7);
+        assert_eq!(positive.offset + 1, upper, "bucket {bucket}");
+    }
+}
+
+#[test]
+fn points_carry_their_owners_start_and_the_sweeps_time() {
+    for of_owner in &encode(&snapshot(1))[0].resource_metrics {
+        assert_eq!(of_owner.schema_url, "https://opentelemetry.io/schemas/1.44.0");
+        for metric in &of_owner.scope_metrics[0].metrics {
+            let start = unix_ns(state(Owner::unit("")).since);
+            let times: Vec<(u64, u64)> = match metric.data.as_ref().unwrap() {
+                Data::Sum(sum) => times(&sum.data_points),
+                // A gauge has no start.
+                Data::Gauge(gauge) => times(&gauge.data_points).iter().map(|(from, to)| (from + start, *to)).collect(),
+                Data::ExponentialHistogram(histogram) => histogram
+                    .data_points
+                    .iter()
+                    .map(|point| (point.start_time_unix_nano, point.time_unix_nano))
+                    .collect(),
+                other => panic!("{other:?}"),
+            };
+            assert!(!times.is_empty());
+            assert!(times.iter().all(|time| *time == (start, unix_ns(taken()))), "{metric:?}");
+        }
+    }
+}
+
+fn times(points: &[opentelemetry_proto::tonic::metrics::v1::NumberDataPoint]) -> Vec<(u64, u64)> {
+    points.iter().map(|point| (point.start_time_unix_nano, point.time_unix_nano)).collect()
+}
+
+#[test]
+fn an_owner_that_left_gets_one_last_point_a_series_without_a_value() {
+    let previous = snapshot(1);
+    let mut current = snapshot(2);
+    // The first owner has another container now.
+    current.owners[0] = state(container("shop", "web-2", "nginx"));
+    let gone = previous.families.iter().flat_map(|family| &family.samples);
+    let gone = gone.filter(|sample| sample.owner == 0).count() as u64;
+
+    let whole: Requests<'_> = requests(&current, Some(&previous));
+    let whole: Vec<Request> = whole.collect();
+    assert_eq!(whole.iter().map(|request| request.points).sum::<u64>(), points(&current) + gone);
+    let resources = &whole[0].message.resource_metrics;
+    let last = resources.last().unwrap();
+    assert_eq!(strings(&last.resource.as_ref().unwrap().attributes)["k8s.pod.name"], "web-1");
+    let mut seen = 0;
+    for metric in &last.scope_metrics[0].metrics {
+        match metric.data.as_ref().unwrap() {
+            Data::Sum(sum) => {
+                for point in &sum.data_points {
+                    assert_eq!((point.flags, point.value), (NO_RECORDED_VALUE, None));
+                    assert_eq!(point.time_unix_nano, unix_ns(current.taken));
+                    seen += 1;
+                }
+            }
+            Data::Gauge(gauge) => {
+                for point in &gauge.data_points {
+                    assert_eq!((point.flags, point.value), (NO_RECORDED_VALUE, None));
+                    seen += 1;
+                }
+            }
+            Data::ExponentialHistogram(histogram) => {
+                for point in &histogram.data_points {
+                    assert_eq!((point.flags, point.count, point.sum), (NO_RECORDED_VALUE, 0, None));
+                    seen += 1;
+                }
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(seen, gone);
+    let same: Vec<Request> = requests(&current, Some(&current)).collect();
+    assert_eq!(same.iter().map(|request| request.points).sum::<u64>(), points(&current));
+}
+
+#[test]
+#[ignore = "a measurement: run it alone with --release --nocapture"]
+fn fifty_thousand_points_take_milliseconds() {
+    let snapshot = large(500, 100);
+    let mut best = std::time::Duration::MAX;
+    for _ in 0..10 {
+        let began = std::time::Instant::now();
+        let bytes: usize = requests(&snapshot, None).map(|request| request.message.encode_to_vec().len()).sum();
+        std::hint::black_box(bytes);
+        best = best.min(began.elapsed());
+    }
+    println!("50,000 points as OTLP: {best:?}");
+}

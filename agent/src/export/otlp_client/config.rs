@@ -1,0 +1,173 @@
+//! What the OTLP client can be told, and its check before anything is sent.
+
+use std::{fmt, time::Duration};
+
+use tonic::{
+    metadata::{MetadataKey, MetadataMap, MetadataValue},
+    transport::{Certificate, ClientTlsConfig, Endpoint, Identity},
+};
+
+/// Settings of the push exporter. Temporality is cumulative; there is no other.
+#[derive(Clone)]
+pub struct OtlpConfig {
+    /// `http://HOST:PORT` or, encrypted, `https://HOST:PORT`.
+    pub endpoint: String,
+    /// Sent with each request. May hold secrets, so `Debug` shows the names alone.
+    pub headers: Vec<(String, String)>,
+    /// Time that one attempt may take, the connection included.
+    pub timeout: Duration,
+    /// Time between two exports.
+    pub interval: Duration,
+    /// Compress requests with gzip. The library's level 6 costs about ten times the CPU of the rest of an export,
+    /// so it is off unless the network is the scarcer good.
+    pub gzip: bool,
+    /// Used where the endpoint is encrypted.
+    pub tls: OtlpTls,
+    /// Snapshots that may wait while the receiver is away, at least 1.
+    pub queue_snapshots: usize,
+    /// Pause after the first failed attempt; it doubles up to 30 s.
+    pub first_pause: Duration,
+}
+
+/// Certificates for an encrypted endpoint, as PEM.
+#[derive(Clone, Default)]
+pub struct OtlpTls {
+    /// The authority to trust instead of the public ones.
+    pub authority_pem: Option<Vec<u8>>,
+    /// The client's own certificate, together with its key.
+    pub certificate_pem: Option<Vec<u8>>,
+    /// The client's key.
+    pub key_pem: Option<Vec<u8>>,
+    /// The name to find in the server's certificate, if it is not the endpoint's.
+    pub server_name: Option<String>,
+}
+
+/// Why a configuration cannot work.
+#[derive(Debug, thiserror::Error)]
+pub enum OtlpConfigError {
+    /// The endpoint is not a URL that gRPC can use.
+    #[error("OTLP endpoint {endpoint:?} cannot be used: give http://HOST:PORT or https://HOST:PORT")]
+    Endpoint {
+        /// As configured.
+        endpoint: String,
+    },
+    /// A header is not one.
+    #[error(
+        "OTLP header {name:?} cannot be sent: use lower-case letters, digits and hyphens for the name (not ending in -bin) and printable ASCII for the value"
+    )]
+    Header {
+        /// Its name. The value may be a secret.
+        name: String,
+    },
+    /// Half of the client's identity is missing.
+    #[error("the OTLP client certificate and its key belong together: set both or neither")]
+    HalfIdentity,
+    /// A certificate or key cannot be used.
+    #[error(
+        "the certificates for OTLP endpoint {endpoint:?} cannot be used: check that each file is PEM and that the key belongs to the certificate"
+    )]
+    Tls {
+        /// As configured.
+        endpoint: String,
+        /// What the library says.
+        source: tonic::transport::Error,
+    },
+    /// A duration of nothing.
+    #[error("the OTLP {setting} is zero: give at least 1 ms")]
+    Zero {
+        /// Which one.
+        setting: &'static str,
+    },
+}
+
+impl Default for OtlpConfig {
+    fn default() -> Self {
+        Self {
+            endpoint: "http://localhost:4317".into(),
+            headers: Vec::new(),
+            timeout: Duration::from_secs(10),
+            interval: Duration::from_secs(15),
+            gzip: false,
+            tls: OtlpTls::default(),
+            queue_snapshots: 4,
+            first_pause: Duration::from_secs(1),
+        }
+    }
+}
+
+impl fmt::Debug for OtlpConfig {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let header_names: Vec<&str> = self.headers.iter().map(|(name, _)| name.as_str()).collect();
+        formatter
+            .debug_struct("OtlpConfig")
+            .field("endpoint", &self.endpoint)
+            .field("header_names", &header_names)
+            .field("timeout", &self.timeout)
+            .field("interval", &self.interval)
+            .field("gzip", &self.gzip)
+            .field("queue_snapshots", &self.queue_snapshots)
+            .finish_non_exhaustive()
+    }
+}
+
+impl OtlpConfig {
+    /// The endpoint, ready to be connected to.
+    ///
+    /// # Errors
+    /// If it is not a URL, a duration is zero, or its certificates cannot be used.
+    pub fn to_endpoint(&self) -> Result<Endpoint, OtlpConfigError> {
+        for (setting, duration) in
+            [("timeout", self.timeout), ("interval", self.interval), ("first pause", self.first_pause)]
+        {
+            if duration < Duration::from_millis(1) {
+                return Err(OtlpConfigError::Zero { setting });
+            }
+        }
+        let unusable = || OtlpConfigError::Endpoint { endpoint: self.endpoint.clone() };
+        let endpoint = Endpoint::from_shared(self.endpoint.clone()).map_err(|_| unusable())?;
+        let endpoint = endpoint
+            .user_agent(concat!("podlens/", env!("CARGO_PKG_VERSION")))
+            .map_err(|_| unusable())?
+            .connect_timeout(self.timeout);
+        match (endpoint.uri().scheme_str(), endpoint.uri().host()) {
+            (Some("http"), Some(_)) => Ok(endpoint),
+            (Some("https"), Some(_)) => endpoint
+                .tls_config(self.tls()?)
+                .map_err(|source| OtlpConfigError::Tls { endpoint: self.endpoint.clone(), source }),
+            _ => Err(unusable()),
+        }
+    }
+
+    /// The headers as gRPC metadata.
+    ///
+    /// # Errors
+    /// If one has a name or a value that gRPC does not allow.
+    pub fn to_metadata(&self) -> Result<MetadataMap, OtlpConfigError> {
+        let mut metadata = MetadataMap::with_capacity(self.headers.len());
+        for (name, value) in &self.headers {
+            let refused = || OtlpConfigError::Header { name: name.clone() };
+            let key = MetadataKey::from_bytes(name.as_bytes()).map_err(|_| refused())?;
+            let value = MetadataValue::try_from(value.as_str()).map_err(|_| refused())?;
+            metadata.append(key, value);
+        }
+        Ok(metadata)
+    }
+
+    fn tls(&self) -> Result<ClientTlsConfig, OtlpConfigError> {
+        let mut tls = match &self.tls.authority_pem {
+            Some(pem) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)),
+            None => ClientTlsConfig::new().with_enabled_roots(),
+        };
+        match (&self.tls.certificate_pem, &self.tls.key_pem) {
+            (Some(certificate), Some(key)) => {
+                tls = tls.identity(Identity::from_pem(certificate, key));
+            }
+            (None, None) => {}
+            _ => return Err(OtlpConfigError::HalfIdentity),
+        }
+        if let Some(name) = &self.tls.server_name {
+            tls = tls.domain_name(name.clone());
+        }
+        Ok(tls)
+    }
+}

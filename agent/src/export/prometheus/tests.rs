@@ -1,0 +1,301 @@
+//! Tests of the text formats: goldens, and the `prometheus` crate's encoder as oracle.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+use std::collections::BTreeMap;
+
+use prometheus::{
+    Encoder, TextEncoder,
+    proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType},
+};
+use proptest::prelude::*;
+
+use super::{BOUNDS, Filter, Format, encode, push_float, push_seconds};
+use crate::{
+    export::fixture::{Series, any_snapshot, container, large, parse, snapshot},
+    registry::{self, Kind, Owner, Snapshot, Value, snapshot::Culprit},
+};
+
+fn text(snapshot: &Snapshot, filter: Option<&Filter>, format: Format) -> String {
+    String::from_utf8(encode(snapshot, filter, format)).unwrap()
+}
+
+/// A page's samples with bounds as numbers, which writers spell differently.
+fn canonical(page: &str) -> BTreeMap<Series, f64> {
+    let spelled = |((name, mut labels), value): (Series, f64)| {
+        if let Some(bound) = labels.get_mut("le") {
+            *bound = bound.parse::<f64>().unwrap().to_string();
+        }
+        ((name, labels), value)
+    };
+    parse(page).into_iter().map(spelled).collect()
+}
+
+/// Compares with a recorded page, or records it anew where the environment asks for it.
+fn check_golden(page: &str, name: &str) {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/export/prometheus").join(name);
+    if std::env::var_os("PODLENS_UPDATE_GOLDENS").is_some() {
+        std::fs::write(&path, page).unwrap();
+    }
+    let recorded = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(page, recorded, "{name} differs: PODLENS_UPDATE_GOLDENS=1 cargo test records it anew");
+}
+
+#[test]
+fn the_text_page_is_as_recorded() {
+    check_golden(&text(&snapshot(1), None, Format::Text), "golden.txt");
+}
+
+#[test]
+fn the_open_metrics_page_is_as_recorded() {
+    check_golden(&text(&snapshot(1), None, Format::OpenMetrics), "golden.openmetrics.txt");
+}
+
+#[test]
+fn both_formats_hold_the_same_samples() {
+    let snapshot = snapshot(1);
+    let (plain, open_metrics) = (text(&snapshot, None, Format::Text), text(&snapshot, None, Format::OpenMetrics));
+    assert_eq!(canonical(&plain), canonical(&open_metrics));
+}
+
+#[test]
+fn a_filter_leaves_only_the_pods_it_names() {
+    let check = |pod: Option<&str>, namespace: Option<&str>, pods: &[&str]| {
+        let filter = Filter { pod: pod.map(String::from), namespace: namespace.map(String::from) };
+        let page = text(&snapshot(1), Some(&filter), Format::Text);
+        let mut found: Vec<String> =
+            parse(&page).into_keys().map(|(_, mut labels)| labels.remove("pod").unwrap()).collect();
+        found.sort();
+        found.dedup();
+        assert_eq!(found, pods, "{filter:?}");
+        assert_eq!(page.is_empty(), pods.is_empty(), "a family without samples has no header");
+    };
+    check(None, None, &["db-0", "web-1"]);
+    check(Some("web-1"), None, &["web-1"]);
+    check(Some("web-1"), Some("shop"), &["web-1"]);
+    check(None, Some("shop"), &["web-1"]);
+    check(Some("web-1"), Some("other"), &[]);
+    check(Some("containerd.service"), None, &[]);
+}
+
+#[test]
+fn the_accept_header_decides_the_format() {
+    let check = |accept: &str, expected: Format| {
+        assert_eq!(Format::preferred(accept), expected, "{accept:?}");
+    };
+    check("", Format::Text);
+    check("*/*", Format::Text);
+    check("text/html", Format::Text);
+    check("application/openmetrics-text", Format::OpenMetrics);
+    check("application/openmetrics-text; version=1.0.0; charset=utf-8", Format::OpenMetrics);
+    check("application/openmetrics-text;version=\"1.0.0\"", Format::OpenMetrics);
+    check("application/openmetrics-text;version=0.0.1", Format::Text);
+    check("application/openmetrics-text;q=0", Format::Text);
+    check("application/openmetrics-text;q=0.2,text/plain;q=0.3", Format::Text);
+    check("application/openmetrics-text,*/*", Format::Text);
+    // What Prometheus 3 sends, without and with protobuf in front.
+    let prometheus = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,\
+                      application/openmetrics-text;version=0.0.1;q=0.4,\
+                      text/plain;version=1.0.0;escaping=allow-utf-8;q=0.3,\
+                      text/plain;version=0.0.4;q=0.2,*/*;q=0.1";
+    check(prometheus, Format::OpenMetrics);
+    check(
+        &format!(
+            "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.6,{prometheus}"
+        ),
+        Format::OpenMetrics,
+    );
+}
+
+#[test]
+fn classic_bounds_are_bounds_of_the_kernels_buckets() {
+    let mut before = None;
+    for (last, bound) in BOUNDS {
+        let exponent = registry::Histogram::upper_bound_exponent(last).unwrap();
+        let exact = 2_f64.powi(exponent);
+        assert_eq!(bound.parse::<f64>().unwrap().to_bits(), exact.to_bits(), "{bound}");
+        // Rust's exponent form is the shortest that reads back, but has no leading zero in the exponent.
+        if exact < 1e-4 {
+            let shortest = format!("{exact:e}").replace("e-", "e-0");
+            assert_eq!(bound, shortest);
+        } else {
+            assert_eq!(bound, format!("{exact:?}"));
+        }
+        assert!(before < Some(last), "bounds grow");
+        before = Some(last);
+    }
+}
+
+#[test]
+fn numbers_are_written_to_the_last_digit() {
+    let seconds = |value_ns: u64, expected: &str| {
+        let mut out = Vec::new();
+        push_seconds(&mut out, value_ns);
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
+    };
+    seconds(0, "0");
+    seconds(1, "0.000000001");
+    seconds(100_000_000, "0.1");
+    seconds(1_000_000_000, "1");
+    seconds(10_020_030_040, "10.02003004");
+    seconds(u64::MAX, "18446744073.709551615");
+    let float = |value: f64, expected: &str| {
+        let mut out = Vec::new();
+        push_float(&mut out, value);
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
+    };
+    float(0.1, "0.1");
+    float(f64::NAN, "NaN");
+    float(f64::INFINITY, "+Inf");
+    float(f64::NEG_INFINITY, "-Inf");
+}
+
+#[test]
+fn a_sample_that_refers_to_nothing_is_left_out() {
+    let mut snapshot = snapshot(1);
+    for family in &mut snapshot.families {
+        for sample in &mut family.samples {
+            match sample.culprit {
+                Some(_) => sample.culprit = Some(Culprit::Owner(99)),
+                None if family.metric.label.is_some() => sample.label_value = 99,
+                None => sample.owner = 99,
+            }
+        }
+    }
+    assert_eq!(text(&snapshot, None, Format::Text), "");
+}
+
+#[test]
+#[ignore = "a measurement: run it alone with --release --nocapture"]
+fn fifty_thousand_samples_take_milliseconds() {
+    let snapshot = large(500, 100);
+    let mut best = std::time::Duration::MAX;
+    let mut bytes = 0;
+    for _ in 0..20 {
+        let began = std::time::Instant::now();
+        bytes = std::hint::black_box(encode(&snapshot, None, Format::Text)).len();
+        best = best.min(began.elapsed());
+    }
+    println!("50,000 samples, {bytes} bytes of text: {best:?}");
+    assert!(best < std::time::Duration::from_millis(10));
+}
+
+proptest! {
+    #[test]
+    fn any_snapshot_reads_back_as_the_prometheus_crate_writes_it(snapshot in any_snapshot()) {
+        let page = text(&snapshot, None, Format::Text);
+        let mut expected = Vec::new();
+        TextEncoder::new().encode(&oracle(&snapshot), &mut expected).unwrap();
+        let expected = String::from_utf8(expected).unwrap();
+        prop_assert_eq!(canonical(&page), canonical(&expected));
+        let comments = |page: &str| -> Vec<String> {
+            page.lines().filter(|line| line.starts_with('#')).map(String::from).collect()
+        };
+        prop_assert_eq!(comments(&page), comments(&expected));
+    }
+
+    #[test]
+    fn a_filtered_page_is_the_part_of_the_whole_page(snapshot in any_snapshot(), choice: prop::sample::Index) {
+        let Owner::Container(chosen) = &snapshot.owners[choice.index(snapshot.owners.len())].owner else {
+            return Ok(());
+        };
+        let filter = Filter {
+            pod: Some(chosen.pod.to_string()),
+            namespace: Some(chosen.namespace.to_string()),
+        };
+        let mut whole = parse(&text(&snapshot, None, Format::Text));
+        whole.retain(|(_, labels), _| {
+            labels.get("pod").map(String::as_str) == Some(&chosen.pod)
+                && labels.get("namespace").map(String::as_str) == Some(&chosen.namespace)
+        });
+        prop_assert_eq!(parse(&text(&snapshot, Some(&filter), Format::Text)), whole);
+    }
+}
+
+/// A snapshot in the `prometheus` crate's own types.
+fn oracle(snapshot: &Snapshot) -> Vec<MetricFamily> {
+    let pair = |name: &str, value: &str| {
+        let mut pair = LabelPair::default();
+        pair.set_name(name.into());
+        pair.set_value(value.into());
+        pair
+    };
+    let metric = |definition: &registry::Metric, sample: &registry::Sample| {
+        let mut labels = Vec::new();
+        match &snapshot.owner(sample).unwrap().owner {
+            Owner::Container(container) => {
+                labels.push(pair("namespace", &container.namespace));
+                labels.push(pair("pod", &container.pod));
+                labels.push(pair("container", &container.container));
+            }
+            Owner::Unit(unit) => labels.push(pair("unit", unit)),
+        }
+        labels.push(pair("node", &snapshot.node));
+        if let Some(label) = definition.label {
+            labels.push(pair(label.name, label.values[usize::from(sample.label_value)]));
+        }
+        match sample.culprit.map(|culprit| match culprit {
+            Culprit::Owner(position) => Some(&snapshot.owners[position as usize].owner),
+            Culprit::Other => None,
+        }) {
+            None => {}
+            Some(None) => labels.push(pair("culprit_pod", "(other)")),
+            Some(Some(Owner::Unit(unit))) => labels.push(pair("culprit_unit", unit)),
+            Some(Some(Owner::Container(container))) => {
+                labels.push(pair("culprit_namespace", &container.namespace));
+                labels.push(pair("culprit_pod", &container.pod));
+            }
+        }
+        let mut metric = Metric::from_label(labels);
+        let number = match &sample.value {
+            Value::Integer(value) => *value as f64,
+            Value::Nanoseconds(value_ns) => *value_ns as f64 / 1e9,
+            Value::Float(value) => *value,
+            Value::Histogram(from) => {
+                let mut histogram = Histogram::default();
+                histogram.set_sample_sum(from.sum_ns as f64 / 1e9);
+                histogram.set_sample_count(from.count());
+                let buckets = BOUNDS.iter().map(|(last, _)| {
+                    let mut bucket = Bucket::default();
+                    let exponent = registry::Histogram::upper_bound_exponent(*last).unwrap();
+                    bucket.set_upper_bound(2_f64.powi(exponent));
+                    bucket.set_cumulative_count(from.buckets[..=*last].iter().sum());
+                    bucket
+                });
+                histogram.set_bucket(buckets.collect());
+                metric.set_histogram(histogram);
+                return metric;
+            }
+        };
+        if definition.kind == Kind::Counter {
+            let mut counter = Counter::default();
+            counter.set_value(number);
+            metric.set_counter(counter);
+        } else {
+            let mut gauge = Gauge::default();
+            gauge.set_value(number);
+            metric.set_gauge(gauge);
+        }
+        metric
+    };
+    let families = snapshot.families.iter().map(|family| {
+        let mut of_metric = MetricFamily::default();
+        of_metric.set_name(family.metric.name.into());
+        of_metric.set_help(family.metric.help.into());
+        of_metric.set_field_type(match family.metric.kind {
+            Kind::Counter => MetricType::COUNTER,
+            Kind::Gauge => MetricType::GAUGE,
+            Kind::Histogram => MetricType::HISTOGRAM,
+        });
+        let samples = family.samples.iter().map(|sample| metric(family.metric, sample));
+        of_metric.set_metric(samples.collect());
+        of_metric
+    });
+    families.collect()
+}
+
+#[test]
+fn units_never_match_a_filter() {
+    assert!(!Filter::default().admits(&Owner::unit("kubelet.service")));
+    assert!(Filter::default().admits(&container("", "uid", "c0ffee")));
+}

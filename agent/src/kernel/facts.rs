@@ -1,0 +1,173 @@
+//! What the kernel programs must know about the running kernel, found by name in its BTF.
+//!
+//! Pure: from BTF to constants and lacks. `object` writes the constants into the programs; `podlens check`
+//! prints the lacks.
+
+use super::btf::{Btf, BtfError};
+
+/// A part of the programs that works only where its facts are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// From a task to its slot; everything needs it.
+    Slots,
+    /// Births and removals of cgroups.
+    Lifecycle,
+    /// Slices, waits, switches and culprits.
+    Scheduler,
+    /// Waits of tasks that migrate while they wait.
+    Legs,
+    /// Throttled time kept out of the wait.
+    Throttle,
+}
+
+/// A kernel fact that was not found.
+#[derive(Debug)]
+pub struct Lack {
+    /// The part that does without it.
+    pub part: Part,
+    /// What was looked for and why it was not found.
+    pub cause: String,
+}
+
+/// The constants of the programs, and the parts that lack one.
+#[derive(Debug, Default)]
+pub struct Facts {
+    /// Name and value of each constant.
+    pub constants: Vec<(&'static str, u32)>,
+    /// What is missing.
+    pub lacks: Vec<Lack>,
+}
+
+/// A member whose offset is a constant of the programs.
+struct Wanted {
+    part: Part,
+    constant: &'static str,
+    /// Spellings over the kernel versions, newest first.
+    paths: &'static [&'static str],
+    size_bytes: u32,
+}
+
+const fn wanted(part: Part, constant: &'static str, size_bytes: u32, paths: &'static [&'static str]) -> Wanted {
+    Wanted { part, constant, paths, size_bytes }
+}
+
+const POINTER: u32 = 8;
+
+const WANTED: &[Wanted] = &[
+    wanted(Part::Slots, "TASK_FLAGS", 4, &["task_struct.flags"]),
+    wanted(Part::Slots, "TASK_CGROUPS", POINTER, &["task_struct.cgroups"]),
+    wanted(Part::Slots, "CSS_SET_DEFAULT", POINTER, &["css_set.dfl_cgrp"]),
+    wanted(Part::Slots, "CSS_CGROUP", POINTER, &["cgroup_subsys_state.cgroup"]),
+    wanted(Part::Slots, "CSS_PARENT", POINTER, &["cgroup_subsys_state.parent"]),
+    wanted(Part::Slots, "CGROUP_KN", POINTER, &["cgroup.kn"]),
+    wanted(Part::Slots, "KN_ID", 8, &["kernfs_node.id"]),
+    wanted(Part::Slots, "KN_NAME", POINTER, &["kernfs_node.name"]),
+    wanted(Part::Lifecycle, "CGROUP_ROOT", POINTER, &["cgroup.root"]),
+    wanted(Part::Lifecycle, "CGROUP_ROOT_HIERARCHY", 4, &["cgroup_root.hierarchy_id"]),
+    wanted(Part::Scheduler, "TASK_PID", 4, &["task_struct.pid"]),
+    wanted(Part::Scheduler, "TASK_TGID", 4, &["task_struct.tgid"]),
+    wanted(Part::Scheduler, "TASK_CFS_RQ", POINTER, &["task_struct.se.cfs_rq"]),
+    wanted(Part::Scheduler, "TASK_QUEUED", 8, &["task_struct.sched_info.last_queued"]),
+    wanted(Part::Scheduler, "TASK_RUN_DELAY", 8, &["task_struct.sched_info.run_delay"]),
+    wanted(Part::Scheduler, "CFS_RQ_RQ", POINTER, &["cfs_rq.rq"]),
+    wanted(Part::Scheduler, "RQ_CLOCK", 8, &["rq.clock"]),
+    wanted(Part::Legs, "TASK_ON_RQ", 4, &["task_struct.on_rq"]),
+    wanted(Part::Legs, "RQ_CPU", 4, &["rq.cpu"]),
+    wanted(Part::Legs, "TASK_DISPATCHES", 8, &["task_struct.sched_info.pcount"]),
+    wanted(
+        Part::Throttle,
+        "CFS_RQ_THROTTLED",
+        8,
+        &["cfs_rq.throttled_clock_self_time", "cfs_rq.throttled_clock_pelt_time", "cfs_rq.throttled_clock_task_time"],
+    ),
+    wanted(Part::Throttle, "CFS_RQ_THROTTLES", 4, &["cfs_rq.throttle_count"]),
+];
+
+/// Looks everything up.
+#[must_use]
+pub fn resolve(btf: &Btf) -> Facts {
+    let mut facts = Facts::default();
+    for wanted in WANTED {
+        match btf.first_member(wanted.paths) {
+            Ok(member) if member.size_bytes == wanted.size_bytes => {
+                facts.constants.push((wanted.constant, member.offset_bytes));
+            }
+            Ok(member) => facts.lacks.push(Lack {
+                part: wanted.part,
+                cause: format!(
+                    "`{}` has {} bytes in this kernel, not {}; what needs it does not work here",
+                    wanted.paths.join("` or `"),
+                    member.size_bytes,
+                    wanted.size_bytes
+                ),
+            }),
+            Err(cause) => facts.lack_of(wanted.part, &cause),
+        }
+    }
+    // `cgroup.self` is a whole structure and `subsys` an array: their offsets are wanted, not their sizes.
+    facts.offset(btf, Part::Slots, "CGROUP_SELF", "cgroup.self", 0);
+    facts.cpu_controller(btf);
+    facts.switch_prototype(btf);
+    if let Ok(at) = btf.member("cfs_rq.throttled_clock_self") {
+        facts.constants.extend([("CFS_RQ_THROTTLED_AT", at.offset_bytes), ("HAS_THROTTLED_AT", 1)]);
+    }
+    for (part, tracepoint) in [
+        (Part::Lifecycle, "cgroup_mkdir"),
+        (Part::Lifecycle, "cgroup_rmdir"),
+        (Part::Scheduler, "cgroup_attach_task"),
+        (Part::Legs, "sched_migrate_task"),
+    ] {
+        if let Err(cause) = btf.tracepoint(tracepoint) {
+            facts.lack_of(part, &cause);
+        }
+    }
+    let has_throttled = u32::from(facts.has(Part::Throttle));
+    facts.constants.push(("HAS_THROTTLED", has_throttled));
+    facts
+}
+
+impl Facts {
+    /// All that the part needs was found.
+    #[must_use]
+    pub fn has(&self, part: Part) -> bool {
+        !self.lacks.iter().any(|lack| lack.part == part)
+    }
+
+    /// What the part lacks, in words; none if it lacks nothing.
+    #[must_use]
+    pub fn lack(&self, part: Part) -> Option<&str> {
+        self.lacks.iter().find(|lack| lack.part == part).map(|lack| lack.cause.as_str())
+    }
+
+    fn lack_of(&mut self, part: Part, cause: &BtfError) {
+        self.lacks.push(Lack { part, cause: cause.to_string() });
+    }
+
+    fn offset(&mut self, btf: &Btf, part: Part, constant: &'static str, path: &str, add_bytes: u32) {
+        match btf.member(path) {
+            Ok(member) => self.constants.push((constant, member.offset_bytes + add_bytes)),
+            Err(cause) => self.lack_of(part, &cause),
+        }
+    }
+
+    /// The CPU controller's place in a task's list of controllers.
+    fn cpu_controller(&mut self, btf: &Btf) {
+        match btf.enum_value("cgroup_subsys_id", "cpu_cgrp_id").map(u32::try_from) {
+            Ok(Ok(index)) => self.offset(btf, Part::Slots, "CSS_SET_CPU", "css_set.subsys", index * POINTER),
+            Ok(Err(_)) => {}
+            Err(cause) => self.lack_of(Part::Slots, &cause),
+        }
+    }
+
+    /// `sched_switch` carries the leaving task's state from 5.18 on; before, the task itself has it.
+    fn switch_prototype(&mut self, btf: &Btf) {
+        match btf.tracepoint("sched_switch") {
+            Ok(arguments) if arguments.len() >= 4 => self.constants.push(("SWITCH_HAS_STATE", 1)),
+            Ok(_) => match btf.first_member(&["task_struct.__state", "task_struct.state"]) {
+                Ok(member) => self.constants.push(("TASK_STATE", member.offset_bytes)),
+                Err(cause) => self.lack_of(Part::Scheduler, &cause),
+            },
+            Err(cause) => self.lack_of(Part::Scheduler, &cause),
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! An array map of the kernel programs, mapped into this process: reading it costs no system call.
+
+use std::{
+    io,
+    marker::PhantomData,
+    os::fd::{AsRawFd, BorrowedFd},
+    ptr::NonNull,
+};
+
+/// A type that any bytes of its size are a value of, so that it may be copied out of a mapped array.
+///
+/// # Safety
+/// The type consists of integers and arrays of integers without implicit padding.
+pub unsafe trait Plain: Copy + 'static {}
+
+// SAFETY: `podlens_common` declares these of integers and arrays alone, padding written out.
+unsafe impl Plain for podlens_common::cgroup::Slot {}
+// SAFETY: as above.
+unsafe impl Plain for podlens_common::cgroup::Losses {}
+// SAFETY: as above.
+unsafe impl Plain for podlens_common::scheduler::Account {}
+// SAFETY: as above.
+unsafe impl Plain for podlens_common::scheduler::Cpu {}
+// SAFETY: as above.
+unsafe impl Plain for podlens_common::scheduler::Culprits {}
+
+/// The array, shared with the kernel programs.
+///
+/// A value is copied while a program may be writing it: each 64-bit word is whole, words may be of two
+/// moments. Whoever needs words that fit together reads twice or compares a counter.
+#[derive(Debug)]
+pub struct MappedArray<T> {
+    base: NonNull<T>,
+    entries: usize,
+    mapped_bytes: usize,
+    // The kernel's own reference to the map lives as long as the mapping.
+    of: PhantomData<T>,
+}
+
+// SAFETY: the memory is shared with the kernel in any case; all access is by volatile copies.
+unsafe impl<T: Plain> Send for MappedArray<T> {}
+// SAFETY: as above.
+unsafe impl<T: Plain> Sync for MappedArray<T> {}
+
+impl<T: Plain> MappedArray<T> {
+    /// Maps `entries` values of the array map behind `descriptor`, which was made with `BPF_F_MMAPABLE`.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn new(descriptor: BorrowedFd<'_>, entries: usize) -> io::Result<Self> {
+        let page_bytes = page_bytes();
+        // The kernel places values at multiples of 8 bytes; every `Plain` type here has such a size.
+        let mapped_bytes = (entries * size_of::<T>()).next_multiple_of(page_bytes);
+        // SAFETY: a new mapping at an address of the kernel's choice touches no existing memory.
+        let address = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                mapped_bytes,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                descriptor.as_raw_fd(),
+                0,
+            )
+        };
+        if address == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let base = NonNull::new(address.cast::<T>()).ok_or_else(|| io::Error::other("mmap gave address 0"))?;
+        Ok(Self { base, entries, mapped_bytes, of: PhantomData })
+    }
+
+    /// Copies an entry out.
+    #[must_use]
+    pub fn get(&self, index: usize) -> Option<T> {
+        let entry = self.entry(index)?;
+        // SAFETY: `entry` lies within the mapping and any bytes are a `T`.
+        Some(unsafe { entry.as_ptr().read_volatile() })
+    }
+
+    /// The first 64-bit word of an entry, where the programs keep its sequence number.
+    #[must_use]
+    pub fn first_word(&self, index: usize) -> Option<u64> {
+        let entry = self.entry(index)?;
+        // SAFETY: `entry` lies within the mapping, and each `Plain` type is at least one aligned word.
+        Some(unsafe { entry.as_ptr().cast::<u64>().read_volatile() })
+    }
+
+    /// Overwrites an entry that no program writes at the moment.
+    pub fn set(&self, index: usize, value: T) {
+        if let Some(entry) = self.entry(index) {
+            // SAFETY: `entry` lies within the mapping.
+            unsafe { entry.as_ptr().write_volatile(value) };
+        }
+    }
+
+    fn entry(&self, index: usize) -> Option<NonNull<T>> {
+        // SAFETY: `index` is below the number of entries that were mapped.
+        (index < self.entries).then(|| unsafe { self.base.add(index) })
+    }
+}
+
+impl<T> Drop for MappedArray<T> {
+    fn drop(&mut self) {
+        // SAFETY: address and length are those of the mapping, and no reference into it exists.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.mapped_bytes) };
+    }
+}
+
+fn page_bytes() -> usize {
+    // SAFETY: the call has no precondition.
+    let answer = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(answer).unwrap_or(4096)
+}

@@ -1,0 +1,14 @@
+//! Contact with the kernel: BTF, capabilities, the loaded object and its mapped arrays.
+//!
+//! The only place of the daemon with aya and `unsafe`. It knows the kernel programs' maps, and nothing of
+//! pods, metrics or exporters.
+
+pub mod btf;
+pub mod capabilities;
+pub mod facts;
+pub mod hierarchy;
+pub mod host;
+pub mod mapped;
+pub mod object;
+pub mod readable;
+pub mod thread;

@@ -1,0 +1,259 @@
+//! The kernel programs: loaded with the node's facts, attached, and their maps handed out.
+//!
+//! Attachments live as long as [`Object`]: when the process ends, however it ends, the kernel detaches and
+//! frees everything.
+
+use std::{
+    io,
+    os::fd::{AsFd as _, BorrowedFd},
+};
+
+use aya::{
+    Btf, Ebpf, EbpfLoader, VerifierLogLevel,
+    maps::{HashMap, Map, MapData, MapError, Queue, RingBuf},
+    programs::{BtfTracePoint, ProgramError},
+};
+use podlens_common::{
+    cgroup::{CgroupKey, Losses, SLOT_FIRST, Slot},
+    scheduler::{Account, Cpu, Culprits},
+};
+
+use super::{
+    facts::Facts,
+    hierarchy::Hierarchies,
+    mapped::{MappedArray, Plain},
+};
+
+/// The programs, as `build.rs` made them.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/podlens-bpf"));
+
+/// Entries of each CPU's cache of slots; the same number as in the programs.
+const CACHE_ENTRIES: u32 = 2048;
+
+/// Why the programs do not run.
+#[derive(Debug, thiserror::Error)]
+pub enum ObjectError {
+    /// The kernel's BTF is not readable for the loader.
+    #[error("cannot read the kernel's BTF for loading: the kernel needs CONFIG_DEBUG_INFO_BTF=y")]
+    Btf(#[source] aya::BtfError),
+    /// Maps were not created or the object was refused as a whole.
+    #[error(
+        "cannot load the BPF object: the process needs the capabilities BPF and PERFMON, and the kernel 5.8 or later"
+    )]
+    Load(#[source] Box<aya::EbpfError>),
+    /// The verifier refused a program.
+    #[error("the kernel refused the BPF program {name}")]
+    Verify {
+        /// Which one.
+        name: &'static str,
+        /// What it answered.
+        #[source]
+        source: Box<ProgramError>,
+    },
+    /// The program was not attached.
+    #[error("cannot attach the BPF program {name}")]
+    Attach {
+        /// Which one.
+        name: &'static str,
+        /// What the kernel answered.
+        #[source]
+        source: Box<ProgramError>,
+    },
+    /// The object lacks a program or a map: it was built from other sources than this daemon.
+    #[error("the BPF object has no {name}: daemon and object are of different builds")]
+    Missing {
+        /// Its name.
+        name: &'static str,
+    },
+    /// A map could not be opened, mapped or filled.
+    #[error("cannot use the BPF map {name}")]
+    Map {
+        /// Which one.
+        name: &'static str,
+        /// What the kernel answered.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// The loaded object.
+pub struct Object {
+    ebpf: Ebpf,
+    btf: Btf,
+    cpus: u32,
+    slots: u32,
+}
+
+impl Object {
+    /// Loads the maps and the constants; no program runs yet.
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    pub fn load(facts: &Facts, hierarchies: &Hierarchies, cpus: u32, slots: u32) -> Result<Self, ObjectError> {
+        let btf = Btf::from_sys_fs().map_err(ObjectError::Btf)?;
+        let mut constants = facts.constants.clone();
+        constants.extend([
+            ("HAS_V1", u32::from(hierarchies.v1.is_some())),
+            ("V1_HIERARCHY", hierarchies.v1_number),
+            ("SLOTS_COUNT", slots),
+            ("CPUS_COUNT", cpus),
+        ]);
+        let mut loader = EbpfLoader::new();
+        loader.btf(Some(&btf)).verifier_log_level(VerifierLogLevel::DISABLE);
+        for (name, value) in &constants {
+            loader.override_global(name, value, true);
+        }
+        for (name, entries) in [
+            ("SLOTS", slots),
+            ("FREE_SLOTS", slots),
+            ("SLOT_OF", slots * 2),
+            ("SLOT_CACHE", cpus * CACHE_ENTRIES),
+            ("LOSSES", cpus),
+            ("ACCOUNTS", cpus * slots),
+            ("CULPRITS", cpus * slots),
+            ("CPUS", cpus),
+        ] {
+            loader.map_max_entries(name, entries);
+        }
+        let ebpf = loader.load(OBJECT).map_err(|source| ObjectError::Load(Box::new(source)))?;
+        Ok(Self { ebpf, btf, cpus, slots })
+    }
+
+    /// Loads one program and attaches it to the tracepoint of the given name.
+    ///
+    /// # Errors
+    /// The verifier or the tracepoint refuses it.
+    pub fn attach(&mut self, name: &'static str, tracepoint: &str) -> Result<(), ObjectError> {
+        let program = self.ebpf.program_mut(name).ok_or(ObjectError::Missing { name })?;
+        let program: &mut BtfTracePoint =
+            program.try_into().map_err(|source| ObjectError::Verify { name, source: Box::new(source) })?;
+        program.load(tracepoint, &self.btf).map_err(|source| ObjectError::Verify { name, source: Box::new(source) })?;
+        program.attach().map_err(|source| ObjectError::Attach { name, source: Box::new(source) })?;
+        Ok(())
+    }
+
+    /// The maps behind slots.
+    ///
+    /// # Errors
+    /// A map cannot be used.
+    pub fn slot_maps(&mut self) -> Result<SlotMaps, ObjectError> {
+        let slots = self.mapped("SLOTS", self.slots)?;
+        let losses = self.mapped("LOSSES", self.cpus)?;
+        let slot_of = HashMap::try_from(self.take("SLOT_OF")?).map_err(|source| map_error("SLOT_OF", source))?;
+        let mut free = Queue::try_from(self.take("FREE_SLOTS")?).map_err(|source| map_error("FREE_SLOTS", source))?;
+        for slot in SLOT_FIRST..self.slots {
+            free.push(slot, 0).map_err(|source| map_error("FREE_SLOTS", source))?;
+        }
+        Ok(SlotMaps { slots, losses, slot_of, free, cpus: self.cpus, count: self.slots })
+    }
+
+    /// The maps of the collector `scheduler`.
+    ///
+    /// # Errors
+    /// A map cannot be used.
+    pub fn scheduler_maps(&mut self) -> Result<SchedulerMaps, ObjectError> {
+        Ok(SchedulerMaps {
+            accounts: self.mapped("ACCOUNTS", self.cpus * self.slots)?,
+            culprits: self.mapped("CULPRITS", self.cpus * self.slots)?,
+            cpus: self.mapped("CPUS", self.cpus)?,
+            cpu_count: self.cpus,
+            slot_count: self.slots,
+        })
+    }
+
+    /// The ring buffer of births and removals.
+    ///
+    /// # Errors
+    /// The map cannot be used.
+    pub fn events(&mut self) -> Result<RingBuf<MapData>, ObjectError> {
+        RingBuf::try_from(self.take("EVENTS")?).map_err(|source| map_error("EVENTS", source))
+    }
+
+    fn take(&mut self, name: &'static str) -> Result<Map, ObjectError> {
+        self.ebpf.take_map(name).ok_or(ObjectError::Missing { name })
+    }
+
+    fn mapped<T: Plain>(&mut self, name: &'static str, entries: u32) -> Result<MappedArray<T>, ObjectError> {
+        let map = self.ebpf.map(name).ok_or(ObjectError::Missing { name })?;
+        let descriptor = descriptor(map).map_err(|source| map_error(name, source))?;
+        MappedArray::new(descriptor, usize::try_from(entries).unwrap_or(usize::MAX))
+            .map_err(|source| map_error(name, source))
+    }
+}
+
+fn descriptor(map: &Map) -> Result<BorrowedFd<'_>, io::Error> {
+    match map {
+        Map::Array(map) => Ok(map.fd().as_fd()),
+        _ => Err(io::Error::other("it is no array")),
+    }
+}
+
+fn map_error(name: &'static str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ObjectError {
+    ObjectError::Map { name, source: source.into() }
+}
+
+/// The maps of the collector `scheduler`; accounts and culprits are indexed by CPU times slots plus slot.
+#[derive(Debug)]
+pub struct SchedulerMaps {
+    /// Accounts, by CPU and slot.
+    pub accounts: MappedArray<Account>,
+    /// Culprits, by CPU and waiting slot.
+    pub culprits: MappedArray<Culprits>,
+    /// What each CPU is doing.
+    pub cpus: MappedArray<Cpu>,
+    /// How many CPUs can exist.
+    pub cpu_count: u32,
+    /// How many slots there are.
+    pub slot_count: u32,
+}
+
+/// Who holds which slot, and the way to give slots back.
+pub struct SlotMaps {
+    slots: MappedArray<Slot>,
+    losses: MappedArray<Losses>,
+    slot_of: HashMap<MapData, CgroupKey, u64>,
+    free: Queue<MapData, u32>,
+    cpus: u32,
+    count: u32,
+}
+
+impl SlotMaps {
+    /// How many slots there are.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// Who holds the slot.
+    #[must_use]
+    pub fn get(&self, slot: u32) -> Option<Slot> {
+        self.slots.get(usize::try_from(slot).ok()?)
+    }
+
+    /// Gives a slot back whose cgroup is gone and whose accounts were cleared.
+    ///
+    /// # Errors
+    /// A map operation fails; the slot then stays out of use.
+    pub fn release(&mut self, slot: u32, held: Slot) -> Result<(), MapError> {
+        self.slot_of.remove(&held.key)?;
+        let free = Slot { generation: held.generation.wrapping_add(1), ..Slot::default() };
+        self.slots.set(usize::try_from(slot).unwrap_or(usize::MAX), free);
+        self.free.push(slot, 0)
+    }
+
+    /// What went wrong in the kernel, over all CPUs.
+    #[must_use]
+    pub fn losses(&self) -> Losses {
+        let mut sum = Losses::default();
+        for cpu in 0..self.cpus {
+            let Some(one) = usize::try_from(cpu).ok().and_then(|cpu| self.losses.get(cpu)) else { continue };
+            sum.no_free_slot += one.no_free_slot;
+            sum.table_full += one.table_full;
+            sum.event_lost += one.event_lost;
+            sum.path_unreadable += one.path_unreadable;
+            sum.cache_misses += one.cache_misses;
+            sum.no_cgroup += one.no_cgroup;
+        }
+        sum
+    }
+}

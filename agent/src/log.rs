@@ -1,0 +1,17 @@
+//! The log: lines on standard error, for people or as JSON.
+
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{Log, LogFormat};
+
+/// Starts logging for the whole process.
+pub fn start(log: &Log) {
+    // The libraries below podlens speak up only when something is wrong.
+    let filter = EnvFilter::new(format!("warn,podlens={}", log.level.as_str()));
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    // A second start, in a test for instance, keeps the first.
+    let _ = match log.format {
+        LogFormat::Text => lines.with_ansi(false).try_init(),
+        LogFormat::Json => lines.json().try_init(),
+    };
+}

@@ -1,0 +1,38 @@
+//! The binary `podlens`.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use podlens::{
+    check,
+    cli::{Cli, Command, ConfigFile},
+    collectors,
+    config::{self, Config, Inputs},
+    log, run, snapshot,
+};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = match cli.command {
+        Command::Run(options) => load(options.config.clone(), options.flags()).and_then(|config| {
+            log::start(&config.log);
+            run::run(&config).map(|()| ExitCode::SUCCESS)
+        }),
+        Command::Check(options) => load(options.config, Vec::new()).and_then(|config| check::run(&config)),
+        Command::Snapshot(options) => load(options.config.clone(), Vec::new())
+            .and_then(|config| snapshot::run(&config, &options).map(|()| ExitCode::SUCCESS)),
+    };
+    outcome.unwrap_or_else(|cause| {
+        eprintln!("podlens: {cause:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn load(file: ConfigFile, flags: Vec<(&'static str, String)>) -> anyhow::Result<Config> {
+    let names = collectors::switchable();
+    let loaded = config::load(&Inputs::of_process(&names, file.file, flags))?;
+    for warning in &loaded.warnings {
+        eprintln!("podlens: {warning}");
+    }
+    Ok(loaded.config)
+}

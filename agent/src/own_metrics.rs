@@ -1,0 +1,85 @@
+//! What the pipeline counts about itself, as metrics of the agent: read anew whenever they are gathered.
+
+use std::sync::Arc;
+
+use prometheus::{
+    CounterVec, GaugeVec, Opts,
+    core::{Collector, Desc},
+    proto::MetricFamily,
+};
+
+use crate::{
+    collectors::State,
+    export::self_telemetry::{SelfTelemetry, SelfTelemetryError},
+    pipeline::Pipeline,
+};
+
+/// The metrics, tied to their pipeline.
+#[derive(Clone)]
+pub struct OwnMetrics {
+    pipeline: Arc<Pipeline>,
+    state: GaugeVec,
+    slots: GaugeVec,
+    sweep: GaugeVec,
+    gone: GaugeVec,
+    lost: CounterVec,
+}
+
+impl OwnMetrics {
+    /// Adds them to the agent's own metrics.
+    ///
+    /// # Errors
+    /// A definition is wrong or exists twice.
+    pub fn register(telemetry: &SelfTelemetry, pipeline: &Arc<Pipeline>) -> Result<(), SelfTelemetryError> {
+        let gauge = |name: &str, help: &str, labels: &[&str]| {
+            GaugeVec::new(Opts::new(name, help), labels)
+                .map_err(|source| SelfTelemetryError::Register { name: name.to_owned(), source })
+        };
+        let lost = "podlens_lost_total";
+        telemetry.register(Self {
+            pipeline: Arc::clone(pipeline),
+            state: gauge(
+                "podlens_collector_state",
+                "1 for the state that the collector is in",
+                &["collector", "state"],
+            )?,
+            slots: gauge("podlens_slots", "Slots for cgroups in the kernel programs", &["state"])?,
+            sweep: gauge("podlens_sweep_seconds", "Time that the last reading of all slots took", &[])?,
+            gone: gauge(
+                "podlens_gone_owners",
+                "Pods' containers and units that are gone and wait for their last export",
+                &[],
+            )?,
+            lost: CounterVec::new(Opts::new(lost, "What could not be counted or named"), &["collector", "reason"])
+                .map_err(|source| SelfTelemetryError::Register { name: lost.to_owned(), source })?,
+        })
+    }
+}
+
+impl Collector for OwnMetrics {
+    fn desc(&self) -> Vec<&Desc> {
+        [self.state.desc(), self.slots.desc(), self.sweep.desc(), self.gone.desc(), self.lost.desc()].concat()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let health = self.pipeline.health();
+        for (collector, state) in self.pipeline.states() {
+            for name in State::NAMES {
+                self.state.with_label_values(&[*collector, name]).set(f64::from(u8::from(state.name() == name)));
+            }
+        }
+        for (state, count) in health.slots {
+            if !state.is_empty() {
+                self.slots.with_label_values(&[state]).set(count as f64);
+            }
+        }
+        self.sweep.with_label_values::<&str>(&[]).set(health.sweep.as_secs_f64());
+        self.gone.with_label_values::<&str>(&[]).set(health.gone_owners as f64);
+        for (collector, reason, count) in &health.lost {
+            let counter = self.lost.with_label_values(&[*collector, *reason]);
+            counter.inc_by((*count as f64 - counter.get()).max(0.0));
+        }
+        [self.state.collect(), self.slots.collect(), self.sweep.collect(), self.gone.collect(), self.lost.collect()]
+            .concat()
+    }
+}

@@ -1,0 +1,305 @@
+//! The ledger: what each owner has used, over all its cgroups, living and gone.
+//!
+//! Pure bookkeeping. The pipeline enters rows at each sweep and takes a snapshot; exporters acknowledge
+//! snapshots; an owner whose last cgroup is gone stays until every exporter that is at work has had its final
+//! values, or until the linger time is over, which is counted.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use super::{
+    Family, Histogram, Kind, Layout, Metric, Owner, OwnerState, Row, Sample, Snapshot, Unit, Value, snapshot::Culprit,
+};
+
+/// Culprits that are told by name for one waiting owner; the lightest beyond them become "(other)".
+pub const CULPRITS_PER_OWNER: usize = 16;
+
+/// One collector's part of the ledger.
+#[derive(Clone, Debug)]
+pub struct Section {
+    /// How its rows are laid out.
+    pub layout: Layout,
+    /// The metric split by culprit: itself, the metric that it splits, and the label values of that.
+    pub split: Option<(&'static Metric, &'static Metric, &'static [usize])>,
+}
+
+/// All owners' values.
+#[derive(Debug)]
+pub struct Ledger {
+    sections: Vec<Section>,
+    entries: HashMap<Owner, Entry>,
+    exporters: HashMap<String, Exporter>,
+    linger: Duration,
+    sequence: u64,
+    expired: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    since: SystemTime,
+    /// One a section.
+    accounts: Vec<Account>,
+    /// A cgroup of this owner was read in the present sweep.
+    present: bool,
+    gone: Option<Gone>,
+}
+
+#[derive(Clone, Debug)]
+struct Account {
+    /// Values of cgroups that are gone.
+    retired: Row,
+    /// Values of living cgroups as of the present sweep.
+    living: Row,
+    /// Time lost to others by name.
+    caused_ns: HashMap<Owner, u64>,
+}
+
+/// When the final values were first in a snapshot.
+#[derive(Clone, Copy, Debug)]
+struct Gone {
+    sequence: u64,
+    at: Instant,
+}
+
+#[derive(Debug)]
+struct Exporter {
+    acknowledged: u64,
+    at: Instant,
+}
+
+impl Ledger {
+    /// An empty ledger with one section a collector.
+    #[must_use]
+    pub fn new(sections: Vec<Section>, linger: Duration) -> Self {
+        Self { sections, entries: HashMap::new(), exporters: HashMap::new(), linger, sequence: 0, expired: 0 }
+    }
+
+    /// Starts a sweep: forgets who may be forgotten, and expects all others to be entered anew.
+    pub fn begin(&mut self, now: Instant) {
+        self.sequence += 1;
+        self.forget(now);
+        for entry in self.entries.values_mut() {
+            entry.present = false;
+            for (account, section) in entry.accounts.iter_mut().zip(&self.sections) {
+                account.living = section.layout.row();
+            }
+        }
+    }
+
+    /// Enters what a living cgroup of the owner has used so far.
+    pub fn observe(&mut self, section: usize, owner: &Owner, since: SystemTime, row: &Row) {
+        let entry = self.entry(owner, since);
+        entry.present = true;
+        entry.gone = None;
+        if let Some(account) = entry.accounts.get_mut(section) {
+            account.living.add_row(row);
+        }
+    }
+
+    /// Enters what a cgroup of the owner had used when it went.
+    pub fn retire(&mut self, section: usize, owner: &Owner, since: SystemTime, row: &Row) {
+        if let Some(account) = self.entry(owner, since).accounts.get_mut(section) {
+            account.retired.add_row(row);
+        }
+    }
+
+    /// Enters time that one owner lost to another. An owner is no culprit of itself.
+    pub fn caused(&mut self, section: usize, owner: &Owner, culprit: &Owner, ns: u64) {
+        let Some(account) = self.entries.get_mut(owner).and_then(|entry| entry.accounts.get_mut(section)) else {
+            return;
+        };
+        if let Some(sum_ns) = account.caused_ns.get_mut(culprit) {
+            *sum_ns += ns;
+            return;
+        }
+        if account.caused_ns.len() >= CULPRITS_PER_OWNER {
+            let lightest =
+                account.caused_ns.iter().min_by_key(|(_, ns)| **ns).map(|(culprit, ns)| (culprit.clone(), *ns));
+            match lightest {
+                Some((lightest, least_ns)) if least_ns < ns => account.caused_ns.remove(&lightest),
+                _ => return,
+            };
+        }
+        account.caused_ns.insert(culprit.clone(), ns);
+    }
+
+    /// Ends a sweep: an owner of whom nothing living was read is gone.
+    pub fn finish(&mut self, now: Instant) {
+        for entry in self.entries.values_mut() {
+            if !entry.present && entry.gone.is_none() {
+                entry.gone = Some(Gone { sequence: self.sequence, at: now });
+            }
+        }
+    }
+
+    /// The view of this sweep. `name` gives an owner the names that are known for it now.
+    #[must_use]
+    pub fn snapshot(&self, taken: SystemTime, node: Arc<str>, name: impl Fn(&Owner) -> Owner) -> Snapshot {
+        let mut listed: Vec<(Owner, &Owner, &Entry)> =
+            self.entries.iter().map(|(owner, entry)| (name(owner), owner, entry)).collect();
+        listed.sort_by(|one, other| one.0.cmp(&other.0));
+        let mut owners: Vec<OwnerState> = listed
+            .iter()
+            .map(|(named, _, entry)| OwnerState {
+                owner: named.clone(),
+                since: entry.since,
+                gone: entry.gone.is_some(),
+            })
+            .collect();
+        let mut culprits = Culprits::default();
+        let mut families = Vec::new();
+        for (number, section) in self.sections.iter().enumerate() {
+            for column in section.layout.columns() {
+                let mut samples = Vec::new();
+                for (position, (_, _, entry)) in (0u32..).zip(&listed) {
+                    let Some(account) = entry.accounts.get(number) else { continue };
+                    let total = account.total();
+                    if section.split.is_some_and(|(metric, ..)| std::ptr::eq(metric, column.metric)) {
+                        account.split(
+                            section,
+                            &total,
+                            position,
+                            &mut |owner| culprits.position(&mut owners, &name, owner),
+                            &mut samples,
+                        );
+                    } else {
+                        push_samples(column.metric, total.cells(*column), position, &mut samples);
+                    }
+                }
+                families.push(Family { metric: column.metric, samples });
+            }
+        }
+        Snapshot { sequence: self.sequence, taken, node, owners, families }
+    }
+
+    /// The exporter has delivered the snapshot of that number.
+    pub fn exported(&mut self, exporter: &str, sequence: u64, now: Instant) {
+        let known = self.exporters.entry(exporter.to_owned()).or_insert(Exporter { acknowledged: 0, at: now });
+        known.acknowledged = known.acknowledged.max(sequence);
+        known.at = now;
+    }
+
+    /// Owners whose final values were dropped before an exporter had them.
+    #[must_use]
+    pub fn expired(&self) -> u64 {
+        self.expired
+    }
+
+    /// Owners that are gone and not yet forgotten.
+    #[must_use]
+    pub fn gone(&self) -> usize {
+        self.entries.values().filter(|entry| entry.gone.is_some()).count()
+    }
+
+    fn entry(&mut self, owner: &Owner, since: SystemTime) -> &mut Entry {
+        let sections = &self.sections;
+        let entry = self.entries.entry(owner.clone()).or_insert_with(|| Entry {
+            since,
+            accounts: sections.iter().map(|section| Account::new(&section.layout)).collect(),
+            present: false,
+            gone: None,
+        });
+        entry.since = entry.since.min(since);
+        entry
+    }
+
+    fn forget(&mut self, now: Instant) {
+        let linger = self.linger;
+        self.exporters.retain(|_, exporter| now.duration_since(exporter.at) < linger);
+        let slowest = self.exporters.values().map(|exporter| exporter.acknowledged).min();
+        let mut expired = 0;
+        self.entries.retain(|_, entry| {
+            let Some(gone) = entry.gone else { return true };
+            let delivered = slowest.is_some_and(|acknowledged| acknowledged >= gone.sequence);
+            let over = now.duration_since(gone.at) >= linger;
+            expired += u64::from(over && !delivered);
+            !(delivered || over)
+        });
+        self.expired += expired;
+    }
+}
+
+impl Account {
+    fn new(layout: &Layout) -> Self {
+        Self { retired: layout.row(), living: layout.row(), caused_ns: HashMap::new() }
+    }
+
+    fn total(&self) -> Row {
+        let mut total = self.retired.clone();
+        total.add_row(&self.living);
+        total
+    }
+
+    /// The split by culprit; what no name accounts for is the other culprits'.
+    fn split(
+        &self,
+        section: &Section,
+        total: &Row,
+        owner: u32,
+        position: &mut dyn FnMut(&Owner) -> u32,
+        samples: &mut Vec<Sample>,
+    ) {
+        let Some((_, of, label_values)) = section.split else { return };
+        let cells = section.layout.column(of).map(|column| total.cells(column)).unwrap_or_default();
+        let whole_ns: u64 = label_values.iter().filter_map(|value| cells.get(*value)).sum();
+        let mut by_name: HashMap<u32, u64> = HashMap::new();
+        for (culprit, ns) in &self.caused_ns {
+            *by_name.entry(position(culprit)).or_default() += ns;
+        }
+        let mut by_name: Vec<(u32, u64)> = by_name.into_iter().collect();
+        by_name.sort_unstable();
+        let named_ns: u64 = by_name.iter().map(|(_, ns)| ns).sum();
+        let mut push = |culprit, ns| {
+            samples.push(Sample { owner, label_value: 0, culprit: Some(culprit), value: Value::Nanoseconds(ns) });
+        };
+        for (culprit, ns) in by_name {
+            push(Culprit::Owner(culprit), ns);
+        }
+        let other_ns = whole_ns.saturating_sub(named_ns);
+        if other_ns > 0 {
+            push(Culprit::Other, other_ns);
+        }
+    }
+}
+
+/// Positions of culprits among a snapshot's owners; one that has no values of its own is added behind them.
+#[derive(Default)]
+struct Culprits {
+    positions: HashMap<Owner, u32>,
+}
+
+impl Culprits {
+    fn position(&mut self, owners: &mut Vec<OwnerState>, name: &impl Fn(&Owner) -> Owner, culprit: &Owner) -> u32 {
+        let named = name(culprit);
+        *self.positions.entry(named).or_insert_with_key(|named| {
+            let found = owners.iter().position(|state| state.owner == *named);
+            let position = found.unwrap_or_else(|| {
+                owners.push(OwnerState { owner: named.clone(), since: SystemTime::UNIX_EPOCH, gone: true });
+                owners.len() - 1
+            });
+            u32::try_from(position).unwrap_or(u32::MAX)
+        })
+    }
+}
+
+fn push_samples(metric: &'static Metric, cells: &[u64], owner: u32, samples: &mut Vec<Sample>) {
+    if metric.kind == Kind::Histogram {
+        let mut histogram = Histogram::default();
+        for (bucket, count) in histogram.buckets.iter_mut().zip(cells) {
+            *bucket = *count;
+        }
+        histogram.sum_ns = cells.last().copied().unwrap_or_default();
+        samples.push(Sample { owner, label_value: 0, culprit: None, value: Value::Histogram(Arc::new(histogram)) });
+        return;
+    }
+    for (label_value, cell) in (0u8..).zip(cells) {
+        let value = match metric.unit {
+            Unit::Seconds => Value::Nanoseconds(*cell),
+            Unit::Bytes | Unit::Count(_) => Value::Integer(*cell),
+        };
+        samples.push(Sample { owner, label_value, culprit: None, value });
+    }
+}

@@ -1,0 +1,16 @@
+//! The snapshot: one immutable view of all owners and their values, which every exporter reads.
+//!
+//! Pure data. Collectors define the metrics, the pipeline fills a snapshot, exporters walk it; nothing
+//! here does I/O or knows a metric by name.
+
+pub mod cells;
+pub mod ledger;
+pub mod metric;
+pub mod owner;
+pub mod snapshot;
+
+pub use cells::{Column, Layout, Row};
+pub use ledger::Ledger;
+pub use metric::{Kind, Label, Metric, Unit};
+pub use owner::{Container, Owner};
+pub use snapshot::{Family, Histogram, OwnerState, Sample, Snapshot, Value};

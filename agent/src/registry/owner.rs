@@ -1,0 +1,40 @@
+//! Who a value belongs to: a container of a pod, or a unit of the node.
+
+use std::sync::Arc;
+
+/// A container of a Kubernetes pod.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Container {
+    /// Namespace of the pod; empty while it is not known.
+    pub namespace: Arc<str>,
+    /// Name of the pod; its uid while the name is not known.
+    pub pod: Arc<str>,
+    /// Name of the container; the first 12 digits of its id while the name is not known.
+    pub container: Arc<str>,
+    /// The pod's uid, as the cgroup tells it.
+    pub pod_uid: Arc<str>,
+    /// The runtime's id of the container, 64 hexadecimal digits; empty for the pod's own cgroup.
+    pub container_id: Arc<str>,
+}
+
+/// The owner of a value.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Owner {
+    /// A container of a pod.
+    Container(Container),
+    /// Anything else: a systemd unit, a container outside pods, a plain cgroup, `kernel`, `unattributed`.
+    Unit(Arc<str>),
+}
+
+impl Owner {
+    /// The owner of kernel threads.
+    pub const KERNEL: &'static str = "kernel";
+    /// The owner of activity whose cgroup is not known.
+    pub const UNATTRIBUTED: &'static str = "unattributed";
+
+    /// A unit of the given name.
+    #[must_use]
+    pub fn unit(name: &str) -> Self {
+        Self::Unit(name.into())
+    }
+}

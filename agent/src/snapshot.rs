@@ -1,0 +1,43 @@
+//! `podlens snapshot`: measures for a moment, prints, and ends.
+
+use std::{
+    io::Write as _,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    cli::{Output, Snapshot as Options},
+    config::Config,
+    export::{json, prometheus},
+    pipeline::Pipeline,
+    ui::table,
+};
+
+/// Measures and prints.
+///
+/// # Errors
+/// Nothing can be measured on this node, or standard output is closed.
+pub fn run(config: &Config, options: &Options) -> Result<()> {
+    let pipeline = Pipeline::start(config)?;
+    if !pipeline.is_useful() {
+        let why: Vec<String> =
+            pipeline.states().iter().filter_map(|(name, state)| Some(format!("{name}: {}", state.reason()?))).collect();
+        bail!("nothing can be measured here: {}", why.join("; "));
+    }
+    let began = Instant::now();
+    let before = pipeline.sweep();
+    let until = began + Duration::from_secs(options.seconds);
+    while let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+        std::thread::sleep(left.min(Duration::from_secs(1)));
+        pipeline.tidy();
+    }
+    let after = pipeline.sweep();
+    let bytes = match options.output {
+        Output::Table => table::render(&before, &after, began.elapsed().as_secs_f64()).into_bytes(),
+        Output::Json => json::encode(&after).into_bytes(),
+        Output::Prometheus => prometheus::encode(&after, None, prometheus::Format::Text),
+    };
+    std::io::stdout().write_all(&bytes).context("cannot write to standard output")
+}

@@ -1,0 +1,3 @@
+//! Views for people. They read the same snapshots as the exporters.
+
+pub mod table;

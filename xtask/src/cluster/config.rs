@@ -1,0 +1,229 @@
+//! The configuration of every part of the cluster: command lines and files. Pure text; it starts nothing.
+//! Called by [`super::up`].
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::{
+    components::Components,
+    node::{NODE_ADDRESS, SERVICE_ADDRESS},
+    pki::NODE_NAME,
+};
+
+/// The sandbox's image.
+pub(crate) const PAUSE_IMAGE: &str = "docker.io/library/podlens-pause:1";
+/// A shell and its tools for test pods: `image: busybox:1`.
+pub(crate) const BUSYBOX_IMAGE: &str = "docker.io/library/busybox:1";
+
+/// One part of the cluster that runs as a process on the node.
+pub(crate) struct Program {
+    pub(crate) name: &'static str,
+    pub(crate) path: PathBuf,
+    pub(crate) arguments: Vec<String>,
+}
+
+/// All parts, in the order of their start.
+pub(crate) fn programs(components: &Components, state: &Path) -> [Program; 6] {
+    let key = |file: &str| state.join("pki").join(file).display().to_string();
+    let kubeconfig = |user: &str| state.join(format!("{user}.kubeconfig")).display().to_string();
+    let etcd = Program {
+        name: "etcd",
+        path: components.etcd(),
+        arguments: vec![
+            format!("--data-dir={}", state.join("etcd").display()),
+            "--listen-client-urls=http://127.0.0.1:2379".into(),
+            "--advertise-client-urls=http://127.0.0.1:2379".into(),
+            "--listen-peer-urls=http://127.0.0.1:2380".into(),
+            // The cluster does not outlive its processes, so its data need not outlive a power cut.
+            "--unsafe-no-fsync".into(),
+        ],
+    };
+    let apiserver = Program {
+        name: "kube-apiserver",
+        path: components.kubernetes("kube-apiserver"),
+        arguments: vec![
+            "--etcd-servers=http://127.0.0.1:2379".into(),
+            "--bind-address=0.0.0.0".into(),
+            // The port of the service `kubernetes`, whose address is the node's own.
+            "--secure-port=443".into(),
+            format!("--advertise-address={NODE_ADDRESS}"),
+            "--endpoint-reconciler-type=none".into(),
+            "--service-cluster-ip-range=10.96.0.0/16".into(),
+            format!("--tls-cert-file={}", key("apiserver.crt")),
+            format!("--tls-private-key-file={}", key("apiserver.key")),
+            format!("--client-ca-file={}", key("ca.crt")),
+            format!("--kubelet-client-certificate={}", key("apiserver-kubelet.crt")),
+            format!("--kubelet-client-key={}", key("apiserver-kubelet.key")),
+            format!("--kubelet-certificate-authority={}", key("ca.crt")),
+            "--kubelet-preferred-address-types=InternalIP".into(),
+            format!("--service-account-key-file={}", key("service-account.pub")),
+            format!("--service-account-signing-key-file={}", key("service-account.key")),
+            "--service-account-issuer=https://kubernetes.default.svc".into(),
+            "--authorization-mode=Node,RBAC".into(),
+            "--enable-admission-plugins=NodeRestriction".into(),
+            "--allow-privileged=true".into(),
+        ],
+    };
+    let controller_manager = Program {
+        name: "kube-controller-manager",
+        path: components.kubernetes("kube-controller-manager"),
+        arguments: vec![
+            format!("--kubeconfig={}", kubeconfig("controller-manager")),
+            format!("--service-account-private-key-file={}", key("service-account.key")),
+            format!("--root-ca-file={}", key("ca.crt")),
+            "--use-service-account-credentials=true".into(),
+            "--leader-elect=false".into(),
+            "--bind-address=127.0.0.1".into(),
+        ],
+    };
+    let scheduler = Program {
+        name: "kube-scheduler",
+        path: components.kubernetes("kube-scheduler"),
+        arguments: vec![
+            format!("--kubeconfig={}", kubeconfig("scheduler")),
+            "--leader-elect=false".into(),
+            "--bind-address=127.0.0.1".into(),
+        ],
+    };
+    let containerd = Program {
+        name: "containerd",
+        path: components.containerd_directory().join("containerd"),
+        arguments: vec![format!("--config={}", state.join("containerd.toml").display())],
+    };
+    let kubelet = Program {
+        name: "kubelet",
+        path: components.kubernetes("kubelet"),
+        arguments: vec![
+            format!("--config={}", state.join("kubelet.json").display()),
+            format!("--kubeconfig={}", kubeconfig("kubelet")),
+            format!("--hostname-override={NODE_NAME}"),
+            format!("--node-ip={NODE_ADDRESS}"),
+        ],
+    };
+    [etcd, apiserver, controller_manager, scheduler, containerd, kubelet]
+}
+
+/// Every file that the programs read, by its path below the state directory.
+pub(crate) fn files(components: &Components, state: &Path) -> Vec<(String, String)> {
+    let mut files: Vec<(String, String)> = ["admin", "controller-manager", "scheduler", "kubelet"]
+        .into_iter()
+        .map(|user| (format!("{user}.kubeconfig"), kubeconfig(state, user).to_string()))
+        .collect();
+    files.push(("containerd.toml".into(), containerd(components, state)));
+    files.push(("kubelet.json".into(), kubelet(state).to_string()));
+    files.push(("cni/10-bridge.conflist".into(), bridge().to_string()));
+    files
+}
+
+fn kubeconfig(state: &Path, user: &str) -> Value {
+    let key = |file: String| state.join("pki").join(file).display().to_string();
+    json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "podlens",
+        "contexts": [{ "name": "podlens", "context": { "cluster": "podlens", "user": user } }],
+        "clusters": [{
+            "name": "podlens",
+            "cluster": {
+                "server": format!("https://{SERVICE_ADDRESS}"),
+                "certificate-authority": key("ca.crt".into()),
+            },
+        }],
+        "users": [{
+            "name": user,
+            "user": {
+                "client-certificate": key(format!("{user}.crt")),
+                "client-key": key(format!("{user}.key")),
+            },
+        }],
+    })
+}
+
+fn kubelet(state: &Path) -> Value {
+    let pki = |file: &str| state.join("pki").join(file).display().to_string();
+    json!({
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "kind": "KubeletConfiguration",
+        "authentication": {
+            "anonymous": { "enabled": false },
+            "webhook": { "enabled": true },
+            "x509": { "clientCAFile": pki("ca.crt") },
+        },
+        "authorization": { "mode": "Webhook" },
+        "tlsCertFile": pki("kubelet-server.crt"),
+        "tlsPrivateKeyFile": pki("kubelet-server.key"),
+        "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
+        "cgroupDriver": "cgroupfs",
+        "failSwapOn": false,
+        "failCgroupV1": false,
+        "enforceNodeAllocatable": [],
+        "makeIPTablesUtilChains": false,
+        "resolvConf": "",
+        "staticPodPath": state.join("manifests").display().to_string(),
+        "fileCheckFrequency": "2s",
+        "volumePluginDir": "/var/lib/kubelet/volume-plugins",
+        // Lowering it needs CAP_SYS_RESOURCE, which a container that builds does not have.
+        "oomScoreAdj": 0,
+        "maxPods": 250,
+        "evictionHard": {
+            "memory.available": "50Mi",
+            "nodefs.available": "1%",
+            "nodefs.inodesFree": "1%",
+            "imagefs.available": "1%",
+        },
+        // The images cannot be pulled again.
+        "imageGCHighThresholdPercent": 100,
+        "imageGCLowThresholdPercent": 99,
+    })
+}
+
+fn bridge() -> Value {
+    json!({
+        "cniVersion": "0.4.0",
+        "name": "podlens",
+        "plugins": [{
+            "type": "bridge",
+            "bridge": "cni0",
+            "isGateway": true,
+            "isDefaultGateway": true,
+            "ipam": {
+                "type": "host-local",
+                "ranges": [[{ "subnet": "10.88.0.0/16", "gateway": NODE_ADDRESS }]],
+            },
+        }],
+    })
+}
+
+fn containerd(components: &Components, state: &Path) -> String {
+    let runc = components.runc();
+    let plugins = components.cni_plugins();
+    // restrict_oom_score_adj: without CAP_SYS_RESOURCE runc cannot lower the score and every sandbox fails.
+    format!(
+        r#"version = 2
+root = "/var/lib/containerd"
+state = "/run/containerd"
+
+[grpc]
+address = "/run/containerd/containerd.sock"
+
+[plugins."io.containerd.grpc.v1.cri"]
+sandbox_image = "{PAUSE_IMAGE}"
+restrict_oom_score_adj = true
+
+[plugins."io.containerd.grpc.v1.cri".cni]
+bin_dir = "{plugins}"
+conf_dir = "{configurations}"
+
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+runtime_type = "io.containerd.runc.v2"
+
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+BinaryName = "{runc}"
+SystemdCgroup = false
+"#,
+        plugins = plugins.display(),
+        configurations = state.join("cni").display(),
+        runc = runc.display(),
+    )
+}

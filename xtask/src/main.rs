@@ -1,0 +1,99 @@
+//! Sets a machine up and builds, runs and tests podlens: `cargo xtask --help`.
+//!
+//! No part of what is shipped. A person, README's two commands and .ci/run call it.
+
+mod agent;
+mod ci;
+mod components;
+mod debian;
+mod kernels;
+mod libtest;
+mod packages;
+mod places;
+mod process;
+mod run;
+mod setup;
+mod test;
+mod toolchain;
+mod vm;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::{agent::Form, setup::Purpose};
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    about = "Sets a machine up and builds, runs and tests podlens"
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Bring what a fresh machine lacks; fast when nothing is lacking
+    Setup {
+        /// Only what this purpose needs; without it, everything
+        #[arg(long = "for", value_name = "PURPOSE")]
+        purpose: Option<Purpose>,
+    },
+    /// Build podlens
+    Build {
+        /// With optimization
+        #[arg(long)]
+        release: bool,
+        /// Linked with musl: one file that runs on any distribution
+        #[arg(long = "static")]
+        static_binary: bool,
+    },
+    /// Build podlens, run it on this machine, say where to look and show a first table
+    Run {
+        /// Arguments for `podlens run`, after `--`
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
+    /// Run all checks and tests
+    Test(test::Choice),
+    /// Run a static program on other kernels, in virtual machines
+    Vm(vm::Choice),
+    /// Run what continuous integration runs
+    Ci,
+}
+
+fn main() -> ExitCode {
+    match perform(Arguments::parse().command) {
+        Ok(code) => code,
+        // Without the backtrace that `Debug` would add: the chain of causes names every act.
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(task: Task) -> Result<ExitCode> {
+    match task {
+        Task::Setup { purpose } => {
+            setup::run(purpose.map_or(Purpose::ALL, Purpose::with_its_base))?;
+        }
+        Task::Build {
+            release,
+            static_binary,
+        } => {
+            agent::build(Form {
+                release,
+                static_binary,
+            })?;
+        }
+        Task::Run { arguments } => return run::run(&arguments),
+        Task::Test(choice) => return test::run(&choice),
+        Task::Vm(choice) => return vm::run(&choice),
+        Task::Ci => return ci::run(),
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,49 @@
+#!/bin/busybox sh
+# The first process of the virtual machine: mounts what podlens reads, runs /test/run, says how it ended and stops
+# the machine. PODLENS_CGROUP, from the kernel's command line, chooses how control groups are mounted.
+
+/bin/busybox --install -s /bin
+export PATH=/bin HOME=/tmp TMPDIR=/tmp
+
+mount -t devtmpfs devtmpfs /dev
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t tmpfs tmpfs /tmp
+mount -t tmpfs tmpfs /run
+mount -t tracefs tracefs /sys/kernel/tracing
+mount -t bpf bpf /sys/fs/bpf
+ip link set lo up
+
+unified() {
+    mkdir -p "$1"
+    mount -t cgroup2 cgroup2 "$1"
+}
+
+legacy() {
+    mount -t tmpfs tmpfs /sys/fs/cgroup
+    for controllers in cpu,cpuacct cpuset memory pids blkio devices freezer; do
+        mkdir "/sys/fs/cgroup/$controllers"
+        mount -t cgroup -o "$controllers" cgroup "/sys/fs/cgroup/$controllers" || rmdir "/sys/fs/cgroup/$controllers"
+    done
+}
+
+case "$PODLENS_CGROUP" in
+v1) legacy ;;
+hybrid)
+    legacy
+    unified /sys/fs/cgroup/unified
+    ;;
+*)
+    unified /sys/fs/cgroup
+    for controller in $(cat /sys/fs/cgroup/cgroup.controllers); do
+        echo "+$controller" >/sys/fs/cgroup/cgroup.subtree_control
+    done
+    ;;
+esac
+
+cd /tmp
+echo "PODLENS_VM_BOOT=$(uname -r)"
+sh /test/run </dev/null
+echo "PODLENS_VM_EXIT=$?"
+# QEMU ends at a reboot, which needs no ACPI.
+reboot -f
