@@ -19,6 +19,8 @@ pub const SLOT_ROOT: u32 = 2;
 pub const SLOT_FIRST: u32 = 3;
 /// Nobody: the idle task. Not an index.
 pub const SLOT_IDLE: u32 = u32::MAX;
+/// Whoever held a CPU before the programs were attached. Not an index.
+pub const SLOT_UNSEEN: u32 = u32::MAX - 1;
 
 /// One slot: the cgroup that holds it, written by the kernel when the cgroup's first task is dispatched and
 /// cleared by the daemon when the slot is released.

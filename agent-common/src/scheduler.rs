@@ -68,8 +68,9 @@ impl Account {
     };
 }
 
-/// Slices that a CPU remembers.
-pub const HISTORY: usize = 64;
+/// Slices that a CPU remembers; a power of two. At 10,000 switches a second between different cgroups they reach
+/// back 200 ms.
+pub const HISTORY: usize = 2048;
 
 /// A stretch of time in which one slot held the CPU; it began where the one before it ended.
 #[repr(C)]
@@ -109,14 +110,28 @@ pub struct Cpu {
     pub moved_generation: u32,
     /// State of the random numbers for sampled culprits.
     pub random: u64,
-    /// Position of the newest slice in `history`, modulo its length.
-    pub newest: u64,
     /// Legs of waits that ended in a migration and whose length is not known.
     pub unknown_legs: u64,
+    /// The run queue's own count of switches, as of the last one that was seen.
+    pub switches: u64,
+    /// Switches that the run queue counted and the tracepoint did not report.
+    pub missed: u64,
+    /// Time for which nobody is known to have held or left the CPU, since switches were missed.
+    pub missed_ns: u64,
     /// Padding.
-    pub reserved: [u64; 6],
-    /// Ring of finished slices.
-    pub history: [Slice; HISTORY],
+    pub reserved: [u64; 4],
+}
+
+/// One CPU's ring of finished slices. Only the programs read it.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug)]
+pub struct History {
+    /// Position of the newest slice, modulo the ring's length.
+    pub newest: u64,
+    /// Padding.
+    pub reserved: [u64; 7],
+    /// The slices.
+    pub slices: [Slice; HISTORY],
 }
 
 impl Slice {
@@ -193,5 +208,6 @@ pub const fn bucket(duration_ns: u64) -> u32 {
 }
 
 const _: () = assert!(size_of::<Account>() == 384);
-const _: () = assert!(size_of::<Cpu>() == 128 + 16 * HISTORY);
+const _: () = assert!(size_of::<Cpu>() == 128);
+const _: () = assert!(size_of::<History>() == 64 + 16 * HISTORY);
 const _: () = assert!(size_of::<Culprits>() == 192);

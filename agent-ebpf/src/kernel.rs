@@ -35,6 +35,8 @@ globals! {
     CFS_RQ_THROTTLES: u32;
     RQ_CLOCK: u32;
     RQ_CPU: u32;
+    RQ_SWITCHES: u32;
+    TASK_ARRIVED: u32;
     CSS_SET_DEFAULT: u32;
     CSS_SET_CPU: u32;
     CSS_CGROUP: u32;
@@ -141,6 +143,7 @@ structure! {
         cgroups: CssSet = TASK_CGROUPS;
         cfs_rq: CfsRq = TASK_CFS_RQ;
         queued_ns: u64 = TASK_QUEUED;
+        arrived_ns: u64 = TASK_ARRIVED;
         run_delay_ns: u64 = TASK_RUN_DELAY;
         dispatches: u64 = TASK_DISPATCHES;
     }
@@ -158,6 +161,7 @@ structure! {
     /// `struct rq`: one CPU's run queue
     Rq {
         clock_ns: u64 = RQ_CLOCK;
+        switches: u64 = RQ_SWITCHES;
         cpu: u32 = RQ_CPU;
     }
 }

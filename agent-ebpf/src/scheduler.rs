@@ -12,10 +12,10 @@ use aya_ebpf::{
     programs::BtfTracePointContext,
 };
 use podlens_common::{
-    cgroup::{SLOT_FIRST, SLOT_IDLE},
+    cgroup::{SLOT_FIRST, SLOT_IDLE, SLOT_UNSEEN},
     scheduler::{
         Account, CAUSE_IDLE, CAUSE_NEIGHBOR, CAUSE_POD, CAUSE_SELF, CAUSE_SYSTEM, CAUSE_UNKNOWN, Cpu, Culprits,
-        HISTORY, Slice, THREADS, WAYS, Waited, bucket, culprit,
+        HISTORY, History, Slice, THREADS, WAYS, Waited, bucket, culprit,
     },
 };
 
@@ -40,6 +40,76 @@ static WAITED: Array<Waited> = Array::with_max_entries(THREADS, 0);
 /// What each CPU is doing.
 #[map]
 static CPUS: Array<Cpu> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// Each CPU's finished slices.
+#[map]
+static HISTORIES: Array<History> = Array::with_max_entries(1, 0);
+
+/// The entries of the CPU whose run queue is locked.
+struct Lane {
+    cpu: u32,
+    now: &'static mut Cpu,
+    history: &'static mut History,
+}
+
+impl Lane {
+    /// The lane of a CPU whose run queue lock the caller holds.
+    #[inline(always)]
+    fn locked(cpu: u32) -> Option<Self> {
+        let (now, history) = (CPUS.get_ptr_mut(cpu)?, HISTORIES.get_ptr_mut(cpu)?);
+        // SAFETY: entries of a map outlive the program, and the lock makes this the only writer.
+        Some(unsafe { Self { cpu, now: &mut *now, history: &mut *history } })
+    }
+
+    /// The finished slice that is so many before the newest.
+    #[inline(always)]
+    fn slice(&self, distance: u64) -> Slice {
+        self.history.slices[(self.history.newest.wrapping_sub(distance) & MASK) as usize]
+    }
+
+    /// Adds a finished slice; neighbours of one slot are one slice.
+    #[inline(always)]
+    fn push(&mut self, slice: Slice) {
+        let newest = &mut self.history.slices[(self.history.newest & MASK) as usize];
+        if newest.slot == slice.slot && newest.generation == slice.generation {
+            newest.end_ns = slice.end_ns;
+        } else {
+            self.history.newest = self.history.newest.wrapping_add(1);
+            self.history.slices[(self.history.newest & MASK) as usize] = slice;
+        }
+    }
+
+    #[inline(always)]
+    fn account(&self, slot: u32) -> Option<&'static mut Account> {
+        // SAFETY: as in `locked`.
+        ACCOUNTS.get_ptr_mut(slots::position(self.cpu, slot)).map(|account| unsafe { &mut *account })
+    }
+
+    /// Makes the sequence number odd: readers wait.
+    #[inline(always)]
+    fn begin_writing(&mut self) {
+        // SAFETY: the field is valid and aligned; volatile keeps its place among the other stores.
+        unsafe { (&raw mut self.now.sequence).write_volatile(self.now.sequence + 1) };
+    }
+
+    /// Makes the sequence number even: what was written belongs together.
+    #[inline(always)]
+    fn end_writing(&mut self) {
+        // SAFETY: as above.
+        unsafe { (&raw mut self.now.sequence).write_volatile(self.now.sequence + 1) };
+    }
+
+    /// Marsaglia's xorshift, stirred by something that differs at each call.
+    #[inline(always)]
+    fn random(&mut self, stir: u64) -> u64 {
+        let mut random = self.now.random ^ stir.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        self.now.random = random;
+        random >> 11
+    }
+}
 
 /// `sched_switch(preempt, prev, next[, prev_state])`, before the kernel updates the tasks' statistics.
 #[btf_tracepoint(function = "sched_switch")]
@@ -86,14 +156,23 @@ fn switch(previous: Task, next: Task, blocked: bool) {
         return;
     }
     let clock_ns = rq.clock_ns();
-    let Some(this) = CPUS.get_ptr_mut(cpu) else { return };
-    // SAFETY: this CPU's entry, and the lock of its run queue is held.
-    let this = unsafe { &mut *this };
-    begin_writing(this);
+    let Some(mut lane) = Lane::locked(cpu) else { return };
+    let lane = &mut lane;
+    lane.begin_writing();
 
-    let left = if this.since_ns == 0 { first_seen(previous, cpu) } else { finish_slice(this, clock_ns, cpu) };
+    let switches = rq.switches();
+    let left = if lane.now.since_ns == 0 {
+        first_seen(lane, previous, clock_ns)
+    } else {
+        let missed = switches.wrapping_sub(lane.now.switches).wrapping_sub(1);
+        if missed != 0 {
+            catch_up(lane, previous, queue, clock_ns, missed);
+        }
+        finish_slice(lane, clock_ns)
+    };
+    lane.now.switches = switches;
     if left != SLOT_IDLE
-        && let Some(account) = account(cpu, left)
+        && let Some(account) = lane.account(left)
     {
         if blocked {
             account.voluntary += 1;
@@ -110,92 +189,133 @@ fn switch(previous: Task, next: Task, blocked: bool) {
 
     let pid = next.pid();
     let held = if pid == 0 { Held { slot: SLOT_IDLE, generation: 0 } } else { slots::of_task(next, cpu) };
-    this.slot = held.slot;
-    this.generation = held.generation;
-    this.pid = pid;
-    this.tgid = next.tgid();
-    this.since_ns = clock_ns;
+    lane.now.slot = held.slot;
+    lane.now.generation = held.generation;
+    lane.now.pid = pid;
+    lane.now.tgid = next.tgid();
+    lane.now.since_ns = clock_ns;
 
     let queued_ns = next.queued_ns();
     if queued_ns != 0 && pid != 0 {
-        if let Some(waited) = WAITED.get_ptr_mut(pid & (THREADS - 1)) {
+        if let Some(waited) = waited(pid) {
             let total_ns = next.run_delay_ns().wrapping_add(clock_ns.wrapping_sub(queued_ns));
-            // SAFETY: a thread is dispatched on one CPU at a time; of two threads with the same low bits one
-            // stays, whole or not, and `finish_leg` then finds neither.
-            unsafe { *waited = Waited { pid, dispatches: next.dispatches() as u32 + 1, total_ns } };
+            *waited = Waited { pid, dispatches: next.dispatches() as u32 + 1, total_ns };
         }
-        finish_wait(this, cpu, held, next.cfs_rq(), queued_ns, clock_ns);
+        finish_wait(lane, held, next.cfs_rq(), queued_ns, clock_ns);
     }
-    end_writing(this);
-}
-
-/// Makes the sequence number odd: readers wait.
-#[inline(always)]
-fn begin_writing(this: &mut Cpu) {
-    // SAFETY: the field is valid and aligned; volatile keeps its place among the other stores.
-    unsafe { (&raw mut this.sequence).write_volatile(this.sequence + 1) };
-}
-
-/// Makes the sequence number even: what was written belongs together.
-#[inline(always)]
-fn end_writing(this: &mut Cpu) {
-    // SAFETY: as above.
-    unsafe { (&raw mut this.sequence).write_volatile(this.sequence + 1) };
+    lane.end_writing();
 }
 
 /// The slot that leaves at the first switch that the program sees on this CPU: its slice was not recorded.
 #[inline(always)]
-fn first_seen(previous: Task, cpu: u32) -> u32 {
-    if previous.pid() == 0 { SLOT_IDLE } else { slots::of_task(previous, cpu).slot }
+fn first_seen(lane: &mut Lane, previous: Task, clock_ns: u64) -> u32 {
+    lane.push(Slice { end_ns: clock_ns, slot: SLOT_UNSEEN, generation: 0 });
+    if previous.pid() == 0 { SLOT_IDLE } else { slots::of_task(previous, lane.cpu).slot }
+}
+
+/// Makes good for switches that the run queue counted and the tracepoint did not report.
+///
+/// After a single one the kernel's own figures tell everything but the kind of switch: the recorded slice
+/// ended when the task that leaves now had arrived, and what that task had waited is the growth of its total.
+/// Where that is not known, the time between is nobody's.
+#[inline(never)]
+fn catch_up(lane: &mut Lane, previous: Task, queue: CfsRq, clock_ns: u64, missed: u64) {
+    lane.now.missed += missed;
+    let pid = previous.pid();
+    let arrived_ns = if pid == 0 { clock_ns } else { previous.arrived_ns() };
+    if arrived_ns < lane.now.since_ns || arrived_ns > clock_ns {
+        return;
+    }
+    if missed == 1 && pid != 0 {
+        finish_slice(lane, arrived_ns);
+    } else {
+        lane.now.missed_ns += arrived_ns.wrapping_sub(lane.now.since_ns);
+        lane.push(Slice { end_ns: arrived_ns, slot: SLOT_UNSEEN, generation: 0 });
+    }
+    let held = if pid == 0 { Held { slot: SLOT_IDLE, generation: 0 } } else { slots::of_task(previous, lane.cpu) };
+    lane.now.slot = held.slot;
+    lane.now.generation = held.generation;
+    lane.now.since_ns = arrived_ns;
+    if pid != 0
+        && let Some(leg_ns) = unbooked_wait(lane, previous, 1)
+    {
+        finish_wait(lane, held, queue, arrived_ns.wrapping_sub(leg_ns), arrived_ns);
+    }
+}
+
+/// What the kernel has added to a task's waited time since it was last booked, and is booked now; none if that
+/// is nothing or not known. `dispatches` is how many dispatches were not seen since.
+#[inline(always)]
+fn unbooked_wait(lane: &mut Lane, task: Task, unseen: u32) -> Option<u64> {
+    let pid = task.pid();
+    let dispatches = task.dispatches() as u32;
+    let total_ns = task.run_delay_ns();
+    let waited = waited(pid)?;
+    let before_ns = if waited.pid == pid && waited.dispatches.wrapping_add(unseen) == dispatches {
+        waited.total_ns
+    } else if dispatches == unseen {
+        0
+    } else {
+        lane.now.unknown_legs += 1;
+        *waited = Waited { pid, dispatches, total_ns };
+        return None;
+    };
+    *waited = Waited { pid, dispatches, total_ns };
+    let leg_ns = total_ns.wrapping_sub(before_ns);
+    (leg_ns != 0).then_some(leg_ns)
+}
+
+#[inline(always)]
+fn waited(pid: u32) -> Option<&'static mut Waited> {
+    // SAFETY: a thread is dispatched on one CPU at a time; of two threads with the same low bits one stays,
+    // whole or not, and the other's next leg is then not known.
+    WAITED.get_ptr_mut(pid & (THREADS - 1)).map(|waited| unsafe { &mut *waited })
 }
 
 /// Books the slice that ends now and gives its slot.
 #[inline(always)]
-fn finish_slice(this: &mut Cpu, clock_ns: u64, cpu: u32) -> u32 {
-    if this.moved_in_ns == this.since_ns {
-        let moved = Held { slot: this.moved_slot, generation: this.moved_generation };
-        let at_ns = if this.moved_at_ns > this.since_ns && this.moved_at_ns < clock_ns {
-            this.moved_at_ns
-        } else {
-            this.since_ns
-        };
-        book_slice(this, at_ns, cpu);
-        this.slot = moved.slot;
-        this.generation = moved.generation;
-        this.since_ns = at_ns;
+fn finish_slice(lane: &mut Lane, clock_ns: u64) -> u32 {
+    if lane.now.moved_in_ns == lane.now.since_ns {
+        let (since_ns, moved_ns) = (lane.now.since_ns, lane.now.moved_at_ns);
+        let at_ns = if moved_ns > since_ns && moved_ns < clock_ns { moved_ns } else { since_ns };
+        book_slice(lane, at_ns);
+        lane.now.slot = lane.now.moved_slot;
+        lane.now.generation = lane.now.moved_generation;
+        lane.now.since_ns = at_ns;
     }
-    book_slice(this, clock_ns, cpu);
-    this.slot
+    book_slice(lane, clock_ns);
+    lane.now.slot
 }
 
 #[inline(always)]
-fn book_slice(this: &mut Cpu, end_ns: u64, cpu: u32) {
-    if this.slot != SLOT_IDLE
-        && let Some(account) = account(cpu, this.slot)
+fn book_slice(lane: &mut Lane, end_ns: u64) {
+    let (slot, generation) = (lane.now.slot, lane.now.generation);
+    if slot != SLOT_IDLE
+        && let Some(account) = lane.account(slot)
     {
-        account.on_cpu_ns += end_ns.wrapping_sub(this.since_ns);
+        account.on_cpu_ns += end_ns.wrapping_sub(lane.now.since_ns);
     }
-    let newest = &mut this.history[(this.newest & MASK) as usize];
-    if newest.slot == this.slot && newest.generation == this.generation {
-        newest.end_ns = end_ns;
-    } else {
-        this.newest = this.newest.wrapping_add(1);
-        this.history[(this.newest & MASK) as usize] = Slice { end_ns, slot: this.slot, generation: this.generation };
-    }
+    lane.push(Slice { end_ns, slot, generation });
 }
 
 /// Books a wait from `queued_ns` until now, less the time for which the waiting group was throttled.
 #[inline(always)]
-fn finish_wait(this: &mut Cpu, cpu: u32, held: Held, queue: CfsRq, queued_ns: u64, clock_ns: u64) {
-    let Some(account) = account(cpu, held.slot) else { return };
+fn finish_wait(lane: &mut Lane, held: Held, queue: CfsRq, queued_ns: u64, clock_ns: u64) {
+    let Some(account) = lane.account(held.slot) else { return };
     let mut from_ns = queued_ns;
     if has_throttled() && held.slot >= SLOT_FIRST && !queue.is_null() {
         from_ns += cut_throttled(account, queue, queued_ns, clock_ns);
     }
     let waited_ns = clock_ns.wrapping_sub(from_ns);
     account.waits[bucket(waited_ns) as usize & 31] += 1;
-    if waited_ns != 0 {
-        blame(this, account, cpu, held, from_ns, clock_ns);
+    if waited_ns == 0 {
+        return;
+    }
+    let newest = lane.slice(0);
+    if newest.slot == held.slot && lane.slice(1).end_ns <= from_ns && lane.now.since_ns >= clock_ns {
+        account.wait_ns[CAUSE_SELF] += waited_ns;
+    } else {
+        blame(lane.cpu, held.slot, from_ns, clock_ns);
     }
 }
 
@@ -234,51 +354,62 @@ fn cut_throttled(account: &mut Account, queue: CfsRq, queued_ns: u64, clock_ns: 
     cut_ns
 }
 
-/// Splits a wait by who held this CPU meanwhile.
+/// Splits a wait by who held the CPU meanwhile, and gives how many slices that took.
 ///
-/// The last few slices are charged exactly. Of an older rest, one random moment decides for all of it:
-/// sums stay exact, shares are right on average, and the cost is bounded.
-#[inline(always)]
-fn blame(this: &mut Cpu, account: &mut Account, cpu: u32, held: Held, from_ns: u64, clock_ns: u64) {
+/// The slice that runs and the last few finished ones are charged exactly. Of an older rest, one random moment
+/// decides for all of it: sums stay exact, shares are right on average, and the cost is bounded.
+///
+/// A function of its own with plain numbers only, which the verifier proves once and not at each call.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn blame(cpu: u32, waiting: u32, from_ns: u64, clock_ns: u64) -> u32 {
+    let Some(mut lane) = Lane::locked(cpu) else { return 0 };
+    let lane = &mut lane;
+    let Some(account) = lane.account(waiting) else { return 0 };
     let mut end_ns = clock_ns;
+    if lane.now.since_ns < end_ns {
+        let start_ns = if lane.now.since_ns > from_ns { lane.now.since_ns } else { from_ns };
+        let running = Slice { end_ns, slot: lane.now.slot, generation: lane.now.generation };
+        charge(lane, account, waiting, running, end_ns.wrapping_sub(start_ns));
+        end_ns = start_ns;
+    }
     let mut distance = 0u64;
     while distance < WALK {
-        let slice = this.history[(this.newest.wrapping_sub(distance) & MASK) as usize];
-        let start_ns = this.history[(this.newest.wrapping_sub(distance + 1) & MASK) as usize].end_ns;
-        if start_ns <= from_ns {
-            charge(this, account, cpu, held, slice, end_ns.wrapping_sub(from_ns));
-            return;
-        }
+        let slice = lane.slice(distance);
+        let start_ns = lane.slice(distance + 1).end_ns;
+        let start_ns = if start_ns > from_ns { start_ns } else { from_ns };
         if start_ns < end_ns {
-            charge(this, account, cpu, held, slice, end_ns - start_ns);
+            charge(lane, account, waiting, slice, end_ns - start_ns);
             end_ns = start_ns;
         }
         distance += 1;
+        if end_ns <= from_ns {
+            return distance as u32;
+        }
     }
     let rest_ns = end_ns.wrapping_sub(from_ns);
-    let moment_ns = from_ns + next_random(this, clock_ns) % (rest_ns | 1);
+    let moment_ns = from_ns + lane.random(clock_ns) % (rest_ns | 1);
     let mut step = HISTORY as u64 / 2;
     while step > 0 {
         let further = distance + step;
-        if further < HISTORY as u64
-            && this.history[(this.newest.wrapping_sub(further) & MASK) as usize].end_ns > moment_ns
-        {
+        if further < HISTORY as u64 && lane.slice(further).end_ns > moment_ns {
             distance = further;
         }
         step >>= 1;
     }
     if distance + 1 >= HISTORY as u64 {
         account.wait_ns[CAUSE_UNKNOWN] += rest_ns;
-        return;
+    } else {
+        let slice = lane.slice(distance);
+        charge(lane, account, waiting, slice, rest_ns);
     }
-    let slice = this.history[(this.newest.wrapping_sub(distance) & MASK) as usize];
-    charge(this, account, cpu, held, slice, rest_ns);
+    distance as u32
 }
 
 /// Charges a part of a wait to the slot that ran.
 #[inline(always)]
-fn charge(this: &mut Cpu, account: &mut Account, cpu: u32, waiting: Held, ran: Slice, part_ns: u64) {
-    if ran.slot == waiting.slot {
+fn charge(lane: &mut Lane, account: &mut Account, waiting: u32, ran: Slice, part_ns: u64) {
+    if ran.slot == waiting {
         account.wait_ns[CAUSE_SELF] += part_ns;
         return;
     }
@@ -286,74 +417,63 @@ fn charge(this: &mut Cpu, account: &mut Account, cpu: u32, waiting: Held, ran: S
         account.wait_ns[CAUSE_IDLE] += part_ns;
         return;
     }
-    let (Some(victim), Some(other)) = (slots::record(waiting.slot), slots::record(ran.slot)) else {
+    let (Some(victim), Some(other)) = (slots::record(waiting), slots::record(ran.slot)) else {
+        account.wait_ns[CAUSE_UNKNOWN] += part_ns;
         return;
     };
-    let cause = if other.generation != ran.generation {
-        CAUSE_UNKNOWN
+    if other.generation != ran.generation {
+        account.wait_ns[CAUSE_UNKNOWN] += part_ns;
     } else if other.container != 0 && other.container == victim.container {
-        CAUSE_SELF
-    } else if other.group == 0 {
-        CAUSE_SYSTEM
-    } else if other.group == victim.group {
-        CAUSE_POD
+        account.wait_ns[CAUSE_SELF] += part_ns;
+    } else if other.group != 0 && other.group == victim.group {
+        account.wait_ns[CAUSE_POD] += part_ns;
     } else {
-        CAUSE_NEIGHBOR
-    };
-    if let Some(wait_ns) = account.wait_ns.get_mut(cause) {
-        *wait_ns += part_ns;
-    }
-    if cause == CAUSE_NEIGHBOR || cause == CAUSE_SYSTEM {
-        remember(this, cpu, waiting.slot, culprit(ran.slot, ran.generation), part_ns);
+        let cause = if other.group == 0 { CAUSE_SYSTEM } else { CAUSE_NEIGHBOR };
+        account.wait_ns[cause] += part_ns;
+        let position = slots::position(lane.cpu, waiting);
+        let random = lane.random(part_ns);
+        remember(position, culprit(ran.slot, ran.generation), part_ns, random);
     }
 }
 
-/// Adds to the culprit's way, or lets it take one.
+/// Adds to the culprit's way, or lets it take one; gives whether it has one.
 ///
-/// When all ways are held, a newcomer takes the lightest with the probability of its share in what the two
-/// weigh together, so that heavy culprits keep their ways and one that becomes heavy gets in. What is not
-/// booked to a way is known as the difference to the cause's total.
-#[inline(always)]
-fn remember(this: &mut Cpu, cpu: u32, waiting: u32, culprit: u64, part_ns: u64) {
-    let Some(culprits) = CULPRITS.get_ptr_mut(slots::position(cpu, waiting)) else { return };
-    // SAFETY: this CPU's entry, and the lock of its run queue is held.
+/// When all ways are held, a newcomer takes the lighter of two at random with the probability of its share in
+/// what the two weigh together: heavy culprits keep their ways, and one that becomes heavy gets in. What is
+/// not booked to a way is known as the difference to the cause's total.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn remember(position: u32, culprit: u64, part_ns: u64, random: u64) -> u32 {
+    let Some(culprits) = CULPRITS.get_ptr_mut(position) else { return 0 };
+    // SAFETY: the caller holds the lock of the run queue that the entry belongs to.
     let culprits = unsafe { &mut *culprits };
     let mut way = 0;
     while way < WAYS {
         if culprits.culprit[way] == culprit {
             culprits.total_ns[way] += part_ns;
-            return;
+            return 1;
         }
         way += 1;
     }
-    let mut lightest = 0;
-    let mut weight_ns = u64::MAX;
     let mut way = 0;
     while way < WAYS {
-        let held_ns = if culprits.culprit[way] == 0 { 0 } else { culprits.total_ns[way] - culprits.from_ns[way] };
-        if held_ns < weight_ns {
-            weight_ns = held_ns;
-            lightest = way;
+        if culprits.culprit[way] == 0 {
+            culprits.culprit[way] = culprit;
+            culprits.total_ns[way] += part_ns;
+            return 1;
         }
         way += 1;
     }
-    let lightest = lightest & (WAYS - 1);
-    if next_random(this, part_ns) % (weight_ns.wrapping_add(part_ns) | 1) < part_ns {
-        culprits.from_ns[lightest] = culprits.total_ns[lightest];
-        culprits.culprit[lightest] = culprit;
-        culprits.total_ns[lightest] += part_ns;
+    let (one, other) = (random as usize & (WAYS - 1), (random >> 8) as usize & (WAYS - 1));
+    let weight_ns = |way: usize| culprits.total_ns[way].wrapping_sub(culprits.from_ns[way]);
+    let lighter = if weight_ns(one) <= weight_ns(other) { one } else { other } & (WAYS - 1);
+    if (random >> 16) % (weight_ns(lighter).wrapping_add(part_ns) | 1) >= part_ns {
+        return 0;
     }
-}
-
-/// Marsaglia's xorshift, stirred by something that differs at each call.
-#[inline(always)]
-fn next_random(this: &mut Cpu, stir: u64) -> u64 {
-    let mut random = this.random ^ stir.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    random ^= random << 13;
-    random ^= random >> 7;
-    random ^= random << 17;
-    this.random = random;
-    random >> 11
+    culprits.from_ns[lighter] = culprits.total_ns[lighter];
+    culprits.culprit[lighter] = culprit;
+    culprits.total_ns[lighter] += part_ns;
+    1
 }
 
 #[inline(always)]
@@ -369,34 +489,19 @@ fn finish_leg(task: Task) {
         return;
     }
     let source = rq.cpu();
-    let Some(left) = CPUS.get_ptr_mut(source) else { return };
-    // SAFETY: the lock of the source run queue is held until the task has left it.
-    let left = unsafe { &mut *left };
-    // The kernel has added the leg to the task's total when it took the task from its queue.
-    let pid = task.pid();
-    let dispatches = task.dispatches() as u32;
-    let total_ns = task.run_delay_ns();
-    let Some(waited) = WAITED.get_ptr_mut(pid & (THREADS - 1)) else { return };
-    // SAFETY: as at its dispatch.
-    let waited = unsafe { &mut *waited };
-    let before_ns = if waited.pid == pid && waited.dispatches == dispatches {
-        waited.total_ns
-    } else if dispatches == 0 {
-        0
-    } else {
-        left.unknown_legs += 1;
-        return;
-    };
-    *waited = Waited { pid, dispatches, total_ns };
-    let leg_ns = total_ns.wrapping_sub(before_ns);
-    if leg_ns == 0 {
+    // The lock of the source's run queue is held until the task has left it.
+    let Some(mut left) = Lane::locked(source) else { return };
+    let left = &mut left;
+    if left.now.since_ns == 0 {
         return;
     }
+    // The kernel has added the leg to the task's total when it took the task from its queue.
+    let Some(leg_ns) = unbooked_wait(left, task, 0) else { return };
     let clock_ns = rq.clock_ns();
     let held = slots::of_task(task, here);
-    begin_writing(left);
-    finish_wait(left, source, held, queue, clock_ns.wrapping_sub(leg_ns), clock_ns);
-    end_writing(left);
+    left.begin_writing();
+    finish_wait(left, held, queue, clock_ns.wrapping_sub(leg_ns), clock_ns);
+    left.end_writing();
 }
 
 #[inline(always)]
@@ -430,10 +535,4 @@ fn split_running_slices(task: Task, whole_group: bool) {
         }
         cpu += 1;
     }
-}
-
-#[inline(always)]
-fn account(cpu: u32, slot: u32) -> Option<&'static mut Account> {
-    // SAFETY: one writer at a time: the holder of the CPU's run queue lock.
-    ACCOUNTS.get_ptr_mut(slots::position(cpu, slot)).map(|account| unsafe { &mut *account })
 }

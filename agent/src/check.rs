@@ -5,6 +5,7 @@ use std::{fmt::Write as _, io::Write as _, path::Path, process::ExitCode};
 use anyhow::{Context as _, Result};
 
 use crate::{
+    attribution::names::source,
     collectors::ALL,
     config::Config,
     kernel::{
@@ -53,6 +54,7 @@ fn report(config: &Config) -> (String, bool) {
         };
         line(&format!("CAP_{}", capability.name), &verdict);
     }
+    line("names", &names(config));
     let pipeline = match Pipeline::start(config) {
         Ok(pipeline) => pipeline,
         Err(cause) => {
@@ -71,4 +73,12 @@ fn report(config: &Config) -> (String, bool) {
     let useful = pipeline.is_useful();
     line("verdict", if useful { "podlens is useful on this node" } else { "podlens can measure nothing on this node" });
     (text, useful)
+}
+
+/// The source of names, which needs a runtime for its client.
+fn names(config: &Config) -> String {
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(source::check(&config.kubernetes)),
+        Err(cause) => format!("not known: cannot start a runtime: {cause}"),
+    }
 }

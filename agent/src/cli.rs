@@ -48,10 +48,13 @@ impl Run {
     /// Key and value of each flag that overrides the configuration.
     #[must_use]
     pub fn flags(&self) -> Vec<(&'static str, String)> {
-        [("listen", &self.listen), ("node", &self.node)]
-            .into_iter()
-            .filter_map(|(key, value)| Some((key, value.clone()?)))
-            .collect()
+        let mut flags = self.config.flags();
+        flags.extend(
+            [("listen", &self.listen), ("node", &self.node)]
+                .into_iter()
+                .filter_map(|(key, value)| Some((key, value.clone()?))),
+        );
+        flags
     }
 }
 
@@ -77,13 +80,30 @@ pub struct Snapshot {
     pub seconds: u64,
 }
 
-/// The configuration file, which each command takes.
+/// The configuration file and what overrides it in each command.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
 pub struct ConfigFile {
     #[allow(clippy::doc_markdown, reason = "help for the terminal")]
     /// YAML configuration file; PODLENS_CONFIG may name it, too [default: none, all keys have defaults]
     #[arg(long = "config", value_name = "FILE")]
     pub file: Option<PathBuf>,
+    /// Kubeconfig file for names of pods, for an agent outside a cluster [default: none]
+    #[arg(long, value_name = "FILE", value_parser = kubeconfig)]
+    pub kubeconfig: Option<String>,
+}
+
+impl ConfigFile {
+    /// Key and value of each flag that overrides the configuration.
+    #[must_use]
+    pub fn flags(&self) -> Vec<(&'static str, String)> {
+        self.kubeconfig.iter().map(|path| ("kubernetes.kubeconfig", path.clone())).collect()
+    }
+}
+
+/// Unlike in the configuration file, a path may be relative to where the command was typed.
+fn kubeconfig(text: &str) -> Result<String, String> {
+    let path = std::path::absolute(text).map_err(|cause| cause.to_string())?;
+    check_value("kubernetes.kubeconfig", path.to_str().ok_or("must be UTF-8 text")?)
 }
 
 /// The form of a printed snapshot.
@@ -158,7 +178,7 @@ mod tests {
 
     #[test]
     fn check_and_snapshot_take_a_configuration_too() {
-        let file = ConfigFile { file: Some(PathBuf::from("c.yaml")) };
+        let file = ConfigFile { file: Some(PathBuf::from("c.yaml")), kubeconfig: None };
         let check = Command::Check(Check { config: file.clone() });
         assert_eq!(parse("podlens check --config c.yaml").unwrap().command, check);
         let snapshot = Command::Snapshot(Snapshot { config: file, output: Output::Json, seconds: 9 });
@@ -166,6 +186,21 @@ mod tests {
         assert_eq!(parse(line).unwrap().command, snapshot);
         let plain = Command::Snapshot(Snapshot { config: ConfigFile::default(), output: Output::Table, seconds: 5 });
         assert_eq!(parse("podlens snapshot").unwrap().command, plain);
+    }
+
+    #[test]
+    fn each_command_takes_a_kubeconfig_relative_or_not() {
+        let here = std::env::current_dir().unwrap().join("k").to_str().unwrap().to_owned();
+        for (line, expected) in
+            [("podlens run --kubeconfig /a/k", "/a/k"), ("podlens check --kubeconfig k", &here), ("podlens snapshot --kubeconfig k", &here)]
+        {
+            let flags = match parse(line).unwrap().command {
+                Command::Run(run) => run.flags(),
+                Command::Check(check) => check.config.flags(),
+                Command::Snapshot(snapshot) => snapshot.config.flags(),
+            };
+            assert_eq!(flags, [("kubernetes.kubeconfig", expected.to_owned())], "{line}");
+        }
     }
 
     #[test]

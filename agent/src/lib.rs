@@ -4,6 +4,7 @@
 //! `attribution`, added up in the `registry`, and handed out by `export` and `ui`. `pipeline` ties them together.
 
 pub mod attribution;
+pub mod backoff;
 pub mod check;
 pub mod cli;
 pub mod collectors;

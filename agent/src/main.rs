@@ -18,8 +18,11 @@ fn main() -> ExitCode {
             log::start(&config.log);
             run::run(&config).map(|()| ExitCode::SUCCESS)
         }),
-        Command::Check(options) => load(options.config, Vec::new()).and_then(|config| check::run(&config)),
-        Command::Snapshot(options) => load(options.config.clone(), Vec::new())
+        Command::Check(options) => {
+            let flags = options.config.flags();
+            load(options.config, flags).and_then(|config| check::run(&config))
+        }
+        Command::Snapshot(options) => load(options.config.clone(), options.config.flags())
             .and_then(|config| snapshot::run(&config, &options).map(|()| ExitCode::SUCCESS)),
     };
     outcome.unwrap_or_else(|cause| {

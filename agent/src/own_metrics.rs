@@ -23,6 +23,9 @@ pub struct OwnMetrics {
     sweep: GaugeVec,
     gone: GaugeVec,
     lost: CounterVec,
+    names_requests: CounterVec,
+    names_pods: GaugeVec,
+    names_synced: GaugeVec,
 }
 
 impl OwnMetrics {
@@ -35,7 +38,10 @@ impl OwnMetrics {
             GaugeVec::new(Opts::new(name, help), labels)
                 .map_err(|source| SelfTelemetryError::Register { name: name.to_owned(), source })
         };
-        let lost = "podlens_lost_total";
+        let counter = |name: &str, help: &str, labels: &[&str]| {
+            CounterVec::new(Opts::new(name, help), labels)
+                .map_err(|source| SelfTelemetryError::Register { name: name.to_owned(), source })
+        };
         telemetry.register(Self {
             pipeline: Arc::clone(pipeline),
             state: gauge(
@@ -50,15 +56,35 @@ impl OwnMetrics {
                 "Pods' containers and units that are gone and wait for their last export",
                 &[],
             )?,
-            lost: CounterVec::new(Opts::new(lost, "What could not be counted or named"), &["collector", "reason"])
-                .map_err(|source| SelfTelemetryError::Register { name: lost.to_owned(), source })?,
+            lost: counter("podlens_lost_total", "What could not be counted or named", &["collector", "reason"])?,
+            names_requests: counter(
+                "podlens_names_requests_total",
+                "Requests and reads for the names of pods and containers",
+                &["source", "verb", "result"],
+            )?,
+            names_pods: gauge("podlens_names_pods", "Pods of this node by the last word of the source of names", &[])?,
+            names_synced: gauge(
+                "podlens_names_synced",
+                "1 while the source of names answers; no sample without a source",
+                &[],
+            )?,
         })
     }
 }
 
 impl Collector for OwnMetrics {
     fn desc(&self) -> Vec<&Desc> {
-        [self.state.desc(), self.slots.desc(), self.sweep.desc(), self.gone.desc(), self.lost.desc()].concat()
+        [
+            self.state.desc(),
+            self.slots.desc(),
+            self.sweep.desc(),
+            self.gone.desc(),
+            self.lost.desc(),
+            self.names_requests.desc(),
+            self.names_pods.desc(),
+            self.names_synced.desc(),
+        ]
+        .concat()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
@@ -75,11 +101,34 @@ impl Collector for OwnMetrics {
         }
         self.sweep.with_label_values::<&str>(&[]).set(health.sweep.as_secs_f64());
         self.gone.with_label_values::<&str>(&[]).set(health.gone_owners as f64);
-        for (collector, reason, count) in &health.lost {
-            let counter = self.lost.with_label_values(&[*collector, *reason]);
-            counter.inc_by((*count as f64 - counter.get()).max(0.0));
+        let names = self.pipeline.names().health();
+        let of_names = [("names", "no_room", names.dropped), ("names", "contradiction", names.conflicts)];
+        for (collector, reason, count) in health.lost.iter().chain(&of_names) {
+            raise(&self.lost, &[*collector, *reason], *count);
         }
-        [self.state.collect(), self.slots.collect(), self.sweep.collect(), self.gone.collect(), self.lost.collect()]
-            .concat()
+        for (source, verb, result, count) in &names.requests {
+            raise(&self.names_requests, &[*source, *verb, *result], *count);
+        }
+        if let Some(synced) = names.synced {
+            self.names_synced.with_label_values::<&str>(&[]).set(f64::from(u8::from(synced)));
+            self.names_pods.with_label_values::<&str>(&[]).set(names.pods as f64);
+        }
+        [
+            self.state.collect(),
+            self.slots.collect(),
+            self.sweep.collect(),
+            self.gone.collect(),
+            self.lost.collect(),
+            self.names_requests.collect(),
+            self.names_pods.collect(),
+            self.names_synced.collect(),
+        ]
+        .concat()
     }
+}
+
+/// Brings a counter up to a total that somebody else keeps.
+fn raise(counters: &CounterVec, labels: &[&str], total: u64) {
+    let counter = counters.with_label_values(labels);
+    counter.inc_by((total as f64 - counter.get()).max(0.0));
 }

@@ -19,8 +19,12 @@ use tracing::{error, info, warn};
 
 pub use self::start::StartError;
 use crate::{
-    attribution::cgroups::Cgroups,
-    collectors::{Caused, Reading, State, lifecycle::Lifecycle, scheduler::Scheduler},
+    attribution::{cgroups::Cgroups, names::Names},
+    collectors::{
+        Caused, Reading, State,
+        lifecycle::{Event, Lifecycle},
+        scheduler::Scheduler,
+    },
     export::SnapshotSource,
     kernel::object::{Object, SlotMaps},
     registry::{Container, Ledger, Owner, Snapshot},
@@ -33,6 +37,8 @@ const GRACE: Duration = Duration::from_secs(1);
 const SEARCH: Duration = Duration::from_secs(30);
 /// Least time between two walks through the cgroup trees.
 const RESCAN: Duration = Duration::from_secs(5);
+/// How often names hear who is still there, beside each sweep.
+const MEET: Duration = Duration::from_secs(5);
 
 /// The pipeline of one node.
 pub struct Pipeline {
@@ -40,12 +46,15 @@ pub struct Pipeline {
     max_age: Duration,
     states: Vec<(&'static str, State)>,
     started: Instant,
+    names: Arc<Names>,
     inner: Mutex<Inner>,
     fresh: tokio::sync::Mutex<Option<(Instant, Arc<Snapshot>)>>,
 }
 
 struct Inner {
     cgroups: Cgroups,
+    names: Arc<Names>,
+    met: Instant,
     kernel: Option<Kernel>,
     ledger: Ledger,
     /// Keys without a known cgroup, and since when.
@@ -124,6 +133,12 @@ impl Pipeline {
         self.lock().ledger.exported(name, 0, Instant::now());
     }
 
+    /// The names of pods, for a source to fill.
+    #[must_use]
+    pub fn names(&self) -> &Arc<Names> {
+        &self.names
+    }
+
     /// How long it has been at work.
     #[must_use]
     pub fn uptime(&self) -> Duration {
@@ -173,24 +188,44 @@ impl Inner {
     fn sweep(&mut self, node: Arc<str>) -> Snapshot {
         let began = Instant::now();
         self.follow_events(began);
-        self.ledger.begin(began);
+        self.meet(began);
+        let names = Arc::clone(&self.names);
+        let names = names.view();
+        self.ledger.begin(began, &names);
         if let Some(mut kernel) = self.kernel.take() {
             self.read(&mut kernel, began);
             self.kernel = Some(kernel);
         }
-        self.ledger.finish(began);
-        let snapshot = self.ledger.snapshot(SystemTime::now(), node, Owner::clone);
+        self.ledger.finish(began, &names);
+        let mut snapshot = self.ledger.snapshot(SystemTime::now(), node, &names);
+        names.describe(&mut snapshot);
         self.sweep = began.elapsed();
         snapshot
     }
 
     fn empty(&self, node: Arc<str>) -> Snapshot {
-        Snapshot { sequence: 0, taken: self.since, node, owners: Vec::new(), families: Vec::new() }
+        Snapshot {
+            sequence: 0,
+            taken: self.since,
+            node,
+            owners: Vec::new(),
+            families: Vec::new(),
+            infos: Vec::new(),
+        }
+    }
+
+    fn meet(&mut self, now: Instant) {
+        self.met = now;
+        // The ledger's owners need names for as long as it has values of them, their cgroups gone or not.
+        self.names.meet(self.cgroups.owners().chain(self.ledger.owners().map(|owner| (owner, false))));
     }
 
     fn tidy(&mut self) {
         let now = Instant::now();
         self.follow_events(now);
+        if now.duration_since(self.met) >= MEET {
+            self.meet(now);
+        }
         if let Some(mut kernel) = self.kernel.take() {
             let held = kernel.held();
             let over: Held = held
@@ -280,7 +315,14 @@ impl Inner {
         let Some(kernel) = &mut self.kernel else { return };
         let events = kernel.lifecycle.as_mut().map(Lifecycle::drain).unwrap_or_default();
         for event in events {
+            let born = match &event {
+                Event::Born { key, .. } => Some(*key),
+                Event::Removed { .. } => None,
+            };
             self.cgroups.apply(event, now);
+            if let Some(cgroup) = born.and_then(|key| self.cgroups.get(key)) {
+                self.names.born(&cgroup.owner);
+            }
         }
         let losses = kernel.slots.losses();
         let lost = losses.event_lost + losses.path_unreadable;
@@ -341,7 +383,7 @@ impl Inner {
                 health.lost.push(("lifecycle", "malformed_event", lifecycle.malformed()));
             }
             if let Some(scheduler) = &kernel.scheduler {
-                health.lost.push(("scheduler", "unknown_leg", scheduler.unknown_legs()));
+                health.lost.extend(scheduler.lost().map(|(reason, count)| ("scheduler", reason, count)));
             }
         }
         health

@@ -21,6 +21,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
+    attribution::names::source,
     config::{Compression, Config, Otlp},
     export::{
         Shutdown,
@@ -77,6 +78,7 @@ async fn serve(config: &Config) -> Result<()> {
     let mut tasks = JoinSet::new();
     tasks.spawn(server.run(shutdown.clone()));
     tasks.spawn(keep_tidy(Arc::clone(&pipeline), Arc::clone(&beat), shutdown.clone()));
+    source::start(&config.kubernetes, &config.node, pipeline.names(), &mut tasks, &shutdown).await;
     if let Some(events) = pipeline.events() {
         tasks.spawn(follow(Arc::clone(&pipeline), events, shutdown.clone()));
     }
@@ -117,7 +119,7 @@ fn otlp_settings(settings: &Otlp) -> Result<Option<OtlpConfig>> {
             .transpose()
     };
     Ok(Some(OtlpConfig {
-        endpoint: endpoint.uri.to_string(),
+        endpoint: endpoint.to_string(),
         headers: settings.headers.0.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
         timeout: settings.timeout,
         interval: settings.interval,

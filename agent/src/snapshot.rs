@@ -6,8 +6,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use tokio::{runtime::Runtime, sync::watch, task::JoinSet};
 
 use crate::{
+    attribution::names::source,
     cli::{Output, Snapshot as Options},
     config::Config,
     export::{json, prometheus},
@@ -26,6 +28,7 @@ pub fn run(config: &Config, options: &Options) -> Result<()> {
             pipeline.states().iter().filter_map(|(name, state)| Some(format!("{name}: {}", state.reason()?))).collect();
         bail!("nothing can be measured here: {}", why.join("; "));
     }
+    let mut names = BackgroundNames::start(config, &pipeline)?;
     let began = Instant::now();
     let before = pipeline.sweep();
     let until = began + Duration::from_secs(options.seconds);
@@ -34,10 +37,39 @@ pub fn run(config: &Config, options: &Options) -> Result<()> {
         pipeline.tidy();
     }
     let after = pipeline.sweep();
+    names.stop();
     let bytes = match options.output {
         Output::Table => table::render(&before, &after, began.elapsed().as_secs_f64()).into_bytes(),
         Output::Json => json::encode(&after).into_bytes(),
         Output::Prometheus => prometheus::encode(&after, None, prometheus::Format::Text),
     };
     std::io::stdout().write_all(&bytes).context("cannot write to standard output")
+}
+
+/// The source of names at work while the command measures.
+struct BackgroundNames {
+    runtime: Option<Runtime>,
+    stop: watch::Sender<bool>,
+    _tasks: JoinSet<()>,
+}
+
+impl BackgroundNames {
+    fn start(config: &Config, pipeline: &Pipeline) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .context("cannot start the runtime: threads or file descriptors are exhausted")?;
+        let (stop, shutdown) = watch::channel(false);
+        let mut tasks = JoinSet::new();
+        runtime.block_on(source::start(&config.kubernetes, &config.node, pipeline.names(), &mut tasks, &shutdown));
+        Ok(Self { runtime: Some(runtime), stop, _tasks: tasks })
+    }
+
+    fn stop(&mut self) {
+        self.stop.send_replace(true);
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
 }

@@ -6,7 +6,7 @@ mod components;
 
 use std::{path::Path, time::Duration};
 
-use components::{Collector, Prometheus, Reply, Server, promtool_check_metrics};
+use components::{Collector, Prometheus, Reply, Server, promtool_check_metrics, wait_for};
 use serde_json::json;
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -46,6 +46,18 @@ fn prometheus_tells_what_is_wrong_with_a_page() {
     let (health, error) = prometheus.target().unwrap();
     assert_eq!(health, "down");
     assert!(!error.is_empty());
+}
+
+#[test]
+fn prometheus_complains_in_its_log_of_a_sample_that_it_drops() {
+    let server = page_server("# TYPE test_ratio gauge\ntest_ratio 1\ntest_ratio 2\n");
+    let prometheus = Prometheus::start(server.address());
+    prometheus.wait_until_up(LIMIT);
+    let complaints = wait_for("a complaint", LIMIT, || match prometheus.complaints() {
+        none if none.is_empty() => Err("none so far".to_owned()),
+        complaints => Ok(complaints),
+    });
+    assert!(complaints[0].contains("different value but same timestamp"), "{complaints:?}");
 }
 
 #[test]

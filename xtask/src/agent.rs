@@ -21,16 +21,10 @@ pub(crate) struct Form {
 
 /// Completes the toolchain, builds `podlens` and returns the path of the binary.
 pub(crate) fn build(form: Form) -> Result<PathBuf> {
-    let purpose = if form.static_binary {
-        Purpose::Static
-    } else {
-        Purpose::Build
-    };
+    let purpose = if form.static_binary { Purpose::Static } else { Purpose::Build };
     setup::run(purpose.with_its_base())?;
     process::loud(
-        Command::new("cargo")
-            .current_dir(places::workspace()?)
-            .args(arguments(form, &toolchain::musl_target())),
+        Command::new("cargo").current_dir(places::workspace()?).args(arguments(form, &toolchain::musl_target())),
     )?;
     let mut binary = places::target()?;
     if form.static_binary {
@@ -60,40 +54,13 @@ mod tests {
     #[test]
     fn the_form_decides_profile_and_target() {
         let table = [
-            (
-                Form {
-                    release: false,
-                    static_binary: false,
-                },
-                "",
-            ),
-            (
-                Form {
-                    release: true,
-                    static_binary: false,
-                },
-                " --release",
-            ),
-            (
-                Form {
-                    release: false,
-                    static_binary: true,
-                },
-                " --target m",
-            ),
-            (
-                Form {
-                    release: true,
-                    static_binary: true,
-                },
-                " --release --target m",
-            ),
+            (Form { release: false, static_binary: false }, ""),
+            (Form { release: true, static_binary: false }, " --release"),
+            (Form { release: false, static_binary: true }, " --target m"),
+            (Form { release: true, static_binary: true }, " --release --target m"),
         ];
         for (form, expected) in table {
-            assert_eq!(
-                arguments(form, "m").join(" "),
-                format!("build --package podlens --bin podlens{expected}")
-            );
+            assert_eq!(arguments(form, "m").join(" "), format!("build --package podlens --bin podlens{expected}"));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask chart [--check]`: what is derived from the helm chart, and whether the chart is sound. It renders
+//! `cargo xtask chart`: what is derived from the helm chart, and whether the chart is sound. It renders
 //! deploy/manifests/podlens.yaml and the table of values in the chart's README, and lints and renders the chart with
 //! each values file in ci/. It needs no cluster. Called by the command line and by `cargo xtask test`.
 
@@ -6,7 +6,7 @@ use std::{
     fmt::Write as _,
     fs,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, ExitCode},
 };
 
 use anyhow::{Context, Result, bail};
@@ -28,6 +28,20 @@ metadata:
   labels:
     pod-security.kubernetes.io/enforce: privileged
 ";
+
+/// Whether to write or to compare.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Choice {
+    /// Write nothing; fail where a file is not as it would be written
+    #[arg(long)]
+    check: bool,
+}
+
+/// `cargo xtask chart [--check]`.
+pub(crate) fn run(choice: &Choice) -> Result<ExitCode> {
+    chart(choice.check)?;
+    Ok(ExitCode::SUCCESS)
+}
 
 /// Writes the derived files or, with `check`, fails where they are not as they would be written.
 pub(crate) fn chart(check: bool) -> Result<()> {

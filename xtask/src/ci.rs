@@ -11,15 +11,8 @@ use crate::{
 
 /// Says what it runs on, then runs all tests.
 pub(crate) fn run() -> Result<ExitCode> {
-    for (program, argument) in [
-        ("uname", "-srm"),
-        ("rustc", "--version"),
-        ("nproc", "--all"),
-    ] {
-        println!(
-            "ci: {program}: {}",
-            process::output(Command::new(program).arg(argument))?.trim()
-        );
+    for (program, argument) in [("uname", "-srm"), ("rustc", "--version"), ("nproc", "--all")] {
+        println!("ci: {program}: {}", process::output(Command::new(program).arg(argument))?.trim());
     }
     test::run(&Choice::default())
 }

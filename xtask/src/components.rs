@@ -43,11 +43,7 @@ pub(crate) const GO: Step = Step {
     name: "go",
     why: "to build the OpenTelemetry collector",
     purpose: Purpose::Test,
-    check: || {
-        Ok(process::output(Command::new("go").arg("version"))?
-            .trim()
-            .to_owned())
-    },
+    check: || Ok(process::output(Command::new("go").arg("version"))?.trim().to_owned()),
     act: || bail!("this step installs nothing"),
     remedy: "install Go 1.25 or later",
 };
@@ -117,14 +113,9 @@ fn check_prometheus() -> Result<String> {
     let mut versions = Vec::new();
     for name in PROMETHEUS_PROGRAMS {
         let printed = process::output(Command::new(cached(&directory, name)?).arg("--version"))?;
-        let version = prometheus_version(&printed)
-            .with_context(|| format!("{name} --version tells no version"))?;
+        let version = prometheus_version(&printed).with_context(|| format!("{name} --version tells no version"))?;
         if toolchain::major_and_minor(version).is_none_or(|found| found < OLDEST_PROMETHEUS) {
-            bail!(
-                "{name} is {version}, older than {}.{}",
-                OLDEST_PROMETHEUS.0,
-                OLDEST_PROMETHEUS.1
-            );
+            bail!("{name} is {version}, older than {}.{}", OLDEST_PROMETHEUS.0, OLDEST_PROMETHEUS.1);
         }
         versions.push(format!("{name} {version}"));
     }
@@ -134,8 +125,7 @@ fn check_prometheus() -> Result<String> {
 /// Takes the two programs out of Debian's packages.
 fn add_prometheus() -> Result<()> {
     let directory = places::component(PROMETHEUS_DIRECTORY)?;
-    fs::create_dir_all(&directory)
-        .with_context(|| format!("cannot make {}", directory.display()))?;
+    fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
     let mut reasons = Vec::new();
     for suite in PROMETHEUS_SUITES {
         match take_prometheus(suite, &directory) {
@@ -143,19 +133,13 @@ fn add_prometheus() -> Result<()> {
             Err(error) => reasons.push(format!("{suite}: {error:#}")),
         }
     }
-    bail!(
-        "no suite of Debian has a Prometheus that fits: {}",
-        reasons.join("; ")
-    )
+    bail!("no suite of Debian has a Prometheus that fits: {}", reasons.join("; "))
 }
 
 fn take_prometheus(suite: &str, directory: &Path) -> Result<()> {
     for program in PROMETHEUS_PROGRAMS {
         let tree = debian::debian_package(suite, program, &places::cache()?)?;
-        copy_program(
-            &tree.join("usr/bin").join(program),
-            &directory.join(program),
-        )?;
+        copy_program(&tree.join("usr/bin").join(program), &directory.join(program))?;
     }
     check_prometheus().map(|_| ())
 }
@@ -163,14 +147,12 @@ fn take_prometheus(suite: &str, directory: &Path) -> Result<()> {
 /// Builds the collector by OpenTelemetry's own builder, and puts it into its place when all is done.
 fn build_collector() -> Result<()> {
     let directory = collector_directory()?;
-    fs::create_dir_all(&directory)
-        .with_context(|| format!("cannot make {}", directory.display()))?;
+    fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
     process::watched(
         "building the collector's builder",
-        Command::new("go").env("GOBIN", &directory).args([
-            "install",
-            &format!("{COLLECTOR_MODULES}/cmd/builder@v{COLLECTOR_VERSION}"),
-        ]),
+        Command::new("go")
+            .env("GOBIN", &directory)
+            .args(["install", &format!("{COLLECTOR_MODULES}/cmd/builder@v{COLLECTOR_VERSION}")]),
     )?;
     let configuration = directory.join(COLLECTOR_PARTS);
     let sources = directory.join(COLLECTOR_SOURCES);
@@ -178,10 +160,7 @@ fn build_collector() -> Result<()> {
         .with_context(|| format!("cannot write {}", configuration.display()))?;
     process::watched(
         "building the collector (about 3 minutes)",
-        Command::new(directory.join("builder"))
-            .env("CGO_ENABLED", "0")
-            .arg("--config")
-            .arg(&configuration),
+        Command::new(directory.join("builder")).env("CGO_ENABLED", "0").arg("--config").arg(&configuration),
     )?;
     copy_program(&sources.join("otelcol"), &directory.join("otelcol"))?;
     fs::remove_dir_all(&sources).with_context(|| format!("cannot remove {}", sources.display()))
@@ -190,27 +169,15 @@ fn build_collector() -> Result<()> {
 /// The builder's input: the few parts of a collector that the tests use.
 fn collector_configuration(sources: &Path) -> String {
     let part = |path: &str| format!("  - gomod: {COLLECTOR_MODULES}/{path} v{COLLECTOR_VERSION}\n");
-    let provider = |name: &str| {
-        format!(
-            "  - gomod: {COLLECTOR_MODULES}/confmap/provider/{name} v{COLLECTOR_PROVIDERS_VERSION}\n"
-        )
-    };
+    let provider =
+        |name: &str| format!("  - gomod: {COLLECTOR_MODULES}/confmap/provider/{name} v{COLLECTOR_PROVIDERS_VERSION}\n");
     let sections = [
         ("receivers", part("receiver/otlpreceiver")),
         ("processors", part("processor/batchprocessor")),
-        (
-            "exporters",
-            part("exporter/debugexporter") + &part("exporter/otlphttpexporter"),
-        ),
-        (
-            "providers",
-            provider("envprovider") + &provider("fileprovider"),
-        ),
+        ("exporters", part("exporter/debugexporter") + &part("exporter/otlphttpexporter")),
+        ("providers", provider("envprovider") + &provider("fileprovider")),
     ];
-    let sections: Vec<String> = sections
-        .iter()
-        .map(|(name, parts)| format!("{name}:\n{parts}"))
-        .collect();
+    let sections: Vec<String> = sections.iter().map(|(name, parts)| format!("{name}:\n{parts}")).collect();
     format!(
         "dist:\n  name: otelcol\n  description: collector for podlens' tests\n  version: {COLLECTOR_VERSION}\n  output_path: {}\n{}",
         sources.display(),
@@ -221,20 +188,13 @@ fn collector_configuration(sources: &Path) -> String {
 /// Copies a program so that the place never holds a part of one.
 fn copy_program(from: &Path, to: &Path) -> Result<()> {
     let partial = to.with_extension("partial");
-    fs::copy(from, &partial)
-        .with_context(|| format!("cannot copy {} to {}", from.display(), partial.display()))?;
+    fs::copy(from, &partial).with_context(|| format!("cannot copy {} to {}", from.display(), partial.display()))?;
     fs::rename(&partial, to).with_context(|| format!("cannot put {} into its place", to.display()))
 }
 
 /// The version in the first line of `prometheus --version`: `prometheus, version 3.5.3+ds (branch: ...)`.
 fn prometheus_version(printed: &str) -> Option<&str> {
-    printed
-        .lines()
-        .next()?
-        .split("version ")
-        .nth(1)?
-        .split_whitespace()
-        .next()
+    printed.lines().next()?.split("version ").nth(1)?.split_whitespace().next()
 }
 
 #[cfg(test)]
@@ -253,13 +213,9 @@ mod tests {
     #[test]
     fn the_builder_is_asked_for_both_exporters() {
         let text = collector_configuration(Path::new("out"));
-        for part in [
-            "output_path: out\n",
-            "exporters:\n",
-            "debugexporter v0.",
-            "otlphttpexporter v0.",
-            "fileprovider v1.",
-        ] {
+        for part in
+            ["output_path: out\n", "exporters:\n", "debugexporter v0.", "otlphttpexporter v0.", "fileprovider v1."]
+        {
             assert!(text.contains(part), "no `{part}` in\n{text}");
         }
     }

@@ -32,9 +32,9 @@ pub(crate) fn debian_package(suite: &str, package: &str, cache: &Path) -> Result
     if version.exists() {
         return Ok(tree);
     }
-    let newest = archive.newest(&[package.to_owned()])?.with_context(|| {
-        format!("Debian's {suite} has no package {package}; look for the suite that has it")
-    })?;
+    let newest = archive
+        .newest(&[package.to_owned()])?
+        .with_context(|| format!("Debian's {suite} has no package {package}; look for the suite that has it"))?;
     archive.unpack(&newest, &tree)?;
     fs::write(&version, format!("{}\n", newest.version))
         .with_context(|| format!("cannot write {}", version.display()))?;
@@ -64,23 +64,16 @@ impl Archive {
             fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
         }
         let lock = lock(&directory.join("lock"))?;
-        let archive = Self {
-            suite: suite.to_owned(),
-            directory,
-            _lock: lock,
-        };
+        let archive = Self { suite: suite.to_owned(), directory, _lock: lock };
         archive.write("status", "")?;
         archive.write("archive.sources", &paragraph(suite)?)?;
-        process::watched(
-            &format!("reading the packages of Debian's {suite}"),
-            archive.apt("apt-get").arg("update"),
-        )
-        .with_context(|| {
-            format!(
-                "cannot read Debian's {suite}; see that `apt-get update` works on this machine and that the \
+        process::watched(&format!("reading the packages of Debian's {suite}"), archive.apt("apt-get").arg("update"))
+            .with_context(|| {
+                format!(
+                    "cannot read Debian's {suite}; see that `apt-get update` works on this machine and that the \
                  package debian-archive-keyring is up to date"
-            )
-        })?;
+                )
+            })?;
         Ok(archive)
     }
 
@@ -120,30 +113,21 @@ impl Archive {
         let partial = tree.with_extension("partial");
         for directory in [&downloads, &partial] {
             remove(directory)?;
-            fs::create_dir_all(directory)
-                .with_context(|| format!("cannot make {}", directory.display()))?;
+            fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
         }
         process::watched(
             &format!("fetching {name} {version} from Debian's {}", self.suite),
-            self.apt("apt-get")
-                .current_dir(&downloads)
-                .arg("download")
-                .arg(format!("{name}={version}")),
+            self.apt("apt-get").current_dir(&downloads).arg("download").arg(format!("{name}={version}")),
         )?;
         let file = fs::read_dir(&downloads)
             .and_then(|mut entries| entries.next().transpose())
             .with_context(|| format!("cannot list {}", downloads.display()))?
             .with_context(|| format!("apt-get left no file of {name} in {}", downloads.display()))?
             .path();
-        process::output(
-            Command::new("dpkg-deb")
-                .arg("--extract")
-                .args([&file, &partial]),
-        )?;
+        process::output(Command::new("dpkg-deb").arg("--extract").args([&file, &partial]))?;
         remove(&downloads)?;
         remove(tree)?;
-        fs::rename(&partial, tree)
-            .with_context(|| format!("cannot put {} into its place", tree.display()))
+        fs::rename(&partial, tree).with_context(|| format!("cannot put {} into its place", tree.display()))
     }
 
     /// One of apt's programs, which sees this suite alone and writes into this directory alone.
@@ -163,10 +147,7 @@ impl Archive {
             ("APT::Sandbox::User", "root".to_owned()),
             ("APT::Update::Error-Mode", "any".to_owned()),
             ("Acquire::Languages", "none".to_owned()),
-            (
-                "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled",
-                "false".to_owned(),
-            ),
+            ("Acquire::IndexTargets::deb::DEP-11::DefaultEnabled", "false".to_owned()),
             ("Acquire::Retries", "3".to_owned()),
         ] {
             command.arg("-o").arg(format!("{option}={value}"));
@@ -183,29 +164,24 @@ impl Archive {
 /// Removes a directory that may not be there.
 pub(crate) fn remove(directory: &Path) -> Result<()> {
     if directory.exists() {
-        fs::remove_dir_all(directory)
-            .with_context(|| format!("cannot remove {}", directory.display()))?;
+        fs::remove_dir_all(directory).with_context(|| format!("cannot remove {}", directory.display()))?;
     }
     Ok(())
 }
 
 fn lock(path: &Path) -> Result<File> {
     let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
-    file.lock()
-        .with_context(|| format!("cannot lock {}", path.display()))?;
+    file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
     Ok(file)
 }
 
 fn paragraph(suite: &str) -> Result<String> {
-    let release =
-        fs::read_to_string(RELEASE_FILE).with_context(|| format!("cannot read {RELEASE_FILE}"))?;
+    let release = fs::read_to_string(RELEASE_FILE).with_context(|| format!("cannot read {RELEASE_FILE}"))?;
     let codename = release
         .lines()
         .find_map(|line| line.strip_prefix("VERSION_CODENAME="))
         .map(|name| name.trim_matches('"'))
-        .with_context(|| {
-            format!("{RELEASE_FILE} has no VERSION_CODENAME; this needs a release of Debian")
-        })?;
+        .with_context(|| format!("{RELEASE_FILE} has no VERSION_CODENAME; this needs a release of Debian"))?;
     sources::paragraph_for(&machine_sources()?, codename, suite).with_context(|| {
         let kind = if suite.ends_with("-security") { "-security" } else { "" };
         format!(
@@ -220,14 +196,8 @@ fn machine_sources() -> Result<Vec<Source>> {
     let parts = Path::new(APT_DIRECTORY).join("sources.list.d");
     let mut files = vec![Path::new(APT_DIRECTORY).join("sources.list")];
     if parts.exists() {
-        for entry in
-            fs::read_dir(&parts).with_context(|| format!("cannot list {}", parts.display()))?
-        {
-            files.push(
-                entry
-                    .with_context(|| format!("cannot list {}", parts.display()))?
-                    .path(),
-            );
+        for entry in fs::read_dir(&parts).with_context(|| format!("cannot list {}", parts.display()))? {
+            files.push(entry.with_context(|| format!("cannot list {}", parts.display()))?.path());
         }
     }
     files.sort();
@@ -238,8 +208,7 @@ fn machine_sources() -> Result<Vec<Source>> {
             Some("list") => Format::Lines,
             _ => continue,
         };
-        let text =
-            fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+        let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
         sources.extend(sources::read(&text, format));
     }
     Ok(sources)
@@ -248,17 +217,12 @@ fn machine_sources() -> Result<Vec<Source>> {
 /// A line of `apt-cache madison`: `name | version | where`.
 fn package_of_line(line: &str) -> Option<Package> {
     let mut fields = line.split('|').map(str::trim);
-    Some(Package {
-        name: fields.next()?.to_owned(),
-        version: fields.next()?.to_owned(),
-    })
+    Some(Package { name: fields.next()?.to_owned(), version: fields.next()?.to_owned() })
 }
 
 fn is_newer(version: &str, than: &str) -> Result<bool> {
-    let status = Command::new("dpkg")
-        .args(["--compare-versions", version, "gt", than])
-        .status()
-        .context("cannot start dpkg")?;
+    let status =
+        Command::new("dpkg").args(["--compare-versions", version, "gt", than]).status().context("cannot start dpkg")?;
     match status.code() {
         Some(0) => Ok(true),
         Some(1) => Ok(false),
@@ -279,22 +243,14 @@ mod tests {
             ("6.12.117-1~deb12u1", "6.12.117-1", false),
             ("3.5.3+ds1-6", "3.5.3+ds1-6", false),
         ] {
-            assert_eq!(
-                is_newer(version, than).unwrap(),
-                expected,
-                "{version} {than}"
-            );
+            assert_eq!(is_newer(version, than).unwrap(), expected, "{version} {than}");
         }
     }
 
     #[test]
     fn a_package_is_read_from_a_line_of_madison() {
-        let line =
-            " prometheus | 3.5.3+ds1-6 | http://mirror.test/debian forky/main amd64 Packages";
-        let package = Package {
-            name: "prometheus".to_owned(),
-            version: "3.5.3+ds1-6".to_owned(),
-        };
+        let line = " prometheus | 3.5.3+ds1-6 | http://mirror.test/debian forky/main amd64 Packages";
+        let package = Package { name: "prometheus".to_owned(), version: "3.5.3+ds1-6".to_owned() };
         assert_eq!(package_of_line(line), Some(package));
         assert_eq!(package_of_line("N: nothing found"), None);
     }

@@ -6,6 +6,7 @@
 use std::{
     fs, iter,
     path::{Path, PathBuf},
+    process::ExitCode,
 };
 
 use anyhow::{Context, Result, bail};
@@ -23,6 +24,14 @@ const TAG_NAME: &str = "org.opencontainers.image.ref.name";
 /// Archives of the same content are the same bytes, so no entry has a time of its own.
 const EPOCH: &str = "1970-01-01T00:00:00Z";
 const TAR_BLOCK: usize = 512;
+
+/// Where the archive goes.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Choice {
+    /// The archive's place; without it, podlens-VERSION.oci.tar in cargo's output directory
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
 
 /// What an image holds and how it starts.
 #[derive(Debug, Default)]
@@ -48,7 +57,13 @@ pub(crate) enum Entry {
     Scratch(String),
 }
 
-/// `cargo xtask image`: builds the static binary and writes the image's archive. Returns where it is.
+/// `cargo xtask image`.
+pub(crate) fn run(choice: &Choice) -> Result<ExitCode> {
+    println!("{}", podlens(choice.output.as_deref())?.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Builds the static binary and writes the image's archive. Returns where it is.
 pub(crate) fn podlens(output: Option<&Path>) -> Result<PathBuf> {
     let program = agent::build(Form { release: true, static_binary: true })?;
     let content = fs::read(&program).with_context(|| format!("cannot read {}", program.display()))?;
@@ -58,7 +73,6 @@ pub(crate) fn podlens(output: Option<&Path>) -> Result<PathBuf> {
         None => places::target()?.join(format!("podlens-{version}.oci.tar")),
     };
     write(&podlens_image(version, content), &output)?;
-    println!("{}", output.display());
     Ok(output)
 }
 

@@ -50,10 +50,7 @@ pub(crate) fn all() -> Vec<&'static str> {
 /// The kernels of these series, all in the cache already.
 pub(crate) fn present(series: &[&str]) -> Result<Vec<Kernel>> {
     let directory = directory()?;
-    series
-        .iter()
-        .map(|series| cached(&directory, series))
-        .collect()
+    series.iter().map(|series| cached(&directory, series)).collect()
 }
 
 /// The kernels of these series; those that the cache lacks are fetched, the newest of the series.
@@ -63,8 +60,7 @@ pub(crate) fn ensure(series: &[&str]) -> Result<Vec<Kernel>> {
     for series in series {
         kernels.push(match cached(&directory, series) {
             Ok(kernel) => kernel,
-            Err(_) => fetch(&directory, series)
-                .with_context(|| format!("cannot fetch a kernel of series {series}"))?,
+            Err(_) => fetch(&directory, series).with_context(|| format!("cannot fetch a kernel of series {series}"))?,
         });
     }
     Ok(kernels)
@@ -110,8 +106,7 @@ fn fetch(directory: &Path, series: &str) -> Result<Kernel> {
         archive.unpack(&package, &tree)?;
         keep(&tree, &partial, &package)?;
         debian::remove(&home)?;
-        fs::rename(&partial, &home)
-            .with_context(|| format!("cannot put {} into its place", home.display()))?;
+        fs::rename(&partial, &home).with_context(|| format!("cannot put {} into its place", home.display()))?;
         return cached(directory, series);
     }
     bail!(
@@ -124,17 +119,11 @@ fn fetch(directory: &Path, series: &str) -> Result<Kernel> {
 fn keep(tree: &Path, home: &Path, package: &Package) -> Result<()> {
     let found = boot_image(tree)?;
     let bytes = fs::read(&found).with_context(|| format!("cannot read {}", found.display()))?;
-    let btf = image::type_information(&bytes).with_context(|| {
-        format!(
-            "cannot take the type information out of {}",
-            found.display()
-        )
-    })?;
-    for (name, bytes) in [
-        ("vmlinuz", bytes.as_slice()),
-        ("vmlinux.btf", btf.as_slice()),
-        ("version", package.version.as_bytes()),
-    ] {
+    let btf = image::type_information(&bytes)
+        .with_context(|| format!("cannot take the type information out of {}", found.display()))?;
+    for (name, bytes) in
+        [("vmlinuz", bytes.as_slice()), ("vmlinux.btf", btf.as_slice()), ("version", package.version.as_bytes())]
+    {
         let path = home.join(name);
         fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
     }
@@ -143,10 +132,8 @@ fn keep(tree: &Path, home: &Path, package: &Package) -> Result<()> {
 
 /// The packages, among all of one series, that hold a boot image of the flavour.
 fn boot_packages(names: Vec<String>) -> Vec<String> {
-    let mut names: Vec<String> = names
-        .into_iter()
-        .filter(|name| name.ends_with(FLAVOUR) && !name.contains("-unsigned-"))
-        .collect();
+    let mut names: Vec<String> =
+        names.into_iter().filter(|name| name.ends_with(FLAVOUR) && !name.contains("-unsigned-")).collect();
     if names.iter().any(|name| name.starts_with("linux-binary-")) {
         names.retain(|name| name.starts_with("linux-binary-"));
     }
@@ -169,10 +156,7 @@ fn boot_image(tree: &Path) -> Result<PathBuf> {
             return Ok(image);
         }
     }
-    bail!(
-        "no boot image below {}; see where the package has it now",
-        tree.display()
-    )
+    bail!("no boot image below {}; see where the package has it now", tree.display())
 }
 
 fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
@@ -206,10 +190,7 @@ mod tests {
                 &["linux-image-6.1.0-56-cloud-amd64"][..],
             ),
             (
-                &[
-                    "linux-image-7.2.12+deb14-cloud-amd64",
-                    "linux-binary-7.2.12+deb14-cloud-amd64",
-                ],
+                &["linux-image-7.2.12+deb14-cloud-amd64", "linux-binary-7.2.12+deb14-cloud-amd64"],
                 &["linux-binary-7.2.12+deb14-cloud-amd64"],
             ),
             (&["linux-image-7.2.12+deb14-rt-amd64"], &[]),
@@ -221,9 +202,7 @@ mod tests {
 
     #[test]
     fn a_kernel_that_is_not_there_is_named_with_the_command_that_brings_it() {
-        let error = cached(Path::new("/no-such-directory"), "6.1")
-            .unwrap_err()
-            .to_string();
+        let error = cached(Path::new("/no-such-directory"), "6.1").unwrap_err().to_string();
         for part in ["6.1", "/no-such-directory", "cargo xtask setup"] {
             assert!(error.contains(part), "no `{part}` in {error}");
         }

@@ -26,16 +26,8 @@ impl Tally {
     /// `test result: ok. 5 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s`.
     pub(crate) fn from_closing_line(line: &str) -> Option<Self> {
         let (_, counts) = line.strip_prefix("test result: ")?.split_once(". ")?;
-        let count = |name: &str| {
-            counts
-                .split("; ")
-                .find_map(|part| part.strip_suffix(name)?.trim().parse().ok())
-        };
-        Some(Self {
-            passed: count(" passed")?,
-            failed: count(" failed")?,
-            skipped: count(" ignored")?,
-        })
+        let count = |name: &str| counts.split("; ").find_map(|part| part.strip_suffix(name)?.trim().parse().ok());
+        Some(Self { passed: count(" passed")?, failed: count(" failed")?, skipped: count(" ignored")? })
     }
 }
 
@@ -48,19 +40,11 @@ mod tests {
         let table = [
             (
                 "test result: ok. 5 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out; finished in 0.00s",
-                Some(Tally {
-                    passed: 5,
-                    failed: 0,
-                    skipped: 1,
-                }),
+                Some(Tally { passed: 5, failed: 0, skipped: 1 }),
             ),
             (
                 "test result: FAILED. 12 passed; 3 failed; 0 ignored; 0 measured; 0 filtered out; finished in 9.10s",
-                Some(Tally {
-                    passed: 12,
-                    failed: 3,
-                    skipped: 0,
-                }),
+                Some(Tally { passed: 12, failed: 3, skipped: 0 }),
             ),
             ("test tests::a_name ... ok", None),
             ("running 5 tests", None),

@@ -3,9 +3,12 @@
 //! No part of what is shipped. A person, README's two commands and .ci/run call it.
 
 mod agent;
+mod chart;
 mod ci;
+mod cluster;
 mod components;
 mod debian;
+mod image;
 mod kernels;
 mod libtest;
 mod packages;
@@ -25,10 +28,7 @@ use clap::{Parser, Subcommand};
 use crate::{agent::Form, setup::Purpose};
 
 #[derive(Parser)]
-#[command(
-    name = "cargo xtask",
-    about = "Sets a machine up and builds, runs and tests podlens"
-)]
+#[command(name = "cargo xtask", about = "Sets a machine up and builds, runs and tests podlens")]
 struct Arguments {
     #[command(subcommand)]
     command: Task,
@@ -61,6 +61,12 @@ enum Task {
     Test(test::Choice),
     /// Run a static program on other kernels, in virtual machines
     Vm(vm::Choice),
+    /// A real one-node Kubernetes cluster on this machine, in a network namespace of its own
+    Cluster(cluster::Choice),
+    /// Write the container image as an OCI archive
+    Image(image::Choice),
+    /// Render the manifests and the chart's documentation from the chart
+    Chart(chart::Choice),
     /// Run what continuous integration runs
     Ci,
 }
@@ -81,18 +87,15 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Setup { purpose } => {
             setup::run(purpose.map_or(Purpose::ALL, Purpose::with_its_base))?;
         }
-        Task::Build {
-            release,
-            static_binary,
-        } => {
-            agent::build(Form {
-                release,
-                static_binary,
-            })?;
+        Task::Build { release, static_binary } => {
+            agent::build(Form { release, static_binary })?;
         }
         Task::Run { arguments } => return run::run(&arguments),
         Task::Test(choice) => return test::run(&choice),
         Task::Vm(choice) => return vm::run(&choice),
+        Task::Cluster(choice) => return cluster::run(&choice),
+        Task::Image(choice) => return image::run(&choice),
+        Task::Chart(choice) => return chart::run(&choice),
         Task::Ci => return ci::run(),
     }
     Ok(ExitCode::SUCCESS)

@@ -18,38 +18,17 @@ struct Program {
     package: &'static str,
 }
 
-const STATIC_PROGRAMS: &[Program] = &[Program {
-    name: "musl-gcc",
-    package: "musl-tools",
-}];
+const STATIC_PROGRAMS: &[Program] = &[Program { name: "musl-gcc", package: "musl-tools" }];
 
 const TEST_PROGRAMS: &[Program] = &[
-    Program {
-        name: "bpftool",
-        package: "bpftool",
-    },
-    Program {
-        name: "stress-ng",
-        package: "stress-ng",
-    },
-    Program {
-        name: "hackbench",
-        package: "rt-tests",
-    },
-    Program {
-        name: "perf",
-        package: "linux-perf",
-    },
-    Program {
-        name: "ip",
-        package: "iproute2",
-    },
+    Program { name: "bpftool", package: "bpftool" },
+    Program { name: "stress-ng", package: "stress-ng" },
+    Program { name: "hackbench", package: "rt-tests" },
+    Program { name: "perf", package: "linux-perf" },
+    Program { name: "ip", package: "iproute2" },
 ];
 
-const VM_PROGRAMS: &[Program] = &[Program {
-    name: "qemu-system-x86_64",
-    package: "qemu-system-x86",
-}];
+const VM_PROGRAMS: &[Program] = &[Program { name: "qemu-system-x86_64", package: "qemu-system-x86" }];
 
 const REMEDY: &str = "become root or get sudo, or install the programs yourself by your distribution's package manager";
 
@@ -93,37 +72,24 @@ fn check(programs: &[Program]) -> Result<String> {
 }
 
 fn missing(programs: &[Program]) -> impl Iterator<Item = &Program> {
-    programs
-        .iter()
-        .filter(|program| places::program(program.name).is_none())
+    programs.iter().filter(|program| places::program(program.name).is_none())
 }
 
 fn act(programs: &[Program]) -> Result<()> {
     let packages: Vec<&str> = missing(programs).map(|program| program.package).collect();
     if places::program("apt-get").is_none() {
-        bail!(
-            "this is no Debian (no apt-get); there the packages are {}",
-            packages.join(", ")
-        );
+        bail!("this is no Debian (no apt-get); there the packages are {}", packages.join(", "));
     }
     update_lists()?;
     let what = format!("installing {}", packages.join(", "));
-    process::watched(
-        &what,
-        as_root("apt-get")
-            .args(["install", "--yes", "--no-install-recommends"])
-            .args(packages),
-    )
+    process::watched(&what, as_root("apt-get").args(["install", "--yes", "--no-install-recommends"]).args(packages))
 }
 
 /// Refreshes apt's lists, once in a run.
 fn update_lists() -> Result<()> {
     static UPDATED: OnceLock<()> = OnceLock::new();
     if UPDATED.get().is_none() {
-        process::watched(
-            "refreshing the lists of packages",
-            as_root("apt-get").arg("update"),
-        )?;
+        process::watched("refreshing the lists of packages", as_root("apt-get").arg("update"))?;
         UPDATED.get_or_init(|| ());
     }
     Ok(())
@@ -131,11 +97,7 @@ fn update_lists() -> Result<()> {
 
 /// A command as root: as it is, or by sudo, which asks on the terminal.
 fn as_root(program: &str) -> Command {
-    let mut command = if is_root() {
-        Command::new("env")
-    } else {
-        Command::new("sudo")
-    };
+    let mut command = if is_root() { Command::new("env") } else { Command::new("sudo") };
     if !is_root() {
         command.arg("env");
     }
@@ -156,18 +118,9 @@ mod tests {
 
     #[test]
     fn only_the_missing_programs_are_named() {
-        let sh = Program {
-            name: "sh",
-            package: "dash",
-        };
-        let none = Program {
-            name: "no-such-program-anywhere",
-            package: "none",
-        };
+        let sh = Program { name: "sh", package: "dash" };
+        let none = Program { name: "no-such-program-anywhere", package: "none" };
         assert_eq!(check(&[sh]).unwrap(), "sh");
-        assert_eq!(
-            check(&[none]).unwrap_err().to_string(),
-            "there is no no-such-program-anywhere"
-        );
+        assert_eq!(check(&[none]).unwrap_err().to_string(), "there is no no-such-program-anywhere");
     }
 }

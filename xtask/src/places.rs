@@ -16,9 +16,7 @@ const ADMINISTRATORS: &[&str] = &["/usr/local/sbin", "/usr/sbin", "/sbin"];
 /// The directory of the workspace, which all commands run in.
 pub(crate) fn workspace() -> Result<PathBuf> {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let root = manifest
-        .parent()
-        .context("the xtask crate has no directory above it")?;
+    let root = manifest.parent().context("the xtask crate has no directory above it")?;
     Ok(root.to_path_buf())
 }
 
@@ -32,11 +30,7 @@ pub(crate) fn target() -> Result<PathBuf> {
 
 /// The base directory of the user's caches, `$XDG_CACHE_HOME` or `$HOME/.cache`.
 pub(crate) fn user_cache() -> Result<PathBuf> {
-    let set = |name| {
-        env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
+    let set = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     set("XDG_CACHE_HOME")
         .or_else(|| set("HOME").map(|home| home.join(".cache")))
         .context("cannot tell where to keep downloads: neither XDG_CACHE_HOME nor HOME is set; set one of them")
@@ -62,8 +56,7 @@ pub(crate) fn program(name: &str) -> Option<PathBuf> {
 }
 
 fn is_executable(path: &Path) -> bool {
-    fs::metadata(path)
-        .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+    fs::metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
 }
 
 #[cfg(test)]

@@ -23,27 +23,16 @@ const LINE_WIDTH: usize = 70;
 /// The command as one would type it.
 pub(crate) fn describe(command: &Command) -> String {
     let mut words = vec![command.get_program().to_string_lossy().into_owned()];
-    words.extend(
-        command
-            .get_args()
-            .map(|argument| argument.to_string_lossy().into_owned()),
-    );
+    words.extend(command.get_args().map(|argument| argument.to_string_lossy().into_owned()));
     words.join(" ")
 }
 
 /// Runs a short command and returns what it wrote to its standard output.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
     let shown = describe(command);
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("cannot start `{shown}`"))?;
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot start `{shown}`"))?;
     if !output.status.success() {
-        bail!(
-            "`{shown}` ended with {}: {}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
+        bail!("`{shown}` ended with {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -51,9 +40,7 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
 /// Runs a command whose output belongs on the terminal, and fails unless it succeeds.
 pub(crate) fn loud(command: &mut Command) -> Result<()> {
     let shown = describe(command);
-    let status = command
-        .status()
-        .with_context(|| format!("cannot start `{shown}`"))?;
+    let status = command.status().with_context(|| format!("cannot start `{shown}`"))?;
     if !status.success() {
         bail!("`{shown}` ended with {status}");
     }
@@ -76,24 +63,15 @@ pub(crate) fn watched(what: &str, command: &mut Command) -> Result<()> {
         if start.elapsed() >= next_report {
             let latest = last_lines.back().map_or("", String::as_str).trim();
             let latest: String = latest.chars().take(LINE_WIDTH).collect();
-            println!(
-                "    still {what}, {} s: {latest}",
-                start.elapsed().as_secs()
-            );
+            println!("    still {what}, {} s: {latest}", start.elapsed().as_secs());
             next_report = start.elapsed() + REPORT_EVERY;
         }
     })?;
     if status.success() {
         return Ok(());
     }
-    let lines: Vec<String> = last_lines
-        .iter()
-        .map(|line| format!("      {line}"))
-        .collect();
-    bail!(
-        "`{shown}` ended with {status}; its last lines:\n{}",
-        lines.join("\n")
-    )
+    let lines: Vec<String> = last_lines.iter().map(|line| format!("      {line}")).collect();
+    bail!("`{shown}` ended with {status}; its last lines:\n{}", lines.join("\n"))
 }
 
 /// Runs a command, shows its standard output and hands each line of it to `line`.
@@ -104,33 +82,20 @@ pub(crate) fn echoed(command: &mut Command, mut line: impl FnMut(&str)) -> Resul
         .stdout(Stdio::piped())
         .spawn()
         .with_context(|| format!("cannot start `{shown}`"))?;
-    let stdout = child
-        .stdout
-        .take()
-        .context("the child's standard output is not a pipe")?;
+    let stdout = child.stdout.take().context("the child's standard output is not a pipe")?;
     let mut reader = BufReader::new(stdout);
     let mut bytes = Vec::new();
-    while reader
-        .read_until(b'\n', &mut bytes)
-        .with_context(|| format!("cannot read from `{shown}`"))?
-        > 0
-    {
+    while reader.read_until(b'\n', &mut bytes).with_context(|| format!("cannot read from `{shown}`"))? > 0 {
         let text = String::from_utf8_lossy(&bytes);
         print!("{text}");
         line(text.trim_end());
         bytes.clear();
     }
-    child
-        .wait()
-        .with_context(|| format!("cannot wait for `{shown}`"))
+    child.wait().with_context(|| format!("cannot wait for `{shown}`"))
 }
 
 /// Hands each line of both outputs to `event`, and nothing about once a second.
-fn for_each_line(
-    command: &mut Command,
-    shown: &str,
-    mut event: impl FnMut(Option<String>),
-) -> Result<ExitStatus> {
+fn for_each_line(command: &mut Command, shown: &str, mut event: impl FnMut(Option<String>)) -> Result<ExitStatus> {
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -152,19 +117,14 @@ fn for_each_line(
             Err(RecvTimeoutError::Disconnected) => break,
         }
     }
-    child
-        .wait()
-        .with_context(|| format!("cannot wait for `{shown}`"))
+    child.wait().with_context(|| format!("cannot wait for `{shown}`"))
 }
 
 fn send_lines(output: impl Read + Send + 'static, sender: Sender<String>) {
     thread::spawn(move || {
         for line in BufReader::new(output).split(b'\n') {
             let Ok(line) = line else { break };
-            if sender
-                .send(String::from_utf8_lossy(&line).into_owned())
-                .is_err()
-            {
+            if sender.send(String::from_utf8_lossy(&line).into_owned()).is_err() {
                 break;
             }
         }
@@ -187,9 +147,7 @@ mod tests {
 
     #[test]
     fn a_failed_command_is_reported_with_its_last_lines_of_both_outputs() {
-        let error = watched("trying", &mut shell("seq 100; echo broken >&2; exit 3"))
-            .unwrap_err()
-            .to_string();
+        let error = watched("trying", &mut shell("seq 100; echo broken >&2; exit 3")).unwrap_err().to_string();
         for part in ["sh -c", "exit status: 3", "      broken", "      100"] {
             assert!(error.contains(part), "no `{part}` in {error}");
         }
@@ -198,9 +156,7 @@ mod tests {
 
     #[test]
     fn a_program_that_does_not_exist_is_named() {
-        let error = output(&mut Command::new("no-such-program-anywhere"))
-            .unwrap_err()
-            .to_string();
+        let error = output(&mut Command::new("no-such-program-anywhere")).unwrap_err().to_string();
         assert_eq!(error, "cannot start `no-such-program-anywhere`");
     }
 

@@ -78,10 +78,7 @@ pub(crate) fn run(purposes: &[Purpose]) -> Result<()> {
         steps += 1;
         acted += usize::from(ensure(step)?);
     }
-    println!(
-        "setup: {steps} steps, {acted} of them had work to do, {:.1} s",
-        start.elapsed().as_secs_f64()
-    );
+    println!("setup: {steps} steps, {acted} of them had work to do, {:.1} s", start.elapsed().as_secs_f64());
     Ok(())
 }
 
@@ -96,22 +93,13 @@ fn ensure(step: &Step) -> Result<bool> {
     };
     println!("setup: {:<24} needed {}: {lacking:#}", step.name, step.why);
     let start = Instant::now();
-    let done = (step.act)()
-        .and_then(|()| (step.check)().context("its work ended well, but the check still says no"));
+    let done = (step.act)().and_then(|()| (step.check)().context("its work ended well, but the check still says no"));
     match done {
         Ok(present) => {
-            println!(
-                "setup: {:<24} {present}, after {:.0} s",
-                step.name,
-                start.elapsed().as_secs_f64()
-            );
+            println!("setup: {:<24} {present}, after {:.0} s", step.name, start.elapsed().as_secs_f64());
             Ok(true)
         }
-        Err(cause) => bail!(
-            "the setup step `{}` failed: {cause:#}\n  remedy: {}",
-            step.name,
-            step.remedy
-        ),
+        Err(cause) => bail!("the setup step `{}` failed: {cause:#}\n  remedy: {}", step.name, step.remedy),
     }
 }
 
@@ -151,26 +139,14 @@ mod tests {
                 _ => Ok("there".to_owned()),
             }
         }
-        assert!(
-            ensure(&Step {
-                check,
-                act: || Ok(()),
-                ..NOTHING
-            })
-            .unwrap()
-        );
+        assert!(ensure(&Step { check, act: || Ok(()), ..NOTHING }).unwrap());
         assert_eq!(CHECKS.load(Ordering::Relaxed), 2);
     }
 
     #[test]
     fn a_failure_names_step_cause_and_remedy() {
         let failing = |act: fn() -> Result<()>| {
-            let step = Step {
-                check: || bail!("not there"),
-                act,
-                remedy: "buy one",
-                ..NOTHING
-            };
+            let step = Step { check: || bail!("not there"), act, remedy: "buy one", ..NOTHING };
             ensure(&step).unwrap_err().to_string()
         };
         let table = [

@@ -85,14 +85,7 @@ const STAGES: &[Stage] = &[
         name: "kernel",
         about: "agent/tests: this machine's kernel, a real Prometheus and a real collector",
         kind: Kind::KernelTests,
-        arguments: &[
-            "test",
-            "--no-fail-fast",
-            "--package",
-            "podlens",
-            "--test",
-            "*",
-        ],
+        arguments: &["test", "--no-fail-fast", "--package", "podlens", "--test", "*"],
         variables: &[],
     },
 ];
@@ -135,32 +128,18 @@ pub(crate) fn run(choice: &Choice) -> Result<ExitCode> {
             Ok(tally) => tally,
             Err(error) => {
                 println!("test: {error:#}");
-                Tally {
-                    failed: 1,
-                    ..Tally::default()
-                }
+                Tally { failed: 1, ..Tally::default() }
             }
         };
-        outcomes.push(Outcome {
-            name: stage.name,
-            tally,
-            seconds: start.elapsed().as_secs_f64(),
-        });
+        outcomes.push(Outcome { name: stage.name, tally, seconds: start.elapsed().as_secs_f64() });
     }
     Ok(conclude(&outcomes))
 }
 
 fn chosen(choice: &Choice) -> Result<Vec<&'static Stage>> {
-    if let Some(unknown) = choice
-        .stage
-        .iter()
-        .find(|name| STAGES.iter().all(|stage| stage.name != name.as_str()))
-    {
+    if let Some(unknown) = choice.stage.iter().find(|name| STAGES.iter().all(|stage| stage.name != name.as_str())) {
         let names: Vec<&str> = STAGES.iter().map(|stage| stage.name).collect();
-        bail!(
-            "there is no stage `{unknown}`; the stages are {}",
-            names.join(", ")
-        );
+        bail!("there is no stage `{unknown}`; the stages are {}", names.join(", "));
     }
     let stages = STAGES.iter().filter(|stage| {
         let named = choice.stage.is_empty() || choice.stage.iter().any(|name| name == stage.name);
@@ -171,33 +150,17 @@ fn chosen(choice: &Choice) -> Result<Vec<&'static Stage>> {
 
 fn run_stage(stage: &Stage, filter: Option<&str>) -> Result<Tally> {
     let mut command = Command::new("cargo");
-    command
-        .current_dir(places::workspace()?)
-        .args(stage.arguments)
-        .envs(stage.variables.iter().copied());
+    command.current_dir(places::workspace()?).args(stage.arguments).envs(stage.variables.iter().copied());
     if stage.kind == Kind::Check {
         let held = process::echoed(&mut command, |_| ())?.success();
-        return Ok(Tally {
-            passed: u64::from(held),
-            failed: u64::from(!held),
-            skipped: 0,
-        });
+        return Ok(Tally { passed: u64::from(held), failed: u64::from(!held), skipped: 0 });
     }
     command.args(filter);
     if stage.kind == Kind::KernelTests {
         command.args(["--", "--test-threads=1"]);
         if !packages::is_root() {
-            let runner = format!(
-                "sudo env XDG_CACHE_HOME={}",
-                places::user_cache()?.display()
-            );
-            command.env(
-                format!(
-                    "CARGO_TARGET_{}_UNKNOWN_LINUX_GNU_RUNNER",
-                    ARCH.to_uppercase()
-                ),
-                runner,
-            );
+            let runner = format!("sudo env XDG_CACHE_HOME={}", places::user_cache()?.display());
+            command.env(format!("CARGO_TARGET_{}_UNKNOWN_LINUX_GNU_RUNNER", ARCH.to_uppercase()), runner);
         }
     }
     let mut tally = Tally::default();
@@ -221,37 +184,18 @@ fn judged(mut tally: Tally, held: bool, filtered: bool) -> Tally {
 
 /// Prints the summary and the closing line.
 fn conclude(outcomes: &[Outcome]) -> ExitCode {
-    println!(
-        "\ntest: {:<12} {:>7} {:>7} {:>7} {:>8}",
-        "stage", "passed", "failed", "skipped", "seconds"
-    );
+    println!("\ntest: {:<12} {:>7} {:>7} {:>7} {:>8}", "stage", "passed", "failed", "skipped", "seconds");
     let mut total = Tally::default();
-    for Outcome {
-        name,
-        tally,
-        seconds,
-    } in outcomes
-    {
-        println!(
-            "test: {name:<12} {:>7} {:>7} {:>7} {seconds:>8.1}",
-            tally.passed, tally.failed, tally.skipped
-        );
+    for Outcome { name, tally, seconds } in outcomes {
+        println!("test: {name:<12} {:>7} {:>7} {:>7} {seconds:>8.1}", tally.passed, tally.failed, tally.skipped);
         total += *tally;
     }
     println!("{}", closing_line(total));
-    if total.failed == 0 && total.passed > 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    if total.failed == 0 && total.passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn closing_line(total: Tally) -> String {
-    let skipped = if total.skipped > 0 {
-        format!(", {} skipped", total.skipped)
-    } else {
-        String::new()
-    };
+    let skipped = if total.skipped > 0 { format!(", {} skipped", total.skipped) } else { String::new() };
     format!("{} passed, {} failed{skipped}", total.passed, total.failed)
 }
 
@@ -263,11 +207,7 @@ mod tests {
     use crate::libtest::Tally;
 
     fn tally(passed: u64, failed: u64, skipped: u64) -> Tally {
-        Tally {
-            passed,
-            failed,
-            skipped,
-        }
+        Tally { passed, failed, skipped }
     }
 
     #[test]
@@ -281,46 +221,25 @@ mod tests {
             (tally(0, 0, 0), false, true, tally(0, 1, 0)),
         ];
         for (counted, held, filtered, expected) in table {
-            assert_eq!(
-                judged(counted, held, filtered),
-                expected,
-                "{counted:?} {held} {filtered}"
-            );
+            assert_eq!(judged(counted, held, filtered), expected, "{counted:?} {held} {filtered}");
         }
     }
 
     #[test]
     fn the_closing_line_names_skipped_tests_only_if_there_are_any() {
         assert_eq!(closing_line(tally(5, 1, 0)), "5 passed, 1 failed");
-        assert_eq!(
-            closing_line(tally(5, 0, 2)),
-            "5 passed, 0 failed, 2 skipped"
-        );
+        assert_eq!(closing_line(tally(5, 0, 2)), "5 passed, 0 failed, 2 skipped");
     }
 
     #[test]
     fn a_filter_leaves_out_the_checks_and_a_stage_leaves_out_the_others() {
         let all = chosen(&Choice::default()).unwrap();
         assert_eq!(all.len(), STAGES.len());
-        let filtered = chosen(&Choice {
-            filter: Some("x".to_owned()),
-            ..Choice::default()
-        })
-        .unwrap();
+        let filtered = chosen(&Choice { filter: Some("x".to_owned()), ..Choice::default() }).unwrap();
         assert!(!filtered.is_empty() && filtered.iter().all(|stage| stage.kind != Kind::Check));
-        let one = chosen(&Choice {
-            stage: vec!["lint".to_owned()],
-            ..Choice::default()
-        })
-        .unwrap();
-        assert_eq!(
-            one.iter().map(|stage| stage.name).collect::<Vec<_>>(),
-            ["lint"]
-        );
-        let unknown = chosen(&Choice {
-            stage: vec!["lnt".to_owned()],
-            ..Choice::default()
-        });
+        let one = chosen(&Choice { stage: vec!["lint".to_owned()], ..Choice::default() }).unwrap();
+        assert_eq!(one.iter().map(|stage| stage.name).collect::<Vec<_>>(), ["lint"]);
+        let unknown = chosen(&Choice { stage: vec!["lnt".to_owned()], ..Choice::default() });
         assert!(unknown.is_err_and(|error| error.to_string().contains("`lnt`")));
     }
 }

@@ -89,21 +89,13 @@ pub(crate) const MUSL_TARGET: Step = Step {
     why: "to link the static binary",
     purpose: Purpose::Static,
     check: || {
-        let library = sysroot()?
-            .join("lib/rustlib")
-            .join(musl_target())
-            .join("lib/self-contained");
+        let library = sysroot()?.join("lib/rustlib").join(musl_target()).join("lib/self-contained");
         if !library.is_dir() {
             bail!("the toolchain has no {}", musl_target());
         }
         Ok(musl_target())
     },
-    act: || {
-        process::watched(
-            "adding the musl target",
-            Command::new("rustup").args(["target", "add", &musl_target()]),
-        )
-    },
+    act: || process::watched("adding the musl target", Command::new("rustup").args(["target", "add", &musl_target()])),
     remedy: "see that rustup can reach its server; without it, `cargo xtask build --release` still makes a binary for this machine",
 };
 
@@ -116,9 +108,7 @@ fn check_library_source() -> Result<String> {
     let release = rustc_release()?;
     let installed = sysroot()?.join("lib/rustlib");
     let source = installed.join("src/rust");
-    if !source.join("library/core/src/lib.rs").is_file()
-        || !source.join("library/Cargo.lock").is_file()
-    {
+    if !source.join("library/core/src/lib.rs").is_file() || !source.join("library/Cargo.lock").is_file() {
         bail!("the toolchain has no source of its library");
     }
     let components = fs::read_to_string(installed.join("components")).unwrap_or_default();
@@ -129,9 +119,7 @@ fn check_library_source() -> Result<String> {
 /// A rustup component always belongs to its compiler; any other source must say so.
 fn judge_library_source(components: &str, version: &str, release: &str) -> Result<String> {
     match version.trim() {
-        _ if components.lines().any(|line| line == "rust-src") => {
-            Ok(format!("{release}, a rustup component"))
-        }
+        _ if components.lines().any(|line| line == "rust-src") => Ok(format!("{release}, a rustup component")),
         "" => bail!("nothing tells that the toolchain's library source belongs to rustc {release}"),
         version if version == release => Ok(format!("{release}, from Debian")),
         version => {
@@ -141,10 +129,7 @@ fn judge_library_source(components: &str, version: &str, release: &str) -> Resul
 }
 
 fn add_library_source() -> Result<()> {
-    let added = process::watched(
-        "adding rust-src",
-        Command::new("rustup").args(["component", "add", "rust-src"]),
-    );
+    let added = process::watched("adding rust-src", Command::new("rustup").args(["component", "add", "rust-src"]));
     // rustup also says that all is well where it knows the component, but its files are gone.
     let Err(refused) = added.and_then(|()| check_library_source()) else {
         return Ok(());
@@ -166,27 +151,19 @@ fn library_from_debian(release: &str) -> Result<PathBuf> {
         }
         let archive = Archive::open(suite, &places::cache()?)?;
         let versions = archive.versions(&["rust-src".to_owned()])?;
-        if let Some(package) = versions
-            .iter()
-            .find(|package| is_of_release(&package.version, release))
-        {
+        if let Some(package) = versions.iter().find(|package| is_of_release(&package.version, release)) {
             archive.unpack(package, &tree)?;
         }
     }
     if !library.is_dir() {
-        bail!(
-            "Debian's {} have no rust-src of {release}",
-            LIBRARY_SOURCE_SUITES.join(", ")
-        );
+        bail!("Debian's {} have no rust-src of {release}", LIBRARY_SOURCE_SUITES.join(", "));
     }
     Ok(library)
 }
 
 /// Whether a Debian version such as `1.95.0+dfsg1-2~bpo13+1` packs this release.
 fn is_of_release(version: &str, release: &str) -> bool {
-    version
-        .strip_prefix(release)
-        .is_some_and(|rest| rest.starts_with(['+', '-', '~']))
+    version.strip_prefix(release).is_some_and(|rest| rest.starts_with(['+', '-', '~']))
 }
 
 /// Puts a copy of `library` below `source`, complete or not at all, and marks it with its version.
@@ -200,11 +177,9 @@ fn replace_library(library: &Path, source: &Path, release: &str) -> Result<()> {
     }
     fs::create_dir_all(source).with_context(|| format!("cannot make {}", source.display()))?;
     process::output(Command::new("cp").arg("-a").args([library, &partial]))?;
-    fs::rename(&partial, &place)
-        .with_context(|| format!("cannot put {} into its place", place.display()))?;
+    fs::rename(&partial, &place).with_context(|| format!("cannot put {} into its place", place.display()))?;
     let version_file = source.join(SOURCE_VERSION_FILE);
-    fs::write(&version_file, release)
-        .with_context(|| format!("cannot write {}", version_file.display()))
+    fs::write(&version_file, release).with_context(|| format!("cannot write {}", version_file.display()))
 }
 
 /// The directory of the toolchain in use, which is also the one that agent/build.rs uses.
@@ -215,9 +190,7 @@ fn sysroot() -> Result<PathBuf> {
 
 fn rustc_release() -> Result<String> {
     let printed = process::output(Command::new("rustc").arg("-vV"))?;
-    let release = printed
-        .lines()
-        .find_map(|line| line.strip_prefix("release: "));
+    let release = printed.lines().find_map(|line| line.strip_prefix("release: "));
     Ok(release.context("rustc -vV prints no release")?.to_owned())
 }
 
@@ -233,9 +206,7 @@ mod tests {
 
     use std::{fs, path::PathBuf, process};
 
-    use super::{
-        SOURCE_VERSION_FILE, is_of_release, judge_library_source, major_and_minor, replace_library,
-    };
+    use super::{SOURCE_VERSION_FILE, is_of_release, judge_library_source, major_and_minor, replace_library};
 
     #[test]
     fn versions_compare_as_numbers() {
@@ -254,12 +225,8 @@ mod tests {
 
     #[test]
     fn a_package_fits_by_its_whole_release() {
-        let table = [
-            ("1.95.0+dfsg1-2~bpo13+1", true),
-            ("1.95.0-1", true),
-            ("1.95.01-1", false),
-            ("1.96.1+dfsg1-2", false),
-        ];
+        let table =
+            [("1.95.0+dfsg1-2~bpo13+1", true), ("1.95.0-1", true), ("1.95.01-1", false), ("1.96.1+dfsg1-2", false)];
         for (version, expected) in table {
             assert_eq!(is_of_release(version, "1.95.0"), expected, "{version}");
         }
@@ -290,21 +257,14 @@ mod tests {
         fs::write(library.join("core/src/lib.rs"), "new").unwrap();
         fs::create_dir_all(source.join("library/gone")).unwrap();
         replace_library(&library, &source, "1.95.0").unwrap();
-        assert_eq!(
-            fs::read_to_string(source.join("library/core/src/lib.rs")).unwrap(),
-            "new"
-        );
+        assert_eq!(fs::read_to_string(source.join("library/core/src/lib.rs")).unwrap(), "new");
         assert!(!source.join("library/gone").exists());
-        assert_eq!(
-            fs::read_to_string(source.join(SOURCE_VERSION_FILE)).unwrap(),
-            "1.95.0"
-        );
+        assert_eq!(fs::read_to_string(source.join(SOURCE_VERSION_FILE)).unwrap(), "1.95.0");
         fs::remove_dir_all(root).unwrap();
     }
 
     fn temporary(name: &str) -> PathBuf {
-        let directory =
-            std::env::temp_dir().join(format!("podlens-xtask-{name}-{}", process::id()));
+        let directory = std::env::temp_dir().join(format!("podlens-xtask-{name}-{}", process::id()));
         fs::create_dir_all(&directory).unwrap();
         directory
     }

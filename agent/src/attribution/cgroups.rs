@@ -79,6 +79,11 @@ impl Cgroups {
         self.known.get(&key)
     }
 
+    /// All owners, once a cgroup, and whether that cgroup exists.
+    pub fn owners(&self) -> impl Iterator<Item = (&Owner, bool)> {
+        self.known.values().map(|cgroup| (&cgroup.owner, cgroup.removed.is_none()))
+    }
+
     /// Drops cgroups that were removed long ago, but not those that still hold a slot.
     pub fn forget(&mut self, now: Instant, holds_slot: impl Fn(CgroupKey) -> bool) {
         self.known.retain(|key, cgroup| {

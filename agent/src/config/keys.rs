@@ -5,7 +5,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use super::{
-    Compression, Config, LogFormat, LogLevel, Protocol, Temporality,
+    Compression, Config, LogFormat, LogLevel, NameSource,
     value::{absolute_path, boolean, choice, duration, endpoint, header, is_node_name, whole},
 };
 
@@ -125,19 +125,8 @@ pub(super) const KEYS: &[Key] = &[
         expects: "a URL with http:// or https://, without user or query, such as http://collector:4317",
         default: "(none: nothing is pushed)",
         example: "http://collector:4317",
-        help: "The OpenTelemetry receiver that metrics are pushed to; over HTTP, /v1/metrics is added to the path",
+        help: "The OpenTelemetry receiver that metrics are pushed to over gRPC",
         set: Set::Value(|config, text| assign(&mut config.otlp.endpoint, endpoint(text).map(Some))),
-    },
-    Key {
-        path: "otlp.protocol",
-        expects: "grpc or http/protobuf",
-        default: "grpc",
-        example: "http/protobuf",
-        help: "The transport of the push",
-        set: Set::Value(|config, text| {
-            let choices = [("grpc", Protocol::Grpc), ("http/protobuf", Protocol::HttpProtobuf)];
-            assign(&mut config.otlp.protocol, choice(text, &choices))
-        }),
     },
     Key {
         path: "otlp.interval",
@@ -182,17 +171,6 @@ pub(super) const KEYS: &[Key] = &[
         }),
     },
     Key {
-        path: "otlp.temporality",
-        expects: "cumulative or delta",
-        default: "cumulative",
-        example: "delta",
-        help: "Whether a pushed counter counts from the start of its owner or from the push before",
-        set: Set::Value(|config, text| {
-            let choices = [("cumulative", Temporality::Cumulative), ("delta", Temporality::Delta)];
-            assign(&mut config.otlp.temporality, choice(text, &choices))
-        }),
-    },
-    Key {
         path: "otlp.certificate",
         expects: "an absolute path",
         default: "(the system's)",
@@ -215,6 +193,58 @@ pub(super) const KEYS: &[Key] = &[
         example: "/etc/podlens/client.key",
         help: "PEM file of the key of `otlp.client_certificate`",
         set: Set::Value(|config, text| assign_path(&mut config.otlp.client_key, text)),
+    },
+    Key {
+        path: "kubernetes.source",
+        expects: "auto, api, kubelet, bundle or none",
+        default: "auto",
+        example: "bundle",
+        help: "Where names come from: the API server, the kubelet, the annotations that container runtimes write to disk, or nowhere; auto takes what is at hand and logs what it took",
+        set: Set::Value(|config, text| {
+            let choices = [
+                ("auto", NameSource::Auto),
+                ("api", NameSource::Api),
+                ("kubelet", NameSource::Kubelet),
+                ("bundle", NameSource::Bundle),
+                ("none", NameSource::None),
+            ];
+            assign(&mut config.kubernetes.source, choice(text, &choices))
+        }),
+    },
+    Key {
+        path: "kubernetes.kubeconfig",
+        expects: "an absolute path",
+        default: "(the pod's service account)",
+        example: "/etc/kubernetes/admin.conf",
+        help: "Kubeconfig file for an agent outside a cluster",
+        set: Set::Value(|config, text| assign_path(&mut config.kubernetes.kubeconfig, text)),
+    },
+    Key {
+        path: "kubernetes.kubelet_url",
+        expects: "a URL with https://, without user or query, such as https://10.0.0.5:10250",
+        default: "https://127.0.0.1:10250",
+        example: "https://10.0.0.5:10250",
+        help: "The kubelet, where it is the source",
+        set: Set::Value(|config, text| {
+            let url = endpoint(text).filter(|url| url.scheme_str() == Some("https"));
+            assign(&mut config.kubernetes.kubelet_url, url)
+        }),
+    },
+    Key {
+        path: "kubernetes.kubelet_certificate",
+        expects: "an absolute path",
+        default: "(the cluster's authority, from the service account)",
+        example: "/etc/kubernetes/pki/kubelet-ca.crt",
+        help: "PEM file of the authorities that may sign the kubelet's certificate",
+        set: Set::Value(|config, text| assign_path(&mut config.kubernetes.kubelet_certificate, text)),
+    },
+    Key {
+        path: "kubernetes.bundle_root",
+        expects: "an absolute path",
+        default: "/run",
+        example: "/host/run",
+        help: "The host's /run as podlens sees it, or a runtime's own state directory, where the runtimes' annotations are read",
+        set: Set::Value(|config, text| assign(&mut config.kubernetes.bundle_root, absolute_path(text))),
     },
 ];
 

@@ -41,6 +41,7 @@ pub struct Config {
     pub collectors: BTreeMap<String, bool>,
     pub log: Log,
     pub otlp: Otlp,
+    pub kubernetes: Kubernetes,
 }
 
 /// What the agent logs.
@@ -90,34 +91,40 @@ pub enum LogFormat {
 #[allow(missing_docs, reason = "the key of the same name documents each field")]
 pub struct Otlp {
     /// None: nothing is pushed.
-    pub endpoint: Option<Endpoint>,
-    pub protocol: Protocol,
+    pub endpoint: Option<http::Uri>,
     pub interval: Duration,
     pub timeout: Duration,
     pub headers: Headers,
     pub compression: Compression,
-    pub temporality: Temporality,
     pub certificate: Option<PathBuf>,
     pub client_certificate: Option<PathBuf>,
     pub client_key: Option<PathBuf>,
 }
 
-/// The receiver's address.
+/// Where pods' and containers' names come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Endpoint {
-    /// Scheme `http` or `https` and an authority; a path only matters over HTTP.
-    pub uri: http::Uri,
-    /// Use the path as it is. Otherwise `/v1/metrics` follows it (HTTP only).
-    pub is_complete: bool,
+#[allow(missing_docs, reason = "the key of the same name documents each field")]
+pub struct Kubernetes {
+    pub source: NameSource,
+    pub kubeconfig: Option<PathBuf>,
+    pub kubelet_url: http::Uri,
+    pub kubelet_certificate: Option<PathBuf>,
+    pub bundle_root: PathBuf,
 }
 
-/// The transport of OTLP.
+/// The kinds of sources of names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protocol {
-    /// gRPC.
-    Grpc,
-    /// Protobuf over HTTP.
-    HttpProtobuf,
+pub enum NameSource {
+    /// The first of those below that is at hand.
+    Auto,
+    /// The API server.
+    Api,
+    /// The node's kubelet.
+    Kubelet,
+    /// The annotations that container runtimes write to disk.
+    Bundle,
+    /// Pods keep their uids, containers their ids.
+    None,
 }
 
 /// How a request's body is compressed.
@@ -126,15 +133,6 @@ pub enum Protocol {
 pub enum Compression {
     None,
     Gzip,
-}
-
-/// What a pushed counter counts from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Temporality {
-    /// From the start of its owner.
-    Cumulative,
-    /// From the push before.
-    Delta,
 }
 
 /// Headers of each push, by lower-case name. They carry credentials, so `Debug` shows no value.
@@ -162,15 +160,20 @@ impl Config {
             log: Log { level: LogLevel::Info, format: LogFormat::Text },
             otlp: Otlp {
                 endpoint: None,
-                protocol: Protocol::Grpc,
                 interval: Duration::from_secs(15),
                 timeout: Duration::from_secs(10),
                 headers: Headers::default(),
                 compression: Compression::None,
-                temporality: Temporality::Cumulative,
                 certificate: None,
                 client_certificate: None,
                 client_key: None,
+            },
+            kubernetes: Kubernetes {
+                source: NameSource::Auto,
+                kubeconfig: None,
+                kubelet_url: http::Uri::from_static("https://127.0.0.1:10250"),
+                kubelet_certificate: None,
+                bundle_root: PathBuf::from("/run"),
             },
         }
     }

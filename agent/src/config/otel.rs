@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::{
-    Compression, Config, Endpoint, Protocol, Temporality,
+    Compression, Config,
     env::Variables,
     keys::{KEYS, Set, assign, assign_path},
     value::{choice, endpoint, pairs, whole},
@@ -24,18 +24,9 @@ const STANDARD: &[Standard] = &[
     Standard {
         name: "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
         key: "otlp.endpoint",
-        set: |config, text, variables| {
-            let endpoint = standard_endpoint(text, variables)?;
-            assign(&mut config.otlp.endpoint, Some(Some(Endpoint { is_complete: true, ..endpoint })))
-        },
+        set: set_endpoint,
     },
-    Standard {
-        name: "OTEL_EXPORTER_OTLP_ENDPOINT",
-        key: "otlp.endpoint",
-        set: |config, text, variables| assign(&mut config.otlp.endpoint, standard_endpoint(text, variables).map(Some)),
-    },
-    Standard { name: "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", key: "otlp.protocol", set: protocol },
-    Standard { name: "OTEL_EXPORTER_OTLP_PROTOCOL", key: "otlp.protocol", set: protocol },
+    Standard { name: "OTEL_EXPORTER_OTLP_ENDPOINT", key: "otlp.endpoint", set: set_endpoint },
     Standard {
         name: "OTEL_METRIC_EXPORT_INTERVAL",
         key: "otlp.interval",
@@ -47,7 +38,6 @@ const STANDARD: &[Standard] = &[
     Standard { name: "OTEL_EXPORTER_OTLP_HEADERS", key: "otlp.headers", set: headers },
     Standard { name: "OTEL_EXPORTER_OTLP_METRICS_COMPRESSION", key: "otlp.compression", set: compression },
     Standard { name: "OTEL_EXPORTER_OTLP_COMPRESSION", key: "otlp.compression", set: compression },
-    Standard { name: "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", key: "otlp.temporality", set: temporality },
     Standard { name: "OTEL_EXPORTER_OTLP_METRICS_CERTIFICATE", key: "otlp.certificate", set: certificate },
     Standard { name: "OTEL_EXPORTER_OTLP_CERTIFICATE", key: "otlp.certificate", set: certificate },
     Standard {
@@ -60,6 +50,13 @@ const STANDARD: &[Standard] = &[
     Standard { name: "OTEL_EXPORTER_OTLP_CLIENT_KEY", key: "otlp.client_key", set: client_key },
 ];
 
+/// Variables that ask for what the exporter does in one way only, and that way.
+const FIXED: &[(&str, &str)] = &[
+    ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "grpc"),
+    ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+    ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "cumulative"),
+];
+
 /// The standard variables of a key, the one that wins first.
 pub(super) fn variables_of(key: &str) -> impl Iterator<Item = &'static str> {
     STANDARD.iter().filter(move |standard| standard.key == key).map(|standard| standard.name)
@@ -68,6 +65,12 @@ pub(super) fn variables_of(key: &str) -> impl Iterator<Item = &'static str> {
 /// Sets what the standard variables say, and returns a warning for each that cannot be used.
 pub(super) fn apply(config: &mut Config, variables: &Variables<'_>) -> Vec<String> {
     let mut warnings = Vec::new();
+    for (name, only) in FIXED {
+        let asked = variables.raw(name).filter(|value| !value.is_empty());
+        if asked.is_some_and(|value| !value.to_str().is_some_and(|text| text.trim().eq_ignore_ascii_case(only))) {
+            warnings.push(passed_over(name));
+        }
+    }
     for key in KEYS {
         for standard in STANDARD.iter().filter(|standard| standard.key == key.path) {
             let Some(value) = variables.raw(standard.name).filter(|value| !value.is_empty()) else {
@@ -77,16 +80,23 @@ pub(super) fn apply(config: &mut Config, variables: &Variables<'_>) -> Vec<Strin
             if accepted.is_some() {
                 break;
             }
-            // A name only: the value may hold credentials.
-            warnings
-                .push(format!("environment variable {} has no value that podlens can use; passed over", standard.name));
+            warnings.push(passed_over(standard.name));
         }
     }
     warnings
 }
 
+/// A name only: the value may hold credentials.
+fn passed_over(name: &str) -> String {
+    format!("environment variable {name} has no value that podlens can use; passed over")
+}
+
+fn set_endpoint(config: &mut Config, text: &str, variables: &Variables<'_>) -> Option<()> {
+    assign(&mut config.otlp.endpoint, standard_endpoint(text, variables).map(Some))
+}
+
 /// An address without a scheme is allowed here; another variable then tells whether it is encrypted.
-fn standard_endpoint(text: &str, variables: &Variables<'_>) -> Option<Endpoint> {
+fn standard_endpoint(text: &str, variables: &Variables<'_>) -> Option<http::Uri> {
     if text.contains("://") {
         return endpoint(text);
     }
@@ -95,11 +105,6 @@ fn standard_endpoint(text: &str, variables: &Variables<'_>) -> Option<Endpoint> 
         .find_map(|name| variables.raw(name).filter(|value| !value.is_empty()))
         .is_some_and(|value| value.eq_ignore_ascii_case("true"));
     endpoint(&format!("{}://{text}", if is_insecure { "http" } else { "https" }))
-}
-
-fn protocol(config: &mut Config, text: &str, _: &Variables<'_>) -> Option<()> {
-    let choices = [("grpc", Protocol::Grpc), ("http/protobuf", Protocol::HttpProtobuf)];
-    assign(&mut config.otlp.protocol, choice(text, &choices))
 }
 
 fn timeout(config: &mut Config, text: &str, _: &Variables<'_>) -> Option<()> {
@@ -121,11 +126,6 @@ fn headers(config: &mut Config, text: &str, _: &Variables<'_>) -> Option<()> {
 
 fn compression(config: &mut Config, text: &str, _: &Variables<'_>) -> Option<()> {
     assign(&mut config.otlp.compression, choice(text, &[("none", Compression::None), ("gzip", Compression::Gzip)]))
-}
-
-fn temporality(config: &mut Config, text: &str, _: &Variables<'_>) -> Option<()> {
-    let choices = [("cumulative", Temporality::Cumulative), ("delta", Temporality::Delta)];
-    assign(&mut config.otlp.temporality, choice(&text.to_ascii_lowercase(), &choices))
 }
 
 fn certificate(config: &mut Config, text: &str, _: &Variables<'_>) -> Option<()> {

@@ -2,8 +2,6 @@
 
 use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
-use super::Endpoint;
-
 pub(super) fn choice<T: Copy>(text: &str, choices: &[(&str, T)]) -> Option<T> {
     choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value)
 }
@@ -44,13 +42,13 @@ pub(super) fn absolute_path(text: &str) -> Option<PathBuf> {
     (path.is_absolute() && !text.contains('\0')).then_some(path)
 }
 
-pub(super) fn endpoint(text: &str) -> Option<Endpoint> {
+pub(super) fn endpoint(text: &str) -> Option<http::Uri> {
     let uri: http::Uri = text.parse().ok()?;
     let has_receiver = uri.host().is_some_and(|host| !host.is_empty()) && uri.query().is_none();
     let has_scheme = matches!(uri.scheme_str(), Some("http" | "https"));
     // Credentials in a URL would reach logs; headers exist for them.
     let has_credentials = uri.authority().is_some_and(|authority| authority.as_str().contains('@'));
-    (has_receiver && has_scheme && !has_credentials).then_some(Endpoint { uri, is_complete: false })
+    (has_receiver && has_scheme && !has_credentials).then_some(uri)
 }
 
 pub(super) fn is_node_name(text: &str) -> bool {
@@ -154,7 +152,7 @@ mod tests {
     #[test]
     fn an_endpoint_is_a_url_of_http_without_credentials() {
         for text in ["http://collector:4317", "https://[::1]:4318/otlp", "http://10.0.0.1"] {
-            assert_eq!(endpoint(text).unwrap().uri, text.parse::<http::Uri>().unwrap());
+            assert_eq!(endpoint(text).unwrap(), text.parse::<http::Uri>().unwrap());
         }
         for text in [
             "",

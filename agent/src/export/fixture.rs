@@ -16,7 +16,7 @@ use proptest::prelude::*;
 
 use super::SnapshotSource;
 use crate::registry::{
-    Container, Family, Histogram, Kind, Label, Metric, Owner, OwnerState, Sample, Snapshot, Unit, Value,
+    Container, Family, Histogram, Info, InfoMetric, Kind, Label, Metric, Owner, OwnerState, Sample, Snapshot, Unit, Value,
     snapshot::Culprit,
 };
 
@@ -50,6 +50,11 @@ pub(crate) static LIMIT: Metric =
 
 pub(crate) static ALL: [&Metric; 6] = [&CPU, &SWITCHES, &LATENCY, &CAUSED, &MEMORY, &LIMIT];
 
+pub(crate) static POD_INFO: InfoMetric =
+    InfoMetric { name: "podlens_pod_info", help: "Facts about a pod", of_pod: true, source: "" };
+pub(crate) static CONTAINER_INFO: InfoMetric =
+    InfoMetric { name: "podlens_container_info", help: "Facts about a container", of_pod: false, source: "" };
+
 pub(crate) fn container(namespace: &str, pod: &str, name: &str) -> Owner {
     Owner::Container(Container {
         namespace: namespace.into(),
@@ -65,7 +70,7 @@ fn hex(text: &str) -> String {
 }
 
 pub(crate) fn state(owner: Owner) -> OwnerState {
-    OwnerState { owner, since: UNIX_EPOCH + Duration::from_secs(1_700_000_000), gone: false }
+    OwnerState { owner, since: UNIX_EPOCH + Duration::from_secs(1_700_000_000), gone: false, carried: false }
 }
 
 pub(crate) fn sample(owner: u32, value: Value) -> Sample {
@@ -123,15 +128,33 @@ pub(crate) fn snapshot(sequence: u64) -> Snapshot {
             state(Owner::unit("containerd.service")),
         ],
         families,
+        infos: Vec::new(),
     }
 }
 
+/// The same with facts about the first owner.
+pub(crate) fn with_facts() -> Snapshot {
+    let pod = vec![("uid", "u-1".into()), ("workload", "web".into()), ("workload_type", "deployment".into())];
+    let infos = vec![
+        Info { metric: &POD_INFO, owner: 0, labels: pod },
+        Info { metric: &CONTAINER_INFO, owner: 0, labels: vec![("image", "registry:5000/nginx:1".into())] },
+    ];
+    Snapshot { infos, ..snapshot(1) }
+}
+
+/// The counters of durations.
+const ALL_COUNTERS: [&Metric; 2] = [&CPU, &CAUSED];
+
 /// A large snapshot: `owners` containers with `per_owner` counters each.
 pub(crate) fn large(owners: u32, per_owner: usize) -> Snapshot {
-    let family = |metric| Family {
-        metric,
+    let family = |number: usize| Family {
+        metric: ALL_COUNTERS[number % ALL_COUNTERS.len()],
         samples: (0..owners)
-            .map(|owner| sample(owner, Value::Nanoseconds(u64::from(owner) * 1_234_567_891 + 17)))
+            .map(|owner| {
+                // Digits without a pattern, as real totals have, since compression is measured with them.
+                let seed = (u64::from(owner) + 1) * (number as u64 + 1);
+                sample(owner, Value::Nanoseconds(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 14))
+            })
             .collect(),
     };
     Snapshot {
@@ -147,7 +170,8 @@ pub(crate) fn large(owners: u32, per_owner: usize) -> Snapshot {
                 ))
             })
             .collect(),
-        families: (0..per_owner).map(|_| family(&CPU)).collect(),
+        families: (0..per_owner).map(family).collect(),
+        infos: Vec::new(),
     }
 }
 
@@ -198,6 +222,7 @@ pub(crate) fn any_snapshot() -> impl Strategy<Value = Snapshot> {
             taken: taken(),
             node: "node-1".into(),
             families: families.collect(),
+            infos: Vec::new(),
             owners: owners.into_iter().map(state).collect(),
         }
     })

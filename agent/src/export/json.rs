@@ -14,6 +14,7 @@ pub fn encode(snapshot: &Snapshot) -> String {
             let samples: Vec<Json> = family
                 .samples
                 .iter()
+                .filter(|sample| !snapshot.owner(sample).is_some_and(|state| state.carried))
                 .map(|sample| {
                     let mut fields = json!({ "owner": snapshot.owner(sample).map(|state| identity(&state.owner)) });
                     if let Some(label) = family.metric.label {
@@ -35,9 +36,19 @@ pub fn encode(snapshot: &Snapshot) -> String {
             json!({ "metric": family.metric.name, "samples": samples })
         })
         .collect();
+    let facts: Vec<Json> = snapshot
+        .infos
+        .iter()
+        .map(|info| {
+            let owner = usize::try_from(info.owner).ok().and_then(|owner| snapshot.owners.get(owner));
+            let labels: serde_json::Map<String, Json> =
+                info.labels.iter().map(|(name, value)| ((*name).to_owned(), json!(**value))).collect();
+            json!({ "metric": info.metric.name, "owner": owner.map(|state| identity(&state.owner)), "facts": labels })
+        })
+        .collect();
     let taken_ns = snapshot.taken.duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_nanos());
     let document =
-        json!({ "node": *snapshot.node, "taken_unix_ns": u64::try_from(taken_ns).unwrap_or(0), "families": families });
+        json!({ "node": *snapshot.node, "taken_unix_ns": u64::try_from(taken_ns).unwrap_or(0), "families": families, "facts": facts });
     format!("{document:#}\n")
 }
 

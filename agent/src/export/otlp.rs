@@ -13,7 +13,7 @@ mod point;
 mod resource;
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -65,6 +65,8 @@ struct Part<'a> {
     snapshot: &'a Snapshot,
     positions: std::vec::IntoIter<Position>,
     next: Option<Position>,
+    /// For each owner, where in the snapshot's facts those about it and its pod are.
+    facts: Vec<Vec<usize>>,
     /// When the series ended; none where the samples are current.
     ended: Option<SystemTime>,
 }
@@ -85,7 +87,8 @@ pub fn requests<'a>(snapshot: &'a Snapshot, previous: Option<&'a Snapshot>) -> R
 /// How many points [`requests`] gives for a snapshot, last points aside.
 #[must_use]
 pub fn points(snapshot: &Snapshot) -> u64 {
-    snapshot.families.iter().map(|family| family.samples.len() as u64).sum()
+    let samples = snapshot.families.iter().flat_map(|family| &family.samples);
+    samples.filter(|sample| !snapshot.owner(sample).is_some_and(|state| state.carried)).count() as u64
 }
 
 /// Nanoseconds since 1970, as OTLP wants them; 0 ("unknown") for what does not fit.
@@ -107,7 +110,8 @@ fn requests_of<'a>(snapshot: &'a Snapshot, previous: Option<&'a Snapshot>, limit
 
 impl<'a> Part<'a> {
     fn new(snapshot: &'a Snapshot, ended: Option<SystemTime>, wanted: impl Fn(&Owner) -> bool) -> Self {
-        let wanted: Vec<bool> = snapshot.owners.iter().map(|state| wanted(&state.owner)).collect();
+        // Resources are told apart by the instance: each has only what it used itself.
+        let wanted: Vec<bool> = snapshot.owners.iter().map(|state| !state.carried && wanted(&state.owner)).collect();
         let is_wanted = |sample: &Sample| {
             usize::try_from(sample.owner).ok().and_then(|owner| wanted.get(owner)).is_some_and(|wanted| *wanted)
         };
@@ -123,7 +127,7 @@ impl<'a> Part<'a> {
         positions.sort_by_key(|position| position.owner);
         let mut positions = positions.into_iter();
         let next = positions.next();
-        Self { snapshot, positions, next, ended }
+        Self { snapshot, positions, next, facts: facts(snapshot), ended }
     }
 
     /// The next owner's metrics and their number of points.
@@ -150,7 +154,12 @@ impl<'a> Part<'a> {
             }
             self.next = self.positions.next();
         }
-        let resource = resource::resource(&state.owner, &self.snapshot.node);
+        let facts = usize::try_from(first.owner).ok().and_then(|owner| self.facts.get(owner));
+        let fact = |label: &str| {
+            let known = facts?.iter().flat_map(|at| self.snapshot.infos.get(*at)).flat_map(|info| &info.labels);
+            known.filter(|(name, _)| *name == label).map(|(_, value)| &**value).next()
+        };
+        let resource = resource::resource(&state.owner, &self.snapshot.node, fact);
         Some((resource_metrics(resource, metrics), points))
     }
 
@@ -158,6 +167,32 @@ impl<'a> Part<'a> {
         let family = self.snapshot.families.get(usize::try_from(position.family).ok()?)?;
         Some((family.metric, family.samples.get(usize::try_from(position.sample).ok()?)?))
     }
+}
+
+/// A pod's facts are about each of its containers.
+fn facts(snapshot: &Snapshot) -> Vec<Vec<usize>> {
+    let mut facts = vec![Vec::new(); snapshot.owners.len()];
+    let pod_of = |owner: &Owner| match owner {
+        Owner::Container(container) => Some(std::sync::Arc::clone(&container.pod_uid)),
+        Owner::Unit(_) => None,
+    };
+    let mut of_pod: HashMap<_, usize> = HashMap::new();
+    for (at, info) in snapshot.infos.iter().enumerate() {
+        let Some(owner) = usize::try_from(info.owner).ok() else { continue };
+        if info.metric.of_pod {
+            if let Some(pod) = snapshot.owners.get(owner).and_then(|state| pod_of(&state.owner)) {
+                of_pod.insert(pod, at);
+            }
+        } else if let Some(of_owner) = facts.get_mut(owner) {
+            of_owner.push(at);
+        }
+    }
+    if !of_pod.is_empty() {
+        for (state, of_owner) in snapshot.owners.iter().zip(&mut facts) {
+            of_owner.extend(pod_of(&state.owner).and_then(|pod| of_pod.get(&pod)));
+        }
+    }
+    facts
 }
 
 impl Requests<'_> {

@@ -21,7 +21,10 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 pub use self::config::{OtlpConfig, OtlpConfigError, OtlpTls};
 use self::{queue::Queue, sender::Sender};
-use crate::export::{Shutdown, SnapshotSource, otlp, stopped};
+use crate::{
+    backoff::hash,
+    export::{Shutdown, SnapshotSource, otlp, stopped},
+};
 
 /// The name under which the client acknowledges snapshots.
 pub const EXPORTER: &str = "otlp";
@@ -115,7 +118,7 @@ async fn collect<S: SnapshotSource>(source: &S, queue: &Queue, node: &str, inter
 /// together by one roll-out, so do not meet at the collector.
 fn first_delay(node: &str, interval: Duration, now: SystemTime) -> Duration {
     let interval_ns = u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX).max(1);
-    let moment = retry::hash(node.as_bytes()) % interval_ns;
+    let moment = hash(node.as_bytes()) % interval_ns;
     let passed = otlp::unix_ns(now) % interval_ns;
     Duration::from_nanos(if moment >= passed { moment - passed } else { interval_ns - passed + moment })
 }

@@ -4,6 +4,9 @@
 //! metrics. Labels of an owner are rendered once a page, since they make up most of its bytes. The protobuf
 //! format, which alone can carry native histograms, is not here; it would be one more [`Format`].
 
+mod info;
+mod merge;
+
 use std::io::{self, Write};
 
 use crate::registry::{Family, Histogram, Kind, Owner, Sample, Snapshot, Unit, Value, snapshot::Culprit};
@@ -125,6 +128,8 @@ pub fn encode(snapshot: &Snapshot, filter: Option<&Filter>, format: Format) -> V
 
 /// Writes all families of a snapshot that have a sample, without the page's end.
 ///
+/// Instances of a container that only their ids tell apart are one series, with the sum of their values.
+///
 /// A sample that refers to an owner or a label value that the snapshot does not have is left out: it would
 /// be a value under a wrong name.
 ///
@@ -136,12 +141,14 @@ pub fn write_samples(
     format: Format,
     writer: &mut impl Write,
 ) -> io::Result<()> {
+    let snapshot = &*merge::by_labels(snapshot);
     let owners = render_owners(snapshot, filter);
     let culprits = render_culprits(snapshot);
     let mut out = Vec::with_capacity(CHUNK_BYTES + 4096);
     for family in &snapshot.families {
         write_family(family, &owners, &culprits, format, &mut out, writer)?;
     }
+    info::push(snapshot, filter, format, &mut out);
     writer.write_all(&out)
 }
 

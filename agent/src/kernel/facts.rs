@@ -71,9 +71,11 @@ const WANTED: &[Wanted] = &[
     wanted(Part::Scheduler, "TASK_RUN_DELAY", 8, &["task_struct.sched_info.run_delay"]),
     wanted(Part::Scheduler, "CFS_RQ_RQ", POINTER, &["cfs_rq.rq"]),
     wanted(Part::Scheduler, "RQ_CLOCK", 8, &["rq.clock"]),
+    wanted(Part::Scheduler, "RQ_SWITCHES", 8, &["rq.nr_switches"]),
+    wanted(Part::Scheduler, "TASK_ARRIVED", 8, &["task_struct.sched_info.last_arrival"]),
+    wanted(Part::Scheduler, "TASK_DISPATCHES", 8, &["task_struct.sched_info.pcount"]),
     wanted(Part::Legs, "TASK_ON_RQ", 4, &["task_struct.on_rq"]),
     wanted(Part::Legs, "RQ_CPU", 4, &["rq.cpu"]),
-    wanted(Part::Legs, "TASK_DISPATCHES", 8, &["task_struct.sched_info.pcount"]),
     wanted(
         Part::Throttle,
         "CFS_RQ_THROTTLED",

@@ -112,6 +112,7 @@ impl Object {
             ("ACCOUNTS", cpus * slots),
             ("CULPRITS", cpus * slots),
             ("CPUS", cpus),
+            ("HISTORIES", cpus),
         ] {
             loader.map_max_entries(name, entries);
         }

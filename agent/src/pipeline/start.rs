@@ -2,13 +2,13 @@
 
 use std::{
     path::Path,
-    sync::Mutex,
+    sync::{Arc, Mutex},
     time::{Instant, SystemTime},
 };
 
 use super::{Inner, Kernel, Pipeline};
 use crate::{
-    attribution::cgroups::Cgroups,
+    attribution::{cgroups::Cgroups, names::Names},
     collectors::{
         ALL, State,
         lifecycle::{self, Lifecycle},
@@ -55,8 +55,11 @@ impl Pipeline {
             split: scheduler::SPEC.split.map(|split| (split.metric, split.of, split.label_values)),
         }];
         let now = Instant::now();
+        let names = Arc::new(Names::new(config.linger));
         let inner = Inner {
             cgroups,
+            names: Arc::clone(&names),
+            met: now,
             kernel,
             ledger: Ledger::new(sections, config.linger),
             unknown: std::collections::HashMap::new(),
@@ -70,6 +73,7 @@ impl Pipeline {
             max_age: config.max_age,
             states: states.list,
             started: now,
+            names,
             inner: Mutex::new(inner),
             fresh: tokio::sync::Mutex::new(None),
         })

@@ -2,20 +2,26 @@
 //!
 //! Pure bookkeeping. The pipeline enters rows at each sweep and takes a snapshot; exporters acknowledge
 //! snapshots; an owner whose last cgroup is gone stays until every exporter that is at work has had its final
-//! values, or until the linger time is over, which is counted.
+//! values, or until the linger time is over, which is counted. An instance of a container that is forgotten while
+//! another with the same names lives is carried on, so that a series over both never decreases.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet, hash_map},
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
 use super::{
-    Family, Histogram, Kind, Layout, Metric, Owner, OwnerState, Row, Sample, Snapshot, Unit, Value, snapshot::Culprit,
+    Container, Family, Histogram, Kind, Layout, Metric, Naming, Owner, OwnerState, Row, Sample, Snapshot, Unit,
+    Value, snapshot::Culprit,
 };
 
 /// Culprits that are told by name for one waiting owner; the lightest beyond them become "(other)".
 pub const CULPRITS_PER_OWNER: usize = 16;
+
+/// So long the final values of an owner whose names are about to come are kept, though they were delivered
+/// without: a container that lived for a moment is gone before the API server has heard of it.
+const NAMES_AWAITED: Duration = Duration::from_secs(30);
 
 /// One collector's part of the ledger.
 #[derive(Clone, Debug)]
@@ -31,6 +37,8 @@ pub struct Section {
 pub struct Ledger {
     sections: Vec<Section>,
     entries: HashMap<Owner, Entry>,
+    /// What forgotten instances have used, by their series, while a later one lives.
+    carried: HashMap<Owner, Entry>,
     exporters: HashMap<String, Exporter>,
     linger: Duration,
     sequence: u64,
@@ -57,11 +65,12 @@ struct Account {
     caused_ns: HashMap<Owner, u64>,
 }
 
-/// When the final values were first in a snapshot.
-#[derive(Clone, Copy, Debug)]
+/// When the final values were first in a snapshot under their last names.
+#[derive(Clone, Debug)]
 struct Gone {
     sequence: u64,
     at: Instant,
+    named: Owner,
 }
 
 #[derive(Debug)]
@@ -74,13 +83,21 @@ impl Ledger {
     /// An empty ledger with one section a collector.
     #[must_use]
     pub fn new(sections: Vec<Section>, linger: Duration) -> Self {
-        Self { sections, entries: HashMap::new(), exporters: HashMap::new(), linger, sequence: 0, expired: 0 }
+        Self {
+            sections,
+            entries: HashMap::new(),
+            carried: HashMap::new(),
+            exporters: HashMap::new(),
+            linger,
+            sequence: 0,
+            expired: 0,
+        }
     }
 
     /// Starts a sweep: forgets who may be forgotten, and expects all others to be entered anew.
-    pub fn begin(&mut self, now: Instant) {
+    pub fn begin(&mut self, now: Instant, naming: &impl Naming) {
         self.sequence += 1;
-        self.forget(now);
+        self.forget(now, naming);
         for entry in self.entries.values_mut() {
             entry.present = false;
             for (account, section) in entry.accounts.iter_mut().zip(&self.sections) {
@@ -111,42 +128,51 @@ impl Ledger {
         let Some(account) = self.entries.get_mut(owner).and_then(|entry| entry.accounts.get_mut(section)) else {
             return;
         };
-        if let Some(sum_ns) = account.caused_ns.get_mut(culprit) {
-            *sum_ns += ns;
-            return;
-        }
-        if account.caused_ns.len() >= CULPRITS_PER_OWNER {
-            let lightest =
-                account.caused_ns.iter().min_by_key(|(_, ns)| **ns).map(|(culprit, ns)| (culprit.clone(), *ns));
-            match lightest {
-                Some((lightest, least_ns)) if least_ns < ns => account.caused_ns.remove(&lightest),
-                _ => return,
-            };
-        }
-        account.caused_ns.insert(culprit.clone(), ns);
+        account.cause(culprit, ns);
     }
 
-    /// Ends a sweep: an owner of whom nothing living was read is gone.
-    pub fn finish(&mut self, now: Instant) {
-        for entry in self.entries.values_mut() {
-            if !entry.present && entry.gone.is_none() {
-                entry.gone = Some(Gone { sequence: self.sequence, at: now });
+    /// Ends a sweep: an owner of whom nothing living was read is gone. One that is called differently since then
+    /// has to be delivered once more.
+    pub fn finish(&mut self, now: Instant, naming: &impl Naming) {
+        for (owner, entry) in &mut self.entries {
+            match &mut entry.gone {
+                None if entry.present => {}
+                None => entry.gone = Some(Gone { sequence: self.sequence, at: now, named: naming.name(owner) }),
+                Some(gone) => {
+                    let named = naming.name(owner);
+                    if gone.named != named {
+                        gone.named = named;
+                        gone.sequence = self.sequence;
+                    }
+                }
             }
         }
     }
 
-    /// The view of this sweep. `name` gives an owner the names that are known for it now.
+    /// Everyone whose names may still be asked for: owners, and those who made them wait.
+    pub fn owners(&self) -> impl Iterator<Item = &Owner> {
+        let entries = self.entries.values().chain(self.carried.values());
+        let culprits = entries.flat_map(|entry| &entry.accounts).flat_map(|account| account.caused_ns.keys());
+        self.entries.keys().chain(culprits)
+    }
+
+    /// The view of this sweep, under the names that are known now.
     #[must_use]
-    pub fn snapshot(&self, taken: SystemTime, node: Arc<str>, name: impl Fn(&Owner) -> Owner) -> Snapshot {
-        let mut listed: Vec<(Owner, &Owner, &Entry)> =
-            self.entries.iter().map(|(owner, entry)| (name(owner), owner, entry)).collect();
-        listed.sort_by(|one, other| one.0.cmp(&other.0));
+    pub fn snapshot(&self, taken: SystemTime, node: Arc<str>, naming: &impl Naming) -> Snapshot {
+        let name = |owner: &Owner| naming.name(owner);
+        let mut listed: Vec<(Owner, bool, &Entry)> =
+            self.entries.iter().map(|(owner, entry)| (name(owner), false, entry)).collect();
+        let series: HashSet<Owner> = listed.iter().map(|(named, ..)| named.series()).collect();
+        let carried = self.carried.iter().filter(|(carried, _)| series.contains(*carried));
+        listed.extend(carried.map(|(series, entry)| (series.clone(), true, entry)));
+        listed.sort_by(|one, other| (&one.0, one.1).cmp(&(&other.0, other.1)));
         let mut owners: Vec<OwnerState> = listed
             .iter()
-            .map(|(named, _, entry)| OwnerState {
+            .map(|(named, carried, entry)| OwnerState {
                 owner: named.clone(),
                 since: entry.since,
                 gone: entry.gone.is_some(),
+                carried: *carried,
             })
             .collect();
         let mut culprits = Culprits::default();
@@ -154,7 +180,10 @@ impl Ledger {
         for (number, section) in self.sections.iter().enumerate() {
             for column in section.layout.columns() {
                 let mut samples = Vec::new();
-                for (position, (_, _, entry)) in (0u32..).zip(&listed) {
+                for (position, (_, carried, entry)) in (0u32..).zip(&listed) {
+                    if *carried && column.metric.kind == Kind::Gauge {
+                        continue;
+                    }
                     let Some(account) = entry.accounts.get(number) else { continue };
                     let total = account.total();
                     if section.split.is_some_and(|(metric, ..)| std::ptr::eq(metric, column.metric)) {
@@ -172,7 +201,7 @@ impl Ledger {
                 families.push(Family { metric: column.metric, samples });
             }
         }
-        Snapshot { sequence: self.sequence, taken, node, owners, families }
+        Snapshot { sequence: self.sequence, taken, node, owners, families, infos: Vec::new() }
     }
 
     /// The exporter has delivered the snapshot of that number.
@@ -206,25 +235,74 @@ impl Ledger {
         entry
     }
 
-    fn forget(&mut self, now: Instant) {
+    fn forget(&mut self, now: Instant, naming: &impl Naming) {
         let linger = self.linger;
         self.exporters.retain(|_, exporter| now.duration_since(exporter.at) < linger);
         let slowest = self.exporters.values().map(|exporter| exporter.acknowledged).min();
         let mut expired = 0;
-        self.entries.retain(|_, entry| {
-            let Some(gone) = entry.gone else { return true };
+        let forgotten = self.entries.extract_if(|owner, entry| {
+            let Some(gone) = &entry.gone else { return false };
             let delivered = slowest.is_some_and(|acknowledged| acknowledged >= gone.sequence);
-            let over = now.duration_since(gone.at) >= linger;
+            let age = now.duration_since(gone.at);
+            let over = age >= linger;
+            let awaited = age < NAMES_AWAITED && naming.is_pending(owner) || naming.name(owner) != gone.named;
             expired += u64::from(over && !delivered);
-            !(delivered || over)
+            over || delivered && !awaited
         });
+        let forgotten: Vec<Entry> = forgotten.map(|(_, entry)| entry).collect();
         self.expired += expired;
+        if forgotten.is_empty() && self.carried.is_empty() {
+            return;
+        }
+        // The whole pod counts: a container may be about to start again, or to get its name.
+        let present: HashSet<Owner> = self.entries.keys().map(|owner| pod(naming.name(owner))).collect();
+        self.carried.retain(|series, _| present.contains(&pod(series.clone())));
+        for entry in forgotten {
+            let series = entry.gone.as_ref().map(|gone| gone.named.series());
+            if let Some(series) = series.filter(|series| present.contains(&pod(series.clone()))) {
+                self.carry(series, entry);
+            }
+        }
+    }
+
+    fn carry(&mut self, series: Owner, entry: Entry) {
+        match self.carried.entry(series) {
+            hash_map::Entry::Vacant(vacant) => {
+                vacant.insert(entry);
+            }
+            hash_map::Entry::Occupied(mut occupied) => {
+                let carried = occupied.get_mut();
+                carried.since = carried.since.min(entry.since);
+                for (account, more) in carried.accounts.iter_mut().zip(entry.accounts) {
+                    account.retired.add_row(&more.total());
+                    for (culprit, ns) in more.caused_ns {
+                        account.cause(&culprit, ns);
+                    }
+                }
+            }
+        }
     }
 }
 
 impl Account {
     fn new(layout: &Layout) -> Self {
         Self { retired: layout.row(), living: layout.row(), caused_ns: HashMap::new() }
+    }
+
+    fn cause(&mut self, culprit: &Owner, ns: u64) {
+        if let Some(sum_ns) = self.caused_ns.get_mut(culprit) {
+            *sum_ns += ns;
+            return;
+        }
+        if self.caused_ns.len() >= CULPRITS_PER_OWNER {
+            let lightest =
+                self.caused_ns.iter().min_by_key(|(_, ns)| **ns).map(|(culprit, ns)| (culprit.clone(), *ns));
+            match lightest {
+                Some((lightest, least_ns)) if least_ns < ns => self.caused_ns.remove(&lightest),
+                _ => return,
+            };
+        }
+        self.caused_ns.insert(culprit.clone(), ns);
     }
 
     fn total(&self) -> Row {
@@ -277,11 +355,24 @@ impl Culprits {
         *self.positions.entry(named).or_insert_with_key(|named| {
             let found = owners.iter().position(|state| state.owner == *named);
             let position = found.unwrap_or_else(|| {
-                owners.push(OwnerState { owner: named.clone(), since: SystemTime::UNIX_EPOCH, gone: true });
+                owners.push(OwnerState {
+                    owner: named.clone(),
+                    since: SystemTime::UNIX_EPOCH,
+                    gone: true,
+                    carried: false,
+                });
                 owners.len() - 1
             });
             u32::try_from(position).unwrap_or(u32::MAX)
         })
+    }
+}
+
+/// The series of a container's pod.
+fn pod(owner: Owner) -> Owner {
+    match owner.series() {
+        Owner::Container(container) => Owner::Container(Container { container: "".into(), ..container }),
+        unit @ Owner::Unit(_) => unit,
     }
 }
 
@@ -303,3 +394,6 @@ fn push_samples(metric: &'static Metric, cells: &[u64], owner: u32, samples: &mu
         samples.push(Sample { owner, label_value, culprit: None, value });
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -53,3 +53,16 @@ pub struct Metric {
     /// What the value is compared with in the tests, for the documentation.
     pub must_equal: &'static str,
 }
+
+/// A metric that is always 1 and tells facts by its labels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InfoMetric {
+    /// Prometheus name, ending in `_info`.
+    pub name: &'static str,
+    /// One line of help, without a final stop.
+    pub help: &'static str,
+    /// About a pod as a whole: the label `container` is left out.
+    pub of_pod: bool,
+    /// Where the facts come from, for the documentation.
+    pub source: &'static str,
+}

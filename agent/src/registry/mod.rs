@@ -11,6 +11,6 @@ pub mod snapshot;
 
 pub use cells::{Column, Layout, Row};
 pub use ledger::Ledger;
-pub use metric::{Kind, Label, Metric, Unit};
-pub use owner::{Container, Owner};
-pub use snapshot::{Family, Histogram, OwnerState, Sample, Snapshot, Value};
+pub use metric::{InfoMetric, Kind, Label, Metric, Unit};
+pub use owner::{Container, Naming, Owner, PathNames};
+pub use snapshot::{Family, Histogram, Info, OwnerState, Sample, Snapshot, Value};

@@ -37,4 +37,39 @@ impl Owner {
     pub fn unit(name: &str) -> Self {
         Self::Unit(name.into())
     }
+
+    /// The owner without what tells instances of one container apart: those of the same series have the same
+    /// namespace, pod and container in Prometheus.
+    #[must_use]
+    pub fn series(&self) -> Self {
+        match self {
+            Self::Container(container) => {
+                Self::Container(Container { pod_uid: "".into(), container_id: "".into(), ..container.clone() })
+            }
+            Self::Unit(_) => self.clone(),
+        }
+    }
+}
+
+/// What the ledger asks about names. Attribution answers.
+pub trait Naming {
+    /// The owner under the names that are known for it now.
+    fn name(&self, owner: &Owner) -> Owner;
+
+    /// Names are lacking that may well come in a moment.
+    fn is_pending(&self, owner: &Owner) -> bool;
+}
+
+/// Owners are called what their cgroups' paths tell.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PathNames;
+
+impl Naming for PathNames {
+    fn name(&self, owner: &Owner) -> Owner {
+        owner.clone()
+    }
+
+    fn is_pending(&self, _: &Owner) -> bool {
+        false
+    }
 }

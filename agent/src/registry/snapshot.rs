@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::SystemTime};
 
-use super::{Metric, Owner};
+use super::{InfoMetric, Metric, Owner};
 
 /// Everything podlens knows about the node's owners at one moment.
 #[derive(Clone, Debug)]
@@ -17,6 +17,19 @@ pub struct Snapshot {
     pub owners: Vec<OwnerState>,
     /// One family a metric that has samples, in the collectors' order.
     pub families: Vec<Family>,
+    /// Facts about owners.
+    pub infos: Vec<Info>,
+}
+
+/// Facts about an owner.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Info {
+    /// The definition.
+    pub metric: &'static InfoMetric,
+    /// Position in [`Snapshot::owners`].
+    pub owner: u32,
+    /// Label names and values, the same names in the same order for each of one metric. An empty value is not known.
+    pub labels: Vec<(&'static str, Arc<str>)>,
 }
 
 /// An owner in a snapshot.
@@ -28,6 +41,9 @@ pub struct OwnerState {
     pub since: SystemTime,
     /// Its last cgroup is gone: these are its final values.
     pub gone: bool,
+    /// What instances that are gone and delivered have used under the same namespace, pod and container as one
+    /// that lives. Series that are not told apart by the instance go on from there; others leave it out.
+    pub carried: bool,
 }
 
 /// All samples of one metric.

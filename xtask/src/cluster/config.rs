@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::{
+    cgroups::CGROUP_ROOT,
     components::Components,
     node::{NODE_ADDRESS, SERVICE_ADDRESS},
     pki::NODE_NAME,
@@ -155,6 +156,7 @@ fn kubelet(state: &Path) -> Value {
         "tlsPrivateKeyFile": pki("kubelet-server.key"),
         "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
         "cgroupDriver": "cgroupfs",
+        "cgroupRoot": CGROUP_ROOT,
         "failSwapOn": false,
         "failCgroupV1": false,
         "enforceNodeAllocatable": [],

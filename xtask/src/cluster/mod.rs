@@ -6,12 +6,16 @@
 //! | --- | --- |
 //! | components.rs | the released parts, fetched or built once into the cache |
 //! | node.rs | the namespaces that are the node, and the processes in them |
+//! | cgroups.rs | the cgroup of all its pods |
 //! | pki.rs, config.rs | certificates; command lines and files |
+//! | commands.rs | the command line |
 //! | wait.rs | waiting with limits and readable failures |
 //!
 //! There is no kube-proxy and no DNS: service addresses other than the API server's own do not work; use the
 //! pods' addresses.
 
+mod cgroups;
+mod commands;
 pub(crate) mod components;
 mod config;
 mod node;
@@ -27,11 +31,15 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
+pub(crate) use self::{
+    commands::{Choice, run},
+    node::NODE_ADDRESS,
+    pki::NODE_NAME,
+};
 use self::{components::Components, node::Node, wait::wait_until};
-pub(crate) use self::{node::NODE_ADDRESS, pki::NODE_NAME};
 use crate::{
     image::{self, Entry, Image},
-    places, process,
+    packages, places, process,
 };
 
 const STATE: &str = "/tmp/podlens-cluster";
@@ -47,12 +55,15 @@ pub(crate) struct Cluster {
 
 /// Starts whatever of the cluster does not run, and returns when its node is ready.
 pub(crate) fn up() -> Result<Cluster> {
+    if !packages::is_root() {
+        bail!("cannot start the cluster: namespaces, mounts and cgroups are root's; run it as root");
+    }
     let _lock = lock()?;
     let started = Instant::now();
     let components = Components::ensure()?;
     let cluster = Cluster { components, node: Node::new(STATE) };
-    if cluster.node.holder().is_none() {
-        // What an earlier cluster left when its processes were ended from outside.
+    if cluster.node.holder().is_none() || !cluster.created().exists() {
+        // What is left of a cluster whose processes were ended from outside, or whose creation was.
         cluster.node.destroy()?;
         cluster.create()?;
     }
@@ -94,10 +105,9 @@ pub(crate) fn status() -> Result<bool> {
             println!("{:<24} not ready: {reason:#}", format!("node {NODE_NAME}"));
         }
     }
-    println!("export KUBECONFIG={}", cluster.kubeconfig().display());
-    if let Some(holder) = cluster.node.holder() {
-        println!("nsenter --target {} --net -- {} get pods -A", holder.pid(), cluster.components.kubectl().display());
-    }
+    println!("{:<24} {}", "static pods", cluster.static_pods().display());
+    println!("{:<24} {}", "containers' bundles", cluster.bundles().display());
+    println!("kubectl and helm: cargo xtask cluster kubectl|helm ARGUMENTS");
     Ok(whole)
 }
 
@@ -157,6 +167,9 @@ impl Cluster {
 
     /// Ends one part as a crash would: `kube-apiserver`, `kubelet`, ...
     pub(crate) fn kill_program(&self, name: &str) -> Result<()> {
+        if !config::programs(&self.components, self.node.state()).iter().any(|program| program.name == name) {
+            bail!("cannot end `{name}`: the cluster has no such program; `cargo xtask cluster status` lists them");
+        }
         self.node.kill(name)
     }
 
@@ -183,7 +196,12 @@ impl Cluster {
             }
             fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
         }
-        Ok(())
+        fs::write(self.created(), "").context("cannot note that the cluster is created")
+    }
+
+    /// A file that is there when everything that the programs read is.
+    fn created(&self) -> PathBuf {
+        self.node.state().join("created")
     }
 
     /// Waits until one part does its work, and gives it what it needs for that.
@@ -205,7 +223,11 @@ impl Cluster {
                 wait(&mut || process::output(self.ctr(5)?.arg("version")).map(drop))?;
                 self.import_base_images()
             }
-            _ => wait(&mut || self.node_ready()),
+            _ => wait(&mut || {
+                // The node's own word stands in the API for a while after kubelet's end.
+                self.healthy(Some("http://127.0.0.1:10248"), "/healthz")?;
+                self.node_ready()
+            }),
         }
     }
 

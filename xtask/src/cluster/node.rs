@@ -10,9 +10,8 @@
 use std::{
     ffi::OsStr,
     fmt::Write as _,
-    fs::{self, File},
-    io,
-    os::unix::process::CommandExt as _,
+    fs::{self, DirBuilder, File},
+    os::unix::{fs::DirBuilderExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
@@ -20,19 +19,16 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::wait::wait_until;
+use super::{cgroups, wait::wait_until};
 use crate::process;
 
 /// The node's address: kubelet refuses a loopback one, so it is the one of the pods' bridge.
 pub(crate) const NODE_ADDRESS: &str = "10.88.0.1";
-/// The first service address, which in-cluster clients find in KUBERNETES_SERVICE_HOST. The API server
+/// The first service address, which in-cluster clients are given in their environment. The API server
 /// listens on it itself, so neither kube-proxy nor address translation is needed to reach it.
 pub(crate) const SERVICE_ADDRESS: &str = "10.96.0.1";
 
 const HOLDER: &str = "holder";
-const CGROUP_ROOT: &str = "/sys/fs/cgroup";
-/// What kubelet makes at the top of each hierarchy, and all containers below it.
-const CGROUP_NAME: &str = "kubepods";
 const START_LIMIT: Duration = Duration::from_secs(10);
 const END_LIMIT: Duration = Duration::from_secs(30);
 
@@ -81,11 +77,16 @@ impl Node {
 
     /// Makes the namespaces and the node's network. `busybox` is the node's shell and its `ip`.
     pub(crate) fn create(&self, busybox: &Path) -> Result<()> {
-        refuse_another_kubelet()?;
+        // It holds the cluster's keys.
+        DirBuilder::new()
+            .mode(0o700)
+            .create(&self.state)
+            .with_context(|| format!("cannot make {}", self.state.display()))?;
         for folder in ["log", "process", "run", "var-lib", "var-log", "settings", "manifests"] {
             let folder = self.state.join(folder);
-            fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+            fs::create_dir(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         }
+        cgroups::make()?;
         let script = self.state.join("holder.sh");
         fs::write(&script, self.holder_script(busybox)?).context("cannot write the holder's script")?;
         let log = self.log(HOLDER);
@@ -148,9 +149,7 @@ impl Node {
         if !self.state.exists() {
             return Ok(());
         }
-        for cgroup in top_cgroups()? {
-            wait_until("the end of the containers' cgroups", END_LIMIT, &self.log(HOLDER), || remove_cgroup(&cgroup))?;
-        }
+        wait_until("the end of the containers' cgroups", END_LIMIT, &self.log(HOLDER), cgroups::remove)?;
         fs::remove_dir_all(&self.state).with_context(|| format!("cannot remove {}", self.state.display()))
     }
 
@@ -271,60 +270,6 @@ fn child_of(parent: u32) -> Option<Process> {
         }
     }
     None
-}
-
-/// kubelet's cgroups in the unified tree or, with version 1, in each hierarchy.
-fn top_cgroups() -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    let root = Path::new(CGROUP_ROOT);
-    let mut parents = vec![root.to_owned()];
-    for entry in fs::read_dir(root).context("cannot read /sys/fs/cgroup")? {
-        let path = entry?.path();
-        if path.is_dir() && !path.is_symlink() {
-            parents.push(path);
-        }
-    }
-    for parent in parents {
-        // Only the top of a mounted hierarchy, never a group that happens to have such a child.
-        let is_top = parent.join("cgroup.procs").exists() && !is_group_below_root(&parent);
-        let candidate = parent.join(CGROUP_NAME);
-        if is_top && candidate.is_dir() {
-            found.push(candidate);
-        }
-    }
-    Ok(found)
-}
-
-fn is_group_below_root(path: &Path) -> bool {
-    path != Path::new(CGROUP_ROOT) && Path::new(CGROUP_ROOT).join("cgroup.procs").exists()
-}
-
-fn refuse_another_kubelet() -> Result<()> {
-    for cgroup in top_cgroups()? {
-        if remove_cgroup(&cgroup).is_err() {
-            bail!(
-                "cannot make the cluster's cgroups: {} is in use; another kubelet works on this machine",
-                cgroup.display()
-            );
-        }
-    }
-    Ok(())
-}
-
-/// Removes an empty tree of groups, children first. Fails while a process is in it.
-fn remove_cgroup(cgroup: &Path) -> Result<()> {
-    let entries = match fs::read_dir(cgroup) {
-        Ok(entries) => entries,
-        Err(gone) if gone.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(other) => return Err(other).with_context(|| format!("cannot read {}", cgroup.display())),
-    };
-    for entry in entries {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            remove_cgroup(&entry.path())?;
-        }
-    }
-    fs::remove_dir(cgroup).with_context(|| format!("cannot remove the cgroup {}", cgroup.display()))
 }
 
 #[cfg(test)]

@@ -38,31 +38,18 @@ pub(super) fn read(text: &str, format: Format) -> Vec<Source> {
 /// Security updates live in an archive of their own, so a suite that ends in `-security` is asked for where the
 /// machine gets its own security updates.
 pub(super) fn paragraph_for(sources: &[Source], codename: &str, suite: &str) -> Option<String> {
-    let own = if suite.ends_with("-security") {
-        format!("{codename}-security")
-    } else {
-        codename.to_owned()
-    };
-    let source = sources.iter().find(|source| {
-        source.suites.contains(&own) && source.components.iter().any(|part| part == "main")
-    })?;
-    let signed_by = source
-        .signed_by
-        .as_ref()
-        .map_or_else(String::new, |key| format!("Signed-By: {key}\n"));
-    Some(format!(
-        "Types: deb\nURIs: {}\nSuites: {suite}\nComponents: main\n{signed_by}",
-        source.locations
-    ))
+    let own = if suite.ends_with("-security") { format!("{codename}-security") } else { codename.to_owned() };
+    let source = sources
+        .iter()
+        .find(|source| source.suites.contains(&own) && source.components.iter().any(|part| part == "main"))?;
+    let signed_by = source.signed_by.as_ref().map_or_else(String::new, |key| format!("Signed-By: {key}\n"));
+    Some(format!("Types: deb\nURIs: {}\nSuites: {suite}\nComponents: main\n{signed_by}", source.locations))
 }
 
 fn read_paragraph(text: &str) -> Option<Source> {
     let mut source = Source::default();
     let mut types = "";
-    let mut lines = text
-        .lines()
-        .filter(|line| !line.starts_with('#'))
-        .peekable();
+    let mut lines = text.lines().filter(|line| !line.starts_with('#')).peekable();
     while let Some(line) = lines.next() {
         let Some((field, value)) = line.split_once(':') else {
             continue;
@@ -85,10 +72,7 @@ fn read_paragraph(text: &str) -> Option<Source> {
             _ => {}
         }
     }
-    words(types)
-        .iter()
-        .any(|kind| kind == "deb")
-        .then_some(source)
+    words(types).iter().any(|kind| kind == "deb").then_some(source)
 }
 
 fn read_line(line: &str) -> Option<Source> {
@@ -103,10 +87,7 @@ fn read_line(line: &str) -> Option<Source> {
         locations: fields.next()?.to_owned(),
         suites: vec![fields.next()?.to_owned()],
         components: fields.map(str::to_owned).collect(),
-        signed_by: options
-            .split_whitespace()
-            .find_map(|option| option.strip_prefix("signed-by="))
-            .map(str::to_owned),
+        signed_by: options.split_whitespace().find_map(|option| option.strip_prefix("signed-by=")).map(str::to_owned),
     })
 }
 
@@ -152,11 +133,7 @@ deb http://mirror.test/debian-security bookworm-security main
 
     fn check(text: &str, format: Format, suite: &str, expected: &str) {
         let found = paragraph_for(&read(text, format), "bookworm", suite);
-        assert_eq!(
-            found.as_deref().unwrap_or("none"),
-            expected,
-            "{format:?} {suite}"
-        );
+        assert_eq!(found.as_deref().unwrap_or("none"), expected, "{format:?} {suite}");
     }
 
     #[test]

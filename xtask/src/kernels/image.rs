@@ -27,33 +27,24 @@ const BTF_MAGIC: [u8; 2] = [0x9f, 0xeb];
 /// The section `.BTF` of the kernel in a boot image.
 pub(super) fn type_information(image: &[u8]) -> Result<Vec<u8>> {
     let kernel = unpack(payload(image)?)?;
-    let file =
-        object::File::parse(kernel.as_slice()).context("the unpacked kernel is not an ELF file")?;
+    let file = object::File::parse(kernel.as_slice()).context("the unpacked kernel is not an ELF file")?;
     let section = file
         .section_by_name(".BTF")
         .context("the kernel has no section .BTF: it was built without CONFIG_DEBUG_INFO_BTF")?;
     let bytes = section.data().context("the section .BTF is cut off")?;
-    ensure!(
-        bytes.starts_with(&BTF_MAGIC),
-        "the section .BTF does not begin as BTF does"
-    );
+    ensure!(bytes.starts_with(&BTF_MAGIC), "the section .BTF does not begin as BTF does");
     Ok(bytes.to_vec())
 }
 
 fn payload(image: &[u8]) -> Result<&[u8]> {
-    ensure!(
-        image.get(SIGNATURE..SIGNATURE + 4) == Some(b"HdrS"),
-        "this is not a boot image of Linux for x86"
-    );
+    ensure!(image.get(SIGNATURE..SIGNATURE + 4) == Some(b"HdrS"), "this is not a boot image of Linux for x86");
     let sectors = match image.get(SETUP_SECTORS) {
         None | Some(0) => DEFAULT_SETUP_SECTORS,
         Some(sectors) => *sectors,
     };
     let start = (usize::from(sectors) + 1) * SECTOR_BYTES + word(image, PAYLOAD_OFFSET)?;
     let length = word(image, PAYLOAD_LENGTH)?;
-    image
-        .get(start..start + length)
-        .context("the image is cut off inside its payload")
+    image.get(start..start + length).context("the image is cut off inside its payload")
 }
 
 fn unpack(payload: &[u8]) -> Result<Vec<u8>> {
@@ -63,10 +54,7 @@ fn unpack(payload: &[u8]) -> Result<Vec<u8>> {
         .and_then(|end| payload.split_at_checked(end))
         .context("the payload is empty")?;
     let length = word(length, 0)?;
-    ensure!(
-        length <= LARGEST_KERNEL_BYTES,
-        "the payload claims to unpack to {length} bytes"
-    );
+    ensure!(length <= LARGEST_KERNEL_BYTES, "the payload claims to unpack to {length} bytes");
     let kernel = match packed.first_chunk() {
         Some(&LZ4_LEGACY) => unpack_lz4(packed, length)?,
         Some(&ZSTANDARD) => unpack_zstandard(packed, length)?,
@@ -74,11 +62,7 @@ fn unpack(payload: &[u8]) -> Result<Vec<u8>> {
             "the payload is packed in an unknown way, beginning {magic:02x?}; teach kernels/image.rs to unpack it"
         ),
     };
-    ensure!(
-        kernel.len() == length,
-        "the payload unpacks to {} bytes, not {length}",
-        kernel.len()
-    );
+    ensure!(kernel.len() == length, "the payload unpacks to {} bytes, not {length}", kernel.len());
     Ok(kernel)
 }
 
@@ -93,8 +77,7 @@ fn unpack_lz4(packed: &[u8], length: usize) -> Result<Vec<u8>> {
         let room = kernel.get_mut(written..).unwrap_or_default();
         let room_bytes = room.len().min(LZ4_BLOCK_BYTES);
         let output = room.get_mut(..room_bytes).unwrap_or_default();
-        written +=
-            lz4_flex::block::decompress_into(input, output).context("an LZ4 block is damaged")?;
+        written += lz4_flex::block::decompress_into(input, output).context("an LZ4 block is damaged")?;
         read = end;
     }
     kernel.truncate(written);
@@ -143,11 +126,7 @@ mod tests {
             packed.push(length << 4);
             packed.extend(text.as_bytes());
         }
-        packed.extend(
-            u32::try_from(first.len() + second.len())
-                .unwrap()
-                .to_le_bytes(),
-        );
+        packed.extend(u32::try_from(first.len() + second.len()).unwrap().to_le_bytes());
         packed
     }
 
@@ -164,15 +143,9 @@ mod tests {
         for (bytes, part) in [
             (vec![0; 4096], "not a boot image"),
             (image(&[])[..600].to_vec(), "cut off"),
-            (
-                image(&lz4("kernel", "image"))[..1030].to_vec(),
-                "cut off inside its payload",
-            ),
+            (image(&lz4("kernel", "image"))[..1030].to_vec(), "cut off inside its payload"),
             (image(&[0xff; 64]), "claims to unpack"),
-            (
-                image(&[0; 64]),
-                "unknown way, beginning Some([00, 00, 00, 00])",
-            ),
+            (image(&[0; 64]), "unknown way, beginning Some([00, 00, 00, 00])"),
             (image(&lz4("no", " elf")), "not an ELF file"),
             (image(&zstandard), "Zstandard frame is damaged"),
             (image(&short), "LZ4 block"),

@@ -100,8 +100,8 @@ impl Machine<'_> {
             .with_context(|| format!("there is no {QEMU}; `cargo xtask setup --for vm` installs it"))?;
         let mut command = Command::new(program);
         // Emulation, not KVM: it works everywhere, and alike. One thread for both CPUs: with two, QEMU 7.2 runs stale
-        // code while a CPU patches the kernel's text (static keys, tracepoints), and one boot of eight panics at an
-        // int3. A panicking kernel reboots at once, and a reboot ends QEMU.
+        // code while a CPU patches the kernel's text (static keys, tracepoints), and some runs panic at an int3.
+        // A panicking kernel reboots at once, and a reboot ends QEMU.
         command
             .args(["-accel", "tcg,thread=single", "-cpu", "max", "-smp", "2", "-m", "1G"])
             .args(["-nodefaults", "-no-user-config", "-no-reboot"])

@@ -111,10 +111,17 @@ impl Scheduler {
         }
     }
 
-    /// Legs of waits whose length the programs could not tell.
+    /// What the programs could not tell, by reason.
     #[must_use]
-    pub fn unknown_legs(&self) -> u64 {
-        (0..self.maps.cpu_count).filter_map(|cpu| self.cpu(cpu)).map(|cpu| cpu.unknown_legs).sum()
+    pub fn lost(&self) -> [(&'static str, u64); 3] {
+        let mut lost = [("unknown_leg", 0), ("missed_switch", 0), ("missed_ns", 0)];
+        for cpu in (0..self.maps.cpu_count).filter_map(|cpu| self.cpu(cpu)) {
+            let counts = [cpu.unknown_legs, cpu.missed, cpu.missed_ns];
+            for ((_, sum), count) in lost.iter_mut().zip(counts) {
+                *sum += count;
+            }
+        }
+        lost
     }
 
     /// Adds one CPU's accounts to the rows, and its running slice.

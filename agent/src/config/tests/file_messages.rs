@@ -92,7 +92,6 @@ fn a_wrong_value_of_the_push_is_refused_likewise_and_credentials_are_not_shown()
             "otlp:\n  endpoint: collector:4317\n",
             "c.yaml:2:13: `otlp.endpoint` is `collector:4317`, but must be a URL with http:// or https://, without user or query, such as http://collector:4317",
         ),
-        ("otlp: {protocol: udp}", "c.yaml:1:18: `otlp.protocol` is `udp`, but must be grpc or http/protobuf"),
         (
             "otlp: {interval: 0s}",
             "c.yaml:1:18: `otlp.interval` is `0s`, but must be a duration from 100ms to 1h, such as 15s or 1m",
@@ -102,7 +101,6 @@ fn a_wrong_value_of_the_push_is_refused_likewise_and_credentials_are_not_shown()
             "c.yaml:1:17: `otlp.timeout` is `6m`, but must be a duration from 100ms to 5m, such as 10s",
         ),
         ("otlp: {compression: zstd}", "c.yaml:1:21: `otlp.compression` is `zstd`, but must be none or gzip"),
-        ("otlp: {temporality: both}", "c.yaml:1:21: `otlp.temporality` is `both`, but must be cumulative or delta"),
         ("otlp: {client_key: k}", "c.yaml:1:20: `otlp.client_key` is `k`, but must be an absolute path"),
         (
             "otlp:\n  headers:\n    ok: a\n    a b: secret\n",

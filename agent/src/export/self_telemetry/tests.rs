@@ -154,15 +154,18 @@ async fn the_same_numbers_are_pushed_under_a_resource_of_the_agents_own() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn stopping_does_not_wait_for_a_peer_that_hangs() {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+#[test]
+fn stopping_waits_for_no_peer_that_hangs_and_neither_does_the_runtimes_end() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let (telemetry, _) = telemetry();
     let config = OtlpConfig { endpoint, ..OtlpConfig::default() };
-    let push = SelfPush::start(&telemetry, &config, "node-1").unwrap();
     let began = Instant::now();
-    push.stop().await;
+    runtime.block_on(async {
+        SelfPush::start(&telemetry, &config, "node-1").unwrap().stop().await;
+    });
+    drop(runtime);
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
 }
 

@@ -1,0 +1,296 @@
+//! HTTP to the API server and to the kubelet.
+//!
+//! Connections, credentials (tokens are read again as they rotate) and certificates are the library's; time limits
+//! and the reading of answers are here, since a server behind a proxy may hang or break off at any byte. Nothing is
+//! retried and nothing is logged here: the sources decide.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, StatusCode, header};
+use http_body_util::BodyExt as _;
+use hyper_util::{client::legacy, rt::TokioExecutor};
+use kube::{
+    Config,
+    client::{Body, ConfigExt as _},
+};
+use tower::ServiceBuilder;
+
+use super::pod::PodError;
+
+/// Time limits of one request.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Until the answer begins: connecting, its encryption and the server's own work.
+    pub begin: Duration,
+    /// Between two parts of an answer.
+    pub silence: Duration,
+    /// From the first part of a whole answer to its last.
+    pub whole: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            begin: Duration::from_secs(15),
+            // A watch brings a bookmark about once a minute even where nothing happens.
+            silence: Duration::from_secs(150),
+            whole: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Why there is no client for a server.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The connection would not be encrypted.
+    #[error("{0} is not https: whoever is between could give pods other names; use an https address")]
+    NotEncrypted(http::Uri),
+    /// Verification is switched off.
+    #[error(
+        "the kubeconfig switches off the verification of {0}'s certificate; give it a certificate-authority instead of insecure-skip-tls-verify"
+    )]
+    NotVerified(http::Uri),
+    /// Certificates, keys or tokens cannot be used.
+    #[error("cannot set up certificates and credentials for {server}; correct them in the kubeconfig or the service account")]
+    SetUp {
+        /// The server.
+        server: http::Uri,
+        /// What the library says.
+        #[source]
+        source: Box<kube::Error>,
+    },
+}
+
+/// Why a request failed.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    /// Not reached.
+    #[error("cannot reach {server}; podlens tries again")]
+    Unreachable {
+        /// The server.
+        server: http::Uri,
+        /// What the library says.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Too slow.
+    #[error("{server} did not answer within {limit:?}; podlens tries again")]
+    Silent {
+        /// The server.
+        server: http::Uri,
+        /// The limit.
+        limit: Duration,
+    },
+    /// It answered with an error.
+    #[error("{server} answered {status}; {}", remedy(*status))]
+    Refused {
+        /// The server.
+        server: http::Uri,
+        /// Its answer.
+        status: StatusCode,
+        /// How long it wants to be left alone.
+        retry_after: Option<Duration>,
+    },
+    /// The answer broke off.
+    #[error("the answer of {server} broke off; podlens tries again")]
+    Broken {
+        /// The server.
+        server: http::Uri,
+        /// What the library says.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// More than any honest answer.
+    #[error("the answer of {server} is longer than {limit} bytes and was not read; podlens tries again")]
+    TooLong {
+        /// The server.
+        server: http::Uri,
+        /// The limit.
+        limit: usize,
+    },
+    /// The answer is not what was asked for.
+    #[error("the answer of {server} makes no sense; podlens tries again")]
+    Garbage {
+        /// The server.
+        server: http::Uri,
+        /// What is wrong with it.
+        #[source]
+        source: PodError,
+    },
+    /// A watch cannot go on from where it was.
+    #[error("{server} no longer has the changes since the last answer; podlens lists the pods anew")]
+    Gone {
+        /// The server.
+        server: http::Uri,
+    },
+}
+
+fn remedy(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::UNAUTHORIZED => {
+            "the token or certificate is not accepted: check the service account, or the kubeconfig's user"
+        }
+        StatusCode::FORBIDDEN => {
+            "let the agent's service account list and watch pods, or get nodes/pods for the kubelet (the chart's rbac.create)"
+        }
+        StatusCode::TOO_MANY_REQUESTS => "podlens waits as long as it asks for",
+        _ => "podlens tries again",
+    }
+}
+
+impl RequestError {
+    /// How long the server wants to be left alone.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
+    /// For the label `result` of the request's counter.
+    #[must_use]
+    pub fn result(&self) -> &'static str {
+        match self {
+            Self::Unreachable { .. } => "unreachable",
+            Self::Silent { .. } => "timeout",
+            Self::Broken { .. } => "broken",
+            Self::TooLong { .. } | Self::Garbage { .. } => "garbage",
+            Self::Gone { .. } => "gone",
+            Self::Refused { status, .. } => match status.as_u16() {
+                401 => "unauthorized",
+                403 => "forbidden",
+                429 => "throttled",
+                500.. => "server_error",
+                _ => "refused",
+            },
+        }
+    }
+}
+
+/// A connection to one server.
+#[derive(Clone)]
+pub struct Client {
+    inner: kube::Client,
+    server: http::Uri,
+    limits: Limits,
+}
+
+impl Client {
+    /// A client for the server of `config`. Needs a runtime; connects when it is asked something.
+    ///
+    /// # Errors
+    /// The server's certificate could not be verified, or the credentials cannot be used.
+    pub fn new(config: &Config, limits: Limits) -> Result<Self, ClientError> {
+        let server = config.cluster_url.clone();
+        let is_local = server.host().is_some_and(|host| {
+            host == "localhost"
+                || host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+        });
+        if server.scheme_str() != Some("https") && !is_local {
+            return Err(ClientError::NotEncrypted(server));
+        }
+        if config.accept_invalid_certs {
+            return Err(ClientError::NotVerified(server));
+        }
+        let set_up = |source| ClientError::SetUp { server: server.clone(), source: Box::new(source) };
+        let connector = config.rustls_https_connector().map_err(set_up)?;
+        let service = ServiceBuilder::new()
+            .layer(config.base_uri_layer())
+            .option_layer(config.auth_layer().map_err(set_up)?)
+            .map_err(tower::BoxError::from)
+            .service(legacy::Client::builder(TokioExecutor::new()).build::<_, Body>(connector));
+        Ok(Self { inner: kube::Client::new(service, "default"), server, limits })
+    }
+
+    /// The server's address.
+    #[must_use]
+    pub fn server(&self) -> &http::Uri {
+        &self.server
+    }
+
+    /// Starts an answer.
+    ///
+    /// # Errors
+    /// The server is not reached, is too slow, or answers anything but success.
+    pub async fn get(&self, path_and_query: &str) -> Result<Answer, RequestError> {
+        let request = Request::get(path_and_query)
+            .header(header::ACCEPT, "application/json")
+            .header(header::USER_AGENT, concat!("podlens/", env!("CARGO_PKG_VERSION")))
+            .body(Body::empty())
+            .map_err(|source| self.unreachable(source))?;
+        let answer = match tokio::time::timeout(self.limits.begin, self.inner.send(request)).await {
+            Err(_) => return Err(RequestError::Silent { server: self.server.clone(), limit: self.limits.begin }),
+            Ok(Err(source)) => return Err(self.unreachable(source)),
+            Ok(Ok(answer)) => answer,
+        };
+        let status = answer.status();
+        if status == StatusCode::GONE {
+            return Err(RequestError::Gone { server: self.server.clone() });
+        }
+        if status != StatusCode::OK {
+            let seconds = answer.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+            let retry_after = seconds.map(Duration::from_secs);
+            return Err(RequestError::Refused { server: self.server.clone(), status, retry_after });
+        }
+        Ok(Answer { body: answer.into_body(), server: self.server.clone(), limits: self.limits })
+    }
+
+    fn unreachable(&self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> RequestError {
+        RequestError::Unreachable { server: self.server.clone(), source: source.into() }
+    }
+}
+
+/// An answer that is being read.
+pub struct Answer {
+    body: Body,
+    server: http::Uri,
+    limits: Limits,
+}
+
+impl Answer {
+    /// The next part; none at the end.
+    ///
+    /// # Errors
+    /// The answer breaks off, or the server stays silent.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, RequestError> {
+        loop {
+            let frame = tokio::time::timeout(self.limits.silence, self.body.frame()).await;
+            match frame {
+                Err(_) => {
+                    return Err(RequestError::Silent { server: self.server.clone(), limit: self.limits.silence });
+                }
+                Ok(None) => return Ok(None),
+                Ok(Some(Err(source))) => {
+                    return Err(RequestError::Broken { server: self.server.clone(), source: Box::new(source) });
+                }
+                // Trailers are no part of the text.
+                Ok(Some(Ok(frame))) => {
+                    if let Ok(bytes) = frame.into_data() {
+                        return Ok(Some(bytes));
+                    }
+                }
+            }
+        }
+    }
+
+    /// All of it.
+    ///
+    /// # Errors
+    /// As [`Self::next`], or it is longer than `limit_bytes` or takes too long.
+    pub async fn whole(mut self, limit_bytes: usize) -> Result<Vec<u8>, RequestError> {
+        let (server, limit) = (self.server.clone(), self.limits.whole);
+        let read = async move {
+            let mut whole = Vec::new();
+            while let Some(part) = self.next().await? {
+                if whole.len() + part.len() > limit_bytes {
+                    return Err(RequestError::TooLong { server: self.server.clone(), limit: limit_bytes });
+                }
+                whole.extend_from_slice(&part);
+            }
+            Ok(whole)
+        };
+        tokio::time::timeout(limit, read).await.unwrap_or(Err(RequestError::Silent { server, limit }))
+    }
+}

@@ -1,0 +1,74 @@
+//! What is known about a snapshot's owners beside their names: facts as labels, requests and limits as values.
+//!
+//! Pure. A fact that is not known has no sample, and nothing is told about a container that is gone.
+
+use std::{collections::HashSet, sync::Arc};
+
+use super::{metrics, pod::Resources, table::Table};
+use crate::registry::{Family, Info, Metric, Owner, OwnerState, Sample, Snapshot, Value};
+
+/// A metric and where its value is.
+type Gauge = (&'static Metric, fn(&Resources) -> Option<f64>);
+
+const GAUGES: [Gauge; 4] = [
+    (&metrics::CPU_REQUEST, |resources| resources.cpu_request_cores),
+    (&metrics::CPU_LIMIT, |resources| resources.cpu_limit_cores),
+    (&metrics::MEMORY_REQUEST, |resources| resources.memory_request_bytes),
+    (&metrics::MEMORY_LIMIT, |resources| resources.memory_limit_bytes),
+];
+
+/// Adds to a snapshot what `table` knows about its owners.
+pub(super) fn describe(table: &Table, snapshot: &mut Snapshot) {
+    snapshot.infos = infos(table, &snapshot.owners);
+    for (metric, value) in GAUGES {
+        // A collector that reads the value from the kernel knows it better.
+        if snapshot.families.iter().any(|family| family.metric.name == metric.name) {
+            continue;
+        }
+        let samples: Vec<Sample> = (0u32..)
+            .zip(&snapshot.owners)
+            .filter_map(|(owner, state)| {
+                let container = living(state)?;
+                let amount = value(&table.container(container)?.resources)?;
+                Some(Sample { owner, label_value: 0, culprit: None, value: Value::Float(amount) })
+            })
+            .collect();
+        if !samples.is_empty() {
+            snapshot.families.push(Family { metric, samples });
+        }
+    }
+}
+
+fn living(state: &OwnerState) -> Option<&crate::registry::Container> {
+    match &state.owner {
+        Owner::Container(container) if !state.gone && !state.carried => Some(container),
+        _ => None,
+    }
+}
+
+fn infos(table: &Table, owners: &[OwnerState]) -> Vec<Info> {
+    let mut infos = Vec::new();
+    let mut told: HashSet<&Arc<str>> = HashSet::new();
+    for (owner, state) in (0u32..).zip(owners) {
+        let Some(container) = living(state) else { continue };
+        if let Some(pod) = table.pod(container)
+            && told.insert(&container.pod_uid)
+        {
+            let host_network = if pod.host_network { "true" } else { "false" };
+            let labels = vec![
+                ("uid", Arc::clone(&pod.uid)),
+                ("workload", Arc::clone(&pod.workload.name)),
+                ("workload_type", Arc::clone(&pod.workload.kind)),
+                ("qos", Arc::clone(&pod.qos)),
+                ("host_network", host_network.into()),
+            ];
+            infos.push(Info { metric: &metrics::POD_INFO, owner, labels });
+        }
+        // The sandbox and the pod's own cgroup are no containers to anyone but the runtime.
+        if let Some(image) = table.image(container).filter(|_| !container.container.is_empty()) {
+            let labels = vec![("container_id", Arc::clone(&container.container_id)), ("image", Arc::clone(image))];
+            infos.push(Info { metric: &metrics::CONTAINER_INFO, owner, labels });
+        }
+    }
+    infos
+}

@@ -1,0 +1,156 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::{Phase, PodError, PodList, Role, bare_id};
+
+const ID: &str = "3f1b0c5a9d7e2468ace013579bdf02468ace013579bdf02468ace013579bdf02";
+const OLD: &str = "aaaa0c5a9d7e2468ace013579bdf02468ace013579bdf02468ace013579bdf02";
+
+/// A pod as the API server shows it, with much that podlens does not need.
+fn object() -> serde_json::Value {
+    json!({
+        "metadata": {
+            "name": "web-7d4b9c6f5-x2x4z", "namespace": "shop", "uid": "u-1", "resourceVersion": "12",
+            "generateName": "web-7d4b9c6f5-", "creationTimestamp": "2026-11-24T08:00:00Z",
+            "labels": { "app": "web", "pod-template-hash": "7d4b9c6f5" },
+            "annotations": { "note": "text" },
+            "ownerReferences": [
+                { "kind": "Other", "name": "x", "uid": "1" },
+                { "kind": "ReplicaSet", "name": "web-7d4b9c6f5", "uid": "2", "controller": true }
+            ],
+            "managedFields": [{ "manager": "kubelet", "fieldsV1": { "f:status": {} } }],
+        },
+        "spec": {
+            "nodeName": "n", "hostNetwork": true,
+            "initContainers": [{ "name": "setup", "image": "setup:1", "resources": {} }],
+            "containers": [{
+                "name": "app", "image": "registry:5000/app:2", "env": [{ "name": "SECRET", "value": "s3cret" }],
+                "resources": { "requests": { "cpu": "250m", "memory": "64Mi", "x/gpu": "1" }, "limits": { "cpu": 2 } },
+            }],
+            "ephemeralContainers": [{ "name": "debug", "image": "busybox" }],
+        },
+        "status": {
+            "phase": "Running", "qosClass": "Burstable",
+            "initContainerStatuses": [{
+                "name": "setup", "containerID": format!("containerd://{OLD}"),
+                "state": { "terminated": { "exitCode": 0, "containerID": format!("containerd://{OLD}") } },
+            }],
+            "containerStatuses": [{
+                "name": "app", "containerID": format!("containerd://{ID}"), "restartCount": 1,
+                "state": { "running": { "startedAt": "2026-11-24T08:00:01Z" } },
+                "lastState": { "terminated": { "exitCode": 137, "containerID": format!("containerd://{OLD}") } },
+            }],
+            "ephemeralContainerStatuses": null,
+        },
+    })
+}
+
+fn decode(items: &serde_json::Value) -> Result<PodList, PodError> {
+    let list = json!({ "kind": "PodList", "apiVersion": "v1", "metadata": { "resourceVersion": "77" }, "items": items });
+    PodList::decode(list.to_string().as_bytes())
+}
+
+#[test]
+fn a_pod_is_reduced_to_what_names_need() {
+    let list = decode(&json!([object()])).unwrap();
+    assert_eq!(list.version, "77");
+    let pod = &list.pods[0];
+    assert_eq!((&*pod.uid, &*pod.namespace, &*pod.name), ("u-1", "shop", "web-7d4b9c6f5-x2x4z"));
+    assert_eq!((&*pod.workload.kind, &*pod.workload.name), ("deployment", "web"));
+    assert_eq!((&*pod.qos, pod.host_network, &pod.cgroup_uid), ("Burstable", true, &None));
+    let seen: Vec<_> = pod
+        .containers
+        .iter()
+        .map(|one| (&*one.name, one.role, one.phase, one.id.as_deref(), one.previous_id.as_deref()))
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            ("setup", Role::Init, Phase::Ended { well: true }, Some(OLD), None),
+            ("app", Role::Main, Phase::Running, Some(ID), Some(OLD)),
+            ("debug", Role::Ephemeral, Phase::Waiting, None, None),
+        ]
+    );
+    let app = &pod.containers[1];
+    assert_eq!(&*app.image, "registry:5000/app:2");
+    let amounts = app.resources;
+    assert_eq!((amounts.cpu_request_cores, amounts.cpu_limit_cores), (Some(0.25), Some(2.0)));
+    assert_eq!((amounts.memory_request_bytes, amounts.memory_limit_bytes), (Some(67_108_864.0), None));
+    assert!(!format!("{list:?}").contains("s3cret"), "values of the environment are not held");
+}
+
+#[test]
+fn only_a_mirror_is_looked_for_under_the_hash_in_its_annotations() {
+    let check = |annotations: serde_json::Value, expected: Option<&str>| {
+        let mut pod = object();
+        pod["metadata"]["annotations"] = annotations.clone();
+        assert_eq!(decode(&json!([pod])).unwrap().pods[0].cgroup_uid.as_deref(), expected, "{annotations}");
+    };
+    let hash = "kubernetes.io/config.hash";
+    check(json!({ hash: "0011", "kubernetes.io/config.mirror": "0011" }), Some("0011"));
+    check(json!({ hash: "0011" }), None);
+    check(json!({ hash: "u-1", "kubernetes.io/config.mirror": "u-1" }), None);
+    check(json!({ hash: 7, "kubernetes.io/config.mirror": "" }), None);
+    check(json!(null), None);
+}
+
+#[test]
+fn what_lacks_identity_is_refused_and_what_lacks_anything_else_is_not() {
+    for path in ["name", "namespace", "uid"] {
+        for value in [json!(""), json!("x".repeat(254))] {
+            let mut pod = object();
+            pod["metadata"][path] = value;
+            let error = decode(&json!([pod])).unwrap_err();
+            assert!(matches!(error, PodError::Identity(what) if what == path), "{error}");
+        }
+    }
+    let least = json!([{ "metadata": { "name": "a", "namespace": "b", "uid": "c" } }]);
+    assert_eq!(decode(&least).unwrap().pods[0].containers, []);
+    assert_eq!(decode(&json!(null)).unwrap().pods, []);
+    for text in ["", "{}", "[]", "null", "{\"kind\":\"Status\"}", "{\"kind\":\"PodList\",\"items\":[", "\u{0}"] {
+        assert!(PodList::decode(text.as_bytes()).is_err(), "{text:?}");
+    }
+}
+
+#[test]
+fn an_id_is_64_digits_behind_any_scheme() {
+    for (text, expected) in [
+        (format!("containerd://{ID}"), Some(ID)),
+        (format!("cri-o://{ID}"), Some(ID)),
+        (ID.to_owned(), Some(ID)),
+        (String::new(), None),
+        ("containerd://".to_owned(), None),
+        (format!("containerd://{}", &ID[1..]), None),
+        (format!("containerd://{}/", &ID[1..]), None),
+        (ID.to_uppercase(), None),
+        ("é".repeat(32), None),
+    ] {
+        assert_eq!(bare_id(&text).as_deref(), expected, "{text}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) })]
+
+    #[test]
+    fn any_bytes_are_decoded_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        let _ = PodList::decode(&bytes);
+    }
+
+    /// A list that was cut is no list; one that was changed is refused or still a list.
+    #[test]
+    fn damage_to_a_real_list_is_no_panic(at in 0_usize..4000, byte in any::<u8>(), cut in any::<bool>()) {
+        let list = json!({ "kind": "PodList", "metadata": {}, "items": [object()] }).to_string();
+        let mut bytes = list.into_bytes();
+        let at = at % bytes.len();
+        if cut {
+            bytes.truncate(at);
+            prop_assert!(PodList::decode(&bytes).is_err());
+        } else {
+            bytes[at] = byte;
+            let _ = PodList::decode(&bytes);
+        }
+    }
+}

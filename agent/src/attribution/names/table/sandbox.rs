@@ -1,0 +1,62 @@
+//! Which of a pod's containers is its sandbox, that no status lists.
+//!
+//! A container that was just started is not listed either, so this waits until nothing else is possible: each of
+//! the pod's containers is listed and accounted for, exactly one more lives beside them, and that stays so for
+//! [`CERTAIN_AFTER`]. In all other cases the container keeps its id for a name. Runtimes that make no sandbox
+//! cgroup, such as CRI-O by default, never come that far.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{Entry, Known};
+use crate::attribution::names::pod::{Container, Phase, Role};
+
+/// A restarted container is listed, and its predecessor's cgroup gone, long before this.
+pub(super) const CERTAIN_AFTER: Duration = Duration::from_secs(10);
+
+/// A container that may be the sandbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Candidate {
+    id: Arc<str>,
+    since: Instant,
+}
+
+impl Entry {
+    /// Looks at the pod's living containers. `living` is sorted.
+    pub(super) fn find_sandbox(&mut self, living: &[Arc<str>], now: Instant) {
+        let candidate = self.only_possible(living).cloned();
+        self.candidate = match (candidate, self.candidate.take()) {
+            (Some(id), Some(known)) if known.id == id => {
+                if now.duration_since(known.since) < CERTAIN_AFTER {
+                    Some(known)
+                } else {
+                    self.containers.insert(id, Known { name: None, image: "".into(), used: now });
+                    None
+                }
+            }
+            (Some(id), _) => Some(Candidate { id, since: now }),
+            (None, _) => None,
+        };
+    }
+
+    fn only_possible<'a>(&self, living: &'a [Arc<str>]) -> Option<&'a Arc<str>> {
+        let has_sandbox = living.iter().any(|id| self.containers.get(id).is_some_and(|known| known.name.is_none()));
+        let pod = self.pod.as_ref().filter(|pod| self.listed && !has_sandbox && !pod.containers.is_empty())?;
+        let is_settled = |container: &Container| match (container.phase, &container.id) {
+            (Phase::Running, Some(id)) => living.binary_search(id).is_ok(),
+            // Once it has ended, an ordinary container may be started again at any moment.
+            (Phase::Ended { well }, Some(_)) => {
+                container.role == Role::Ephemeral || (container.role == Role::Init && well)
+            }
+            _ => false,
+        };
+        if !pod.containers.iter().all(is_settled) {
+            return None;
+        }
+        let mut unlisted = living.iter().filter(|id| !self.containers.contains_key(*id));
+        let first = unlisted.next()?;
+        unlisted.next().is_none().then_some(first)
+    }
+}

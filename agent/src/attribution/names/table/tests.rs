@@ -1,0 +1,284 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{CONTAINERS_PER_POD, ContainerFacts, Table, UNLISTED_PODS, sandbox::CERTAIN_AFTER};
+use crate::{
+    attribution::names::{
+        pod::{Container, Phase, Pod, Resources, Role},
+        workload::Workload,
+    },
+    registry::{self, Owner},
+};
+
+const KEEP: Duration = Duration::from_secs(360);
+
+fn pod(uid: &str, name: &str, containers: &[(&str, &str)]) -> Pod {
+    Pod {
+        uid: uid.into(),
+        cgroup_uid: None,
+        namespace: "shop".into(),
+        name: name.into(),
+        workload: Workload::of(None, None, name),
+        qos: "Burstable".into(),
+        host_network: false,
+        containers: containers.iter().map(|(name, id)| running(name, id)).collect(),
+    }
+}
+
+fn running(name: &str, id: &str) -> Container {
+    Container {
+        name: name.into(),
+        image: format!("{name}:1").into(),
+        role: Role::Main,
+        resources: Resources::default(),
+        id: (!id.is_empty()).then(|| id.into()),
+        previous_id: None,
+        phase: if id.is_empty() { Phase::Waiting } else { Phase::Running },
+    }
+}
+
+/// The owner as its cgroup's path tells it.
+fn owner(uid: &str, id: &str) -> Owner {
+    Owner::Container(registry::Container {
+        namespace: "".into(),
+        pod: uid.into(),
+        container: id.into(),
+        pod_uid: uid.into(),
+        container_id: id.into(),
+    })
+}
+
+#[track_caller]
+fn check(table: &Table, uid: &str, id: &str, expected: (&str, &str, &str)) {
+    let Owner::Container(named) = table.name(&owner(uid, id)) else { panic!("a pod became a unit") };
+    assert_eq!((&*named.namespace, &*named.pod, &*named.container), expected, "{uid} {id}");
+    assert_eq!((&*named.pod_uid, &*named.container_id), (uid, id), "identity stays");
+}
+
+#[test]
+fn a_pod_is_named_by_its_uid_and_a_container_by_its_id() {
+    let (mut table, now) = (Table::new(KEEP), Instant::now());
+    table.apply(pod("u1", "web", &[("app", "1"), ("proxy", "2")]), now);
+    check(&table, "u1", "1", ("shop", "web", "app"));
+    check(&table, "u1", "2", ("shop", "web", "proxy"));
+    check(&table, "u1", "", ("shop", "web", ""));
+    check(&table, "u1", "3", ("shop", "web", "3"));
+    check(&table, "u2", "1", ("", "u2", "1"));
+    assert_eq!(table.name(&Owner::unit("cron.service")), Owner::unit("cron.service"));
+}
+
+#[test]
+fn every_instance_of_a_container_keeps_its_name() {
+    let (mut table, now) = (Table::new(KEEP), Instant::now());
+    table.apply(pod("u1", "web", &[("app", "1")]), now);
+    let mut restarted = pod("u1", "web", &[("app", "3")]);
+    restarted.containers[0].previous_id = Some("2".into());
+    table.apply(restarted, now);
+    for id in ["1", "2", "3"] {
+        check(&table, "u1", id, ("shop", "web", "app"));
+    }
+}
+
+#[test]
+fn a_static_pod_is_found_by_the_hash_in_its_cgroup_and_by_its_own_uid() {
+    let (mut table, now) = (Table::new(KEEP), Instant::now());
+    let mirror = |uid: &str| Pod { cgroup_uid: Some("hash".into()), ..pod(uid, "etcd-node", &[("etcd", "1")]) };
+    table.apply(mirror("u1"), now);
+    // A mirror that somebody deletes is made again under another uid; the cgroup stays.
+    table.apply(mirror("u2"), now);
+    table.delete("u1", now);
+    table.meet([], now + KEEP);
+    check(&table, "hash", "1", ("shop", "etcd-node", "etcd"));
+    check(&table, "hash", "", ("shop", "etcd-node", ""));
+    check(&table, "u2", "1", ("shop", "etcd-node", "etcd"));
+}
+
+#[test]
+fn a_deleted_pod_keeps_its_names_as_long_as_somebody_holds_values_of_it() {
+    let (mut table, start) = (Table::new(KEEP), Instant::now());
+    table.apply(pod("u1", "web", &[("app", "1")]), start);
+    table.apply(pod("u2", "job", &[("main", "2")]), start);
+    table.replace_all(Vec::new(), start);
+    assert_eq!(table.listed(), 0);
+    let held = owner("u1", "1");
+    let later = start + KEEP - Duration::from_secs(1);
+    assert!(table.meet([(&held, false)], later).is_empty());
+    check(&table, "u2", "2", ("shop", "job", "main"));
+    assert!(table.meet([(&held, false)], start + KEEP).is_empty());
+    check(&table, "u2", "2", ("", "u2", "2"));
+    check(&table, "u1", "1", ("shop", "web", "app"));
+    table.meet([], start + 2 * KEEP);
+    check(&table, "u1", "1", ("", "u1", "1"));
+}
+
+#[test]
+fn a_listed_pod_forgets_only_instances_that_nobody_lists_or_holds() {
+    let (mut table, start) = (Table::new(KEEP), Instant::now());
+    table.apply(pod("u1", "web", &[("app", "1")]), start);
+    table.apply(pod("u1", "web", &[("app", "2")]), start);
+    table.meet([], start + KEEP);
+    check(&table, "u1", "1", ("shop", "web", "1"));
+    check(&table, "u1", "2", ("shop", "web", "app"));
+}
+
+#[test]
+fn memory_is_bounded_and_what_is_dropped_is_the_oldest_and_counted() {
+    let (mut table, start) = (Table::new(KEEP), Instant::now());
+    for number in 0..UNLISTED_PODS + 10 {
+        let now = start + Duration::from_millis(number as u64);
+        table.apply(pod(&format!("u{number}"), "job", &[("main", &number.to_string())]), now);
+        table.delete(&format!("u{number}"), now);
+    }
+    table.meet([], start + Duration::from_secs(60));
+    assert_eq!((table.pods.len(), table.dropped()), (UNLISTED_PODS, 10));
+    check(&table, "u9", "9", ("", "u9", "9"));
+    check(&table, "u10", "10", ("shop", "job", "main"));
+
+    let mut table = Table::new(KEEP);
+    for number in 0..=CONTAINERS_PER_POD {
+        table.apply(pod("u", "web", &[("app", &number.to_string())]), start + Duration::from_millis(number as u64));
+    }
+    table.meet([], start);
+    assert_eq!((table.pods["u"].containers.len(), table.dropped()), (CONTAINERS_PER_POD, 1));
+    check(&table, "u", "0", ("shop", "web", "0"));
+}
+
+#[test]
+fn an_answer_that_gives_a_known_pod_another_name_is_not_believed() {
+    let (mut table, now) = (Table::new(KEEP), Instant::now());
+    table.apply(pod("u1", "web", &[("app", "1")]), now);
+    table.apply(pod("u1", "other", &[("evil", "1"), ("evil", "2")]), now);
+    check(&table, "u1", "1", ("shop", "web", "app"));
+    check(&table, "u1", "2", ("shop", "web", "2"));
+    table.apply(pod("u1", "web", &[("renamed", "1")]), now);
+    check(&table, "u1", "1", ("shop", "web", "app"));
+    assert_eq!(table.conflicts(), 1);
+}
+
+#[test]
+fn annotations_name_a_container_before_and_without_any_pod_object() {
+    let (mut table, now) = (Table::new(KEEP), Instant::now());
+    let facts = |id: &str, container: Option<&str>| ContainerFacts {
+        pod_uid: "u1".into(),
+        container_id: id.into(),
+        namespace: "shop".into(),
+        pod: "web".into(),
+        container: container.map(Into::into),
+        image: "".into(),
+    };
+    table.learn(&facts("1", Some("app")), now);
+    table.learn(&facts("2", None), now);
+    check(&table, "u1", "1", ("shop", "web", "app"));
+    check(&table, "u1", "2", ("shop", "web", ""));
+    check(&table, "u1", "", ("shop", "web", ""));
+    assert_eq!(table.listed(), 0);
+    table.meet([], now + KEEP);
+    check(&table, "u1", "1", ("", "u1", "1"));
+}
+
+#[test]
+fn what_has_no_name_is_told_and_what_has_one_is_not() {
+    let (mut table, now) = (Table::new(KEEP), Instant::now());
+    table.apply(pod("u1", "web", &[("app", "1")]), now);
+    let owners = [owner("u1", "1"), owner("u1", ""), owner("u1", "2"), owner("u2", ""), Owner::unit("x")];
+    let unknown = table.meet(owners.iter().map(|owner| (owner, true)), now);
+    let told: Vec<(&str, &str)> = unknown.iter().map(|one| (&*one.pod_uid, &*one.container_id)).collect();
+    assert_eq!(told, [("u1", "2"), ("u2", "")]);
+    for one in &owners {
+        assert_eq!(table.knows(one), !["2", "u2"].iter().any(|part| format!("{one:?}").contains(&format!("{part}\""))));
+    }
+}
+
+/// Meets the pod `u1` with these living containers, once a second for as long as it takes to be certain.
+fn settle(table: &mut Table, living: &[&str], start: Instant) -> Instant {
+    let owners: Vec<Owner> = living.iter().map(|id| owner("u1", id)).collect();
+    let mut now = start;
+    while now <= start + CERTAIN_AFTER {
+        table.meet(owners.iter().map(|owner| (owner, true)), now);
+        now += Duration::from_secs(1);
+    }
+    now
+}
+
+#[track_caller]
+fn check_sandbox(pod: Pod, living: &[&str], is_sandbox: bool) {
+    let mut table = Table::new(KEEP);
+    let now = Instant::now();
+    let text = format!("{:?}", pod.containers);
+    table.apply(pod, now);
+    settle(&mut table, living, now);
+    check(&table, "u1", "s", ("shop", "web", if is_sandbox { "" } else { "s" }));
+    assert!(table.knows(&owner("u1", "s")) == is_sandbox, "{text}");
+}
+
+#[test]
+fn the_only_container_that_no_status_lists_is_the_sandbox_once_nothing_else_is_possible() {
+    let with = |role, phase, id: &str| {
+        let mut one = pod("u1", "web", &[("app", "1"), ("other", id)]);
+        one.containers[1].role = role;
+        one.containers[1].phase = phase;
+        one
+    };
+    let good = Phase::Ended { well: true };
+    let bad = Phase::Ended { well: false };
+    check_sandbox(pod("u1", "web", &[("app", "1")]), &["1", "s"], true);
+    check_sandbox(with(Role::Init, good, "2"), &["1", "s"], true);
+    check_sandbox(with(Role::Init, Phase::Running, "2"), &["1", "2", "s"], true);
+    check_sandbox(with(Role::Ephemeral, bad, "2"), &["1", "s"], true);
+
+    // The status does not tell of a container that has just been started.
+    check_sandbox(with(Role::Main, Phase::Waiting, ""), &["1", "s"], false);
+    check_sandbox(with(Role::Ephemeral, Phase::Waiting, ""), &["1", "s"], false);
+    check_sandbox(with(Role::Main, good, "2"), &["1", "s"], false);
+    check_sandbox(with(Role::Init, bad, "2"), &["1", "s"], false);
+    // The status tells of one that has gone: the other may be its successor.
+    check_sandbox(pod("u1", "web", &[("app", "1")]), &["s"], false);
+    // Two that are not listed.
+    check_sandbox(pod("u1", "web", &[("app", "1")]), &["1", "s", "t"], false);
+    check_sandbox(pod("u1", "web", &[]), &["s"], false);
+}
+
+#[test]
+fn a_sandbox_is_not_guessed_in_a_hurry_nor_twice() {
+    let (mut table, start) = (Table::new(KEEP), Instant::now());
+    table.apply(pod("u1", "web", &[("app", "1")]), start);
+    let owners = [owner("u1", "1"), owner("u1", "s")];
+    table.meet(owners.iter().map(|owner| (owner, true)), start);
+    table.meet(owners.iter().map(|owner| (owner, true)), start + CERTAIN_AFTER / 2);
+    check(&table, "u1", "s", ("shop", "web", "s"));
+    let now = settle(&mut table, &["1", "s"], start);
+    check(&table, "u1", "s", ("shop", "web", ""));
+    // The container restarts, and the status has not heard of it yet.
+    let now = settle(&mut table, &["2", "s"], now);
+    let now = settle(&mut table, &["1", "2", "s"], now);
+    check(&table, "u1", "2", ("shop", "web", "2"));
+    table.apply(pod("u1", "web", &[("app", "2")]), now);
+    check(&table, "u1", "2", ("shop", "web", "app"));
+}
+
+#[test]
+fn a_status_corrects_a_guess() {
+    let (mut table, start) = (Table::new(KEEP), Instant::now());
+    table.apply(pod("u1", "web", &[("app", "1")]), start);
+    let now = settle(&mut table, &["1", "s"], start);
+    table.apply(pod("u1", "web", &[("app", "1"), ("late", "s")]), now);
+    check(&table, "u1", "s", ("shop", "web", "late"));
+}
+
+#[test]
+fn the_objects_of_pod_and_container_are_found_by_owner() {
+    let (mut table, now) = (Table::new(KEEP), Instant::now());
+    table.apply(pod("u1", "web", &[("app", "1"), ("proxy", "2")]), now);
+    let base = |id: &str| match owner("u1", id) {
+        Owner::Container(container) => container,
+        Owner::Unit(_) => panic!("a unit"),
+    };
+    assert_eq!(&*table.pod(&base("")).unwrap().name, "web");
+    assert_eq!(&*table.container(&base("2")).unwrap().image, "proxy:1");
+    assert_eq!(table.image(&base("1")).map(Arc::as_ref), Some("app:1"));
+    assert!(table.container(&base("3")).is_none() && table.image(&base("3")).is_none());
+}

@@ -1,0 +1,120 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+use std::{sync::Arc, time::SystemTime};
+
+use serde_json::json;
+
+use super::{Names, pod::PodList};
+use crate::registry::{Container, Family, Naming as _, Owner, OwnerState, Snapshot, Value};
+
+const ID: &str = "3f1b0c5a9d7e2468ace013579bdf02468ace013579bdf02468ace013579bdf02";
+
+fn owner(id: &str) -> Owner {
+    Owner::Container(Container {
+        namespace: "".into(),
+        pod: "u".into(),
+        container: id.into(),
+        pod_uid: "u".into(),
+        container_id: id.into(),
+    })
+}
+
+fn list() -> PodList {
+    let list = json!({ "kind": "PodList", "items": [{
+        "metadata": { "name": "web-0", "namespace": "shop", "uid": "u",
+            "ownerReferences": [{ "kind": "StatefulSet", "name": "web", "controller": true }] },
+        "spec": { "containers": [{ "name": "app", "image": "app:1",
+            "resources": { "requests": { "cpu": "500m" }, "limits": { "memory": "1Ki" } } }] },
+        "status": { "qosClass": "Burstable", "containerStatuses": [
+            { "name": "app", "containerID": format!("containerd://{ID}"), "state": { "running": {} } }] },
+    }]});
+    PodList::decode(list.to_string().as_bytes()).unwrap()
+}
+
+/// A snapshot with the pod's own cgroup, its container, the same container gone, and a unit.
+fn described(names: &Names) -> Snapshot {
+    let state = |owner, gone| OwnerState { owner, since: SystemTime::UNIX_EPOCH, gone, carried: false };
+    let view = names.view();
+    let named = |id: &str| view.name(&owner(id));
+    let mut snapshot = Snapshot {
+        sequence: 1,
+        taken: SystemTime::UNIX_EPOCH,
+        node: "n".into(),
+        owners: vec![
+            state(named(""), false),
+            state(named(ID), false),
+            state(named(ID), true),
+            state(Owner::unit("x"), false),
+        ],
+        families: Vec::new(),
+        infos: Vec::new(),
+    };
+    view.describe(&mut snapshot);
+    snapshot
+}
+
+#[test]
+fn facts_requests_and_limits_are_told_once_for_what_lives() {
+    let names = Names::new(std::time::Duration::from_secs(300));
+    assert!(described(&names).infos.is_empty() && described(&names).families.is_empty());
+    names.replace_all(list().pods);
+    let snapshot = described(&names);
+    let infos: Vec<(&str, u32, Vec<(&str, &str)>)> = snapshot
+        .infos
+        .iter()
+        .map(|info| {
+            (info.metric.name, info.owner, info.labels.iter().map(|(name, value)| (*name, &**value)).collect())
+        })
+        .collect();
+    let pod = vec![
+        ("uid", "u"),
+        ("workload", "web"),
+        ("workload_type", "statefulset"),
+        ("qos", "Burstable"),
+        ("host_network", "false"),
+    ];
+    let container = vec![("container_id", ID), ("image", "app:1")];
+    assert_eq!(infos, [("podlens_pod_info", 0, pod), ("podlens_container_info", 1, container)]);
+    let values: Vec<(&str, u32, &Value)> = snapshot
+        .families
+        .iter()
+        .flat_map(|Family { metric, samples }| samples.iter().map(|one| (metric.name, one.owner, &one.value)))
+        .collect();
+    let (half, kibibyte) = (Value::Float(0.5), Value::Float(1024.0));
+    assert_eq!(
+        values,
+        [("podlens_cpu_request_cores", 1, &half), ("podlens_memory_limit_bytes", 1, &kibibyte)],
+        "what is not set has no value"
+    );
+}
+
+#[test]
+fn a_name_is_pending_only_while_there_is_a_source() {
+    let names = Names::new(std::time::Duration::from_secs(300));
+    assert!(!names.view().is_pending(&owner(ID)));
+    names.set_synced(false);
+    assert!(names.view().is_pending(&owner(ID)));
+    assert!(!names.view().is_pending(&Owner::unit("x")));
+    names.replace_all(list().pods);
+    assert!(!names.view().is_pending(&owner(ID)));
+}
+
+#[tokio::test]
+async fn what_is_wanted_is_handed_out_once_and_only_to_those_who_ask() {
+    let names = Arc::new(Names::new(std::time::Duration::from_secs(300)));
+    names.born(&owner(ID));
+    let seeker = tokio::spawn({
+        let names = Arc::clone(&names);
+        async move { names.next_wanted().await }
+    });
+    tokio::task::yield_now().await;
+    assert!(!seeker.is_finished(), "nobody listened when it was born");
+    names.born(&owner(ID));
+    names.born(&owner(ID));
+    names.born(&Owner::unit("x"));
+    names.born(&owner(""));
+    let wanted = seeker.await.unwrap();
+    assert_eq!(wanted.len(), 1);
+    assert_eq!(&*wanted[0].container_id, ID);
+    assert!(names.wanted().is_empty());
+}

@@ -1,0 +1,86 @@
+//! Facts about owners as series of the constant 1. Called by the encoder.
+
+use super::{Filter, Format, push_all, push_escaped, push_label};
+use crate::registry::{Info, Owner, Snapshot};
+
+/// Writes all facts, one family a metric.
+pub(super) fn push(snapshot: &Snapshot, filter: Option<&Filter>, format: Format, out: &mut Vec<u8>) {
+    let mut infos: Vec<&Info> = snapshot.infos.iter().collect();
+    // Stable: the owners' order stays.
+    infos.sort_by_key(|info| info.metric.name);
+    let mut family = None;
+    for info in infos {
+        let Some(state) = usize::try_from(info.owner).ok().and_then(|owner| snapshot.owners.get(owner)) else {
+            continue;
+        };
+        let Owner::Container(container) = &state.owner else { continue };
+        if filter.is_some_and(|filter| !filter.admits(&state.owner)) {
+            continue;
+        }
+        if family != Some(info.metric.name) {
+            family = Some(info.metric.name);
+            push_header(info, format, out);
+        }
+        push_all(out, &[info.metric.name, "{"]);
+        push_label(out, "namespace", &container.namespace);
+        out.push(b',');
+        push_label(out, "pod", &container.pod);
+        if !info.metric.of_pod {
+            out.push(b',');
+            push_label(out, "container", &container.container);
+        }
+        for (name, value) in &info.labels {
+            out.push(b',');
+            push_label(out, name, value);
+        }
+        out.push(b',');
+        push_label(out, "node", &snapshot.node);
+        out.extend_from_slice(b"} 1\n");
+    }
+}
+
+fn push_header(info: &Info, format: Format, out: &mut Vec<u8>) {
+    let metric = info.metric;
+    let (name, kind) = match format {
+        Format::Text => (metric.name, "gauge"),
+        // OpenMetrics has a type for it, whose family lacks the suffix.
+        Format::OpenMetrics => (metric.name.strip_suffix("_info").unwrap_or(metric.name), "info"),
+    };
+    push_all(out, &["# HELP ", name, " "]);
+    push_escaped(out, metric.help, format == Format::OpenMetrics);
+    push_all(out, &["\n# TYPE ", name, " ", kind, "\n"]);
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+    use crate::export::{
+        fixture::with_facts,
+        prometheus::{Filter, Format, encode},
+    };
+
+    fn facts(filter: Option<&Filter>, format: Format) -> Vec<String> {
+        let page = String::from_utf8(encode(&with_facts(), filter, format)).unwrap();
+        page.lines().filter(|line| line.contains("_info{") || line.contains("info") && line.starts_with('#')).map(String::from).collect()
+    }
+
+    #[test]
+    fn facts_are_series_of_the_constant_one() {
+        assert_eq!(
+            facts(None, Format::Text),
+            [
+                "# HELP podlens_container_info Facts about a container",
+                "# TYPE podlens_container_info gauge",
+                "podlens_container_info{namespace=\"shop\",pod=\"web-1\",container=\"nginx\",image=\"registry:5000/nginx:1\",node=\"node-1\"} 1",
+                "# HELP podlens_pod_info Facts about a pod",
+                "# TYPE podlens_pod_info gauge",
+                "podlens_pod_info{namespace=\"shop\",pod=\"web-1\",uid=\"u-1\",workload=\"web\",workload_type=\"deployment\",node=\"node-1\"} 1",
+            ]
+        );
+        let open_metrics = facts(None, Format::OpenMetrics);
+        assert!(open_metrics.contains(&"# TYPE podlens_pod info".to_owned()), "{open_metrics:?}");
+        let other = Filter { pod: Some("db-0".into()), namespace: None };
+        assert_eq!(facts(Some(&other), Format::Text), Vec::<String>::new());
+    }
+}

@@ -1,0 +1,232 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant, SystemTime},
+};
+
+use super::{Layout, Ledger, Naming, Owner, Row, Section, Snapshot, Value};
+use crate::{
+    export::prometheus::{Format, encode},
+    registry::{Container, Kind, Metric, Unit},
+};
+
+static CPU: Metric = Metric {
+    name: "cpu_seconds_total",
+    otlp_name: "cpu",
+    kind: Kind::Counter,
+    unit: Unit::Seconds,
+    help: "",
+    label: None,
+    source: "",
+    must_equal: "",
+};
+
+/// Names as a test sets them; what is in `pending` waits for its name.
+#[derive(Default)]
+struct Names {
+    known: HashMap<Owner, Owner>,
+    pending: Vec<Owner>,
+}
+
+impl Naming for Names {
+    fn name(&self, owner: &Owner) -> Owner {
+        self.known.get(owner).unwrap_or(owner).clone()
+    }
+
+    fn is_pending(&self, owner: &Owner) -> bool {
+        self.pending.contains(owner)
+    }
+}
+
+fn owner(pod_uid: &str, id: &str) -> Owner {
+    named("", pod_uid, id, pod_uid, id)
+}
+
+fn named(namespace: &str, pod: &str, container: &str, pod_uid: &str, id: &str) -> Owner {
+    Owner::Container(Container {
+        namespace: namespace.into(),
+        pod: pod.into(),
+        container: container.into(),
+        pod_uid: pod_uid.into(),
+        container_id: id.into(),
+    })
+}
+
+/// A ledger with one exporter that takes every snapshot, and its clock.
+struct Bench {
+    ledger: Ledger,
+    names: Names,
+    now: Instant,
+    row: Layout,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let row = Layout::new(&[&CPU]);
+        let ledger = Ledger::new(vec![Section { layout: row.clone(), split: None }], Duration::from_secs(300));
+        Self { ledger, names: Names::default(), now: Instant::now(), row }
+    }
+
+    fn know(&mut self, owner: &Owner, pod: &str, container: &str) {
+        let Owner::Container(base) = owner else { panic!("no container") };
+        let known = named("ns", pod, container, &base.pod_uid, &base.container_id);
+        self.names.known.insert(owner.clone(), known);
+    }
+
+    fn row(&self, ns: u64) -> Row {
+        let mut row = self.row.row();
+        row.add(&self.row, &CPU, 0, ns);
+        row
+    }
+
+    /// One sweep 10 s after the last: `living` have used so much, and everyone takes the snapshot.
+    fn sweep(&mut self, living: &[(&Owner, u64)]) -> Snapshot {
+        self.now += Duration::from_secs(10);
+        self.ledger.begin(self.now, &self.names);
+        for (owner, ns) in living {
+            let row = self.row(*ns);
+            self.ledger.observe(0, owner, SystemTime::UNIX_EPOCH, &row);
+        }
+        self.ledger.finish(self.now, &self.names);
+        let snapshot = self.ledger.snapshot(SystemTime::UNIX_EPOCH, "n".into(), &self.names);
+        self.ledger.exported("test", snapshot.sequence, self.now);
+        snapshot
+    }
+
+    fn retire(&mut self, owner: &Owner, ns: u64) {
+        let row = self.row(ns);
+        self.ledger.retire(0, owner, SystemTime::UNIX_EPOCH, &row);
+    }
+}
+
+/// Every CPU sample by the identity labels of its line, as Prometheus sees it.
+fn series(snapshot: &Snapshot) -> HashMap<String, String> {
+    let page = String::from_utf8(encode(snapshot, None, Format::Text)).unwrap();
+    let lines = page.lines().filter(|line| !line.starts_with('#'));
+    let mut series = HashMap::new();
+    for line in lines {
+        let (labels, value) = line.rsplit_once(' ').unwrap();
+        let labels = labels.replace("cpu_seconds_total", "").replace("namespace=", "").replace(",node=\"n\"", "");
+        assert!(series.insert(labels, value.to_owned()).is_none(), "twice: {line}");
+    }
+    series
+}
+
+#[track_caller]
+fn check(snapshot: &Snapshot, expected: &[(&str, &str)]) {
+    let expected: HashMap<String, String> =
+        expected.iter().map(|(labels, value)| ((*labels).to_owned(), (*value).to_owned())).collect();
+    assert_eq!(series(snapshot), expected);
+}
+
+const WEB: &str = "{\"ns\",pod=\"web\",container=\"app\"}";
+
+#[test]
+fn a_restarted_containers_series_goes_on_while_and_after_its_predecessor_lingers() {
+    let mut bench = Bench::new();
+    let (one, two, three) = (owner("u", "1"), owner("u", "2"), owner("u", "3"));
+    for owner in [&one, &two, &three] {
+        bench.know(owner, "web", "app");
+    }
+    check(&bench.sweep(&[(&one, 5_000_000_000)]), &[(WEB, "5")]);
+    bench.retire(&one, 6_000_000_000);
+    let both = bench.sweep(&[(&two, 1_000_000_000)]);
+    check(&both, &[(WEB, "7")]);
+    assert_eq!(both.owners.len(), 2, "two instances");
+    let after = bench.sweep(&[(&two, 2_000_000_000)]);
+    check(&after, &[(WEB, "8")]);
+    assert_eq!(after.owners.iter().filter(|state| state.carried).count(), 1);
+    bench.retire(&two, 3_000_000_000);
+    check(&bench.sweep(&[(&three, 0)]), &[(WEB, "9")]);
+    check(&bench.sweep(&[(&three, 1)]), &[(WEB, "9.000000001")]);
+    bench.retire(&three, 2);
+    check(&bench.sweep(&[]), &[(WEB, "9.000000002")]);
+    check(&bench.sweep(&[]), &[]);
+    assert!(bench.ledger.carried.is_empty());
+}
+
+#[test]
+fn a_pod_that_is_made_again_under_its_name_goes_on_too() {
+    let mut bench = Bench::new();
+    let (one, two) = (owner("u1", "1"), owner("u2", "2"));
+    for owner in [&one, &two] {
+        bench.know(owner, "web", "app");
+    }
+    check(&bench.sweep(&[(&one, 5_000_000_000)]), &[(WEB, "5")]);
+    bench.retire(&one, 5_000_000_000);
+    for _ in 0..3 {
+        check(&bench.sweep(&[(&two, 1_000_000_000)]), &[(WEB, "6")]);
+    }
+}
+
+#[test]
+fn a_series_goes_on_after_a_pause_in_which_only_its_pod_lived() {
+    let mut bench = Bench::new();
+    let (pod, one, two) = (owner("u", ""), owner("u", "1"), owner("u", "2"));
+    bench.know(&pod, "web", "");
+    bench.know(&one, "web", "app");
+    let pause = "{\"ns\",pod=\"web\",container=\"\"}";
+    check(&bench.sweep(&[(&pod, 0), (&one, 5_000_000_000)]), &[(pause, "0"), (WEB, "5")]);
+    bench.retire(&one, 5_000_000_000);
+    check(&bench.sweep(&[(&pod, 0)]), &[(pause, "0"), (WEB, "5")]);
+    check(&bench.sweep(&[(&pod, 0)]), &[(pause, "0")]);
+    // Its successor is there before its name is.
+    bench.names.known.insert(two.clone(), named("ns", "web", "2", "u", "2"));
+    let nameless = "{\"ns\",pod=\"web\",container=\"2\"}";
+    check(&bench.sweep(&[(&pod, 0), (&two, 1_000_000_000)]), &[(pause, "0"), (nameless, "1")]);
+    bench.know(&two, "web", "app");
+    check(&bench.sweep(&[(&pod, 0), (&two, 1_000_000_000)]), &[(pause, "0"), (WEB, "6")]);
+}
+
+#[test]
+fn a_short_life_is_kept_until_it_was_delivered_under_its_name() {
+    let mut bench = Bench::new();
+    let one = owner("u", "1");
+    bench.names.pending.push(one.clone());
+    bench.retire(&one, 100_000_000);
+    let nameless = "{\"\",pod=\"u\",container=\"1\"}";
+    check(&bench.sweep(&[]), &[(nameless, "0.1")]);
+    check(&bench.sweep(&[]), &[(nameless, "0.1")]);
+    bench.names.pending.clear();
+    bench.know(&one, "job", "main");
+    let named = "{\"ns\",pod=\"job\",container=\"main\"}";
+    // It is delivered once more, then forgotten.
+    check(&bench.sweep(&[]), &[(named, "0.1")]);
+    check(&bench.sweep(&[]), &[]);
+}
+
+#[test]
+fn names_are_not_awaited_for_ever() {
+    let mut bench = Bench::new();
+    let one = owner("u", "1");
+    bench.names.pending.push(one.clone());
+    bench.retire(&one, 100_000_000);
+    let seen = (0..10).filter(|_| !series(&bench.sweep(&[])).is_empty()).count();
+    assert_eq!(seen, 3);
+    assert_eq!(bench.ledger.expired(), 0);
+}
+
+#[test]
+fn instances_stay_apart_for_those_who_tell_them_apart() {
+    let mut bench = Bench::new();
+    let (one, two) = (owner("u", "1"), owner("u", "2"));
+    for owner in [&one, &two] {
+        bench.know(owner, "web", "app");
+    }
+    bench.sweep(&[(&one, 5)]);
+    bench.retire(&one, 5);
+    bench.sweep(&[(&two, 1)]);
+    let snapshot = bench.sweep(&[(&two, 2)]);
+    let points: Vec<u64> = snapshot.families[0]
+        .samples
+        .iter()
+        .filter(|sample| !snapshot.owner(sample).unwrap().carried)
+        .map(|sample| match sample.value {
+            Value::Nanoseconds(ns) => ns,
+            _ => panic!("no duration"),
+        })
+        .collect();
+    assert_eq!(points, [2]);
+    assert_eq!(crate::export::otlp::points(&snapshot), 1, "what was carried is not pushed");
+}

@@ -1,0 +1,296 @@
+//! The agent as a process: how it starts, serves, ends, and what it says when something is wrong.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+mod common;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    net::{Ipv4Addr, TcpListener},
+    process::Command,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use common::{Agent, Load, Page, TestCgroup, Work, free_address, pod_uid, podlens, wait_until};
+
+const CPU: &str = "podlens_cpu_seconds_total";
+
+/// Ids of the programs and maps that a process holds open.
+fn held_in_kernel(process: u32) -> (BTreeSet<u64>, BTreeSet<u64>) {
+    let (mut programs, mut maps) = (BTreeSet::new(), BTreeSet::new());
+    for entry in fs::read_dir(format!("/proc/{process}/fdinfo")).unwrap().flatten() {
+        let text = fs::read_to_string(entry.path()).unwrap_or_default();
+        let number = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.trim().parse::<u64>().ok());
+        programs.extend(number("prog_id:"));
+        maps.extend(number("map_id:"));
+    }
+    (programs, maps)
+}
+
+/// Ids of all programs or maps in the kernel, as bpftool lists them.
+fn listed_by_bpftool(what: &str) -> BTreeSet<u64> {
+    let output = Command::new("bpftool").args(["--json", what, "show"]).output().expect("bpftool is installed");
+    let list: serde_json::Value = serde_json::from_slice(&output.stdout).expect("bpftool answers in JSON");
+    list.as_array().unwrap().iter().map(|one| one["id"].as_u64().unwrap()).collect()
+}
+
+fn assert_kernel_is_clean(held: &(BTreeSet<u64>, BTreeSet<u64>)) {
+    // The kernel frees maps after a grace period.
+    wait_until("the kernel's release of programs and maps", Duration::from_secs(2), || {
+        let programs: Vec<u64> = held.0.intersection(&listed_by_bpftool("prog")).copied().collect();
+        let maps: Vec<u64> = held.1.intersection(&listed_by_bpftool("map")).copied().collect();
+        if programs.is_empty() && maps.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("programs {programs:?} and maps {maps:?} are still there"))
+        }
+    });
+}
+
+#[test]
+fn a_killed_agent_leaves_no_program_and_no_map_in_the_kernel() {
+    let mut agent = Agent::start(&[]);
+    let held = held_in_kernel(agent.id());
+    assert!(held.0.len() >= 4 && held.1.len() >= 5, "what it holds is found: {held:?}");
+    assert!(held.0.is_subset(&listed_by_bpftool("prog")) && held.1.is_subset(&listed_by_bpftool("map")));
+    agent.signal("KILL");
+    assert!(!agent.wait().success());
+    assert_kernel_is_clean(&held);
+}
+
+#[test]
+fn sigterm_ends_it_with_0_within_5_s_although_the_collector_hangs() {
+    // It takes connections and never says a word.
+    let deaf = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let endpoint = format!("http://{}", deaf.local_addr().unwrap());
+    let agent = Agent::start(&[("PODLENS_OTLP_ENDPOINT", &endpoint), ("PODLENS_OTLP_INTERVAL", "1s")]);
+    thread::sleep(Duration::from_secs(2));
+    let held = held_in_kernel(agent.id());
+    let (status, time) = agent.stop();
+    assert_eq!(status.code(), Some(0));
+    assert!(time < Duration::from_secs(5), "it took {time:?}");
+    assert_kernel_is_clean(&held);
+}
+
+#[test]
+fn sigterm_ends_it_with_0_within_5_s_when_nothing_listens_at_the_endpoint() {
+    let endpoint = format!("http://{}", free_address());
+    let agent = Agent::start(&[("PODLENS_OTLP_ENDPOINT", &endpoint), ("PODLENS_OTLP_INTERVAL", "1s")]);
+    let (status, time) = agent.stop();
+    assert_eq!(status.code(), Some(0));
+    assert!(time < Duration::from_secs(5), "it took {time:?}");
+}
+
+#[test]
+fn sigint_ends_it_with_0_too() {
+    let mut agent = Agent::start(&[]);
+    agent.signal("INT");
+    assert_eq!(agent.wait().code(), Some(0));
+}
+
+#[test]
+fn a_second_agent_on_the_same_port_says_so_and_does_not_harm_the_first() {
+    let first = Agent::start(&[("PODLENS_MAX_AGE", "0s")]);
+    let cgroup = TestCgroup::any_container();
+    let mut load = Load::start(Some(&cgroup), Work::Spin(Duration::from_millis(50)), None);
+    load.run();
+    let before = first.metrics().ns(CPU, &cgroup.labels()).unwrap();
+    let mut second = Agent::spawn(first.address(), &[], &[]);
+    assert_eq!(second.wait().code(), Some(1));
+    let log = second.log();
+    assert!(log.contains(&first.address().to_string()), "it names the address: {log}");
+    assert!(log.contains("--listen"), "it names the remedy: {log}");
+    load.run();
+    let after = first.metrics().ns(CPU, &cgroup.labels()).unwrap();
+    assert!(after >= before + 45_000_000, "the first goes on counting: {before} ns, then {after} ns");
+    let (status, _) = first.stop();
+    assert_eq!(status.code(), Some(0));
+}
+
+#[track_caller]
+fn check_refused(arguments: &[&str], environment: &[(&str, &str)], code: i32, said: &[&str]) {
+    let output = podlens(&[], arguments, environment);
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text);
+    assert_eq!(output.status.code(), Some(code), "{arguments:?} {environment:?}: {text}");
+    for part in said {
+        assert!(text.contains(part), "{arguments:?} {environment:?} does not say {part:?} but: {text}");
+    }
+}
+
+#[test]
+fn bad_settings_are_refused_with_their_place_and_the_nearest_valid_name() {
+    let file = std::env::temp_dir().join(format!("podlens-agent-{}.yaml", std::process::id()));
+    fs::write(&file, "node: a\nliste: 127.0.0.1:1\n").unwrap();
+    let path = file.to_str().unwrap();
+    for command in ["run", "check", "snapshot"] {
+        check_refused(&[command, "--config", path], &[], 1, &[&format!("{path}:2:1"), "`liste`", "`listen`"]);
+        check_refused(&[command], &[("PODLENS_CONFIG", path)], 1, &[&format!("{path}:2:1"), "`listen`"]);
+        check_refused(&[command], &[("PODLENS_MAX_AGEE", "1s")], 1, &["PODLENS_MAX_AGEE", "PODLENS_MAX_AGE"]);
+        check_refused(&[command], &[("PODLENS_MAX_AGE", "soon")], 1, &["`soon`", "such as 500ms"]);
+    }
+    fs::remove_file(&file).unwrap();
+    check_refused(&["run", "--lisen", "x"], &[], 2, &["--lisen", "--listen"]);
+    check_refused(&["run", "--config", "/nowhere.yaml"], &[], 1, &["/nowhere.yaml"]);
+    let root = [("PODLENS_CGROUP_ROOT", "/proc")];
+    check_refused(&["run"], &root, 1, &["/proc", "cgroup_root"]);
+    check_refused(&["check"], &root, 1, &["/proc", "cgroup_root"]);
+    check_refused(&["snapshot"], &root, 1, &["/proc", "cgroup_root"]);
+}
+
+/// `setpriv` such that the process has these capabilities and no other, as in a container.
+fn with_only<'a>(bounding_set: &'a str) -> [&'a str; 3] {
+    ["setpriv", "--no-new-privs", bounding_set]
+}
+
+#[track_caller]
+fn check_without(bounding_set: &str, missing: &[&str]) {
+    let under = with_only(bounding_set);
+    let output = podlens(&under, &["check"], &[]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{bounding_set}: {text}");
+    for name in missing {
+        let line = text.lines().find(|line| line.starts_with(&format!("CAP_{name}"))).unwrap_or_default();
+        assert!(line.contains("MISSING") && line.contains(&format!("add {name}")), "{bounding_set}: {text}");
+    }
+
+    let mut agent = Agent::start_under(&under, &[]);
+    let reason = agent.wait_for_code("/readyz", 503);
+    for name in missing {
+        assert!(reason.contains(name), "{bounding_set}: /readyz does not name {name}: {reason}");
+    }
+    thread::sleep(Duration::from_secs(2));
+    assert_eq!(agent.ended(), None, "it stays up");
+    assert_eq!(agent.get("/healthz").unwrap().0, 200);
+    let page = agent.metrics();
+    for name in [CPU, "podlens_cpu_wait_seconds_total", "podlens_runqueue_latency_seconds_count"] {
+        assert_eq!(page.all(name, &[]), Vec::<&common::Sample>::new(), "what is not measured has no value");
+    }
+    assert_eq!(page.count("podlens_collector_state", &[("collector", "scheduler"), ("state", "failed")]), Some(1));
+    let (status, _) = agent.stop();
+    assert_eq!(status.code(), Some(0));
+}
+
+#[test]
+fn without_a_capability_it_stays_up_says_which_and_serves_no_value() {
+    check_without("--bounding-set=-all", &["BPF", "PERFMON"]);
+    check_without("--bounding-set=-all,+perfmon", &["BPF"]);
+    check_without("--bounding-set=-all,+bpf", &["PERFMON"]);
+}
+
+#[test]
+fn the_capabilities_bpf_and_perfmon_alone_are_enough() {
+    let under = with_only("--bounding-set=-all,+bpf,+perfmon");
+    let output = podlens(&under, &["check"], &[]);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stdout));
+    let mut agent = Agent::start_under(&under, &[("PODLENS_MAX_AGE", "0s")]);
+    agent.wait_for_code("/readyz", 200);
+    let status = fs::read_to_string(format!("/proc/{}/status", agent.id())).unwrap();
+    assert!(status.contains("CapEff:\t000000c000000000"), "it has no other capability: {status}");
+    let cgroup = TestCgroup::any_container();
+    let mut load = Load::start(Some(&cgroup), Work::Spin(Duration::from_millis(100)), None);
+    load.run();
+    let cpu_ns = agent.metrics().ns(CPU, &cgroup.labels()).expect("the cgroup has its name");
+    assert!(cpu_ns >= 90_000_000, "{cpu_ns} ns");
+    for collector in ["lifecycle", "scheduler"] {
+        let labels = [("collector", collector), ("state", "running")];
+        assert_eq!(agent.metrics().count("podlens_collector_state", &labels), Some(1));
+    }
+}
+
+#[test]
+fn twenty_scrapers_share_one_page_as_long_as_it_is_fresh() {
+    let agent = Agent::start(&[("PODLENS_MAX_AGE", "1s")]);
+    let start = Instant::now();
+    let bodies: BTreeSet<String> = thread::scope(|scope| {
+        let clients: Vec<_> = (0..20)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut seen = BTreeSet::new();
+                    for _ in 0..50 {
+                        seen.insert(agent.metrics().text);
+                    }
+                    seen
+                })
+            })
+            .collect();
+        clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
+    });
+    let allowed = start.elapsed().as_secs() as usize + 2;
+    assert!(bodies.len() <= allowed, "{} pages in {:?}", bodies.len(), start.elapsed());
+}
+
+/// What names an owner's series, whatever they tell.
+fn owner(sample: &common::Sample) -> [String; 4] {
+    ["namespace", "pod", "container", "unit"].map(|name| sample.label(name).to_owned())
+}
+
+fn sums_by_owner(page: &Page, name: &str, include: impl Fn(&common::Sample) -> bool) -> BTreeMap<[String; 4], u64> {
+    let mut sums = BTreeMap::new();
+    for sample in page.all(name, &[]).into_iter().filter(|sample| include(sample)) {
+        *sums.entry(owner(sample)).or_default() += sample.ns();
+    }
+    sums
+}
+
+#[track_caller]
+fn assert_sums_are_exact(page: &Page) {
+    let waits = sums_by_owner(page, "podlens_runqueue_latency_seconds_sum", |_| true);
+    let causes = sums_by_owner(page, "podlens_cpu_wait_seconds_total", |_| true);
+    assert_eq!(causes, waits, "the sum over causes is the histogram's sum");
+    let others = sums_by_owner(page, "podlens_cpu_wait_seconds_total", |sample| {
+        ["neighbor", "system"].contains(&sample.label("cause"))
+    });
+    let culprits = sums_by_owner(page, "podlens_cpu_wait_caused_seconds_total", |_| true);
+    for (owner, ns) in others {
+        assert_eq!(culprits.get(&owner).copied().unwrap_or(0), ns, "the sum over the culprits of {owner:?}");
+    }
+}
+
+#[test]
+fn no_counter_decreases_and_all_sums_are_exact_while_cgroups_come_and_go() {
+    let agent = Agent::start(&[("PODLENS_MAX_AGE", "0s")]);
+    let over = AtomicBool::new(false);
+    let work = Work::Wake { times: 400, sleep: Duration::from_millis(1), spin: Duration::from_millis(1) };
+    let mut pages = 0;
+    thread::scope(|scope| {
+        for worker in 0..2_u32 {
+            let over = &over;
+            scope.spawn(move || {
+                for number in 0.. {
+                    if over.load(Ordering::Acquire) {
+                        return;
+                    }
+                    // The same pod again and again, with a new container each time, as a crash loop has it.
+                    let cgroup = TestCgroup::container(&pod_uid(worker), 1_000 * worker + number);
+                    Load::start(Some(&cgroup), work, Some(0)).run();
+                }
+            });
+        }
+        let start = Instant::now();
+        let mut last: BTreeMap<_, f64> = BTreeMap::new();
+        while start.elapsed() < Duration::from_secs(20) {
+            let page = agent.metrics();
+            assert_sums_are_exact(&page);
+            let counters = page.samples.iter().filter(|sample| {
+                ["_total", "_bucket", "_sum", "_count"].iter().any(|suffix| sample.name.ends_with(suffix))
+            });
+            let now: BTreeMap<_, f64> = counters.map(|sample| (sample.series(), sample.value())).collect();
+            for (series, value) in &now {
+                let before = last.get(series).copied().unwrap_or(0.0);
+                if *value < before {
+                    over.store(true, Ordering::Release);
+                    panic!("{series:?} fell from {before} to {value} on page {pages}");
+                }
+            }
+            last = now;
+            pages += 1;
+            thread::sleep(Duration::from_millis(150));
+        }
+        over.store(true, Ordering::Release);
+    });
+    assert!(pages > 20, "{pages} pages in 20 s are too few to tell");
+}

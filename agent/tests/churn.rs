@@ -1,0 +1,190 @@
+//! Cgroups that live for a moment: each appears once, under its own identity, with its whole CPU time.
+//!
+//! `PODLENS_TEST_FULL=1` runs the storm at its full length: 1,000 cgroups in one minute.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+mod common;
+
+use std::{
+    collections::BTreeMap,
+    env,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use common::{Agent, Load, Page, TestCgroup, Work, assert_near, pod_uid};
+
+const CPU: &str = "podlens_cpu_seconds_total";
+/// What the kernel's and podlens' figures of a short life may differ by: the cgroup joins one tree after another.
+const PERCENT: f64 = 2.0;
+const ABSOLUTE_NS: u64 = 200_000;
+/// As a short scrape interval.
+const SCRAPE_INTERVAL: Duration = Duration::from_secs(5);
+/// So long a removed cgroup's slot is kept, with patience for a busy machine.
+const SLOT_RETURN: Duration = Duration::from_secs(20);
+
+/// One cgroup's life, as the kernel saw it.
+#[derive(Clone, Debug)]
+struct Life {
+    usage_ns: u64,
+    /// All series of the container that any page showed, by the page's number.
+    seen: BTreeMap<usize, u64>,
+}
+
+/// Makes a cgroup, uses it and removes it; its CPU time by the kernel, and how long it lived.
+fn live(uid: &str, number: u32, work: Work) -> (u64, Duration) {
+    // Its start is outside, so that the cgroup lives no longer than its work.
+    let mut load = Load::start(None, work, None);
+    let start = Instant::now();
+    let cgroup = TestCgroup::container(uid, number);
+    load.join(&cgroup);
+    load.run();
+    load.end();
+    let usage_ns = cgroup.cpu_usage_ns();
+    cgroup.remove();
+    (usage_ns, start.elapsed())
+}
+
+/// Sleeps and spins in random parts of a random length.
+fn random_work(seed: u32) -> Work {
+    let mut random = u64::from(seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut below = |limit: u64| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random % limit
+    };
+    let (life_us, spin_us) = (3_000 + below(57_000), 1_000 + below(14_000));
+    let sleep = Duration::from_micros(life_us.saturating_sub(spin_us));
+    Work::Wake { times: 1, sleep, spin: Duration::from_micros(spin_us) }
+}
+
+/// The series of all containers of this test's pods: pod's uid, container, CPU time.
+fn own_series(page: &Page) -> Vec<(String, String, u64)> {
+    let own = pod_uid(0).split('-').next().unwrap().to_owned();
+    let all = page.all(CPU, &[]);
+    let own = all.into_iter().filter(|sample| sample.label("pod").starts_with(&own));
+    own.map(|sample| (sample.label("pod").to_owned(), sample.label("container").to_owned(), sample.ns())).collect()
+}
+
+fn assert_nothing_lost(page: &Page) {
+    for sample in page.all("podlens_lost_total", &[]) {
+        assert_eq!(sample.count(), 0, "{sample:?}");
+    }
+    assert_eq!(page.sum_ns(CPU, &[("unit", "unattributed")]), 0);
+}
+
+#[test]
+fn a_cgroup_that_lives_50_ms_between_two_scrapes_appears_once_with_its_whole_cpu_time() {
+    let agent = Agent::start(&[("PODLENS_MAX_AGE", "0s")]);
+    let uid = pod_uid(1);
+    let before = agent.metrics();
+    assert_eq!(own_series(&before), []);
+    let spin = Duration::from_millis(30);
+    let (usage_ns, life) = live(&uid, 1, Work::Wake { times: 1, sleep: Duration::from_millis(10), spin });
+    println!("lived {life:?}, used {usage_ns} ns");
+    let page = agent.metrics();
+    let found = own_series(&page);
+    assert_eq!(found.len(), 1, "{found:?}");
+    let (pod, container, cpu_ns) = &found[0];
+    assert_eq!((pod, container.as_str()), (&uid, "000000000001"));
+    assert_near("CPU time of the short life", *cpu_ns, usage_ns, PERCENT, ABSOLUTE_NS);
+    assert!(usage_ns >= 30_000_000, "it used what it was told to use");
+    // Its slot is given back within seconds; its final values were served, so a later page does without them.
+    let later = agent.wait_for_metrics("the slot's return", |page| {
+        let left = own_series(page);
+        if left.is_empty() { Ok(page.clone()) } else { Err(format!("{left:?}")) }
+    });
+    assert_nothing_lost(&later);
+}
+
+#[test]
+fn a_storm_of_short_lived_cgroups_loses_none_and_names_each_rightly() {
+    let full = env::var_os("PODLENS_TEST_FULL").is_some();
+    let (count, time) = if full { (1_000, Duration::from_mins(1)) } else { (300, Duration::from_secs(18)) };
+    let agent = Agent::start(&[("PODLENS_MAX_AGE", "0s")]);
+    let first = agent.metrics();
+    let lives = Mutex::new(BTreeMap::new());
+    let pages = Mutex::new(vec![first.clone()]);
+    let (next, over) = (AtomicU32::new(1), AtomicBool::new(false));
+    let start = Instant::now();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Acquire) {
+                thread::sleep(SCRAPE_INTERVAL);
+                pages.lock().unwrap().push(agent.metrics());
+            }
+        });
+        let workers: Vec<_> = (0..6)
+            .map(|_| {
+                scope.spawn(|| {
+                    loop {
+                        let number = next.fetch_add(1, Ordering::Relaxed);
+                        if number > count {
+                            return;
+                        }
+                        // An even rate, whatever the lives' lengths.
+                        let due = time * (number - 1) / count;
+                        thread::sleep(due.saturating_sub(start.elapsed()));
+                        let uid = pod_uid(number);
+                        let (usage_ns, _) = live(&uid, number, random_work(number));
+                        lives.lock().unwrap().insert(uid, Life { usage_ns, seen: BTreeMap::new() });
+                    }
+                })
+            })
+            .collect();
+        for worker in workers {
+            worker.join().unwrap();
+        }
+        over.store(true, Ordering::Release);
+    });
+    println!("{count} cgroups in {:?}", start.elapsed());
+    let mut lives = lives.into_inner().unwrap();
+    let mut pages = pages.into_inner().unwrap();
+    // The last ones' final values, and then the end of all.
+    let limit = Instant::now() + SLOT_RETURN;
+    while !own_series(pages.last().unwrap()).is_empty() && Instant::now() < limit {
+        thread::sleep(Duration::from_secs(1));
+        pages.push(agent.metrics());
+    }
+    assert_eq!(lives.len(), count as usize);
+    for (number, page) in pages.iter().enumerate() {
+        for (uid, container, cpu_ns) in own_series(page) {
+            let life = lives.get_mut(&uid).unwrap_or_else(|| panic!("nobody made pod {uid}"));
+            let expected = format!("{:012x}", u32::from_str_radix(&uid[24..], 16).unwrap());
+            assert_eq!(container, expected, "the container of pod {uid}");
+            assert_eq!(life.seen.insert(number, cpu_ns), None, "pod {uid} twice on one page");
+        }
+    }
+    let mut wrong = Vec::new();
+    for (uid, life) in &lives {
+        let numbers: Vec<usize> = life.seen.keys().copied().collect();
+        if numbers.is_empty() {
+            wrong.push(format!("{uid} with {} ns is on no page", life.usage_ns));
+            continue;
+        }
+        assert!(numbers.windows(2).all(|pair| pair[1] == pair[0] + 1), "{uid} came back: {numbers:?}");
+        let values: Vec<u64> = life.seen.values().copied().collect();
+        assert!(values.is_sorted(), "{uid} decreases: {values:?}");
+        let last_ns = *values.last().unwrap();
+        let allowed_ns = ((life.usage_ns as f64 * PERCENT / 100.0) as u64).max(ABSOLUTE_NS);
+        if last_ns.abs_diff(life.usage_ns) > allowed_ns {
+            wrong.push(format!("{uid}: podlens {last_ns} ns, the kernel {} ns", life.usage_ns));
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {count} are wrong:\n{}", wrong.len(), wrong.join("\n"));
+    let last = pages.last().unwrap();
+    assert_eq!(own_series(last), [], "all are gone");
+    assert_nothing_lost(last);
+    let slots = |page: &Page, state| page.count("podlens_slots", &[("state", state)]).unwrap();
+    let away = slots(last, "live") + slots(last, "tombstone");
+    let at_start = slots(&first, "live");
+    // Other cgroups of this machine may have come meanwhile, but not hundreds.
+    assert!(away < at_start + 20, "{at_start} slots were taken before, {away} are now");
+    assert_eq!(slots(last, "free") + away, slots(&first, "free") + at_start, "every slot is accounted for");
+}

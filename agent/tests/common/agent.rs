@@ -1,0 +1,179 @@
+//! The agent as a process: the built binary on a free port of loopback. Ends with the value.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    path::PathBuf,
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
+
+use super::{PATIENCE, page::Page, wait_until};
+
+/// The binary that is tested.
+const PODLENS: &str = env!("CARGO_BIN_EXE_podlens");
+/// A server that says nothing for so long hangs.
+const SILENCE: Duration = Duration::from_secs(20);
+
+/// A running agent.
+#[derive(Debug)]
+pub struct Agent {
+    child: Child,
+    address: SocketAddr,
+    log: PathBuf,
+}
+
+/// Runs `podlens` to its end.
+pub fn podlens(under: &[&str], arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    let mut command = command(under, arguments, environment);
+    command.output().unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"))
+}
+
+impl Agent {
+    /// Starts it and waits until it is ready. The environment is its configuration, as `PODLENS_...` variables.
+    pub fn start(environment: &[(&str, &str)]) -> Self {
+        let mut agent = Self::start_under(&[], environment);
+        agent.wait_for_code("/readyz", 200);
+        agent
+    }
+
+    /// Starts it by another program that takes a command, such as `setpriv`, and waits until it answers at all.
+    pub fn start_under(under: &[&str], environment: &[(&str, &str)]) -> Self {
+        let address = free_address();
+        let mut agent = Self::spawn(address, under, environment);
+        agent.wait_for_code("/healthz", 200);
+        agent
+    }
+
+    /// Starts it on a given address and waits for nothing.
+    pub fn spawn(address: SocketAddr, under: &[&str], environment: &[(&str, &str)]) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let log = std::env::temp_dir().join(format!("podlens-agent-{}-{number}.log", std::process::id()));
+        let file = || fs::OpenOptions::new().create(true).append(true).open(&log).expect("the log can be written");
+        let listen = address.to_string();
+        let mut command = command(under, &["run", "--node", "test-node", "--listen", &listen], environment);
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(file())
+            .stderr(file())
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+        Self { child, address, log }
+    }
+
+    /// Where it serves.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The answer's code and body.
+    pub fn get(&self, path: &str) -> Result<(u16, String), String> {
+        let refusal = |error: std::io::Error| format!("GET http://{}{path}: {error}", self.address);
+        let mut stream = TcpStream::connect_timeout(&self.address, SILENCE).map_err(refusal)?;
+        stream.set_read_timeout(Some(SILENCE)).map_err(refusal)?;
+        write!(stream, "GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", self.address).map_err(refusal)?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).map_err(refusal)?;
+        let code = answer.split_whitespace().nth(1).and_then(|code| code.parse().ok());
+        match (code, answer.split_once("\r\n\r\n")) {
+            (Some(code), Some((_, body))) => Ok((code, body.to_owned())),
+            _ => Err(format!("GET http://{}{path}: no HTTP in {answer:?}", self.address)),
+        }
+    }
+
+    /// Its metrics page.
+    #[track_caller]
+    pub fn metrics(&self) -> Page {
+        match self.get("/metrics") {
+            Ok((200, page)) => Page::parse(&page),
+            other => panic!("no metrics: {other:?}; its log:\n{}", self.log()),
+        }
+    }
+
+    /// Waits until `found` finds its answer on a page.
+    pub fn wait_for_metrics<T>(&self, what: &str, found: impl Fn(&Page) -> Result<T, String>) -> T {
+        wait_until(what, PATIENCE, || found(&self.metrics()))
+    }
+
+    /// Waits until a path answers with that code; panics with the log if the agent ends meanwhile.
+    pub fn wait_for_code(&mut self, path: &str, expected: u16) -> String {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.ended() {
+                panic!("the agent ended with {status}:\n{}", self.log());
+            }
+            let answer = self.get(path);
+            match answer {
+                Ok((code, body)) if code == expected => return body,
+                other if start.elapsed() > PATIENCE => panic!("{path}: {other:?}; the log:\n{}", self.log()),
+                _ => std::thread::sleep(Duration::from_millis(20)),
+            }
+        }
+    }
+
+    /// Everything that it wrote so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Its exit status if it has ended.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child's state can be read")
+    }
+
+    /// Sends a signal by its name, such as `TERM`.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([format!("-{name}"), self.id().to_string()]).status();
+        assert!(status.is_ok_and(|status| status.success()), "the agent is there to get SIG{name}");
+    }
+
+    /// Ends it by SIGTERM: its exit status, and how long it took.
+    pub fn stop(mut self) -> (ExitStatus, Duration) {
+        let start = Instant::now();
+        self.signal("TERM");
+        (self.wait(), start.elapsed())
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> ExitStatus {
+        wait_until("the agent's end", PATIENCE, || self.ended().ok_or_else(|| "it runs".to_owned()))
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // Fails only for a child that has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("the agent's log:\n{}", self.log());
+        }
+        let _ = fs::remove_file(&self.log);
+    }
+}
+
+/// An address of loopback that nobody listened on a moment ago.
+pub fn free_address() -> SocketAddr {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .and_then(|listener| listener.local_addr())
+        .expect("loopback has a free port")
+}
+
+/// The variables of the test's own environment must not configure the agent.
+fn command(under: &[&str], arguments: &[&str], environment: &[(&str, &str)]) -> Command {
+    let mut words = under.iter().copied().chain([PODLENS]).chain(arguments.iter().copied());
+    let mut command = Command::new(words.next().unwrap_or(PODLENS));
+    command.args(words).env_clear().envs(environment.iter().copied());
+    if let Some(path) = std::env::var_os("PATH") {
+        command.env("PATH", path);
+    }
+    command
+}

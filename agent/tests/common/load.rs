@@ -1,0 +1,329 @@
+//! Loads: processes of the test's own that use a CPU in a known way and rest before and after.
+//!
+//! A load is this test binary once more, at the one "test" in this file. It joins the cgroups that it is
+//! given, then rests; each [`Load::go`] makes it work once and rest again. While it rests, the kernel's figures
+//! and the agent's stand still and can be compared to the nanosecond.
+
+use std::{
+    env, fs,
+    hint::black_box,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    ops::Sub,
+    path::{Path, PathBuf},
+    process::{Child, ChildStderr, ChildStdin, Command, Stdio},
+    sync::{Arc, Barrier},
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{PATIENCE, TestCgroup, wait_until};
+
+const WORK: &str = "PODLENS_TEST_LOAD_WORK";
+const TASKS: &str = "PODLENS_TEST_LOAD_TASKS";
+const DIRECTORIES: &str = "PODLENS_TEST_LOAD_CGROUPS";
+const JOINED: &str = "load: joined";
+const DONE: &str = "load: done";
+
+/// What each task of a load does at each go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// Uses this much CPU time.
+    Spin(Duration),
+    /// Uses the CPU for this much wall time.
+    SpinFor(Duration),
+    /// Sleeps and wakes again and again, with so much CPU time between.
+    Wake {
+        /// How many times.
+        times: u32,
+        /// Each sleep.
+        sleep: Duration,
+        /// CPU time after each.
+        spin: Duration,
+    },
+    /// Gives the CPU away again and again.
+    Yield {
+        /// How many times.
+        times: u32,
+    },
+}
+
+/// A load's process. Ends with the value.
+#[derive(Debug)]
+pub struct Load {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStderr>,
+}
+
+/// The kernel's own figures of a process: the sum over its living threads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Time on a CPU, from schedstat.
+    pub cpu_ns: u64,
+    /// `run_delay`, from schedstat.
+    pub wait_ns: u64,
+    /// Times that a thread was dispatched, from schedstat.
+    pub dispatches: u64,
+    /// Voluntary switches, from status.
+    pub voluntary: u64,
+    /// Involuntary switches, from status.
+    pub involuntary: u64,
+}
+
+impl Load {
+    /// Starts one task in `cgroup` (or where the test is), on one CPU or on all, and waits until it rests there.
+    pub fn start(cgroup: Option<&TestCgroup>, work: Work, cpu: Option<usize>) -> Self {
+        Self::start_tasks(cgroup, work, cpu, 1)
+    }
+
+    /// The same with `tasks` threads that each do the work at the same time.
+    pub fn start_tasks(cgroup: Option<&TestCgroup>, work: Work, cpu: Option<usize>, tasks: u32) -> Self {
+        let mut load = Self::spawn(cgroup.map(TestCgroup::directories).unwrap_or_default(), work, cpu, tasks);
+        load.expect(JOINED);
+        load
+    }
+
+    /// Makes it work once; returns at once.
+    pub fn go(&mut self) {
+        writeln!(self.input, "go").expect("the load waits for its go");
+    }
+
+    /// Waits until it has done its work and rests.
+    pub fn done(&mut self) {
+        self.expect(DONE);
+    }
+
+    /// Makes it work once and waits until it rests.
+    pub fn run(&mut self) {
+        self.go();
+        self.done();
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The kernel's figures while it rests.
+    pub fn figures(&self) -> Figures {
+        let mut last = None;
+        wait_until("a resting load", PATIENCE, || {
+            let now = Figures::of(self.id());
+            if now.is_some() && now == last {
+                return Ok(now.unwrap_or_default());
+            }
+            last = now;
+            Err(format!("its figures are {now:?}"))
+        })
+    }
+
+    /// Moves it, while it rests, into a cgroup.
+    pub fn join(&mut self, cgroup: &TestCgroup) {
+        for directory in cgroup.directories() {
+            writeln!(self.input, "join {}", directory.display()).expect("the load waits");
+            self.expect(JOINED);
+        }
+    }
+
+    /// Lets it end by itself and waits for that.
+    pub fn end(mut self) {
+        writeln!(self.input, "end").expect("the load waits");
+        self.child.wait().expect("a child can be waited for");
+    }
+
+    fn spawn(directories: Vec<PathBuf>, work: Work, cpu: Option<usize>, tasks: u32) -> Self {
+        let test = format!("{}::load_process", module_path!().split_once("::").map_or("", |(_, module)| module));
+        let itself = env::current_exe().expect("the test knows its own file");
+        let directories = env::join_paths(directories).expect("a cgroup's path has no colon");
+        let mut command = match cpu {
+            Some(cpu) => {
+                let mut command = Command::new("taskset");
+                command.args(["-c", &cpu.to_string()]).arg(itself);
+                command
+            }
+            None => Command::new(itself),
+        };
+        let mut child = command
+            .args([test.as_str(), "--exact", "--ignored", "--nocapture", "--test-threads=1"])
+            .env(WORK, work.to_text())
+            .env(TASKS, tasks.to_string())
+            .env(DIRECTORIES, directories)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+        let input = child.stdin.take().expect("the input is a pipe");
+        let output = BufReader::new(child.stderr.take().expect("the output is a pipe"));
+        Self { child, input, output }
+    }
+
+    fn expect(&mut self, expected: &str) {
+        let mut line = String::new();
+        self.output.read_line(&mut line).expect("the load's output can be read");
+        if line.trim_end() != expected {
+            let rest: Vec<String> = self.output.by_ref().lines().map_while(Result::ok).collect();
+            panic!("the load says not {expected:?} but {line}{}", rest.join("\n"));
+        }
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        // Fails only for a child that has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Figures {
+    /// None while a thread of the process is not asleep, or when it is gone.
+    fn of(process: u32) -> Option<Self> {
+        let mut sum = Self::default();
+        for task in fs::read_dir(format!("/proc/{process}/task")).ok()? {
+            let task = task.ok()?.path();
+            let status = fs::read_to_string(task.join("status")).ok()?;
+            let line = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+            if !line("State:")?.starts_with('S') {
+                return None;
+            }
+            let schedstat = fs::read_to_string(task.join("schedstat")).ok()?;
+            let mut numbers = schedstat.split_whitespace().map_while(|word| word.parse::<u64>().ok());
+            sum.cpu_ns += numbers.next()?;
+            sum.wait_ns += numbers.next()?;
+            sum.dispatches += numbers.next()?;
+            sum.voluntary += line("voluntary_ctxt_switches:")?.parse::<u64>().ok()?;
+            sum.involuntary += line("nonvoluntary_ctxt_switches:")?.parse::<u64>().ok()?;
+        }
+        Some(sum)
+    }
+}
+
+impl Sub for Figures {
+    type Output = Self;
+
+    fn sub(self, earlier: Self) -> Self {
+        Self {
+            cpu_ns: self.cpu_ns - earlier.cpu_ns,
+            wait_ns: self.wait_ns - earlier.wait_ns,
+            dispatches: self.dispatches - earlier.dispatches,
+            voluntary: self.voluntary - earlier.voluntary,
+            involuntary: self.involuntary - earlier.involuntary,
+        }
+    }
+}
+
+impl Work {
+    fn to_text(self) -> String {
+        match self {
+            Self::Spin(time) => format!("spin {}", time.as_nanos()),
+            Self::SpinFor(time) => format!("spin-for {}", time.as_nanos()),
+            Self::Wake { times, sleep, spin } => format!("wake {times} {} {}", sleep.as_nanos(), spin.as_nanos()),
+            Self::Yield { times } => format!("yield {times}"),
+        }
+    }
+
+    fn from_text(text: &str) -> Self {
+        let mut words = text.split(' ');
+        let kind = words.next().unwrap_or_default();
+        let mut number = || words.next().and_then(|word| word.parse::<u64>().ok()).expect("a number follows");
+        match kind {
+            "spin" => Self::Spin(Duration::from_nanos(number())),
+            "spin-for" => Self::SpinFor(Duration::from_nanos(number())),
+            "wake" => Self::Wake {
+                times: number() as u32,
+                sleep: Duration::from_nanos(number()),
+                spin: Duration::from_nanos(number()),
+            },
+            "yield" => Self::Yield { times: number() as u32 },
+            other => panic!("no work is called {other:?}"),
+        }
+    }
+
+    fn act(self) {
+        match self {
+            Self::Spin(time) => spin(time),
+            Self::SpinFor(time) => {
+                let start = Instant::now();
+                while start.elapsed() < time {
+                    black_box(0);
+                }
+            }
+            Self::Wake { times, sleep, spin: time } => {
+                for _ in 0..times {
+                    thread::sleep(sleep);
+                    spin(time);
+                }
+            }
+            Self::Yield { times } => (0..times).for_each(|_| thread::yield_now()),
+        }
+    }
+}
+
+#[test]
+#[ignore = "no test, but the process that other tests start as a load"]
+fn load_process() {
+    let Ok(work) = env::var(WORK) else { return };
+    let work = Work::from_text(&work);
+    let tasks: u32 = env::var(TASKS).ok().and_then(|tasks| tasks.parse().ok()).unwrap_or(1);
+    for directory in env::split_paths(&env::var_os(DIRECTORIES).unwrap_or_default()) {
+        join(&directory);
+    }
+    let barrier = Arc::new(Barrier::new(tasks as usize + 1));
+    if tasks > 1 {
+        for _ in 0..tasks {
+            let barrier = Arc::clone(&barrier);
+            thread::spawn(move || {
+                loop {
+                    barrier.wait();
+                    work.act();
+                    barrier.wait();
+                }
+            });
+        }
+    }
+    eprintln!("{JOINED}");
+    for line in std::io::stdin().lines() {
+        let line = line.unwrap_or_default();
+        if let Some(directory) = line.strip_prefix("join ") {
+            join(Path::new(directory));
+            eprintln!("{JOINED}");
+            continue;
+        }
+        if line != "go" {
+            break;
+        }
+        if tasks > 1 {
+            barrier.wait();
+            barrier.wait();
+        } else {
+            work.act();
+        }
+        eprintln!("{DONE}");
+    }
+    std::process::exit(0);
+}
+
+fn join(directory: &Path) {
+    if !directory.as_os_str().is_empty() {
+        let file = directory.join("cgroup.procs");
+        fs::write(&file, "0").unwrap_or_else(|error| panic!("cannot join {}: {error}", file.display()));
+    }
+}
+
+fn spin(time: Duration) {
+    let start = thread_cpu_time();
+    while thread_cpu_time() - start < time {
+        for number in 0..200_u32 {
+            black_box(number);
+        }
+    }
+}
+
+/// CPU time of the calling thread.
+fn thread_cpu_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is a valid place for the answer.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}

@@ -1,0 +1,58 @@
+//! What tests against the running kernel need: cgroups of their own, loads in them, the agent as a process,
+//! and the page that it serves.
+//!
+//! Everything here ends or disappears with its value, and touches only what it made. A test file uses it by
+//! `mod common;`.
+
+#![allow(
+    dead_code,
+    unused_imports,
+    unreachable_pub,
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "each test file uses its own part of this module, and a test fails by panicking"
+)]
+
+mod agent;
+mod cgroup;
+mod load;
+mod page;
+
+pub use agent::{Agent, free_address, podlens};
+pub use cgroup::{TestCgroup, Throttled, Trees, container_id, pod_uid};
+pub use load::{Figures, Load, Work};
+pub use page::{Page, Sample};
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+/// How often a condition is looked at.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// How long anything may take that is quick on an idle machine.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Looks until `found` has an answer; panics with its last refusal when the time is over.
+pub fn wait_until<T>(what: &str, limit: Duration, mut found: impl FnMut() -> Result<T, String>) -> T {
+    let start = Instant::now();
+    loop {
+        match found() {
+            Ok(answer) => return answer,
+            Err(refusal) if start.elapsed() >= limit => panic!("{what}: not within {limit:?}: {refusal}"),
+            Err(_) => thread::sleep(POLL_INTERVAL),
+        }
+    }
+}
+
+/// Fails unless two amounts differ by no more than the greater of the two allowances.
+#[track_caller]
+pub fn assert_near(what: &str, found: u64, expected: u64, percent: f64, absolute: u64) {
+    let allowed = (expected as f64 * percent / 100.0).max(absolute as f64);
+    let difference = found.abs_diff(expected);
+    assert!(
+        difference as f64 <= allowed,
+        "{what}: found {found}, expected {expected}: {difference} apart, allowed are {allowed:.0}"
+    );
+}
