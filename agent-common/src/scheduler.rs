@@ -118,8 +118,11 @@ pub struct Cpu {
     pub missed: u64,
     /// Time for which nobody is known to have held or left the CPU, since switches were missed.
     pub missed_ns: u64,
+    /// Time taken from this CPU by the hypervisor and by interrupts up to `since_ns`, as far as the kernel leaves it
+    /// out of tasks' CPU time.
+    pub stolen_ns: u64,
     /// Padding.
-    pub reserved: [u64; 4],
+    pub reserved: [u64; 3],
 }
 
 /// One CPU's ring of finished slices. Only the programs read it.
@@ -199,15 +202,63 @@ pub const fn culprit_slot(word: u64) -> Option<(u32, u32)> {
 #[inline(always)]
 #[must_use]
 pub const fn bucket(duration_ns: u64) -> u32 {
-    // 2^30 / 10^9 = 1 + 77323.9 / 2^20. What lies above 2^43 ns, 2.4 hours, is capped so that the product fits.
-    let capped = if duration_ns > 1 << 43 { 1 << 43 } else { duration_ns };
-    let scaled = capped + ((capped * 77_324) >> 20);
+    // 2^30 / 10^9 = 1 + 4948730.04 / 2^26. Everything above 2^36 ns is in the last bucket and is capped, so that
+    // the product fits and the logarithm is one of 32 bits.
+    let capped = if duration_ns > 1 << 36 { 1 << 36 } else { duration_ns };
+    let scaled = capped + ((capped * 4_948_730) >> 26);
     let above = scaled.saturating_sub(1) >> 5;
-    let index = (above | 1).ilog2();
-    if index > 31 { 31 } else { index }
+    if above >> 31 != 0 {
+        return 31;
+    }
+    // A binary logarithm by halves: there is no instruction for it.
+    let mut rest = above as u32;
+    let mut index = 0;
+    let mut half = 16;
+    while half > 0 {
+        if rest >> half != 0 {
+            rest >>= half;
+            index += half;
+        }
+        half >>= 1;
+    }
+    index
 }
 
 const _: () = assert!(size_of::<Account>() == 384);
 const _: () = assert!(size_of::<Cpu>() == 128);
 const _: () = assert!(size_of::<History>() == 64 + 16 * HISTORY);
 const _: () = assert!(size_of::<Culprits>() == 192);
+
+#[cfg(test)]
+mod tests {
+    use super::{BUCKETS, bucket, culprit, culprit_slot};
+
+    /// Bucket `i` takes (2^(i-25), 2^(i-24)] seconds.
+    fn expected(duration_ns: u64) -> u32 {
+        let seconds = duration_ns as f64 / 1e9;
+        (0..31).find(|index| seconds <= 2f64.powi(*index - 24)).map_or(31, |index| index as u32)
+    }
+
+    #[test]
+    fn every_duration_is_in_the_bucket_of_its_power_of_two() {
+        let mut duration_ns = 1_u64;
+        while duration_ns < 1 << 60 {
+            for near in [duration_ns - 1, duration_ns, duration_ns + 1, duration_ns + duration_ns / 3] {
+                // Within a nanosecond of a bound either bucket is right: the bounds are no whole nanoseconds.
+                let right = [expected(near.saturating_sub(1)), expected(near), expected(near + 1)];
+                assert!(right.contains(&bucket(near)), "{near} ns: bucket {}, expected {right:?}", bucket(near));
+            }
+            duration_ns = duration_ns * 9 / 8 + 1;
+        }
+        assert_eq!((bucket(0), bucket(u64::MAX)), (0, BUCKETS as u32 - 1));
+        assert_eq!((bucket(1_000_000_000), bucket(1_000_000_002)), (24, 25), "1 s is the upper bound of its bucket");
+    }
+
+    #[test]
+    fn slot_and_generation_come_back_from_a_culprits_word() {
+        for (slot, generation) in [(0, 0), (1023, 0), (7, u32::MAX)] {
+            assert_eq!(culprit_slot(culprit(slot, generation)), Some((slot, generation)));
+        }
+        assert_eq!(culprit_slot(0), None, "a free way");
+    }
+}

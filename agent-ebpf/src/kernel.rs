@@ -8,7 +8,7 @@ use aya_ebpf::Global;
 /// `PF_KTHREAD` of linux/sched.h.
 const PF_KTHREAD: u32 = 0x0020_0000;
 /// `TASK_ON_RQ_MIGRATING` of kernel/sched/sched.h.
-const TASK_ON_RQ_MIGRATING: u32 = 2;
+const TASK_ON_RQ_MIGRATING: u8 = 2;
 /// The first id that a kernfs gives, to its root.
 pub(crate) const ROOT_ID: u64 = 1;
 
@@ -35,6 +35,7 @@ globals! {
     CFS_RQ_THROTTLES: u32;
     RQ_CLOCK: u32;
     RQ_CPU: u32;
+    RQ_CLOCK_TASK: u32;
     RQ_SWITCHES: u32;
     TASK_ARRIVED: u32;
     CSS_SET_DEFAULT: u32;
@@ -139,7 +140,7 @@ structure! {
         pid: u32 = TASK_PID;
         tgid: u32 = TASK_TGID;
         flags: u32 = TASK_FLAGS;
-        on_rq: u32 = TASK_ON_RQ;
+        on_rq: u8 = TASK_ON_RQ;
         cgroups: CssSet = TASK_CGROUPS;
         cfs_rq: CfsRq = TASK_CFS_RQ;
         queued_ns: u64 = TASK_QUEUED;
@@ -161,6 +162,7 @@ structure! {
     /// `struct rq`: one CPU's run queue
     Rq {
         clock_ns: u64 = RQ_CLOCK;
+        clock_task_ns: u64 = RQ_CLOCK_TASK;
         switches: u64 = RQ_SWITCHES;
         cpu: u32 = RQ_CPU;
     }

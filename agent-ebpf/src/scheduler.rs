@@ -160,6 +160,7 @@ fn switch(previous: Task, next: Task, blocked: bool) {
     let lane = &mut lane;
     lane.begin_writing();
 
+    let stolen_ns = clock_ns.wrapping_sub(rq.clock_task_ns());
     let switches = rq.switches();
     let left = if lane.now.since_ns == 0 {
         first_seen(lane, previous, clock_ns)
@@ -168,12 +169,13 @@ fn switch(previous: Task, next: Task, blocked: bool) {
         if missed != 0 {
             catch_up(lane, previous, queue, clock_ns, missed);
         }
-        finish_slice(lane, clock_ns)
+        finish_slice(lane, clock_ns, stolen_ns);
+        lane.now.slot
     };
     lane.now.switches = switches;
-    if left != SLOT_IDLE
-        && let Some(account) = lane.account(left)
-    {
+    lane.now.stolen_ns = stolen_ns;
+    let left_account = if left == SLOT_IDLE { None } else { lane.account(left) };
+    if let Some(account) = left_account {
         if blocked {
             account.voluntary += 1;
         } else {
@@ -227,7 +229,8 @@ fn catch_up(lane: &mut Lane, previous: Task, queue: CfsRq, clock_ns: u64, missed
         return;
     }
     if missed == 1 && pid != 0 {
-        finish_slice(lane, arrived_ns);
+        // What was stolen since is taken from the slice that ends now.
+        finish_slice(lane, arrived_ns, lane.now.stolen_ns);
     } else {
         lane.now.missed_ns += arrived_ns.wrapping_sub(lane.now.since_ns);
         lane.push(Slice { end_ns: arrived_ns, slot: SLOT_UNSEEN, generation: 0 });
@@ -272,28 +275,27 @@ fn waited(pid: u32) -> Option<&'static mut Waited> {
     WAITED.get_ptr_mut(pid & (THREADS - 1)).map(|waited| unsafe { &mut *waited })
 }
 
-/// Books the slice that ends now and gives its slot.
+/// Books the slice that ends now. `stolen_ns` is what the CPU has lost to others than tasks so far.
 #[inline(always)]
-fn finish_slice(lane: &mut Lane, clock_ns: u64) -> u32 {
+fn finish_slice(lane: &mut Lane, clock_ns: u64, stolen_ns: u64) {
     if lane.now.moved_in_ns == lane.now.since_ns {
         let (since_ns, moved_ns) = (lane.now.since_ns, lane.now.moved_at_ns);
         let at_ns = if moved_ns > since_ns && moved_ns < clock_ns { moved_ns } else { since_ns };
-        book_slice(lane, at_ns);
+        book_slice(lane, at_ns, 0);
         lane.now.slot = lane.now.moved_slot;
         lane.now.generation = lane.now.moved_generation;
         lane.now.since_ns = at_ns;
     }
-    book_slice(lane, clock_ns);
-    lane.now.slot
+    book_slice(lane, clock_ns, stolen_ns.wrapping_sub(lane.now.stolen_ns));
 }
 
 #[inline(always)]
-fn book_slice(lane: &mut Lane, end_ns: u64) {
+fn book_slice(lane: &mut Lane, end_ns: u64, stolen_ns: u64) {
     let (slot, generation) = (lane.now.slot, lane.now.generation);
     if slot != SLOT_IDLE
         && let Some(account) = lane.account(slot)
     {
-        account.on_cpu_ns += end_ns.wrapping_sub(lane.now.since_ns);
+        account.on_cpu_ns += end_ns.wrapping_sub(lane.now.since_ns).saturating_sub(stolen_ns);
     }
     lane.push(Slice { end_ns, slot, generation });
 }

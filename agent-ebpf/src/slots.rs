@@ -181,9 +181,9 @@ fn lineage(cgroup: Cgroup, key: CgroupKey) -> (CgroupKey, CgroupKey) {
             break;
         }
         match denotes(node) {
-            Name::Pod => return (node.id() | mark, container),
-            Name::Container if container == 0 => container = node.id() | mark,
-            Name::Unit if unit == 0 => unit = node.id() | mark,
+            POD => return (node.id() | mark, container),
+            CONTAINER if container == 0 => container = node.id() | mark,
+            UNIT if unit == 0 => unit = node.id() | mark,
             _ => {}
         }
         at = at.parent();
@@ -193,31 +193,41 @@ fn lineage(cgroup: Cgroup, key: CgroupKey) -> (CgroupKey, CgroupKey) {
 }
 
 /// What a cgroup is by its name alone.
-#[derive(PartialEq, Eq)]
-enum Name {
-    Pod,
-    Container,
-    Unit,
-    Other,
+const OTHER: u32 = 0;
+const POD: u32 = 1;
+const CONTAINER: u32 = 2;
+const UNIT: u32 = 3;
+
+/// Reads a cgroup's name into this CPU's buffer and tells what it denotes.
+#[inline(always)]
+fn denotes(node: KernfsNode) -> u32 {
+    let Some(buffer) = NAME_BUFFER.get_ptr_mut(0) else {
+        return OTHER;
+    };
+    // SAFETY: the buffer is this CPU's, and the kernel copies at most its length.
+    match unsafe { bpf_probe_read_kernel_str_bytes(node.name(), &mut *buffer) } {
+        Ok(name) => denoted(name.len() as u32),
+        Err(_) => OTHER,
+    }
 }
 
 /// Knows a pod by `pod<uid>` or `...-pod<uid>.slice`, a container by its 64 digits, alone or behind `-` or
-/// `:`, with or without `.scope`, and a unit by `.service` or `.scope`. The daemon's path grammar knows more; this decides only which
-/// waits count as caused inside one pod or container.
-#[inline(always)]
-fn denotes(node: KernfsNode) -> Name {
-    let Some(buffer) = NAME_BUFFER.get_ptr_mut(0) else {
-        return Name::Other;
+/// `:`, with or without `.scope`, and a unit by `.service` or `.scope`. The daemon's path grammar knows more;
+/// this decides only which waits count as caused inside one pod or container.
+///
+/// A function of its own with plain numbers only, which the verifier proves once and not at each call.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn denoted(name_bytes: u32) -> u32 {
+    let Some(buffer) = NAME_BUFFER.get_ptr(0) else {
+        return OTHER;
     };
-    // SAFETY: the buffer is this CPU's, and the kernel copies at most its length.
-    let read = unsafe { bpf_probe_read_kernel_str_bytes(node.name(), &mut *buffer) };
-    let Ok(name) = read else { return Name::Other };
-    let bytes = name.len();
-    // SAFETY: as above.
+    let bytes = name_bytes as usize;
+    // SAFETY: the buffer is this CPU's; the mask keeps the index inside.
     let byte = |index: usize| unsafe { (*buffer).get(index & (NAME - 1)).copied().unwrap_or(0) };
     let starts_with_pod = byte(0) == b'p' && byte(1) == b'o' && byte(2) == b'd';
     if starts_with_pod && (bytes == 3 + 36 || bytes == 3 + 32) {
-        return Name::Pod;
+        return POD;
     }
     let suffixed = bytes > 6 && byte(bytes - 6) == b'.' && byte(bytes - 1) == b'e';
     let end = if suffixed { bytes - 6 } else { bytes };
@@ -229,18 +239,18 @@ fn denotes(node: KernfsNode) -> Name {
                 && byte(end - uid - 2) == b'o'
                 && byte(end - uid - 1) == b'd'
         };
-        return if pod_before(36) || pod_before(32) { Name::Pod } else { Name::Other };
+        return if pod_before(36) || pod_before(32) { POD } else { OTHER };
     }
     let separated = end > 64 && (byte(end - 65) == b'-' || byte(end - 65) == b':');
     if end == 64 || separated {
         let hexadecimal = |digit: u8| digit.is_ascii_digit() || (b'a'..=b'f').contains(&digit);
         if hexadecimal(byte(end - 64)) && hexadecimal(byte(end - 32)) && hexadecimal(byte(end - 1)) {
-            return Name::Container;
+            return CONTAINER;
         }
     }
     let service = bytes > 8 && byte(bytes - 8) == b'.' && byte(bytes - 7) == b's' && byte(bytes - 1) == b'e';
     let scope = suffixed && byte(bytes - 5) == b's' && byte(bytes - 4) == b'c';
-    if service || scope { Name::Unit } else { Name::Other }
+    if service || scope { UNIT } else { OTHER }
 }
 
 /// The position of one CPU's entry for `slot` in a table of CPUs by slots.

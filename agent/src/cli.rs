@@ -191,9 +191,11 @@ mod tests {
     #[test]
     fn each_command_takes_a_kubeconfig_relative_or_not() {
         let here = std::env::current_dir().unwrap().join("k").to_str().unwrap().to_owned();
-        for (line, expected) in
-            [("podlens run --kubeconfig /a/k", "/a/k"), ("podlens check --kubeconfig k", &here), ("podlens snapshot --kubeconfig k", &here)]
-        {
+        for (line, expected) in [
+            ("podlens run --kubeconfig /a/k", "/a/k"),
+            ("podlens check --kubeconfig k", &here),
+            ("podlens snapshot --kubeconfig k", &here),
+        ] {
             let flags = match parse(line).unwrap().command {
                 Command::Run(run) => run.flags(),
                 Command::Check(check) => check.config.flags(),

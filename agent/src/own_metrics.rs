@@ -23,6 +23,7 @@ pub struct OwnMetrics {
     sweep: GaugeVec,
     gone: GaugeVec,
     lost: CounterVec,
+    unseen: CounterVec,
     names_requests: CounterVec,
     names_pods: GaugeVec,
     names_synced: GaugeVec,
@@ -57,6 +58,11 @@ impl OwnMetrics {
                 &[],
             )?,
             lost: counter("podlens_lost_total", "What could not be counted or named", &["collector", "reason"])?,
+            unseen: counter(
+                "podlens_cpu_unseen_seconds_total",
+                "CPU time of which it is not known who had it, since switches went unreported",
+                &[],
+            )?,
             names_requests: counter(
                 "podlens_names_requests_total",
                 "Requests and reads for the names of pods and containers",
@@ -80,6 +86,7 @@ impl Collector for OwnMetrics {
             self.sweep.desc(),
             self.gone.desc(),
             self.lost.desc(),
+            self.unseen.desc(),
             self.names_requests.desc(),
             self.names_pods.desc(),
             self.names_synced.desc(),
@@ -104,11 +111,12 @@ impl Collector for OwnMetrics {
         let names = self.pipeline.names().health();
         let of_names = [("names", "no_room", names.dropped), ("names", "contradiction", names.conflicts)];
         for (collector, reason, count) in health.lost.iter().chain(&of_names) {
-            raise(&self.lost, &[*collector, *reason], *count);
+            raise(&self.lost, &[*collector, *reason], *count as f64);
         }
         for (source, verb, result, count) in &names.requests {
-            raise(&self.names_requests, &[*source, *verb, *result], *count);
+            raise(&self.names_requests, &[*source, *verb, *result], *count as f64);
         }
+        raise(&self.unseen, &[], health.unseen_ns as f64 / 1e9);
         if let Some(synced) = names.synced {
             self.names_synced.with_label_values::<&str>(&[]).set(f64::from(u8::from(synced)));
             self.names_pods.with_label_values::<&str>(&[]).set(names.pods as f64);
@@ -119,6 +127,7 @@ impl Collector for OwnMetrics {
             self.sweep.collect(),
             self.gone.collect(),
             self.lost.collect(),
+            self.unseen.collect(),
             self.names_requests.collect(),
             self.names_pods.collect(),
             self.names_synced.collect(),
@@ -128,7 +137,7 @@ impl Collector for OwnMetrics {
 }
 
 /// Brings a counter up to a total that somebody else keeps.
-fn raise(counters: &CounterVec, labels: &[&str], total: u64) {
+fn raise(counters: &CounterVec, labels: &[&str], total: f64) {
     let counter = counters.with_label_values(labels);
-    counter.inc_by((total as f64 - counter.get()).max(0.0));
+    counter.inc_by((total - counter.get()).max(0.0));
 }

@@ -86,6 +86,8 @@ pub struct Health {
     pub slots: [(&'static str, u64); 3],
     /// What was lost: collector, reason, how often.
     pub lost: Vec<(&'static str, &'static str, u64)>,
+    /// CPU time of which it is not known who had it.
+    pub unseen_ns: u64,
     /// How long the last sweep took.
     pub sweep: Duration,
     /// Owners that are gone and wait for their last export.
@@ -204,14 +206,7 @@ impl Inner {
     }
 
     fn empty(&self, node: Arc<str>) -> Snapshot {
-        Snapshot {
-            sequence: 0,
-            taken: self.since,
-            node,
-            owners: Vec::new(),
-            families: Vec::new(),
-            infos: Vec::new(),
-        }
+        Snapshot { sequence: 0, taken: self.since, node, owners: Vec::new(), families: Vec::new(), infos: Vec::new() }
     }
 
     fn meet(&mut self, now: Instant) {
@@ -235,8 +230,8 @@ impl Inner {
                 .collect();
             if !over.is_empty() {
                 let (readings, caused) = kernel.sweep(&over);
-                self.enter_caused(&held, &caused);
                 self.enter(&mut kernel, &over, readings, now);
+                self.enter_caused(&held, &caused);
             }
             let keys: HashSet<CgroupKey> = held.values().map(|slot| slot.key).collect();
             self.cgroups.forget(now, |key| keys.contains(&key));
@@ -329,6 +324,7 @@ impl Inner {
         let blind = kernel.lifecycle.is_none();
         if (lost != self.lost_events || blind) && now.duration_since(self.scanned) >= RESCAN {
             if lost != self.lost_events {
+                self.names.births_lost();
                 warn!(
                     lost = lost - self.lost_events,
                     "births or removals of cgroups were lost; walking the trees instead"
@@ -384,6 +380,7 @@ impl Inner {
             }
             if let Some(scheduler) = &kernel.scheduler {
                 health.lost.extend(scheduler.lost().map(|(reason, count)| ("scheduler", reason, count)));
+                health.unseen_ns = scheduler.unseen_ns();
             }
         }
         health

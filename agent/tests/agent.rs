@@ -142,7 +142,7 @@ fn bad_settings_are_refused_with_their_place_and_the_nearest_valid_name() {
 }
 
 /// `setpriv` such that the process has these capabilities and no other, as in a container.
-fn with_only<'a>(bounding_set: &'a str) -> [&'a str; 3] {
+fn with_only(bounding_set: &str) -> [&str; 3] {
     ["setpriv", "--no-new-privs", bounding_set]
 }
 
@@ -219,8 +219,8 @@ fn twenty_scrapers_share_one_page_as_long_as_it_is_fresh() {
             .collect();
         clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
     });
-    let allowed = start.elapsed().as_secs() as usize + 2;
-    assert!(bodies.len() <= allowed, "{} pages in {:?}", bodies.len(), start.elapsed());
+    let allowed = start.elapsed().as_secs() + 2;
+    assert!(bodies.len() as u64 <= allowed, "{} pages in {:?}", bodies.len(), start.elapsed());
 }
 
 /// What names an owner's series, whatever they tell.
@@ -271,6 +271,7 @@ fn no_counter_decreases_and_all_sums_are_exact_while_cgroups_come_and_go() {
             });
         }
         let start = Instant::now();
+        let mut caused_ns = 0;
         let mut last: BTreeMap<_, f64> = BTreeMap::new();
         while start.elapsed() < Duration::from_secs(20) {
             let page = agent.metrics();
@@ -288,9 +289,11 @@ fn no_counter_decreases_and_all_sums_are_exact_while_cgroups_come_and_go() {
             }
             last = now;
             pages += 1;
+            caused_ns = caused_ns.max(page.sum_ns("podlens_cpu_wait_caused_seconds_total", &[]));
             thread::sleep(Duration::from_millis(150));
         }
         over.store(true, Ordering::Release);
+        assert!(caused_ns > 0, "the two loads on one CPU had to wait for each other");
     });
     assert!(pages > 20, "{pages} pages in 20 s are too few to tell");
 }

@@ -170,7 +170,7 @@ fn follow(config: &kube::Config, tasks: &mut JoinSet<()>) -> Arc<Names> {
         silence: Duration::from_millis(150),
         whole: Duration::from_millis(600),
     };
-    let names = Arc::new(Names::new(Duration::from_secs(300)));
+    let names = Arc::new(Names::new(Duration::from_mins(5)));
     let (stop, shutdown) = tokio::sync::watch::channel(false);
     let source = ApiSource::new(Client::new(config, limits).unwrap(), "n1", Arc::clone(&names))
         .with_first_pause(Duration::from_millis(4));
@@ -203,7 +203,12 @@ async fn check(config: impl Fn(SocketAddr) -> kube::Config, tls: Option<TlsAccep
         for n in 0..PODS {
             let name = named(&names, n);
             let is_whole = name == truth(n);
-            assert!(is_whole || name == unnamed(n) || (name.0, name.1) == (truth(n).0, truth(n).1) && name.2 == unnamed(n).2, "a wrong name after {harms:?}");
+            assert!(
+                is_whole
+                    || name == unnamed(n)
+                    || (name.0, name.1) == (truth(n).0, truth(n).1) && name.2 == unnamed(n).2,
+                "a wrong name after {harms:?}"
+            );
             complete &= is_whole;
         }
         assert!(start.elapsed() < Duration::from_secs(30), "no names in the end after {harms:?}");
@@ -255,7 +260,10 @@ async fn a_certificate_that_cannot_be_verified_gives_no_names_until_it_is_right(
     let day = |year| rcgen::date_time_ymd(year, 1, 1);
     let wrong: Vec<(&str, TlsAcceptor)> = vec![
         ("another authority", other.acceptor(|_| {})),
-        ("another name", authority.acceptor(|params| *params = CertificateParams::new(vec!["10.0.0.1".to_owned()]).unwrap())),
+        (
+            "another name",
+            authority.acceptor(|params| *params = CertificateParams::new(vec!["10.0.0.1".to_owned()]).unwrap()),
+        ),
         ("over", authority.acceptor(|params| (params.not_before, params.not_after) = (day(2000), day(2001)))),
         // As a node sees it whose clock is behind.
         ("not yet", authority.acceptor(|params| (params.not_before, params.not_after) = (day(2090), day(2095)))),

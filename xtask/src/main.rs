@@ -3,6 +3,7 @@
 //! No part of what is shipped. A person, README's two commands and .ci/run call it.
 
 mod agent;
+mod bench;
 mod chart;
 mod ci;
 mod cluster;
@@ -59,6 +60,8 @@ enum Task {
     },
     /// Run all checks and tests
     Test(test::Choice),
+    /// Measure what podlens costs; on a quiet machine, as root
+    Bench(bench::Choice),
     /// Run a static program on other kernels, in virtual machines
     Vm(vm::Choice),
     /// A real one-node Kubernetes cluster on this machine, in a network namespace of its own
@@ -92,6 +95,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         }
         Task::Run { arguments } => return run::run(&arguments),
         Task::Test(choice) => return test::run(&choice),
+        Task::Bench(choice) => return bench::run(&choice),
         Task::Vm(choice) => return vm::run(&choice),
         Task::Cluster(choice) => return cluster::run(&choice),
         Task::Image(choice) => return image::run(&choice),

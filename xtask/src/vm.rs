@@ -104,7 +104,7 @@ fn run_on(kernel: &Kernel, initial_files: &Path, choice: &Choice) -> Result<mach
     Machine {
         vmlinuz: &kernel.vmlinuz,
         initial_files,
-        parameters: &format!("PODLENS_CGROUP={cgroup}"),
+        parameters: &format!("VM_CGROUP={cgroup}"),
         limit: Duration::from_secs(choice.limit),
     }
     .run(|line| println!("{:>5} | {line}", kernel.series))

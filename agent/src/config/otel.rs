@@ -21,11 +21,7 @@ struct Standard {
 
 /// For each key the variable that wins comes first.
 const STANDARD: &[Standard] = &[
-    Standard {
-        name: "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
-        key: "otlp.endpoint",
-        set: set_endpoint,
-    },
+    Standard { name: "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", key: "otlp.endpoint", set: set_endpoint },
     Standard { name: "OTEL_EXPORTER_OTLP_ENDPOINT", key: "otlp.endpoint", set: set_endpoint },
     Standard {
         name: "OTEL_METRIC_EXPORT_INTERVAL",

@@ -16,8 +16,8 @@ use proptest::prelude::*;
 
 use super::SnapshotSource;
 use crate::registry::{
-    Container, Family, Histogram, Info, InfoMetric, Kind, Label, Metric, Owner, OwnerState, Sample, Snapshot, Unit, Value,
-    snapshot::Culprit,
+    Container, Family, Histogram, Info, InfoMetric, Kind, Label, Metric, Owner, OwnerState, Sample, Snapshot, Unit,
+    Value, snapshot::Culprit,
 };
 
 const fn metric(name: &'static str, otlp_name: &'static str, kind: Kind, unit: Unit, label: Option<Label>) -> Metric {

@@ -1,6 +1,6 @@
 //! The snapshot as one JSON document, for scripts.
 
-use serde_json::{Value as Json, json};
+use serde_json::{Map, Value as Json, json};
 
 use crate::registry::{Owner, Snapshot, Value, snapshot::Culprit};
 
@@ -16,21 +16,25 @@ pub fn encode(snapshot: &Snapshot) -> String {
                 .iter()
                 .filter(|sample| !snapshot.owner(sample).is_some_and(|state| state.carried))
                 .map(|sample| {
-                    let mut fields = json!({ "owner": snapshot.owner(sample).map(|state| identity(&state.owner)) });
+                    let mut fields = Map::new();
+                    let mut set = |name: &str, value| fields.insert(name.to_owned(), value);
+                    set("owner", json!(snapshot.owner(sample).map(|state| identity(&state.owner))));
                     if let Some(label) = family.metric.label {
-                        fields[label.name] = json!(label.values.get(usize::from(sample.label_value)));
+                        set(label.name, json!(label.values.get(usize::from(sample.label_value))));
                     }
-                    if let Some(culprit) = sample.culprit {
-                        fields["culprit"] = match culprit {
-                            Culprit::Owner(position) => usize::try_from(position)
-                                .ok()
-                                .and_then(|position| snapshot.owners.get(position))
-                                .map_or(Json::Null, |state| identity(&state.owner)),
-                            Culprit::Other => json!("(other)"),
-                        };
+                    match sample.culprit {
+                        Some(Culprit::Owner(position)) => {
+                            let culprit =
+                                usize::try_from(position).ok().and_then(|position| snapshot.owners.get(position));
+                            set("culprit", json!(culprit.map(|state| identity(&state.owner))));
+                        }
+                        Some(Culprit::Other) => {
+                            set("culprit", json!("(other)"));
+                        }
+                        None => {}
                     }
-                    fields["value"] = value(&sample.value);
-                    fields
+                    set("value", value(&sample.value));
+                    Json::Object(fields)
                 })
                 .collect();
             json!({ "metric": family.metric.name, "samples": samples })
@@ -41,14 +45,13 @@ pub fn encode(snapshot: &Snapshot) -> String {
         .iter()
         .map(|info| {
             let owner = usize::try_from(info.owner).ok().and_then(|owner| snapshot.owners.get(owner));
-            let labels: serde_json::Map<String, Json> =
+            let labels: Map<String, Json> =
                 info.labels.iter().map(|(name, value)| ((*name).to_owned(), json!(**value))).collect();
             json!({ "metric": info.metric.name, "owner": owner.map(|state| identity(&state.owner)), "facts": labels })
         })
         .collect();
     let taken_ns = snapshot.taken.duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_nanos());
-    let document =
-        json!({ "node": *snapshot.node, "taken_unix_ns": u64::try_from(taken_ns).unwrap_or(0), "families": families, "facts": facts });
+    let document = json!({ "node": *snapshot.node, "taken_unix_ns": u64::try_from(taken_ns).unwrap_or(0), "families": families, "facts": facts });
     format!("{document:#}\n")
 }
 

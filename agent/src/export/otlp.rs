@@ -156,8 +156,8 @@ impl<'a> Part<'a> {
         }
         let facts = usize::try_from(first.owner).ok().and_then(|owner| self.facts.get(owner));
         let fact = |label: &str| {
-            let known = facts?.iter().flat_map(|at| self.snapshot.infos.get(*at)).flat_map(|info| &info.labels);
-            known.filter(|(name, _)| *name == label).map(|(_, value)| &**value).next()
+            let mut known = facts?.iter().filter_map(|at| self.snapshot.infos.get(*at)).flat_map(|info| &info.labels);
+            known.find(|(name, _)| *name == label).map(|(_, value)| &**value)
         };
         let resource = resource::resource(&state.owner, &self.snapshot.node, fact);
         Some((resource_metrics(resource, metrics), points))

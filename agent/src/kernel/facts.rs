@@ -44,6 +44,7 @@ struct Wanted {
     constant: &'static str,
     /// Spellings over the kernel versions, newest first.
     paths: &'static [&'static str],
+    /// Bytes that the programs load; the low ones, where the member is wider.
     size_bytes: u32,
 }
 
@@ -71,10 +72,11 @@ const WANTED: &[Wanted] = &[
     wanted(Part::Scheduler, "TASK_RUN_DELAY", 8, &["task_struct.sched_info.run_delay"]),
     wanted(Part::Scheduler, "CFS_RQ_RQ", POINTER, &["cfs_rq.rq"]),
     wanted(Part::Scheduler, "RQ_CLOCK", 8, &["rq.clock"]),
+    wanted(Part::Scheduler, "RQ_CLOCK_TASK", 8, &["rq.clock_task"]),
     wanted(Part::Scheduler, "RQ_SWITCHES", 8, &["rq.nr_switches"]),
     wanted(Part::Scheduler, "TASK_ARRIVED", 8, &["task_struct.sched_info.last_arrival"]),
     wanted(Part::Scheduler, "TASK_DISPATCHES", 8, &["task_struct.sched_info.pcount"]),
-    wanted(Part::Legs, "TASK_ON_RQ", 4, &["task_struct.on_rq"]),
+    wanted(Part::Legs, "TASK_ON_RQ", 1, &["task_struct.on_rq"]),
     wanted(Part::Legs, "RQ_CPU", 4, &["rq.cpu"]),
     wanted(
         Part::Throttle,
@@ -91,7 +93,7 @@ pub fn resolve(btf: &Btf) -> Facts {
     let mut facts = Facts::default();
     for wanted in WANTED {
         match btf.first_member(wanted.paths) {
-            Ok(member) if member.size_bytes == wanted.size_bytes => {
+            Ok(member) if member.size_bytes >= wanted.size_bytes => {
                 facts.constants.push((wanted.constant, member.offset_bytes));
             }
             Ok(member) => facts.lacks.push(Lack {
@@ -170,6 +172,41 @@ impl Facts {
                 Err(cause) => self.lack_of(Part::Scheduler, &cause),
             },
             Err(cause) => self.lack_of(Part::Scheduler, &cause),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use std::path::Path;
+
+    use super::{Part, WANTED, resolve};
+    use crate::kernel::btf::Btf;
+
+    #[test]
+    fn the_running_kernel_has_everything() {
+        let btf = Btf::read_file(Path::new("/sys/kernel/btf/vmlinux")).expect("this kernel's BTF");
+        let facts = resolve(&btf);
+        assert!(facts.lacks.is_empty(), "{:?}", facts.lacks);
+        let named: std::collections::HashSet<&str> = facts.constants.iter().map(|(name, _)| *name).collect();
+        assert_eq!(named.len(), facts.constants.len(), "a constant is set twice");
+        assert!(WANTED.iter().all(|wanted| named.contains(wanted.constant)));
+    }
+
+    #[test]
+    fn a_kernel_without_a_structure_disables_what_needs_it_and_names_it() {
+        // The smallest BTF: a header, and no type at all.
+        let mut bytes = vec![0x9f, 0xeb, 1, 0];
+        for word in [24_u32, 0, 0, 0, 1] {
+            bytes.extend(word.to_le_bytes());
+        }
+        bytes.push(0);
+        let facts = resolve(&Btf::parse(bytes).expect("an empty BTF"));
+        for part in [Part::Slots, Part::Lifecycle, Part::Scheduler, Part::Legs, Part::Throttle] {
+            let lack = facts.lack(part).unwrap_or_else(|| panic!("{part:?} lacks nothing"));
+            assert!(lack.contains("this kernel has no"), "{lack}");
         }
     }
 }

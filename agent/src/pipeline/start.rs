@@ -131,11 +131,7 @@ impl States {
         match self.load(&facts, hierarchies, cpus, slots) {
             Ok(kernel) => Some(kernel),
             Err(cause) => {
-                let text = match missing_capabilities() {
-                    Some(missing) => format!("{missing}; {}", with_causes(&cause)),
-                    None => with_causes(&cause),
-                };
-                self.set_all(&State::Failed(text));
+                self.set_all(&State::Failed(refusal(&cause)));
                 None
             }
         }
@@ -160,7 +156,7 @@ impl States {
         match attached {
             Ok(events) => Some(Lifecycle::new(events)),
             Err(cause) => {
-                self.set(name, State::Failed(format!("{}: {consequence}", with_causes(&cause))));
+                self.set(name, State::Failed(format!("{}: {consequence}", refusal(&cause))));
                 None
             }
         }
@@ -195,7 +191,7 @@ impl States {
                 Some(Scheduler::new(maps))
             }
             Err(cause) => {
-                self.set(name, State::Failed(with_causes(&cause)));
+                self.set(name, State::Failed(refusal(&cause)));
                 None
             }
         }
@@ -204,6 +200,14 @@ impl States {
 
 fn attach_all(object: &mut Object, programs: &[(&'static str, &str)]) -> Result<(), ObjectError> {
     programs.iter().try_for_each(|(program, tracepoint)| object.attach(program, tracepoint))
+}
+
+/// Why the kernel refused something, missing capabilities first.
+fn refusal(cause: &ObjectError) -> String {
+    match missing_capabilities() {
+        Some(missing) => format!("{missing}; {}", with_causes(cause)),
+        None => with_causes(cause),
+    }
 }
 
 /// The capabilities that are missing, in words with the remedy.

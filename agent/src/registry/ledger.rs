@@ -12,8 +12,8 @@ use std::{
 };
 
 use super::{
-    Container, Family, Histogram, Kind, Layout, Metric, Naming, Owner, OwnerState, Row, Sample, Snapshot, Unit,
-    Value, snapshot::Culprit,
+    Container, Family, Histogram, Kind, Layout, Metric, Naming, Owner, OwnerState, Row, Sample, Snapshot, Unit, Value,
+    snapshot::Culprit,
 };
 
 /// Culprits that are told by name for one waiting owner; the lightest beyond them become "(other)".
@@ -255,11 +255,11 @@ impl Ledger {
             return;
         }
         // The whole pod counts: a container may be about to start again, or to get its name.
-        let present: HashSet<Owner> = self.entries.keys().map(|owner| pod(naming.name(owner))).collect();
-        self.carried.retain(|series, _| present.contains(&pod(series.clone())));
+        let present: HashSet<Owner> = self.entries.keys().map(|owner| pod(&naming.name(owner))).collect();
+        self.carried.retain(|series, _| present.contains(&pod(series)));
         for entry in forgotten {
             let series = entry.gone.as_ref().map(|gone| gone.named.series());
-            if let Some(series) = series.filter(|series| present.contains(&pod(series.clone()))) {
+            if let Some(series) = series.filter(|series| present.contains(&pod(series))) {
                 self.carry(series, entry);
             }
         }
@@ -295,8 +295,7 @@ impl Account {
             return;
         }
         if self.caused_ns.len() >= CULPRITS_PER_OWNER {
-            let lightest =
-                self.caused_ns.iter().min_by_key(|(_, ns)| **ns).map(|(culprit, ns)| (culprit.clone(), *ns));
+            let lightest = self.caused_ns.iter().min_by_key(|(_, ns)| **ns).map(|(culprit, ns)| (culprit.clone(), *ns));
             match lightest {
                 Some((lightest, least_ns)) if least_ns < ns => self.caused_ns.remove(&lightest),
                 _ => return,
@@ -369,7 +368,7 @@ impl Culprits {
 }
 
 /// The series of a container's pod.
-fn pod(owner: Owner) -> Owner {
+fn pod(owner: &Owner) -> Owner {
     match owner.series() {
         Owner::Container(container) => Owner::Container(Container { container: "".into(), ..container }),
         unit @ Owner::Unit(_) => unit,

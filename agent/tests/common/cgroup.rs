@@ -45,9 +45,9 @@ pub struct Throttled {
     /// Periods in which it had something to run.
     pub periods: u64,
     /// Those in which it was stopped.
-    pub throttled_periods: u64,
+    pub stopped_periods: u64,
     /// For how long it was stopped, summed over CPUs.
-    pub throttled_ns: u64,
+    pub stopped_ns: u64,
 }
 
 /// A pod's uid that no other process' test has.
@@ -148,9 +148,22 @@ impl TestCgroup {
 
     /// Its weight against its siblings, 1024 being the usual one.
     pub fn set_shares(&self, shares: u64) {
+        self.set_shares_at(&self.path, shares);
+    }
+
+    /// The weight of the directory above, which is the pod's where this is a container.
+    pub fn set_shares_above(&self, shares: u64) {
+        let (above, _) = self.path.rsplit_once('/').expect("a path has a slash");
+        self.set_shares_at(above, shares);
+    }
+
+    fn set_shares_at(&self, path: &str, shares: u64) {
         match &self.mounts.cpu {
-            Some(cpu) => write(&below(cpu, &self.path).join("cpu.shares"), &shares.to_string()),
-            None => write(&self.v2().join("cpu.weight"), &(shares * 100 / 1024).max(1).to_string()),
+            Some(cpu) => write(&below(cpu, path).join("cpu.shares"), &shares.to_string()),
+            None => {
+                let v2 = self.mounts.v2.as_ref().expect("a machine without version 1 has version 2");
+                write(&below(v2, path).join("cpu.weight"), &(shares * 100 / 1024).max(1).to_string());
+            }
         }
     }
 
@@ -173,8 +186,8 @@ impl TestCgroup {
         };
         Throttled {
             periods: number(&text, "nr_periods"),
-            throttled_periods: number(&text, "nr_throttled"),
-            throttled_ns: number(&text, key) * ns_a_unit,
+            stopped_periods: number(&text, "nr_throttled"),
+            stopped_ns: number(&text, key) * ns_a_unit,
         }
     }
 
@@ -188,8 +201,11 @@ impl TestCgroup {
     }
 
     fn trees(&self) -> Vec<&Path> {
-        let mut trees: Vec<&Path> =
-            [&self.mounts.v2, &self.mounts.cpu, &self.mounts.cpuacct].into_iter().flatten().map(PathBuf::as_path).collect();
+        let mut trees: Vec<&Path> = [&self.mounts.v2, &self.mounts.cpu, &self.mounts.cpuacct]
+            .into_iter()
+            .flatten()
+            .map(PathBuf::as_path)
+            .collect();
         trees.dedup();
         trees
     }

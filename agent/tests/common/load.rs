@@ -1,16 +1,16 @@
 //! Loads: processes of the test's own that use a CPU in a known way and rest before and after.
 //!
-//! A load is this test binary once more, at the one "test" in this file. It joins the cgroups that it is
-//! given, then rests; each [`Load::go`] makes it work once and rest again. While it rests, the kernel's figures
-//! and the agent's stand still and can be compared to the nanosecond.
+//! A load is this test binary once more, at the one "test" in this file. It rests; each [`Load::go`] makes it
+//! work once and rest again. While it rests, the kernel's figures and the agent's stand still and can be
+//! compared to the nanosecond. It is moved into its cgroup while it rests, so that nothing of it is counted in
+//! one hierarchy and not in another.
 
 use std::{
     env, fs,
     hint::black_box,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     ops::Sub,
-    path::{Path, PathBuf},
-    process::{Child, ChildStderr, ChildStdin, Command, Stdio},
+    process::{Child, ChildStderr, ChildStdin, Command, ExitStatus, Stdio},
     sync::{Arc, Barrier},
     thread,
     time::{Duration, Instant},
@@ -20,8 +20,7 @@ use super::{PATIENCE, TestCgroup, wait_until};
 
 const WORK: &str = "PODLENS_TEST_LOAD_WORK";
 const TASKS: &str = "PODLENS_TEST_LOAD_TASKS";
-const DIRECTORIES: &str = "PODLENS_TEST_LOAD_CGROUPS";
-const JOINED: &str = "load: joined";
+const READY: &str = "load: ready";
 const DONE: &str = "load: done";
 
 /// What each task of a load does at each go.
@@ -45,6 +44,16 @@ pub enum Work {
         /// How many times.
         times: u32,
     },
+}
+
+/// How the kernel schedules a load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// `SCHED_BATCH`.
+    Batch,
+    /// `SCHED_FIFO` at the lowest priority. Not for a cgroup of the version 1 CPU hierarchy, which gives its
+    /// groups no real-time budget by itself.
+    Fifo,
 }
 
 /// A load's process. Ends with the value.
@@ -78,8 +87,11 @@ impl Load {
 
     /// The same with `tasks` threads that each do the work at the same time.
     pub fn start_tasks(cgroup: Option<&TestCgroup>, work: Work, cpu: Option<usize>, tasks: u32) -> Self {
-        let mut load = Self::spawn(cgroup.map(TestCgroup::directories).unwrap_or_default(), work, cpu, tasks);
-        load.expect(JOINED);
+        let mut load = Self::spawn(work, cpu, tasks);
+        load.expect(READY);
+        if let Some(cgroup) = cgroup {
+            load.join(cgroup);
+        }
         load
     }
 
@@ -118,11 +130,35 @@ impl Load {
     }
 
     /// Moves it, while it rests, into a cgroup.
-    pub fn join(&mut self, cgroup: &TestCgroup) {
-        for directory in cgroup.directories() {
-            writeln!(self.input, "join {}", directory.display()).expect("the load waits");
-            self.expect(JOINED);
-        }
+    pub fn join(&self, cgroup: &TestCgroup) {
+        self.figures();
+        cgroup.add(self.id());
+    }
+
+    /// Gives all its tasks a scheduling policy.
+    pub fn set_policy(&self, policy: Policy) {
+        let (option, priority) = match policy {
+            Policy::Batch => ("--batch", "0"),
+            Policy::Fifo => ("--fifo", "1"),
+        };
+        let mut command = Command::new("chrt");
+        command.args(["--all-tasks", option, "--pid", priority, &self.id().to_string()]);
+        let status = command.status();
+        assert!(status.as_ref().is_ok_and(ExitStatus::success), "{command:?}: {status:?}");
+    }
+
+    /// CPU time of its first thread, which may run: the kernel's last note, which is at most a tick old.
+    pub fn cpu_ns_now(&self) -> u64 {
+        let path = format!("/proc/{}/schedstat", self.id());
+        let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("cannot read {path}: {error}"));
+        let first = text.split(' ').next().and_then(|first| first.parse().ok());
+        first.unwrap_or_else(|| panic!("{path} is {text:?}"))
+    }
+
+    /// Whether its first thread runs or waits for a CPU.
+    pub fn is_runnable(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('R'))
     }
 
     /// Lets it end by itself and waits for that.
@@ -131,10 +167,9 @@ impl Load {
         self.child.wait().expect("a child can be waited for");
     }
 
-    fn spawn(directories: Vec<PathBuf>, work: Work, cpu: Option<usize>, tasks: u32) -> Self {
+    fn spawn(work: Work, cpu: Option<usize>, tasks: u32) -> Self {
         let test = format!("{}::load_process", module_path!().split_once("::").map_or("", |(_, module)| module));
         let itself = env::current_exe().expect("the test knows its own file");
-        let directories = env::join_paths(directories).expect("a cgroup's path has no colon");
         let mut command = match cpu {
             Some(cpu) => {
                 let mut command = Command::new("taskset");
@@ -147,7 +182,6 @@ impl Load {
             .args([test.as_str(), "--exact", "--ignored", "--nocapture", "--test-threads=1"])
             .env(WORK, work.to_text())
             .env(TASKS, tasks.to_string())
-            .env(DIRECTORIES, directories)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -226,16 +260,16 @@ impl Work {
     fn from_text(text: &str) -> Self {
         let mut words = text.split(' ');
         let kind = words.next().unwrap_or_default();
-        let mut number = || words.next().and_then(|word| word.parse::<u64>().ok()).expect("a number follows");
+        let mut number = || words.next().and_then(|word| word.parse().ok()).expect("a number follows");
         match kind {
             "spin" => Self::Spin(Duration::from_nanos(number())),
             "spin-for" => Self::SpinFor(Duration::from_nanos(number())),
             "wake" => Self::Wake {
-                times: number() as u32,
+                times: u32::try_from(number()).expect("times are few"),
                 sleep: Duration::from_nanos(number()),
                 spin: Duration::from_nanos(number()),
             },
-            "yield" => Self::Yield { times: number() as u32 },
+            "yield" => Self::Yield { times: u32::try_from(number()).expect("times are few") },
             other => panic!("no work is called {other:?}"),
         }
     }
@@ -266,9 +300,6 @@ fn load_process() {
     let Ok(work) = env::var(WORK) else { return };
     let work = Work::from_text(&work);
     let tasks: u32 = env::var(TASKS).ok().and_then(|tasks| tasks.parse().ok()).unwrap_or(1);
-    for directory in env::split_paths(&env::var_os(DIRECTORIES).unwrap_or_default()) {
-        join(&directory);
-    }
     let barrier = Arc::new(Barrier::new(tasks as usize + 1));
     if tasks > 1 {
         for _ in 0..tasks {
@@ -282,15 +313,9 @@ fn load_process() {
             });
         }
     }
-    eprintln!("{JOINED}");
+    eprintln!("{READY}");
     for line in std::io::stdin().lines() {
-        let line = line.unwrap_or_default();
-        if let Some(directory) = line.strip_prefix("join ") {
-            join(Path::new(directory));
-            eprintln!("{JOINED}");
-            continue;
-        }
-        if line != "go" {
+        if !line.is_ok_and(|line| line == "go") {
             break;
         }
         if tasks > 1 {
@@ -304,16 +329,9 @@ fn load_process() {
     std::process::exit(0);
 }
 
-fn join(directory: &Path) {
-    if !directory.as_os_str().is_empty() {
-        let file = directory.join("cgroup.procs");
-        fs::write(&file, "0").unwrap_or_else(|error| panic!("cannot join {}: {error}", file.display()));
-    }
-}
-
 fn spin(time: Duration) {
     let start = thread_cpu_time();
-    while thread_cpu_time() - start < time {
+    while thread_cpu_time().saturating_sub(start) < time {
         for number in 0..200_u32 {
             black_box(number);
         }
@@ -325,5 +343,6 @@ fn thread_cpu_time() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is a valid place for the answer.
     unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+    let part = |part: i64| u64::try_from(part).expect("clocks do not run backwards");
+    Duration::from_secs(part(time.tv_sec)) + Duration::from_nanos(part(time.tv_nsec))
 }

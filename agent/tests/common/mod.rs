@@ -14,14 +14,16 @@
     reason = "each test file uses its own part of this module, and a test fails by panicking"
 )]
 
+mod account;
 mod agent;
 mod cgroup;
 mod load;
 mod page;
 
+pub use account::{Account, Losses, assert_sums_agree, caused, caused_by, culprits};
 pub use agent::{Agent, free_address, podlens};
 pub use cgroup::{TestCgroup, Throttled, Trees, container_id, pod_uid};
-pub use load::{Figures, Load, Work};
+pub use load::{Figures, Load, Policy, Work};
 pub use page::{Page, Sample};
 
 use std::{

@@ -187,7 +187,9 @@ pub(crate) fn named(names: &Names, n: u32) -> (String, String, String) {
         container_id: id(n).into(),
     });
     match names.view().name(&owner) {
-        Owner::Container(named) => (named.namespace.to_string(), named.pod.to_string(), named.container.to_string()),
+        Owner::Container(called) => {
+            (called.namespace.to_string(), called.pod.to_string(), called.container.to_string())
+        }
         Owner::Unit(unit) => panic!("a unit: {unit}"),
     }
 }
@@ -200,11 +202,12 @@ pub(crate) fn unnamed(n: u32) -> (String, String, String) {
     (String::new(), format!("uid-{n}"), id(n)[..12].to_owned())
 }
 
-/// Requests by verb and result.
+/// Requests by verb and result; watches that failed after they had begun count as watches.
 pub(crate) fn requests(names: &Names, verb: &str, result: &str) -> u64 {
     let health = names.health();
-    let found = health.requests.iter().find(|(_, one, of, _)| (*one, *of) == (verb, result));
-    found.map_or(0, |(.., count)| *count)
+    let is_wanted = |one: &str| one == verb || (one, verb) == ("stream", "watch");
+    let found = health.requests.iter().filter(|(_, one, of, _)| is_wanted(one) && *of == result);
+    found.map(|(.., count)| *count).sum()
 }
 
 pub(crate) async fn wait(done: impl Fn() -> bool, what: &str) {

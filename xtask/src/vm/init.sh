@@ -1,12 +1,13 @@
 #!/bin/busybox sh
 # The first process of the virtual machine: mounts what podlens reads, runs /test/run, says how it ended and stops
-# the machine. PODLENS_CGROUP, from the kernel's command line, chooses how control groups are mounted.
+# the machine. VM_CGROUP, from the kernel's command line, chooses how control groups are mounted.
 
 /bin/busybox --install -s /bin
 export PATH=/bin HOME=/tmp TMPDIR=/tmp
 
 mount -t devtmpfs devtmpfs /dev
 mount -t proc proc /proc
+hostname podlens-vm
 mount -t sysfs sysfs /sys
 mount -t tmpfs tmpfs /tmp
 mount -t tmpfs tmpfs /run
@@ -27,7 +28,7 @@ legacy() {
     done
 }
 
-case "$PODLENS_CGROUP" in
+case "$VM_CGROUP" in
 v1) legacy ;;
 hybrid)
     legacy

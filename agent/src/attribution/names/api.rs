@@ -72,9 +72,10 @@ impl ApiSource {
         let mut failed_watches = 0;
         loop {
             let began = Instant::now();
+            let mut began_watch = false;
             let (verb, outcome) = match &mut version {
                 None => ("list", self.list().await.map(|listed| version = Some(listed))),
-                Some(version) => ("watch", self.watch(version, &mut health).await),
+                Some(version) => ("watch", self.watch(version, &mut began_watch, &mut health).await),
             };
             let error = match outcome {
                 Ok(()) if verb == "list" => {
@@ -82,7 +83,6 @@ impl ApiSource {
                     continue;
                 }
                 Ok(()) => {
-                    self.names.count(SOURCE, verb, "ok");
                     failed_watches = 0;
                     if began.elapsed() >= self.first_pause * LASTING_PAUSES {
                         backoff.reset();
@@ -94,7 +94,7 @@ impl ApiSource {
                 }
                 Err(error) => error,
             };
-            self.names.count(SOURCE, verb, error.result());
+            self.names.count(SOURCE, if began_watch { "stream" } else { verb }, error.result());
             if began.elapsed() >= self.first_pause * LASTING_PAUSES {
                 backoff.reset();
             }
@@ -130,8 +130,9 @@ impl ApiSource {
         Ok(list.version)
     }
 
-    /// Follows changes until the server ends the watch. `version` is where the next one goes on.
-    async fn watch(&self, version: &mut String, health: &mut Health) -> Result<(), RequestError> {
+    /// Follows changes until the server ends the watch. `version` is where the next one goes on; `began` tells whether
+    /// the server granted this one.
+    async fn watch(&self, version: &mut String, began: &mut bool, health: &mut Health) -> Result<(), RequestError> {
         // Not all nodes' watches end at one moment.
         let seconds = WATCH_SECONDS + hash(self.node.as_bytes()) % (WATCH_SECONDS / 2);
         let path = format!(
@@ -139,6 +140,8 @@ impl ApiSource {
             self.node
         );
         let mut answer = self.client.get(&path).await?;
+        *began = true;
+        self.names.count(SOURCE, "watch", "ok");
         self.names.set_synced(true);
         health.works(&self.client, self.names.health().pods);
         let mut lines = Lines::default();

@@ -47,7 +47,9 @@ pub enum BundleError {
     #[error("the container has no Kubernetes annotations: it belongs to no pod")]
     NoPod,
     /// Its annotations name another pod than its cgroup.
-    #[error("the container's annotations name pod {annotated}, its cgroup {cgroup}; report the runtime and its version")]
+    #[error(
+        "the container's annotations name pod {annotated}, its cgroup {cgroup}; report the runtime and its version"
+    )]
     OtherPod {
         /// By its annotations.
         annotated: String,

@@ -35,7 +35,7 @@ impl Default for Limits {
             begin: Duration::from_secs(15),
             // A watch brings a bookmark about once a minute even where nothing happens.
             silence: Duration::from_secs(150),
-            whole: Duration::from_secs(60),
+            whole: Duration::from_mins(1),
         }
     }
 }
@@ -52,7 +52,9 @@ pub enum ClientError {
     )]
     NotVerified(http::Uri),
     /// Certificates, keys or tokens cannot be used.
-    #[error("cannot set up certificates and credentials for {server}; correct them in the kubeconfig or the service account")]
+    #[error(
+        "cannot set up certificates and credentials for {server}; correct them in the kubeconfig or the service account"
+    )]
     SetUp {
         /// The server.
         server: http::Uri,

@@ -3,12 +3,8 @@
 use crate::registry::{InfoMetric, Kind, Metric, Unit};
 
 /// Facts about a pod.
-pub static POD_INFO: InfoMetric = InfoMetric {
-    name: "podlens_pod_info",
-    help: "Always 1; facts about a pod",
-    of_pod: true,
-    source: "pod object",
-};
+pub static POD_INFO: InfoMetric =
+    InfoMetric { name: "podlens_pod_info", help: "Always 1; facts about a pod", of_pod: true, source: "pod object" };
 
 /// Facts about a container.
 pub static CONTAINER_INFO: InfoMetric = InfoMetric {
@@ -40,8 +36,12 @@ pub static CPU_REQUEST: Metric = resource(
 );
 
 /// CPU limit.
-pub static CPU_LIMIT: Metric =
-    resource("podlens_cpu_limit_cores", "podlens.cpu.limit", Unit::Count("cpu"), "CPU that the container may use at most");
+pub static CPU_LIMIT: Metric = resource(
+    "podlens_cpu_limit_cores",
+    "podlens.cpu.limit",
+    Unit::Count("cpu"),
+    "CPU that the container may use at most",
+);
 
 /// Requested memory.
 pub static MEMORY_REQUEST: Metric = resource(

@@ -19,10 +19,10 @@
 pub mod api;
 pub mod bundle;
 pub mod client;
-mod pacer;
 pub mod describe;
 pub mod kubelet;
 pub mod metrics;
+mod pacer;
 pub mod pod;
 mod quantity;
 pub mod source;
@@ -120,19 +120,26 @@ impl Names {
     /// One consistent view for a whole snapshot.
     #[must_use]
     pub fn view(&self) -> View<'_> {
-        View { table: self.table.read().unwrap_or_else(PoisonError::into_inner), active: self.counts().synced.is_some() }
+        View {
+            table: self.table.read().unwrap_or_else(PoisonError::into_inner),
+            active: self.counts().synced.is_some(),
+        }
     }
 
     /// A cgroup of this owner was born: its name is wanted at once, since it may be gone in a moment.
     pub fn born(&self, owner: &Owner) {
         let Owner::Container(container) = owner else { return };
+        self.write().born(container, Instant::now());
         if !container.container_id.is_empty() && !self.view().table.knows(owner) {
-            let unknown = Unknown {
-                pod_uid: Arc::clone(&container.pod_uid),
-                container_id: Arc::clone(&container.container_id),
-            };
+            let unknown =
+                Unknown { pod_uid: Arc::clone(&container.pod_uid), container_id: Arc::clone(&container.container_id) };
             self.want([unknown]);
         }
+    }
+
+    /// Some births were not told.
+    pub fn births_lost(&self) {
+        self.write().births_lost();
     }
 
     /// Meets everyone whose names may still be asked for, and whether each has a living cgroup.

@@ -28,6 +28,8 @@ pub struct Pod {
     pub host_network: bool,
     /// Containers of every kind, by the specification's order.
     pub containers: Vec<Container>,
+    /// Its runtime puts a sandbox beside the containers. CRI-O by default does not.
+    pub has_sandbox: bool,
 }
 
 /// A container of a pod.
@@ -97,7 +99,9 @@ pub enum PodError {
     )]
     Json(#[from] serde_json::Error),
     /// It lacks what identifies a pod.
-    #[error("a pod in the answer has no usable {0}; if this lasts, something between podlens and the server changes answers")]
+    #[error(
+        "a pod in the answer has no usable {0}; if this lasts, something between podlens and the server changes answers"
+    )]
     Identity(&'static str),
 }
 
@@ -262,6 +266,10 @@ impl WirePod {
             template_hash.map(String::as_str),
             &metadata.name,
         );
+        let statuses =
+            [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses];
+        let has_sandbox =
+            statuses.into_iter().flatten().flatten().all(|status| !status.container_id.starts_with("cri-o://"));
         let groups = [
             (Role::Init, spec.init_containers, status.init_container_statuses),
             (Role::Main, spec.containers, status.container_statuses),
@@ -275,7 +283,11 @@ impl WirePod {
             workload,
             qos: status.qos_class.into(),
             host_network: spec.host_network,
-            containers: groups.into_iter().flat_map(|(role, specs, statuses)| containers(role, specs, statuses)).collect(),
+            containers: groups
+                .into_iter()
+                .flat_map(|(role, specs, statuses)| containers(role, specs, statuses))
+                .collect(),
+            has_sandbox,
         })
     }
 }
@@ -296,11 +308,8 @@ fn containers(
         .collect();
     // Statuses that the specification does not have any more still name their ids.
     containers.extend(statuses.into_iter().map(|status| {
-        let spec = WireContainer {
-            name: status.name.clone(),
-            image: String::new(),
-            resources: WireResources::default(),
-        };
+        let spec =
+            WireContainer { name: status.name.clone(), image: String::new(), resources: WireResources::default() };
         container(role, spec, status)
     }));
     containers

@@ -247,8 +247,7 @@ async fn kubelet(settings: &Kubernetes) -> Result<kube::Config, SourceError> {
         None if fs::exists(AUTHORITY).unwrap_or(false) => AUTHORITY.into(),
         None => return Err(SourceError::NoKubeletAuthority),
     };
-    fs::File::open(&authority)
-        .map_err(|source| SourceError::KubeletAuthority { path: authority.clone(), source })?;
+    fs::File::open(&authority).map_err(|source| SourceError::KubeletAuthority { path: authority.clone(), source })?;
     config.root_cert_file = Some(authority);
     Ok(config)
 }

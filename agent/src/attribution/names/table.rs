@@ -53,6 +53,8 @@ pub struct Table {
     pods: HashMap<Arc<str>, Entry>,
     /// From the uid in a static pod's cgroup to the uid in its metadata.
     by_cgroup_uid: HashMap<Arc<str>, Arc<str>>,
+    /// Pods whose birth was witnessed, by the uid in their cgroup.
+    births: HashMap<Arc<str>, Birth>,
     /// How long names are kept after the last who needed them.
     keep: Duration,
     dropped: u64,
@@ -74,6 +76,14 @@ struct Entry {
     candidate: Option<Candidate>,
 }
 
+/// The birth of a pod's cgroup.
+#[derive(Debug)]
+struct Birth {
+    /// The first container that was born in it.
+    first: Option<Arc<str>>,
+    used: Instant,
+}
+
 #[derive(Debug)]
 struct Known {
     /// None for the sandbox.
@@ -86,7 +96,14 @@ impl Table {
     /// An empty table that keeps names so long after their last use.
     #[must_use]
     pub fn new(keep: Duration) -> Self {
-        Self { pods: HashMap::new(), by_cgroup_uid: HashMap::new(), keep, dropped: 0, conflicts: 0 }
+        Self {
+            pods: HashMap::new(),
+            by_cgroup_uid: HashMap::new(),
+            births: HashMap::new(),
+            keep,
+            dropped: 0,
+            conflicts: 0,
+        }
     }
 
     /// A pod is as described, now.
@@ -102,9 +119,25 @@ impl Table {
         let uid = Arc::clone(&pod.uid);
         let cgroup_uid = pod.cgroup_uid.clone();
         entry.pod = Some(pod);
-        if let Some(cgroup_uid) = cgroup_uid {
-            self.by_cgroup_uid.insert(cgroup_uid, uid);
+        if let Some(cgroup_uid) = &cgroup_uid {
+            self.by_cgroup_uid.insert(Arc::clone(cgroup_uid), Arc::clone(&uid));
         }
+        self.settle_first(&cgroup_uid.unwrap_or(uid), now);
+    }
+
+    /// A cgroup of this owner was born, after all those told before.
+    pub fn born(&mut self, container: &registry::Container, now: Instant) {
+        if container.container_id.is_empty() {
+            self.births.entry(Arc::clone(&container.pod_uid)).or_insert(Birth { first: None, used: now });
+        } else if let Some(birth) = self.births.get_mut(&container.pod_uid) {
+            birth.used = now;
+            birth.first.get_or_insert_with(|| Arc::clone(&container.container_id));
+        }
+    }
+
+    /// Some births were not told, so that nobody is known to be the first.
+    pub fn births_lost(&mut self) {
+        self.births.clear();
     }
 
     /// A pod does not exist any more. Its names stay for those who still hold values of it.
@@ -209,6 +242,7 @@ impl Table {
             }
         }
         for (pod_uid, mut ids) in living {
+            self.settle_first(&pod_uid, now);
             ids.sort_unstable();
             ids.dedup();
             if let Some(entry) = self.of_cgroup_mut(&pod_uid) {
@@ -246,6 +280,18 @@ impl Table {
             return self.pods.get_mut(pod_uid);
         }
         self.pods.get_mut(self.by_cgroup_uid.get(pod_uid)?)
+    }
+
+    /// A runtime makes the sandbox before any container: if the first that was born is not listed although others
+    /// are, it is the sandbox.
+    fn settle_first(&mut self, pod_uid: &str, now: Instant) {
+        let Some(Birth { first: Some(first), .. }) = self.births.get(pod_uid) else { return };
+        let first = Arc::clone(first);
+        let Some(entry) = self.of_cgroup_mut(pod_uid) else { return };
+        let lists_others = |pod: &Pod| pod.has_sandbox && pod.containers.iter().any(|one| one.id.is_some());
+        if !entry.containers.contains_key(&first) && entry.pod.as_ref().is_some_and(lists_others) {
+            entry.containers.insert(first, Known { name: None, image: "".into(), used: now });
+        }
     }
 
     /// The pod's entry, made if need be; none if it is known under other names.
@@ -301,6 +347,7 @@ impl Table {
                 self.dropped += 1;
             }
         }
+        self.births.retain(|_, birth| !over(birth.used));
         let pods = &self.pods;
         self.by_cgroup_uid.retain(|_, uid| pods.contains_key(uid));
     }

@@ -35,15 +35,15 @@ fn list() -> PodList {
 fn described(names: &Names) -> Snapshot {
     let state = |owner, gone| OwnerState { owner, since: SystemTime::UNIX_EPOCH, gone, carried: false };
     let view = names.view();
-    let named = |id: &str| view.name(&owner(id));
+    let called = |id: &str| view.name(&owner(id));
     let mut snapshot = Snapshot {
         sequence: 1,
         taken: SystemTime::UNIX_EPOCH,
         node: "n".into(),
         owners: vec![
-            state(named(""), false),
-            state(named(ID), false),
-            state(named(ID), true),
+            state(called(""), false),
+            state(called(ID), false),
+            state(called(ID), true),
             state(Owner::unit("x"), false),
         ],
         families: Vec::new(),
@@ -55,17 +55,13 @@ fn described(names: &Names) -> Snapshot {
 
 #[test]
 fn facts_requests_and_limits_are_told_once_for_what_lives() {
-    let names = Names::new(std::time::Duration::from_secs(300));
+    let names = Names::new(std::time::Duration::from_mins(5));
     assert!(described(&names).infos.is_empty() && described(&names).families.is_empty());
     names.replace_all(list().pods);
     let snapshot = described(&names);
-    let infos: Vec<(&str, u32, Vec<(&str, &str)>)> = snapshot
-        .infos
-        .iter()
-        .map(|info| {
-            (info.metric.name, info.owner, info.labels.iter().map(|(name, value)| (*name, &**value)).collect())
-        })
-        .collect();
+    let labels =
+        |at: usize| snapshot.infos[at].labels.iter().map(|(name, value)| (*name, &**value)).collect::<Vec<_>>();
+    let infos: Vec<_> = snapshot.infos.iter().map(|info| (info.metric.name, info.owner)).collect();
     let pod = vec![
         ("uid", "u"),
         ("workload", "web"),
@@ -74,7 +70,8 @@ fn facts_requests_and_limits_are_told_once_for_what_lives() {
         ("host_network", "false"),
     ];
     let container = vec![("container_id", ID), ("image", "app:1")];
-    assert_eq!(infos, [("podlens_pod_info", 0, pod), ("podlens_container_info", 1, container)]);
+    assert_eq!(infos, [("podlens_pod_info", 0), ("podlens_container_info", 1)]);
+    assert_eq!((labels(0), labels(1)), (pod, container));
     let values: Vec<(&str, u32, &Value)> = snapshot
         .families
         .iter()
@@ -90,7 +87,7 @@ fn facts_requests_and_limits_are_told_once_for_what_lives() {
 
 #[test]
 fn a_name_is_pending_only_while_there_is_a_source() {
-    let names = Names::new(std::time::Duration::from_secs(300));
+    let names = Names::new(std::time::Duration::from_mins(5));
     assert!(!names.view().is_pending(&owner(ID)));
     names.set_synced(false);
     assert!(names.view().is_pending(&owner(ID)));
@@ -101,7 +98,7 @@ fn a_name_is_pending_only_while_there_is_a_source() {
 
 #[tokio::test]
 async fn what_is_wanted_is_handed_out_once_and_only_to_those_who_ask() {
-    let names = Arc::new(Names::new(std::time::Duration::from_secs(300)));
+    let names = Arc::new(Names::new(std::time::Duration::from_mins(5)));
     names.born(&owner(ID));
     let seeker = tokio::spawn({
         let names = Arc::clone(&names);

@@ -113,15 +113,19 @@ impl Scheduler {
 
     /// What the programs could not tell, by reason.
     #[must_use]
-    pub fn lost(&self) -> [(&'static str, u64); 3] {
-        let mut lost = [("unknown_leg", 0), ("missed_switch", 0), ("missed_ns", 0)];
-        for cpu in (0..self.maps.cpu_count).filter_map(|cpu| self.cpu(cpu)) {
-            let counts = [cpu.unknown_legs, cpu.missed, cpu.missed_ns];
-            for ((_, sum), count) in lost.iter_mut().zip(counts) {
-                *sum += count;
-            }
-        }
-        lost
+    pub fn lost(&self) -> [(&'static str, u64); 2] {
+        let sum = |count: fn(&Cpu) -> u64| self.each_cpu().map(|cpu| count(&cpu)).sum();
+        [("unknown_leg", sum(|cpu| cpu.unknown_legs)), ("missed_switch", sum(|cpu| cpu.missed))]
+    }
+
+    /// Time for which it is not known who held a CPU.
+    #[must_use]
+    pub fn unseen_ns(&self) -> u64 {
+        self.each_cpu().map(|cpu| cpu.missed_ns).sum()
+    }
+
+    fn each_cpu(&self) -> impl Iterator<Item = Cpu> {
+        (0..self.maps.cpu_count).filter_map(|cpu| self.cpu(cpu))
     }
 
     /// Adds one CPU's accounts to the rows, and its running slice.

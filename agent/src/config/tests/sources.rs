@@ -159,10 +159,7 @@ fn standard_variables_follow_opentelemetrys_rules() {
     assert_eq!(endpoint(&[without_scheme]), "https://c:4317/");
     assert_eq!(endpoint(&[without_scheme, ("OTEL_EXPORTER_OTLP_INSECURE", "TRUE")]), "http://c:4317/");
     let secure_metrics = ("OTEL_EXPORTER_OTLP_METRICS_INSECURE", "false");
-    assert_eq!(
-        endpoint(&[without_scheme, secure_metrics, ("OTEL_EXPORTER_OTLP_INSECURE", "true")]),
-        "https://c:4317/"
-    );
+    assert_eq!(endpoint(&[without_scheme, secure_metrics, ("OTEL_EXPORTER_OTLP_INSECURE", "true")]), "https://c:4317/");
 
     let all = otlp(&[
         ("OTEL_METRIC_EXPORT_INTERVAL", "2500"),

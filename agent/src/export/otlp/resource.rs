@@ -85,10 +85,8 @@ pub(super) fn image(image: &str) -> (&str, &str) {
 }
 
 fn strings(key: &str, texts: &[&str]) -> KeyValue {
-    let values = texts
-        .iter()
-        .map(|text| AnyValue { value: Some(any_value::Value::StringValue((*text).into())) })
-        .collect();
+    let values =
+        texts.iter().map(|text| AnyValue { value: Some(any_value::Value::StringValue((*text).into())) }).collect();
     let value = AnyValue { value: Some(any_value::Value::ArrayValue(ArrayValue { values })) };
     KeyValue { key: key.into(), value: Some(value), ..KeyValue::default() }
 }

@@ -349,7 +349,8 @@ fn fifty_thousand_points_take_milliseconds() {
 fn facts_about_a_pod_and_its_image_are_on_the_resource() {
     let requests = encode(&with_facts());
     let resource = requests[0].resource_metrics[0].resource.as_ref().unwrap();
-    let facts: Vec<String> = resource.attributes[6..].iter().map(|one| format!("{} {:?}", one.key, one.value)).collect();
+    let facts: Vec<String> =
+        resource.attributes[6..].iter().map(|one| format!("{} {:?}", one.key, one.value)).collect();
     assert!(facts[0].starts_with("k8s.deployment.name ") && facts[0].contains("\"web\""), "{facts:?}");
     assert!(facts[1].starts_with("container.image.name ") && facts[1].contains("\"registry:5000/nginx\""), "{facts:?}");
     assert!(facts[2].starts_with("container.image.tags ") && facts[2].contains("\"1\""), "{facts:?}");

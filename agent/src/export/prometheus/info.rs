@@ -62,7 +62,10 @@ mod tests {
 
     fn facts(filter: Option<&Filter>, format: Format) -> Vec<String> {
         let page = String::from_utf8(encode(&with_facts(), filter, format)).unwrap();
-        page.lines().filter(|line| line.contains("_info{") || line.contains("info") && line.starts_with('#')).map(String::from).collect()
+        page.lines()
+            .filter(|line| line.contains("_info{") || line.contains("info") && line.starts_with('#'))
+            .map(String::from)
+            .collect()
     }
 
     #[test]

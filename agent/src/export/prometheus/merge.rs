@@ -27,7 +27,8 @@ pub(super) fn by_labels(snapshot: &Snapshot) -> Cow<'_, Snapshot> {
         return Cow::Borrowed(snapshot);
     }
     let living = living(snapshot, &owners);
-    let families = snapshot.families.iter().map(|family| merged(family, snapshot, &owners, &culprits, &living)).collect();
+    let families =
+        snapshot.families.iter().map(|family| merged(family, snapshot, &owners, &culprits, &living)).collect();
     Cow::Owned(Snapshot {
         families,
         owners: snapshot.owners.clone(),

@@ -64,7 +64,7 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let row = Layout::new(&[&CPU]);
-        let ledger = Ledger::new(vec![Section { layout: row.clone(), split: None }], Duration::from_secs(300));
+        let ledger = Ledger::new(vec![Section { layout: row.clone(), split: None }], Duration::from_mins(5));
         Self { ledger, names: Names::default(), now: Instant::now(), row }
     }
 

@@ -95,7 +95,7 @@ async fn a_container_is_named_as_soon_as_it_is_born_and_a_late_file_is_found_too
         let bundle = root.path().join(place).join(ID);
         std::fs::create_dir_all(&bundle).unwrap();
         assert_eq!(places(root.path()), [root.path().join(place)]);
-        let names = Arc::new(Names::new(Duration::from_secs(300)));
+        let names = Arc::new(Names::new(Duration::from_mins(5)));
         let (_stop, shutdown) = tokio::sync::watch::channel(false);
         let task = tokio::spawn(BundleSource::new(root.path(), Arc::clone(&names)).run(shutdown));
         while names.health().synced.is_none() {
@@ -119,8 +119,8 @@ async fn a_container_is_named_as_soon_as_it_is_born_and_a_late_file_is_found_too
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        let Owner::Container(named) = names.view().name(&owner) else { panic!("a unit") };
-        assert_eq!((&*named.namespace, &*named.pod, &*named.container), ("shop", "web", "app"));
+        let Owner::Container(told) = names.view().name(&owner) else { panic!("a unit") };
+        assert_eq!((&*told.namespace, &*told.pod, &*told.container), ("shop", "web", "app"));
         assert_eq!(names.health().requests, [("bundle", "read", "absent", 1), ("bundle", "read", "ok", 1)]);
         task.abort();
     }

@@ -48,7 +48,8 @@ fn object() -> serde_json::Value {
 }
 
 fn decode(items: &serde_json::Value) -> Result<PodList, PodError> {
-    let list = json!({ "kind": "PodList", "apiVersion": "v1", "metadata": { "resourceVersion": "77" }, "items": items });
+    let list =
+        json!({ "kind": "PodList", "apiVersion": "v1", "metadata": { "resourceVersion": "77" }, "items": items });
     PodList::decode(list.to_string().as_bytes())
 }
 

@@ -14,7 +14,7 @@ use crate::{
     registry::{self, Owner},
 };
 
-const KEEP: Duration = Duration::from_secs(360);
+const KEEP: Duration = Duration::from_mins(6);
 
 fn pod(uid: &str, name: &str, containers: &[(&str, &str)]) -> Pod {
     Pod {
@@ -26,6 +26,7 @@ fn pod(uid: &str, name: &str, containers: &[(&str, &str)]) -> Pod {
         qos: "Burstable".into(),
         host_network: false,
         containers: containers.iter().map(|(name, id)| running(name, id)).collect(),
+        has_sandbox: true,
     }
 }
 
@@ -105,7 +106,7 @@ fn a_deleted_pod_keeps_its_names_as_long_as_somebody_holds_values_of_it() {
     table.replace_all(Vec::new(), start);
     assert_eq!(table.listed(), 0);
     let held = owner("u1", "1");
-    let later = start + KEEP - Duration::from_secs(1);
+    let later = start + KEEP / 2;
     assert!(table.meet([(&held, false)], later).is_empty());
     check(&table, "u2", "2", ("shop", "job", "main"));
     assert!(table.meet([(&held, false)], start + KEEP).is_empty());
@@ -133,7 +134,7 @@ fn memory_is_bounded_and_what_is_dropped_is_the_oldest_and_counted() {
         table.apply(pod(&format!("u{number}"), "job", &[("main", &number.to_string())]), now);
         table.delete(&format!("u{number}"), now);
     }
-    table.meet([], start + Duration::from_secs(60));
+    table.meet([], start + Duration::from_mins(1));
     assert_eq!((table.pods.len(), table.dropped()), (UNLISTED_PODS, 10));
     check(&table, "u9", "9", ("", "u9", "9"));
     check(&table, "u10", "10", ("shop", "job", "main"));
@@ -281,4 +282,40 @@ fn the_objects_of_pod_and_container_are_found_by_owner() {
     assert_eq!(&*table.container(&base("2")).unwrap().image, "proxy:1");
     assert_eq!(table.image(&base("1")).map(Arc::as_ref), Some("app:1"));
     assert!(table.container(&base("3")).is_none() && table.image(&base("3")).is_none());
+}
+
+/// The pod `u1` and these containers were born in this order; the status lists `listed`.
+fn witnessed(born: &[&str], listed: &[(&str, &str)], change: impl FnOnce(&mut Table, &mut Pod)) -> Table {
+    let (mut table, now) = (Table::new(KEEP), Instant::now());
+    for id in born {
+        let Owner::Container(container) = owner("u1", id) else { panic!("a unit") };
+        table.born(&container, now);
+    }
+    let mut pod = pod("u1", "web", listed);
+    change(&mut table, &mut pod);
+    table.apply(pod, now);
+    table
+}
+
+#[test]
+fn the_first_that_was_born_is_the_sandbox_once_the_status_lists_others() {
+    let sandbox = ("shop", "web", "");
+    let itself = ("shop", "web", "s");
+    check(&witnessed(&["", "s", "1"], &[("app", "1")], |_, _| {}), "u1", "s", sandbox);
+    // Nobody is listed yet, or it is listed itself.
+    check(&witnessed(&["", "s", "1"], &[("app", "")], |_, _| {}), "u1", "s", itself);
+    check(&witnessed(&["", "s", "1"], &[("late", "s"), ("app", "1")], |_, _| {}), "u1", "s", ("shop", "web", "late"));
+    // It was not the first, or others may have been before it.
+    check(&witnessed(&["", "1", "s"], &[("app", "1")], |_, _| {}), "u1", "s", itself);
+    check(&witnessed(&["s", "1"], &[("app", "1")], |_, _| {}), "u1", "s", itself);
+    check(&witnessed(&["", "s", "1"], &[("app", "1")], |table, _| table.births_lost()), "u1", "s", itself);
+    // A runtime without sandboxes.
+    check(&witnessed(&["", "s", "1"], &[("app", "1")], |_, pod| pod.has_sandbox = false), "u1", "s", itself);
+}
+
+#[test]
+fn births_are_forgotten() {
+    let mut table = witnessed(&["", "s", "1"], &[], |_, _| {});
+    table.meet([], Instant::now() + KEEP);
+    assert!(table.births.is_empty());
 }

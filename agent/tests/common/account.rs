@@ -1,0 +1,138 @@
+//! What a metrics page says about scheduling: of one cgroup, of its culprits, and of what was not seen.
+
+use std::{collections::BTreeMap, ops::Sub};
+
+use super::{Page, Sample, TestCgroup};
+
+const WAIT: &str = "podlens_cpu_wait_seconds_total";
+const CAUSED: &str = "podlens_cpu_wait_caused_seconds_total";
+const LATENCY_SUM: &str = "podlens_runqueue_latency_seconds_sum";
+
+/// One owner's figures.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Account {
+    /// Time on a CPU.
+    pub cpu_ns: u64,
+    /// Sum of the histogram of waits.
+    pub wait_ns: u64,
+    /// Count of that histogram.
+    pub waits: u64,
+    /// The same waits by cause.
+    pub causes: BTreeMap<String, u64>,
+    /// Throttled time that the kernel counts as waiting.
+    pub throttled_ns: u64,
+    /// Switches away from a task that blocked.
+    pub voluntary: u64,
+    /// Switches away from a task that wanted to go on.
+    pub involuntary: u64,
+}
+
+/// What the agent could not see, over all cgroups.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Losses {
+    /// Switches that the tracepoint did not report.
+    pub switches: u64,
+    /// Time around them that is nobody's.
+    pub ns: u64,
+    /// Legs of waits of unknown length.
+    pub legs: u64,
+}
+
+impl Account {
+    /// The figures of a cgroup's owner; all must be there.
+    #[track_caller]
+    pub fn of(page: &Page, cgroup: &TestCgroup) -> Self {
+        Self::with(page, &cgroup.labels())
+    }
+
+    /// The figures of the owner with these labels; all must be there.
+    #[track_caller]
+    pub fn with(page: &Page, labels: &[(&str, &str)]) -> Self {
+        let one = |name: &str, more: &[(&str, &str)]| {
+            let labels = [labels, more].concat();
+            page.one(name, &labels).unwrap_or_else(|| panic!("there is no {name}{labels:?}"))
+        };
+        let causes = page.all(WAIT, labels).into_iter().map(|sample| (sample.label("cause").to_owned(), sample.ns()));
+        let switches = |kind: &str| one("podlens_context_switches_total", &[("kind", kind)]).count();
+        Self {
+            cpu_ns: one("podlens_cpu_seconds_total", &[]).ns(),
+            wait_ns: one(LATENCY_SUM, &[]).ns(),
+            waits: one("podlens_runqueue_latency_seconds_count", &[]).count(),
+            causes: causes.collect(),
+            throttled_ns: one("podlens_cpu_throttled_wait_seconds_total", &[]).ns(),
+            voluntary: switches("voluntary"),
+            involuntary: switches("involuntary"),
+        }
+    }
+
+    /// The wait for one cause.
+    #[track_caller]
+    pub fn cause(&self, cause: &str) -> u64 {
+        *self.causes.get(cause).unwrap_or_else(|| panic!("there is no cause {cause} in {self:?}"))
+    }
+}
+
+impl Losses {
+    /// What is lost so far.
+    pub fn of(page: &Page) -> Self {
+        let count = |reason: &str| {
+            let labels = [("collector", "scheduler"), ("reason", reason)];
+            page.all("podlens_lost_total", &labels).into_iter().map(Sample::value).sum::<f64>() as u64
+        };
+        Self { switches: count("missed_switch"), ns: count("missed_ns"), legs: count("unknown_leg") }
+    }
+}
+
+impl Sub for Losses {
+    type Output = Self;
+
+    fn sub(self, earlier: Self) -> Self {
+        Self { switches: self.switches - earlier.switches, ns: self.ns - earlier.ns, legs: self.legs - earlier.legs }
+    }
+}
+
+/// What a cgroup's owner has lost to each named culprit, a pod's uid or a unit's name.
+pub fn culprits(page: &Page, cgroup: &TestCgroup) -> BTreeMap<String, u64> {
+    let name = |sample: &Sample| match sample.label("culprit_pod") {
+        "" => sample.label("culprit_unit").to_owned(),
+        pod => pod.to_owned(),
+    };
+    page.all(CAUSED, &cgroup.labels()).into_iter().map(|sample| (name(sample), sample.ns())).collect()
+}
+
+/// What a cgroup's owner has lost to the culprit with this label; 0 if that is not named.
+pub fn caused_by(page: &Page, cgroup: &TestCgroup, culprit: (&str, &str)) -> u64 {
+    page.sum_ns(CAUSED, &cgroup.labels_and(&[culprit]))
+}
+
+/// What a cgroup's owner has lost to all culprits.
+pub fn caused(page: &Page, cgroup: &TestCgroup) -> u64 {
+    page.sum_ns(CAUSED, &cgroup.labels())
+}
+
+/// For every owner of the page, exactly: causes add up to the histogram's sum, culprits to neighbor and system.
+/// Gives how many owners there are.
+#[track_caller]
+pub fn assert_sums_agree(page: &Page) -> usize {
+    let latency = sums(page, LATENCY_SUM, |_| true);
+    let wait = sums(page, WAIT, |_| true);
+    assert_eq!(wait, latency, "the sum over causes is the histogram's");
+    let others = sums(page, WAIT, |sample| matches!(sample.label("cause"), "neighbor" | "system"));
+    let mut caused = sums(page, CAUSED, |_| true);
+    for owner in others.keys() {
+        caused.entry(owner.clone()).or_insert(0);
+    }
+    assert_eq!(caused, others, "the sum over culprits is that of causes neighbor and system");
+    latency.len()
+}
+
+/// Sums by owner: by the labels that do not tell its series apart.
+fn sums(page: &Page, name: &str, counts: impl Fn(&Sample) -> bool) -> BTreeMap<BTreeMap<String, String>, u64> {
+    let mut sums = BTreeMap::new();
+    for sample in page.all(name, &[]).into_iter().filter(|sample| counts(sample)) {
+        let mut owner = sample.labels.clone();
+        owner.retain(|label, _| label != "cause" && !label.starts_with("culprit_"));
+        *sums.entry(owner).or_insert(0) += sample.ns();
+    }
+    sums
+}
