@@ -5,7 +5,7 @@
 
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
-# The versions and the reasons for them: docs/adr/0001-toolchain.md.
+# The versions and the reasons for them: docs/adr/0006-toolchain.md.
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends musl-tools \
  && rm -rf /var/lib/apt/lists/* \

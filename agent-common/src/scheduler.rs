@@ -211,7 +211,7 @@ pub const fn bucket(duration_ns: u64) -> u32 {
         return 31;
     }
     // A binary logarithm by halves: there is no instruction for it.
-    let mut rest = above as u32;
+    let mut rest = above;
     let mut index = 0;
     let mut half = 16;
     while half > 0 {
@@ -231,12 +231,12 @@ const _: () = assert!(size_of::<Culprits>() == 192);
 
 #[cfg(test)]
 mod tests {
-    use super::{BUCKETS, bucket, culprit, culprit_slot};
+    use super::{bucket, culprit, culprit_slot};
 
     /// Bucket `i` takes (2^(i-25), 2^(i-24)] seconds.
     fn expected(duration_ns: u64) -> u32 {
         let seconds = duration_ns as f64 / 1e9;
-        (0..31).find(|index| seconds <= 2f64.powi(*index - 24)).map_or(31, |index| index as u32)
+        (0..31).zip(0_u32..).find(|(power, _)| seconds <= 2f64.powi(power - 24)).map_or(31, |(_, index)| index)
     }
 
     #[test]
@@ -250,7 +250,7 @@ mod tests {
             }
             duration_ns = duration_ns * 9 / 8 + 1;
         }
-        assert_eq!((bucket(0), bucket(u64::MAX)), (0, BUCKETS as u32 - 1));
+        assert_eq!((bucket(0), bucket(u64::MAX)), (0, 31));
         assert_eq!((bucket(1_000_000_000), bucket(1_000_000_002)), (24, 25), "1 s is the upper bound of its bucket");
     }
 

@@ -162,20 +162,27 @@ fn switch(previous: Task, next: Task, blocked: bool) {
 
     let stolen_ns = clock_ns.wrapping_sub(rq.clock_task_ns());
     let switches = rq.switches();
-    let left = if lane.now.since_ns == 0 {
-        first_seen(lane, previous, clock_ns)
+    let mut left = SLOT_IDLE;
+    let mut left_account = None;
+    if lane.now.since_ns == 0 {
+        lane.push(Slice { end_ns: clock_ns, slot: SLOT_UNSEEN, generation: 0 });
     } else {
         let missed = switches.wrapping_sub(lane.now.switches).wrapping_sub(1);
         if missed != 0 {
             catch_up(lane, previous, queue, clock_ns, missed);
         }
-        finish_slice(lane, clock_ns, stolen_ns);
-        lane.now.slot
-    };
+        if lane.now.moved_in_ns == lane.now.since_ns {
+            finish_moved(lane, clock_ns);
+        }
+        left = lane.now.slot;
+        if left != SLOT_IDLE {
+            left_account = lane.account(left);
+        }
+        book_slice(lane, left_account.as_deref_mut(), clock_ns, stolen_ns.wrapping_sub(lane.now.stolen_ns));
+    }
     lane.now.switches = switches;
     lane.now.stolen_ns = stolen_ns;
-    let left_account = if left == SLOT_IDLE { None } else { lane.account(left) };
-    if let Some(account) = left_account {
+    if let Some(account) = left_account.as_deref_mut() {
         if blocked {
             account.voluntary += 1;
         } else {
@@ -203,16 +210,12 @@ fn switch(previous: Task, next: Task, blocked: bool) {
             let total_ns = next.run_delay_ns().wrapping_add(clock_ns.wrapping_sub(queued_ns));
             *waited = Waited { pid, dispatches: next.dispatches() as u32 + 1, total_ns };
         }
-        finish_wait(lane, held, next.cfs_rq(), queued_ns, clock_ns);
+        let account = if held.slot == left { left_account } else { lane.account(held.slot) };
+        if let Some(account) = account {
+            finish_wait(lane, account, held, next.cfs_rq(), queued_ns, clock_ns);
+        }
     }
     lane.end_writing();
-}
-
-/// The slot that leaves at the first switch that the program sees on this CPU: its slice was not recorded.
-#[inline(always)]
-fn first_seen(lane: &mut Lane, previous: Task, clock_ns: u64) -> u32 {
-    lane.push(Slice { end_ns: clock_ns, slot: SLOT_UNSEEN, generation: 0 });
-    if previous.pid() == 0 { SLOT_IDLE } else { slots::of_task(previous, lane.cpu).slot }
 }
 
 /// Makes good for switches that the run queue counted and the tracepoint did not report.
@@ -230,7 +233,11 @@ fn catch_up(lane: &mut Lane, previous: Task, queue: CfsRq, clock_ns: u64, missed
     }
     if missed == 1 && pid != 0 {
         // What was stolen since is taken from the slice that ends now.
-        finish_slice(lane, arrived_ns, lane.now.stolen_ns);
+        if lane.now.moved_in_ns == lane.now.since_ns {
+            finish_moved(lane, arrived_ns);
+        }
+        let account = if lane.now.slot == SLOT_IDLE { None } else { lane.account(lane.now.slot) };
+        book_slice(lane, account, arrived_ns, 0);
     } else {
         lane.now.missed_ns += arrived_ns.wrapping_sub(lane.now.since_ns);
         lane.push(Slice { end_ns: arrived_ns, slot: SLOT_UNSEEN, generation: 0 });
@@ -242,7 +249,9 @@ fn catch_up(lane: &mut Lane, previous: Task, queue: CfsRq, clock_ns: u64, missed
     if pid != 0
         && let Some(leg_ns) = unbooked_wait(lane, previous, 1)
     {
-        finish_wait(lane, held, queue, arrived_ns.wrapping_sub(leg_ns), arrived_ns);
+        if let Some(account) = lane.account(held.slot) {
+            finish_wait(lane, account, held, queue, arrived_ns.wrapping_sub(leg_ns), arrived_ns);
+        }
     }
 }
 
@@ -275,35 +284,30 @@ fn waited(pid: u32) -> Option<&'static mut Waited> {
     WAITED.get_ptr_mut(pid & (THREADS - 1)).map(|waited| unsafe { &mut *waited })
 }
 
-/// Books the slice that ends now. `stolen_ns` is what the CPU has lost to others than tasks so far.
-#[inline(always)]
-fn finish_slice(lane: &mut Lane, clock_ns: u64, stolen_ns: u64) {
-    if lane.now.moved_in_ns == lane.now.since_ns {
-        let (since_ns, moved_ns) = (lane.now.since_ns, lane.now.moved_at_ns);
-        let at_ns = if moved_ns > since_ns && moved_ns < clock_ns { moved_ns } else { since_ns };
-        book_slice(lane, at_ns, 0);
-        lane.now.slot = lane.now.moved_slot;
-        lane.now.generation = lane.now.moved_generation;
-        lane.now.since_ns = at_ns;
-    }
-    book_slice(lane, clock_ns, stolen_ns.wrapping_sub(lane.now.stolen_ns));
+/// The running slice was split by a move between cgroups: books its first part and leaves the second.
+#[inline(never)]
+fn finish_moved(lane: &mut Lane, clock_ns: u64) {
+    let (since_ns, moved_ns) = (lane.now.since_ns, lane.now.moved_at_ns);
+    let at_ns = if moved_ns > since_ns && moved_ns < clock_ns { moved_ns } else { since_ns };
+    let account = if lane.now.slot == SLOT_IDLE { None } else { lane.account(lane.now.slot) };
+    book_slice(lane, account, at_ns, 0);
+    lane.now.slot = lane.now.moved_slot;
+    lane.now.generation = lane.now.moved_generation;
+    lane.now.since_ns = at_ns;
 }
 
+/// Books the slice that ends now. `stolen_ns` is what the CPU lost meanwhile to others than tasks.
 #[inline(always)]
-fn book_slice(lane: &mut Lane, end_ns: u64, stolen_ns: u64) {
-    let (slot, generation) = (lane.now.slot, lane.now.generation);
-    if slot != SLOT_IDLE
-        && let Some(account) = lane.account(slot)
-    {
+fn book_slice(lane: &mut Lane, account: Option<&mut Account>, end_ns: u64, stolen_ns: u64) {
+    if let Some(account) = account {
         account.on_cpu_ns += end_ns.wrapping_sub(lane.now.since_ns).saturating_sub(stolen_ns);
     }
-    lane.push(Slice { end_ns, slot, generation });
+    lane.push(Slice { end_ns, slot: lane.now.slot, generation: lane.now.generation });
 }
 
 /// Books a wait from `queued_ns` until now, less the time for which the waiting group was throttled.
 #[inline(always)]
-fn finish_wait(lane: &mut Lane, held: Held, queue: CfsRq, queued_ns: u64, clock_ns: u64) {
-    let Some(account) = lane.account(held.slot) else { return };
+fn finish_wait(lane: &mut Lane, account: &mut Account, held: Held, queue: CfsRq, queued_ns: u64, clock_ns: u64) {
     let mut from_ns = queued_ns;
     if has_throttled() && held.slot >= SLOT_FIRST && !queue.is_null() {
         from_ns += cut_throttled(account, queue, queued_ns, clock_ns);
@@ -440,8 +444,8 @@ fn charge(lane: &mut Lane, account: &mut Account, waiting: u32, ran: Slice, part
 
 /// Adds to the culprit's way, or lets it take one; gives whether it has one.
 ///
-/// When all ways are held, a newcomer takes the lighter of two at random with the probability of its share in
-/// what the two weigh together: heavy culprits keep their ways, and one that becomes heavy gets in. What is
+/// When all ways are held, a newcomer takes the lightest with the probability of its share in what the two
+/// weigh together: heavy culprits keep their ways, and one that becomes heavy gets in. What is
 /// not booked to a way is known as the difference to the cause's total.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -466,15 +470,24 @@ extern "C" fn remember(position: u32, culprit: u64, part_ns: u64, random: u64) -
         }
         way += 1;
     }
-    let (one, other) = (random as usize & (WAYS - 1), (random >> 8) as usize & (WAYS - 1));
-    let weight_ns = |way: usize| culprits.total_ns[way].wrapping_sub(culprits.from_ns[way]);
-    let lighter = if weight_ns(one) <= weight_ns(other) { one } else { other } & (WAYS - 1);
-    if (random >> 16) % (weight_ns(lighter).wrapping_add(part_ns) | 1) >= part_ns {
+    let mut lightest = 0;
+    let mut weight_ns = u64::MAX;
+    let mut way = 0;
+    while way < WAYS {
+        let held_ns = culprits.total_ns[way].wrapping_sub(culprits.from_ns[way]);
+        if held_ns < weight_ns {
+            weight_ns = held_ns;
+            lightest = way;
+        }
+        way += 1;
+    }
+    let lightest = lightest & (WAYS - 1);
+    if random % (weight_ns.wrapping_add(part_ns) | 1) >= part_ns {
         return 0;
     }
-    culprits.from_ns[lighter] = culprits.total_ns[lighter];
-    culprits.culprit[lighter] = culprit;
-    culprits.total_ns[lighter] += part_ns;
+    culprits.from_ns[lightest] = culprits.total_ns[lightest];
+    culprits.culprit[lightest] = culprit;
+    culprits.total_ns[lightest] += part_ns;
     1
 }
 
@@ -502,7 +515,9 @@ fn finish_leg(task: Task) {
     let clock_ns = rq.clock_ns();
     let held = slots::of_task(task, here);
     left.begin_writing();
-    finish_wait(left, held, queue, clock_ns.wrapping_sub(leg_ns), clock_ns);
+    if let Some(account) = left.account(held.slot) {
+        finish_wait(left, account, held, queue, clock_ns.wrapping_sub(leg_ns), clock_ns);
+    }
     left.end_writing();
 }
 
@@ -528,7 +543,9 @@ fn split_running_slices(task: Task, whole_group: bool) {
             // began at `since_ns`, so a switch meanwhile makes it void.
             let other = unsafe { &mut *other };
             let concerned = if whole_group { other.tgid == tgid } else { other.pid == pid };
-            if concerned && other.slot != held.slot {
+            let moved_before = other.moved_in_ns == other.since_ns;
+            let present = if moved_before { other.moved_slot } else { other.slot };
+            if concerned && present != held.slot {
                 other.moved_slot = held.slot;
                 other.moved_generation = held.generation;
                 other.moved_at_ns = clock_ns;

@@ -9,6 +9,7 @@ mod ci;
 mod cluster;
 mod components;
 mod debian;
+mod docs;
 mod image;
 mod kernels;
 mod libtest;
@@ -70,6 +71,8 @@ enum Task {
     Image(image::Choice),
     /// Render the manifests and the chart's documentation from the chart
     Chart(chart::Choice),
+    /// Write docs/metrics.md and docs/config.md from the definitions; as root
+    Docs(docs::Choice),
     /// Run what continuous integration runs
     Ci,
 }
@@ -100,6 +103,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Cluster(choice) => return cluster::run(&choice),
         Task::Image(choice) => return image::run(&choice),
         Task::Chart(choice) => return chart::run(&choice),
+        Task::Docs(choice) => return docs::run(&choice),
         Task::Ci => return ci::run(),
     }
     Ok(ExitCode::SUCCESS)

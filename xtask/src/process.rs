@@ -147,7 +147,8 @@ mod tests {
 
     #[test]
     fn a_failed_command_is_reported_with_its_last_lines_of_both_outputs() {
-        let error = watched("trying", &mut shell("seq 100; echo broken >&2; exit 3")).unwrap_err().to_string();
+        let error =
+            watched("trying", &mut shell("seq 100; sleep 0.5; echo broken >&2; exit 3")).unwrap_err().to_string();
         for part in ["sh -c", "exit status: 3", "      broken", "      100"] {
             assert!(error.contains(part), "no `{part}` in {error}");
         }

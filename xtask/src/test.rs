@@ -75,6 +75,13 @@ const STAGES: &[Stage] = &[
         variables: &[("RUSTC_BOOTSTRAP", "1")],
     },
     Stage {
+        name: "chart",
+        about: "the chart, and the manifests made from it",
+        kind: Kind::Check,
+        arguments: &["xtask", "chart", "--check"],
+        variables: &[],
+    },
+    Stage {
         name: "unit",
         about: "tests of pure logic",
         kind: Kind::Tests,
@@ -158,10 +165,7 @@ fn run_stage(stage: &Stage, filter: Option<&str>) -> Result<Tally> {
     command.args(filter);
     if stage.kind == Kind::KernelTests {
         command.args(["--", "--test-threads=1"]);
-        if !packages::is_root() {
-            let runner = format!("sudo env XDG_CACHE_HOME={}", places::user_cache()?.display());
-            command.env(format!("CARGO_TARGET_{}_UNKNOWN_LINUX_GNU_RUNNER", ARCH.to_uppercase()), runner);
-        }
+        run_as_root(&mut command, &[])?;
     }
     let mut tally = Tally::default();
     let held = process::echoed(&mut command, |line| {
@@ -171,6 +175,16 @@ fn run_stage(stage: &Stage, filter: Option<&str>) -> Result<Tally> {
     })?
     .success();
     Ok(judged(tally, held, filter.is_some()))
+}
+
+/// Makes cargo run test programs as root, with this user's cache and the variables of these names.
+pub(crate) fn run_as_root(cargo: &mut Command, kept: &[&str]) -> Result<()> {
+    if !packages::is_root() {
+        let keep = if kept.is_empty() { String::new() } else { format!(" --preserve-env={}", kept.join(",")) };
+        let runner = format!("sudo{keep} env XDG_CACHE_HOME={}", places::user_cache()?.display());
+        cargo.env(format!("CARGO_TARGET_{}_UNKNOWN_LINUX_GNU_RUNNER", ARCH.to_uppercase()), runner);
+    }
+    Ok(())
 }
 
 /// Adds a failure where no test tells of it: a test program that did not build or crashed, or no test at all.

@@ -14,7 +14,7 @@ use super::owner::owner;
 use crate::{collectors::lifecycle::Event, kernel::hierarchy::Hierarchies, registry::Owner};
 
 /// How long a removed cgroup's path is kept for slices that ended after the removal.
-const KEEP_REMOVED: Duration = Duration::from_secs(60);
+const KEEP_REMOVED: Duration = Duration::from_mins(1);
 
 /// One cgroup.
 #[derive(Clone, Debug)]

@@ -9,6 +9,7 @@ pub mod facts;
 pub mod hierarchy;
 pub mod host;
 pub mod mapped;
+pub mod memory;
 pub mod object;
 pub mod readable;
 pub mod thread;

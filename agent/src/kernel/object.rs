@@ -22,6 +22,7 @@ use super::{
     facts::Facts,
     hierarchy::Hierarchies,
     mapped::{MappedArray, Plain},
+    memory,
 };
 
 /// The programs, as `build.rs` made them.
@@ -59,6 +60,12 @@ pub enum ObjectError {
         #[source]
         source: Box<ProgramError>,
     },
+    /// A program was to be attached after the last one.
+    #[error("the BPF program {name} comes too late: attach it before the object is sealed")]
+    Sealed {
+        /// Which one.
+        name: &'static str,
+    },
     /// The object lacks a program or a map: it was built from other sources than this daemon.
     #[error("the BPF object has no {name}: daemon and object are of different builds")]
     Missing {
@@ -79,7 +86,8 @@ pub enum ObjectError {
 /// The loaded object.
 pub struct Object {
     ebpf: Ebpf,
-    btf: Btf,
+    /// Until [`Object::seal`].
+    btf: Option<Btf>,
     cpus: u32,
     slots: u32,
 }
@@ -117,7 +125,7 @@ impl Object {
             loader.map_max_entries(name, entries);
         }
         let ebpf = loader.load(OBJECT).map_err(|source| ObjectError::Load(Box::new(source)))?;
-        Ok(Self { ebpf, btf, cpus, slots })
+        Ok(Self { ebpf, btf: Some(btf), cpus, slots })
     }
 
     /// Loads one program and attaches it to the tracepoint of the given name.
@@ -128,9 +136,16 @@ impl Object {
         let program = self.ebpf.program_mut(name).ok_or(ObjectError::Missing { name })?;
         let program: &mut BtfTracePoint =
             program.try_into().map_err(|source| ObjectError::Verify { name, source: Box::new(source) })?;
-        program.load(tracepoint, &self.btf).map_err(|source| ObjectError::Verify { name, source: Box::new(source) })?;
+        let btf = self.btf.as_ref().ok_or(ObjectError::Sealed { name })?;
+        program.load(tracepoint, btf).map_err(|source| ObjectError::Verify { name, source: Box::new(source) })?;
         program.attach().map_err(|source| ObjectError::Attach { name, source: Box::new(source) })?;
         Ok(())
+    }
+
+    /// Frees what only loading needs: 30 MB of the kernel's type information. No program can be attached after.
+    pub fn seal(&mut self) {
+        self.btf = None;
+        memory::give_back();
     }
 
     /// The maps behind slots.

@@ -142,6 +142,7 @@ impl States {
         let slot_maps = object.slot_maps()?;
         let lifecycle = self.lifecycle(&mut object, facts);
         let scheduler = self.scheduler(&mut object, facts);
+        object.seal();
         Ok(Kernel { slots: slot_maps, scheduler, lifecycle, stuck: 0, _object: object })
     }
 

@@ -23,6 +23,9 @@ pub const CULPRITS_PER_OWNER: usize = 16;
 /// without: a container that lived for a moment is gone before the API server has heard of it.
 const NAMES_AWAITED: Duration = Duration::from_secs(30);
 
+/// Exporters whose acknowledgement is waited for. Each address that scrapes is one.
+const EXPORTERS: usize = 64;
+
 /// One collector's part of the ledger.
 #[derive(Clone, Debug)]
 pub struct Section {
@@ -204,8 +207,11 @@ impl Ledger {
         Snapshot { sequence: self.sequence, taken, node, owners, families, infos: Vec::new() }
     }
 
-    /// The exporter has delivered the snapshot of that number.
+    /// The exporter has delivered the snapshot of that number. Beyond [`EXPORTERS`] nobody is waited for.
     pub fn exported(&mut self, exporter: &str, sequence: u64, now: Instant) {
+        if self.exporters.len() >= EXPORTERS && !self.exporters.contains_key(exporter) {
+            return;
+        }
         let known = self.exporters.entry(exporter.to_owned()).or_insert(Exporter { acknowledged: 0, at: now });
         known.acknowledged = known.acknowledged.max(sequence);
         known.at = now;

@@ -189,7 +189,7 @@ impl Usage {
                 }
             }
             Value::Integer(count) if std::ptr::eq(metric, &raw const metrics::CONTEXT_SWITCHES) => {
-                apply(&mut self.switches, *count)
+                apply(&mut self.switches, *count);
             }
             Value::Histogram(histogram) => {
                 for (bucket, amount) in self.waits.buckets.iter_mut().zip(&histogram.buckets) {

@@ -77,7 +77,7 @@ impl Losses {
     pub fn of(page: &Page) -> Self {
         let count = |reason: &str| {
             let labels = [("collector", "scheduler"), ("reason", reason)];
-            page.all("podlens_lost_total", &labels).into_iter().map(Sample::value).sum::<f64>() as u64
+            page.all("podlens_lost_total", &labels).into_iter().map(Sample::count).sum()
         };
         Self { switches: count("missed_switch"), ns: count("missed_ns"), legs: count("unknown_leg") }
     }

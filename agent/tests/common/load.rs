@@ -54,6 +54,8 @@ pub enum Policy {
     /// `SCHED_FIFO` at the lowest priority. Not for a cgroup of the version 1 CPU hierarchy, which gives its
     /// groups no real-time budget by itself.
     Fifo,
+    /// `SCHED_RR` at the lowest priority; the same holds.
+    RoundRobin,
 }
 
 /// A load's process. Ends with the value.
@@ -140,6 +142,7 @@ impl Load {
         let (option, priority) = match policy {
             Policy::Batch => ("--batch", "0"),
             Policy::Fifo => ("--fifo", "1"),
+            Policy::RoundRobin => ("--rr", "1"),
         };
         let mut command = Command::new("chrt");
         command.args(["--all-tasks", option, "--pid", priority, &self.id().to_string()]);
@@ -147,18 +150,28 @@ impl Load {
         assert!(status.as_ref().is_ok_and(ExitStatus::success), "{command:?}: {status:?}");
     }
 
-    /// CPU time of its first thread, which may run: the kernel's last note, which is at most a tick old.
+    /// CPU time of its threads, which may run: the kernel's last note, which is at most a tick old.
     pub fn cpu_ns_now(&self) -> u64 {
-        let path = format!("/proc/{}/schedstat", self.id());
-        let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("cannot read {path}: {error}"));
-        let first = text.split(' ').next().and_then(|first| first.parse().ok());
-        first.unwrap_or_else(|| panic!("{path} is {text:?}"))
+        let first = |text: String| text.split(' ').next().and_then(|first| first.parse::<u64>().ok());
+        self.of_threads("schedstat").into_iter().filter_map(first).sum()
     }
 
-    /// Whether its first thread runs or waits for a CPU.
+    /// Whether one of its threads runs or waits for a CPU.
     pub fn is_runnable(&self) -> bool {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap_or_default();
-        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('R'))
+        let runs = |stat: String| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('R'));
+        self.of_threads("stat").into_iter().any(runs)
+    }
+
+    /// Ids of its threads.
+    pub fn threads(&self) -> Vec<u32> {
+        let id = |stat: String| stat.split(' ').next().and_then(|id| id.parse().ok());
+        self.of_threads("stat").into_iter().filter_map(id).collect()
+    }
+
+    /// A file of each thread.
+    fn of_threads(&self, file: &str) -> Vec<String> {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.id())).expect("the load lives");
+        threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join(file)).ok()).collect()
     }
 
     /// Lets it end by itself and waits for that.

@@ -19,12 +19,14 @@ mod agent;
 mod cgroup;
 mod load;
 mod page;
+mod record;
 
 pub use account::{Account, Losses, assert_sums_agree, caused, caused_by, culprits};
 pub use agent::{Agent, free_address, podlens};
 pub use cgroup::{TestCgroup, Throttled, Trees, container_id, pod_uid};
 pub use load::{Figures, Load, Policy, Work};
 pub use page::{Page, Sample};
+pub use record::{Record, Waits};
 
 use std::{
     thread,

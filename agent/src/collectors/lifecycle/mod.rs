@@ -109,14 +109,14 @@ mod tests {
         bytes
     }
 
-    fn check(bytes: &[u8], expected: Option<Event>) {
-        assert_eq!(decode(bytes), expected);
+    fn check(bytes: &[u8], expected: Option<&Event>) {
+        assert_eq!(decode(bytes).as_ref(), expected);
     }
 
     #[test]
     fn births_carry_a_path_and_removals_only_the_key() {
-        check(&bytes(EVENT_BORN, "/a/b", 4), Some(Event::Born { key: 42, path: "/a/b".to_owned() }));
-        check(&bytes(EVENT_REMOVED, "/a/b", 4), Some(Event::Removed { key: 42 }));
+        check(&bytes(EVENT_BORN, "/a/b", 4), Some(&Event::Born { key: 42, path: "/a/b".to_owned() }));
+        check(&bytes(EVENT_REMOVED, "/a/b", 4), Some(&Event::Removed { key: 42 }));
     }
 
     #[test]

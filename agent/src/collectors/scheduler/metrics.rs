@@ -8,9 +8,9 @@ pub static CPU: Metric = Metric {
     otlp_name: "container.cpu.time",
     kind: Kind::Counter,
     unit: Unit::Seconds,
-    help: "Time that tasks spent on a CPU, running slices included",
+    help: "Time that tasks spent on a CPU, running slices included, time taken by the hypervisor left out",
     label: None,
-    source: "sched_switch, the run queue's clock",
+    source: "sched_switch, the run queue's clocks",
     must_equal: "cpu.stat usage and cpuacct.usage within 1 %",
 };
 
@@ -34,7 +34,7 @@ pub static CPU_WAIT: Metric = Metric {
     unit: Unit::Seconds,
     help: "Time that runnable tasks waited for a CPU, by who held it meanwhile: the container itself, its pod, another pod, a unit of the node or the kernel, nobody; unknown is what reaches back beyond the CPU's history",
     label: Some(Label { name: "cause", values: &["self", "pod", "neighbor", "system", "idle", "unknown"] }),
-    source: "sched_switch, each CPU's last 64 slices",
+    source: "sched_switch, each CPU's last 2,048 slices",
     must_equal: "the sum over causes: the sum of podlens_runqueue_latency_seconds, exactly",
 };
 
@@ -46,7 +46,7 @@ pub static CPU_WAIT_CAUSED: Metric = Metric {
     unit: Unit::Seconds,
     help: "Time that runnable tasks waited while a named other pod or unit held the CPU; culprit_pod (other) stands for all that have no series of their own",
     label: None,
-    source: "sched_switch, each CPU's last 64 slices",
+    source: "sched_switch, each CPU's last 2,048 slices",
     must_equal: "the sum over culprits: causes neighbor and system, exactly",
 };
 

@@ -38,11 +38,11 @@ fn canonical(page: &str) -> BTreeMap<Series, f64> {
 /// Compares with a recorded page, or records it anew where the environment asks for it.
 fn check_golden(page: &str, name: &str) {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/export/prometheus").join(name);
-    if std::env::var_os("PODLENS_UPDATE_GOLDENS").is_some() {
+    if std::env::var_os("PODLENS_TEST_UPDATE").is_some() {
         std::fs::write(&path, page).unwrap();
     }
     let recorded = std::fs::read_to_string(&path).unwrap();
-    assert_eq!(page, recorded, "{name} differs: PODLENS_UPDATE_GOLDENS=1 cargo test records it anew");
+    assert_eq!(page, recorded, "{name} differs: PODLENS_TEST_UPDATE=1 cargo test records it anew");
 }
 
 #[test]
