@@ -248,10 +248,9 @@ fn catch_up(lane: &mut Lane, previous: Task, queue: CfsRq, clock_ns: u64, missed
     lane.now.since_ns = arrived_ns;
     if pid != 0
         && let Some(leg_ns) = unbooked_wait(lane, previous, 1)
+        && let Some(account) = lane.account(held.slot)
     {
-        if let Some(account) = lane.account(held.slot) {
-            finish_wait(lane, account, held, queue, arrived_ns.wrapping_sub(leg_ns), arrived_ns);
-        }
+        finish_wait(lane, account, held, queue, arrived_ns.wrapping_sub(leg_ns), arrived_ns);
     }
 }
 

@@ -84,7 +84,7 @@ fn load_empty() -> Result<Ebpf> {
 
 fn start() -> Result<Pipeline> {
     let mut config = Config::defaults(&collectors::switchable());
-    config.node = "bench".to_owned();
+    "bench".clone_into(&mut config.node);
     let pipeline = Pipeline::start(&config)?;
     if !pipeline.is_useful() {
         bail!("podlens can measure nothing here: {:?}", pipeline.states());
