@@ -203,26 +203,27 @@ pub const fn culprit_slot(word: u64) -> Option<(u32, u32)> {
 #[must_use]
 pub const fn bucket(duration_ns: u64) -> u32 {
     // 2^30 / 10^9 = 1 + 4948730.04 / 2^26. Everything above 2^36 ns is in the last bucket and is capped, so that
-    // the product fits and the logarithm is one of 32 bits.
+    // the product fits.
     let capped = if duration_ns > 1 << 36 { 1 << 36 } else { duration_ns };
     let scaled = capped + ((capped * 4_948_730) >> 26);
     let above = scaled.saturating_sub(1) >> 5;
-    if above >> 31 != 0 {
-        return 31;
-    }
-    // A binary logarithm by halves: there is no instruction for it.
-    let mut rest = above;
-    let mut index = 0;
-    let mut half = 16;
-    while half > 0 {
-        if rest >> half != 0 {
-            rest >>= half;
-            index += half;
-        }
-        half >>= 1;
-    }
-    index
+    // Smeared to all ones below the highest bit, and those counted, in a straight line: there is no instruction
+    // for the logarithm, and branches on it are mispredicted.
+    let mut ones = (above | 1) & 0xffff_ffff;
+    ones |= ones >> 1;
+    ones |= ones >> 2;
+    ones |= ones >> 4;
+    ones |= ones >> 8;
+    ones |= ones >> 16;
+    // A de Bruijn sequence of 32 bits: each product's top 5 bits differ.
+    DE_BRUIJN[((ones * 0x07c4_acdd & 0xffff_ffff) >> 27) as usize & 31] as u32
 }
+
+/// The logarithm of the number that [`bucket`] smears, by the top bits of its product.
+static DE_BRUIJN: [u8; 32] = [
+    0, 9, 1, 10, 13, 21, 2, 29, 11, 14, 16, 18, 22, 25, 3, 30, 8, 12, 20, 28, 15, 17, 24, 7, 19, 27, 23, 6, 26, 5, 4,
+    31,
+];
 
 const _: () = assert!(size_of::<Account>() == 384);
 const _: () = assert!(size_of::<Cpu>() == 128);

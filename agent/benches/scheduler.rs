@@ -15,6 +15,7 @@ use podlens::{collectors, config::Config, pipeline::Pipeline};
 
 const ROUNDS: usize = 9;
 const OPERATIONS: u32 = 200_000;
+const SETTLE: Duration = Duration::from_secs(1);
 /// Nanoseconds a switch that podlens may add to an empty program.
 const BUDGET_NS: f64 = 60.0;
 
@@ -63,6 +64,8 @@ fn measure(mode: Loaded) -> Result<f64> {
         Loaded::Empty => _empty = Some(load_empty()?),
         Loaded::Podlens => _podlens = Some(start()?),
     }
+    // What the kernel still frees of the load before is not to be measured.
+    std::thread::sleep(SETTLE);
     let output = Command::new("taskset")
         .args(["-c", "0", "perf", "bench", "--format=simple", "sched", "pipe", "-l"])
         .arg(OPERATIONS.to_string())
