@@ -201,6 +201,7 @@ pub const fn culprit_slot(word: u64) -> Option<(u32, u32)> {
 /// bucket 0 takes up to 2^-24 s, bucket `i` takes (2^(i-25), 2^(i-24)] s, the last one everything above 64 s.
 #[inline(always)]
 #[must_use]
+#[allow(clippy::indexing_slicing, reason = "the mask keeps the index inside")]
 pub const fn bucket(duration_ns: u64) -> u32 {
     // 2^30 / 10^9 = 1 + 4948730.04 / 2^26. Everything above 2^36 ns is in the last bucket and is capped, so that
     // the product fits.
@@ -216,7 +217,7 @@ pub const fn bucket(duration_ns: u64) -> u32 {
     ones |= ones >> 8;
     ones |= ones >> 16;
     // A de Bruijn sequence of 32 bits: each product's top 5 bits differ.
-    DE_BRUIJN[((ones * 0x07c4_acdd & 0xffff_ffff) >> 27) as usize & 31] as u32
+    DE_BRUIJN[(((ones * 0x07c4_acdd) & 0xffff_ffff) >> 27) as usize & 31] as u32
 }
 
 /// The logarithm of the number that [`bucket`] smears, by the top bits of its product.
