@@ -40,6 +40,9 @@ pub struct Slot {
     pub reserved: u32,
 }
 
+/// Entries of each CPU's cache of slots; a power of two.
+pub const CACHE_ENTRIES: u32 = 2048;
+
 /// The birth of a cgroup.
 pub const EVENT_BORN: u32 = 1;
 /// The removal of a cgroup: its directory is gone, no task can enter it again.

@@ -10,12 +10,12 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, PerCpuArray, Queue},
 };
-use podlens_common::cgroup::{CgroupKey, KEY_V1, Losses, SLOT_KERNEL, SLOT_ROOT, SLOT_UNATTRIBUTED, Slot};
+use podlens_common::cgroup::{
+    CACHE_ENTRIES, CgroupKey, KEY_V1, Losses, SLOT_KERNEL, SLOT_ROOT, SLOT_UNATTRIBUTED, Slot,
+};
 
 use crate::kernel::{Cgroup, KernfsNode, ROOT_ID, Task, cpus_count, has_v1, slots_count};
 
-/// Entries of each CPU's cache; a power of two.
-const CACHE: u32 = 2048;
 /// Ancestors that are searched for the container and the pod of a cgroup.
 const ANCESTORS: u32 = 10;
 /// Bytes of a cgroup's name that are read; longer names are no container's or pod's.
@@ -100,7 +100,7 @@ pub(crate) fn of_task(task: Task, cpu: u32) -> Held {
         let slot = if task.is_kernel_thread() { SLOT_KERNEL } else { SLOT_ROOT };
         return Held { slot, generation: 0 };
     }
-    let Some(cached) = SLOT_CACHE.get_ptr_mut(cpu * CACHE + cache_index(key)) else {
+    let Some(cached) = SLOT_CACHE.get_ptr_mut(cpu * CACHE_ENTRIES + cache_index(key)) else {
         return UNATTRIBUTED;
     };
     // SAFETY: only this CPU writes the entry, with preemption off.
@@ -120,7 +120,7 @@ pub(crate) fn of_task(task: Task, cpu: u32) -> Held {
 /// Fibonacci hashing: ids of directories come at near-constant distances, which low bits alone would fold.
 #[inline(always)]
 fn cache_index(key: CgroupKey) -> u32 {
-    (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 53) as u32 & (CACHE - 1)
+    (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 53) as u32 & (CACHE_ENTRIES - 1)
 }
 
 #[inline(never)]

@@ -14,7 +14,7 @@ use aya::{
     programs::{BtfTracePoint, ProgramError},
 };
 use podlens_common::{
-    cgroup::{CgroupKey, Losses, SLOT_FIRST, Slot},
+    cgroup::{CACHE_ENTRIES, CgroupKey, Losses, SLOT_FIRST, Slot},
     scheduler::{Account, Cpu, Culprits},
 };
 
@@ -27,9 +27,6 @@ use super::{
 
 /// The programs, as `build.rs` made them.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/podlens-bpf"));
-
-/// Entries of each CPU's cache of slots; the same number as in the programs.
-const CACHE_ENTRIES: u32 = 2048;
 
 /// Why the programs do not run.
 #[derive(Debug, thiserror::Error)]

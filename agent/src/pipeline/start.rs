@@ -178,7 +178,7 @@ impl States {
         }
         let legs = match facts.lack(Part::Legs) {
             Some(lack) => Err(lack.to_owned()),
-            None => attach_all(object, &[scheduler::LEGS_PROGRAM]).map_err(|cause| with_causes(&cause)),
+            None => attach_all(object, &[scheduler::LEGS_PROGRAM]).map_err(|cause| crate::log::with_causes(&cause)),
         };
         if let Err(lack) = legs {
             lacks.push(format!("{lack}: the part of a wait before a migration is missing"));
@@ -206,8 +206,8 @@ fn attach_all(object: &mut Object, programs: &[(&'static str, &str)]) -> Result<
 /// Why the kernel refused something, missing capabilities first.
 fn refusal(cause: &ObjectError) -> String {
     match missing_capabilities() {
-        Some(missing) => format!("{missing}; {}", with_causes(cause)),
-        None => with_causes(cause),
+        Some(missing) => format!("{missing}; {}", crate::log::with_causes(cause)),
+        None => crate::log::with_causes(cause),
     }
 }
 
@@ -219,16 +219,4 @@ fn missing_capabilities() -> Option<String> {
         let names = names.join(", ");
         format!("the process lacks the capabilities {names}: add them to the container's securityContext.capabilities.add, or start podlens as root")
     })
-}
-
-/// An error and what caused it, in one line.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        text.push_str(": ");
-        text.push_str(&next.to_string());
-        cause = next.source();
-    }
-    text
 }

@@ -219,7 +219,7 @@ impl Health {
     }
 
     fn fails(&mut self, error: &RequestError) {
-        let cause = super::source::with_causes(error);
+        let cause = crate::log::with_causes(error);
         if std::mem::replace(&mut self.failing, true) {
             debug!(cause, "still no names from the API server");
         } else {

@@ -85,7 +85,7 @@ impl KubeletSource {
             self.names.count(SOURCE, "list", error.result());
             self.names.set_synced(false);
             if !std::mem::replace(&mut failing, true) {
-                let cause = super::source::with_causes(&error);
+                let cause = crate::log::with_causes(&error);
                 warn!(cause, "new containers keep their ids for names until the kubelet answers");
             }
             tokio::time::sleep(backoff.pause(error.retry_after())).await;

@@ -167,7 +167,7 @@ pub async fn start(
     let choice = choose(settings, Surroundings::look(settings));
     info!(source = %choice, "names");
     if let Err(error) = spawn(&choice, settings, node, names, tasks, shutdown).await {
-        warn!(cause = with_causes(&error), "pods keep their uids for names");
+        warn!(cause = crate::log::with_causes(&error), "pods keep their uids for names");
     }
     if choice.assisted {
         tasks.spawn(BundleSource::new(&settings.bundle_root, Arc::clone(names)).assist(shutdown.clone()));
@@ -179,7 +179,7 @@ pub async fn check(settings: &Kubernetes) -> String {
     let choice = choose(settings, Surroundings::look(settings));
     match client(&choice.chosen, settings).await {
         Ok(_) => choice.to_string(),
-        Err(error) => format!("{choice}: NOT USABLE: {}", with_causes(&error)),
+        Err(error) => format!("{choice}: NOT USABLE: {}", crate::log::with_causes(&error)),
     }
 }
 
@@ -250,22 +250,6 @@ async fn kubelet(settings: &Kubernetes) -> Result<kube::Config, SourceError> {
     fs::File::open(&authority).map_err(|source| SourceError::KubeletAuthority { path: authority.clone(), source })?;
     config.root_cert_file = Some(authority);
     Ok(config)
-}
-
-/// An error and what caused it, in one line.
-pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        let next_text = next.to_string();
-        // Some libraries repeat their cause in their own text.
-        if !text.ends_with(&next_text) {
-            text.push_str(": ");
-            text.push_str(&next_text);
-        }
-        cause = next.source();
-    }
-    text
 }
 
 #[cfg(test)]
