@@ -1,6 +1,4 @@
-//! What one CPU has accounted for one slot, and the history of each CPU.
-
-use crate::cgroup::SLOT_IDLE;
+//! What one CPU has accounted for one slot, what it is doing and did lately, and what is remembered of threads.
 
 /// Buckets of a histogram of durations; see [`bucket`].
 pub const BUCKETS: usize = 32;
@@ -20,6 +18,13 @@ pub const CAUSE_UNKNOWN: usize = 5;
 /// Number of causes.
 pub const CAUSES: usize = 6;
 
+/// Off the CPU: asleep until something happens that can also be interrupted, or stopped.
+pub const OFF_SLEEP: usize = 0;
+/// Off the CPU: asleep without interruption, as a rule for a disk.
+pub const OFF_DISK: usize = 1;
+/// Number of states off the CPU.
+pub const OFF_STATES: usize = 2;
+
 /// One CPU's account of one slot. Only that CPU writes it; all fields but the throttle's only grow.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,8 +35,12 @@ pub struct Account {
     pub voluntary: u64,
     /// Switches away from a task that wanted to go on.
     pub involuntary: u64,
+    /// Time between blocking and being runnable again, of sleeps that ended in a dispatch here, by state.
+    pub off_cpu_ns: [u64; OFF_STATES],
     /// Time waited in the run queue, throttled time taken out, by cause.
     pub wait_ns: [u64; CAUSES],
+    /// Tasks that were taken to another CPU by this one.
+    pub migrations: u64,
     /// Time that was taken out of the wait since the group was throttled meanwhile.
     pub throttled_ns: u64,
     /// The kernel's address of the run queue whose throttle the next four fields follow; 0 while there is none.
@@ -47,7 +56,7 @@ pub struct Account {
     /// Waits by their length.
     pub waits: [u64; BUCKETS],
     /// Padding.
-    pub reserved: u64,
+    pub reserved: [u64; 6],
 }
 
 impl Account {
@@ -56,7 +65,9 @@ impl Account {
         on_cpu_ns: 0,
         voluntary: 0,
         involuntary: 0,
+        off_cpu_ns: [0; OFF_STATES],
         wait_ns: [0; CAUSES],
+        migrations: 0,
         throttled_ns: 0,
         throttle_queue: 0,
         throttle_total_ns: 0,
@@ -64,8 +75,25 @@ impl Account {
         throttle_from_ns: 0,
         throttle_until_ns: 0,
         waits: [0; BUCKETS],
-        reserved: 0,
+        reserved: [0; 6],
     };
+}
+
+/// Throttles that one slot's tasks met, by their length, on all CPUs. Any CPU adds to it.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Throttles {
+    /// Throttles by their length.
+    pub lengths: [u64; BUCKETS],
+    /// Sum of their lengths.
+    pub sum_ns: u64,
+    /// Padding.
+    pub reserved: [u64; 7],
+}
+
+impl Throttles {
+    /// None.
+    pub const EMPTY: Self = Self { lengths: [0; BUCKETS], sum_ns: 0, reserved: [0; 7] };
 }
 
 /// Slices that a CPU remembers; a power of two. At 10,000 switches a second between different cgroups they reach
@@ -84,10 +112,25 @@ pub struct Slice {
     pub generation: u32,
 }
 
-/// What one CPU is doing and did lately.
+/// Moves between cgroups that one slice can be split at; a power of two. What comes after more is unattributed.
+pub const MOVES: usize = 4;
+
+/// A move of the running task to another cgroup.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// When, by the run queue's clock.
+    pub at_ns: u64,
+    /// The slot moved to.
+    pub slot: u32,
+    /// Its generation.
+    pub generation: u32,
+}
+
+/// What one CPU is doing. The first 64 bytes are what each switch needs.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug)]
-pub struct Cpu {
+pub struct Now {
     /// Grows by one before a program writes anything of this CPU, and once more after: odd meanwhile.
     pub sequence: u64,
     /// When the running slice began, by the run queue's clock; 0 until the first switch is seen.
@@ -100,61 +143,83 @@ pub struct Cpu {
     pub tgid: u32,
     /// Thread id of the running task.
     pub pid: u32,
-    /// `since_ns` of the slice that a move between cgroups has split; anything else is an old message.
-    pub moved_in_ns: u64,
-    /// When the move happened.
-    pub moved_at_ns: u64,
-    /// The slot moved to.
-    pub moved_slot: u32,
-    /// Its generation.
-    pub moved_generation: u32,
+    /// The kernel's address of the running task's set of cgroups when the slice began; 0 for the idle task.
+    pub css_set: u64,
+    /// Time taken from this CPU by the hypervisor and by interrupts up to `since_ns`, as far as the kernel leaves it
+    /// out of tasks' CPU time.
+    pub stolen_ns: u64,
+    /// How often the running slice was split by a move between cgroups, and which slice that was: see
+    /// [`Now::moves`].
+    pub moved: u64,
+    /// The low half of the run queue's own count of switches, as of the last one that was seen.
+    pub switches: u32,
+    /// Position of the newest slice in the history, modulo its length.
+    pub newest: u32,
     /// State of the random numbers for sampled culprits.
     pub random: u64,
     /// Legs of waits that ended in a migration and whose length is not known.
     pub unknown_legs: u64,
-    /// The run queue's own count of switches, as of the last one that was seen.
-    pub switches: u64,
+    /// Sleeps whose length is not known.
+    pub unknown_sleeps: u64,
     /// Switches that the run queue counted and the tracepoint did not report.
     pub missed: u64,
     /// Time for which nobody is known to have held or left the CPU, since switches were missed.
     pub missed_ns: u64,
-    /// Time taken from this CPU by the hypervisor and by interrupts up to `since_ns`, as far as the kernel leaves it
-    /// out of tasks' CPU time.
-    pub stolen_ns: u64,
     /// Padding.
     pub reserved: [u64; 3],
+    /// The moves, oldest first.
+    pub list: [Moved; MOVES],
 }
 
-/// One CPU's ring of finished slices. Only the programs read it.
+impl Now {
+    const MOVES_BITS: u32 = 3;
+
+    /// How many entries of `list` hold for the slice that runs. They are a message that any CPU may leave, and
+    /// void once the slice has ended.
+    #[inline(always)]
+    #[must_use]
+    pub const fn moves(&self) -> usize {
+        if self.moved >> Self::MOVES_BITS == self.since_ns & (u64::MAX >> Self::MOVES_BITS) {
+            (self.moved & ((1 << Self::MOVES_BITS) - 1)) as usize
+        } else {
+            0
+        }
+    }
+
+    /// The value of `moved` for so many moves in the slice that runs.
+    #[inline(always)]
+    #[must_use]
+    pub const fn moved_times(&self, moves: usize) -> u64 {
+        self.since_ns << Self::MOVES_BITS | moves as u64
+    }
+}
+
+/// What one CPU is doing and did lately.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug)]
-pub struct History {
-    /// Position of the newest slice, modulo the ring's length.
-    pub newest: u64,
-    /// Padding.
-    pub reserved: [u64; 7],
-    /// The slices.
-    pub slices: [Slice; HISTORY],
+pub struct Cpu {
+    /// What it is doing.
+    pub now: Now,
+    /// A ring of its finished slices. Only the programs read it.
+    pub history: [Slice; HISTORY],
 }
 
-impl Slice {
-    /// A slice that never was.
-    pub const NONE: Self = Self { end_ns: 0, slot: SLOT_IDLE, generation: 0 };
-}
-
-/// Threads whose waited time is remembered from one dispatch to the next, by the low bits of their id.
+/// Threads that are remembered from one switch to the next, by the low bits of their id.
 pub const THREADS: u32 = 1 << 16;
 
-/// The kernel's total of time that a thread has waited, as of its last dispatch.
+/// What is remembered of one thread.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-pub struct Waited {
+pub struct Thread {
     /// The thread.
     pub pid: u32,
     /// How often it had been dispatched; tells it from a later thread of the same id.
     pub dispatches: u32,
-    /// The total, the wait that ended with the last dispatch included, and legs that were booked since.
+    /// The kernel's total of time that it has waited, as of its last dispatch, legs that were booked since included.
     pub total_ns: u64,
+    /// 0 while it is runnable. While it is blocked: when that began less what it had waited until then, which is
+    /// by how much its clock will lag when it has run and waited no more; the lowest bit is its state.
+    pub blocked: u64,
 }
 
 /// Culprits that a CPU can tell apart for one waiting slot.
@@ -226,9 +291,11 @@ static DE_BRUIJN: [u8; 32] = [
     31,
 ];
 
-const _: () = assert!(size_of::<Account>() == 384);
-const _: () = assert!(size_of::<Cpu>() == 128);
-const _: () = assert!(size_of::<History>() == 64 + 16 * HISTORY);
+const _: () = assert!(size_of::<Account>() == 448);
+const _: () = assert!(size_of::<Throttles>() == 320);
+const _: () = assert!(size_of::<Now>() == 192);
+const _: () = assert!(size_of::<Cpu>() == 192 + 16 * HISTORY);
+const _: () = assert!(size_of::<Thread>() == 24);
 const _: () = assert!(size_of::<Culprits>() == 192);
 
 #[cfg(test)]

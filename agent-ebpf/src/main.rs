@@ -3,9 +3,11 @@
 //! One object, since all programs share the table of slots and a loader cannot hand the maps of one object to
 //! another without a BPF file system. A program whose kernel facts are missing is not loaded; the daemon
 //! decides that from BTF before it asks the verifier.
+#![feature(asm_experimental_arch)]
 #![no_std]
 #![no_main]
 
+mod atomic;
 mod kernel;
 mod lifecycle;
 mod scheduler;

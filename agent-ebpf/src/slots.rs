@@ -11,10 +11,10 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray, Queue},
 };
 use podlens_common::cgroup::{
-    CACHE_ENTRIES, CgroupKey, KEY_V1, Losses, SLOT_KERNEL, SLOT_ROOT, SLOT_UNATTRIBUTED, Slot,
+    CACHE_ENTRIES, CgroupKey, KEY_V1, Losses, SLOT_IDLE, SLOT_KERNEL, SLOT_ROOT, SLOT_UNATTRIBUTED, Slot,
 };
 
-use crate::kernel::{Cgroup, KernfsNode, ROOT_ID, Task, cpus_count, has_v1, slots_count};
+use crate::kernel::{Cgroup, CssSet, KernfsNode, ROOT_ID, Task, cpus_count, has_v1, slots_count};
 
 /// Ancestors that are searched for the container and the pod of a cgroup.
 const ANCESTORS: u32 = 10;
@@ -55,7 +55,11 @@ pub(crate) struct Held {
     pub(crate) generation: u32,
 }
 
-const UNATTRIBUTED: Held = Held { slot: SLOT_UNATTRIBUTED, generation: 0 };
+impl Held {
+    /// Nobody's.
+    pub(crate) const IDLE: Self = Self { slot: SLOT_IDLE, generation: 0 };
+    const UNATTRIBUTED: Self = Self { slot: SLOT_UNATTRIBUTED, generation: 0 };
+}
 
 /// Counts one loss on this CPU.
 macro_rules! lose {
@@ -82,10 +86,15 @@ pub(crate) fn record(slot: u32) -> Option<&'static Slot> {
 /// The slot of a task, assigned now if its cgroup has none yet.
 #[inline(always)]
 pub(crate) fn of_task(task: Task, cpu: u32) -> Held {
-    let sets = task.cgroups();
+    of_set(task.cgroups(), task, cpu)
+}
+
+/// The slot of a task whose set of cgroups is known.
+#[inline(always)]
+pub(crate) fn of_set(sets: CssSet, task: Task, cpu: u32) -> Held {
     if sets.is_null() {
         lose!(cpu, no_cgroup);
-        return UNATTRIBUTED;
+        return Held::UNATTRIBUTED;
     }
     let mut cgroup = sets.default_cgroup();
     let mut key = cgroup.kn().id();
@@ -101,7 +110,7 @@ pub(crate) fn of_task(task: Task, cpu: u32) -> Held {
         return Held { slot, generation: 0 };
     }
     let Some(cached) = SLOT_CACHE.get_ptr_mut(cpu * CACHE_ENTRIES + cache_index(key)) else {
-        return UNATTRIBUTED;
+        return Held::UNATTRIBUTED;
     };
     // SAFETY: only this CPU writes the entry, with preemption off.
     unsafe {
@@ -131,10 +140,10 @@ fn find_or_assign(cgroup: Cgroup, key: CgroupKey, cpu: u32) -> Held {
     }
     let Ok(Some(slot)) = FREE_SLOTS.pop() else {
         lose!(cpu, no_free_slot);
-        return UNATTRIBUTED;
+        return Held::UNATTRIBUTED;
     };
     let Some(record) = SLOTS.get_ptr_mut(slot) else {
-        return UNATTRIBUTED;
+        return Held::UNATTRIBUTED;
     };
     // SAFETY: a slot from the queue belongs to nobody but this run of the program.
     let generation = unsafe { (*record).generation };
@@ -144,7 +153,7 @@ fn find_or_assign(cgroup: Cgroup, key: CgroupKey, cpu: u32) -> Held {
         // Another CPU dispatched the cgroup's second task at this same moment, or the table is full.
         return find(key).unwrap_or_else(|| {
             lose!(cpu, table_full);
-            UNATTRIBUTED
+            Held::UNATTRIBUTED
         });
     }
     let (group, container) = lineage(cgroup, key);

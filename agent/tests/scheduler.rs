@@ -296,7 +296,6 @@ fn a_task_that_is_moved_while_it_runs_is_split_at_the_move() {
 }
 
 #[test]
-#[ignore = "the kernel program keeps one move a slice: the second replaces the first"]
 fn a_task_that_is_moved_twice_within_a_slice_is_split_at_both_moves() {
     let agent = start();
     let cgroups = [130, 131, 132].map(container_for_real_time);

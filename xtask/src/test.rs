@@ -71,7 +71,7 @@ const STAGES: &[Stage] = &[
             "--deny",
             "warnings",
         ],
-        // Compiling `core` asks for an unstable option; the kernel programs themselves use none.
+        // Compiling `core` asks for an unstable option, the one line of assembly in atomic.rs for another.
         variables: &[("RUSTC_BOOTSTRAP", "1")],
     },
     Stage {

@@ -20,7 +20,9 @@ unsafe impl Plain for podlens_common::cgroup::Losses {}
 // SAFETY: as above.
 unsafe impl Plain for podlens_common::scheduler::Account {}
 // SAFETY: as above.
-unsafe impl Plain for podlens_common::scheduler::Cpu {}
+unsafe impl Plain for podlens_common::scheduler::Now {}
+// SAFETY: as above.
+unsafe impl Plain for podlens_common::scheduler::Throttles {}
 // SAFETY: as above.
 unsafe impl Plain for podlens_common::scheduler::Culprits {}
 
@@ -30,8 +32,10 @@ unsafe impl Plain for podlens_common::scheduler::Culprits {}
 /// moments. Whoever needs words that fit together reads twice or compares a counter.
 #[derive(Debug)]
 pub struct MappedArray<T> {
-    base: NonNull<T>,
+    base: NonNull<u8>,
     entries: usize,
+    /// From one entry to the next: an entry may be longer than what is read of it.
+    entry_bytes: usize,
     mapped_bytes: usize,
     // The kernel's own reference to the map lives as long as the mapping.
     of: PhantomData<T>,
@@ -43,14 +47,18 @@ unsafe impl<T: Plain> Send for MappedArray<T> {}
 unsafe impl<T: Plain> Sync for MappedArray<T> {}
 
 impl<T: Plain> MappedArray<T> {
-    /// Maps `entries` values of the array map behind `descriptor`, which was made with `BPF_F_MMAPABLE`.
+    /// Maps `entries` values of `entry_bytes` each of the array map behind `descriptor`, which was made with
+    /// `BPF_F_MMAPABLE` and whose values begin with a `T`.
     ///
     /// # Errors
-    /// What the kernel says.
-    pub fn new(descriptor: BorrowedFd<'_>, entries: usize) -> io::Result<Self> {
+    /// What the kernel says, or a value is shorter than a `T`.
+    pub fn new(descriptor: BorrowedFd<'_>, entries: usize, entry_bytes: usize) -> io::Result<Self> {
+        if entry_bytes < size_of::<T>() || !entry_bytes.is_multiple_of(align_of::<T>()) {
+            return Err(io::Error::other(format!("a value of {entry_bytes} bytes does not begin with what is wanted")));
+        }
         let page_bytes = page_bytes();
         // The kernel places values at multiples of 8 bytes; every `Plain` type here has such a size.
-        let mapped_bytes = (entries * size_of::<T>()).next_multiple_of(page_bytes);
+        let mapped_bytes = (entries * entry_bytes).next_multiple_of(page_bytes);
         // SAFETY: a new mapping at an address of the kernel's choice touches no existing memory.
         let address = unsafe {
             libc::mmap(
@@ -65,8 +73,8 @@ impl<T: Plain> MappedArray<T> {
         if address == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        let base = NonNull::new(address.cast::<T>()).ok_or_else(|| io::Error::other("mmap gave address 0"))?;
-        Ok(Self { base, entries, mapped_bytes, of: PhantomData })
+        let base = NonNull::new(address.cast::<u8>()).ok_or_else(|| io::Error::other("mmap gave address 0"))?;
+        Ok(Self { base, entries, entry_bytes, mapped_bytes, of: PhantomData })
     }
 
     /// Copies an entry out.
@@ -94,8 +102,8 @@ impl<T: Plain> MappedArray<T> {
     }
 
     fn entry(&self, index: usize) -> Option<NonNull<T>> {
-        // SAFETY: `index` is below the number of entries that were mapped.
-        (index < self.entries).then(|| unsafe { self.base.add(index) })
+        // SAFETY: `index` is below the number of entries that were mapped, and each is aligned for a `T`.
+        (index < self.entries).then(|| unsafe { self.base.add(index * self.entry_bytes).cast::<T>() })
     }
 }
 

@@ -15,7 +15,7 @@ use aya::{
 };
 use podlens_common::{
     cgroup::{CACHE_ENTRIES, CgroupKey, Losses, SLOT_FIRST, Slot},
-    scheduler::{Account, Cpu, Culprits},
+    scheduler::{Account, Cpu, Culprits, Now, Throttles},
 };
 
 use super::{
@@ -116,8 +116,8 @@ impl Object {
             ("LOSSES", cpus),
             ("ACCOUNTS", cpus * slots),
             ("CULPRITS", cpus * slots),
+            ("THROTTLES", slots),
             ("CPUS", cpus),
-            ("HISTORIES", cpus),
         ] {
             loader.map_max_entries(name, entries);
         }
@@ -168,7 +168,9 @@ impl Object {
         Ok(SchedulerMaps {
             accounts: self.mapped("ACCOUNTS", self.cpus * self.slots)?,
             culprits: self.mapped("CULPRITS", self.cpus * self.slots)?,
-            cpus: self.mapped("CPUS", self.cpus)?,
+            throttles: self.mapped("THROTTLES", self.slots)?,
+            // Each entry begins with what the daemon reads of it.
+            cpus: self.mapped_every("CPUS", self.cpus, size_of::<Cpu>())?,
             cpu_count: self.cpus,
             slot_count: self.slots,
         })
@@ -187,9 +189,18 @@ impl Object {
     }
 
     fn mapped<T: Plain>(&mut self, name: &'static str, entries: u32) -> Result<MappedArray<T>, ObjectError> {
+        self.mapped_every(name, entries, size_of::<T>())
+    }
+
+    fn mapped_every<T: Plain>(
+        &mut self,
+        name: &'static str,
+        entries: u32,
+        entry_bytes: usize,
+    ) -> Result<MappedArray<T>, ObjectError> {
         let map = self.ebpf.map(name).ok_or(ObjectError::Missing { name })?;
         let descriptor = descriptor(map).map_err(|source| map_error(name, source))?;
-        MappedArray::new(descriptor, usize::try_from(entries).unwrap_or(usize::MAX))
+        MappedArray::new(descriptor, usize::try_from(entries).unwrap_or(usize::MAX), entry_bytes)
             .map_err(|source| map_error(name, source))
     }
 }
@@ -212,8 +223,10 @@ pub struct SchedulerMaps {
     pub accounts: MappedArray<Account>,
     /// Culprits, by CPU and waiting slot.
     pub culprits: MappedArray<Culprits>,
+    /// Throttles by their length, by slot.
+    pub throttles: MappedArray<Throttles>,
     /// What each CPU is doing.
-    pub cpus: MappedArray<Cpu>,
+    pub cpus: MappedArray<Now>,
     /// How many CPUs can exist.
     pub cpu_count: u32,
     /// How many slots there are.

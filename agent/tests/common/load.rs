@@ -39,6 +39,13 @@ pub enum Work {
         /// CPU time after each.
         spin: Duration,
     },
+    /// Waits without interruption, each time until a child has slept for so long, as `vfork` does.
+    Disk {
+        /// How many times.
+        times: u32,
+        /// Each sleep.
+        sleep: Duration,
+    },
     /// Gives the CPU away again and again.
     Yield {
         /// How many times.
@@ -266,6 +273,7 @@ impl Work {
             Self::Spin(time) => format!("spin {}", time.as_nanos()),
             Self::SpinFor(time) => format!("spin-for {}", time.as_nanos()),
             Self::Wake { times, sleep, spin } => format!("wake {times} {} {}", sleep.as_nanos(), spin.as_nanos()),
+            Self::Disk { times, sleep } => format!("disk {times} {}", sleep.as_nanos()),
             Self::Yield { times } => format!("yield {times}"),
         }
     }
@@ -281,6 +289,10 @@ impl Work {
                 times: u32::try_from(number()).expect("times are few"),
                 sleep: Duration::from_nanos(number()),
                 spin: Duration::from_nanos(number()),
+            },
+            "disk" => Self::Disk {
+                times: u32::try_from(number()).expect("times are few"),
+                sleep: Duration::from_nanos(number()),
             },
             "yield" => Self::Yield { times: u32::try_from(number()).expect("times are few") },
             other => panic!("no work is called {other:?}"),
@@ -302,6 +314,7 @@ impl Work {
                     spin(time);
                 }
             }
+            Self::Disk { times, sleep } => (0..times).for_each(|_| wait_for_child(sleep)),
             Self::Yield { times } => (0..times).for_each(|_| thread::yield_now()),
         }
     }
@@ -349,6 +362,21 @@ fn spin(time: Duration) {
             black_box(number);
         }
     }
+}
+
+/// Sleeps, in state D, until a child has slept.
+fn wait_for_child(sleep: Duration) {
+    // SAFETY: the child goes on with memory of its own.
+    let child = unsafe { libc::syscall(libc::SYS_clone, libc::CLONE_VFORK | libc::SIGCHLD, 0, 0, 0, 0) };
+    if child == 0 {
+        thread::sleep(sleep);
+        // SAFETY: the child ends without what the parent would do at its end.
+        unsafe { libc::_exit(0) };
+    }
+    let child = i32::try_from(child).expect("it is a process id");
+    assert!(child > 0, "clone: {}", std::io::Error::last_os_error());
+    // SAFETY: it is a child of this process.
+    unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
 }
 
 /// CPU time of the calling thread.

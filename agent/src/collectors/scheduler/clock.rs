@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use podlens_common::scheduler::Cpu;
+use podlens_common::scheduler::Now;
 
 use crate::kernel::{mapped::MappedArray, thread};
 
@@ -23,7 +23,7 @@ pub(super) struct RunQueueClock {
 
 impl RunQueueClock {
     /// Measures the difference anew.
-    pub(super) fn set(&mut self, cpus: &MappedArray<Cpu>) {
+    pub(super) fn set(&mut self, cpus: &MappedArray<Now>) {
         let best = (0..TRIES).filter_map(|_| sample(cpus)).min();
         self.behind_ns = best.or(self.behind_ns);
     }
@@ -36,7 +36,7 @@ impl RunQueueClock {
 }
 
 /// One measurement; none if the thread was switched away meanwhile.
-fn sample(cpus: &MappedArray<Cpu>) -> Option<i128> {
+fn sample(cpus: &MappedArray<Now>) -> Option<i128> {
     std::thread::sleep(NAP);
     let cpu = thread::current_cpu()?;
     let dispatched = cpus.get(cpu)?;

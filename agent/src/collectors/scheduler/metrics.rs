@@ -62,6 +62,42 @@ pub static THROTTLED_WAIT: Metric = Metric {
     must_equal: "run_delay of /proc/PID/schedstat less the wait",
 };
 
+/// Throttles by their length.
+pub static THROTTLE_LATENCY: Metric = Metric {
+    name: "podlens_cpu_throttle_latency_seconds",
+    otlp_name: "podlens.cpu.throttle.latency",
+    kind: Kind::Histogram,
+    unit: Unit::Seconds,
+    help: "How long each throttle stopped tasks of the container on a CPU, because of its own quota or one above it; one observation a CPU and cgroup, entered when a task is dispatched there again",
+    label: None,
+    source: "the group's throttled time, read at each dispatch",
+    must_equal: "the sum: throttled_usec of cpu.stat, where the container's own group has the quota, within 1 %",
+};
+
+/// Time off the CPU.
+pub static OFF_CPU: Metric = Metric {
+    name: "podlens_offcpu_seconds_total",
+    otlp_name: "podlens.offcpu",
+    kind: Kind::Counter,
+    unit: Unit::Seconds,
+    help: "Time that tasks were blocked, summed over tasks, entered when they are dispatched again: sleep (until something happens, stopped ones too) or disk (sleep that nothing interrupts)",
+    label: Some(Label { name: "state", values: &["sleep", "disk"] }),
+    source: "sched_switch, sched_info",
+    must_equal: "time passed less CPU time and wait, of a pinned task, within 1 %",
+};
+
+/// Migrations.
+pub static MIGRATIONS: Metric = Metric {
+    name: "podlens_cpu_migrations_total",
+    otlp_name: "podlens.cpu.migrations",
+    kind: Kind::Counter,
+    unit: Unit::Count("migration"),
+    help: "Moves of tasks from one CPU to another",
+    label: None,
+    source: "sched_migrate_task",
+    must_equal: "nr_migrations of /proc/PID/sched, exactly",
+};
+
 /// Switches.
 pub static CONTEXT_SWITCHES: Metric = Metric {
     name: "podlens_context_switches_total",

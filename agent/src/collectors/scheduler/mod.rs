@@ -11,7 +11,7 @@ use std::collections::HashMap;
 
 use podlens_common::{
     cgroup::SLOT_IDLE,
-    scheduler::{Account, CAUSE_NEIGHBOR, CAUSE_SYSTEM, Cpu, Culprits},
+    scheduler::{Account, CAUSE_NEIGHBOR, CAUSE_SYSTEM, Culprits, Now, Throttles},
 };
 
 use self::{clock::RunQueueClock, culprits::Ways};
@@ -24,7 +24,7 @@ use crate::{
 /// The collector.
 pub static SPEC: CollectorSpec = CollectorSpec {
     name: "scheduler",
-    about: "CPU time, waits for a CPU and their causes, context switches",
+    about: "CPU time, waits for a CPU and their causes, time off the CPU, migrations, context switches",
     split: Some(Split {
         metric: &metrics::CPU_WAIT_CAUSED,
         of: &metrics::CPU_WAIT,
@@ -36,6 +36,9 @@ pub static SPEC: CollectorSpec = CollectorSpec {
         &metrics::CPU_WAIT,
         &metrics::CPU_WAIT_CAUSED,
         &metrics::THROTTLED_WAIT,
+        &metrics::THROTTLE_LATENCY,
+        &metrics::OFF_CPU,
+        &metrics::MIGRATIONS,
         &metrics::CONTEXT_SWITCHES,
     ],
 };
@@ -89,6 +92,9 @@ impl Scheduler {
             .iter()
             .filter_map(|slot| {
                 let mut row = rows.remove(slot)?;
+                if let Some(throttles) = usize::try_from(*slot).ok().and_then(|slot| self.maps.throttles.get(slot)) {
+                    book_throttles(&mut row, &self.layout, &throttles);
+                }
                 if let Some(last) = self.last.get(slot) {
                     row.at_least(last);
                 }
@@ -102,6 +108,7 @@ impl Scheduler {
     /// Empties a slot whose cgroup is gone, on all CPUs.
     pub fn clear(&mut self, slot: u32) {
         self.last.remove(&slot);
+        self.maps.throttles.set(usize::try_from(slot).unwrap_or(usize::MAX), Throttles::EMPTY);
         for cpu in 0..self.maps.cpu_count {
             if let Some(position) = self.position(cpu, slot) {
                 self.ways.forget(position);
@@ -113,9 +120,13 @@ impl Scheduler {
 
     /// What the programs could not tell, by reason.
     #[must_use]
-    pub fn lost(&self) -> [(&'static str, u64); 2] {
-        let sum = |count: fn(&Cpu) -> u64| self.each_cpu().map(|cpu| count(&cpu)).sum();
-        [("unknown_leg", sum(|cpu| cpu.unknown_legs)), ("missed_switch", sum(|cpu| cpu.missed))]
+    pub fn lost(&self) -> [(&'static str, u64); 3] {
+        let sum = |count: fn(&Now) -> u64| self.each_cpu().map(|cpu| count(&cpu)).sum();
+        [
+            ("unknown_leg", sum(|cpu| cpu.unknown_legs)),
+            ("unknown_sleep", sum(|cpu| cpu.unknown_sleeps)),
+            ("missed_switch", sum(|cpu| cpu.missed)),
+        ]
     }
 
     /// Time for which it is not known who held a CPU.
@@ -124,7 +135,7 @@ impl Scheduler {
         self.each_cpu().map(|cpu| cpu.missed_ns).sum()
     }
 
-    fn each_cpu(&self) -> impl Iterator<Item = Cpu> {
+    fn each_cpu(&self) -> impl Iterator<Item = Now> {
         (0..self.maps.cpu_count).filter_map(|cpu| self.cpu(cpu))
     }
 
@@ -176,7 +187,7 @@ impl Scheduler {
         }
     }
 
-    fn cpu(&self, cpu: u32) -> Option<Cpu> {
+    fn cpu(&self, cpu: u32) -> Option<Now> {
         self.maps.cpus.get(usize::try_from(cpu).ok()?)
     }
 
@@ -190,6 +201,10 @@ fn book(row: &mut Row, layout: &Layout, account: &Account) {
     row.add(layout, &metrics::CONTEXT_SWITCHES, 0, account.voluntary);
     row.add(layout, &metrics::CONTEXT_SWITCHES, 1, account.involuntary);
     row.add(layout, &metrics::THROTTLED_WAIT, 0, account.throttled_ns);
+    row.add(layout, &metrics::MIGRATIONS, 0, account.migrations);
+    for (state, off_cpu_ns) in account.off_cpu_ns.iter().enumerate() {
+        row.add(layout, &metrics::OFF_CPU, state, *off_cpu_ns);
+    }
     for (cause, wait_ns) in account.wait_ns.iter().enumerate() {
         row.add(layout, &metrics::CPU_WAIT, cause, *wait_ns);
     }
@@ -201,13 +216,22 @@ fn book(row: &mut Row, layout: &Layout, account: &Account) {
     row.add(layout, &metrics::RUN_QUEUE_LATENCY, account.waits.len(), sum_ns);
 }
 
-/// The running slice's parts: one slot's, or two where its task was moved between cgroups meanwhile.
-fn running(cpu: &Cpu, now_ns: u64) -> Vec<(u32, u64)> {
-    let whole_ns = now_ns.saturating_sub(cpu.since_ns);
-    if cpu.moved_in_ns == cpu.since_ns {
-        let before_ns = cpu.moved_at_ns.saturating_sub(cpu.since_ns).min(whole_ns);
-        vec![(cpu.slot, before_ns), (cpu.moved_slot, whole_ns - before_ns)]
-    } else {
-        vec![(cpu.slot, whole_ns)]
+fn book_throttles(row: &mut Row, layout: &Layout, throttles: &Throttles) {
+    for (bucket, count) in throttles.lengths.iter().enumerate() {
+        row.add(layout, &metrics::THROTTLE_LATENCY, bucket, *count);
     }
+    row.add(layout, &metrics::THROTTLE_LATENCY, throttles.lengths.len(), throttles.sum_ns);
+}
+
+/// The running slice's parts: one slot's, or several where its task was moved between cgroups meanwhile.
+fn running(cpu: &Now, now_ns: u64) -> Vec<(u32, u64)> {
+    let mut parts = Vec::new();
+    let (mut slot, mut since_ns) = (cpu.slot, cpu.since_ns);
+    for moved in cpu.list.iter().take(cpu.moves()) {
+        let at_ns = moved.at_ns.min(now_ns).max(since_ns);
+        parts.push((slot, at_ns - since_ns));
+        (slot, since_ns) = (moved.slot, at_ns);
+    }
+    parts.push((slot, now_ns.saturating_sub(since_ns)));
+    parts
 }

@@ -1,0 +1,210 @@
+//! Collector `scheduler`: time on the CPU and off it, waits for it, who ran meanwhile, and switches, by slot.
+//!
+//! One program on `sched_switch` does nearly all of it. It reads the times that the kernel itself keeps for its
+//! statistics, so it calls no clock and needs no hook on wakeups. Everything here runs under the lock of the
+//! run queue that it accounts for, which makes each CPU's entries have one writer at a time.
+
+mod lane;
+mod moves;
+mod threads;
+mod wait;
+
+use aya_ebpf::{helpers::bpf_get_smp_processor_id, macros::btf_tracepoint, programs::BtfTracePointContext};
+use podlens_common::{
+    cgroup::{SLOT_FIRST, SLOT_UNSEEN},
+    scheduler::Slice,
+};
+
+use self::{lane::Lane, wait::finish_wait};
+use crate::{
+    kernel::{CfsRq, Task, has_throttled, switch_has_state},
+    slots::{self, Held},
+};
+
+/// `sched_switch(preempt, prev, next[, prev_state])`, before the kernel updates the tasks' statistics.
+#[btf_tracepoint(function = "sched_switch")]
+pub fn sched_switch(context: BtfTracePointContext) -> i32 {
+    let preempted = context.arg::<u64>(0) & 1 != 0;
+    let previous = Task::from_raw(context.arg(1));
+    let next = Task::from_raw(context.arg(2));
+    let state = if switch_has_state() { context.arg::<u32>(3) } else { previous.state() };
+    switch(previous, next, if preempted { 0 } else { state });
+    0
+}
+
+/// `sched_migrate_task(task, destination)`, before the move. A task that waited leaves behind a leg of its wait,
+/// which its next dispatch no longer shows.
+#[btf_tracepoint(function = "sched_migrate_task")]
+pub fn sched_migrate(context: BtfTracePointContext) -> i32 {
+    migrate(Task::from_raw(context.arg(0)));
+    0
+}
+
+/// `cgroup_attach_task(cgroup, path, task, whole_group)`, after the move: a task that is running takes the
+/// rest of its slice to its new cgroup.
+#[btf_tracepoint(function = "cgroup_attach_task")]
+pub fn cgroup_attach(context: BtfTracePointContext) -> i32 {
+    let task = Task::from_raw(context.arg(2));
+    let whole_group = context.arg::<u64>(3) & 1 != 0;
+    moves::split_running_slices(task, whole_group);
+    0
+}
+
+/// `state` is that of the task that leaves; 0 if it could go on.
+#[inline(always)]
+fn switch(previous: Task, next: Task, state: u32) {
+    // SAFETY: the helper has no precondition.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    let queue = previous.cfs_rq();
+    if queue.is_null() {
+        return;
+    }
+    let rq = queue.rq();
+    if rq.is_null() {
+        return;
+    }
+    let clock_ns = rq.clock_ns();
+    let Some(mut lane) = Lane::locked(cpu) else { return };
+    let lane = &mut lane;
+    lane.begin_writing();
+
+    let stolen_ns = clock_ns.wrapping_sub(rq.clock_task_ns());
+    let switches = rq.switches() as u32;
+    let mut left_account = None;
+    // The set of cgroups that the slot which runs was found by, as far as that is certain.
+    let mut known_set = 0;
+    if lane.now.since_ns == 0 {
+        lane.push(Slice { end_ns: clock_ns, slot: SLOT_UNSEEN, generation: 0 });
+        lane.now.slot = SLOT_UNSEEN;
+    } else {
+        known_set = lane.now.css_set;
+        let missed = switches.wrapping_sub(lane.now.switches).wrapping_sub(1);
+        if missed != 0 {
+            catch_up(lane, previous, queue, clock_ns, missed);
+            known_set = 0;
+        }
+        if lane.now.moves() != 0 {
+            moves::finish_moved(cpu, clock_ns);
+            known_set = 0;
+        }
+        left_account = lane.running_account();
+        lane.book_slice(left_account.as_deref_mut(), clock_ns, stolen_ns.wrapping_sub(lane.now.stolen_ns));
+    }
+    lane.now.switches = switches;
+    lane.now.stolen_ns = stolen_ns;
+    let left = lane.now.slot;
+    if let Some(account) = left_account.as_deref_mut() {
+        if state != 0 {
+            account.voluntary += 1;
+            threads::block(lane, previous, state, clock_ns);
+        } else {
+            account.involuntary += 1;
+        }
+        if has_throttled() && left >= SLOT_FIRST {
+            let began_ns = queue.throttle_began_ns(clock_ns);
+            if began_ns != 0 && account.throttle_began_ns == 0 {
+                account.throttle_began_ns = began_ns;
+            }
+        }
+    }
+
+    let pid = next.pid();
+    let set = next.cgroups();
+    // The task that leaves still holds the set that it was dispatched with, so the address means the same set.
+    let same = set.address() == known_set && previous.cgroups().address() == known_set;
+    let held = if pid == 0 {
+        Held::IDLE
+    } else if same && left >= SLOT_FIRST {
+        Held { slot: left, generation: lane.now.generation }
+    } else {
+        slots::of_set(set, next, cpu)
+    };
+    lane.begin_slice(held, clock_ns);
+    lane.now.css_set = if pid == 0 { 0 } else { set.address() };
+    lane.now.pid = pid;
+    lane.now.tgid = next.tgid();
+
+    let queued_ns = next.queued_ns();
+    if queued_ns != 0 && pid != 0 {
+        let account = if held.slot == left { left_account } else { lane.running_account() };
+        if let Some(account) = account {
+            threads::dispatch(lane, account, next, pid, queued_ns, clock_ns);
+            finish_wait(lane, account, held, next.cfs_rq(), queued_ns, clock_ns);
+        }
+    }
+    lane.end_writing();
+}
+
+/// Makes good for switches that the run queue counted and the tracepoint did not report.
+///
+/// After a single one the kernel's own figures tell everything but the kind of switch: the recorded slice
+/// ended when the task that leaves now had arrived, and what that task had waited is the growth of its total.
+/// Where that is not known, the time between is nobody's.
+#[inline(never)]
+fn catch_up(lane: &mut Lane, previous: Task, queue: CfsRq, clock_ns: u64, missed: u32) {
+    lane.now.missed += u64::from(missed);
+    let pid = previous.pid();
+    let arrived_ns = if pid == 0 { clock_ns } else { previous.arrived_ns() };
+    if arrived_ns < lane.now.since_ns || arrived_ns > clock_ns {
+        return;
+    }
+    if missed == 1 && pid != 0 {
+        // What was stolen since is taken from the slice that ends now.
+        if lane.now.moves() != 0 {
+            moves::finish_moved(lane.cpu, arrived_ns);
+        }
+        let account = lane.running_account();
+        lane.book_slice(account, arrived_ns, 0);
+    } else {
+        lane.now.missed_ns += arrived_ns.wrapping_sub(lane.now.since_ns);
+        lane.push(Slice { end_ns: arrived_ns, slot: SLOT_UNSEEN, generation: 0 });
+    }
+    let held = if pid == 0 { Held::IDLE } else { slots::of_task(previous, lane.cpu) };
+    lane.begin_slice(held, arrived_ns);
+    if pid != 0
+        && let Some(account) = lane.running_account()
+    {
+        let leg_ns = threads::unbooked_wait(lane, previous, 1);
+        threads::dispatched_unseen(lane, account, previous, arrived_ns);
+        if let Some(leg_ns) = leg_ns {
+            finish_wait(lane, account, held, queue, arrived_ns.wrapping_sub(leg_ns), arrived_ns);
+        }
+    }
+}
+
+/// Counts a migration, and books the leg of a wait that ends with it.
+#[inline(always)]
+fn migrate(task: Task) {
+    // SAFETY: the helper has no precondition.
+    let here = unsafe { bpf_get_smp_processor_id() };
+    let held = slots::of_task(task, here);
+    // No other CPU writes this field of this CPU's accounts, and interrupts are off.
+    if let Some(account) = lane::account(here, held.slot) {
+        account.migrations += 1;
+    }
+    if !task.is_migrating() {
+        return;
+    }
+    let queue = task.cfs_rq();
+    if queue.is_null() {
+        return;
+    }
+    let rq = queue.rq();
+    if rq.is_null() {
+        return;
+    }
+    // The lock of the source's run queue is held until the task has left it.
+    let Some(mut left) = Lane::locked(rq.cpu()) else { return };
+    let left = &mut left;
+    if left.now.since_ns == 0 {
+        return;
+    }
+    // The kernel has added the leg to the task's total when it took the task from its queue.
+    let Some(leg_ns) = threads::unbooked_wait(left, task, 0) else { return };
+    let clock_ns = rq.clock_ns();
+    left.begin_writing();
+    if let Some(account) = lane::account(left.cpu, held.slot) {
+        finish_wait(left, account, held, queue, clock_ns.wrapping_sub(leg_ns), clock_ns);
+    }
+    left.end_writing();
+}

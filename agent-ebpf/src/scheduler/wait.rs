@@ -1,0 +1,263 @@
+//! A wait that ends: the throttled part cut away, the rest entered by its length and split by who ran meanwhile.
+
+use aya_ebpf::{bindings::BPF_F_MMAPABLE, macros::map, maps::Array};
+use podlens_common::{
+    cgroup::{SLOT_FIRST, SLOT_IDLE, SLOT_UNSEEN},
+    scheduler::{
+        Account, CAUSE_IDLE, CAUSE_NEIGHBOR, CAUSE_POD, CAUSE_SELF, CAUSE_SYSTEM, CAUSE_UNKNOWN, Culprits, HISTORY,
+        Throttles, WAYS, bucket, culprit,
+    },
+};
+
+use super::lane::{self, Lane};
+use crate::{
+    atomic,
+    kernel::{CfsRq, has_throttled, slots_count},
+    slots::{self, Held},
+};
+
+/// Slices walked back before random moments stand for the rest of a wait.
+const WALK: u32 = 8;
+/// Equal parts of that rest, each of which is charged to whoever ran at one random moment of it; a power of two.
+const STRATA: u64 = 4;
+
+/// Who ran while a slot waited, by CPU and waiting slot.
+#[map]
+static CULPRITS: Array<Culprits> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+/// Throttles by their length, by slot.
+#[map]
+static THROTTLES: Array<Throttles> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// Books a wait from `queued_ns` until now, less the time for which the waiting group was throttled.
+#[inline(always)]
+pub(super) fn finish_wait(
+    lane: &mut Lane,
+    account: &mut Account,
+    held: Held,
+    queue: CfsRq,
+    queued_ns: u64,
+    clock_ns: u64,
+) {
+    let mut from_ns = queued_ns;
+    if has_throttled() && held.slot >= SLOT_FIRST && !queue.is_null() {
+        from_ns += cut_throttled(account, held.slot, queue, queued_ns, clock_ns);
+    }
+    let waited_ns = clock_ns.wrapping_sub(from_ns);
+    account.waits[bucket(waited_ns) as usize & 31] += 1;
+    if waited_ns == 0 {
+        return;
+    }
+    let newest = lane.slice(0);
+    if newest.slot == held.slot && lane.slice(1).end_ns <= from_ns && lane.now.since_ns >= clock_ns {
+        account.wait_ns[CAUSE_SELF] += waited_ns;
+    } else {
+        blame(lane.cpu, held.slot, from_ns, clock_ns);
+    }
+}
+
+/// How much of the wait the group was throttled for; that much is cut from the wait's beginning.
+///
+/// The kernel's total of throttled time grows when a throttle ends. A growth seen at a dispatch is one
+/// throttle that ended since this slot's last dispatch here; its beginning was noted at the switch away
+/// from the group, so its end is known as well.
+#[inline(always)]
+fn cut_throttled(account: &mut Account, slot: u32, queue: CfsRq, queued_ns: u64, clock_ns: u64) -> u64 {
+    let total_ns = queue.throttled_ns();
+    if account.throttle_queue != queue.address() {
+        account.throttle_queue = queue.address();
+        account.throttle_total_ns = total_ns;
+        account.throttle_began_ns = 0;
+        account.throttle_until_ns = 0;
+        return 0;
+    }
+    if total_ns != account.throttle_total_ns {
+        let length_ns = total_ns.wrapping_sub(account.throttle_total_ns);
+        let noted_ns = account.throttle_began_ns.wrapping_add(length_ns);
+        let until_ns = if account.throttle_began_ns != 0 && noted_ns < clock_ns { noted_ns } else { clock_ns };
+        account.throttle_total_ns = total_ns;
+        account.throttle_until_ns = until_ns;
+        account.throttle_from_ns = until_ns.wrapping_sub(length_ns);
+        account.throttle_began_ns = 0;
+        enter_throttle(slot, length_ns);
+    }
+    if account.throttle_until_ns <= queued_ns {
+        return 0;
+    }
+    let from_ns = if account.throttle_from_ns > queued_ns { account.throttle_from_ns } else { queued_ns };
+    let cut_ns = account.throttle_until_ns.wrapping_sub(from_ns);
+    let waited_ns = clock_ns.wrapping_sub(queued_ns);
+    let cut_ns = if cut_ns > waited_ns { waited_ns } else { cut_ns };
+    account.throttled_ns += cut_ns;
+    cut_ns
+}
+
+/// Enters a throttle by its length; gives whether there was room. Any CPU may do so for the same slot at once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn enter_throttle(slot: u32, length_ns: u64) -> u32 {
+    if slot >= slots_count() {
+        return 0;
+    }
+    let Some(throttles) = THROTTLES.get_ptr_mut(slot) else { return 0 };
+    // SAFETY: the entry outlives the program, and both words are whole and aligned.
+    unsafe {
+        atomic::add(&raw mut (*throttles).lengths[bucket(length_ns) as usize & 31], 1);
+        atomic::add(&raw mut (*throttles).sum_ns, length_ns);
+    }
+    1
+}
+
+/// Splits a wait by who held the CPU meanwhile, and gives how many slices that took.
+///
+/// The slice that runs and the last few finished ones are charged exactly. An older rest is cut into equal parts,
+/// and one random moment decides for each: sums stay exact, shares are right on average, and the cost is bounded.
+///
+/// A function of its own with plain numbers only, which the verifier proves once and not at each call.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn blame(cpu: u32, waiting: u32, from_ns: u64, clock_ns: u64) -> u32 {
+    let Some(mut lane) = Lane::locked(cpu) else { return 0 };
+    let mut end_ns = clock_ns;
+    if lane.now.since_ns < end_ns {
+        let start_ns = if lane.now.since_ns > from_ns { lane.now.since_ns } else { from_ns };
+        charge(cpu, waiting, lane.now.slot, lane.now.generation, end_ns.wrapping_sub(start_ns));
+        end_ns = start_ns;
+    }
+    let mut distance = 0;
+    while distance < WALK {
+        let slice = lane.slice(distance);
+        let start_ns = lane.slice(distance + 1).end_ns;
+        let start_ns = if start_ns > from_ns { start_ns } else { from_ns };
+        if start_ns < end_ns {
+            charge(cpu, waiting, slice.slot, slice.generation, end_ns - start_ns);
+            end_ns = start_ns;
+        }
+        distance += 1;
+        if end_ns <= from_ns {
+            return distance;
+        }
+    }
+    let part_ns = end_ns.wrapping_sub(from_ns) / STRATA;
+    let mut stratum = 0;
+    while stratum < STRATA {
+        let part_ns = if stratum + 1 == STRATA { end_ns.wrapping_sub(from_ns) } else { part_ns };
+        end_ns = end_ns.wrapping_sub(part_ns);
+        let moment_ns = end_ns + lane.random(clock_ns) % (part_ns | 1);
+        distance = slice_at(cpu, distance, moment_ns);
+        let slice = lane.slice(distance);
+        // What is older than the history was nobody's that is known.
+        let slot = if distance + 1 >= HISTORY as u32 { SLOT_UNSEEN } else { slice.slot };
+        charge(cpu, waiting, slot, slice.generation, part_ns);
+        stratum += 1;
+    }
+    distance
+}
+
+/// The finished slice of that moment, as its distance from the newest; the oldest one's if the moment is
+/// older. `distance` is that of a slice which ended after the moment.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn slice_at(cpu: u32, distance: u32, moment_ns: u64) -> u32 {
+    let Some(lane) = Lane::locked(cpu) else { return 0 };
+    let mut distance = distance;
+    let mut step = HISTORY as u32 / 2;
+    while step > 0 {
+        let further = distance.wrapping_add(step);
+        if further < HISTORY as u32 && lane.slice(further).end_ns > moment_ns {
+            distance = further;
+        }
+        step >>= 1;
+    }
+    distance
+}
+
+/// Charges a part of a wait to the slot that ran; gives the cause.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn charge(cpu: u32, waiting: u32, slot: u32, generation: u32, part_ns: u64) -> u32 {
+    let Some(account) = lane::account(cpu, waiting) else { return CAUSE_UNKNOWN as u32 };
+    let cause = cause(waiting, slot, generation);
+    if let Some(wait_ns) = account.wait_ns.get_mut(cause) {
+        *wait_ns += part_ns;
+    }
+    if cause == CAUSE_NEIGHBOR || cause == CAUSE_SYSTEM {
+        let Some(mut lane) = Lane::locked(cpu) else { return cause as u32 };
+        let random = lane.random(part_ns);
+        remember(slots::position(cpu, waiting), culprit(slot, generation), part_ns, random);
+    }
+    cause as u32
+}
+
+/// What a wait is caused by while that slot runs.
+#[inline(always)]
+fn cause(waiting: u32, slot: u32, generation: u32) -> usize {
+    if slot == waiting {
+        return CAUSE_SELF;
+    }
+    if slot == SLOT_IDLE {
+        return CAUSE_IDLE;
+    }
+    let (Some(victim), Some(other)) = (slots::record(waiting), slots::record(slot)) else {
+        return CAUSE_UNKNOWN;
+    };
+    if other.generation != generation {
+        CAUSE_UNKNOWN
+    } else if other.container != 0 && other.container == victim.container {
+        CAUSE_SELF
+    } else if other.group != 0 && other.group == victim.group {
+        CAUSE_POD
+    } else if other.group == 0 {
+        CAUSE_SYSTEM
+    } else {
+        CAUSE_NEIGHBOR
+    }
+}
+
+/// Adds to the culprit's way, or lets it take one; gives whether it has one.
+///
+/// When all ways are held, a newcomer takes the lightest with the probability of its share in what the two
+/// weigh together: heavy culprits keep their ways, and one that becomes heavy gets in. What is
+/// not booked to a way is known as the difference to the cause's total.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn remember(position: u32, culprit: u64, part_ns: u64, random: u64) -> u32 {
+    let Some(culprits) = CULPRITS.get_ptr_mut(position) else { return 0 };
+    // SAFETY: the caller holds the lock of the run queue that the entry belongs to.
+    let culprits = unsafe { &mut *culprits };
+    let mut way = 0;
+    while way < WAYS {
+        if culprits.culprit[way] == culprit {
+            culprits.total_ns[way] += part_ns;
+            return 1;
+        }
+        way += 1;
+    }
+    let mut way = 0;
+    while way < WAYS {
+        if culprits.culprit[way] == 0 {
+            culprits.culprit[way] = culprit;
+            culprits.total_ns[way] += part_ns;
+            return 1;
+        }
+        way += 1;
+    }
+    let mut lightest = 0;
+    let mut weight_ns = u64::MAX;
+    let mut way = 0;
+    while way < WAYS {
+        let held_ns = culprits.total_ns[way].wrapping_sub(culprits.from_ns[way]);
+        if held_ns < weight_ns {
+            weight_ns = held_ns;
+            lightest = way;
+        }
+        way += 1;
+    }
+    let lightest = lightest & (WAYS - 1);
+    if random % (weight_ns.wrapping_add(part_ns) | 1) >= part_ns {
+        return 0;
+    }
+    culprits.from_ns[lightest] = culprits.total_ns[lightest];
+    culprits.culprit[lightest] = culprit;
+    culprits.total_ns[lightest] += part_ns;
+    1
+}

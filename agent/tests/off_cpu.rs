@@ -1,0 +1,139 @@
+//! Time off the CPU, migrations and the lengths of throttles, against the kernel's own figures.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+mod common;
+
+use std::{
+    fs,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use common::{Agent, Figures, Load, Losses, Page, TestCgroup, Work, assert_near};
+
+const OFF_CPU: &str = "podlens_offcpu_seconds_total";
+const MIGRATIONS: &str = "podlens_cpu_migrations_total";
+const THROTTLES: &str = "podlens_cpu_throttle_latency_seconds";
+
+fn ms(time: u64) -> Duration {
+    Duration::from_millis(time)
+}
+
+fn start() -> Agent {
+    Agent::start(&[("PODLENS_MAX_AGE", "0s")])
+}
+
+fn off_cpu_ns(page: &Page, cgroup: &TestCgroup, state: &str) -> u64 {
+    page.ns(OFF_CPU, &cgroup.labels_and(&[("state", state)])).unwrap_or(0)
+}
+
+/// Lets a load of so many threads work twice. Between the two ends of its work each thread was on a CPU, waited
+/// for one, or was off it, but for the sleep that is not over, which began when the work ended.
+fn check(what: &str, number: u32, work: Work, threads: u32, cpu: Option<usize>) -> (Figures, u64, u64) {
+    let agent = start();
+    let cgroup = TestCgroup::container(&common::pod_uid(number), number);
+    let mut load = Load::start_tasks(Some(&cgroup), work, cpu, threads);
+    load.run();
+    let begin = Instant::now();
+    let before = load.figures();
+    let page = agent.metrics();
+    let (sleep_before, disk_before) = (off_cpu_ns(&page, &cgroup, "sleep"), off_cpu_ns(&page, &cgroup, "disk"));
+    let lost = Losses::of(&page);
+    thread::sleep(ms(300));
+    load.run();
+    let wall_ns = u64::try_from(begin.elapsed().as_nanos()).unwrap();
+    let kernel = load.figures() - before;
+    let page = agent.metrics();
+    let lost = Losses::of(&page) - lost;
+    let sleep_ns = off_cpu_ns(&page, &cgroup, "sleep") - sleep_before;
+    let disk_ns = off_cpu_ns(&page, &cgroup, "disk") - disk_before;
+    // A load of several threads has one more, which starts them.
+    let all = if threads == 1 { 1 } else { u64::from(threads) + 1 };
+    let children_ns =
+        if let Work::Disk { times, sleep } = work { sleep.as_nanos() as u64 * u64::from(times) } else { 0 };
+    let expected_ns = all * wall_ns - kernel.cpu_ns - kernel.wait_ns;
+    println!(
+        "{what}: {wall_ns} ns, {kernel:?}: slept {sleep_ns}, disk {disk_ns}, expected {expected_ns} and {children_ns}; {lost:?}"
+    );
+    // How long the test takes to hear of the end, each thread once.
+    let late_ns = all * 5_000_000;
+    if lost.switches == 0 {
+        assert_near(what, sleep_ns + disk_ns, expected_ns + children_ns, 1.0, late_ns);
+    }
+    assert_near(&format!("{what}: disk"), disk_ns, children_ns, 5.0, 1_000_000);
+    (kernel, sleep_ns, disk_ns)
+}
+
+#[test]
+fn what_a_task_neither_runs_nor_waits_it_is_off_the_cpu() {
+    let wakes = Work::Wake { times: 400, sleep: ms(3), spin: Duration::from_micros(500) };
+    check("sleeps", 600, wakes, 1, Some(0));
+    check("five that sleep", 601, wakes, 5, Some(0));
+    check("five that sleep and move", 602, wakes, 5, None);
+    check("spins", 603, Work::Spin(ms(700)), 1, Some(0));
+}
+
+#[test]
+fn a_sleep_that_nothing_interrupts_is_told_apart() {
+    let (_, sleep_ns, disk_ns) = check("vfork", 610, Work::Disk { times: 20, sleep: ms(50) }, 1, Some(0));
+    // The children's own sleeps, and the load's before it began.
+    assert_near("children", sleep_ns, disk_ns + 300_000_000, 10.0, 50_000_000);
+}
+
+/// The kernel's count of a process' migrations.
+fn migrations(load: &Load) -> u64 {
+    let of_task = |text: String| {
+        let line = text.lines().find(|line| line.starts_with("se.nr_migrations")).map(str::to_owned);
+        line.and_then(|line| line.rsplit(' ').next().and_then(|number| number.parse::<u64>().ok())).unwrap()
+    };
+    let threads = load.threads().into_iter();
+    threads.map(|thread| of_task(fs::read_to_string(format!("/proc/{thread}/sched")).unwrap())).sum()
+}
+
+#[test]
+fn migrations_are_those_that_the_kernel_counts() {
+    let agent = start();
+    let cgroup = TestCgroup::any_container();
+    let count = || agent.metrics().count(MIGRATIONS, &cgroup.labels()).unwrap_or(0);
+    let mut load = Load::start(Some(&cgroup), Work::SpinFor(ms(1500)), None);
+    load.run();
+    let before = (migrations(&load), count());
+    load.go();
+    // While it runs it is taken to and fro.
+    for cpu in ["0", "1"].into_iter().cycle().take(20) {
+        let moved = Command::new("taskset").args(["-a", "-p", "-c", cpu, &load.id().to_string()]).output().unwrap();
+        assert!(moved.status.success(), "{moved:?}");
+        thread::sleep(ms(20));
+    }
+    load.done();
+    load.figures();
+    let moved = migrations(&load) - before.0;
+    assert!(moved >= 19, "it was moved {moved} times");
+    assert_eq!(count() - before.1, moved);
+}
+
+#[test]
+fn each_throttle_is_entered_with_its_length() {
+    let agent = start();
+    let cgroup = TestCgroup::any_container();
+    cgroup.set_quota(20_000, 100_000);
+    let mut load = Load::start(Some(&cgroup), Work::SpinFor(ms(3000)), Some(0));
+    load.run();
+    // A throttle that is in force when the work ends is over by then, and a dispatch enters it.
+    thread::sleep(ms(200));
+    let (page, stopped) = (agent.metrics(), cgroup.throttled());
+    let sum_ns = page.ns(&format!("{THROTTLES}_sum"), &cgroup.labels()).unwrap();
+    let count = page.count(&format!("{THROTTLES}_count"), &cgroup.labels()).unwrap();
+    println!("{count} throttles, {sum_ns} ns; {stopped:?}");
+    assert!(stopped.stopped_periods > 10, "{stopped:?}");
+    assert_near("sum", sum_ns, stopped.stopped_ns, 1.0, 0);
+    assert_near("count", count, stopped.stopped_periods, 0.0, 1);
+    // The longer others delay the task, the later its quota is used up and the shorter the throttle: none is
+    // longer than the period, and they are not all short.
+    let below = |bound: &str| {
+        page.count(&format!("{THROTTLES}_bucket"), &cgroup.labels_and(&[("le", bound)])).expect("the bucket is there")
+    };
+    assert!(below("0.015625") * 2 < count && below("0.25") == count, "of {count} throttles");
+}
