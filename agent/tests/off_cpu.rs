@@ -51,8 +51,10 @@ fn check(what: &str, number: u32, work: Work, threads: u32, cpu: Option<usize>) 
     let disk_ns = off_cpu_ns(&page, &cgroup, "disk") - disk_before;
     // A load of several threads has one more, which starts them.
     let all = if threads == 1 { 1 } else { u64::from(threads) + 1 };
-    let children_ns =
-        if let Work::Disk { times, sleep } = work { sleep.as_nanos() as u64 * u64::from(times) } else { 0 };
+    let children_ns = match work {
+        Work::Disk { times, sleep } => u64::try_from(sleep.as_nanos()).unwrap() * u64::from(times),
+        _ => 0,
+    };
     let expected_ns = all * wall_ns - kernel.cpu_ns - kernel.wait_ns;
     println!(
         "{what}: {wall_ns} ns, {kernel:?}: slept {sleep_ns}, disk {disk_ns}, expected {expected_ns} and {children_ns}; {lost:?}"
