@@ -59,6 +59,12 @@ impl Held {
     /// Nobody's.
     pub(crate) const IDLE: Self = Self { slot: SLOT_IDLE, generation: 0 };
     const UNATTRIBUTED: Self = Self { slot: SLOT_UNATTRIBUTED, generation: 0 };
+
+    /// The slot of a task in the root cgroup.
+    #[inline(always)]
+    pub(crate) fn of_root(task: Task) -> Self {
+        Self { slot: if task.is_kernel_thread() { SLOT_KERNEL } else { SLOT_ROOT }, generation: 0 }
+    }
 }
 
 /// Counts one loss on this CPU.
@@ -106,8 +112,7 @@ pub(crate) fn of_set(sets: CssSet, task: Task, cpu: u32) -> Held {
         }
     }
     if key & !KEY_V1 == ROOT_ID {
-        let slot = if task.is_kernel_thread() { SLOT_KERNEL } else { SLOT_ROOT };
-        return Held { slot, generation: 0 };
+        return Held::of_root(task);
     }
     let Some(cached) = SLOT_CACHE.get_ptr_mut(cpu * CACHE_ENTRIES + cache_index(key)) else {
         return Held::UNATTRIBUTED;

@@ -11,7 +11,7 @@ mod wait;
 
 use aya_ebpf::{helpers::bpf_get_smp_processor_id, macros::btf_tracepoint, programs::BtfTracePointContext};
 use podlens_common::{
-    cgroup::{SLOT_FIRST, SLOT_UNSEEN},
+    cgroup::{SLOT_FIRST, SLOT_UNATTRIBUTED, SLOT_UNSEEN},
     scheduler::Slice,
 };
 
@@ -116,6 +116,8 @@ fn switch(previous: Task, next: Task, state: u32) {
         Held::IDLE
     } else if same && left >= SLOT_FIRST {
         Held { slot: left, generation: lane.now.generation }
+    } else if same && left != SLOT_UNATTRIBUTED {
+        Held::of_root(next)
     } else {
         slots::of_set(set, next, cpu)
     };
