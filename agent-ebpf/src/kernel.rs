@@ -1,9 +1,9 @@
 //! The kernel's own structures, read through offsets that the daemon resolves from BTF before it loads.
 //!
-//! Each offset is a constant of the loaded program: the daemon writes it into read-only data, which the
-//! verifier knows, so a read is one load and a branch on a missing member is removed.
+//! Each offset is a constant of the loaded program: the daemon writes it into the instructions, as a linker would
+//! do, so a read is one load and a branch on a missing member is removed.
 
-use aya_ebpf::Global;
+use core::arch::asm;
 
 /// `PF_KTHREAD` of linux/sched.h.
 const PF_KTHREAD: u32 = 0x0020_0000;
@@ -12,56 +12,81 @@ const TASK_ON_RQ_MIGRATING: u8 = 2;
 /// The first id that a kernfs gives, to its root.
 pub(crate) const ROOT_ID: u64 = 1;
 
-macro_rules! globals {
-    ($($(#[$doc:meta])* $name:ident: $type:ty;)*) => {
-        $($(#[$doc])* #[unsafe(no_mangle)] static $name: Global<$type> = Global::new(0);)*
+/// A number that the daemon knows and the compiler does not: an undefined symbol whose address it is.
+trait Constant: Copy {
+    fn load(self) -> u64;
+}
+
+macro_rules! constants {
+    ($($(#[$doc:meta])* $name:ident;)*) => {
+        $(
+            $(#[$doc])*
+            #[derive(Clone, Copy)]
+            #[allow(non_camel_case_types, clippy::upper_case_acronyms)]
+            struct $name;
+            impl Constant for $name {
+                #[inline(always)]
+                fn load(self) -> u64 {
+                    let value: u64;
+                    // SAFETY: the instruction has no effect but its result.
+                    unsafe {
+                        asm!(
+                            concat!("{value} = ", stringify!($name), " ll"),
+                            value = out(reg) value,
+                            options(pure, nomem, nostack, preserves_flags)
+                        );
+                    }
+                    value
+                }
+            }
+        )*
     };
 }
 
-globals! {
-    TASK_PID: u32;
-    TASK_TGID: u32;
-    TASK_FLAGS: u32;
-    TASK_STATE: u32;
-    TASK_ON_RQ: u32;
-    TASK_CGROUPS: u32;
-    TASK_CFS_RQ: u32;
-    TASK_QUEUED: u32;
-    TASK_RUN_DELAY: u32;
-    TASK_DISPATCHES: u32;
-    CFS_RQ_RQ: u32;
-    CFS_RQ_THROTTLED: u32;
-    CFS_RQ_THROTTLED_AT: u32;
-    CFS_RQ_THROTTLES: u32;
-    RQ_CLOCK: u32;
-    RQ_CPU: u32;
-    RQ_CLOCK_TASK: u32;
-    RQ_SWITCHES: u32;
-    TASK_ARRIVED: u32;
-    CSS_SET_DEFAULT: u32;
-    CSS_SET_CPU: u32;
-    CSS_CGROUP: u32;
-    CSS_PARENT: u32;
-    CGROUP_SELF: u32;
-    CGROUP_KN: u32;
-    CGROUP_ROOT: u32;
-    CGROUP_ROOT_HIERARCHY: u32;
-    KN_ID: u32;
-    KN_NAME: u32;
+constants! {
+    TASK_PID;
+    TASK_TGID;
+    TASK_FLAGS;
+    TASK_STATE;
+    TASK_ON_RQ;
+    TASK_CGROUPS;
+    TASK_CFS_RQ;
+    TASK_QUEUED;
+    TASK_RUN_DELAY;
+    TASK_DISPATCHES;
+    CFS_RQ_RQ;
+    CFS_RQ_THROTTLED;
+    CFS_RQ_THROTTLED_AT;
+    CFS_RQ_THROTTLES;
+    RQ_CLOCK;
+    RQ_CPU;
+    RQ_CLOCK_TASK;
+    RQ_SWITCHES;
+    TASK_ARRIVED;
+    CSS_SET_DEFAULT;
+    CSS_SET_CPU;
+    CSS_CGROUP;
+    CSS_PARENT;
+    CGROUP_SELF;
+    CGROUP_KN;
+    CGROUP_ROOT;
+    CGROUP_ROOT_HIERARCHY;
+    KN_ID;
+    KN_NAME;
     /// 1: sched_switch carries the state of the task that leaves (5.18 and later).
-    SWITCH_HAS_STATE: u32;
+    SWITCH_HAS_STATE;
     /// 1: a version 1 CPU hierarchy tells the cgroup of tasks that the version 2 tree leaves in its root.
-    HAS_V1: u32;
+    HAS_V1;
     /// Number of the version 1 CPU hierarchy.
-    V1_HIERARCHY: u32;
+    V1_HIERARCHY;
     /// 1: the group's throttled time can be read.
-    HAS_THROTTLED: u32;
+    HAS_THROTTLED;
     /// 1: the moment at which the present throttle began can be read (6.6 and later).
-    HAS_THROTTLED_AT: u32;
+    HAS_THROTTLED_AT;
     /// Slots a CPU.
-    SLOTS_COUNT: u32;
+    SLOTS_COUNT;
     /// CPUs that can exist.
-    CPUS_COUNT: u32;
+    CPUS_COUNT;
 }
 
 /// The value of a constant that the daemon set.
@@ -69,7 +94,7 @@ macro_rules! constant {
     ($function:ident, $name:ident) => {
         #[inline(always)]
         pub(crate) fn $function() -> u32 {
-            $name.load()
+            $name.load() as u32
         }
     };
 }
@@ -94,7 +119,7 @@ pub(crate) fn has_throttled() -> bool {
 /// # Safety
 /// `base` is a pointer that the verifier knows as a kernel structure, and the member at `offset` has the size of `T`.
 #[inline(always)]
-unsafe fn member<T: Copy>(base: *const u8, offset: &Global<u32>) -> T {
+unsafe fn member<T: Copy>(base: *const u8, offset: impl Constant) -> T {
     // SAFETY: the verifier checks type and bounds of each such load, and the kernel's exception table catches
     // a pointer that went stale.
     unsafe { base.add(offset.load() as usize).cast::<T>().read_volatile() }
@@ -127,7 +152,7 @@ macro_rules! structure {
                 #[inline(always)]
                 pub(crate) fn $member(self) -> $type {
                     // SAFETY: the offset was resolved for this member and its size compared with the type's.
-                    unsafe { member(self.0, &$offset) }
+                    unsafe { member(self.0, $offset) }
                 }
             )*
         }
@@ -218,7 +243,7 @@ impl Task {
     #[inline(always)]
     pub(crate) fn state(self) -> u32 {
         // SAFETY: `state` and `__state` both begin with these 32 bits on little endian machines.
-        unsafe { member(self.0, &TASK_STATE) }
+        unsafe { member(self.0, TASK_STATE) }
     }
 }
 
@@ -253,7 +278,7 @@ impl Cgroup {
         let hierarchy = self.root().hierarchy();
         if hierarchy == 0 {
             Some(0)
-        } else if has_v1() && hierarchy == V1_HIERARCHY.load() {
+        } else if has_v1() && u64::from(hierarchy) == V1_HIERARCHY.load() {
             Some(podlens_common::cgroup::KEY_V1)
         } else {
             None

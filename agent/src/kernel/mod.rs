@@ -8,6 +8,7 @@ pub mod capabilities;
 pub mod facts;
 pub mod hierarchy;
 pub mod host;
+pub mod immediates;
 pub mod mapped;
 pub mod memory;
 pub mod object;

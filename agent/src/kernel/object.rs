@@ -21,6 +21,7 @@ use podlens_common::{
 use super::{
     facts::Facts,
     hierarchy::Hierarchies,
+    immediates::{self, ImmediateError},
     mapped::{MappedArray, Plain},
     memory,
 };
@@ -39,6 +40,9 @@ pub enum ObjectError {
         "cannot load the BPF object: the process needs the capabilities BPF and PERFMON, and the kernel 5.8 or later"
     )]
     Load(#[source] Box<aya::EbpfError>),
+    /// The object that the daemon carries is damaged.
+    #[error(transparent)]
+    Immediate(#[from] ImmediateError),
     /// The verifier refused a program.
     #[error("the kernel refused the BPF program {name}")]
     Verify {
@@ -105,9 +109,6 @@ impl Object {
         ]);
         let mut loader = EbpfLoader::new();
         loader.btf(Some(&btf)).verifier_log_level(VerifierLogLevel::DISABLE);
-        for (name, value) in &constants {
-            loader.override_global(name, value, true);
-        }
         for (name, entries) in [
             ("SLOTS", slots),
             ("FREE_SLOTS", slots),
@@ -121,7 +122,8 @@ impl Object {
         ] {
             loader.map_max_entries(name, entries);
         }
-        let ebpf = loader.load(OBJECT).map_err(|source| ObjectError::Load(Box::new(source)))?;
+        let object = immediates::insert(OBJECT, &constants)?;
+        let ebpf = loader.load(&object).map_err(|source| ObjectError::Load(Box::new(source)))?;
         Ok(Self { ebpf, btf: Some(btf), cpus, slots })
     }
 
