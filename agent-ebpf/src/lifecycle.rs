@@ -6,7 +6,7 @@ use aya_ebpf::{
     maps::{PerCpuArray, RingBuf},
     programs::BtfTracePointContext,
 };
-use podlens_common::cgroup::{EVENT_BORN, EVENT_HEADER_BYTES, EVENT_REMOVED, Event, PATH_BYTES};
+use podlens_common::cgroup::{Bandwidth, EVENT_BORN, EVENT_HEADER_BYTES, EVENT_REMOVED, Event, PATH_BYTES};
 
 use crate::{kernel::Cgroup, slots::lose};
 
@@ -44,6 +44,9 @@ fn report(context: &BtfTracePointContext, kind: u32) {
         (*event).key = cgroup.kn().id() | mark;
         (*event).parent = if parent.is_null() { 0 } else { parent.kn().id() | mark };
         (*event).kind = kind;
+        (*event).bandwidth = Bandwidth { periods: 0, throttled_periods: 0, throttled_ns: 0 };
+        (*event).has_bandwidth = 0;
+        (*event).reserved = 0;
         match bpf_probe_read_kernel_str_bytes(path, &mut (*event).path) {
             Ok(path) => path.len(),
             Err(_) => 0,

@@ -134,6 +134,7 @@ fn push_metric(text: &mut String, metric: &Metric, names_culprits: bool) {
         Unit::Seconds => "seconds".to_owned(),
         Unit::Bytes => "bytes".to_owned(),
         Unit::Count(thing) => format!("1 ({thing})"),
+        Unit::Cpus => "1 (cpu)".to_owned(),
     };
     let labels = match metric.label {
         _ if names_culprits => {

@@ -6,11 +6,11 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use super::{Inner, Kernel, Pipeline};
+use super::{Attached, Inner, Pipeline, kernel::Kernel, tell};
 use crate::{
     attribution::{cgroups::Cgroups, names::Names},
     collectors::{
-        ALL, State,
+        ALL, Collector, CollectorSpec, State,
         lifecycle::{self, Lifecycle},
         scheduler::{self, Scheduler},
     },
@@ -47,13 +47,14 @@ impl Pipeline {
         let hierarchies = Hierarchies::find(&config.cgroup_root)?;
         let cpus = host::possible_cpus().map_err(StartError::Cpus)?;
         let mut states = States::new(config);
-        let kernel = states.attach(&hierarchies, cpus, config.slots);
+        let mut collectors = Vec::new();
+        let kernel = states.attach(&hierarchies, cpus, config.slots, &mut collectors);
         // After the events are being recorded, so that nothing is born between.
         let cgroups = Cgroups::scan(hierarchies);
-        let sections = vec![Section {
-            layout: Layout::new(scheduler::SPEC.metrics),
-            split: scheduler::SPEC.split.map(|split| (split.metric, split.of, split.label_values)),
-        }];
+        for (key, cgroup) in cgroups.iter() {
+            tell(&mut collectors, key, cgroup);
+        }
+        let sections = ALL.iter().map(|spec| section(spec, &states)).collect();
         let now = Instant::now();
         let names = Arc::new(Names::new(config.linger));
         let inner = Inner {
@@ -61,6 +62,7 @@ impl Pipeline {
             names: Arc::clone(&names),
             met: now,
             kernel,
+            collectors,
             ledger: Ledger::new(sections, config.linger),
             unknown: std::collections::HashMap::new(),
             scanned: now,
@@ -77,6 +79,15 @@ impl Pipeline {
             inner: Mutex::new(inner),
             fresh: tokio::sync::Mutex::new(None),
         })
+    }
+}
+
+/// The collector's part of the ledger.
+fn section(spec: &CollectorSpec, states: &States) -> Section {
+    Section {
+        layout: Layout::new(spec.metrics),
+        active: states.is_on(spec.name),
+        split: spec.split.map(|split| (split.metric, split.of, split.label_values)),
     }
 }
 
@@ -116,7 +127,13 @@ impl States {
     }
 
     /// Loads the object and attaches each collector; none if nothing can be loaded.
-    fn attach(&mut self, hierarchies: &Hierarchies, cpus: u32, slots: u32) -> Option<Kernel> {
+    fn attach(
+        &mut self,
+        hierarchies: &Hierarchies,
+        cpus: u32,
+        slots: u32,
+        collectors: &mut Vec<Attached>,
+    ) -> Option<Kernel> {
         let facts = match Btf::read_file(Path::new("/sys/kernel/btf/vmlinux")) {
             Ok(btf) => facts::resolve(&btf),
             Err(cause) => {
@@ -129,7 +146,10 @@ impl States {
             return None;
         }
         match self.load(&facts, hierarchies, cpus, slots) {
-            Ok(kernel) => Some(kernel),
+            Ok((kernel, at_work)) => {
+                collectors.extend(at_work.into_iter().filter_map(attached));
+                Some(kernel)
+            }
             Err(cause) => {
                 self.set_all(&State::Failed(refusal(&cause)));
                 None
@@ -137,13 +157,20 @@ impl States {
         }
     }
 
-    fn load(&mut self, facts: &Facts, hierarchies: &Hierarchies, cpus: u32, slots: u32) -> Result<Kernel, ObjectError> {
+    fn load(
+        &mut self,
+        facts: &Facts,
+        hierarchies: &Hierarchies,
+        cpus: u32,
+        slots: u32,
+    ) -> Result<(Kernel, Vec<Box<dyn Collector>>), ObjectError> {
         let mut object = Object::load(facts, hierarchies, cpus, slots)?;
         let slot_maps = object.slot_maps()?;
         let lifecycle = self.lifecycle(&mut object, facts);
-        let scheduler = self.scheduler(&mut object, facts);
+        let mut at_work: Vec<Box<dyn Collector>> = Vec::new();
+        at_work.extend(self.scheduler(&mut object, facts).map(|scheduler| Box::new(scheduler) as _));
         object.seal();
-        Ok(Kernel { slots: slot_maps, scheduler, lifecycle, stuck: 0, _object: object })
+        Ok((Kernel { slots: slot_maps, lifecycle, stuck: 0, _object: object }, at_work))
     }
 
     fn lifecycle(&mut self, object: &mut Object, facts: &Facts) -> Option<Lifecycle> {
@@ -197,6 +224,12 @@ impl States {
             }
         }
     }
+}
+
+/// The collector with its section: its place in the list of all.
+fn attached(collector: Box<dyn Collector>) -> Option<Attached> {
+    let section = ALL.iter().position(|spec| spec.name == collector.spec().name)?;
+    Some(Attached { section, collector })
 }
 
 fn attach_all(object: &mut Object, programs: &[(&'static str, &str)]) -> Result<(), ObjectError> {

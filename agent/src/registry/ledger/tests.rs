@@ -64,7 +64,8 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let row = Layout::new(&[&CPU]);
-        let ledger = Ledger::new(vec![Section { layout: row.clone(), split: None }], Duration::from_mins(5));
+        let ledger =
+            Ledger::new(vec![Section { layout: row.clone(), active: true, split: None }], Duration::from_mins(5));
         Self { ledger, names: Names::default(), now: Instant::now(), row }
     }
 
