@@ -5,11 +5,15 @@
 //! decides that from BTF before it asks the verifier.
 #![no_std]
 #![no_main]
+// For the one instruction that the compiler has no word for: an atomic addition without a result.
+#![feature(asm_experimental_arch)]
 
 mod kernel;
 mod lifecycle;
+mod processes;
 mod scheduler;
 mod slots;
+mod walk;
 
 #[cfg(not(test))]
 #[panic_handler]

@@ -180,7 +180,7 @@ impl Inner {
         }
         let over = self.over(&held, began);
         self.read_slots(&held, &held, &over, began);
-        self.read_cgroups();
+        self.read_cgroups(&held);
         self.ledger.finish(began, &names);
         let mut snapshot = self.ledger.snapshot(SystemTime::now(), node, &names);
         names.describe(&mut snapshot);
@@ -262,9 +262,9 @@ impl Inner {
     }
 
     /// Enters what collectors have by key. A key whose cgroup is not known counts as unattributed.
-    fn read_cgroups(&mut self) {
+    fn read_cgroups(&mut self, held: &Held) {
         for Attached { section, collector } in &mut self.collectors {
-            for (key, row) in collector.read_cgroups() {
+            for (key, row) in collector.read_cgroups(held).into_iter().filter(|(_, row)| !row.is_empty()) {
                 let (owner, since) = match self.cgroups.get(key) {
                     Some(cgroup) => (cgroup.owner.clone(), cgroup.since),
                     None => (Owner::unit(Owner::UNATTRIBUTED), self.since),
@@ -345,7 +345,7 @@ impl Inner {
                 self.cgroups.apply(event, now);
                 let Some(cgroup) = self.cgroups.get(key) else { return };
                 for Attached { section, collector } in &mut self.collectors {
-                    if let Some(row) = collector.removed(key, last) {
+                    if let Some(row) = collector.removed(key, last).filter(|row| !row.is_empty()) {
                         self.ledger.retire(*section, &cgroup.owner, cgroup.since, &row);
                     }
                 }

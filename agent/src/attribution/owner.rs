@@ -15,7 +15,7 @@
 
 use std::sync::Arc;
 
-use super::path::{Place, is_user_manager, parse};
+use super::path::{Place, has_stem, is_user_manager, parse};
 use crate::{
     collectors::Extent,
     registry::{Container, Owner},
@@ -46,7 +46,7 @@ pub fn owner(path: &str) -> Owner {
 pub fn extent(path: &str) -> Option<Extent> {
     let extent = match parse(path) {
         Place::Root => return None,
-        Place::Unit { name, .. } if name.ends_with(".slice") || is_user_manager(name) => return None,
+        Place::Unit { name, .. } if has_stem(name, ".slice") || is_user_manager(name) => return None,
         Place::Container { .. } | Place::StandaloneContainer { .. } | Place::Unit { .. } => Extent::Own,
         // Each plain cgroup below it is an owner of its own.
         Place::Pod { .. } | Place::Plain(_) => Extent::Shared,

@@ -153,7 +153,8 @@ fn descend_to_unit<'a>(outer: Place<'a>, path: &'a str, segment: &'a str) -> Pla
 /// The unit types that have a cgroup.
 const UNIT_SUFFIXES: [&str; 6] = [".service", ".scope", ".slice", ".socket", ".mount", ".swap"];
 
-fn has_stem(name: &str, suffix: &str) -> bool {
+/// The name has that suffix, and something before it.
+pub(super) fn has_stem(name: &str, suffix: &str) -> bool {
     name.strip_suffix(suffix).is_some_and(|stem| !stem.is_empty())
 }
 

@@ -3,8 +3,10 @@
 //! A collector knows nothing of pods or exporters. [`ALL`] lists them; the command line, the configuration,
 //! `podlens check`, the documentation and the ledger's sections derive from it.
 
+pub mod cpu;
 pub mod lifecycle;
 pub mod scheduler;
+pub mod tasks;
 
 use std::collections::BTreeMap;
 
@@ -37,7 +39,7 @@ pub struct Split {
 }
 
 /// All collectors, in the order in which their metrics are exported.
-pub static ALL: &[&CollectorSpec] = &[&lifecycle::SPEC, &scheduler::SPEC];
+pub static ALL: &[&CollectorSpec] = &[&lifecycle::SPEC, &scheduler::SPEC, &cpu::SPEC, &tasks::SPEC];
 
 /// The names of the collectors that can be switched off. Without `lifecycle` nothing has a name.
 #[must_use]
@@ -113,8 +115,8 @@ pub trait Collector: Send {
     /// A cgroup exists that is the topmost one of its owner.
     fn born(&mut self, _place: Place<'_>) {}
 
-    /// What living cgroups have now, by key; those that [`Self::read_slots`] has read are not here.
-    fn read_cgroups(&mut self) -> Vec<(CgroupKey, Row)> {
+    /// What living cgroups have now, by key; what [`Self::read_slots`] told of those that hold a slot is not here.
+    fn read_cgroups(&mut self, _held: &Held) -> Vec<(CgroupKey, Row)> {
         Vec::new()
     }
 

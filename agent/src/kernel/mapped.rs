@@ -23,6 +23,12 @@ unsafe impl Plain for podlens_common::scheduler::Account {}
 unsafe impl Plain for podlens_common::scheduler::Cpu {}
 // SAFETY: as above.
 unsafe impl Plain for podlens_common::scheduler::Culprits {}
+// SAFETY: as above.
+unsafe impl Plain for podlens_common::tasks::Processes {}
+// SAFETY: as above.
+unsafe impl Plain for podlens_common::tasks::TaskRecord {}
+// SAFETY: as above.
+unsafe impl Plain for podlens_common::tasks::TaskWalk {}
 
 /// The array, shared with the kernel programs.
 ///

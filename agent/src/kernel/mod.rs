@@ -6,8 +6,10 @@
 pub mod btf;
 pub mod capabilities;
 pub mod facts;
+pub mod files;
 pub mod hierarchy;
 pub mod host;
+pub mod iterator;
 pub mod mapped;
 pub mod memory;
 pub mod object;

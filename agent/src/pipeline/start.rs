@@ -11,8 +11,10 @@ use crate::{
     attribution::{cgroups::Cgroups, names::Names},
     collectors::{
         ALL, Collector, CollectorSpec, State,
+        cpu::{self, Cpu},
         lifecycle::{self, Lifecycle},
         scheduler::{self, Scheduler},
+        tasks::{self, Tasks},
     },
     config::Config,
     kernel::{
@@ -169,6 +171,8 @@ impl States {
         let lifecycle = self.lifecycle(&mut object, facts);
         let mut at_work: Vec<Box<dyn Collector>> = Vec::new();
         at_work.extend(self.scheduler(&mut object, facts).map(|scheduler| Box::new(scheduler) as _));
+        at_work.extend(self.cpu(hierarchies, facts).map(|cpu| Box::new(cpu) as _));
+        at_work.extend(self.tasks(&mut object, facts).map(|tasks| Box::new(tasks) as _));
         object.seal();
         Ok((Kernel { slots: slot_maps, lifecycle, stuck: 0, _object: object }, at_work))
     }
@@ -223,6 +227,74 @@ impl States {
                 None
             }
         }
+    }
+
+    /// Reads files alone, but learns of cgroups and of their last figures through `lifecycle`.
+    fn cpu(&mut self, hierarchies: &Hierarchies, facts: &Facts) -> Option<Cpu> {
+        let name = cpu::SPEC.name;
+        if !self.is_on(name) {
+            return None;
+        }
+        let mut lacks: Vec<String> = lacking_controllers(hierarchies).map(str::to_owned).into_iter().collect();
+        let last = facts.lack(Part::Bandwidth).map(str::to_owned);
+        let blind = || (!self.is_on(lifecycle::SPEC.name)).then(|| "removals of cgroups are not reported".to_owned());
+        if let Some(lack) = last.or_else(blind) {
+            lacks.push(format!("{lack}: what a quota did between the last reading and the cgroup's end is missing"));
+        }
+        match Cpu::new(hierarchies.clone()) {
+            Ok(cpu) => {
+                self.degrade(name, &lacks);
+                Some(cpu)
+            }
+            Err(cause) => {
+                self.set(name, State::Failed(format!("cannot tell how many files may be open: {cause}")));
+                None
+            }
+        }
+    }
+
+    fn tasks(&mut self, object: &mut Object, facts: &Facts) -> Option<Tasks> {
+        let name = tasks::SPEC.name;
+        if !self.is_on(name) {
+            return None;
+        }
+        let mut lacks: Vec<String> = Vec::new();
+        let processes = match facts.lack(Part::Processes) {
+            Some(lack) => Err(lack.to_owned()),
+            None => attach_all(object, tasks::PROGRAMS).and_then(|()| object.processes()).map_err(|it| refusal(&it)),
+        };
+        let processes = processes.map_err(|lack| lacks.push(format!("{lack}: counts of processes are missing"))).ok();
+        let walk = match facts.lack(Part::Walk) {
+            Some(lack) => Err(lack.to_owned()),
+            None => object.walk().map_err(|it| refusal(&it)),
+        };
+        let walk = walk.map_err(|lack| lacks.push(format!("{lack}: tasks by state are missing"))).ok();
+        if processes.is_none() && walk.is_none() {
+            self.set(name, State::Unsupported(lacks.join("; ")));
+            return None;
+        }
+        self.degrade(name, &lacks);
+        Some(Tasks::new(processes, walk))
+    }
+
+    /// It works, but for what is lacking.
+    fn degrade(&mut self, name: &str, lacks: &[String]) {
+        if !lacks.is_empty() {
+            self.set(name, State::Degraded(lacks.join("; ")));
+        }
+    }
+}
+
+/// What the controllers of this node leave untold, in words.
+fn lacking_controllers(hierarchies: &Hierarchies) -> Option<&'static str> {
+    let controllers = hierarchies.v2.as_ref().map(|root| std::fs::read_to_string(root.join("cgroup.controllers")));
+    let in_v2 = matches!(controllers, Some(Ok(text)) if text.split_whitespace().any(|name| name == "cpu"));
+    if hierarchies.v1.is_none() && !in_v2 {
+        Some("the node's cgroup tree has no cpu controller: quotas and what they stop are missing")
+    } else if hierarchies.v1.is_some() && hierarchies.v1_cpuacct.is_none() {
+        Some("the node has no cpuacct hierarchy: CPU time by mode is missing")
+    } else {
+        None
     }
 }
 

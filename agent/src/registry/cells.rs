@@ -111,6 +111,12 @@ impl Row {
         }
     }
 
+    /// It has no metric at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.present == 0
+    }
+
     /// The cells of one metric; none if the row does not have it.
     #[must_use]
     pub fn cells(&self, column: Column) -> Option<&[u64]> {
@@ -147,8 +153,12 @@ mod tests {
 
     fn row(layout: &Layout, runs: Option<u64>, tasks: Option<[u64; 2]>) -> Row {
         let mut row = layout.row();
-        runs.into_iter().for_each(|runs| row.add(layout, &RUNS, 0, runs));
-        tasks.into_iter().flatten().zip(0..).for_each(|(tasks, state)| row.add(layout, &TASKS, state, tasks));
+        if let Some(runs) = runs {
+            row.add(layout, &RUNS, 0, runs);
+        }
+        for (tasks, state) in tasks.into_iter().flatten().zip(0..) {
+            row.add(layout, &TASKS, state, tasks);
+        }
         row
     }
 
@@ -160,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_metric_is_absent_until_it_is_added_to_be_it_by_nothing() {
+    fn a_metric_is_absent_until_it_is_added_to_even_by_nothing() {
         let layout = Layout::new(&[&RUNS, &TASKS]);
         check(&layout, &layout.row(), None, None);
         check(&layout, &row(&layout, Some(0), None), Some(0), None);
