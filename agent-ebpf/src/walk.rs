@@ -148,7 +148,8 @@ fn visit(walk: &mut Walk, task: u64) {
         return;
     }
     let state = half(task + offsets::task_state());
-    let state = if half(task + offsets::task_on_cpu()) != 0 {
+    // A whole word until 7.2 made it a byte among others.
+    let state = if half(task + offsets::task_on_cpu()) & 0xff != 0 {
         STATE_RUNNING
     } else if state == 0 {
         STATE_WAITING

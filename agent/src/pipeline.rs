@@ -26,7 +26,10 @@ use crate::{
         cgroups::{Cgroup, Cgroups},
         names::Names,
     },
-    collectors::{Caused, Collector, Held, Place, Reading, State, lifecycle::Event},
+    collectors::{
+        Caused, Collector, Held, Place, Reading, State, cpu,
+        lifecycle::{self, Event},
+    },
     export::SnapshotSource,
     registry::{Container, Ledger, Owner, Snapshot},
 };
@@ -80,10 +83,14 @@ impl Pipeline {
         &self.states
     }
 
-    /// Some collector delivers values.
+    /// Some collector with kernel programs delivers values. What the kernel's files tell is enough only where no
+    /// other collector was asked for.
     #[must_use]
     pub fn is_useful(&self) -> bool {
-        self.states.iter().any(|(name, state)| *name != crate::collectors::lifecycle::SPEC.name && state.delivers())
+        let with_programs = |name: &str| name != lifecycle::SPEC.name && name != cpu::SPEC.name;
+        let asked = self.states.iter().any(|(name, state)| with_programs(name) && *state != State::Disabled);
+        let counts = |name: &str| with_programs(name) || (!asked && name == cpu::SPEC.name);
+        self.states.iter().any(|(name, state)| counts(name) && state.delivers())
     }
 
     /// A view of now, made by the caller's thread.

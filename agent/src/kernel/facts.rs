@@ -96,7 +96,7 @@ const WANTED: &[Wanted] = &[
     wanted(Part::Bandwidth, "GROUP_THROTTLED_NS", 8, &["task_group.cfs_bandwidth.throttled_time"]),
     wanted(Part::Walk, "TASK_SIGNAL", POINTER, &["task_struct.signal"]),
     wanted(Part::Walk, "TASK_EXIT_STATE", 4, &["task_struct.exit_state"]),
-    wanted(Part::Walk, "TASK_ON_CPU", 4, &["task_struct.on_cpu"]),
+    wanted(Part::Walk, "TASK_ON_CPU", 1, &["task_struct.on_cpu"]),
     wanted(Part::Walk, "TASK_STATE_WORD", 4, &["task_struct.__state", "task_struct.state"]),
     wanted(Part::Walk, "TASK_TASKS", POINTER, &["task_struct.tasks"]),
     wanted(Part::Walk, "TASK_THREAD_NODE", POINTER, &["task_struct.thread_node"]),
