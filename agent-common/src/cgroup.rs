@@ -63,12 +63,30 @@ pub struct Event {
     pub kind: u32,
     /// Bytes of `path` that follow, without a terminating zero.
     pub path_bytes: u32,
+    /// What its quota has done by its removal; nothing at its birth.
+    pub bandwidth: Bandwidth,
+    /// 1: `bandwidth` was read.
+    pub has_bandwidth: u32,
+    /// Padding.
+    pub reserved: u32,
     /// Path from the root of the cgroup's hierarchy.
     pub path: [u8; PATH_BYTES],
 }
 
 /// Bytes of an [`Event`] before its path.
-pub const EVENT_HEADER_BYTES: usize = 24;
+pub const EVENT_HEADER_BYTES: usize = 56;
+
+/// What a CPU quota has done to a cgroup so far, as cpu.stat tells it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bandwidth {
+    /// Periods of the quota in which the cgroup had something to run.
+    pub periods: u64,
+    /// Those in which it was stopped.
+    pub throttled_periods: u64,
+    /// For how long it was stopped, summed over CPUs.
+    pub throttled_ns: u64,
+}
 
 /// What went wrong in the kernel while slots and events were handed out; each is a count.
 #[repr(C)]
@@ -89,5 +107,6 @@ pub struct Losses {
 }
 
 const _: () = assert!(size_of::<Slot>() == 32);
+const _: () = assert!(size_of::<Bandwidth>() == 24);
 const _: () = assert!(size_of::<Event>() == EVENT_HEADER_BYTES + PATH_BYTES);
 const _: () = assert!(size_of::<Losses>() == 48);

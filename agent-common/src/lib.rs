@@ -8,3 +8,4 @@
 
 pub mod cgroup;
 pub mod scheduler;
+pub mod tasks;

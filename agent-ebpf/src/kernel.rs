@@ -5,6 +5,9 @@
 
 use core::arch::asm;
 
+use aya_ebpf::helpers::bpf_probe_read_kernel;
+use podlens_common::cgroup::Bandwidth;
+
 /// `PF_KTHREAD` of linux/sched.h.
 const PF_KTHREAD: u32 = 0x0020_0000;
 /// `TASK_ON_RQ_MIGRATING` of kernel/sched/sched.h.
@@ -73,6 +76,24 @@ constants! {
     CGROUP_ROOT_HIERARCHY;
     KN_ID;
     KN_NAME;
+    TASK_SIGNAL;
+    SIGNAL_LIVING;
+    TASK_EXIT_STATE;
+    TASK_ON_CPU;
+    /// The state word, for the walk through tasks.
+    TASK_STATE_WORD;
+    TASK_TASKS;
+    TASK_THREAD_NODE;
+    TASK_LEADER;
+    SIGNAL_THREADS;
+    CGROUP_CPU;
+    GROUP_PERIODS;
+    GROUP_THROTTLED;
+    GROUP_THROTTLED_NS;
+    /// 1: what a quota did can be read from the task group.
+    HAS_BANDWIDTH;
+    /// 1: sched_process_exit tells whether the thread is its group's last (6.16 and later).
+    EXIT_HAS_GROUP;
     /// 1: sched_switch carries the state of the task that leaves (5.18 and later).
     SWITCH_HAS_STATE;
     /// 1: a version 1 CPU hierarchy tells the cgroup of tasks that the version 2 tree leaves in its root.
@@ -108,6 +129,10 @@ pub(crate) fn has_v1() -> bool {
 #[inline(always)]
 pub(crate) fn switch_has_state() -> bool {
     SWITCH_HAS_STATE.load() != 0
+}
+#[inline(always)]
+pub(crate) fn exit_tells_group() -> bool {
+    EXIT_HAS_GROUP.load() != 0
 }
 #[inline(always)]
 pub(crate) fn has_throttled() -> bool {
@@ -172,6 +197,13 @@ structure! {
         arrived_ns: u64 = TASK_ARRIVED;
         run_delay_ns: u64 = TASK_RUN_DELAY;
         dispatches: u64 = TASK_DISPATCHES;
+        signal: Signal = TASK_SIGNAL;
+    }
+}
+structure! {
+    /// `struct signal_struct`: what the threads of a process share
+    Signal {
+        living: u32 = SIGNAL_LIVING;
     }
 }
 structure! {
@@ -210,6 +242,7 @@ structure! {
     Cgroup {
         kn: KernfsNode = CGROUP_KN;
         root: CgroupRoot = CGROUP_ROOT;
+        cpu: Css = CGROUP_CPU;
     }
 }
 structure! {
@@ -283,5 +316,64 @@ impl Cgroup {
         } else {
             None
         }
+    }
+}
+
+impl Css {
+    /// What the quota of this task group has done so far; none where it cannot be read. The task group begins with
+    /// its `cgroup_subsys_state`.
+    #[inline(always)]
+    pub(crate) fn bandwidth(self) -> Option<Bandwidth> {
+        let at = |offset: u64| self.address() + offset;
+        // SAFETY: the helper checks the addresses; the offsets are those of members of these sizes.
+        unsafe {
+            Some(Bandwidth {
+                periods: u64::from(bpf_probe_read_kernel(at(GROUP_PERIODS.load()) as *const u32).ok()?),
+                throttled_periods: u64::from(bpf_probe_read_kernel(at(GROUP_THROTTLED.load()) as *const u32).ok()?),
+                throttled_ns: bpf_probe_read_kernel(at(GROUP_THROTTLED_NS.load()) as *const u64).ok()?,
+            })
+        }
+    }
+}
+
+/// What the quota of a cgroup with a CPU controller has done so far.
+#[inline(always)]
+pub(crate) fn bandwidth(cgroup: Cgroup) -> Option<Bandwidth> {
+    if HAS_BANDWIDTH.load() == 0 {
+        return None;
+    }
+    let css = cgroup.cpu();
+    if css.is_null() { None } else { css.bandwidth() }
+}
+
+/// Offsets as numbers, for a program that reads kernel memory by address.
+pub(crate) mod offsets {
+    use super::Constant as _;
+
+    macro_rules! offset {
+        ($($function:ident = $name:ident;)*) => {
+            $(#[inline(always)]
+            pub(crate) fn $function() -> u64 {
+                super::$name.load()
+            })*
+        };
+    }
+    offset! {
+        task_leader = TASK_LEADER;
+        task_tasks = TASK_TASKS;
+        task_thread_node = TASK_THREAD_NODE;
+        task_signal = TASK_SIGNAL;
+        task_pid = TASK_PID;
+        task_flags = TASK_FLAGS;
+        task_exit_state = TASK_EXIT_STATE;
+        task_state = TASK_STATE_WORD;
+        task_on_cpu = TASK_ON_CPU;
+        task_cgroups = TASK_CGROUPS;
+        signal_threads = SIGNAL_THREADS;
+        set_default = CSS_SET_DEFAULT;
+        set_cpu = CSS_SET_CPU;
+        css_cgroup = CSS_CGROUP;
+        cgroup_kn = CGROUP_KN;
+        kn_id = KN_ID;
     }
 }

@@ -1,4 +1,4 @@
-//! Collector `lifecycle`: tells the daemon of births and removals of cgroups.
+//! Collector `lifecycle`: tells the daemon of births and removals of cgroups, and what a removed one's quota did.
 
 use aya_ebpf::{
     helpers::{bpf_get_smp_processor_id, bpf_probe_read_kernel_str_bytes},
@@ -6,9 +6,12 @@ use aya_ebpf::{
     maps::{PerCpuArray, RingBuf},
     programs::BtfTracePointContext,
 };
-use podlens_common::cgroup::{EVENT_BORN, EVENT_HEADER_BYTES, EVENT_REMOVED, Event, PATH_BYTES};
+use podlens_common::cgroup::{Bandwidth, EVENT_BORN, EVENT_HEADER_BYTES, EVENT_REMOVED, Event, PATH_BYTES};
 
-use crate::{kernel::Cgroup, slots::lose};
+use crate::{
+    kernel::{self, Cgroup},
+    slots::lose,
+};
 
 /// Births and removals, in the order in which they happened on each CPU.
 #[map]
@@ -39,11 +42,16 @@ fn report(context: &BtfTracePointContext, kind: u32) {
     let cpu = unsafe { bpf_get_smp_processor_id() };
     let Some(event) = EVENT_BUFFER.get_ptr_mut(0) else { return };
     let parent = cgroup.parent();
+    // The controllers of a removed cgroup go later; its files are gone by now.
+    let bandwidth = if kind == EVENT_REMOVED { kernel::bandwidth(cgroup) } else { None };
     // SAFETY: the buffer is this CPU's and preemption is off; the kernel copies at most the path's length.
     let path_bytes = unsafe {
         (*event).key = cgroup.kn().id() | mark;
         (*event).parent = if parent.is_null() { 0 } else { parent.kn().id() | mark };
         (*event).kind = kind;
+        (*event).bandwidth = bandwidth.unwrap_or(Bandwidth { periods: 0, throttled_periods: 0, throttled_ns: 0 });
+        (*event).has_bandwidth = u32::from(bandwidth.is_some());
+        (*event).reserved = 0;
         match bpf_probe_read_kernel_str_bytes(path, &mut (*event).path) {
             Ok(path) => path.len(),
             Err(_) => 0,

@@ -3,15 +3,19 @@
 //! One object, since all programs share the table of slots and a loader cannot hand the maps of one object to
 //! another without a BPF file system. A program whose kernel facts are missing is not loaded; the daemon
 //! decides that from BTF before it asks the verifier.
-#![feature(asm_experimental_arch)]
 #![no_std]
 #![no_main]
+// For two instructions that the compiler has no word for: an atomic addition without a result (atomic.rs), and a number
+// that the daemon puts in (kernel.rs).
+#![feature(asm_experimental_arch)]
 
 mod atomic;
 mod kernel;
 mod lifecycle;
+mod processes;
 mod scheduler;
 mod slots;
+mod walk;
 
 #[cfg(not(test))]
 #[panic_handler]

@@ -71,7 +71,14 @@ fn report(config: &Config) -> (String, bool) {
         line(name, &verdict);
     }
     let useful = pipeline.is_useful();
-    line("verdict", if useful { "podlens is useful on this node" } else { "podlens can measure nothing on this node" });
+    line(
+        "verdict",
+        if useful {
+            "podlens is useful on this node"
+        } else {
+            "podlens is of no use on this node: none of its kernel programs runs"
+        },
+    );
     (text, useful)
 }
 

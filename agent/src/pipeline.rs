@@ -4,29 +4,33 @@
 //! Exporters ask for a snapshot; whoever asks while one is made waits for that one. Between asks the pipeline
 //! follows births and removals and frees the slots of cgroups that are gone.
 
+mod health;
+mod kernel;
 mod start;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{HashMap, HashSet},
     io,
     os::fd::OwnedFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
 
-use podlens_common::cgroup::{CgroupKey, SLOT_FIRST, SLOT_KERNEL, SLOT_ROOT, SLOT_UNATTRIBUTED, Slot};
+use podlens_common::cgroup::{CgroupKey, SLOT_FIRST, SLOT_KERNEL, SLOT_ROOT, SLOT_UNATTRIBUTED};
 use tracing::{error, info, warn};
 
-pub use self::start::StartError;
+use self::kernel::Kernel;
+pub use self::{health::Health, start::StartError};
 use crate::{
-    attribution::{cgroups::Cgroups, names::Names},
+    attribution::{
+        cgroups::{Cgroup, Cgroups},
+        names::Names,
+    },
     collectors::{
-        Caused, Reading, State,
-        lifecycle::{Event, Lifecycle},
-        scheduler::Scheduler,
+        Caused, Collector, Held, Place, Reading, State, cpu,
+        lifecycle::{self, Event},
     },
     export::SnapshotSource,
-    kernel::object::{Object, SlotMaps},
     registry::{Container, Ledger, Owner, Snapshot},
 };
 
@@ -56,6 +60,7 @@ struct Inner {
     names: Arc<Names>,
     met: Instant,
     kernel: Option<Kernel>,
+    collectors: Vec<Attached>,
     ledger: Ledger,
     /// Keys without a known cgroup, and since when.
     unknown: HashMap<CgroupKey, Instant>,
@@ -65,33 +70,10 @@ struct Inner {
     since: SystemTime,
 }
 
-/// Slots in use and their holders, the reserved slots among them.
-type Held = BTreeMap<u32, Slot>;
-
-/// What is attached.
-struct Kernel {
-    slots: SlotMaps,
-    scheduler: Option<Scheduler>,
-    lifecycle: Option<Lifecycle>,
-    /// Slots that could not be given back: they stay out of use.
-    stuck: u64,
-    // Detaches all programs when it goes.
-    _object: Object,
-}
-
-/// Counts that the agent tells about itself.
-#[derive(Clone, Debug, Default)]
-pub struct Health {
-    /// Slots that are held, by living cgroups and by removed ones, and free ones.
-    pub slots: [(&'static str, u64); 3],
-    /// What was lost: collector, reason, how often.
-    pub lost: Vec<(&'static str, &'static str, u64)>,
-    /// CPU time of which it is not known who had it.
-    pub unseen_ns: u64,
-    /// How long the last sweep took.
-    pub sweep: Duration,
-    /// Owners that are gone and wait for their last export.
-    pub gone_owners: u64,
+/// A collector at work and its section of the ledger.
+struct Attached {
+    section: usize,
+    collector: Box<dyn Collector>,
 }
 
 impl Pipeline {
@@ -101,10 +83,14 @@ impl Pipeline {
         &self.states
     }
 
-    /// Some collector delivers values.
+    /// Some collector with kernel programs delivers values. What the kernel's files tell is enough only where no
+    /// other collector was asked for.
     #[must_use]
     pub fn is_useful(&self) -> bool {
-        self.states.iter().any(|(name, state)| *name != crate::collectors::lifecycle::SPEC.name && state.delivers())
+        let with_programs = |name: &str| name != lifecycle::SPEC.name && name != cpu::SPEC.name;
+        let asked = self.states.iter().any(|(name, state)| with_programs(name) && *state != State::Disabled);
+        let counts = |name: &str| with_programs(name) || (!asked && name == cpu::SPEC.name);
+        self.states.iter().any(|(name, state)| counts(name) && state.delivers())
     }
 
     /// A view of now, made by the caller's thread.
@@ -121,7 +107,7 @@ impl Pipeline {
     /// Becomes readable when something is born or removed; none without the collector `lifecycle`.
     #[must_use]
     pub fn events(&self) -> Option<io::Result<OwnedFd>> {
-        self.lock().kernel.as_ref()?.lifecycle.as_ref().map(Lifecycle::events)
+        self.lock().kernel.as_ref()?.events()
     }
 
     /// Counts about the pipeline itself.
@@ -194,10 +180,14 @@ impl Inner {
         let names = Arc::clone(&self.names);
         let names = names.view();
         self.ledger.begin(began, &names);
-        if let Some(mut kernel) = self.kernel.take() {
-            self.read(&mut kernel, began);
-            self.kernel = Some(kernel);
+        let held = self.kernel.as_ref().map(Kernel::held).unwrap_or_default();
+        self.search_unknown(&held, began);
+        for attached in &mut self.collectors {
+            attached.collector.prepare();
         }
+        let over = self.over(&held, began);
+        self.read_slots(&held, &held, &over, began);
+        self.read_cgroups(&held);
         self.ledger.finish(began, &names);
         let mut snapshot = self.ledger.snapshot(SystemTime::now(), node, &names);
         names.describe(&mut snapshot);
@@ -221,52 +211,49 @@ impl Inner {
         if now.duration_since(self.met) >= MEET {
             self.meet(now);
         }
-        if let Some(mut kernel) = self.kernel.take() {
-            let held = kernel.held();
-            let over: Held = held
-                .iter()
-                .filter(|(_, slot)| self.is_over(slot.key, now))
-                .map(|(number, slot)| (*number, *slot))
-                .collect();
-            if !over.is_empty() {
-                let (readings, caused) = kernel.sweep(&over);
-                self.enter(&mut kernel, &over, readings, now);
-                self.enter_caused(&held, &caused);
+        let held = self.kernel.as_ref().map(Kernel::held).unwrap_or_default();
+        let over = self.over(&held, now);
+        if !over.is_empty() {
+            self.read_slots(&over, &held, &over, now);
+        }
+        let keys: HashSet<CgroupKey> = held.values().map(|slot| slot.key).collect();
+        self.cgroups.forget(now, |key| keys.contains(&key));
+        self.unknown.retain(|key, _| keys.contains(key));
+    }
+
+    /// Enters what all collectors have of the slots `wanted`. Values of slots that are over are final, and those
+    /// slots become free.
+    fn read_slots(&mut self, wanted: &Held, held: &Held, over: &Held, now: Instant) {
+        let Some(mut kernel) = self.kernel.take() else { return };
+        let mut collectors = std::mem::take(&mut self.collectors);
+        for Attached { section, collector } in &mut collectors {
+            let (readings, caused) = collector.read_slots(wanted, &|number| kernel.generation(number));
+            self.enter(*section, held, over, readings, now);
+            self.enter_caused(*section, held, &caused);
+        }
+        for (number, slot) in over {
+            for attached in &mut collectors {
+                attached.collector.clear(*number);
             }
-            let keys: HashSet<CgroupKey> = held.values().map(|slot| slot.key).collect();
-            self.cgroups.forget(now, |key| keys.contains(&key));
-            self.unknown.retain(|key, _| keys.contains(key));
-            self.kernel = Some(kernel);
+            kernel.release(*number, *slot);
         }
+        self.collectors = collectors;
+        self.kernel = Some(kernel);
     }
 
-    fn read(&mut self, kernel: &mut Kernel, now: Instant) {
-        let held = kernel.held();
-        self.search_unknown(&held, now);
-        if let Some(scheduler) = &mut kernel.scheduler {
-            scheduler.set_clock();
-        }
-        let (readings, caused) = kernel.sweep(&held);
-        self.enter(kernel, &held, readings, now);
-        self.enter_caused(&held, &caused);
-    }
-
-    /// Enters rows into the ledger; those of cgroups that are over are final, and their slots become free.
-    fn enter(&mut self, kernel: &mut Kernel, held: &Held, readings: Vec<Reading>, now: Instant) {
-        for reading in readings {
-            let number = reading.slot;
-            let Some(slot) = held.get(&number).copied() else { continue };
+    fn enter(&mut self, section: usize, held: &Held, over: &Held, readings: Vec<Reading>, now: Instant) {
+        for Reading { slot: number, row } in readings {
+            let Some(slot) = held.get(&number) else { continue };
             let Some((owner, since)) = self.owner(number, slot.key, now) else { continue };
-            if number >= SLOT_FIRST && self.is_over(slot.key, now) {
-                self.ledger.retire(0, &owner, since, &reading.row);
-                kernel.release(number, slot);
+            if over.contains_key(&number) {
+                self.ledger.retire(section, &owner, since, &row);
             } else {
-                self.ledger.observe(0, &owner, since, &reading.row);
+                self.ledger.observe(section, &owner, since, &row);
             }
         }
     }
 
-    fn enter_caused(&mut self, held: &Held, caused: &[Caused]) {
+    fn enter_caused(&mut self, section: usize, held: &Held, caused: &[Caused]) {
         let now = Instant::now();
         let owner_of = |number: u32| {
             let slot = held.get(&number)?;
@@ -277,7 +264,20 @@ impl Inner {
             .filter_map(|caused| Some((owner_of(caused.slot)?, as_culprit(owner_of(caused.culprit)?), caused.ns)))
             .collect();
         for (owner, culprit, ns) in pairs {
-            self.ledger.caused(0, &owner, &culprit, ns);
+            self.ledger.caused(section, &owner, &culprit, ns);
+        }
+    }
+
+    /// Enters what collectors have by key. A key whose cgroup is not known counts as unattributed.
+    fn read_cgroups(&mut self, held: &Held) {
+        for Attached { section, collector } in &mut self.collectors {
+            for (key, row) in collector.read_cgroups(held).into_iter().filter(|(_, row)| !row.is_empty()) {
+                let (owner, since) = match self.cgroups.get(key) {
+                    Some(cgroup) => (cgroup.owner.clone(), cgroup.since),
+                    None => (Owner::unit(Owner::UNATTRIBUTED), self.since),
+                };
+                self.ledger.observe(*section, &owner, since, &row);
+            }
         }
     }
 
@@ -298,30 +298,26 @@ impl Inner {
         }
     }
 
-    /// The cgroup was removed long enough ago that none of its tasks can run.
-    fn is_over(&self, key: CgroupKey, now: Instant) -> bool {
-        self.cgroups
-            .get(key)
-            .and_then(|cgroup| cgroup.removed)
-            .is_some_and(|removed| now.duration_since(removed) >= GRACE)
+    /// The slots whose cgroup was removed long enough ago that none of its tasks can run.
+    fn over(&self, held: &Held, now: Instant) -> Held {
+        let is_over = |key: CgroupKey| {
+            let removed = self.cgroups.get(key).and_then(|cgroup| cgroup.removed);
+            removed.is_some_and(|removed| now.duration_since(removed) >= GRACE)
+        };
+        held.iter()
+            .filter(|(number, slot)| **number >= SLOT_FIRST && is_over(slot.key))
+            .map(|(number, slot)| (*number, *slot))
+            .collect()
     }
 
     fn follow_events(&mut self, now: Instant) {
         let Some(kernel) = &mut self.kernel else { return };
-        let events = kernel.lifecycle.as_mut().map(Lifecycle::drain).unwrap_or_default();
+        let events = kernel.drain();
+        let lost = kernel.lost_events();
+        let blind = kernel.is_blind();
         for event in events {
-            let born = match &event {
-                Event::Born { key, .. } => Some(*key),
-                Event::Removed { .. } => None,
-            };
-            self.cgroups.apply(event, now);
-            if let Some(cgroup) = born.and_then(|key| self.cgroups.get(key)) {
-                self.names.born(&cgroup.owner);
-            }
+            self.follow(event, now);
         }
-        let losses = kernel.slots.losses();
-        let lost = losses.event_lost + losses.path_unreadable;
-        let blind = kernel.lifecycle.is_none();
         if (lost != self.lost_events || blind) && now.duration_since(self.scanned) >= RESCAN {
             if lost != self.lost_events {
                 self.names.births_lost();
@@ -331,8 +327,36 @@ impl Inner {
                 );
             }
             self.lost_events = lost;
-            self.scanned = now;
-            self.cgroups.rescan(now);
+            self.rescan(now);
+        }
+    }
+
+    fn rescan(&mut self, now: Instant) {
+        self.scanned = now;
+        for event in self.cgroups.rescan() {
+            self.follow(event, now);
+        }
+    }
+
+    /// Tells all who have to know of a birth or a removal.
+    fn follow(&mut self, event: Event, now: Instant) {
+        match event {
+            Event::Born { key, .. } => {
+                self.cgroups.apply(event, now);
+                if let Some(cgroup) = self.cgroups.get(key) {
+                    self.names.born(&cgroup.owner);
+                    tell(&mut self.collectors, key, cgroup);
+                }
+            }
+            Event::Removed { key, last } => {
+                self.cgroups.apply(event, now);
+                let Some(cgroup) = self.cgroups.get(key) else { return };
+                for Attached { section, collector } in &mut self.collectors {
+                    if let Some(row) = collector.removed(key, last).filter(|row| !row.is_empty()) {
+                        self.ledger.retire(*section, &cgroup.owner, cgroup.since, &row);
+                    }
+                }
+            }
         }
     }
 
@@ -349,68 +373,16 @@ impl Inner {
             self.unknown.entry(slot.key).or_insert(now);
         }
         if now.duration_since(self.scanned) >= RESCAN {
-            self.scanned = now;
-            self.cgroups.rescan(now);
+            self.rescan(now);
         }
-    }
-
-    fn health(&self) -> Health {
-        let mut health = Health { sweep: self.sweep, gone_owners: self.ledger.gone() as u64, ..Health::default() };
-        health.lost.push(("registry", "expired_unexported", self.ledger.expired()));
-        if let Some(kernel) = &self.kernel {
-            let held = kernel.held();
-            let removed = held
-                .values()
-                .filter(|slot| self.cgroups.get(slot.key).is_some_and(|cgroup| cgroup.removed.is_some()))
-                .count() as u64;
-            let all = held.len() as u64;
-            let free = u64::from(kernel.slots.count()).saturating_sub(all).saturating_sub(kernel.stuck);
-            health.slots = [("live", all - removed), ("tombstone", removed), ("free", free)];
-            let losses = kernel.slots.losses();
-            health.lost.extend([
-                ("lifecycle", "no_free_slot", losses.no_free_slot),
-                ("lifecycle", "table_full", losses.table_full),
-                ("lifecycle", "event_lost", losses.event_lost),
-                ("lifecycle", "path_unreadable", losses.path_unreadable),
-                ("lifecycle", "no_cgroup", losses.no_cgroup),
-                ("lifecycle", "slot_stuck", kernel.stuck),
-            ]);
-            if let Some(lifecycle) = &kernel.lifecycle {
-                health.lost.push(("lifecycle", "malformed_event", lifecycle.malformed()));
-            }
-            if let Some(scheduler) = &kernel.scheduler {
-                health.lost.extend(scheduler.lost().map(|(reason, count)| ("scheduler", reason, count)));
-                health.unseen_ns = scheduler.unseen_ns();
-            }
-        }
-        health
     }
 }
 
-impl Kernel {
-    /// The slots in use and their holders, the reserved ones among them.
-    fn held(&self) -> Held {
-        (0..self.slots.count())
-            .filter_map(|number| Some((number, self.slots.get(number)?)))
-            .filter(|(number, slot)| *number < SLOT_FIRST || slot.key != 0)
-            .collect()
-    }
-
-    fn sweep(&mut self, held: &Held) -> (Vec<Reading>, Vec<Caused>) {
-        let numbers: Vec<u32> = held.keys().copied().collect();
-        let slots = &self.slots;
-        let generation = |number| slots.get(number).map(|slot| slot.generation);
-        self.scheduler.as_mut().map(|scheduler| scheduler.sweep(&numbers, generation)).unwrap_or_default()
-    }
-
-    fn release(&mut self, number: u32, slot: Slot) {
-        if let Some(scheduler) = &mut self.scheduler {
-            scheduler.clear(number);
-        }
-        if let Err(cause) = self.slots.release(number, slot) {
-            self.stuck += 1;
-            warn!(slot = number, %cause, "a slot could not be given back");
-        }
+/// Tells the collectors of a cgroup that exists.
+fn tell(collectors: &mut [Attached], key: CgroupKey, cgroup: &Cgroup) {
+    let Some(extent) = cgroup.top else { return };
+    for attached in collectors {
+        attached.collector.born(Place { key, path: &cgroup.path, extent });
     }
 }
 

@@ -95,7 +95,7 @@ fn the_list_of_metrics_is_what_the_definitions_give() {
     text.push_str("\n## names\n\nWhat the source of names tells about a pod's containers while they live.\n");
     push_info(&mut text, &names::POD_INFO, "`uid`, `workload`, `workload_type`, `qos`, `host_network`");
     push_info(&mut text, &names::CONTAINER_INFO, "`container_id`, `image`");
-    for metric in [&names::CPU_REQUEST, &names::CPU_LIMIT, &names::MEMORY_REQUEST, &names::MEMORY_LIMIT] {
+    for metric in [&names::CPU_REQUEST, &names::MEMORY_REQUEST, &names::MEMORY_LIMIT] {
         push_metric(&mut text, metric, false);
     }
     push_own(&mut text, &own_page());
@@ -134,6 +134,7 @@ fn push_metric(text: &mut String, metric: &Metric, names_culprits: bool) {
         Unit::Seconds => "seconds".to_owned(),
         Unit::Bytes => "bytes".to_owned(),
         Unit::Count(thing) => format!("1 ({thing})"),
+        Unit::Cpus => "1 (cpu)".to_owned(),
     };
     let labels = match metric.label {
         _ if names_culprits => {

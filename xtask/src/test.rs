@@ -71,7 +71,7 @@ const STAGES: &[Stage] = &[
             "--deny",
             "warnings",
         ],
-        // Compiling `core` asks for an unstable option, the one line of assembly in atomic.rs for another.
+        // Compiling `core` asks for an unstable option, and the programs' two lines of assembly for another.
         variables: &[("RUSTC_BOOTSTRAP", "1")],
     },
     Stage {

@@ -10,8 +10,12 @@ use std::{
 
 use podlens_common::cgroup::CgroupKey;
 
-use super::owner::owner;
-use crate::{collectors::lifecycle::Event, kernel::hierarchy::Hierarchies, registry::Owner};
+use super::owner::{extent, owner};
+use crate::{
+    collectors::{Extent, lifecycle::Event},
+    kernel::hierarchy::Hierarchies,
+    registry::Owner,
+};
 
 /// How long a removed cgroup's path is kept for slices that ended after the removal.
 const KEEP_REMOVED: Duration = Duration::from_mins(1);
@@ -23,6 +27,8 @@ pub struct Cgroup {
     pub path: String,
     /// Its owner by that path.
     pub owner: Owner,
+    /// What lies below it, if it is the topmost cgroup of its owner.
+    pub top: Option<Extent>,
     /// When it was made, or when podlens started if that is later.
     pub since: SystemTime,
     /// When it was removed.
@@ -41,7 +47,9 @@ impl Cgroups {
     #[must_use]
     pub fn scan(hierarchies: Hierarchies) -> Self {
         let mut cgroups = Self { hierarchies, known: HashMap::new() };
-        cgroups.rescan(Instant::now());
+        for event in cgroups.rescan() {
+            cgroups.apply(event, Instant::now());
+        }
         cgroups
     }
 
@@ -49,7 +57,7 @@ impl Cgroups {
     pub fn apply(&mut self, event: Event, now: Instant) {
         match event {
             Event::Born { key, path } => self.insert(key, path),
-            Event::Removed { key } => {
+            Event::Removed { key, .. } => {
                 if let Some(cgroup) = self.known.get_mut(&key) {
                     cgroup.removed.get_or_insert(now);
                 }
@@ -57,26 +65,30 @@ impl Cgroups {
         }
     }
 
-    /// Compares with the trees as they are: for events that were lost.
-    pub fn rescan(&mut self, now: Instant) {
+    /// Compares with the trees as they are: for events that were lost. Gives those that make them good, which
+    /// are still to be applied.
+    #[must_use]
+    pub fn rescan(&self) -> Vec<Event> {
         let found: HashMap<CgroupKey, String> =
             self.hierarchies.scan().into_iter().map(|directory| (directory.key, directory.path)).collect();
-        for (key, cgroup) in &mut self.known {
-            if !found.contains_key(key) {
-                cgroup.removed.get_or_insert(now);
-            }
-        }
-        for (key, path) in found {
-            if !self.known.contains_key(&key) {
-                self.insert(key, path);
-            }
-        }
+        let gone = |(key, cgroup): (&CgroupKey, &Cgroup)| {
+            (cgroup.removed.is_none() && !found.contains_key(key)).then_some(Event::Removed { key: *key, last: None })
+        };
+        let mut events: Vec<Event> = self.known.iter().filter_map(gone).collect();
+        let new = found.into_iter().filter(|(key, _)| !self.known.contains_key(key));
+        events.extend(new.map(|(key, path)| Event::Born { key, path }));
+        events
     }
 
     /// What is known of a cgroup.
     #[must_use]
     pub fn get(&self, key: CgroupKey) -> Option<&Cgroup> {
         self.known.get(&key)
+    }
+
+    /// Everything that is known.
+    pub fn iter(&self) -> impl Iterator<Item = (CgroupKey, &Cgroup)> {
+        self.known.iter().map(|(key, cgroup)| (*key, cgroup))
     }
 
     /// All owners, once a cgroup, and whether that cgroup exists.
@@ -104,7 +116,7 @@ impl Cgroups {
     }
 
     fn insert(&mut self, key: CgroupKey, path: String) {
-        let owner = owner(&path);
-        self.known.insert(key, Cgroup { path, owner, since: SystemTime::now(), removed: None });
+        let (owner, top) = (owner(&path), extent(&path));
+        self.known.insert(key, Cgroup { path, owner, top, since: SystemTime::now(), removed: None });
     }
 }

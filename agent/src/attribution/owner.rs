@@ -15,8 +15,11 @@
 
 use std::sync::Arc;
 
-use super::path::{Place, parse};
-use crate::registry::{Container, Owner};
+use super::path::{Place, has_stem, is_user_manager, parse};
+use crate::{
+    collectors::Extent,
+    registry::{Container, Owner},
+};
 
 /// As long as `docker ps` and `crictl ps` show an id.
 const SHORT_ID_DIGITS: usize = 12;
@@ -35,6 +38,21 @@ pub fn owner(path: &str) -> Owner {
         Place::Plain(path) => Owner::unit(path),
         Place::Root => Owner::unit("/"),
     }
+}
+
+/// What lies below the cgroup at `path`, if it is the topmost one of its owner; none for one further down, and for
+/// those whose figures are mostly others': the root, slices and users' managers.
+#[must_use]
+pub fn extent(path: &str) -> Option<Extent> {
+    let extent = match parse(path) {
+        Place::Root => return None,
+        Place::Unit { name, .. } if has_stem(name, ".slice") || is_user_manager(name) => return None,
+        Place::Container { .. } | Place::StandaloneContainer { .. } | Place::Unit { .. } => Extent::Own,
+        // Each plain cgroup below it is an owner of its own.
+        Place::Pod { .. } | Place::Plain(_) => Extent::Shared,
+    };
+    let (above, _) = path.trim_end_matches('/').rsplit_once('/')?;
+    (owner(above) != owner(path)).then_some(extent)
 }
 
 fn pod_owner(pod_uid: &str, container_id: &str) -> Owner {
@@ -56,8 +74,11 @@ fn short(container_id: &str) -> &str {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
-    use super::owner;
-    use crate::registry::{Container, Owner};
+    use super::{extent, owner};
+    use crate::{
+        collectors::Extent,
+        registry::{Container, Owner},
+    };
 
     const ID: &str = "3f1b0c5a9d7e2468ace013579bdf02468ace013579bdf02468ace013579bdf02";
     const UID: &str = "0b1e7c52-6a3d-4c1f-9f7e-2d5a8b9c0d1e";
@@ -111,5 +132,33 @@ mod tests {
                 &format!("user@{user}.service/dbus.service"),
             );
         }
+    }
+
+    #[track_caller]
+    fn check_extent(path: &str, expected: Option<Extent>) {
+        assert_eq!(extent(path), expected, "{path}");
+    }
+
+    #[test]
+    fn only_the_topmost_cgroup_of_an_owner_stands_for_it() {
+        let pod = format!("/kubepods/burstable/pod{UID}");
+        check_extent(&pod, Some(Extent::Shared));
+        check_extent(&format!("{pod}/inner"), None);
+        check_extent(&format!("{pod}/{ID}"), Some(Extent::Own));
+        check_extent(&format!("{pod}/{ID}/init.scope"), None);
+        check_extent(&format!("/system.slice/docker-{ID}.scope"), Some(Extent::Own));
+        check_extent(&format!("/system.slice/docker-{ID}.scope/inner"), None);
+        check_extent("/system.slice/kubelet.service", Some(Extent::Own));
+        check_extent("/system.slice/kubelet.service/inner", None);
+        check_extent("/lxc/one", Some(Extent::Shared));
+    }
+
+    #[test]
+    fn what_mostly_holds_others_stands_for_nobody() {
+        check_extent("/", None);
+        check_extent("", None);
+        check_extent("/system.slice", None);
+        check_extent("/user.slice/user-1000.slice/user@1000.service", None);
+        check_extent("/user.slice/user-1000.slice/user@1000.service/dbus.service", Some(Extent::Own));
     }
 }

@@ -153,11 +153,13 @@ fn descend_to_unit<'a>(outer: Place<'a>, path: &'a str, segment: &'a str) -> Pla
 /// The unit types that have a cgroup.
 const UNIT_SUFFIXES: [&str; 6] = [".service", ".scope", ".slice", ".socket", ".mount", ".swap"];
 
-fn has_stem(name: &str, suffix: &str) -> bool {
+/// The name has that suffix, and something before it.
+pub(super) fn has_stem(name: &str, suffix: &str) -> bool {
     name.strip_suffix(suffix).is_some_and(|stem| !stem.is_empty())
 }
 
-fn is_user_manager(unit: &str) -> bool {
+/// The unit is a user's own manager, which has units of its own.
+pub(super) fn is_user_manager(unit: &str) -> bool {
     unit.strip_prefix("user@")
         .and_then(|rest| rest.strip_suffix(".service"))
         .is_some_and(|uid| !uid.is_empty() && uid.bytes().all(|byte| byte.is_ascii_digit()))

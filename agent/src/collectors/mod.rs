@@ -1,10 +1,16 @@
 //! Collectors: each reads one subject's records out of the kernel and speaks in cgroups.
 //!
 //! A collector knows nothing of pods or exporters. [`ALL`] lists them; the command line, the configuration,
-//! `podlens check` and the documentation derive from it.
+//! `podlens check`, the documentation and the ledger's sections derive from it.
 
+pub mod cpu;
 pub mod lifecycle;
 pub mod scheduler;
+pub mod tasks;
+
+use std::collections::BTreeMap;
+
+use podlens_common::cgroup::{Bandwidth, CgroupKey, Slot};
 
 use crate::registry::{Metric, Row};
 
@@ -33,7 +39,7 @@ pub struct Split {
 }
 
 /// All collectors, in the order in which their metrics are exported.
-pub static ALL: &[&CollectorSpec] = &[&lifecycle::SPEC, &scheduler::SPEC];
+pub static ALL: &[&CollectorSpec] = &[&lifecycle::SPEC, &scheduler::SPEC, &cpu::SPEC, &tasks::SPEC];
 
 /// The names of the collectors that can be switched off. Without `lifecycle` nothing has a name.
 #[must_use]
@@ -86,6 +92,71 @@ impl State {
     pub fn delivers(&self) -> bool {
         matches!(self, Self::Running | Self::Degraded(_))
     }
+}
+
+/// A collector at work. The pipeline calls it; a collector implements what its source is made for: slots of the
+/// kernel programs, cgroups by their key, or both.
+pub trait Collector: Send {
+    /// What it is.
+    fn spec(&self) -> &'static CollectorSpec;
+
+    /// A sweep of everything is about to begin.
+    fn prepare(&mut self) {}
+
+    /// What the cgroups of these slots have used. A slot that is about to be given back is read as well, for the
+    /// last time. `generation` tells who has a slot at present.
+    fn read_slots(&mut self, _held: &Held, _generation: &dyn Fn(u32) -> Option<u32>) -> (Vec<Reading>, Vec<Caused>) {
+        (Vec::new(), Vec::new())
+    }
+
+    /// Empties a slot whose cgroup is gone.
+    fn clear(&mut self, _slot: u32) {}
+
+    /// A cgroup exists that is the topmost one of its owner.
+    fn born(&mut self, _place: Place<'_>) {}
+
+    /// What living cgroups have now, by key; what [`Self::read_slots`] told of those that hold a slot is not here.
+    fn read_cgroups(&mut self, _held: &Held) -> Vec<(CgroupKey, Row)> {
+        Vec::new()
+    }
+
+    /// A cgroup is gone: its final values, if it has any here. `last` is what the kernel told of it at its removal.
+    fn removed(&mut self, _key: CgroupKey, _last: Option<Bandwidth>) -> Option<Row> {
+        None
+    }
+
+    /// What it could not tell, by reason.
+    fn lost(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
+
+    /// CPU time of which it is not known who had it.
+    fn unseen_ns(&self) -> u64 {
+        0
+    }
+}
+
+/// Slots in use and their holders, the reserved slots among them.
+pub type Held = BTreeMap<u32, Slot>;
+
+/// The topmost cgroup of an owner.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// Its identity.
+    pub key: CgroupKey,
+    /// Its path in its hierarchy.
+    pub path: &'a str,
+    /// Whose figures the kernel counts together there.
+    pub extent: Extent,
+}
+
+/// What lies below an owner's topmost cgroup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// Nothing that is not the owner's: totals over the subtree are the owner's.
+    Own,
+    /// Other owners, as containers in a pod: only what belongs to the very directory, as its quota, is the owner's.
+    Shared,
 }
 
 /// What one slot's cgroup has used up to now.

@@ -276,7 +276,7 @@ fn push_header(out: &mut Vec<u8>, family: &Family, format: Format) {
     let unit = match metric.unit {
         Unit::Seconds => "seconds",
         Unit::Bytes => "bytes",
-        Unit::Count(_) => "",
+        Unit::Count(_) | Unit::Cpus => "",
     };
     let ends_in_unit = || name.strip_suffix(unit).is_some_and(|stem| stem.ends_with('_'));
     if format == Format::OpenMetrics && !unit.is_empty() && ends_in_unit() {

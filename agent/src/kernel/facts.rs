@@ -18,6 +18,12 @@ pub enum Part {
     Legs,
     /// Throttled time kept out of the wait.
     Throttle,
+    /// What a CPU quota did, at the removal of its cgroup.
+    Bandwidth,
+    /// Processes that begin and end.
+    Processes,
+    /// The walk through all tasks.
+    Walk,
 }
 
 /// A kernel fact that was not found.
@@ -56,6 +62,8 @@ const POINTER: u32 = 8;
 
 const WANTED: &[Wanted] = &[
     wanted(Part::Slots, "TASK_FLAGS", 4, &["task_struct.flags"]),
+    wanted(Part::Slots, "TASK_PID", 4, &["task_struct.pid"]),
+    wanted(Part::Slots, "TASK_TGID", 4, &["task_struct.tgid"]),
     wanted(Part::Slots, "TASK_CGROUPS", POINTER, &["task_struct.cgroups"]),
     wanted(Part::Slots, "CSS_SET_DEFAULT", POINTER, &["css_set.dfl_cgrp"]),
     wanted(Part::Slots, "CSS_CGROUP", POINTER, &["cgroup_subsys_state.cgroup"]),
@@ -65,8 +73,6 @@ const WANTED: &[Wanted] = &[
     wanted(Part::Slots, "KN_NAME", POINTER, &["kernfs_node.name"]),
     wanted(Part::Lifecycle, "CGROUP_ROOT", POINTER, &["cgroup.root"]),
     wanted(Part::Lifecycle, "CGROUP_ROOT_HIERARCHY", 4, &["cgroup_root.hierarchy_id"]),
-    wanted(Part::Scheduler, "TASK_PID", 4, &["task_struct.pid"]),
-    wanted(Part::Scheduler, "TASK_TGID", 4, &["task_struct.tgid"]),
     wanted(Part::Scheduler, "TASK_CFS_RQ", POINTER, &["task_struct.se.cfs_rq"]),
     wanted(Part::Scheduler, "TASK_QUEUED", 8, &["task_struct.sched_info.last_queued"]),
     wanted(Part::Scheduler, "TASK_RUN_DELAY", 8, &["task_struct.sched_info.run_delay"]),
@@ -85,6 +91,17 @@ const WANTED: &[Wanted] = &[
         &["cfs_rq.throttled_clock_self_time", "cfs_rq.throttled_clock_pelt_time", "cfs_rq.throttled_clock_task_time"],
     ),
     wanted(Part::Throttle, "CFS_RQ_THROTTLES", 4, &["cfs_rq.throttle_count"]),
+    wanted(Part::Bandwidth, "GROUP_PERIODS", 4, &["task_group.cfs_bandwidth.nr_periods"]),
+    wanted(Part::Bandwidth, "GROUP_THROTTLED", 4, &["task_group.cfs_bandwidth.nr_throttled"]),
+    wanted(Part::Bandwidth, "GROUP_THROTTLED_NS", 8, &["task_group.cfs_bandwidth.throttled_time"]),
+    wanted(Part::Walk, "TASK_SIGNAL", POINTER, &["task_struct.signal"]),
+    wanted(Part::Walk, "TASK_EXIT_STATE", 4, &["task_struct.exit_state"]),
+    wanted(Part::Walk, "TASK_ON_CPU", 1, &["task_struct.on_cpu"]),
+    wanted(Part::Walk, "TASK_STATE_WORD", 4, &["task_struct.__state", "task_struct.state"]),
+    wanted(Part::Walk, "TASK_TASKS", POINTER, &["task_struct.tasks"]),
+    wanted(Part::Walk, "TASK_THREAD_NODE", POINTER, &["task_struct.thread_node"]),
+    wanted(Part::Walk, "TASK_LEADER", POINTER, &["task_struct.group_leader"]),
+    wanted(Part::Walk, "SIGNAL_THREADS", POINTER, &["signal_struct.thread_head"]),
 ];
 
 /// Looks everything up.
@@ -112,6 +129,11 @@ pub fn resolve(btf: &Btf) -> Facts {
     facts.offset(btf, Part::Slots, "CGROUP_SELF", "cgroup.self", 0);
     facts.cpu_controller(btf);
     facts.switch_prototype(btf);
+    facts.exit_prototype(btf);
+    // The walk's loop, since 5.17, and what starts it.
+    if let Err(cause) = btf.enum_value("bpf_func_id", "BPF_FUNC_loop") {
+        facts.lack_of(Part::Walk, &cause);
+    }
     if let Ok(at) = btf.member("cfs_rq.throttled_clock_self") {
         facts.constants.extend([("CFS_RQ_THROTTLED_AT", at.offset_bytes), ("HAS_THROTTLED_AT", 1)]);
     }
@@ -120,13 +142,16 @@ pub fn resolve(btf: &Btf) -> Facts {
         (Part::Lifecycle, "cgroup_rmdir"),
         (Part::Scheduler, "cgroup_attach_task"),
         (Part::Legs, "sched_migrate_task"),
+        (Part::Processes, "sched_process_fork"),
     ] {
         if let Err(cause) = btf.tracepoint(tracepoint) {
             facts.lack_of(part, &cause);
         }
     }
-    let has_throttled = u32::from(facts.has(Part::Throttle));
-    facts.constants.push(("HAS_THROTTLED", has_throttled));
+    for (part, constant) in [(Part::Throttle, "HAS_THROTTLED"), (Part::Bandwidth, "HAS_BANDWIDTH")] {
+        let has = u32::from(facts.has(part));
+        facts.constants.push((constant, has));
+    }
     facts
 }
 
@@ -157,9 +182,35 @@ impl Facts {
     /// The CPU controller's place in a task's list of controllers.
     fn cpu_controller(&mut self, btf: &Btf) {
         match btf.enum_value("cgroup_subsys_id", "cpu_cgrp_id").map(u32::try_from) {
-            Ok(Ok(index)) => self.offset(btf, Part::Slots, "CSS_SET_CPU", "css_set.subsys", index * POINTER),
+            Ok(Ok(index)) => {
+                self.offset(btf, Part::Slots, "CSS_SET_CPU", "css_set.subsys", index * POINTER);
+                self.offset(btf, Part::Bandwidth, "CGROUP_CPU", "cgroup.subsys", index * POINTER);
+                // A task group is known by the address of its `css`.
+                match btf.member("task_group.css") {
+                    Ok(css) if css.offset_bytes == 0 => {}
+                    Ok(_) => self.lacks.push(Lack {
+                        part: Part::Bandwidth,
+                        cause: "`task_group` does not begin with `css` in this kernel".to_owned(),
+                    }),
+                    Err(cause) => self.lack_of(Part::Bandwidth, &cause),
+                }
+            }
             Ok(Err(_)) => {}
             Err(cause) => self.lack_of(Part::Slots, &cause),
+        }
+    }
+
+    /// `sched_process_exit` tells the last thread of a process from 6.16 on; before, the count of living ones does.
+    fn exit_prototype(&mut self, btf: &Btf) {
+        match btf.tracepoint("sched_process_exit") {
+            Ok(arguments) if arguments.len() >= 2 => self.constants.push(("EXIT_HAS_GROUP", 1)),
+            Ok(_) => {
+                self.offset(btf, Part::Processes, "SIGNAL_LIVING", "signal_struct.live.counter", 0);
+                if let Err(cause) = btf.member("task_struct.signal") {
+                    self.lack_of(Part::Processes, &cause);
+                }
+            }
+            Err(cause) => self.lack_of(Part::Processes, &cause),
         }
     }
 
@@ -204,7 +255,16 @@ mod tests {
         }
         bytes.push(0);
         let facts = resolve(&Btf::parse(bytes).expect("an empty BTF"));
-        for part in [Part::Slots, Part::Lifecycle, Part::Scheduler, Part::Legs, Part::Throttle] {
+        for part in [
+            Part::Slots,
+            Part::Lifecycle,
+            Part::Scheduler,
+            Part::Legs,
+            Part::Throttle,
+            Part::Bandwidth,
+            Part::Processes,
+            Part::Walk,
+        ] {
             let lack = facts.lack(part).unwrap_or_else(|| panic!("{part:?} lacks nothing"));
             assert!(lack.contains("this kernel has no"), "{lack}");
         }

@@ -42,6 +42,8 @@ pub struct Hierarchies {
     pub v1: Option<PathBuf>,
     /// The number of that hierarchy, as `/proc/cgroups` tells it; 0 without one.
     pub v1_number: u32,
+    /// The version 1 hierarchy that counts CPU time, which may be the same one.
+    pub v1_cpuacct: Option<PathBuf>,
 }
 
 /// Why the node's cgroups cannot be found.
@@ -76,7 +78,7 @@ impl Hierarchies {
     /// None is there.
     pub fn find(root: &Path) -> Result<Self, HierarchyError> {
         if root.join("cgroup.controllers").exists() {
-            return Ok(Self { mode: Mode::V2, v2: Some(root.to_owned()), v1: None, v1_number: 0 });
+            return Ok(Self { mode: Mode::V2, v2: Some(root.to_owned()), v1: None, v1_number: 0, v1_cpuacct: None });
         }
         let unified = root.join("unified");
         let v2 = unified.join("cgroup.procs").exists().then_some(unified);
@@ -94,7 +96,11 @@ impl Hierarchies {
             Some(_) => cpu_hierarchy_number().map_err(HierarchyError::Number)?,
             None => 0,
         };
-        Ok(Self { mode, v2, v1, v1_number })
+        let v1_cpuacct = ["cpuacct", "cpu,cpuacct", "cpuacct,cpu", "cpu"]
+            .into_iter()
+            .map(|name| root.join(name))
+            .find(|path| path.join("cpuacct.usage_user").exists());
+        Ok(Self { mode, v2, v1, v1_number, v1_cpuacct })
     }
 
     /// Every cgroup that exists now. Directories that vanish meanwhile are left out.

@@ -25,6 +25,12 @@ unsafe impl Plain for podlens_common::scheduler::Now {}
 unsafe impl Plain for podlens_common::scheduler::Throttles {}
 // SAFETY: as above.
 unsafe impl Plain for podlens_common::scheduler::Culprits {}
+// SAFETY: as above.
+unsafe impl Plain for podlens_common::tasks::Processes {}
+// SAFETY: as above.
+unsafe impl Plain for podlens_common::tasks::TaskRecord {}
+// SAFETY: as above.
+unsafe impl Plain for podlens_common::tasks::TaskWalk {}
 
 /// The array, shared with the kernel programs.
 ///

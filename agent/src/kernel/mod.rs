@@ -6,9 +6,11 @@
 pub mod btf;
 pub mod capabilities;
 pub mod facts;
+pub mod files;
 pub mod hierarchy;
 pub mod host;
 pub mod immediates;
+pub mod iterator;
 pub mod mapped;
 pub mod memory;
 pub mod object;

@@ -11,17 +11,19 @@ use std::{
 use aya::{
     Btf, Ebpf, EbpfLoader, VerifierLogLevel,
     maps::{HashMap, Map, MapData, MapError, Queue, RingBuf},
-    programs::{BtfTracePoint, ProgramError},
+    programs::{BtfTracePoint, Iter, ProgramError},
 };
 use podlens_common::{
     cgroup::{CACHE_ENTRIES, CgroupKey, Losses, SLOT_FIRST, Slot},
     scheduler::{Account, Cpu, Culprits, Now, Throttles},
+    tasks::{Processes, TASK_RECORDS, TaskRecord, TaskWalk},
 };
 
 use super::{
     facts::Facts,
     hierarchy::Hierarchies,
     immediates::{self, ImmediateError},
+    iterator::Iterator,
     mapped::{MappedArray, Plain},
     memory,
 };
@@ -60,6 +62,15 @@ pub enum ObjectError {
         /// What the kernel answered.
         #[source]
         source: Box<ProgramError>,
+    },
+    /// An iterating program could not be made ready.
+    #[error("cannot make the iterating BPF program {name} ready")]
+    Iterate {
+        /// Which one.
+        name: &'static str,
+        /// What the kernel answered.
+        #[source]
+        source: io::Error,
     },
     /// A program was to be attached after the last one.
     #[error("the BPF program {name} comes too late: attach it before the object is sealed")]
@@ -119,6 +130,7 @@ impl Object {
             ("CULPRITS", cpus * slots),
             ("THROTTLES", slots),
             ("CPUS", cpus),
+            ("PROCESSES", slots),
         ] {
             loader.map_max_entries(name, entries);
         }
@@ -139,6 +151,33 @@ impl Object {
         program.load(tracepoint, btf).map_err(|source| ObjectError::Verify { name, source: Box::new(source) })?;
         program.attach().map_err(|source| ObjectError::Attach { name, source: Box::new(source) })?;
         Ok(())
+    }
+
+    /// Loads the program that walks through all tasks, and makes it ready to be started.
+    ///
+    /// # Errors
+    /// The verifier refuses it, or the kernel has no iterator over tasks.
+    pub fn walk(&mut self) -> Result<WalkMaps, ObjectError> {
+        let name = "task_walk";
+        let program = self.ebpf.program_mut(name).ok_or(ObjectError::Missing { name })?;
+        let verify = |source| ObjectError::Verify { name, source: Box::new(source) };
+        let program: &mut Iter = program.try_into().map_err(verify)?;
+        let btf = self.btf.as_ref().ok_or(ObjectError::Sealed { name })?;
+        program.load("task", btf).map_err(verify)?;
+        let iterator = Iterator::over(program.fd().map_err(verify)?.as_fd());
+        Ok(WalkMaps {
+            iterator: iterator.map_err(|source| ObjectError::Iterate { name, source })?,
+            records: self.mapped("TASK_RECORDS_OF", TASK_RECORDS)?,
+            result: self.mapped("TASK_WALK", 1)?,
+        })
+    }
+
+    /// Counts of processes, by slot.
+    ///
+    /// # Errors
+    /// The map cannot be used.
+    pub fn processes(&mut self) -> Result<MappedArray<Processes>, ObjectError> {
+        self.mapped("PROCESSES", self.slots)
     }
 
     /// Frees what only loading needs: 30 MB of the kernel's type information. No program can be attached after.
@@ -233,6 +272,17 @@ pub struct SchedulerMaps {
     pub cpu_count: u32,
     /// How many slots there are.
     pub slot_count: u32,
+}
+
+/// The walk through all tasks and what it writes.
+#[derive(Debug)]
+pub struct WalkMaps {
+    /// Starts it.
+    pub iterator: Iterator,
+    /// What it met.
+    pub records: MappedArray<TaskRecord>,
+    /// How it ended.
+    pub result: MappedArray<TaskWalk>,
 }
 
 /// Who holds which slot, and the way to give slots back.

@@ -6,13 +6,15 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use super::{Inner, Kernel, Pipeline};
+use super::{Attached, Inner, Pipeline, kernel::Kernel, tell};
 use crate::{
     attribution::{cgroups::Cgroups, names::Names},
     collectors::{
-        ALL, State,
+        ALL, Collector, CollectorSpec, State,
+        cpu::{self, Cpu},
         lifecycle::{self, Lifecycle},
         scheduler::{self, Scheduler},
+        tasks::{self, Tasks},
     },
     config::Config,
     kernel::{
@@ -47,13 +49,14 @@ impl Pipeline {
         let hierarchies = Hierarchies::find(&config.cgroup_root)?;
         let cpus = host::possible_cpus().map_err(StartError::Cpus)?;
         let mut states = States::new(config);
-        let kernel = states.attach(&hierarchies, cpus, config.slots);
+        let mut collectors = Vec::new();
+        let kernel = states.attach(&hierarchies, cpus, config.slots, &mut collectors);
         // After the events are being recorded, so that nothing is born between.
         let cgroups = Cgroups::scan(hierarchies);
-        let sections = vec![Section {
-            layout: Layout::new(scheduler::SPEC.metrics),
-            split: scheduler::SPEC.split.map(|split| (split.metric, split.of, split.label_values)),
-        }];
+        for (key, cgroup) in cgroups.iter() {
+            tell(&mut collectors, key, cgroup);
+        }
+        let sections = ALL.iter().map(|spec| section(spec, &states)).collect();
         let now = Instant::now();
         let names = Arc::new(Names::new(config.linger));
         let inner = Inner {
@@ -61,6 +64,7 @@ impl Pipeline {
             names: Arc::clone(&names),
             met: now,
             kernel,
+            collectors,
             ledger: Ledger::new(sections, config.linger),
             unknown: std::collections::HashMap::new(),
             scanned: now,
@@ -77,6 +81,15 @@ impl Pipeline {
             inner: Mutex::new(inner),
             fresh: tokio::sync::Mutex::new(None),
         })
+    }
+}
+
+/// The collector's part of the ledger.
+fn section(spec: &CollectorSpec, states: &States) -> Section {
+    Section {
+        layout: Layout::new(spec.metrics),
+        active: states.is_on(spec.name),
+        split: spec.split.map(|split| (split.metric, split.of, split.label_values)),
     }
 }
 
@@ -116,7 +129,13 @@ impl States {
     }
 
     /// Loads the object and attaches each collector; none if nothing can be loaded.
-    fn attach(&mut self, hierarchies: &Hierarchies, cpus: u32, slots: u32) -> Option<Kernel> {
+    fn attach(
+        &mut self,
+        hierarchies: &Hierarchies,
+        cpus: u32,
+        slots: u32,
+        collectors: &mut Vec<Attached>,
+    ) -> Option<Kernel> {
         let facts = match Btf::read_file(Path::new("/sys/kernel/btf/vmlinux")) {
             Ok(btf) => facts::resolve(&btf),
             Err(cause) => {
@@ -129,7 +148,10 @@ impl States {
             return None;
         }
         match self.load(&facts, hierarchies, cpus, slots) {
-            Ok(kernel) => Some(kernel),
+            Ok((kernel, at_work)) => {
+                collectors.extend(at_work.into_iter().filter_map(attached));
+                Some(kernel)
+            }
             Err(cause) => {
                 self.set_all(&State::Failed(refusal(&cause)));
                 None
@@ -137,13 +159,22 @@ impl States {
         }
     }
 
-    fn load(&mut self, facts: &Facts, hierarchies: &Hierarchies, cpus: u32, slots: u32) -> Result<Kernel, ObjectError> {
+    fn load(
+        &mut self,
+        facts: &Facts,
+        hierarchies: &Hierarchies,
+        cpus: u32,
+        slots: u32,
+    ) -> Result<(Kernel, Vec<Box<dyn Collector>>), ObjectError> {
         let mut object = Object::load(facts, hierarchies, cpus, slots)?;
         let slot_maps = object.slot_maps()?;
         let lifecycle = self.lifecycle(&mut object, facts);
-        let scheduler = self.scheduler(&mut object, facts);
+        let mut at_work: Vec<Box<dyn Collector>> = Vec::new();
+        at_work.extend(self.scheduler(&mut object, facts).map(|scheduler| Box::new(scheduler) as _));
+        at_work.extend(self.cpu(hierarchies, facts).map(|cpu| Box::new(cpu) as _));
+        at_work.extend(self.tasks(&mut object, facts).map(|tasks| Box::new(tasks) as _));
         object.seal();
-        Ok(Kernel { slots: slot_maps, scheduler, lifecycle, stuck: 0, _object: object })
+        Ok((Kernel { slots: slot_maps, lifecycle, stuck: 0, _object: object }, at_work))
     }
 
     fn lifecycle(&mut self, object: &mut Object, facts: &Facts) -> Option<Lifecycle> {
@@ -197,6 +228,80 @@ impl States {
             }
         }
     }
+
+    /// Reads files alone, but learns of cgroups and of their last figures through `lifecycle`.
+    fn cpu(&mut self, hierarchies: &Hierarchies, facts: &Facts) -> Option<Cpu> {
+        let name = cpu::SPEC.name;
+        if !self.is_on(name) {
+            return None;
+        }
+        let mut lacks: Vec<String> = lacking_controllers(hierarchies).map(str::to_owned).into_iter().collect();
+        let last = facts.lack(Part::Bandwidth).map(str::to_owned);
+        let blind = || (!self.is_on(lifecycle::SPEC.name)).then(|| "removals of cgroups are not reported".to_owned());
+        if let Some(lack) = last.or_else(blind) {
+            lacks.push(format!("{lack}: what a quota did between the last reading and the cgroup's end is missing"));
+        }
+        match Cpu::new(hierarchies.clone()) {
+            Ok(cpu) => {
+                self.degrade(name, &lacks);
+                Some(cpu)
+            }
+            Err(cause) => {
+                self.set(name, State::Failed(format!("cannot tell how many files may be open: {cause}")));
+                None
+            }
+        }
+    }
+
+    fn tasks(&mut self, object: &mut Object, facts: &Facts) -> Option<Tasks> {
+        let name = tasks::SPEC.name;
+        if !self.is_on(name) {
+            return None;
+        }
+        let mut lacks: Vec<String> = Vec::new();
+        let processes = match facts.lack(Part::Processes) {
+            Some(lack) => Err(lack.to_owned()),
+            None => attach_all(object, tasks::PROGRAMS).and_then(|()| object.processes()).map_err(|it| refusal(&it)),
+        };
+        let processes = processes.map_err(|lack| lacks.push(format!("{lack}: counts of processes are missing"))).ok();
+        let walk = match facts.lack(Part::Walk) {
+            Some(lack) => Err(lack.to_owned()),
+            None => object.walk().map_err(|it| refusal(&it)),
+        };
+        let walk = walk.map_err(|lack| lacks.push(format!("{lack}: tasks by state are missing"))).ok();
+        if processes.is_none() && walk.is_none() {
+            self.set(name, State::Unsupported(lacks.join("; ")));
+            return None;
+        }
+        self.degrade(name, &lacks);
+        Some(Tasks::new(processes, walk))
+    }
+
+    /// It works, but for what is lacking.
+    fn degrade(&mut self, name: &str, lacks: &[String]) {
+        if !lacks.is_empty() {
+            self.set(name, State::Degraded(lacks.join("; ")));
+        }
+    }
+}
+
+/// What the controllers of this node leave untold, in words.
+fn lacking_controllers(hierarchies: &Hierarchies) -> Option<&'static str> {
+    let controllers = hierarchies.v2.as_ref().map(|root| std::fs::read_to_string(root.join("cgroup.controllers")));
+    let in_v2 = matches!(controllers, Some(Ok(text)) if text.split_whitespace().any(|name| name == "cpu"));
+    if hierarchies.v1.is_none() && !in_v2 {
+        Some("the node's cgroup tree has no cpu controller: quotas and what they stop are missing")
+    } else if hierarchies.v1.is_some() && hierarchies.v1_cpuacct.is_none() {
+        Some("the node has no cpuacct hierarchy: CPU time by mode is missing")
+    } else {
+        None
+    }
+}
+
+/// The collector with its section: its place in the list of all.
+fn attached(collector: Box<dyn Collector>) -> Option<Attached> {
+    let section = ALL.iter().position(|spec| spec.name == collector.spec().name)?;
+    Some(Attached { section, collector })
 }
 
 fn attach_all(object: &mut Object, programs: &[(&'static str, &str)]) -> Result<(), ObjectError> {

@@ -31,6 +31,8 @@ const EXPORTERS: usize = 64;
 pub struct Section {
     /// How its rows are laid out.
     pub layout: Layout,
+    /// The collector is at work: only then does the node have its metrics.
+    pub active: bool,
     /// The metric split by culprit: itself, the metric that it splits, and the label values of that.
     pub split: Option<(&'static Metric, &'static Metric, &'static [usize])>,
 }
@@ -119,10 +121,17 @@ impl Ledger {
         }
     }
 
-    /// Enters what a cgroup of the owner had used when it went.
+    /// Enters what a cgroup of the owner had used when it went. An owner that is gone already has to be delivered
+    /// once more.
     pub fn retire(&mut self, section: usize, owner: &Owner, since: SystemTime, row: &Row) {
-        if let Some(account) = self.entry(owner, since).accounts.get_mut(section) {
-            account.retired.add_row(row);
+        let mut row = row.clone();
+        if let Some(section) = self.sections.get(section) {
+            row.remove_gauges(&section.layout);
+        }
+        let entry = self.entry(owner, since);
+        entry.gone = None;
+        if let Some(account) = entry.accounts.get_mut(section) {
+            account.retired.add_row(&row);
         }
     }
 
@@ -180,25 +189,26 @@ impl Ledger {
             .collect();
         let mut culprits = Culprits::default();
         let mut families = Vec::new();
-        for (number, section) in self.sections.iter().enumerate() {
+        for (number, section) in self.sections.iter().enumerate().filter(|(_, section)| section.active) {
+            let accounts: Vec<(u32, &Account, Row)> = (0u32..)
+                .zip(&listed)
+                .filter_map(|(position, (_, _, entry))| Some((position, entry.accounts.get(number)?)))
+                .map(|(position, account)| (position, account, account.total()))
+                .collect();
             for column in section.layout.columns() {
                 let mut samples = Vec::new();
-                for (position, (_, carried, entry)) in (0u32..).zip(&listed) {
-                    if *carried && column.metric.kind == Kind::Gauge {
-                        continue;
-                    }
-                    let Some(account) = entry.accounts.get(number) else { continue };
-                    let total = account.total();
+                for (position, account, total) in &accounts {
+                    let position = *position;
                     if section.split.is_some_and(|(metric, ..)| std::ptr::eq(metric, column.metric)) {
                         account.split(
                             section,
-                            &total,
+                            total,
                             position,
                             &mut |owner| culprits.position(&mut owners, &name, owner),
                             &mut samples,
                         );
-                    } else {
-                        push_samples(column.metric, total.cells(*column), position, &mut samples);
+                    } else if let Some(cells) = total.cells(*column) {
+                        push_samples(column.metric, cells, position, &mut samples);
                     }
                 }
                 families.push(Family { metric: column.metric, samples });
@@ -326,7 +336,7 @@ impl Account {
         samples: &mut Vec<Sample>,
     ) {
         let Some((_, of, label_values)) = section.split else { return };
-        let cells = section.layout.column(of).map(|column| total.cells(column)).unwrap_or_default();
+        let cells = section.layout.column(of).and_then(|column| total.cells(column)).unwrap_or_default();
         let whole_ns: u64 = label_values.iter().filter_map(|value| cells.get(*value)).sum();
         let mut by_name: HashMap<u32, u64> = HashMap::new();
         for (culprit, ns) in &self.caused_ns {
@@ -395,6 +405,7 @@ fn push_samples(metric: &'static Metric, cells: &[u64], owner: u32, samples: &mu
         let value = match metric.unit {
             Unit::Seconds => Value::Nanoseconds(*cell),
             Unit::Bytes | Unit::Count(_) => Value::Integer(*cell),
+            Unit::Cpus => Value::Float(*cell as f64 / 1e9),
         };
         samples.push(Sample { owner, label_value, culprit: None, value });
     }

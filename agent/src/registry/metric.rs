@@ -22,6 +22,8 @@ pub enum Unit {
     Bytes,
     /// A pure number of things; the word names them in OpenTelemetry's braces, for example `switch`.
     Count(&'static str),
+    /// CPUs, whole ones and parts; collectors hold them as billionths.
+    Cpus,
 }
 
 /// A label with a closed list of values. A sample refers to a value by its position in the list.

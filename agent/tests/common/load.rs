@@ -51,6 +51,13 @@ pub enum Work {
         /// How many times.
         times: u32,
     },
+    /// Starts threads that end at once, one after another.
+    Threads {
+        /// How many.
+        times: u32,
+    },
+    /// Waits so long in a sleep that no signal but a deadly one ends: as a parent whose child has borrowed its life.
+    DiskSleep(Duration),
 }
 
 /// How the kernel schedules a load.
@@ -154,6 +161,14 @@ impl Load {
         let mut command = Command::new("chrt");
         command.args(["--all-tasks", option, "--pid", priority, &self.id().to_string()]);
         let status = command.status();
+        assert!(status.as_ref().is_ok_and(ExitStatus::success), "{command:?}: {status:?}");
+    }
+
+    /// Gives all its tasks the greatest weight that a fair task can have.
+    pub fn favour(&self) {
+        let threads = self.threads().into_iter().map(|thread| thread.to_string());
+        let mut command = Command::new("renice");
+        let status = command.args(["-n", "-20", "-p"]).args(threads).stdout(Stdio::null()).status();
         assert!(status.as_ref().is_ok_and(ExitStatus::success), "{command:?}: {status:?}");
     }
 
@@ -275,6 +290,8 @@ impl Work {
             Self::Wake { times, sleep, spin } => format!("wake {times} {} {}", sleep.as_nanos(), spin.as_nanos()),
             Self::Disk { times, sleep } => format!("disk {times} {}", sleep.as_nanos()),
             Self::Yield { times } => format!("yield {times}"),
+            Self::Threads { times } => format!("threads {times}"),
+            Self::DiskSleep(time) => format!("disk-sleep {}", time.as_nanos()),
         }
     }
 
@@ -295,6 +312,8 @@ impl Work {
                 sleep: Duration::from_nanos(number()),
             },
             "yield" => Self::Yield { times: u32::try_from(number()).expect("times are few") },
+            "threads" => Self::Threads { times: u32::try_from(number()).expect("times are few") },
+            "disk-sleep" => Self::DiskSleep(Duration::from_nanos(number())),
             other => panic!("no work is called {other:?}"),
         }
     }
@@ -316,6 +335,8 @@ impl Work {
             }
             Self::Disk { times, sleep } => (0..times).for_each(|_| wait_for_child(sleep)),
             Self::Yield { times } => (0..times).for_each(|_| thread::yield_now()),
+            Self::Threads { times } => (0..times).for_each(|_| thread::spawn(|| ()).join().expect("a thread ends")),
+            Self::DiskSleep(time) => disk_sleep(time),
         }
     }
 }
@@ -353,6 +374,21 @@ fn load_process() {
         eprintln!("{DONE}");
     }
     std::process::exit(0);
+}
+
+/// A child that sleeps and ends, and for which the kernel makes its parent wait (`CLONE_VFORK`).
+fn disk_sleep(time: Duration) {
+    let flags = libc::c_long::from(libc::CLONE_VFORK | libc::SIGCHLD);
+    // SAFETY: without CLONE_VM and a stack it is a fork: the child has a memory of its own.
+    let child = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
+    assert!(child >= 0, "a child can be made");
+    if child == 0 {
+        // SAFETY: it ends with its parent, which the test ends. The call has no other precondition.
+        unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+        thread::sleep(time);
+        // SAFETY: ends the child without anything of its parent's.
+        unsafe { libc::_exit(0) };
+    }
 }
 
 fn spin(time: Duration) {

@@ -5,14 +5,17 @@
 use std::{collections::HashSet, sync::Arc};
 
 use super::{metrics, pod::Resources, table::Table};
-use crate::registry::{Family, Info, Metric, Owner, OwnerState, Sample, Snapshot, Value};
+use crate::{
+    collectors::cpu,
+    registry::{Family, Info, Metric, Owner, OwnerState, Sample, Snapshot, Value},
+};
 
 /// A metric and where its value is.
 type Gauge = (&'static Metric, fn(&Resources) -> Option<f64>);
 
 const GAUGES: [Gauge; 4] = [
     (&metrics::CPU_REQUEST, |resources| resources.cpu_request_cores),
-    (&metrics::CPU_LIMIT, |resources| resources.cpu_limit_cores),
+    (&cpu::metrics::LIMIT, |resources| resources.cpu_limit_cores),
     (&metrics::MEMORY_REQUEST, |resources| resources.memory_request_bytes),
     (&metrics::MEMORY_LIMIT, |resources| resources.memory_limit_bytes),
 ];
@@ -21,7 +24,8 @@ const GAUGES: [Gauge; 4] = [
 pub(super) fn describe(table: &Table, snapshot: &mut Snapshot) {
     snapshot.infos = infos(table, &snapshot.owners);
     for (metric, value) in GAUGES {
-        // A collector that reads the value from the kernel knows it better.
+        // A collector at work has its families in each snapshot: it reads the value from the kernel and knows it
+        // better, that there is none included.
         if snapshot.families.iter().any(|family| family.metric.name == metric.name) {
             continue;
         }

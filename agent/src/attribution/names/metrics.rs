@@ -1,4 +1,5 @@
-//! Definitions of what is told about pods and containers beside their measurements.
+//! Definitions of what is told about pods and containers beside their measurements. The CPU limit is the
+//! collector `cpu`'s, which reads it from the kernel.
 
 use crate::registry::{InfoMetric, Kind, Metric, Unit};
 
@@ -31,16 +32,8 @@ const fn resource(name: &'static str, otlp_name: &'static str, unit: Unit, help:
 pub static CPU_REQUEST: Metric = resource(
     "podlens_cpu_request_cores",
     "podlens.cpu.request",
-    Unit::Count("cpu"),
+    Unit::Cpus,
     "CPU that the scheduler set aside for the container",
-);
-
-/// CPU limit.
-pub static CPU_LIMIT: Metric = resource(
-    "podlens_cpu_limit_cores",
-    "podlens.cpu.limit",
-    Unit::Count("cpu"),
-    "CPU that the container may use at most",
 );
 
 /// Requested memory.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use aya::maps::{MapData, RingBuf};
-use podlens_common::cgroup::{CgroupKey, EVENT_BORN, EVENT_HEADER_BYTES, EVENT_REMOVED};
+use podlens_common::cgroup::{Bandwidth, CgroupKey, EVENT_BORN, EVENT_HEADER_BYTES, EVENT_REMOVED};
 
 use super::CollectorSpec;
 
@@ -38,6 +38,8 @@ pub enum Event {
     Removed {
         /// Its identity.
         key: CgroupKey,
+        /// What its CPU quota had done by then, where the kernel told.
+        last: Option<Bandwidth>,
     },
 }
 
@@ -90,7 +92,10 @@ fn decode(bytes: &[u8]) -> Option<Event> {
     let path = bytes.get(EVENT_HEADER_BYTES..EVENT_HEADER_BYTES + path_bytes)?;
     match kind {
         EVENT_BORN => Some(Event::Born { key, path: String::from_utf8_lossy(path).into_owned() }),
-        EVENT_REMOVED => Some(Event::Removed { key }),
+        EVENT_REMOVED => {
+            let bandwidth = Bandwidth { periods: word(24)?, throttled_periods: word(32)?, throttled_ns: word(40)? };
+            Some(Event::Removed { key, last: (half(48)? == 1).then_some(bandwidth) })
+        }
         _ => None,
     }
 }
@@ -99,12 +104,23 @@ fn decode(bytes: &[u8]) -> Option<Event> {
 mod tests {
     use super::*;
 
+    const QUOTA: Bandwidth = Bandwidth { periods: 9, throttled_periods: 7, throttled_ns: 1_000_000_001 };
+
     fn bytes(kind: u32, path: &str, claimed_bytes: usize) -> Vec<u8> {
+        with_bandwidth(kind, path, claimed_bytes, 0)
+    }
+
+    fn with_bandwidth(kind: u32, path: &str, claimed_bytes: usize, has_bandwidth: u32) -> Vec<u8> {
         let mut bytes = Vec::new();
         bytes.extend(42_u64.to_ne_bytes());
         bytes.extend(1_u64.to_ne_bytes());
         bytes.extend(kind.to_ne_bytes());
         bytes.extend(u32::try_from(claimed_bytes).unwrap_or(u32::MAX).to_ne_bytes());
+        for word in [QUOTA.periods, QUOTA.throttled_periods, QUOTA.throttled_ns] {
+            bytes.extend(word.to_ne_bytes());
+        }
+        bytes.extend(has_bandwidth.to_ne_bytes());
+        bytes.extend(0_u32.to_ne_bytes());
         bytes.extend(path.as_bytes());
         bytes
     }
@@ -114,9 +130,10 @@ mod tests {
     }
 
     #[test]
-    fn births_carry_a_path_and_removals_only_the_key() {
+    fn births_carry_a_path_and_removals_what_a_quota_had_done() {
         check(&bytes(EVENT_BORN, "/a/b", 4), Some(&Event::Born { key: 42, path: "/a/b".to_owned() }));
-        check(&bytes(EVENT_REMOVED, "/a/b", 4), Some(&Event::Removed { key: 42 }));
+        check(&bytes(EVENT_REMOVED, "/a/b", 4), Some(&Event::Removed { key: 42, last: None }));
+        check(&with_bandwidth(EVENT_REMOVED, "/a", 2, 1), Some(&Event::Removed { key: 42, last: Some(QUOTA) }));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use podlens_common::{
 };
 
 use self::{clock::RunQueueClock, culprits::Ways};
-use super::{Caused, CollectorSpec, Reading, Split};
+use super::{Caused, Collector, CollectorSpec, Held, Reading, Split};
 use crate::{
     kernel::object::SchedulerMaps,
     registry::{Layout, Row},
@@ -59,6 +59,33 @@ pub struct Scheduler {
     ways: Ways,
     /// Each slot's last row: an estimate of a running slice may be followed by a smaller exact value.
     last: HashMap<u32, Row>,
+}
+
+impl Collector for Scheduler {
+    fn spec(&self) -> &'static CollectorSpec {
+        &SPEC
+    }
+
+    fn prepare(&mut self) {
+        self.set_clock();
+    }
+
+    fn read_slots(&mut self, held: &Held, generation: &dyn Fn(u32) -> Option<u32>) -> (Vec<Reading>, Vec<Caused>) {
+        let slots: Vec<u32> = held.keys().copied().collect();
+        self.sweep(&slots, generation)
+    }
+
+    fn clear(&mut self, slot: u32) {
+        Scheduler::clear(self, slot);
+    }
+
+    fn lost(&self) -> Vec<(&'static str, u64)> {
+        Scheduler::lost(self).to_vec()
+    }
+
+    fn unseen_ns(&self) -> u64 {
+        Scheduler::unseen_ns(self)
+    }
 }
 
 impl Scheduler {

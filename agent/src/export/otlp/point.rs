@@ -57,6 +57,7 @@ pub(super) fn empty_metric(metric: &registry::Metric) -> Metric {
         Unit::Seconds => "s".into(),
         Unit::Bytes => "By".into(),
         Unit::Count(thing) => format!("{{{thing}}}"),
+        Unit::Cpus => "{cpu}".into(),
     };
     Metric {
         name: metric.otlp_name.into(),

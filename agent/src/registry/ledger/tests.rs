@@ -22,6 +22,9 @@ static CPU: Metric = Metric {
     must_equal: "",
 };
 
+static TASKS: Metric =
+    Metric { name: "tasks", otlp_name: "tasks", kind: Kind::Gauge, unit: Unit::Count("task"), ..CPU };
+
 /// Names as a test sets them; what is in `pending` waits for its name.
 #[derive(Default)]
 struct Names {
@@ -64,7 +67,8 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let row = Layout::new(&[&CPU]);
-        let ledger = Ledger::new(vec![Section { layout: row.clone(), split: None }], Duration::from_mins(5));
+        let ledger =
+            Ledger::new(vec![Section { layout: row.clone(), active: true, split: None }], Duration::from_mins(5));
         Self { ledger, names: Names::default(), now: Instant::now(), row }
     }
 
@@ -229,4 +233,47 @@ fn instances_stay_apart_for_those_who_tell_them_apart() {
         .collect();
     assert_eq!(points, [2]);
     assert_eq!(crate::export::otlp::points(&snapshot), 1, "what was carried is not pushed");
+}
+
+#[test]
+fn what_was_never_measured_of_an_owner_has_no_sample_and_a_gauge_ends_with_its_cgroup() {
+    let layouts = [Layout::new(&[&CPU]), Layout::new(&[&TASKS]), Layout::new(&[&TASKS])];
+    let sections = layouts.iter().zip([true, true, false]);
+    let sections = sections.map(|(layout, active)| Section { layout: layout.clone(), active, split: None }).collect();
+    let mut ledger = Ledger::new(sections, Duration::from_mins(5));
+    let (names, now) = (Names::default(), Instant::now());
+    let (ran, slept) = (owner("u", "1"), owner("u", "2"));
+    let mut tasks = layouts[1].row();
+    tasks.add(&layouts[1], &TASKS, 0, 3);
+    let mut cpu = layouts[0].row();
+    cpu.add(&layouts[0], &CPU, 0, 5_000_000_000);
+    let look = |ledger: &mut Ledger, living: &[(usize, &Owner, &Row)]| {
+        ledger.begin(now, &names);
+        for (section, owner, row) in living {
+            ledger.observe(*section, owner, SystemTime::UNIX_EPOCH, row);
+        }
+        ledger.finish(now, &names);
+        let snapshot = ledger.snapshot(SystemTime::UNIX_EPOCH, "n".into(), &names);
+        let samples = |family: &crate::registry::Family| family.samples.iter().map(|one| one.value.clone()).collect();
+        snapshot.families.iter().map(samples).collect::<Vec<Vec<Value>>>()
+    };
+    let seconds = vec![Value::Nanoseconds(5_000_000_000)];
+    let both = look(&mut ledger, &[(0, &ran, &cpu), (1, &ran, &tasks), (1, &slept, &tasks)]);
+    assert_eq!(both, [seconds.clone(), vec![Value::Integer(3); 2]], "two families, the third collector is not at work");
+    ledger.retire(1, &ran, SystemTime::UNIX_EPOCH, &tasks);
+    ledger.retire(0, &ran, SystemTime::UNIX_EPOCH, &cpu);
+    assert_eq!(look(&mut ledger, &[]), [seconds, vec![]], "what is gone leaves its counters");
+}
+
+#[test]
+fn a_final_value_that_comes_after_its_owner_is_gone_is_delivered_once_more() {
+    let mut bench = Bench::new();
+    let one = owner("u", "1");
+    bench.know(&one, "web", "app");
+    bench.sweep(&[(&one, 1_000_000_000)]);
+    bench.retire(&one, 1_000_000_000);
+    check(&bench.sweep(&[]), &[(WEB, "1")]);
+    bench.retire(&one, 500_000_000);
+    check(&bench.sweep(&[]), &[(WEB, "1.5")]);
+    check(&bench.sweep(&[]), &[]);
 }

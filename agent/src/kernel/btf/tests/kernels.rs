@@ -16,7 +16,7 @@ const SERIES: [&str; 4] = ["5.10", "6.1", "6.12", "7.2"];
 enum Holds {
     Pointer,
     Bytes(u32),
-    /// A flag that newer kernels shrank: `se.on_rq` in 6.12, `on_rq` in 7.2.
+    /// A flag that newer kernels shrank: `se.on_rq` in 6.12, `on_rq` and `on_cpu` in 7.2.
     OneOrFourBytes,
     Array(u32),
     Embedded,
@@ -64,6 +64,17 @@ const MEMBERS: &[(&[&str], Holds)] = &[
     (&["rq.cpu"], Bytes(4)),
     (&["rq.curr"], Pointer),
     (&["task_group.css"], Embedded),
+    (&["task_group.cfs_bandwidth.nr_periods"], Bytes(4)),
+    (&["task_group.cfs_bandwidth.nr_throttled"], Bytes(4)),
+    (&["task_group.cfs_bandwidth.throttled_time"], Bytes(8)),
+    (&["task_struct.exit_state"], Bytes(4)),
+    (&["task_struct.on_cpu"], OneOrFourBytes),
+    (&["task_struct.tasks"], Embedded),
+    (&["task_struct.thread_node"], Embedded),
+    (&["task_struct.group_leader"], Pointer),
+    (&["task_struct.signal"], Pointer),
+    (&["signal_struct.thread_head"], Embedded),
+    (&["signal_struct.live.counter"], Bytes(4)),
 ];
 
 fn fetched(series: &str) -> PathBuf {
@@ -108,6 +119,9 @@ fn check_all(kernel: &str, btf: &Btf) {
     assert!(btf.function_exists("try_to_wake_up"), "{kernel}");
     assert!(!btf.function_exists("podlens_is_no_kernel_function"));
     check_tracepoints(kernel, btf);
+    // A task group is known by its `css`, and the loop of the walk through tasks came in 5.17.
+    assert_eq!(btf.member("task_group.css").unwrap().offset_bytes, 0, "{kernel}");
+    assert_eq!(btf.enum_value("bpf_func_id", "BPF_FUNC_loop").is_ok(), kernel != "5.10", "{kernel}");
 }
 
 /// The state was 8 bytes until it was renamed in 5.14.

@@ -1,0 +1,58 @@
+//! Processes by slot, and tasks by state as of the last walk through all of them.
+
+use crate::cgroup::CgroupKey;
+
+/// Processes that began and ended in one slot's cgroup. Any CPU adds to it, by atomic additions.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Processes {
+    /// Thread groups that were created.
+    pub created: u64,
+    /// Thread groups that ended.
+    pub exited: u64,
+}
+
+/// On a CPU.
+pub const STATE_RUNNING: usize = 0;
+/// Wants a CPU and has none.
+pub const STATE_WAITING: usize = 1;
+/// Blocked, and a signal or nothing at all is waited for: sleeping, idle, stopped, traced.
+pub const STATE_SLEEPING: usize = 2;
+/// Blocked in what no signal interrupts, as disk input and output.
+pub const STATE_DISK: usize = 3;
+/// Number of states.
+pub const STATES: usize = 4;
+
+/// In a record: kernel threads in the root cgroup.
+pub const KEY_KERNEL: CgroupKey = 0;
+/// In a record: other tasks in the root cgroup.
+pub const KEY_ROOT: CgroupKey = 1;
+
+/// Records that a walk can write.
+pub const TASK_RECORDS: u32 = 16_384;
+
+/// Tasks of one cgroup that a walk met one after another; a cgroup may have several records.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TaskRecord {
+    /// The cgroup, or one of the two keys above.
+    pub key: CgroupKey,
+    /// Tasks by state.
+    pub tasks: [u32; STATES],
+}
+
+/// What became of the last walk.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TaskWalk {
+    /// 1: it came round to where it began.
+    pub finished: u64,
+    /// Records that it wrote.
+    pub records: u64,
+    /// Tasks by state for which there was no record left.
+    pub unrecorded: [u32; STATES],
+}
+
+const _: () = assert!(size_of::<Processes>() == 16);
+const _: () = assert!(size_of::<TaskRecord>() == 24);
+const _: () = assert!(size_of::<TaskWalk>() == 32);

@@ -1,0 +1,205 @@
+//! Collector `tasks`: how many tasks each cgroup has by state, and processes that began and ended in it.
+//!
+//! Processes are counted by slot. Tasks are counted by a walk through all of them, by the cgroup's key: a cgroup
+//! whose tasks only sleep needs no slot for that.
+
+pub mod metrics;
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::{Duration, Instant},
+};
+
+use podlens_common::{
+    cgroup::{Bandwidth, CgroupKey, SLOT_KERNEL, SLOT_ROOT, SLOT_UNATTRIBUTED},
+    tasks::{KEY_KERNEL, KEY_ROOT, Processes, STATES, TaskRecord, TaskWalk},
+};
+
+use super::{Caused, Collector, CollectorSpec, Held, Reading};
+use crate::{
+    kernel::{mapped::MappedArray, object::WalkMaps},
+    registry::{Layout, Row},
+};
+
+/// The collector.
+pub static SPEC: CollectorSpec = CollectorSpec {
+    name: "tasks",
+    about: "tasks by state, processes that began and ended",
+    metrics: &[&metrics::TASKS, &metrics::CREATED, &metrics::EXITED],
+    split: None,
+};
+
+/// Programs for processes.
+pub const PROGRAMS: &[(&str, &str)] = &[("process_fork", "sched_process_fork"), ("process_exit", "sched_process_exit")];
+
+/// Least time between two walks: one costs in proportion to the node's tasks, not to its pods.
+const WALK_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The collector at work.
+pub struct Tasks {
+    layout: Layout,
+    processes: Option<MappedArray<Processes>>,
+    walk: Option<WalkMaps>,
+    walked: Walked,
+    unfinished: u64,
+}
+
+/// What the last walk has found.
+#[derive(Debug, Default)]
+struct Walked {
+    /// When it began; none before the first.
+    at: Option<Instant>,
+    /// It came to its end: only then is what it did not meet known to be nothing.
+    finished: bool,
+    tasks: HashMap<CgroupKey, [u64; STATES]>,
+    /// Tasks that had to be left without a key.
+    unrecorded: [u64; STATES],
+    /// Cgroups that held a slot then; not known until the sweep that the walk was made for.
+    held: Option<HashSet<CgroupKey>>,
+}
+
+impl Tasks {
+    /// A collector over what of its two parts works here.
+    #[must_use]
+    pub fn new(processes: Option<MappedArray<Processes>>, walk: Option<WalkMaps>) -> Self {
+        Self { layout: Layout::new(SPEC.metrics), processes, walk, walked: Walked::default(), unfinished: 0 }
+    }
+
+    fn row(&self, number: u32, key: CgroupKey) -> Row {
+        let mut row = self.layout.row();
+        let entry = usize::try_from(number).ok();
+        if let Some(processes) = self.processes.as_ref().zip(entry).and_then(|(all, entry)| all.get(entry)) {
+            row.add(&self.layout, &metrics::CREATED, 0, processes.created);
+            row.add(&self.layout, &metrics::EXITED, 0, processes.exited);
+        }
+        if let Some(tasks) = self.walked.of_slot(number, key) {
+            book(&mut row, &self.layout, &tasks);
+        }
+        row
+    }
+}
+
+impl Collector for Tasks {
+    fn spec(&self) -> &'static CollectorSpec {
+        &SPEC
+    }
+
+    fn prepare(&mut self) {
+        let Some(walk) = &self.walk else { return };
+        if self.walked.at.is_some_and(|at| at.elapsed() < WALK_INTERVAL) {
+            return;
+        }
+        self.walked = Walked { at: Some(Instant::now()), ..Walked::default() };
+        walk.result.set(0, TaskWalk::default());
+        let result = walk.iterator.run().ok().and_then(|()| walk.result.get(0)).unwrap_or_default();
+        if result.finished == 1 {
+            let records = (0..usize::try_from(result.records).unwrap_or(0)).filter_map(|at| walk.records.get(at));
+            self.walked.fill(records, &result);
+        } else {
+            self.unfinished += 1;
+        }
+    }
+
+    fn read_slots(&mut self, held: &Held, _generation: &dyn Fn(u32) -> Option<u32>) -> (Vec<Reading>, Vec<Caused>) {
+        let keys = || held.values().map(|slot| slot.key).collect();
+        self.walked.held.get_or_insert_with(keys);
+        let rows = held.iter().map(|(number, slot)| Reading { slot: *number, row: self.row(*number, slot.key) });
+        (rows.collect(), Vec::new())
+    }
+
+    fn clear(&mut self, slot: u32) {
+        if let (Some(processes), Ok(entry)) = (&self.processes, usize::try_from(slot)) {
+            processes.set(entry, Processes::default());
+        }
+    }
+
+    fn read_cgroups(&mut self, held: &Held) -> Vec<(CgroupKey, Row)> {
+        let told: HashSet<CgroupKey> = held.values().map(|slot| slot.key).chain([KEY_KERNEL, KEY_ROOT]).collect();
+        let others = self.walked.tasks.iter().filter(|(key, _)| !told.contains(*key));
+        others
+            .map(|(key, tasks)| {
+                let mut row = self.layout.row();
+                book(&mut row, &self.layout, tasks);
+                (*key, row)
+            })
+            .collect()
+    }
+
+    fn removed(&mut self, key: CgroupKey, _last: Option<Bandwidth>) -> Option<Row> {
+        self.walked.tasks.remove(&key);
+        None
+    }
+
+    fn lost(&self) -> Vec<(&'static str, u64)> {
+        vec![("walk_unfinished", self.unfinished)]
+    }
+}
+
+impl Walked {
+    fn fill(&mut self, records: impl Iterator<Item = TaskRecord>, result: &TaskWalk) {
+        self.finished = true;
+        self.unrecorded = result.unrecorded.map(u64::from);
+        for record in records {
+            let sums = self.tasks.entry(record.key).or_default();
+            for (sum, tasks) in sums.iter_mut().zip(record.tasks) {
+                *sum += u64::from(tasks);
+            }
+        }
+    }
+
+    /// The tasks of a slot's holder; none if the walk cannot tell, since the cgroup came after it.
+    fn of_slot(&self, number: u32, key: CgroupKey) -> Option<[u64; STATES]> {
+        if !self.finished {
+            return None;
+        }
+        let of = |key| self.tasks.get(&key).copied();
+        match number {
+            SLOT_UNATTRIBUTED => Some(self.unrecorded),
+            SLOT_KERNEL => Some(of(KEY_KERNEL).unwrap_or_default()),
+            SLOT_ROOT => Some(of(KEY_ROOT).unwrap_or_default()),
+            _ => of(key).or_else(|| self.held.as_ref()?.contains(&key).then_some([0; STATES])),
+        }
+    }
+}
+
+fn book(row: &mut Row, layout: &Layout, tasks: &[u64; STATES]) {
+    for (state, tasks) in tasks.iter().enumerate() {
+        row.add(layout, &metrics::TASKS, state, *tasks);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POD: CgroupKey = 77;
+
+    fn record(key: CgroupKey, tasks: [u32; STATES]) -> TaskRecord {
+        TaskRecord { key, tasks }
+    }
+
+    #[track_caller]
+    fn check(walked: &Walked, number: u32, key: CgroupKey, expected: Option<[u64; STATES]>) {
+        assert_eq!(walked.of_slot(number, key), expected);
+    }
+
+    #[test]
+    fn records_of_one_cgroup_are_added_up_and_the_rest_is_unattributed() {
+        let mut walked = Walked::default();
+        let records = [record(POD, [1, 0, 2, 0]), record(KEY_KERNEL, [0, 0, 9, 1]), record(POD, [0, 3, 1, 0])];
+        walked.fill(records.into_iter(), &TaskWalk { finished: 1, records: 3, unrecorded: [0, 0, 5, 0] });
+        check(&walked, 9, POD, Some([1, 3, 3, 0]));
+        check(&walked, SLOT_KERNEL, 0, Some([0, 0, 9, 1]));
+        check(&walked, SLOT_ROOT, 0, Some([0; STATES]));
+        check(&walked, SLOT_UNATTRIBUTED, 0, Some([0, 0, 5, 0]));
+    }
+
+    #[test]
+    fn what_came_after_the_walk_is_not_known_and_what_was_there_has_none() {
+        let mut walked = Walked { held: Some(HashSet::from([POD])), ..Walked::default() };
+        check(&walked, 9, POD, None);
+        walked.fill(std::iter::empty(), &TaskWalk { finished: 1, ..TaskWalk::default() });
+        check(&walked, 9, POD, Some([0; STATES]));
+        check(&walked, 10, POD + 1, None);
+    }
+}

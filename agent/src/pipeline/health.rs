@@ -1,0 +1,60 @@
+//! What the pipeline tells about itself. `own_metrics` serves it.
+
+use std::time::Duration;
+
+use super::Inner;
+use crate::kernel::object::SlotMaps;
+
+/// Counts that the agent tells about itself.
+#[derive(Clone, Debug, Default)]
+pub struct Health {
+    /// Slots that are held, by living cgroups and by removed ones, and free ones.
+    pub slots: [(&'static str, u64); 3],
+    /// What was lost: collector, reason, how often.
+    pub lost: Vec<(&'static str, &'static str, u64)>,
+    /// CPU time of which it is not known who had it.
+    pub unseen_ns: u64,
+    /// How long the last sweep took.
+    pub sweep: Duration,
+    /// Owners that are gone and wait for their last export.
+    pub gone_owners: u64,
+}
+
+impl Inner {
+    pub(super) fn health(&self) -> Health {
+        let mut health = Health { sweep: self.sweep, gone_owners: self.ledger.gone() as u64, ..Health::default() };
+        health.lost.push(("registry", "expired_unexported", self.ledger.expired()));
+        if let Some(kernel) = &self.kernel {
+            let held = kernel.held();
+            let removed = held
+                .values()
+                .filter(|slot| self.cgroups.get(slot.key).is_some_and(|cgroup| cgroup.removed.is_some()))
+                .count() as u64;
+            let all = held.len() as u64;
+            let free = u64::from(kernel.slots.count()).saturating_sub(all).saturating_sub(kernel.stuck);
+            health.slots = [("live", all - removed), ("tombstone", removed), ("free", free)];
+            health.lost.extend(of_slots(&kernel.slots));
+            health.lost.push(("lifecycle", "slot_stuck", kernel.stuck));
+            if let Some(lifecycle) = &kernel.lifecycle {
+                health.lost.push(("lifecycle", "malformed_event", lifecycle.malformed()));
+            }
+        }
+        for attached in &self.collectors {
+            let name = attached.collector.spec().name;
+            health.lost.extend(attached.collector.lost().into_iter().map(|(reason, count)| (name, reason, count)));
+            health.unseen_ns += attached.collector.unseen_ns();
+        }
+        health
+    }
+}
+
+fn of_slots(slots: &SlotMaps) -> [(&'static str, &'static str, u64); 5] {
+    let losses = slots.losses();
+    [
+        ("lifecycle", "no_free_slot", losses.no_free_slot),
+        ("lifecycle", "table_full", losses.table_full),
+        ("lifecycle", "event_lost", losses.event_lost),
+        ("lifecycle", "path_unreadable", losses.path_unreadable),
+        ("lifecycle", "no_cgroup", losses.no_cgroup),
+    ]
+}

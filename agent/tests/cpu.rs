@@ -1,0 +1,188 @@
+//! Quotas, throttling and CPU time by mode against the kernel's own files of the same cgroup.
+//!
+//! Each load rests before anything is compared, so that the files stand still and equality is exact.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+mod common;
+
+use std::{fs, path::Path, thread, time::Duration};
+
+use common::{Agent, Load, PATIENCE, Page, TestCgroup, Throttled, Trees, Work, pod_uid, wait_until};
+
+const THROTTLED: &str = "podlens_cpu_throttled_seconds_total";
+const PERIODS: &str = "podlens_cpu_periods_total";
+const MODE: &str = "podlens_cpu_mode_seconds_total";
+const LIMIT: &str = "podlens_cpu_limit_cores";
+
+/// A fifth of a CPU, in periods that make many throttles of little time.
+const QUOTA_US: u64 = 4_000;
+const PERIOD_US: u64 = 20_000;
+
+fn start() -> Agent {
+    Agent::start(&[("PODLENS_MAX_AGE", "0s")])
+}
+
+fn spin(ms: u64) -> Work {
+    Work::SpinFor(Duration::from_millis(ms))
+}
+
+/// What a page says of the cgroup's quota; none if it says nothing of it.
+fn throttled(page: &Page, cgroup: &TestCgroup) -> Option<Throttled> {
+    let stopped_ns = page.ns(THROTTLED, &cgroup.labels());
+    let periods = |result| page.count(PERIODS, &cgroup.labels_and(&[("result", result)]));
+    let (ran, stopped_periods) = (periods("ran"), periods("throttled"));
+    assert_eq!(ran.is_some(), stopped_ns.is_some(), "time and periods are known together");
+    Some(Throttled { periods: ran? + stopped_periods?, stopped_periods: stopped_periods?, stopped_ns: stopped_ns? })
+}
+
+/// What a page says of CPU time in user and in kernel mode.
+fn modes(page: &Page, cgroup: &TestCgroup) -> Option<[u64; 2]> {
+    let mode = |mode| page.ns(MODE, &cgroup.labels_and(&[("mode", mode)]));
+    Some([mode("user")?, mode("system")?])
+}
+
+/// What the kernel's files say of it.
+fn modes_of_files(cgroup: &TestCgroup) -> [u64; 2] {
+    let directories = cgroup.directories();
+    let read = |path: &Path| fs::read_to_string(path).unwrap();
+    if let Some(accounting) = directories.iter().find(|one| one.join("cpuacct.usage_user").exists()) {
+        return ["cpuacct.usage_user", "cpuacct.usage_sys"]
+            .map(|file| read(&accounting.join(file)).trim().parse().unwrap());
+    }
+    let stat = read(&directories[0].join("cpu.stat"));
+    ["user_usec ", "system_usec "].map(|key| {
+        let us: u64 = stat.lines().find_map(|line| line.strip_prefix(key)).unwrap().parse().unwrap();
+        us * 1000
+    })
+}
+
+/// The file of a cgroup whose quota has nothing more to stop.
+fn settled(cgroup: &TestCgroup) -> Throttled {
+    let mut last = cgroup.throttled();
+    wait_until("a quota at rest", PATIENCE, || {
+        thread::sleep(Duration::from_millis(100));
+        let now = cgroup.throttled();
+        let is_settled = now == last;
+        last = now;
+        if is_settled { Ok(now) } else { Err(format!("{now:?}")) }
+    })
+}
+
+#[track_caller]
+fn check_equal(agent: &Agent, what: &str, cgroup: &TestCgroup) -> Throttled {
+    let kernel = settled(cgroup);
+    let page = agent.metrics();
+    assert_eq!(throttled(&page, cgroup), Some(kernel), "{what}");
+    assert_eq!(modes(&page, cgroup), Some(modes_of_files(cgroup)), "{what}");
+    kernel
+}
+
+#[test]
+fn values_are_those_of_the_kernels_files() {
+    let agent = start();
+    let cgroup = TestCgroup::any_container();
+    cgroup.set_quota(QUOTA_US, PERIOD_US);
+    let mut load = Load::start(Some(&cgroup), spin(400), None);
+    load.run();
+    let first = check_equal(&agent, "after one load", &cgroup);
+    assert!(first.stopped_periods > 5 && first.stopped_ns > 100_000_000, "{first:?}");
+    load.run();
+    let second = check_equal(&agent, "after two", &cgroup);
+    assert!(second.stopped_ns > first.stopped_ns);
+    load.end();
+}
+
+#[test]
+fn what_a_quota_did_to_a_container_that_no_page_saw_is_told_exactly() {
+    let agent = start();
+    agent.metrics();
+    let cgroup = TestCgroup::any_container();
+    cgroup.set_quota(QUOTA_US, PERIOD_US);
+    let mut load = Load::start(Some(&cgroup), spin(300), None);
+    load.run();
+    load.end();
+    let kernel = settled(&cgroup);
+    assert!(kernel.stopped_periods > 5, "{kernel:?}");
+    let labels: Vec<(String, String)> =
+        cgroup.labels().into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    let labels: Vec<(&str, &str)> = labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    cgroup.remove();
+    for look in ["at once", "later"] {
+        let page = agent.metrics();
+        assert_eq!(page.ns(THROTTLED, &labels), Some(kernel.stopped_ns), "{look}");
+        let stopped = [labels.as_slice(), &[("result", "throttled")]].concat();
+        assert_eq!(page.count(PERIODS, &stopped), Some(kernel.stopped_periods), "{look}");
+        let ran = [labels.as_slice(), &[("result", "ran")]].concat();
+        assert_eq!(page.count(PERIODS, &ran), Some(kernel.periods - kernel.stopped_periods), "{look}");
+        assert_eq!(page.one(LIMIT, &labels), None, "{look}: what is gone has no limit");
+        assert!(page.all(MODE, &labels).is_empty(), "{look}: what was not read is not known");
+        if look == "at once" {
+            // Until its slot is given back, and it is gone for good.
+            thread::sleep(Duration::from_millis(2500));
+        }
+    }
+}
+
+#[test]
+fn a_limit_follows_the_quota_and_is_absent_without_one() {
+    let agent = start();
+    let cgroup = TestCgroup::any_container();
+    let check = |what: &str, expected: Option<f64>| {
+        let page = agent.metrics();
+        assert_eq!(page.one(LIMIT, &cgroup.labels()).map(common::Sample::value), expected, "{what}");
+        page
+    };
+    let page = check("no quota", None);
+    assert_eq!(throttled(&page, &cgroup), None, "nothing is stopped that never had a quota");
+    cgroup.set_quota(150_000, 100_000);
+    let kernel = settled(&cgroup);
+    let page = check("one and a half CPUs", Some(1.5));
+    assert_eq!(throttled(&page, &cgroup), Some(kernel), "a quota that has stopped nothing yet");
+    cgroup.set_quota(33_333, 100_000);
+    check("a third", Some(0.33333));
+    for directory in cgroup.directories() {
+        for (file, none) in [("cpu.max", "max"), ("cpu.cfs_quota_us", "-1")] {
+            if directory.join(file).exists() {
+                fs::write(directory.join(file), none).unwrap();
+            }
+        }
+    }
+    check("no quota again", None);
+}
+
+#[test]
+fn what_lies_below_a_container_is_counted_once() {
+    let agent = start();
+    let outer = TestCgroup::any_container();
+    let inner = TestCgroup::at(format!("{}/inner", outer.path()), Vec::new(), Trees::All);
+    let mut load = Load::start(Some(&inner), Work::Spin(Duration::from_millis(300)), None);
+    load.run();
+    let page = agent.metrics();
+    let files = modes_of_files(&outer);
+    assert!(files.iter().sum::<u64>() >= 100_000_000, "{files:?}");
+    assert_eq!(modes(&page, &outer), Some(files));
+    load.end();
+}
+
+#[test]
+fn two_containers_of_a_pod_and_the_pods_own_quota_are_apart() {
+    let agent = start();
+    let uid = pod_uid(61);
+    let labels = vec![("pod".to_owned(), uid.clone()), ("container".to_owned(), String::new())];
+    let pod = TestCgroup::at(format!("/kubepods/burstable/pod{uid}"), labels, Trees::All);
+    let (busy, calm) = (TestCgroup::container(&uid, 61), TestCgroup::container(&uid, 62));
+    pod.set_quota(100_000, 100_000);
+    busy.set_quota(QUOTA_US, PERIOD_US);
+    let mut loads = [Load::start(Some(&busy), spin(400), None), Load::start(Some(&calm), spin(50), None)];
+    loads.iter_mut().for_each(Load::run);
+    check_equal(&agent, "the busy one", &busy);
+    let page = agent.metrics();
+    assert_eq!(throttled(&page, &calm), None);
+    assert_eq!(modes(&page, &calm), Some(modes_of_files(&calm)));
+    let limits = [&pod, &busy, &calm].map(|one| page.one(LIMIT, &one.labels()).map(common::Sample::value));
+    assert_eq!(limits, [Some(1.0), Some(0.2), None]);
+    assert_eq!(modes(&page, &pod), None, "its CPU time is its containers'");
+    assert_eq!(throttled(&page, &pod), Some(pod.throttled()));
+    drop(loads);
+}
