@@ -13,7 +13,7 @@ use crate::{
         ALL, Collector, CollectorSpec, State,
         cpu::{self, Cpu},
         lifecycle::{self, Lifecycle},
-        scheduler::{self, Scheduler},
+        scheduler::{self, Offers, Scheduler},
         tasks::{self, Tasks},
     },
     config::Config,
@@ -211,8 +211,9 @@ impl States {
             Some(lack) => Err(lack.to_owned()),
             None => attach_all(object, &[scheduler::LEGS_PROGRAM]).map_err(|cause| crate::log::with_causes(&cause)),
         };
+        let offers = Offers { migrations: legs.is_ok(), throttles: facts.has(Part::Throttle) };
         if let Err(lack) = legs {
-            lacks.push(format!("{lack}: the part of a wait before a migration is missing"));
+            lacks.push(format!("{lack}: migrations and the part of a wait before one are missing"));
         }
         let maps = attach_all(object, scheduler::PROGRAMS).and_then(|()| object.scheduler_maps());
         match maps {
@@ -220,7 +221,7 @@ impl States {
                 if !lacks.is_empty() {
                     self.set(name, State::Degraded(lacks.join("; ")));
                 }
-                Some(Scheduler::new(maps))
+                Some(Scheduler::new(maps, offers))
             }
             Err(cause) => {
                 self.set(name, State::Failed(refusal(&cause)));

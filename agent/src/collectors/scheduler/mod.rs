@@ -51,9 +51,19 @@ pub const PROGRAMS: &[(&str, &str)] = &[("cgroup_attach", "cgroup_attach_task"),
 /// The program for the legs of waits that end in a migration.
 pub const LEGS_PROGRAM: (&str, &str) = ("sched_migrate", "sched_migrate_task");
 
+/// What this kernel lets the programs see beyond slices, waits and switches. The rest has no value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offers {
+    /// Migrations.
+    pub migrations: bool,
+    /// Throttled time of a group.
+    pub throttles: bool,
+}
+
 /// The collector at work.
 pub struct Scheduler {
     maps: SchedulerMaps,
+    offers: Offers,
     layout: Layout,
     clock: RunQueueClock,
     ways: Ways,
@@ -91,9 +101,9 @@ impl Collector for Scheduler {
 impl Scheduler {
     /// A collector over the programs' maps.
     #[must_use]
-    pub fn new(maps: SchedulerMaps) -> Self {
+    pub fn new(maps: SchedulerMaps, offers: Offers) -> Self {
         let layout = Layout::new(SPEC.metrics);
-        Self { maps, layout, clock: RunQueueClock::default(), ways: Ways::default(), last: HashMap::new() }
+        Self { maps, offers, layout, clock: RunQueueClock::default(), ways: Ways::default(), last: HashMap::new() }
     }
 
     /// How its rows are laid out.
@@ -110,23 +120,22 @@ impl Scheduler {
     /// Reads the given slots: their rows, and who held the CPU while they waited since the last sweep.
     /// `generation` tells who has a slot at present.
     pub fn sweep(&mut self, slots: &[u32], generation: impl Fn(u32) -> Option<u32>) -> (Vec<Reading>, Vec<Caused>) {
-        let mut rows: HashMap<u32, Row> = slots.iter().map(|slot| (*slot, self.layout.row())).collect();
+        let mut totals: HashMap<u32, Account> = slots.iter().map(|slot| (*slot, Account::EMPTY)).collect();
         let mut caused = Vec::new();
         for cpu in 0..self.maps.cpu_count {
-            self.sweep_cpu(cpu, slots, &mut rows, &mut caused, &generation);
+            self.sweep_cpu(cpu, slots, &mut totals, &mut caused, &generation);
         }
-        let readings = slots
-            .iter()
-            .filter_map(|slot| {
-                let mut row = rows.remove(slot)?;
-                if let Some(throttles) = usize::try_from(*slot).ok().and_then(|slot| self.maps.throttles.get(slot)) {
-                    book_throttles(&mut row, &self.layout, &throttles);
-                }
-                if let Some(last) = self.last.get(slot) {
+        let readings = totals
+            .into_iter()
+            .map(|(slot, total)| {
+                let throttles = usize::try_from(slot).ok().and_then(|slot| self.maps.throttles.get(slot));
+                let mut row = self.layout.row();
+                book(&mut row, &self.layout, self.offers, &total, &throttles.unwrap_or(Throttles::EMPTY));
+                if let Some(last) = self.last.get(&slot) {
                     row.at_least(last);
                 }
-                self.last.insert(*slot, row.clone());
-                Some(Reading { slot: *slot, row })
+                self.last.insert(slot, row.clone());
+                Reading { slot, row }
             })
             .collect();
         (readings, caused)
@@ -166,12 +175,12 @@ impl Scheduler {
         (0..self.maps.cpu_count).filter_map(|cpu| self.cpu(cpu))
     }
 
-    /// Adds one CPU's accounts to the rows, and its running slice.
+    /// Adds one CPU's accounts to the totals, and its running slice.
     fn sweep_cpu(
         &mut self,
         cpu: u32,
         slots: &[u32],
-        rows: &mut HashMap<u32, Row>,
+        totals: &mut HashMap<u32, Account>,
         caused: &mut Vec<Caused>,
         generation: &impl Fn(u32) -> Option<u32>,
     ) {
@@ -181,8 +190,8 @@ impl Scheduler {
         let (running_slot, others): (Vec<u32>, Vec<u32>) = slots.iter().partition(|slot| **slot == before.slot);
         for slot in others.into_iter().chain(running_slot) {
             let Some((account, ways)) = self.steady(cpu, slot) else { continue };
-            if let Some(row) = rows.get_mut(&slot) {
-                book(row, &self.layout, &account);
+            if let Some(total) = totals.get_mut(&slot) {
+                add(total, &account);
             }
             if let Some(position) = self.position(cpu, slot) {
                 self.ways.collect(position, slot, &ways, generation, caused);
@@ -191,8 +200,8 @@ impl Scheduler {
         let Some(now) = self.cpu(cpu) else { return };
         if now.slot != SLOT_IDLE && now.since_ns != 0 {
             for (slot, ns) in running(&now, self.clock.now_ns()) {
-                if let Some(row) = rows.get_mut(&slot) {
-                    row.add(&self.layout, &metrics::CPU, 0, ns);
+                if let Some(total) = totals.get_mut(&slot) {
+                    total.on_cpu_ns += ns;
                 }
             }
         }
@@ -223,31 +232,47 @@ impl Scheduler {
     }
 }
 
-fn book(row: &mut Row, layout: &Layout, account: &Account) {
-    row.add(layout, &metrics::CPU, 0, account.on_cpu_ns);
-    row.add(layout, &metrics::CONTEXT_SWITCHES, 0, account.voluntary);
-    row.add(layout, &metrics::CONTEXT_SWITCHES, 1, account.involuntary);
-    row.add(layout, &metrics::THROTTLED_WAIT, 0, account.throttled_ns);
-    row.add(layout, &metrics::MIGRATIONS, 0, account.migrations);
-    for (state, off_cpu_ns) in account.off_cpu_ns.iter().enumerate() {
-        row.add(layout, &metrics::OFF_CPU, state, *off_cpu_ns);
+/// Adds what one CPU has accounted.
+fn add(total: &mut Account, account: &Account) {
+    let sums = [
+        (&mut total.on_cpu_ns, account.on_cpu_ns),
+        (&mut total.voluntary, account.voluntary),
+        (&mut total.involuntary, account.involuntary),
+        (&mut total.migrations, account.migrations),
+        (&mut total.throttled_ns, account.throttled_ns),
+    ];
+    let lists = (total.off_cpu_ns.iter_mut().zip(account.off_cpu_ns))
+        .chain(total.wait_ns.iter_mut().zip(account.wait_ns))
+        .chain(total.waits.iter_mut().zip(account.waits));
+    for (sum, more) in sums.into_iter().chain(lists) {
+        *sum = sum.wrapping_add(more);
     }
-    for (cause, wait_ns) in account.wait_ns.iter().enumerate() {
-        row.add(layout, &metrics::CPU_WAIT, cause, *wait_ns);
-    }
-    for (bucket, waits) in account.waits.iter().enumerate() {
-        row.add(layout, &metrics::RUN_QUEUE_LATENCY, bucket, *waits);
-    }
-    // The programs keep the sum only by cause, so that the two can never disagree.
-    let sum_ns = account.wait_ns.iter().sum();
-    row.add(layout, &metrics::RUN_QUEUE_LATENCY, account.waits.len(), sum_ns);
 }
 
-fn book_throttles(row: &mut Row, layout: &Layout, throttles: &Throttles) {
-    for (bucket, count) in throttles.lengths.iter().enumerate() {
-        row.add(layout, &metrics::THROTTLE_LATENCY, bucket, *count);
+/// Enters one slot's figures over all CPUs.
+fn book(row: &mut Row, layout: &Layout, offers: Offers, total: &Account, throttles: &Throttles) {
+    let mut enter = |metric, values: &[u64]| {
+        for (position, value) in values.iter().enumerate() {
+            row.add(layout, metric, position, *value);
+        }
+    };
+    enter(&metrics::CPU, &[total.on_cpu_ns]);
+    enter(&metrics::CONTEXT_SWITCHES, &[total.voluntary, total.involuntary]);
+    enter(&metrics::OFF_CPU, &total.off_cpu_ns);
+    enter(&metrics::CPU_WAIT, &total.wait_ns);
+    // The programs keep the sum only by cause, so that the two can never disagree.
+    let mut waits = total.waits.to_vec();
+    waits.push(total.wait_ns.iter().sum());
+    enter(&metrics::RUN_QUEUE_LATENCY, &waits);
+    if offers.migrations {
+        enter(&metrics::MIGRATIONS, &[total.migrations]);
     }
-    row.add(layout, &metrics::THROTTLE_LATENCY, throttles.lengths.len(), throttles.sum_ns);
+    if offers.throttles {
+        enter(&metrics::THROTTLED_WAIT, &[total.throttled_ns]);
+        let mut lengths = throttles.lengths.to_vec();
+        lengths.push(throttles.sum_ns);
+        enter(&metrics::THROTTLE_LATENCY, &lengths);
+    }
 }
 
 /// The running slice's parts: one slot's, or several where its task was moved between cgroups meanwhile.
