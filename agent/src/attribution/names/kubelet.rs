@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     backoff::Backoff,
-    export::{Shutdown, stopped},
+    export::{Shutdown, until_stopped},
 };
 
 const SOURCE: &str = "kubelet";
@@ -51,10 +51,7 @@ impl KubeletSource {
     /// Looks up names until podlens stops.
     pub async fn run(self, shutdown: Shutdown) {
         self.names.set_synced(false);
-        tokio::select! {
-            () = stopped(shutdown) => {}
-            () = self.follow() => {}
-        }
+        until_stopped(shutdown, self.follow()).await;
     }
 
     async fn follow(&self) {
