@@ -57,12 +57,12 @@ impl ApiSource {
     }
 
     /// Keeps the names up to date until podlens stops.
-    pub async fn run(self, shutdown: Shutdown) {
+    pub async fn run(mut self, shutdown: Shutdown) {
         self.names.set_synced(false);
         until_stopped(shutdown, self.follow()).await;
     }
 
-    async fn follow(&self) {
+    async fn follow(&mut self) {
         let mut backoff = Backoff::new(self.first_pause, &self.node);
         let mut health = Health { failing: false };
         let mut version: Option<String> = None;
@@ -109,6 +109,7 @@ impl ApiSource {
                 health.fails(&error);
             }
             tokio::time::sleep(backoff.pause(error.retry_after())).await;
+            self.client.renew_after(&error);
         }
     }
 
