@@ -115,7 +115,7 @@ fn cpu_time(resource: &ResourceMetrics) -> Option<NumberDataPoint> {
 fn attribute(attributes: &[KeyValue], key: &str) -> String {
     let found = attributes.iter().find(|attribute| attribute.key == key);
     match found.and_then(|attribute| attribute.value.as_ref()?.value.as_ref()) {
-        Some(any_value::Value::StringValue(text)) => text.to_string(),
+        Some(any_value::Value::StringValue(text)) => text.clone(),
         _ => String::new(),
     }
 }

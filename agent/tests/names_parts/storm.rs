@@ -79,7 +79,7 @@ impl Plan {
         let life = random.time(SHORTEST_LIFE, longest);
         let spin = random.time(Duration::from_millis(1), Duration::from_millis(15)).min(life);
         let times = u32::try_from(1 + random.below(6)).unwrap();
-        let work = Work::Wake { times, sleep: (life - spin) / times, spin: spin / times };
+        let work = Work::Wake { times, sleep: life.saturating_sub(spin) / times, spin: spin / times };
         let told = match random.below(4) {
             0 => life + random.time(Duration::ZERO, Duration::from_secs(3)),
             _ => random.time(Duration::from_millis(10), Duration::from_millis(1500)),
