@@ -152,8 +152,9 @@ fn while_the_server_is_away_values_go_on_and_an_agent_started_then_names_what_it
             subject.work();
         }
         let page = agent.metrics();
-        known.iter().for_each(|subject| subject.assert_once(&page, true));
-        born.iter().for_each(|subject| subject.assert_once(&page, false));
+        for (subject, is_named) in known.iter().map(|one| (one, true)).chain(born.iter().map(|one| (one, false))) {
+            subject.assert_once(&page, is_named);
+        }
         thread::sleep(Duration::from_millis(300));
     }
     let log = agent.log();
@@ -172,7 +173,9 @@ fn while_the_server_is_away_values_go_on_and_an_agent_started_then_names_what_it
         let page = agent.metrics();
         // Its runtime's annotations name it.
         known[0].assert_once(&page, true);
-        known[1..].iter().chain(&born).for_each(|subject| subject.assert_once(&page, false));
+        for subject in known[1..].iter().chain(&born) {
+            subject.assert_once(&page, false);
+        }
         thread::sleep(Duration::from_millis(300));
     }
 
