@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Agent, Load, Page, TestCgroup, Work, assert_near, pod_uid};
+use common::{Agent, Load, Page, TestCgroup, Work, assert_near, assert_nothing_lost, pod_uid};
 
 const CPU: &str = "podlens_cpu_seconds_total";
 /// What the kernel's and podlens' figures of a short life may differ by.
@@ -72,17 +72,6 @@ fn own_series(page: &Page, numbers: RangeInclusive<u32>) -> Vec<(String, String,
     let all = page.all(CPU, &[]);
     let own = all.into_iter().filter(|sample| (first.as_str()..=last.as_str()).contains(&sample.label("pod")));
     own.map(|sample| (sample.label("pod").to_owned(), sample.label("container").to_owned(), sample.ns())).collect()
-}
-
-/// No cgroup, name or value was lost. The scheduler's losses are not looked at: a kernel that does not report
-/// some switches causes them whatever the churn, and each life's CPU time is compared by itself.
-fn assert_nothing_lost(page: &Page) {
-    let losses = page.all("podlens_lost_total", &[]);
-    assert!(losses.len() >= 8, "the losses are counted: {losses:?}");
-    for sample in losses.into_iter().filter(|sample| sample.label("collector") != "scheduler") {
-        assert_eq!(sample.count(), 0, "{sample:?}");
-    }
-    assert_eq!(page.sum_ns(CPU, &[("unit", "unattributed")]), 0);
 }
 
 #[test]

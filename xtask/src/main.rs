@@ -10,6 +10,7 @@ mod cluster;
 mod components;
 mod debian;
 mod docs;
+mod fuzz;
 mod image;
 mod kernels;
 mod libtest;
@@ -63,6 +64,8 @@ enum Task {
     Test(test::Choice),
     /// Measure what podlens costs; on a quiet machine, as root
     Bench(bench::Choice),
+    /// Feed what reads others' data with whatever breaks it; not part of `test`
+    Fuzz(fuzz::Choice),
     /// Run a static program on other kernels, in virtual machines
     Vm(vm::Choice),
     /// A real one-node Kubernetes cluster on this machine, in a network namespace of its own
@@ -99,6 +102,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Run { arguments } => return run::run(&arguments),
         Task::Test(choice) => return test::run(&choice),
         Task::Bench(choice) => return bench::run(&choice),
+        Task::Fuzz(choice) => return fuzz::run(&choice),
         Task::Vm(choice) => return vm::run(&choice),
         Task::Cluster(choice) => return cluster::run(&choice),
         Task::Image(choice) => return image::run(&choice),

@@ -83,7 +83,7 @@ pub(crate) fn run(purposes: &[Purpose]) -> Result<()> {
 }
 
 /// Runs one step; true if there was something to do.
-fn ensure(step: &Step) -> Result<bool> {
+pub(crate) fn ensure(step: &Step) -> Result<bool> {
     let lacking = match (step.check)() {
         Ok(present) => {
             println!("setup: {:<24} {present}", step.name);

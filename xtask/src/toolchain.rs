@@ -18,6 +18,8 @@ use crate::{
 const OLDEST_RUSTC: (u32, u32) = (1, 95);
 /// Later versions need a system LLVM; this one uses the compiler's own.
 const BPF_LINKER_VERSION: &str = "0.10.4";
+/// Runs the fuzz targets; of the same time as libfuzzer-sys in agent/fuzz/Cargo.toml.
+const CARGO_FUZZ_VERSION: &str = "0.13.2";
 /// Debian's suites that may have the source of a recent compiler.
 const LIBRARY_SOURCE_SUITES: &[&str] = &["trixie-backports", "forky", "sid"];
 /// Beside a library source that did not come by rustup: the version of the compiler that it belongs to.
@@ -81,6 +83,38 @@ pub(crate) const BPF_LINKER: Step = Step {
         )
     },
     remedy: "see that crates can be downloaded and that cargo's bin directory is on PATH",
+};
+
+/// The driver of the fuzz targets.
+pub(crate) const FUZZER: Step = Step {
+    name: "cargo-fuzz",
+    why: "to run fuzz targets",
+    purpose: Purpose::Test,
+    check: || {
+        let version = process::output(Command::new("cargo").args(["fuzz", "--version"]))?;
+        let version = version.split_whitespace().last().unwrap_or("unknown");
+        if version != CARGO_FUZZ_VERSION {
+            bail!("its version is {version}, not {CARGO_FUZZ_VERSION}");
+        }
+        if places::program("c++").is_none() {
+            bail!("there is no C++ compiler (c++), which libFuzzer needs");
+        }
+        Ok(version.to_owned())
+    },
+    act: || {
+        process::watched(
+            "building cargo-fuzz",
+            Command::new("cargo").args([
+                "install",
+                "cargo-fuzz",
+                "--version",
+                CARGO_FUZZ_VERSION,
+                "--locked",
+                "--force",
+            ]),
+        )
+    },
+    remedy: "install a C++ compiler (Debian: apt-get install g++), and see that crates can be downloaded",
 };
 
 /// The standard library of the static binary.

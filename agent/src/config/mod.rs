@@ -19,7 +19,7 @@ use std::{
     ffi::OsString,
     fmt,
     net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -176,6 +176,14 @@ impl Config {
                 bundle_root: PathBuf::from("/run"),
             },
         }
+    }
+
+    /// Sets every key that a file gives; `path` is its name in messages.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with its place and the remedy. Keys before it are set.
+    pub fn set_from_file(&mut self, path: &Path, text: &str) -> Result<(), Error> {
+        file::apply_text(self, path, text)
     }
 
     fn collector_names(&self) -> Vec<String> {

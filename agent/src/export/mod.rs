@@ -37,3 +37,11 @@ pub(crate) async fn stopped(mut shutdown: Shutdown) {
     // An error means that the sender is gone, which is a stop as well.
     let _ = shutdown.wait_for(|stop| *stop).await;
 }
+
+/// Does `work` until it ends or a stop is asked for.
+pub(crate) async fn until_stopped(shutdown: Shutdown, work: impl Future<Output = ()>) {
+    tokio::select! {
+        () = stopped(shutdown) => {}
+        () = work => {}
+    }
+}

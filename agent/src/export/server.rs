@@ -2,11 +2,13 @@
 //!
 //! HTTP/1.1 without TLS, for Prometheus and the kubelet's probes. It knows no metric and no collector: the text
 //! comes from the encoder and the verdicts from whoever starts it. A peer can neither hang it nor make it
-//! hold much: heads are bounded in size and time, answers must be taken in time, connections are counted.
+//! hold much: heads are bounded in size and time, answers must be taken in time, connections are counted, and
+//! those that wait for their peers make room for new ones.
 
 mod answer;
 mod connection;
 mod pages;
+mod seats;
 
 use std::{
     io,
@@ -19,7 +21,6 @@ use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
     task::JoinSet,
 };
 
@@ -27,10 +28,11 @@ use self::{
     answer::Answers,
     connection::{Delivery, Stream},
     pages::Pages,
+    seats::{Seat, Seats},
 };
 use crate::export::{Shutdown, SnapshotSource, self_telemetry::SelfTelemetry, stopped};
 
-/// Connections served at one time; further ones wait in the kernel's backlog.
+/// Connections served at one time.
 const CONNECTIONS: usize = 64;
 
 /// For a request's head to arrive, idle time on a kept connection included, and for a peer to take an answer.
@@ -114,28 +116,23 @@ impl<S: SnapshotSource> Server<S> {
 
     /// Answers until a stop is asked for, then lets answers under way end within two seconds.
     pub async fn run(self, shutdown: Shutdown) {
-        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        let seats = Seats::new(CONNECTIONS);
         let mut connections = JoinSet::new();
         let stop = stopped(shutdown.clone());
         tokio::pin!(stop);
         loop {
             let accepted = async {
-                // Never closed, so there is always a place in the end.
-                let place = Arc::clone(&places).acquire_owned().await;
-                (self.listener.accept().await, place)
+                let (stream, peer) = self.listener.accept().await?;
+                Ok::<_, io::Error>((stream, peer, seats.take().await))
             };
-            let (accepted, place) = tokio::select! {
+            let accepted = tokio::select! {
                 () = &mut stop => break,
                 accepted = accepted => accepted,
-                Some(_) = connections.join_next() => continue,
             };
+            while connections.try_join_next().is_some() {}
             match accepted {
-                Ok((stream, peer)) => {
-                    let served = self.serve(stream, peer.ip().to_canonical(), shutdown.clone());
-                    connections.spawn(async move {
-                        served.await;
-                        drop(place);
-                    });
+                Ok((stream, peer, seat)) => {
+                    connections.spawn(self.serve(stream, peer.ip().to_canonical(), seat, shutdown.clone()));
                 }
                 Err(error) => {
                     tracing::debug!(%error, "a connection could not be accepted");
@@ -149,7 +146,15 @@ impl<S: SnapshotSource> Server<S> {
         let _ = tokio::time::timeout(LAST_ANSWERS, ended).await;
     }
 
-    fn serve(&self, stream: TcpStream, peer: IpAddr, shutdown: Shutdown) -> impl Future<Output = ()> + Send + use<S> {
+    fn serve(
+        &self,
+        stream: TcpStream,
+        peer: IpAddr,
+        seat: Seat,
+        shutdown: Shutdown,
+    ) -> impl Future<Output = ()> + Send + use<S> {
+        let seat = Arc::new(seat);
+        let held = Arc::clone(&seat);
         let answers = Arc::clone(&self.answers);
         let patience = self.patience;
         // An answer is one write or a few large ones; nothing is gained by waiting for more.
@@ -162,8 +167,11 @@ impl<S: SnapshotSource> Server<S> {
         };
         let stream = Stream::new(TokioIo::new(stream), patience, Arc::clone(&delivery));
         let service = service_fn(move |request| {
-            let (answers, delivery) = (Arc::clone(&answers), Arc::clone(&delivery));
-            async move { Ok::<_, std::convert::Infallible>(answers.answer(&request, &delivery).await) }
+            let (answers, delivery, seat) = (Arc::clone(&answers), Arc::clone(&delivery), Arc::clone(&held));
+            async move {
+                let answer = seat.answering(answers.answer(&request, &delivery)).await;
+                Ok::<_, std::convert::Infallible>(answer)
+            }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -175,6 +183,7 @@ impl<S: SnapshotSource> Server<S> {
             tokio::pin!(connection);
             let ended = tokio::select! {
                 ended = connection.as_mut() => ended,
+                () = seat.lost() => return tracing::debug!(%peer, "a connection made room for a new one"),
                 () = stopped(shutdown) => {
                     connection.as_mut().graceful_shutdown();
                     connection.await

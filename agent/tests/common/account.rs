@@ -136,3 +136,15 @@ fn sums(page: &Page, name: &str, counts: impl Fn(&Sample) -> bool) -> BTreeMap<B
     }
     sums
 }
+
+/// No cgroup, name or value was lost. The scheduler's losses are not looked at: a kernel that does not report
+/// some switches causes them whatever the churn, and each life's CPU time is compared by itself.
+#[track_caller]
+pub fn assert_nothing_lost(page: &Page) {
+    let losses = page.all("podlens_lost_total", &[]);
+    assert!(losses.len() >= 8, "the losses are counted: {losses:?}");
+    for sample in losses.into_iter().filter(|sample| sample.label("collector") != "scheduler") {
+        assert_eq!(sample.count(), 0, "{sample:?}");
+    }
+    assert_eq!(page.sum_ns("podlens_cpu_seconds_total", &[("unit", "unattributed")]), 0);
+}

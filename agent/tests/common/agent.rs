@@ -12,7 +12,7 @@ use std::{
 
 use super::{PATIENCE, page::Page, wait_until};
 
-/// The binary that is tested.
+/// The binary that is tested, unless the variable `PODLENS_TEST_BINARY` names another.
 const PODLENS: &str = env!("CARGO_BIN_EXE_podlens");
 /// A server that says nothing for so long hangs.
 const SILENCE: Duration = Duration::from_secs(20);
@@ -169,7 +169,8 @@ pub fn free_address() -> SocketAddr {
 
 /// The variables of the test's own environment must not configure the agent.
 fn command(under: &[&str], arguments: &[&str], environment: &[(&str, &str)]) -> Command {
-    let mut words = under.iter().copied().chain([PODLENS]).chain(arguments.iter().copied());
+    let binary = std::env::var("PODLENS_TEST_BINARY").unwrap_or_else(|_| PODLENS.to_owned());
+    let mut words = under.iter().copied().chain([binary.as_str()]).chain(arguments.iter().copied());
     let mut command = Command::new(words.next().unwrap_or(PODLENS));
     command.args(words).env_clear().envs(environment.iter().copied());
     if let Some(path) = std::env::var_os("PATH") {

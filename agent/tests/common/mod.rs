@@ -21,7 +21,7 @@ mod load;
 mod page;
 mod record;
 
-pub use account::{Account, Losses, assert_sums_agree, caused, caused_by, culprits};
+pub use account::{Account, Losses, assert_nothing_lost, assert_sums_agree, caused, caused_by, culprits};
 pub use agent::{Agent, free_address, podlens};
 pub use cgroup::{TestCgroup, Throttled, Trees, container_id, pod_uid};
 pub use load::{Figures, Load, Policy, Work};

@@ -10,17 +10,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde::Deserialize;
 use tracing::{debug, info, warn};
 
 use super::{
     Names,
     client::{Client, RequestError},
-    pod::{PodError, PodList, WireListMeta, WirePod},
+    event::{Event, Lines},
+    pod::{PodError, PodList},
 };
 use crate::{
     backoff::{Backoff, hash},
-    export::{Shutdown, stopped},
+    export::{Shutdown, until_stopped},
 };
 
 const SOURCE: &str = "api";
@@ -57,15 +57,12 @@ impl ApiSource {
     }
 
     /// Keeps the names up to date until podlens stops.
-    pub async fn run(self, shutdown: Shutdown) {
+    pub async fn run(mut self, shutdown: Shutdown) {
         self.names.set_synced(false);
-        tokio::select! {
-            () = stopped(shutdown) => {}
-            () = self.follow() => {}
-        }
+        until_stopped(shutdown, self.follow()).await;
     }
 
-    async fn follow(&self) {
+    async fn follow(&mut self) {
         let mut backoff = Backoff::new(self.first_pause, &self.node);
         let mut health = Health { failing: false };
         let mut version: Option<String> = None;
@@ -112,6 +109,7 @@ impl ApiSource {
                 health.fails(&error);
             }
             tokio::time::sleep(backoff.pause(error.retry_after())).await;
+            self.client.renew_after(&error);
         }
     }
 
@@ -147,7 +145,7 @@ impl ApiSource {
         let mut lines = Lines::default();
         while let Some(part) = answer.next().await? {
             lines.push(&part);
-            while let Some(line) = lines.next() {
+            while let Some(line) = lines.take() {
                 if let Some(newer) = self.enter(&line)? {
                     *version = newer;
                 }
@@ -165,34 +163,26 @@ impl ApiSource {
         if line.iter().all(u8::is_ascii_whitespace) {
             return Ok(None);
         }
-        let garbage = |source| self.garbage(source);
-        let event: WireEvent = serde_json::from_slice(line).map_err(|error| garbage(PodError::Json(error)))?;
-        let version = match event {
-            WireEvent::Added(mut pod) | WireEvent::Modified(mut pod) => {
-                let version = std::mem::take(&mut pod.metadata.resource_version);
-                self.names.apply(pod.into_pod().map_err(garbage)?);
-                version
+        let server = || self.client.server().clone();
+        match Event::decode(line).map_err(|source| self.garbage(source))? {
+            Event::Applied { pod, version } => {
+                self.names.apply(pod);
+                Ok(version)
             }
-            WireEvent::Deleted(mut pod) => {
-                let version = std::mem::take(&mut pod.metadata.resource_version);
-                let pod = pod.into_pod().map_err(garbage)?;
+            Event::Deleted { pod, version } => {
                 // Its last state may name containers that no event before did.
                 let uid = Arc::clone(&pod.uid);
                 self.names.apply(pod);
                 self.names.delete(&uid);
-                version
+                Ok(version)
             }
-            WireEvent::Bookmark(bookmark) => bookmark.metadata.resource_version,
-            WireEvent::Error(status) => {
-                let server = self.client.server().clone();
-                if status.code == 410 {
-                    return Err(RequestError::Gone { server });
-                }
-                let status = http::StatusCode::from_u16(status.code).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
-                return Err(RequestError::Refused { server, status, retry_after: None });
+            Event::Bookmark { version } => Ok(version),
+            Event::Refused { code: 410 } => Err(RequestError::Gone { server: server() }),
+            Event::Refused { code } => {
+                let status = http::StatusCode::from_u16(code).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
+                Err(RequestError::Refused { server: server(), status, retry_after: None })
             }
-        };
-        Ok((!version.is_empty()).then_some(version))
+        }
     }
 
     fn garbage(&self, source: PodError) -> RequestError {
@@ -225,55 +215,5 @@ impl Health {
         } else {
             warn!(cause, "new containers keep their ids for names until the API server answers");
         }
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(tag = "type", content = "object", rename_all = "UPPERCASE")]
-enum WireEvent {
-    Added(Box<WirePod>),
-    Modified(Box<WirePod>),
-    Deleted(Box<WirePod>),
-    Bookmark(WireBookmark),
-    Error(WireStatus),
-}
-
-#[derive(Deserialize)]
-struct WireBookmark {
-    metadata: WireListMeta,
-}
-
-#[derive(Deserialize)]
-struct WireStatus {
-    #[serde(default)]
-    code: u16,
-}
-
-/// Cuts a stream into lines.
-#[derive(Default)]
-struct Lines {
-    bytes: Vec<u8>,
-    /// No line ends before this position.
-    searched: usize,
-}
-
-impl Lines {
-    fn push(&mut self, part: &[u8]) {
-        self.bytes.extend_from_slice(part);
-    }
-
-    fn next(&mut self) -> Option<Vec<u8>> {
-        let rest = self.bytes.get(self.searched..)?;
-        let Some(end) = rest.iter().position(|byte| *byte == b'\n') else {
-            self.searched = self.bytes.len();
-            return None;
-        };
-        let after = self.bytes.split_off(self.searched + end + 1);
-        self.searched = 0;
-        Some(std::mem::replace(&mut self.bytes, after))
-    }
-
-    fn pending(&self) -> usize {
-        self.bytes.len()
     }
 }

@@ -20,7 +20,7 @@ use super::{
     pod::bare_id,
     table::{ContainerFacts, Unknown},
 };
-use crate::export::{Shutdown, stopped};
+use crate::export::{Shutdown, until_stopped};
 
 const SOURCE: &str = "bundle";
 /// Longer than any honest runtime specification.
@@ -172,11 +172,7 @@ impl BundleSource {
 
     /// The same beside another source, whose state alone counts.
     pub async fn assist(self, shutdown: Shutdown) {
-        let names = Arc::clone(&self.names);
-        tokio::select! {
-            () = stopped(shutdown) => {}
-            () = self.follow(&names) => {}
-        }
+        until_stopped(shutdown, self.follow(&self.names)).await;
     }
 
     async fn follow(&self, names: &Arc<Names>) {

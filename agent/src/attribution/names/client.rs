@@ -2,7 +2,7 @@
 //!
 //! Connections, credentials (tokens are read again as they rotate) and certificates are the library's; time limits
 //! and the reading of answers are here, since a server behind a proxy may hang or break off at any byte. Nothing is
-//! retried and nothing is logged here: the sources decide.
+//! retried here, and failures are for the sources to log.
 
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use kube::{
     client::{Body, ConfigExt as _},
 };
 use tower::ServiceBuilder;
+use tracing::debug;
 
 use super::pod::PodError;
 
@@ -177,6 +178,7 @@ pub struct Client {
     inner: kube::Client,
     server: http::Uri,
     limits: Limits,
+    config: Config,
 }
 
 impl Client {
@@ -203,7 +205,19 @@ impl Client {
             .option_layer(config.auth_layer().map_err(set_up)?)
             .map_err(tower::BoxError::from)
             .service(legacy::Client::builder(TokioExecutor::new()).build::<_, Body>(connector));
-        Ok(Self { inner: kube::Client::new(service, "default"), server, limits })
+        Ok(Self { inner: kube::Client::new(service, "default"), server, limits, config: config.clone() })
+    }
+
+    /// Reads the credentials anew if they were the reason of a failure: the library keeps a token that it has read for
+    /// up to a minute, and the server may refuse it before.
+    pub fn renew_after(&mut self, error: &RequestError) {
+        if !matches!(error, RequestError::Refused { status: StatusCode::UNAUTHORIZED, .. }) {
+            return;
+        }
+        match Self::new(&self.config, self.limits) {
+            Ok(renewed) => *self = renewed,
+            Err(cause) => debug!(cause = crate::log::with_causes(&cause), "the credentials stay as they were"),
+        }
     }
 
     /// The server's address.

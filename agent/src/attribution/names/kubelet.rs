@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     backoff::Backoff,
-    export::{Shutdown, stopped},
+    export::{Shutdown, until_stopped},
 };
 
 const SOURCE: &str = "kubelet";
@@ -49,15 +49,12 @@ impl KubeletSource {
     }
 
     /// Looks up names until podlens stops.
-    pub async fn run(self, shutdown: Shutdown) {
+    pub async fn run(mut self, shutdown: Shutdown) {
         self.names.set_synced(false);
-        tokio::select! {
-            () = stopped(shutdown) => {}
-            () = self.follow() => {}
-        }
+        until_stopped(shutdown, self.follow()).await;
     }
 
-    async fn follow(&self) {
+    async fn follow(&mut self) {
         let mut pacer = Pacer::new(TRIES);
         let mut backoff = Backoff::new(LEAST_PAUSE, &self.node);
         let mut failing = false;
@@ -89,6 +86,7 @@ impl KubeletSource {
                 warn!(cause, "new containers keep their ids for names until the kubelet answers");
             }
             tokio::time::sleep(backoff.pause(error.retry_after())).await;
+            self.client.renew_after(&error);
         }
     }
 

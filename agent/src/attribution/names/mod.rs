@@ -10,7 +10,7 @@
 //! | bundle.rs | the annotations that runtimes write beside each container |
 //! | client.rs | HTTP as both servers want it |
 //! | pacer.rs | how often something is looked for, pure |
-//! | pod.rs, workload.rs, quantity.rs | from JSON to what names need, pure |
+//! | pod.rs, event.rs, workload.rs, quantity.rs | from JSON to what names need, pure |
 //! | table.rs | what is known, pure |
 //! | describe.rs | facts about owners for a snapshot, pure |
 //!
@@ -20,6 +20,7 @@ pub mod api;
 pub mod bundle;
 pub mod client;
 pub mod describe;
+pub mod event;
 pub mod kubelet;
 pub mod metrics;
 mod pacer;

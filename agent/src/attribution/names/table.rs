@@ -12,10 +12,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use self::sandbox::Candidate;
+use self::sandbox::{Birth, Candidate};
 use super::pod::{Container, Pod};
 use crate::registry::{self, Owner};
 
+/// A pod's object is kept so long after its last cgroup, though no source lists the pod any more; names stay.
+const DESCRIBED: Duration = Duration::from_secs(10);
 /// Most pods that are kept although no source lists them any more.
 const UNLISTED_PODS: usize = 16_384;
 /// Most containers that are kept of one pod; a container that crashes in a loop makes new ids for ever.
@@ -73,15 +75,9 @@ struct Entry {
     listed: bool,
     /// When it was last listed, or an owner of it last met.
     used: Instant,
+    /// When it last had a living cgroup.
+    lived: Instant,
     candidate: Option<Candidate>,
-}
-
-/// The birth of a pod's cgroup.
-#[derive(Debug)]
-struct Birth {
-    /// The first container that was born in it.
-    first: Option<Arc<str>>,
-    used: Instant,
 }
 
 #[derive(Debug)]
@@ -246,6 +242,7 @@ impl Table {
             ids.sort_unstable();
             ids.dedup();
             if let Some(entry) = self.of_cgroup_mut(&pod_uid) {
+                entry.lived = now;
                 entry.find_sandbox(&ids, now);
             }
         }
@@ -282,18 +279,6 @@ impl Table {
         self.pods.get_mut(self.by_cgroup_uid.get(pod_uid)?)
     }
 
-    /// A runtime makes the sandbox before any container: if the first that was born is not listed although others
-    /// are, it is the sandbox.
-    fn settle_first(&mut self, pod_uid: &str, now: Instant) {
-        let Some(Birth { first: Some(first), .. }) = self.births.get(pod_uid) else { return };
-        let first = Arc::clone(first);
-        let Some(entry) = self.of_cgroup_mut(pod_uid) else { return };
-        let lists_others = |pod: &Pod| pod.has_sandbox && pod.containers.iter().any(|one| one.id.is_some());
-        if !entry.containers.contains_key(&first) && entry.pod.as_ref().is_some_and(lists_others) {
-            entry.containers.insert(first, Known { name: None, image: "".into(), used: now });
-        }
-    }
-
     /// The pod's entry, made if need be; none if it is known under other names.
     fn entry(&mut self, uid: &Arc<str>, namespace: &Arc<str>, name: &Arc<str>, now: Instant) -> Option<&mut Entry> {
         let entry = self.pods.entry(Arc::clone(uid)).or_insert_with(|| Entry {
@@ -304,6 +289,7 @@ impl Table {
             containers: HashMap::new(),
             listed: false,
             used: now,
+            lived: now,
             candidate: None,
         });
         if entry.namespace != *namespace || entry.name != *name {
@@ -331,6 +317,9 @@ impl Table {
         let over = |used: Instant| now.duration_since(used) >= keep;
         for entry in self.pods.values_mut() {
             entry.forget(over, &mut self.dropped);
+            if !entry.listed && now.duration_since(entry.lived) >= DESCRIBED {
+                entry.pod = None;
+            }
         }
         self.pods.retain(|_, entry| entry.listed || !over(entry.used));
         let unlisted = self.pods.values().filter(|entry| !entry.listed).count();

@@ -236,15 +236,51 @@ async fn a_peer_that_does_not_take_its_answer_is_cut_and_acknowledges_nothing() 
     assert!(request_health(running.address).await);
 }
 
+/// The server is healthy and a scrape gets its page, at once.
+async fn assert_nobody_is_kept_out(address: SocketAddr) {
+    let soon = Duration::from_secs(2);
+    for _ in 0..3 {
+        assert!(tokio::time::timeout(soon, request_health(address)).await.expect("an answer to the probe"));
+        let page = tokio::time::timeout(soon, request(address, "GET", "/metrics?pod=web-1", "")).await;
+        assert!(page.expect("an answer to the scrape").status.contains(" 200 "));
+    }
+}
+
 #[tokio::test]
-async fn idle_connections_up_to_the_limit_delay_others_only_until_they_are_cut() {
-    let running = start(FakeSource::new(snapshot(1), false), Duration::from_millis(300)).await;
+async fn connections_that_send_nothing_keep_nobody_out_however_many_there_are() {
+    let running = started().await;
     let mut idle = Vec::new();
-    for _ in 0..CONNECTIONS {
+    for _ in 0..3 * CONNECTIONS {
         idle.push(TcpStream::connect(running.address).await.unwrap());
     }
-    let answered = tokio::time::timeout(Duration::from_secs(5), request_health(running.address));
-    assert!(answered.await.expect("an answer"));
+    // Half a head is no request either.
+    for stream in &mut idle {
+        let _ = stream.write_all(b"GET /healthz HTTP/1.1\r\n").await;
+    }
+    assert_nobody_is_kept_out(running.address).await;
+    let read = tokio::time::timeout(Duration::from_secs(2), idle[0].read_u8()).await;
+    assert!(read.expect("the oldest was cut").is_err());
+    let last = idle.last_mut().unwrap();
+    last.write_all(b"host: x\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    last.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.contains(" 200 "), "the newest is still served: {answer:?}");
+}
+
+#[tokio::test]
+async fn connections_that_do_not_take_their_answers_keep_nobody_out_either() {
+    let running = start(FakeSource::new(large(1000, 80), false), PATIENCE).await;
+    let mut deaf = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let mut stream = TcpStream::connect(running.address).await.unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        deaf.push(stream);
+    }
+    // The beginning of an answer: the page is made, and the rest waits for us.
+    for stream in &mut deaf {
+        stream.read_u8().await.unwrap();
+    }
+    assert_nobody_is_kept_out(running.address).await;
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Which of a pod's containers is its sandbox, that no status lists.
 //!
-//! A container that was just started is not listed either, so this waits until nothing else is possible: each of
+//! Where a pod's birth was witnessed, the first container in it is the sandbox, once the status lists others. Else, since
+//! a container that was just started is not listed either, this waits until nothing else is possible: each of
 //! the pod's containers is listed and accounted for, exactly one more lives beside them, and that stays so for
 //! [`CERTAIN_AFTER`]. In all other cases the container keeps its id for a name. Runtimes that make no sandbox
 //! cgroup, such as CRI-O by default, never come that far.
@@ -10,8 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Entry, Known};
-use crate::attribution::names::pod::{Container, Phase, Role};
+use super::{Entry, Known, Table};
+use crate::attribution::names::pod::{Container, Phase, Pod, Role};
 
 /// A restarted container is listed, and its predecessor's cgroup gone, long before this.
 pub(super) const CERTAIN_AFTER: Duration = Duration::from_secs(10);
@@ -21,6 +22,28 @@ pub(super) const CERTAIN_AFTER: Duration = Duration::from_secs(10);
 pub(super) struct Candidate {
     id: Arc<str>,
     since: Instant,
+}
+
+/// The birth of a pod's cgroup.
+#[derive(Debug)]
+pub(super) struct Birth {
+    /// The first container that was born in it.
+    pub(super) first: Option<Arc<str>>,
+    pub(super) used: Instant,
+}
+
+impl Table {
+    /// A runtime makes the sandbox before any container: if the first that was born is not listed although others
+    /// are, it is the sandbox.
+    pub(super) fn settle_first(&mut self, pod_uid: &str, now: Instant) {
+        let Some(Birth { first: Some(first), .. }) = self.births.get(pod_uid) else { return };
+        let first = Arc::clone(first);
+        let Some(entry) = self.of_cgroup_mut(pod_uid) else { return };
+        let lists_others = |pod: &Pod| pod.has_sandbox && pod.containers.iter().any(|one| one.id.is_some());
+        if !entry.containers.contains_key(&first) && entry.pod.as_ref().is_some_and(lists_others) {
+            entry.containers.insert(first, Known { name: None, image: "".into(), used: now });
+        }
+    }
 }
 
 impl Entry {

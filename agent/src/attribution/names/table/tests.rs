@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{CONTAINERS_PER_POD, ContainerFacts, Table, UNLISTED_PODS, sandbox::CERTAIN_AFTER};
+use super::{CONTAINERS_PER_POD, ContainerFacts, DESCRIBED, Table, UNLISTED_PODS, sandbox::CERTAIN_AFTER};
 use crate::{
     attribution::names::{
         pod::{Container, Phase, Pod, Resources, Role},
@@ -114,6 +114,22 @@ fn a_deleted_pod_keeps_its_names_as_long_as_somebody_holds_values_of_it() {
     check(&table, "u1", "1", ("shop", "web", "app"));
     table.meet([], start + 2 * KEEP);
     check(&table, "u1", "1", ("", "u1", "1"));
+}
+
+#[test]
+fn a_deleted_pods_object_is_kept_as_long_as_a_cgroup_of_it_lives_and_its_names_longer() {
+    let (mut table, start) = (Table::new(KEEP), Instant::now());
+    table.apply(pod("u", "web-0", &[("app", "a")]), start);
+    table.delete("u", start);
+    let asked = owner("u", "a");
+    let Owner::Container(container) = &asked else { unreachable!() };
+    let later = start + 2 * DESCRIBED;
+    table.meet([(&asked, true)], later);
+    table.meet([(&asked, false)], later + DESCRIBED / 2);
+    assert!(table.pod(container).is_some(), "it lived a moment ago");
+    table.meet([(&asked, false)], later + DESCRIBED);
+    assert!(table.pod(container).is_none());
+    check(&table, "u", "a", ("shop", "web-0", "app"));
 }
 
 #[test]

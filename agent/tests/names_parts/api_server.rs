@@ -1,0 +1,291 @@
+//! An API server of the test's own with the semantics that a watch rests on: each change has a version, a list tells
+//! the version that it shows, a watch gives every change after one, and who comes too late is told so (410).
+//!
+//! No script of answers, as `Server` beside it: pods are put in and taken out, and any number of clients follow. It
+//! also checks tokens, can go away and come back under the same address, and counts what it was asked.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    io::{BufRead as _, BufReader, Write as _},
+    net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+/// Changes that are remembered; a watch from before them is refused.
+const HISTORY: usize = 10_000;
+/// How often a watch that has nothing to tell says so.
+const BOOKMARKS: Duration = Duration::from_secs(5);
+
+/// What the server knows. It outlives the server, as etcd does.
+#[derive(Default)]
+pub(crate) struct Store {
+    content: Mutex<Content>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Content {
+    version: u64,
+    /// The newest version that the history no longer has.
+    forgotten: u64,
+    pods: BTreeMap<String, Stored>,
+    history: VecDeque<(u64, String, String)>,
+    token: Option<String>,
+    requests: HashMap<(&'static str, u16), u64>,
+}
+
+struct Stored {
+    node: String,
+    object: Value,
+}
+
+impl Store {
+    /// Makes or changes a pod.
+    pub(crate) fn put(&self, pod: &Value) {
+        let uid = text(pod, "/metadata/uid");
+        let mut content = self.content();
+        let kind = if content.pods.contains_key(&uid) { "MODIFIED" } else { "ADDED" };
+        let stored = content.change(kind, pod.clone());
+        content.pods.insert(uid, stored);
+        self.changed.notify_all();
+    }
+
+    /// Takes a pod away.
+    pub(crate) fn delete(&self, uid: &str) {
+        let mut content = self.content();
+        let stored = content.pods.remove(uid).expect("the pod exists");
+        content.change("DELETED", stored.object);
+        self.changed.notify_all();
+    }
+
+    /// From now on only this token is good.
+    pub(crate) fn accept_only(&self, token: &str) {
+        self.content().token = Some(token.to_owned());
+    }
+
+    /// Drops all changes so far, as a restart or a long time does.
+    pub(crate) fn forget_history(&self) {
+        let mut content = self.content();
+        content.forgotten = content.version;
+        content.history.clear();
+    }
+
+    /// How often it was asked for this (`list` or `watch`) and answered with that code.
+    pub(crate) fn requests(&self, verb: &'static str, code: u16) -> u64 {
+        self.content().requests.get(&(verb, code)).copied().unwrap_or(0)
+    }
+
+    fn content(&self) -> MutexGuard<'_, Content> {
+        self.content.lock().unwrap()
+    }
+}
+
+impl Content {
+    fn change(&mut self, kind: &str, mut object: Value) -> Stored {
+        self.version += 1;
+        object["metadata"]["resourceVersion"] = self.version.to_string().into();
+        let node = text(&object, "/spec/nodeName");
+        let line = json!({ "type": kind, "object": object }).to_string();
+        self.history.push_back((self.version, node.clone(), line));
+        while self.history.len() > HISTORY {
+            self.forgotten = self.history.pop_front().map_or(self.forgotten, |(version, ..)| version);
+        }
+        Stored { node, object }
+    }
+
+    fn list(&self, node: &str) -> String {
+        let items: Vec<&Value> =
+            self.pods.values().filter(|stored| stored.node == node).map(|stored| &stored.object).collect();
+        json!({ "kind": "PodList", "apiVersion": "v1", "metadata": { "resourceVersion": self.version.to_string() }, "items": items })
+            .to_string()
+    }
+}
+
+fn text(object: &Value, pointer: &str) -> String {
+    object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned()
+}
+
+/// A server for a store. Goes away with the value.
+pub(crate) struct ApiServer {
+    address: SocketAddr,
+    store: Arc<Store>,
+    stopped: Arc<AtomicBool>,
+    connections: Arc<Mutex<Vec<TcpStream>>>,
+    listener: Option<JoinHandle<()>>,
+}
+
+impl ApiServer {
+    /// On a free port of loopback.
+    pub(crate) fn start(store: &Arc<Store>) -> Self {
+        Self::start_at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), store)
+    }
+
+    /// Where an earlier one was.
+    pub(crate) fn start_at(address: SocketAddr, store: &Arc<Store>) -> Self {
+        let start = Instant::now();
+        let listener = loop {
+            match TcpListener::bind(address) {
+                Ok(listener) => break listener,
+                Err(error) => assert!(start.elapsed() < Duration::from_secs(10), "cannot listen on {address}: {error}"),
+            }
+            thread::sleep(Duration::from_millis(10));
+        };
+        let address = listener.local_addr().unwrap();
+        let (stopped, connections) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
+        let thread = {
+            let (store, stopped, connections) = (Arc::clone(store), Arc::clone(&stopped), Arc::clone(&connections));
+            thread::spawn(move || {
+                for stream in listener.incoming().map_while(Result::ok) {
+                    if stopped.load(Ordering::Acquire) {
+                        return;
+                    }
+                    connections.lock().unwrap().push(stream.try_clone().unwrap());
+                    let (store, stopped) = (Arc::clone(&store), Arc::clone(&stopped));
+                    // A peer that breaks off has no answer to get.
+                    thread::spawn(move || serve(&stream, &store, &stopped).is_ok());
+                }
+            })
+        };
+        Self { address, store: Arc::clone(store), stopped, connections, listener: Some(thread) }
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Writes a kubeconfig for it into a directory, with a user as given.
+    pub(crate) fn kubeconfig(&self, directory: &Path, user: &Value) -> PathBuf {
+        let path = directory.join("kubeconfig");
+        let config = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "test",
+            "clusters": [{ "name": "test", "cluster": { "server": format!("http://{}", self.address) } }],
+            "users": [{ "name": "test", "user": user }],
+            "contexts": [{ "name": "test", "context": { "cluster": "test", "user": "test" } }],
+        });
+        std::fs::write(&path, config.to_string()).unwrap();
+        path
+    }
+}
+
+impl Drop for ApiServer {
+    fn drop(&mut self) {
+        self.stopped.store(true, Ordering::Release);
+        self.store.changed.notify_all();
+        // Wakes the listener, which then sees the end.
+        let _ = TcpStream::connect(self.address);
+        if let Some(listener) = self.listener.take() {
+            let _ = listener.join();
+        }
+        for connection in self.connections.lock().unwrap().drain(..) {
+            let _ = connection.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+/// Answers one connection's requests, one after another.
+fn serve(stream: &TcpStream, store: &Store, stopped: &AtomicBool) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut reader = BufReader::new(stream);
+    loop {
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            if reader.read_line(&mut head)? == 0 {
+                return Ok(());
+            }
+        }
+        let target = head.split(' ').nth(1).unwrap_or_default();
+        let query: HashMap<&str, &str> = target
+            .split_once('?')
+            .map_or("", |(_, query)| query)
+            .split('&')
+            .filter_map(|pair| pair.split_once('='))
+            .collect();
+        let verb = if query.contains_key("watch") { "watch" } else { "list" };
+        let node =
+            query.get("fieldSelector").and_then(|field| field.strip_prefix("spec.nodeName%3D")).unwrap_or_default();
+        let token =
+            head.lines().find_map(|line| line.to_lowercase().strip_prefix("authorization: bearer ").map(str::to_owned));
+        let mut content = store.content();
+        let since = query.get("resourceVersion").and_then(|version| version.parse().ok()).unwrap_or(0_u64);
+        let code = match &content.token {
+            Some(good) if token.as_ref() != Some(good) => 401,
+            _ if verb == "watch" && since < content.forgotten => 410,
+            _ => 200,
+        };
+        *content.requests.entry((verb, code)).or_default() += 1;
+        let list = (code == 200 && verb == "list").then(|| content.list(node));
+        drop(content);
+        match list {
+            Some(list) => reply(stream, "200 OK", &list)?,
+            None if code == 200 => {
+                let seconds = query.get("timeoutSeconds").and_then(|seconds| seconds.parse().ok()).unwrap_or(300);
+                watch(stream, store, stopped, node, since, Duration::from_secs(seconds))?;
+            }
+            None => {
+                let status = json!({ "kind": "Status", "status": "Failure", "code": code });
+                reply(stream, if code == 401 { "401 Unauthorized" } else { "410 Gone" }, &status.to_string())?;
+            }
+        }
+    }
+}
+
+fn reply(mut stream: &TcpStream, status: &str, body: &str) -> std::io::Result<()> {
+    let head = format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len());
+    stream.write_all(head.as_bytes())?;
+    stream.write_all(body.as_bytes())
+}
+
+fn watch(
+    stream: &TcpStream,
+    store: &Store,
+    stopped: &AtomicBool,
+    node: &str,
+    mut since: u64,
+    time: Duration,
+) -> std::io::Result<()> {
+    let send = |bytes: &[u8]| {
+        let mut stream = stream;
+        stream.write_all(bytes)
+    };
+    let send_chunk = |lines: &str| send(format!("{:x}\r\n{lines}\r\n", lines.len()).as_bytes());
+    let end = Instant::now() + time;
+    send(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+    let mut content = store.content();
+    while !stopped.load(Ordering::Acquire) && Instant::now() < end {
+        if since < content.forgotten {
+            let status = json!({ "type": "ERROR", "object": { "kind": "Status", "code": 410, "reason": "Expired" } });
+            drop(content);
+            send_chunk(&format!("{status}\n"))?;
+            break;
+        }
+        let first = content.history.partition_point(|(version, ..)| *version <= since);
+        let news = content.history.range(first..).filter(|(_, of, _)| of == node);
+        let lines: String = news.flat_map(|(.., line)| [line, "\n"]).collect();
+        since = content.version;
+        if lines.is_empty() {
+            let (next, wait) = store.changed.wait_timeout(content, BOOKMARKS).unwrap();
+            content = next;
+            if wait.timed_out() && content.version == since {
+                drop(content);
+                let version = since.to_string();
+                let object = json!({ "kind": "Pod", "metadata": { "resourceVersion": version } });
+                send_chunk(&format!("{}\n", json!({ "type": "BOOKMARK", "object": object })))?;
+                content = store.content();
+            }
+        } else {
+            drop(content);
+            send_chunk(&lines)?;
+            content = store.content();
+        }
+    }
+    send(b"0\r\n\r\n")
+}
