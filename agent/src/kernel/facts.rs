@@ -18,6 +18,8 @@ pub enum Part {
     Legs,
     /// Throttled time kept out of the wait.
     Throttle,
+    /// The same to the nanosecond.
+    ThrottleExact,
 }
 
 /// A kernel fact that was not found.
@@ -115,6 +117,11 @@ pub fn resolve(btf: &Btf) -> Facts {
     if let Ok(at) = btf.member("cfs_rq.throttled_clock_self") {
         facts.constants.extend([("CFS_RQ_THROTTLED_AT", at.offset_bytes), ("HAS_THROTTLED_AT", 1)]);
     }
+    // The older totals stand still while interrupts and the hypervisor take the CPU, and run by a clock that a lower
+    // frequency of the CPU slows down.
+    if let Err(cause) = btf.member("cfs_rq.throttled_clock_self_time") {
+        facts.lack_of(Part::ThrottleExact, &cause);
+    }
     for (part, tracepoint) in [
         (Part::Lifecycle, "cgroup_mkdir"),
         (Part::Lifecycle, "cgroup_rmdir"),
@@ -204,7 +211,7 @@ mod tests {
         }
         bytes.push(0);
         let facts = resolve(&Btf::parse(bytes).expect("an empty BTF"));
-        for part in [Part::Slots, Part::Lifecycle, Part::Scheduler, Part::Legs, Part::Throttle] {
+        for part in [Part::Slots, Part::Lifecycle, Part::Scheduler, Part::Legs, Part::Throttle, Part::ThrottleExact] {
             let lack = facts.lack(part).unwrap_or_else(|| panic!("{part:?} lacks nothing"));
             assert!(lack.contains("this kernel has no"), "{lack}");
         }
