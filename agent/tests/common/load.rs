@@ -69,6 +69,7 @@ pub enum Policy {
 #[derive(Debug)]
 pub struct Load {
     child: Child,
+    cpu: Option<usize>,
     input: ChildStdin,
     output: BufReader<ChildStderr>,
 }
@@ -142,6 +143,10 @@ impl Load {
     pub fn join(&self, cgroup: &TestCgroup) {
         self.figures();
         cgroup.add(self.id());
+        // Before kernel 6.2 a task that comes into another set of CPUs forgets those that it was bound to.
+        if let Some(cpu) = self.cpu {
+            self.threads().into_iter().for_each(|thread| bind(thread, cpu));
+        }
     }
 
     /// Gives all its tasks a scheduling policy.
@@ -209,7 +214,7 @@ impl Load {
             .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
         let input = child.stdin.take().expect("the input is a pipe");
         let output = BufReader::new(child.stderr.take().expect("the output is a pipe"));
-        Self { child, input, output }
+        Self { child, cpu, input, output }
     }
 
     fn expect(&mut self, expected: &str) {
@@ -353,6 +358,18 @@ fn load_process() {
         eprintln!("{DONE}");
     }
     std::process::exit(0);
+}
+
+/// Binds a thread to one CPU.
+fn bind(thread: u32, cpu: usize) {
+    let thread = i32::try_from(thread).expect("it is a thread's id");
+    // SAFETY: all bits 0 is the empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the set is valid, and a CPU that is too large for it is not added.
+    unsafe { libc::CPU_SET(cpu, &mut set) };
+    // SAFETY: the set is valid and has the size that is told.
+    let answer = unsafe { libc::sched_setaffinity(thread, size_of::<libc::cpu_set_t>(), &raw const set) };
+    assert_eq!(answer, 0, "thread {thread} to CPU {cpu}: {}", std::io::Error::last_os_error());
 }
 
 fn spin(time: Duration) {
