@@ -10,7 +10,7 @@ use crate::{
     config::Config,
     kernel::{
         btf::Btf,
-        capabilities::{Held, NEEDED},
+        capabilities::{Capability, FOR_LOCKED_MEMORY, Held, NEEDED},
         hierarchy::Hierarchies,
         host,
     },
@@ -34,7 +34,8 @@ fn report(config: &Config) -> (String, bool) {
     };
     line("node", &config.node);
     line("kernel", &host::kernel_release().unwrap_or_else(|cause| format!("not known: {cause}")));
-    match Btf::read_file(Path::new("/sys/kernel/btf/vmlinux")) {
+    let btf = Btf::read_file(Path::new("/sys/kernel/btf/vmlinux"));
+    match &btf {
         Ok(_) => line("BTF", "readable"),
         Err(cause) => line("BTF", &cause.to_string()),
     }
@@ -43,16 +44,10 @@ fn report(config: &Config) -> (String, bool) {
         Err(cause) => line("cgroups", &cause.to_string()),
     }
     let held = Held::read(Path::new("/proc")).ok();
-    for capability in NEEDED {
-        let verdict = match held {
-            Some(held) if held.has(capability) => format!("held, to {}", capability.purpose),
-            Some(_) => format!(
-                "MISSING, needed to {}: add {} to the container's securityContext.capabilities.add, or start podlens as root",
-                capability.purpose, capability.name
-            ),
-            None => "not known: /proc/self/status is not readable".to_owned(),
-        };
-        line(&format!("CAP_{}", capability.name), &verdict);
+    // A map holds its charge in a member that went away with the limit.
+    let is_charged = btf.is_ok_and(|btf| btf.member("bpf_map.memory").is_ok());
+    for capability in NEEDED.into_iter().chain(is_charged.then_some(FOR_LOCKED_MEMORY)) {
+        line(&format!("CAP_{}", capability.name), &verdict(capability, held));
     }
     line("names", &names(config));
     let pipeline = match Pipeline::start(config) {
@@ -80,6 +75,17 @@ fn report(config: &Config) -> (String, bool) {
         },
     );
     (text, useful)
+}
+
+fn verdict(capability: Capability, held: Option<Held>) -> String {
+    match held {
+        Some(held) if held.has(capability) => format!("held, to {}", capability.purpose),
+        Some(_) => format!(
+            "MISSING, needed to {}: add {} to the container's securityContext.capabilities.add, or start podlens as root",
+            capability.purpose, capability.name
+        ),
+        None => "not known: /proc/self/status is not readable".to_owned(),
+    }
 }
 
 /// The source of names, which needs a runtime for its client.

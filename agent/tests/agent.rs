@@ -181,23 +181,65 @@ fn without_a_capability_it_stays_up_says_which_and_serves_no_value() {
     check_without("--bounding-set=-all,+bpf", &["PERFMON"]);
 }
 
+/// Version and patch level of this kernel.
+fn kernel() -> [u32; 2] {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split('.').map_while(|number| number.parse().ok());
+    [(); 2].map(|()| numbers.next().unwrap_or(0))
+}
+
+/// Whether this kernel charges maps to the limit of locked memory, as those before 5.11 do.
+fn charges_locked_memory() -> bool {
+    kernel() < [5, 11]
+}
+
 #[test]
-fn the_capabilities_bpf_and_perfmon_alone_are_enough() {
-    let under = with_only("--bounding-set=-all,+bpf,+perfmon");
-    let output = podlens(&under, &["check"], &[]);
-    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stdout));
+fn the_capabilities_bpf_and_perfmon_alone_are_enough_and_sys_resource_on_old_kernels() {
+    let alone = with_only("--bounding-set=-all,+bpf,+perfmon");
+    let output = podlens(&alone, &["check"], &[]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let is_old = charges_locked_memory();
+    assert_eq!(output.status.code(), Some(i32::from(is_old)), "{text}");
+    assert_eq!(text.contains("CAP_SYS_RESOURCE MISSING"), is_old, "{text}");
+    let under = if is_old { with_only("--bounding-set=-all,+bpf,+perfmon,+sys_resource") } else { alone };
     let mut agent = Agent::start_under(&under, &[("PODLENS_MAX_AGE", "0s")]);
     agent.wait_for_code("/readyz", 200);
     let status = fs::read_to_string(format!("/proc/{}/status", agent.id())).unwrap();
-    assert!(status.contains("CapEff:\t000000c000000000"), "it has no other capability: {status}");
+    let held = if is_old { "000000c001000000" } else { "000000c000000000" };
+    assert!(status.contains(&format!("CapEff:\t{held}")), "it has no other capability: {status}");
     let cgroup = TestCgroup::any_container();
     let mut load = Load::start(Some(&cgroup), Work::Spin(Duration::from_millis(100)), None);
     load.run();
     let cpu_ns = agent.metrics().ns(CPU, &cgroup.labels()).expect("the cgroup has its name");
     assert!(cpu_ns >= 90_000_000, "{cpu_ns} ns");
-    for collector in ["lifecycle", "scheduler"] {
-        let labels = [("collector", collector), ("state", "running")];
-        assert_eq!(agent.metrics().count("podlens_collector_state", &labels), Some(1));
+    let page = agent.metrics();
+    let is_in = |collector, state| {
+        page.count("podlens_collector_state", &[("collector", collector), ("state", state)]) == Some(1)
+    };
+    assert!(is_in("lifecycle", "running"));
+    let state = if throttles_are_exact() { "running" } else { "degraded" };
+    assert!(is_in("scheduler", state), "{}", agent.log());
+}
+
+/// Whether this kernel tells throttled time by the run queue's own clock, as those from 6.6 on do.
+fn throttles_are_exact() -> bool {
+    kernel() >= [6, 6]
+}
+
+#[test]
+fn check_says_what_this_kernel_lacks() {
+    let output = podlens(&[], &["check"], &[]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    let line =
+        |name: &str| text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name}: {text}"));
+    assert!(line("lifecycle").contains(" running "), "{text}");
+    if throttles_are_exact() {
+        assert!(line("scheduler").contains(" running "), "{text}");
+    } else {
+        for part in [" degraded: ", "throttled_clock_self_time", "what that clock misses counts as waiting"] {
+            assert!(line("scheduler").contains(part), "{text}");
+        }
     }
 }
 

@@ -21,7 +21,7 @@ use std::{
 
 use common::{
     Account, Agent, Figures, Load, Losses, Page, Policy, Record, TestCgroup, Trees, Waits, Work, assert_near,
-    assert_sums_agree, caused, caused_by, culprits, pod_uid,
+    assert_sums_agree, caused, caused_by, culprits, machine_is_slow, pod_uid,
 };
 
 /// A wait by one culprit against the culprit's CPU time: it begins and ends a little apart from the load.
@@ -160,13 +160,14 @@ fn three_busy_pods_delay_each_other_in_the_proportion_in_which_they_run() {
     assert_sums_agree(&page);
 }
 
-/// What random moments may be off by where others also use the CPU; 0 where nobody does.
+/// What random moments may be off by where others also use the CPU, or where each moment of the kernel's own work is
+/// long enough to make many short slices; otherwise 0.
 ///
 /// A wait that reaches beyond the slices that are charged exactly is charged by one random moment of its rest.
 /// Where only the pods of the test run, none does. Otherwise the sum over n waits has a spread of at most
 /// their mean length times the square root of n/2; twice that is allowed.
 fn sampling_spread_ns(account: &Account) -> f64 {
-    if account.cause("system") * 50 < account.wait_ns {
+    if account.cause("system") * 50 < account.wait_ns && !machine_is_slow() {
         return 0.0;
     }
     let waits = account.waits as f64;
@@ -257,29 +258,32 @@ fn the_kernel_is_a_culprit_by_its_name() {
     let agent = start();
     let uid = pod_uid(32);
     let cgroup = TestCgroup::container(&uid, 32);
-    // One on each CPU, never asleep: whenever a kernel thread runs, one of them waits for it.
+    // One on each CPU, never asleep: whenever a kernel thread runs, one of them waits for it. They outlast the test.
     let cpus = thread::available_parallelism().unwrap().get();
     let mut loads: Vec<Load> =
-        (0..cpus).map(|cpu| Load::start(Some(&cgroup), Work::SpinFor(ms(4000)), Some(cpu))).collect();
+        (0..cpus).map(|cpu| Load::start(Some(&cgroup), Work::SpinFor(ms(60_000)), Some(cpu))).collect();
     loads.iter_mut().for_each(Load::go);
     thread::sleep(ms(300));
     let file = env::temp_dir().join(format!("podlens-test-loop-{}", std::process::id()));
     let file = file.to_str().unwrap();
     let before = (caused_by(&agent.metrics(), &cgroup, ("culprit_unit", "kernel")), kernel_threads_ns());
-    // Writes by way of a loop device, which a kernel thread carries out; where there is none, what kernel threads
-    // do by themselves has to be enough.
+    // Writes by way of a loop device, which a kernel thread carries out.
     let script = format!(
-        "truncate -s 64M {file} && device=$(losetup --find --show {file}) && \
+        "truncate -s 64M {file} && device=$(losetup -f 2>/dev/null) && losetup $device {file} && \
          timeout 2 dd if=/dev/zero of=$device bs=4k count=16000 oflag=direct 2>/dev/null; \
-         losetup --detach $device; rm -f {file}"
+         rm -f {file}; [ -n \"$device\" ] && losetup -d $device"
     );
-    let wrote = Command::new("sh").args(["-c", &script]).status();
+    let wrote = Command::new("sh").args(["-c", &script]).stderr(Stdio::null()).status();
+    if !wrote.as_ref().is_ok_and(std::process::ExitStatus::success) {
+        // No loop device here: what is left of a removed cgroup is given back by kernel threads.
+        (0..300).for_each(|number| TestCgroup::new(&format!("removed-{number}")).remove());
+    }
     let after = (caused_by(&agent.metrics(), &cgroup, ("culprit_unit", "kernel")), kernel_threads_ns());
     assert!(loads.iter().all(Load::is_runnable), "the loads lasted");
-    loads.iter_mut().for_each(Load::done);
+    drop(loads);
     let (charged_ns, ran_ns) = (after.0 - before.0, after.1 - before.1);
     println!("charged {charged_ns} ns, kernel threads ran {ran_ns} ns; loop device: {wrote:?}");
-    assert!(ran_ns > 0, "kernel threads ran");
+    assert!(ran_ns > 5_000_000, "kernel threads ran for {ran_ns} ns; loop device: {wrote:?}");
     // A fifth for random moments, of which there are many where much else runs.
     assert_near("lost to the kernel", charged_ns, ran_ns, 20.0, 10_000_000);
 }
@@ -288,17 +292,20 @@ fn the_kernel_is_a_culprit_by_its_name() {
 fn what_is_below_a_container_is_itself_and_what_is_beside_it_is_its_pod() {
     let agent = start();
     let uid = pod_uid(40);
-    let labels = |number: u32| TestCgroup::container_in(&uid, number, Trees::OnlyV2);
-    let (first, second) = (labels(40), labels(41));
+    let container = |number: u32| TestCgroup::container_in(&uid, number, Trees::ForRealTime);
+    let (first, second) = (container(40), container(41));
+    // In turns of the kernel's round robin, so that no wait reaches beyond the slices that are charged exactly, and
+    // for less than the second after which the kernel lets other tasks between, where it does.
+    let work = Work::SpinFor(if machine_is_slow() { ms(2000) } else { ms(500) });
+    let load = |cgroup| Load::start(Some(cgroup), work, Some(0));
+    let of_first = load(&first);
+    // Made when the one above holds a task already, so that it gets no controllers, as below a container.
     let below = TestCgroup::at(
         format!("{}/child/grandchild", first.path()),
         first.labels().iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
-        Trees::OnlyV2,
+        Trees::ForRealTime,
     );
-    // In turns of the kernel's round robin, so that no wait reaches beyond the slices that are charged exactly, and
-    // for less than the second after which the kernel lets other tasks between.
-    let work = Work::SpinFor(ms(500));
-    let mut loads = [&first, &below, &second].map(|cgroup| Load::start(Some(cgroup), work, Some(0)));
+    let mut loads = [of_first, load(&below), load(&second)];
     for load in &loads {
         load.set_policy(Policy::RoundRobin);
     }
@@ -336,11 +343,13 @@ fn among_many_pods_the_worst_culprits_are_named() {
     // The part of a heavy pod's time that is told by its name, in tenths.
     let least_tenths = if is_full { 3 } else { 6 };
     let agent = start();
-    let wakes = |spin_us: u64, times| Work::Wake { times, sleep: ms(1), spin: Duration::from_micros(spin_us) };
+    // Where a wakeup itself costs much, fewer of them keep the light ones light.
+    let (sleep, times) = if machine_is_slow() { (ms(50), 50) } else { (ms(1), 150) };
+    let wakes = |spin_us: u64| Work::Wake { times, sleep, spin: Duration::from_micros(spin_us) };
     let seconds = if is_full { 20 } else { 8 };
     let mut pods: Vec<Pod> = (0..heavy)
         .map(|index| Pod::new(100 + index, Work::SpinFor(Duration::from_secs(seconds))))
-        .chain((0..light).map(|index| Pod::new(200 + index, wakes(300, 150))))
+        .chain((0..light).map(|index| Pod::new(200 + index, wakes(300))))
         .collect();
     for (index, pod) in pods.iter().enumerate() {
         pod.cgroup.set_shares_above(if index < heavy as usize { 2048 } else { 128 });

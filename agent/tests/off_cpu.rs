@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Agent, Figures, Load, Losses, Page, TestCgroup, Work, assert_near};
+use common::{Agent, Figures, Load, Losses, Page, TestCgroup, Work, assert_near, machine_is_slow};
 
 const OFF_CPU: &str = "podlens_offcpu_seconds_total";
 const MIGRATIONS: &str = "podlens_cpu_migrations_total";
@@ -64,7 +64,9 @@ fn check(what: &str, number: u32, work: Work, threads: u32, cpu: Option<usize>) 
     if lost.switches == 0 {
         assert_near(what, sleep_ns + disk_ns, expected_ns + children_ns, 1.0, late_ns);
     }
-    assert_near(&format!("{what}: disk"), disk_ns, children_ns, 5.0, 1_000_000);
+    // A child's sleep is that long and the time that its start and its end take.
+    let percent = if machine_is_slow() { 20.0 } else { 5.0 };
+    assert_near(&format!("{what}: disk"), disk_ns, children_ns, percent, 1_000_000);
     (kernel, sleep_ns, disk_ns)
 }
 
@@ -81,7 +83,8 @@ fn what_a_task_neither_runs_nor_waits_it_is_off_the_cpu() {
 fn a_sleep_that_nothing_interrupts_is_told_apart() {
     let (_, sleep_ns, disk_ns) = check("vfork", 610, Work::Disk { times: 20, sleep: ms(50) }, 1, Some(0));
     // The children's own sleeps, and the load's before it began.
-    assert_near("children", sleep_ns, disk_ns + 300_000_000, 10.0, 50_000_000);
+    let late_ns = if machine_is_slow() { 500_000_000 } else { 50_000_000 };
+    assert_near("children", sleep_ns, disk_ns + 300_000_000, 10.0, late_ns);
 }
 
 /// The kernel's count of a process' migrations.
@@ -99,7 +102,8 @@ fn migrations_are_those_that_the_kernel_counts() {
     let agent = start();
     let cgroup = TestCgroup::any_container();
     let count = || agent.metrics().count(MIGRATIONS, &cgroup.labels()).unwrap_or(0);
-    let mut load = Load::start(Some(&cgroup), Work::SpinFor(ms(1500)), None);
+    let time = if machine_is_slow() { ms(5000) } else { ms(1500) };
+    let mut load = Load::start(Some(&cgroup), Work::SpinFor(time), None);
     load.run();
     let before = (migrations(&load), count());
     load.go();
@@ -131,7 +135,10 @@ fn each_throttle_is_entered_with_its_length() {
     println!("{count} throttles, {sum_ns} ns; {stopped:?}");
     assert!(stopped.stopped_periods > 10, "{stopped:?}");
     assert_near("sum", sum_ns, stopped.stopped_ns, 1.0, 0);
-    assert_near("count", count, stopped.stopped_periods, 0.0, 1);
+    // The kernel counts periods: where a late tick lets the task overrun its quota by far, one throttle lasts for two.
+    let most = stopped.stopped_periods + 1;
+    let least = if machine_is_slow() { most / 2 } else { most - 2 };
+    assert!((least..=most).contains(&count), "{count} throttles, {stopped:?}");
     // The longer others delay the task, the later its quota is used up and the shorter the throttle: none is
     // longer than the period, and they are not all short.
     let below = |bound: &str| {

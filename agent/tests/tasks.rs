@@ -157,7 +157,7 @@ fn check_states(under: &[&str]) {
     let mut spinning = Load::start_tasks(Some(&busy), Work::SpinFor(long), Some(0), 4);
     spinning.favour();
     let sleeping = Load::start_tasks(Some(&calm), Work::Yield { times: 1 }, None, 3);
-    let mut waiting = Load::start(Some(&blocked), Work::DiskSleep(long), None);
+    let mut waiting = Load::start(Some(&blocked), Work::Disk { times: 1, sleep: long }, None);
     // Asleep since before the agent: nothing has dispatched them, they hold no slot.
     sleeping.figures();
     spinning.go();

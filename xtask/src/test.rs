@@ -1,20 +1,21 @@
 //! `cargo xtask test`: the list of stages and their runner.
 //!
 //! All stages run, whatever fails. The last line is `N passed, N failed`, with `, N skipped` where tests were
-//! left out; a stage that runs no tests of its own counts as one.
+//! left out; a stage that runs no tests of its own counts as one. `vm` boots the machines of the last stage.
 
 use std::{
     env::consts::ARCH,
     process::{Command, ExitCode},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Result, bail};
 
 use crate::{
-    libtest::Tally,
+    libtest::{Reader, Tally},
     packages, places, process,
     setup::{self, Purpose},
+    vm,
 };
 
 /// What a stage's command is.
@@ -26,6 +27,8 @@ enum Kind {
     Tests,
     /// Test programs of Rust that load kernel programs: as root, one after another.
     KernelTests,
+    /// The same in virtual machines with other kernels; the arguments are the tests.
+    OtherKernels(&'static [&'static str]),
 }
 
 /// One stage.
@@ -33,7 +36,7 @@ struct Stage {
     name: &'static str,
     about: &'static str,
     kind: Kind,
-    /// Arguments for cargo.
+    /// Arguments for cargo, or the names of tests.
     arguments: &'static [&'static str],
     /// Variables for cargo.
     variables: &'static [(&'static str, &'static str)],
@@ -95,7 +98,23 @@ const STAGES: &[Stage] = &[
         arguments: &["test", "--no-fail-fast", "--package", "podlens", "--test", "*"],
         variables: &[],
     },
+    Stage {
+        name: "other-kernels",
+        about: "some of these tests on the oldest and the newest kernel, in pure cgroup v2, in virtual machines",
+        kind: Kind::OtherKernels(&["5.10", "7.2"]),
+        arguments: &[
+            "check_says_what_this_kernel_lacks",
+            "a_pod_stopped_by_its_own_quota_is_nobodys_victim",
+            "a_task_that_is_moved_while_it_runs_is_split_at_the_move",
+            "a_wait_is_charged_to_the_busy_pod_and_ends_with_it",
+            "migrations_are_those_that_the_kernel_counts",
+        ],
+        variables: &[],
+    },
 ];
+
+/// How long each virtual machine of a stage may take.
+const MACHINE_LIMIT: Duration = Duration::from_mins(10);
 
 /// Which stages and tests run.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -156,6 +175,9 @@ fn chosen(choice: &Choice) -> Result<Vec<&'static Stage>> {
 }
 
 fn run_stage(stage: &Stage, filter: Option<&str>) -> Result<Tally> {
+    if let Kind::OtherKernels(kernels) = stage.kind {
+        return run_on_other_kernels(kernels, stage.arguments, filter);
+    }
     let mut command = Command::new("cargo");
     command.current_dir(places::workspace()?).args(stage.arguments).envs(stage.variables.iter().copied());
     if stage.kind == Kind::Check {
@@ -167,14 +189,26 @@ fn run_stage(stage: &Stage, filter: Option<&str>) -> Result<Tally> {
         command.args(["--", "--test-threads=1"]);
         run_as_root(&mut command, &[])?;
     }
-    let mut tally = Tally::default();
-    let held = process::echoed(&mut command, |line| {
-        if let Some(counts) = Tally::from_closing_line(line) {
-            tally += counts;
-        }
-    })?
-    .success();
-    Ok(judged(tally, held, filter.is_some()))
+    let mut reader = Reader::default();
+    let held = process::echoed(&mut command, |line| reader.line(line))?.success();
+    Ok(reader.tally.judged(held, filter.is_some()))
+}
+
+/// Runs those of the named tests that the filter lets through, none of which is none to run.
+fn run_on_other_kernels(kernels: &[&str], tests: &[&str], filter: Option<&str>) -> Result<Tally> {
+    let chosen = tests.iter().filter(|test| filter.is_none_or(|filter| test.contains(filter)));
+    let filters: Vec<String> = chosen.map(|test| (*test).to_owned()).collect();
+    if filters.is_empty() {
+        return Ok(Tally::default());
+    }
+    vm::run_tests(&vm::Tests {
+        kernels,
+        cgroup: vm::Cgroup::V2,
+        limit: MACHINE_LIMIT,
+        filters: &filters,
+        skip: &[],
+        files: &[],
+    })
 }
 
 /// Makes cargo run test programs as root, with this user's cache and the variables of these names.
@@ -187,15 +221,6 @@ pub(crate) fn run_as_root(cargo: &mut Command, kept: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Adds a failure where no test tells of it: a test program that did not build or crashed, or no test at all.
-fn judged(mut tally: Tally, held: bool, filtered: bool) -> Tally {
-    let ran_nothing = tally.passed + tally.failed == 0 && !filtered;
-    if ran_nothing || (!held && tally.failed == 0) {
-        tally.failed += 1;
-    }
-    tally
-}
-
 /// Prints the summary and the closing line.
 fn conclude(outcomes: &[Outcome]) -> ExitCode {
     println!("\ntest: {:<12} {:>7} {:>7} {:>7} {:>8}", "stage", "passed", "failed", "skipped", "seconds");
@@ -204,46 +229,15 @@ fn conclude(outcomes: &[Outcome]) -> ExitCode {
         println!("test: {name:<12} {:>7} {:>7} {:>7} {seconds:>8.1}", tally.passed, tally.failed, tally.skipped);
         total += *tally;
     }
-    println!("{}", closing_line(total));
-    if total.failed == 0 && total.passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-fn closing_line(total: Tally) -> String {
-    let skipped = if total.skipped > 0 { format!(", {} skipped", total.skipped) } else { String::new() };
-    format!("{} passed, {} failed{skipped}", total.passed, total.failed)
+    println!("{total}");
+    if total.held() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use super::{Choice, Kind, STAGES, chosen, closing_line, judged};
-    use crate::libtest::Tally;
-
-    fn tally(passed: u64, failed: u64, skipped: u64) -> Tally {
-        Tally { passed, failed, skipped }
-    }
-
-    #[test]
-    fn a_failure_that_no_test_tells_of_is_counted() {
-        let table = [
-            (tally(3, 0, 1), true, false, tally(3, 0, 1)),
-            (tally(3, 2, 0), false, false, tally(3, 2, 0)),
-            (tally(3, 0, 0), false, false, tally(3, 1, 0)),
-            (tally(0, 0, 4), true, false, tally(0, 1, 4)),
-            (tally(0, 0, 0), true, true, tally(0, 0, 0)),
-            (tally(0, 0, 0), false, true, tally(0, 1, 0)),
-        ];
-        for (counted, held, filtered, expected) in table {
-            assert_eq!(judged(counted, held, filtered), expected, "{counted:?} {held} {filtered}");
-        }
-    }
-
-    #[test]
-    fn the_closing_line_names_skipped_tests_only_if_there_are_any() {
-        assert_eq!(closing_line(tally(5, 1, 0)), "5 passed, 1 failed");
-        assert_eq!(closing_line(tally(5, 0, 2)), "5 passed, 0 failed, 2 skipped");
-    }
+    use super::{Choice, Kind, STAGES, chosen};
 
     #[test]
     fn a_filter_leaves_out_the_checks_and_a_stage_leaves_out_the_others() {

@@ -1,11 +1,14 @@
-//! `cargo xtask vm`: runs a static program on other kernels, in virtual machines without KVM.
+//! `cargo xtask vm`: runs a static program, or the tests of agent/tests, on other kernels, in virtual machines
+//! without KVM.
 //!
 //! The guest is a cached kernel and one archive of files in memory: Debian's static busybox, a short script as the
 //! first process, the program. Nothing is a module there: initial files, serial console, control groups, BPF and
 //! loopback are built into the kernels; disks and other network devices are not.
 
 mod archive;
+mod guest;
 mod machine;
+mod tests;
 
 use std::{
     fs,
@@ -14,23 +17,21 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail, ensure};
-use object::{Object as _, ObjectKind};
+use anyhow::{Context, Result};
 
 use crate::{
-    debian,
     kernels::{self, Kernel},
     places,
 };
-use archive::Archive;
-use machine::Machine;
+use guest::Guest;
+use machine::{Machine, Outcome};
 
-const INIT: &str = include_str!("vm/init.sh");
-/// The guest's shell and commands: suite and package.
-const BUSYBOX: (&str, &str) = ("trixie", "busybox-static");
-const CONSOLE: (u32, u32) = (5, 1);
-/// Mount points that the first process expects.
-const DIRECTORIES: &[&str] = &["bin", "dev", "proc", "run", "sys", "test", "test/bin", "tmp"];
+pub(crate) use guest::busybox;
+pub(crate) use tests::{Tests, run_tests};
+
+/// Seconds that a machine may take by default, for one program and for tests.
+const PROGRAM_LIMIT_S: u64 = 120;
+const TESTS_LIMIT_S: u64 = 1800;
 
 /// Which kernels, how they are set up and what runs on them.
 #[derive(Clone, Debug, clap::Args)]
@@ -41,14 +42,20 @@ pub(crate) struct Choice {
     /// How control groups are mounted
     #[arg(long, value_enum, default_value_t = Cgroup::V2)]
     cgroup: Cgroup,
-    /// Seconds that one machine may take
-    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
-    limit: u64,
+    /// Seconds that one machine may take; 120 for a program and 1800 for tests unless given
+    #[arg(long, value_name = "SECONDS")]
+    limit: Option<u64>,
     /// Another file for the guest, as `HOST_PATH:GUEST_PATH`
     #[arg(long = "file", value_name = "FILE")]
     files: Vec<String>,
+    /// Run the tests that need nothing but a kernel: all, or those whose names contain one of the filters
+    #[arg(long, num_args = 0.., value_name = "FILTER", conflicts_with = "command")]
+    tests: Option<Vec<String>>,
+    /// Leave out the tests whose names contain this; may be given several times
+    #[arg(long, value_name = "FILTER", requires = "tests")]
+    skip: Vec<String>,
     /// A static program and its arguments, after `--`
-    #[arg(last = true, required = true)]
+    #[arg(last = true, required_unless_present = "tests")]
     command: Vec<String>,
 }
 
@@ -63,156 +70,107 @@ pub(crate) enum Cgroup {
     V1,
 }
 
-/// Runs the command on each kernel, one after the other; succeeds if it succeeded on all.
-pub(crate) fn run(choice: &Choice) -> Result<ExitCode> {
-    let kernels = kernels::ensure(&chosen(&choice.kernels))?;
-    let files = initial_files(choice)?;
-    let initial_files = places::target()?.join(format!("vm/{}.cpio", process::id()));
-    machine::write_initial_files(&initial_files, &files)?;
-    let outcomes: Vec<(&Kernel, Result<machine::Outcome>)> =
-        kernels.iter().map(|kernel| (kernel, run_on(kernel, &initial_files, choice))).collect();
-    fs::remove_file(&initial_files).with_context(|| format!("cannot remove {}", initial_files.display()))?;
-    let mut all_held = true;
-    for (Kernel { series, .. }, outcome) in outcomes {
-        match outcome {
-            Ok(outcome) => {
-                all_held &= outcome.code == 0;
-                println!(
-                    "vm: {series:<5} {:<28} exit {:<3} boot {:>4.1} s, command {:>5.1} s",
-                    outcome.release,
-                    outcome.code,
-                    outcome.boot.as_secs_f64(),
-                    outcome.command.as_secs_f64()
-                );
-            }
-            Err(error) => {
-                all_held = false;
-                println!("vm: {series:<5} {error:#}");
-            }
+impl Cgroup {
+    /// As the first process is told.
+    fn name(self) -> &'static str {
+        match self {
+            Self::V2 => "v2",
+            Self::Hybrid => "hybrid",
+            Self::V1 => "v1",
         }
     }
-    Ok(if all_held { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn run_on(kernel: &Kernel, initial_files: &Path, choice: &Choice) -> Result<machine::Outcome> {
-    let cgroup = match choice.cgroup {
-        Cgroup::V2 => "v2",
-        Cgroup::Hybrid => "hybrid",
-        Cgroup::V1 => "v1",
+/// Runs the command or the tests on each kernel, one after the other; succeeds if that succeeded on all.
+pub(crate) fn run(choice: &Choice) -> Result<ExitCode> {
+    let kernels = chosen(&choice.kernels);
+    let held = if let Some(filters) = &choice.tests {
+        let limit = Duration::from_secs(choice.limit.unwrap_or(TESTS_LIMIT_S));
+        let Choice { cgroup, skip, files, .. } = choice;
+        let tally = run_tests(&Tests { kernels: &kernels, cgroup: *cgroup, limit, filters, skip, files })?;
+        println!("{tally}");
+        tally.held()
+    } else {
+        let (program, arguments) = choice.command.split_first().context("name the program that the guest runs")?;
+        let mut guest = Guest::with_program(program, arguments)?;
+        choice.files.iter().try_for_each(|file| guest.add(file))?;
+        let limit = Duration::from_secs(choice.limit.unwrap_or(PROGRAM_LIMIT_S));
+        let outcomes = boot_each(&kernels, &guest, choice.cgroup, limit, |_, _| ())?;
+        outcomes.iter().all(|(_, outcome)| outcome.as_ref().is_ok_and(|outcome| outcome.code == 0))
     };
-    println!("vm: {:<5} booting {}", kernel.series, kernel.version);
-    Machine {
-        vmlinuz: &kernel.vmlinuz,
-        initial_files,
-        parameters: &format!("VM_CGROUP={cgroup}"),
-        limit: Duration::from_secs(choice.limit),
+    Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Boots the guest on each kernel, shows what it prints, hands each line with the series to `line`, and says how each
+/// ended.
+fn boot_each(
+    kernels: &[&str],
+    guest: &Guest,
+    cgroup: Cgroup,
+    limit: Duration,
+    mut line: impl FnMut(&str, &str),
+) -> Result<Vec<(Kernel, Result<Outcome>)>> {
+    let kernels = kernels::ensure(kernels)?;
+    let initial_files = InitialFiles::write(guest)?;
+    let mut outcomes = Vec::new();
+    for kernel in kernels {
+        println!("vm: {:<5} booting {}, cgroup {}", kernel.series, kernel.version, cgroup.name());
+        let machine = Machine {
+            vmlinuz: &kernel.vmlinuz,
+            initial_files: &initial_files.0,
+            parameters: &format!("VM_CGROUP={}", cgroup.name()),
+            limit,
+        };
+        let outcome = machine.run(|text| {
+            println!("{:>5} | {text}", kernel.series);
+            line(&kernel.series, text);
+        });
+        outcomes.push((kernel, outcome));
     }
-    .run(|line| println!("{:>5} | {line}", kernel.series))
+    for (Kernel { series, .. }, outcome) in &outcomes {
+        match outcome {
+            Ok(outcome) => println!(
+                "vm: {series:<5} {:<28} exit {:<3} boot {:>4.1} s, command {:>5.1} s",
+                outcome.release,
+                outcome.code,
+                outcome.boot.as_secs_f64(),
+                outcome.command.as_secs_f64()
+            ),
+            Err(error) => println!("vm: {series:<5} {error:#}"),
+        }
+    }
+    Ok(outcomes)
+}
+
+/// The guest's archive as a file, which is removed with the value.
+struct InitialFiles(PathBuf);
+
+impl InitialFiles {
+    fn write(guest: &Guest) -> Result<Self> {
+        let path = places::target()?.join(format!("vm/{}.cpio", process::id()));
+        let directory = path.parent().unwrap_or(Path::new("."));
+        fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+        fs::write(&path, guest.archive()).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for InitialFiles {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.0) {
+            eprintln!("vm: {} stays behind: {error}", self.0.display());
+        }
+    }
 }
 
 fn chosen(named: &[String]) -> Vec<&str> {
     if named.iter().any(|series| series == "all") { kernels::all() } else { named.iter().map(String::as_str).collect() }
 }
 
-/// The static busybox, fetched once.
-pub(crate) fn busybox() -> Result<PathBuf> {
-    let (suite, package) = BUSYBOX;
-    let tree = debian::debian_package(suite, package, &places::cache()?)?;
-    ["bin/busybox", "usr/bin/busybox"]
-        .iter()
-        .map(|path| tree.join(path))
-        .find(|path| path.exists())
-        .with_context(|| format!("the package {package} has no busybox below {}", tree.display()))
-}
-
-fn initial_files(choice: &Choice) -> Result<Vec<u8>> {
-    let (program, arguments) = choice.command.split_first().context("name the program that the guest runs")?;
-    let bytes = read(Path::new(program))?;
-    require_static(&bytes).with_context(|| format!("{program} cannot run in the virtual machine"))?;
-    let mut archive = Archive::default();
-    for directory in DIRECTORIES {
-        archive.directory(directory);
-    }
-    archive.device("dev/console", CONSOLE);
-    archive.program("init", INIT.as_bytes());
-    archive.program("bin/busybox", &read(&busybox()?)?);
-    // Some programs act by the name that they are called by, so it stays.
-    let name = Path::new(program).file_name().and_then(|name| name.to_str());
-    let guest_program = format!("test/bin/{}", name.unwrap_or("program"));
-    archive.program(&guest_program, &bytes);
-    archive.program("test/run", script(&guest_program, arguments).as_bytes());
-    for file in &choice.files {
-        let (host, guest) =
-            file.split_once(':').with_context(|| format!("`{file}` is not of the form HOST_PATH:GUEST_PATH"))?;
-        let guest = guest.trim_start_matches('/');
-        for directory in directories_above(guest) {
-            archive.directory(directory);
-        }
-        archive.program(guest, &read(Path::new(host))?);
-    }
-    Ok(archive.finish())
-}
-
-fn read(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
-}
-
-/// Each directory that a path in the guest lies in, the outermost first.
-fn directories_above(path: &str) -> impl Iterator<Item = &str> {
-    path.match_indices('/').filter_map(|(end, _)| path.get(..end))
-}
-
-fn script(program: &str, arguments: &[String]) -> String {
-    let words = arguments.iter().map(|argument| format!(" {}", quoted(argument)));
-    format!("exec {}{}\n", quoted(&format!("/{program}")), words.collect::<String>())
-}
-
-/// One word of the shell, whatever is in it.
-fn quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', r"'\''"))
-}
-
-/// The guest has no libraries and no loader.
-fn require_static(bytes: &[u8]) -> Result<()> {
-    let file = object::File::parse(bytes).context("it is not an ELF program")?;
-    ensure!(file.architecture() == object::Architecture::X86_64, "it is for {:?}, not for x86_64", file.architecture());
-    ensure!(matches!(file.kind(), ObjectKind::Executable | ObjectKind::Dynamic), "it is not linked");
-    if file.section_by_name(".interp").is_some() {
-        bail!("it needs shared libraries: build it with `--target x86_64-unknown-linux-musl`");
-    }
-    Ok(())
-}
-
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use std::env;
-
-    use super::{chosen, directories_above, read, require_static, script};
+mod unit_tests {
+    use super::chosen;
     use crate::kernels;
-
-    #[test]
-    fn arguments_reach_the_guest_as_they_are() {
-        let arguments = ["a b", "it's", "$HOME", ""].map(str::to_owned);
-        assert_eq!(script("test/bin/a", &arguments), "exec '/test/bin/a' 'a b' 'it'\\''s' '$HOME' ''\n");
-        assert_eq!(script("test/bin/it's", &[]), "exec '/test/bin/it'\\''s'\n");
-    }
-
-    #[test]
-    fn a_program_with_shared_libraries_is_refused_before_it_boots() {
-        let dynamic = read(&env::current_exe().unwrap()).unwrap();
-        for (bytes, part) in [(dynamic.as_slice(), "shared libraries"), (b"#!/bin/sh\n", "not an ELF program")] {
-            let error = format!("{:#}", require_static(bytes).unwrap_err());
-            assert!(error.contains(part), "no `{part}` in {error}");
-        }
-    }
-
-    #[test]
-    fn the_directories_of_an_extra_file_are_made_from_the_outside() {
-        let directories: Vec<&str> = directories_above("etc/podlens/config.yaml").collect();
-        assert_eq!(directories, ["etc", "etc/podlens"]);
-    }
 
     #[test]
     fn all_means_every_series_and_names_stand_for_themselves() {

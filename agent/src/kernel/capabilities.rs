@@ -19,6 +19,13 @@ pub const NEEDED: [Capability; 2] = [
     Capability { number: 38, name: "PERFMON", purpose: "read kernel structures from BPF programs" },
 ];
 
+/// What a kernel needs that charges maps to the limit of locked memory (before 5.11), unless that limit is high enough.
+pub const FOR_LOCKED_MEMORY: Capability = Capability {
+    number: 24,
+    name: "SYS_RESOURCE",
+    purpose: "raise the limit of locked memory, to which this kernel charges BPF maps",
+};
+
 /// `CAP_SYS_ADMIN` includes both on every kernel.
 const SYS_ADMIN: u32 = 21;
 
@@ -41,10 +48,11 @@ impl Held {
         u64::from_str_radix(line.trim(), 16).ok().map(Self)
     }
 
-    /// The capability is held, by itself or as a part of `SYS_ADMIN`.
+    /// The capability is held, by itself or, where it is one of those that were taken from it, as a part of `SYS_ADMIN`.
     #[must_use]
     pub fn has(self, capability: Capability) -> bool {
-        self.0 >> capability.number & 1 != 0 || self.0 >> SYS_ADMIN & 1 != 0
+        let by_admin = NEEDED.contains(&capability) && self.0 >> SYS_ADMIN & 1 != 0;
+        self.0 >> capability.number & 1 != 0 || by_admin
     }
 
     /// The needed capabilities that are missing.
@@ -56,7 +64,7 @@ impl Held {
 
 #[cfg(test)]
 mod tests {
-    use super::Held;
+    use super::{FOR_LOCKED_MEMORY, Held};
 
     fn check(line: &str, missing: Option<&[&str]>) {
         let found = Held::parse(line).map(|held| held.missing().iter().map(|one| one.name).collect::<Vec<_>>());
@@ -74,7 +82,10 @@ mod tests {
     }
 
     #[test]
-    fn sys_admin_stands_for_both() {
+    fn sys_admin_stands_for_both_and_for_no_other() {
         check("CapEff:\t0000000000200000\n", Some(&[]));
+        let held = |line| Held::parse(line).map(|held| held.has(FOR_LOCKED_MEMORY));
+        assert_eq!(held("CapEff:\t0000000000200000\n"), Some(false));
+        assert_eq!(held("CapEff:\t0000000001000000\n"), Some(true));
     }
 }

@@ -18,6 +18,8 @@ pub enum Part {
     Legs,
     /// Throttled time kept out of the wait.
     Throttle,
+    /// The same to the nanosecond.
+    ThrottleExact,
     /// What a CPU quota did, at the removal of its cgroup.
     Bandwidth,
     /// Processes that begin and end.
@@ -136,6 +138,11 @@ pub fn resolve(btf: &Btf) -> Facts {
     }
     if let Ok(at) = btf.member("cfs_rq.throttled_clock_self") {
         facts.constants.extend([("CFS_RQ_THROTTLED_AT", at.offset_bytes), ("HAS_THROTTLED_AT", 1)]);
+    }
+    // The older totals stand still while interrupts and the hypervisor take the CPU, and run by a clock that a lower
+    // frequency of the CPU slows down.
+    if let Err(cause) = btf.member("cfs_rq.throttled_clock_self_time") {
+        facts.lack_of(Part::ThrottleExact, &cause);
     }
     for (part, tracepoint) in [
         (Part::Lifecycle, "cgroup_mkdir"),
@@ -261,6 +268,7 @@ mod tests {
             Part::Scheduler,
             Part::Legs,
             Part::Throttle,
+            Part::ThrottleExact,
             Part::Bandwidth,
             Part::Processes,
             Part::Walk,

@@ -39,7 +39,7 @@ pub enum ObjectError {
     Btf(#[source] aya::BtfError),
     /// Maps were not created or the object was refused as a whole.
     #[error(
-        "cannot load the BPF object: the process needs the capabilities BPF and PERFMON, and the kernel 5.8 or later"
+        "cannot load the BPF object: the process needs the capabilities BPF and PERFMON, before kernel 5.11 also SYS_RESOURCE, and the kernel 5.8 or later"
     )]
     Load(#[source] Box<aya::EbpfError>),
     /// The object that the daemon carries is damaged.

@@ -206,6 +206,10 @@ impl States {
         let mut lacks: Vec<String> = Vec::new();
         if let Some(lack) = facts.lack(Part::Throttle) {
             lacks.push(format!("{lack}: time stopped by a pod's own quota counts as waiting"));
+        } else if let Some(lack) = facts.lack(Part::ThrottleExact) {
+            lacks.push(format!(
+                "{lack}: time stopped by a pod's own quota is known by a clock that slows down with the CPU, and what that clock misses counts as waiting"
+            ));
         }
         let legs = match facts.lack(Part::Legs) {
             Some(lack) => Err(lack.to_owned()),

@@ -36,6 +36,8 @@ pub struct Losses {
     pub ns: u64,
     /// Legs of waits of unknown length.
     pub legs: u64,
+    /// Sleeps of unknown length.
+    pub sleeps: u64,
 }
 
 impl Account {
@@ -79,7 +81,12 @@ impl Losses {
             let labels = [("collector", "scheduler"), ("reason", reason)];
             page.all("podlens_lost_total", &labels).into_iter().map(Sample::count).sum()
         };
-        Self { switches: count("missed_switch"), ns: count("missed_ns"), legs: count("unknown_leg") }
+        Self {
+            switches: count("missed_switch"),
+            ns: count("missed_ns"),
+            legs: count("unknown_leg"),
+            sleeps: count("unknown_sleep"),
+        }
     }
 }
 
@@ -87,7 +94,12 @@ impl Sub for Losses {
     type Output = Self;
 
     fn sub(self, earlier: Self) -> Self {
-        Self { switches: self.switches - earlier.switches, ns: self.ns - earlier.ns, legs: self.legs - earlier.legs }
+        Self {
+            switches: self.switches - earlier.switches,
+            ns: self.ns - earlier.ns,
+            legs: self.legs - earlier.legs,
+            sleeps: self.sleeps - earlier.sleeps,
+        }
     }
 }
 

@@ -17,10 +17,9 @@ const EMPTY_WITHIN: Duration = Duration::from_secs(5);
 pub enum Trees {
     /// In all, as container runtimes do.
     All,
-    /// In the version 2 tree alone.
-    OnlyV2,
-    /// In the version 1 hierarchies alone, as older runtimes do on a hybrid machine.
-    OnlyV1,
+    /// In the version 2 tree alone where there is one beside version 1, otherwise in all: takes real-time tasks as it
+    /// is, which a version 1 CPU hierarchy does only in kernels without real-time budgets of groups.
+    ForRealTime,
 }
 
 /// Where this machine mounts its trees.
@@ -95,10 +94,8 @@ impl TestCgroup {
         let found = Mounts::find();
         let pure_v2 = found.cpu.is_none();
         let mounts = match trees {
-            Trees::All => found,
-            Trees::OnlyV2 => Mounts { v2: found.v2, ..Mounts::default() },
-            Trees::OnlyV1 if pure_v2 => panic!("this machine has no version 1 hierarchy"),
-            Trees::OnlyV1 => Mounts { v2: None, ..found },
+            Trees::ForRealTime if found.v2.is_some() => Mounts { v2: found.v2, ..Mounts::default() },
+            Trees::All | Trees::ForRealTime => found,
         };
         let cgroup = Self { path, labels, mounts };
         for tree in cgroup.trees() {
@@ -276,6 +273,10 @@ fn make(tree: &Path, path: &str, with_controller: bool) {
         let mut above: Vec<&Path> = directory.ancestors().skip(1).take_while(|one| one.starts_with(tree)).collect();
         above.reverse();
         for ancestor in above {
+            // Below one that holds tasks, as below a container, there are no controllers.
+            if ancestor != tree && !read(&ancestor.join("cgroup.procs")).is_empty() {
+                break;
+            }
             // Refused where the machine's manager has not given the controller; then no quota can be set.
             let _ = fs::write(ancestor.join("cgroup.subtree_control"), "+cpu");
         }

@@ -56,8 +56,6 @@ pub enum Work {
         /// How many.
         times: u32,
     },
-    /// Waits so long in a sleep that no signal but a deadly one ends: as a parent whose child has borrowed its life.
-    DiskSleep(Duration),
 }
 
 /// How the kernel schedules a load.
@@ -76,6 +74,7 @@ pub enum Policy {
 #[derive(Debug)]
 pub struct Load {
     child: Child,
+    cpu: Option<usize>,
     input: ChildStdin,
     output: BufReader<ChildStderr>,
 }
@@ -149,6 +148,10 @@ impl Load {
     pub fn join(&self, cgroup: &TestCgroup) {
         self.figures();
         cgroup.add(self.id());
+        // Before kernel 6.2 a task that comes into another set of CPUs forgets those that it was bound to.
+        if let Some(cpu) = self.cpu {
+            self.threads().into_iter().for_each(|thread| bind(thread, cpu));
+        }
     }
 
     /// Gives all its tasks a scheduling policy.
@@ -224,7 +227,7 @@ impl Load {
             .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
         let input = child.stdin.take().expect("the input is a pipe");
         let output = BufReader::new(child.stderr.take().expect("the output is a pipe"));
-        Self { child, input, output }
+        Self { child, cpu, input, output }
     }
 
     fn expect(&mut self, expected: &str) {
@@ -291,7 +294,6 @@ impl Work {
             Self::Disk { times, sleep } => format!("disk {times} {}", sleep.as_nanos()),
             Self::Yield { times } => format!("yield {times}"),
             Self::Threads { times } => format!("threads {times}"),
-            Self::DiskSleep(time) => format!("disk-sleep {}", time.as_nanos()),
         }
     }
 
@@ -313,7 +315,6 @@ impl Work {
             },
             "yield" => Self::Yield { times: u32::try_from(number()).expect("times are few") },
             "threads" => Self::Threads { times: u32::try_from(number()).expect("times are few") },
-            "disk-sleep" => Self::DiskSleep(Duration::from_nanos(number())),
             other => panic!("no work is called {other:?}"),
         }
     }
@@ -336,7 +337,6 @@ impl Work {
             Self::Disk { times, sleep } => (0..times).for_each(|_| wait_for_child(sleep)),
             Self::Yield { times } => (0..times).for_each(|_| thread::yield_now()),
             Self::Threads { times } => (0..times).for_each(|_| thread::spawn(|| ()).join().expect("a thread ends")),
-            Self::DiskSleep(time) => disk_sleep(time),
         }
     }
 }
@@ -376,19 +376,16 @@ fn load_process() {
     std::process::exit(0);
 }
 
-/// A child that sleeps and ends, and for which the kernel makes its parent wait (`CLONE_VFORK`).
-fn disk_sleep(time: Duration) {
-    let flags = libc::c_long::from(libc::CLONE_VFORK | libc::SIGCHLD);
-    // SAFETY: without CLONE_VM and a stack it is a fork: the child has a memory of its own.
-    let child = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
-    assert!(child >= 0, "a child can be made");
-    if child == 0 {
-        // SAFETY: it ends with its parent, which the test ends. The call has no other precondition.
-        unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
-        thread::sleep(time);
-        // SAFETY: ends the child without anything of its parent's.
-        unsafe { libc::_exit(0) };
-    }
+/// Binds a thread to one CPU.
+fn bind(thread: u32, cpu: usize) {
+    let thread = i32::try_from(thread).expect("it is a thread's id");
+    // SAFETY: all bits 0 is the empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the set is valid, and a CPU that is too large for it is not added.
+    unsafe { libc::CPU_SET(cpu, &mut set) };
+    // SAFETY: the set is valid and has the size that is told.
+    let answer = unsafe { libc::sched_setaffinity(thread, size_of::<libc::cpu_set_t>(), &raw const set) };
+    assert_eq!(answer, 0, "thread {thread} to CPU {cpu}: {}", std::io::Error::last_os_error());
 }
 
 fn spin(time: Duration) {
@@ -405,6 +402,8 @@ fn wait_for_child(sleep: Duration) {
     // SAFETY: the child goes on with memory of its own.
     let child = unsafe { libc::syscall(libc::SYS_clone, libc::CLONE_VFORK | libc::SIGCHLD, 0, 0, 0, 0) };
     if child == 0 {
+        // SAFETY: it ends with its parent, which the test may end. The call has no other precondition.
+        unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
         thread::sleep(sleep);
         // SAFETY: the child ends without what the parent would do at its end.
         unsafe { libc::_exit(0) };

@@ -29,14 +29,33 @@ pub use page::{Page, Sample};
 pub use record::{Record, Waits};
 
 use std::{
+    env, io,
+    io::Write as _,
     thread,
     time::{Duration, Instant},
 };
 
 /// How often a condition is looked at.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
-/// How long anything may take that is quick on an idle machine.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// How long anything may take that is quick on an idle machine, be it an emulated one.
+pub const PATIENCE: Duration = Duration::from_mins(2);
+
+/// Says that the running test finds nothing to test here, and why; it is then to return. The line goes past what the
+/// test program keeps of a test's output, so that a person and `cargo xtask` see it.
+pub fn skip(reason: &str) {
+    let _ = writeln!(io::stdout(), "skipped: {reason}");
+}
+
+/// Whether no one else uses this machine, so that a test may take a part of it away from everybody.
+pub fn machine_is_own() -> bool {
+    ["PODLENS_TEST_OWN_MACHINE", "PODLENS_TEST_FULL"].iter().any(|name| env::var_os(name).is_some())
+}
+
+/// Whether this machine is emulated and so much slower than usual that a load of many short parts is most of all the
+/// kernel's work between them.
+pub fn machine_is_slow() -> bool {
+    env::var_os("PODLENS_TEST_SLOW_MACHINE").is_some()
+}
 
 /// Looks until `found` has an answer; panics with its last refusal when the time is over.
 pub fn wait_until<T>(what: &str, limit: Duration, mut found: impl FnMut() -> Result<T, String>) -> T {

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::{PATIENCE, wait_until};
+use super::{PATIENCE, machine_is_slow, wait_until};
 
 /// Nanoseconds that a thread waited while another ran: by waiting, then by running thread.
 pub type Waits = HashMap<u32, HashMap<u32, u64>>;
@@ -51,7 +51,7 @@ impl Record {
             .expect("perf is installed");
         wait_until("perf's file", PATIENCE, || std::fs::metadata(&file).map(|_| ()).map_err(|error| error.to_string()));
         // It writes its file before it switches the events on.
-        thread::sleep(Duration::from_secs(1));
+        thread::sleep(Duration::from_secs(if machine_is_slow() { 5 } else { 1 }));
         Self { perf, file }
     }
 

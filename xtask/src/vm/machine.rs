@@ -1,7 +1,6 @@
 //! One run of one virtual machine: QEMU started, its serial console read, its time bounded.
 
 use std::{
-    fs,
     io::{BufRead, BufReader, Read},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -103,7 +102,7 @@ impl Machine<'_> {
         // code while a CPU patches the kernel's text (static keys, tracepoints), and some runs panic at an int3.
         // A panicking kernel reboots at once, and a reboot ends QEMU.
         command
-            .args(["-accel", "tcg,thread=single", "-cpu", "max", "-smp", "2", "-m", "1G"])
+            .args(["-accel", "tcg,thread=single", "-cpu", "max", "-smp", "2", "-m", "2G"])
             .args(["-nodefaults", "-no-user-config", "-no-reboot"])
             .args(["-display", "none", "-monitor", "none", "-serial", "stdio"])
             .arg("-kernel")
@@ -162,12 +161,4 @@ impl Drop for Qemu {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-/// Writes the initial files where QEMU can read them.
-pub(super) fn write_initial_files(path: &Path, bytes: &[u8]) -> Result<()> {
-    if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
-    }
-    fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display()))
 }

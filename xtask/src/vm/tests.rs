@@ -1,0 +1,189 @@
+//! `cargo xtask vm --tests`: the tests of agent/tests that need nothing but a kernel, on other kernels.
+//!
+//! The guest gets the very test programs that run on this machine, the agent that they start and the programs that
+//! they call, each at its own path and with its shared libraries: nothing is built for the guest alone, and a test
+//! finds there what it finds here. Called by `vm`, and by `test` for its stage `other-kernels`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+
+use super::{
+    Cgroup, boot_each,
+    guest::{Guest, words},
+};
+use crate::{
+    libtest::{Reader, Tally},
+    places, process,
+};
+
+/// Files of agent/tests that need nothing but a kernel: no Prometheus, no collector, no API server.
+const PROGRAMS: &[&str] = &["agent", "churn", "culprits", "off_cpu", "scheduler"];
+/// What they call and the guest's busybox does not have, or not with the options that they use.
+const CALLED: &[&str] = &["bpftool", "chrt", "losetup", "perf", "setpriv", "setsid", "taskset"];
+/// Where the loader looks up libraries that are not in its usual places.
+const LIBRARY_CACHE: &str = "/etc/ld.so.cache";
+/// Tells tests that no one else uses the machine, so that they may take a CPU from it, and that it is slow.
+const VARIABLES: &str = "PODLENS_TEST_OWN_MACHINE=1 PODLENS_TEST_SLOW_MACHINE=1";
+
+/// Which tests run where.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tests<'a> {
+    pub(crate) kernels: &'a [&'a str],
+    pub(crate) cgroup: Cgroup,
+    /// How long one machine may take.
+    pub(crate) limit: Duration,
+    /// Parts of names, one of which a test's name must contain; all run if there are none.
+    pub(crate) filters: &'a [String],
+    /// Parts of names that no test's name may contain.
+    pub(crate) skip: &'a [String],
+    /// Other files, as `HOST_PATH:GUEST_PATH`.
+    pub(crate) files: &'a [String],
+}
+
+/// Builds the tests, runs them on each kernel, and gives what came of all.
+pub(crate) fn run_tests(tests: &Tests<'_>) -> Result<Tally> {
+    let executables = build()?;
+    let (mut programs, agents): (Vec<_>, Vec<_>) = executables.iter().partition(|built| built.is_test);
+    programs.sort();
+    let mut guest = Guest::new(&script(&programs, tests.filters, tests.skip))?;
+    let called = CALLED.iter().map(|name| {
+        places::program(name).with_context(|| format!("there is no {name}; `cargo xtask setup --for test` installs it"))
+    });
+    let mut mirrored: BTreeSet<PathBuf> = called.collect::<Result<_>>()?;
+    mirrored.extend(programs.iter().chain(&agents).map(|built| built.path.clone()));
+    mirrored.extend(libraries(&mirrored)?);
+    mirrored.extend(Some(PathBuf::from(LIBRARY_CACHE)).filter(|cache| cache.exists()));
+    mirrored.iter().try_for_each(|path| guest.mirror(path))?;
+    tests.files.iter().try_for_each(|file| guest.add(file))?;
+
+    let mut readers: BTreeMap<String, Reader> = BTreeMap::new();
+    let outcomes = boot_each(tests.kernels, &guest, tests.cgroup, tests.limit, |series, line| {
+        readers.entry(series.to_owned()).or_default().line(line);
+    })?;
+    let mut sum = Tally::default();
+    for (kernel, outcome) in outcomes {
+        let held = outcome.is_ok_and(|outcome| outcome.code == 0);
+        let reader = readers.remove(&kernel.series).unwrap_or_default();
+        let tally = reader.tally.judged(held, !tests.filters.is_empty());
+        println!("vm: {:<5} cgroup {:<6} {tally}", kernel.series, tests.cgroup.name());
+        sum += tally;
+    }
+    Ok(sum)
+}
+
+/// An executable that cargo has built.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Built {
+    path: PathBuf,
+    is_test: bool,
+}
+
+/// Builds the test programs and the agent; nothing is done where `cargo test` has built them before.
+fn build() -> Result<Vec<Built>> {
+    let mut cargo = Command::new("cargo");
+    cargo.current_dir(places::workspace()?);
+    cargo.args(["test", "--no-run", "--package", "podlens", "--message-format", "json-render-diagnostics"]);
+    for program in PROGRAMS {
+        cargo.args(["--test", program]);
+    }
+    // What it compiles it tells on its standard error.
+    let shown = process::describe(&cargo);
+    let output = cargo.stderr(Stdio::inherit()).output().with_context(|| format!("cannot start `{shown}`"))?;
+    ensure!(output.status.success(), "`{shown}` ended with {}", output.status);
+    let executables: Vec<Built> = String::from_utf8_lossy(&output.stdout).lines().filter_map(executable).collect();
+    let built = executables.iter().filter(|built| built.is_test).count();
+    ensure!(built == PROGRAMS.len(), "`{shown}` told of {built} test programs, not of {}", PROGRAMS.len());
+    Ok(executables)
+}
+
+/// The executable of which a message of cargo tells, if it does.
+fn executable(message: &str) -> Option<Built> {
+    let message: serde_json::Value = serde_json::from_str(message).ok()?;
+    let path = PathBuf::from(message.get("executable")?.as_str()?);
+    let is_test = message.get("profile")?.get("test")?.as_bool()?;
+    Some(Built { path, is_test })
+}
+
+/// The shared libraries of these programs and the loader itself.
+fn libraries(programs: &BTreeSet<PathBuf>) -> Result<BTreeSet<PathBuf>> {
+    let mut found = BTreeSet::new();
+    for program in programs {
+        let printed = process::output(Command::new("ldd").arg(program))
+            .with_context(|| format!("cannot tell the libraries of {}", program.display()))?;
+        for line in printed.lines() {
+            ensure!(!line.contains("not found"), "{} lacks a library: {}", program.display(), line.trim());
+            found.extend(library(line));
+        }
+    }
+    Ok(found)
+}
+
+/// The file in a line of `ldd`: `NAME => FILE (ADDRESS)`, or `FILE (ADDRESS)` for the loader; none for what is no file.
+fn library(line: &str) -> Option<PathBuf> {
+    let (file, _) = line.trim().rsplit_once(" (")?;
+    let file = file.rsplit_once(" => ").map_or(file, |(_, file)| file);
+    file.starts_with('/').then(|| Path::new(file).to_owned())
+}
+
+/// Runs each test program, whatever comes of the one before.
+fn script(programs: &[&Built], filters: &[String], skip: &[String]) -> String {
+    let mut arguments = vec!["--test-threads=1".to_owned()];
+    arguments.extend(skip.iter().map(|name| format!("--skip={name}")));
+    arguments.extend_from_slice(filters);
+    let runs = programs.iter().map(|Built { path, .. }| {
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let program = words(&path.display().to_string(), &arguments);
+        format!("echo {}\n{program} 2>&1 || status=1\n", words(&name, &[]))
+    });
+    format!("export {VARIABLES}\nstatus=0\n{}exit $status\n", runs.collect::<String>())
+}
+
+#[cfg(test)]
+mod unit_tests {
+    use std::path::PathBuf;
+
+    use super::{Built, VARIABLES, executable, library, script};
+
+    #[test]
+    fn executables_are_found_in_cargos_messages() {
+        let artifact = |executable: &str, test: bool| {
+            format!(r#"{{"reason":"compiler-artifact","profile":{{"test":{test}}},"executable":{executable}}}"#)
+        };
+        let built = |is_test| Some(Built { path: PathBuf::from("/a/b"), is_test });
+        for (message, expected) in [
+            (artifact(r#""/a/b""#, true), built(true)),
+            (artifact(r#""/a/b""#, false), built(false)),
+            (artifact("null", false), None),
+            (r#"{"reason":"build-finished","success":true}"#.to_owned(), None),
+            ("running 3 tests".to_owned(), None),
+        ] {
+            assert_eq!(executable(&message), expected, "{message}");
+        }
+    }
+
+    #[test]
+    fn libraries_are_found_in_lines_of_ldd() {
+        for (line, expected) in [
+            ("\tlinux-vdso.so.1 (0x00007ffd)", None),
+            ("\tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f)", Some("/lib/x86_64-linux-gnu/libc.so.6")),
+            ("\t/lib64/ld-linux-x86-64.so.2 (0x00007f)", Some("/lib64/ld-linux-x86-64.so.2")),
+            ("\tstatically linked", None),
+        ] {
+            assert_eq!(library(line), expected.map(PathBuf::from), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_guest_runs_every_program_and_fails_if_one_does() {
+        let built = Built { path: PathBuf::from("/t/agent-1"), is_test: true };
+        let script = script(&[&built, &built], &["a b".to_owned()], &["c".to_owned()]);
+        let one = "echo 'agent-1'\n'/t/agent-1' '--test-threads=1' '--skip=c' 'a b' 2>&1 || status=1\n";
+        assert_eq!(script, format!("export {VARIABLES}\nstatus=0\n{one}{one}exit $status\n"));
+    }
+}
