@@ -26,6 +26,8 @@ enum Kind {
     Tests,
     /// Test programs of Rust that load kernel programs: as root, one after another.
     KernelTests,
+    /// Checks of this tool with a closing line of their own.
+    Checks,
 }
 
 /// One stage.
@@ -95,6 +97,13 @@ const STAGES: &[Stage] = &[
         arguments: &["test", "--no-fail-fast", "--package", "podlens", "--test", "*"],
         variables: &[],
     },
+    Stage {
+        name: "e2e",
+        about: "the installed chart on a real Kubernetes node",
+        kind: Kind::Checks,
+        arguments: &["xtask", "e2e"],
+        variables: &[],
+    },
 ];
 
 /// Which stages and tests run.
@@ -150,7 +159,7 @@ fn chosen(choice: &Choice) -> Result<Vec<&'static Stage>> {
     }
     let stages = STAGES.iter().filter(|stage| {
         let named = choice.stage.is_empty() || choice.stage.iter().any(|name| name == stage.name);
-        named && (choice.filter.is_none() || stage.kind != Kind::Check)
+        named && (choice.filter.is_none() || matches!(stage.kind, Kind::Tests | Kind::KernelTests))
     });
     Ok(stages.collect())
 }
@@ -169,7 +178,11 @@ fn run_stage(stage: &Stage, filter: Option<&str>) -> Result<Tally> {
     }
     let mut tally = Tally::default();
     let held = process::echoed(&mut command, |line| {
-        if let Some(counts) = Tally::from_closing_line(line) {
+        let counts = match stage.kind {
+            Kind::Checks => Tally::from_checks_closing_line(line),
+            _ => Tally::from_closing_line(line),
+        };
+        if let Some(counts) = counts {
             tally += counts;
         }
     })?
@@ -250,7 +263,7 @@ mod tests {
         let all = chosen(&Choice::default()).unwrap();
         assert_eq!(all.len(), STAGES.len());
         let filtered = chosen(&Choice { filter: Some("x".to_owned()), ..Choice::default() }).unwrap();
-        assert!(!filtered.is_empty() && filtered.iter().all(|stage| stage.kind != Kind::Check));
+        assert!(!filtered.is_empty() && filtered.iter().all(|stage| !matches!(stage.kind, Kind::Check | Kind::Checks)));
         let one = chosen(&Choice { stage: vec!["lint".to_owned()], ..Choice::default() }).unwrap();
         assert_eq!(one.iter().map(|stage| stage.name).collect::<Vec<_>>(), ["lint"]);
         let unknown = chosen(&Choice { stage: vec!["lnt".to_owned()], ..Choice::default() });

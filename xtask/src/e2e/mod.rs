@@ -21,7 +21,13 @@ mod web;
 mod workloads;
 mod world;
 
-use std::{path::PathBuf, process, process::ExitCode, thread, time::Instant};
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::{self, Command, ExitCode},
+    thread,
+    time::Instant,
+};
 
 use anyhow::{Context, Result, bail};
 use signal_hook::{
@@ -32,7 +38,7 @@ use signal_hook::{
 use self::world::World;
 use crate::{
     cluster::{self, Cluster},
-    image, packages,
+    image, packages, places,
     setup::{self, Purpose},
 };
 
@@ -78,9 +84,6 @@ pub(crate) fn run(choice: &Choice) -> Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    if !packages::is_root() {
-        bail!("cannot start a cluster: namespaces, mounts and cgroups are root's; run it as root");
-    }
     if Cluster::running()?.is_some() {
         bail!("a cluster runs already; end it with `cargo xtask cluster down`, since the checks need a fresh one");
     }
@@ -89,6 +92,9 @@ pub(crate) fn run(choice: &Choice) -> Result<ExitCode> {
         Some(archive) => archive.clone(),
         None => image::podlens(None)?,
     };
+    if !packages::is_root() {
+        return as_root(choice, &archive);
+    }
     let _removal = Removal { keep: choice.keep };
     remove_when_interrupted(choice.keep)?;
     let cluster = cluster::up()?;
@@ -115,6 +121,16 @@ pub(crate) fn run(choice: &Choice) -> Result<ExitCode> {
     }
     println!("{passed} passed, {failed} failed");
     Ok(if failed == 0 && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Namespaces, mounts and cgroups are root's; what was built stays the user's.
+fn as_root(choice: &Choice, archive: &Path) -> Result<ExitCode> {
+    let mut sudo = Command::new("sudo");
+    sudo.arg("env").arg(format!("XDG_CACHE_HOME={}", places::user_cache()?.display()));
+    sudo.arg(env::current_exe().context("cannot tell where this program is")?).arg("e2e").arg("--image").arg(archive);
+    sudo.args(choice.long.then_some("--long")).args(choice.keep.then_some("--keep")).args(&choice.filter);
+    let status = sudo.status().context("cannot start sudo; run it as root")?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn remove_when_interrupted(keep: bool) -> Result<()> {

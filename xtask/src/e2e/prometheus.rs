@@ -126,7 +126,7 @@ mod tests {
     fn one_value_and_many_are_read_alike() {
         let one = series(&json!({ "metric": { "pod": "a" }, "value": [1.5, "2"] })).unwrap();
         let many = series(&json!({ "metric": { "pod": "a" }, "values": [[1.5, "2"], [2.5, "3"]] })).unwrap();
-        assert_eq!((one.label("pod"), one.samples), ("a", vec![(1.5, 2.0)]));
+        assert_eq!((one.label("pod"), &one.samples), ("a", &vec![(1.5, 2.0)]));
         assert_eq!(many.samples, [(1.5, 2.0), (2.5, 3.0)]);
     }
 }

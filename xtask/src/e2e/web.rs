@@ -124,8 +124,12 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let server = thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
-            let mut head = [0; 16];
-            stream.read_exact(&mut head).unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).unwrap();
+                head.extend(byte);
+            }
             stream.write_all(b"HTTP/1.0 503 No\r\nA: b\r\n\r\nnot yet\n").unwrap();
         });
         assert_eq!(ask(address, "/readyz").unwrap(), (503, "not yet\n".to_owned()));

@@ -174,11 +174,11 @@ impl World {
         })
     }
 
-    /// Starts the API server again, and the control plane anew: after an outage its parts wait up to half a minute
-    /// between two tries, which is no matter of podlens.
+    /// Starts the API server again, and those that depend on it anew: after an outage they wait up to a minute and more
+    /// until they see new objects, which is no matter of podlens. Containers do not notice.
     pub(super) fn api_server_back(&self) -> Result<()> {
         self.cluster.start()?;
-        for program in ["kube-controller-manager", "kube-scheduler"] {
+        for program in ["kube-controller-manager", "kube-scheduler", "kubelet"] {
             self.cluster.kill_program(program)?;
         }
         self.cluster.start()

@@ -114,7 +114,7 @@ pub(super) fn restarted_in_outage(world: &World, agent: &Agent, look: impl FnOnc
         let raw = i32::try_from(process).ok().and_then(Pid::from_raw).context("the agent has no process id")?;
         kill_process(raw, Signal::KILL).context("cannot kill the agent")?;
         // Its pod and address stay, so the next container answers in the same place.
-        within(Duration::from_secs(60), || match agent.ask("/readyz")? {
+        within(Duration::from_mins(1), || match agent.ask("/readyz")? {
             (200, _) => Ok(()),
             (code, body) => bail!("/readyz answers {code}: {body}"),
         })?;
