@@ -204,15 +204,23 @@ impl World {
         Ok(found)
     }
 
-    /// The uid of a pod by kubelet's logs, which is that in its cgroup.
+    /// The uid of a pod, as its cgroup has it.
     pub(super) fn pod_uid(&self, pod: &str) -> Result<String> {
+        let found = self.pod_uids()?.into_iter().find_map(|(uid, name)| (name == pod).then_some(uid));
+        found.with_context(|| format!("kubelet has no logs of pod {pod}"))
+    }
+
+    /// Names of the node's pods by the uids in their cgroups, from kubelet's logs. A machine that others use as well may
+    /// have cgroups of pods that are not the cluster's.
+    pub(super) fn pod_uids(&self) -> Result<BTreeMap<String, String>> {
         let logs = self.cluster.pod_logs();
         let folders = fs::read_dir(&logs).with_context(|| format!("cannot list {}", logs.display()))?.flatten();
-        let uid = folders.filter_map(|entry| entry.file_name().into_string().ok()).find_map(|name| {
-            let mut parts = name.splitn(3, '_').skip(1);
-            (parts.next()? == pod).then(|| parts.next().map(str::to_owned))?
-        });
-        uid.with_context(|| format!("kubelet has no logs of pod {pod}"))
+        let pair = |folder: String| {
+            let mut parts = folder.splitn(3, '_').skip(1).map(str::to_owned);
+            let (name, uid) = (parts.next()?, parts.next()?);
+            Some((uid, name))
+        };
+        Ok(folders.filter_map(|entry| pair(entry.file_name().into_string().ok()?)).collect())
     }
 
     /// The id of a running container.

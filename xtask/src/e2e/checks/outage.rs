@@ -87,13 +87,15 @@ pub(super) fn api_server_dies(world: &mut World) -> Result<String> {
 
 pub(super) fn agent_starts_without_api(world: &mut World) -> Result<String> {
     let agent = world.agent()?;
-    restarted_in_outage(world, &agent, |agent| {
+    restarted_in_outage(world, &agent, |world, agent| {
+        let uids = world.pod_uids()?;
         // It measures, under uids and ids: there is nobody to ask.
         within(Duration::from_secs(20), || {
             let page = agent.page()?;
+            let ours = page.keys().filter(|name| uids.contains_key(&name.pod)).count();
             match page.keys().find(|name| !name.namespace.is_empty()) {
                 Some(name) => bail!("{name} has a name that nobody can have told"),
-                None if page.len() < 5 => bail!("only {} containers have values", page.len()),
+                None if ours < 5 => bail!("only {ours} containers have values"),
                 None => Ok(()),
             }
         })
@@ -107,7 +109,11 @@ pub(super) fn agent_starts_without_api(world: &mut World) -> Result<String> {
 
 /// Kills the API server and the agent, waits for kubelet to start the agent's container anew, lets `look` judge, and
 /// brings the API server back.
-pub(super) fn restarted_in_outage(world: &World, agent: &Agent, look: impl FnOnce(&Agent) -> Result<()>) -> Result<()> {
+pub(super) fn restarted_in_outage(
+    world: &World,
+    agent: &Agent,
+    look: impl FnOnce(&World, &Agent) -> Result<()>,
+) -> Result<()> {
     let process = agent.process()?;
     world.cluster.kill_program(API_SERVER)?;
     let looked = (|| {
@@ -118,7 +124,7 @@ pub(super) fn restarted_in_outage(world: &World, agent: &Agent, look: impl FnOnc
             (200, _) => Ok(()),
             (code, body) => bail!("/readyz answers {code}: {body}"),
         })?;
-        look(agent)
+        look(world, agent)
     })();
     world.api_server_back()?;
     looked

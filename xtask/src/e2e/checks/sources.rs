@@ -61,7 +61,7 @@ pub(super) fn bundles_in_outage(world: &mut World) -> Result<String> {
     let agent = world.next_agent(&old.uid)?;
     same_names(world, &agent)?;
     let living = world.living()?;
-    restarted_in_outage(world, &agent, |agent| within(NAMED_WITHIN, || named(agent, &living)))?;
+    restarted_in_outage(world, &agent, |world, agent| within(NAMED_WITHIN, || named(world, agent, &living)))?;
     let agent = world.agent()?;
     same_names(world, &agent)
 }
@@ -82,14 +82,17 @@ pub(super) fn kubelet(world: &mut World) -> Result<String> {
 pub(super) fn same_names(world: &World, agent: &Agent) -> Result<String> {
     within(NAMED_WITHIN, || {
         let living = world.living()?;
-        named(agent, &living)?;
+        named(world, agent, &living)?;
         Ok(format!("{} containers named as the API server has them", living.len()))
     })
 }
 
 /// All of them under their names, and nobody else.
-pub(super) fn named(agent: &Agent, living: &BTreeSet<Name>) -> Result<()> {
-    let seen: BTreeSet<Name> = agent.page()?.into_keys().filter(|name| !name.container.is_empty()).collect();
+fn named(world: &World, agent: &Agent, living: &BTreeSet<Name>) -> Result<()> {
+    let uids = world.pod_uids()?;
+    let is_ours =
+        |name: &Name| !name.container.is_empty() && (!name.namespace.is_empty() || uids.contains_key(&name.pod));
+    let seen: BTreeSet<Name> = agent.page()?.into_keys().filter(is_ours).collect();
     let list = |names: Vec<&Name>| names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let missing: Vec<&Name> = living.difference(&seen).collect();
     let foreign: Vec<&Name> = seen.difference(living).collect();
