@@ -27,6 +27,8 @@ pub enum Command {
     Check(Check),
     /// Measure for a few seconds, print the result once, and end
     Snapshot(Snapshot),
+    /// Ask agents that run whether they measure; exit code 0 if each one does
+    Probe(Probe),
 }
 
 /// `podlens run`.
@@ -78,6 +80,14 @@ pub struct Snapshot {
     /// How long to measure
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub seconds: u64,
+}
+
+/// `podlens probe`.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct Probe {
+    /// Where the agents serve; each address that the host's name has is asked
+    #[arg(value_name = "URL", default_value = "http://127.0.0.1:9464")]
+    pub url: http::Uri,
 }
 
 /// The configuration file and what overrides it in each command.
@@ -189,6 +199,17 @@ mod tests {
     }
 
     #[test]
+    fn probe_asks_this_machine_unless_told_otherwise() {
+        for (line, expected) in
+            [("podlens probe", "http://127.0.0.1:9464/"), ("podlens probe http://agents:1", "http://agents:1/")]
+        {
+            let Command::Probe(probe) = parse(line).unwrap().command else { panic!("{line} is no probe") };
+            assert_eq!(probe.url.to_string(), expected, "{line}");
+        }
+        check_refused("podlens probe http://[", ErrorKind::ValueValidation, "invalid");
+    }
+
+    #[test]
     fn each_command_takes_a_kubeconfig_relative_or_not() {
         let here = std::env::current_dir().unwrap().join("k").to_str().unwrap().to_owned();
         for (line, expected) in [
@@ -200,6 +221,7 @@ mod tests {
                 Command::Run(run) => run.flags(),
                 Command::Check(check) => check.config.flags(),
                 Command::Snapshot(snapshot) => snapshot.config.flags(),
+                Command::Probe(_) => panic!("{line} is no probe"),
             };
             assert_eq!(flags, [("kubernetes.kubeconfig", expected.to_owned())], "{line}");
         }

@@ -14,6 +14,7 @@ pub mod kernel;
 pub mod log;
 pub mod own_metrics;
 pub mod pipeline;
+pub mod probe;
 pub mod registry;
 pub mod run;
 pub mod snapshot;

@@ -8,7 +8,7 @@ use podlens::{
     cli::{Cli, Command, ConfigFile},
     collectors,
     config::{self, Config, Inputs},
-    log, run, snapshot,
+    log, probe, run, snapshot,
 };
 
 fn main() -> ExitCode {
@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         }
         Command::Snapshot(options) => load(options.config.clone(), options.config.flags())
             .and_then(|config| snapshot::run(&config, &options).map(|()| ExitCode::SUCCESS)),
+        Command::Probe(options) => probe::run(&options.url),
     };
     outcome.unwrap_or_else(|cause| {
         eprintln!("podlens: {cause:#}");

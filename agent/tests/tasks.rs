@@ -73,7 +73,7 @@ fn each_child_is_counted_once_when_it_begins_and_once_when_it_ends() {
 #[test]
 fn a_child_that_is_made_directly_in_a_cgroup_begins_there() {
     let agent = start();
-    let cgroup = TestCgroup::container_in(&pod_uid(71), 71, Trees::OnlyV2);
+    let cgroup = TestCgroup::container_in(&pod_uid(71), 71, Trees::ForRealTime);
     let directory = fs::File::open(&cgroup.directories()[0]).unwrap();
     // `struct clone_args`: flags first, the signal at its end fifth, the cgroup last.
     let mut arguments = [0_u64; 11];
@@ -151,7 +151,7 @@ fn tasks_of_proc(cgroup: &TestCgroup) -> [u64; 3] {
 #[track_caller]
 fn check_states(under: &[&str]) {
     // Where it competes with others by its own weight alone, so that it has the CPU nearly always.
-    let busy = TestCgroup::container_in(&pod_uid(72), 72, Trees::OnlyV2);
+    let busy = TestCgroup::container_in(&pod_uid(72), 72, Trees::ForRealTime);
     let [calm, blocked] = [(); 2].map(|()| TestCgroup::any_container());
     let long = Duration::from_secs(40);
     let mut spinning = Load::start_tasks(Some(&busy), Work::SpinFor(long), Some(0), 4);

@@ -76,6 +76,12 @@ impl Tally {
         let count = |name: &str| counts.split("; ").find_map(|part| part.strip_suffix(name)?.trim().parse().ok());
         Some(Self { passed: count(" passed")?, failed: count(" failed")?, skipped: count(" ignored")? })
     }
+
+    /// The tally in the closing line of this tool's own checks, `12 passed, 1 failed`.
+    pub(crate) fn from_checks_closing_line(line: &str) -> Option<Self> {
+        let (passed, failed) = line.split_once(" passed, ")?;
+        Some(Self { passed: passed.parse().ok()?, failed: failed.strip_suffix(" failed")?.parse().ok()?, skipped: 0 })
+    }
 }
 
 #[cfg(test)]
@@ -121,6 +127,18 @@ mod tests {
             reader.line(line);
         }
         assert_eq!(reader.tally, tally(5, 0, 3));
+    }
+
+    #[test]
+    fn the_closing_line_of_own_checks_is_read() {
+        let table = [
+            ("12 passed, 1 failed", Some(Tally { passed: 12, failed: 1, skipped: 0 })),
+            ("e2e: install   ok   6.5 s  3 passed, 2 failed", None),
+            ("12 passed", None),
+        ];
+        for (line, expected) in table {
+            assert_eq!(Tally::from_checks_closing_line(line), expected, "{line}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod cluster;
 mod components;
 mod debian;
 mod docs;
+mod e2e;
 mod fuzz;
 mod image;
 mod kernels;
@@ -70,6 +71,8 @@ enum Task {
     Vm(vm::Choice),
     /// A real one-node Kubernetes cluster on this machine, in a network namespace of its own
     Cluster(cluster::Choice),
+    /// Install podlens on such a cluster and check it there from end to end; as root
+    E2e(e2e::Choice),
     /// Write the container image as an OCI archive
     Image(image::Choice),
     /// Render the manifests and the chart's documentation from the chart
@@ -105,6 +108,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Fuzz(choice) => return fuzz::run(&choice),
         Task::Vm(choice) => return vm::run(&choice),
         Task::Cluster(choice) => return cluster::run(&choice),
+        Task::E2e(choice) => return e2e::run(&choice),
         Task::Image(choice) => return image::run(&choice),
         Task::Chart(choice) => return chart::run(&choice),
         Task::Docs(choice) => return docs::run(&choice),

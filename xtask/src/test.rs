@@ -29,6 +29,8 @@ enum Kind {
     KernelTests,
     /// The same in virtual machines with other kernels; the arguments are the tests.
     OtherKernels(&'static [&'static str]),
+    /// Checks of this tool with a closing line of their own.
+    Checks,
 }
 
 /// One stage.
@@ -111,6 +113,13 @@ const STAGES: &[Stage] = &[
         ],
         variables: &[],
     },
+    Stage {
+        name: "e2e",
+        about: "the installed chart on a real Kubernetes node",
+        kind: Kind::Checks,
+        arguments: &["xtask", "e2e"],
+        variables: &[],
+    },
 ];
 
 /// How long each virtual machine of a stage may take.
@@ -169,7 +178,7 @@ fn chosen(choice: &Choice) -> Result<Vec<&'static Stage>> {
     }
     let stages = STAGES.iter().filter(|stage| {
         let named = choice.stage.is_empty() || choice.stage.iter().any(|name| name == stage.name);
-        named && (choice.filter.is_none() || stage.kind != Kind::Check)
+        named && (choice.filter.is_none() || matches!(stage.kind, Kind::Tests | Kind::KernelTests))
     });
     Ok(stages.collect())
 }
@@ -183,6 +192,14 @@ fn run_stage(stage: &Stage, filter: Option<&str>) -> Result<Tally> {
     if stage.kind == Kind::Check {
         let held = process::echoed(&mut command, |_| ())?.success();
         return Ok(Tally { passed: u64::from(held), failed: u64::from(!held), skipped: 0 });
+    }
+    if stage.kind == Kind::Checks {
+        let mut tally = Tally::default();
+        let held = process::echoed(&mut command, |line| {
+            tally += Tally::from_checks_closing_line(line).unwrap_or_default();
+        })?
+        .success();
+        return Ok(tally.judged(held, false));
     }
     command.args(filter);
     if stage.kind == Kind::KernelTests {
@@ -244,7 +261,7 @@ mod tests {
         let all = chosen(&Choice::default()).unwrap();
         assert_eq!(all.len(), STAGES.len());
         let filtered = chosen(&Choice { filter: Some("x".to_owned()), ..Choice::default() }).unwrap();
-        assert!(!filtered.is_empty() && filtered.iter().all(|stage| stage.kind != Kind::Check));
+        assert!(!filtered.is_empty() && filtered.iter().all(|stage| !matches!(stage.kind, Kind::Check | Kind::Checks)));
         let one = chosen(&Choice { stage: vec!["lint".to_owned()], ..Choice::default() }).unwrap();
         assert_eq!(one.iter().map(|stage| stage.name).collect::<Vec<_>>(), ["lint"]);
         let unknown = chosen(&Choice { stage: vec!["lnt".to_owned()], ..Choice::default() });

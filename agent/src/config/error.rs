@@ -108,4 +108,10 @@ pub enum Error {
         "the node has no valid name: neither NODE_NAME nor the host's name is 1 to 253 letters, digits, dots, dashes or underscores; set `node`, PODLENS_NODE or --node"
     )]
     NoNodeName,
+
+    #[error(
+        "environment variable NODE_IP is `{address}`, which is no IP address; set it to the node's own, or unset it and set `kubernetes.kubelet_url`"
+    )]
+    /// `address` is escaped.
+    InvalidNodeAddress { address: String },
 }

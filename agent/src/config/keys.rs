@@ -222,7 +222,7 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         path: "kubernetes.kubelet_url",
         expects: "a URL with https://, without user or query, such as https://10.0.0.5:10250",
-        default: "https://127.0.0.1:10250",
+        default: "(port 10250 of the address in `NODE_IP`, else of 127.0.0.1)",
         example: "https://10.0.0.5:10250",
         help: "The kubelet, where it is the source",
         set: Set::Value(|config, text| {

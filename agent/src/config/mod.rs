@@ -18,7 +18,7 @@ use std::{
     collections::BTreeMap,
     ffi::OsString,
     fmt,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -26,6 +26,9 @@ use std::{
 pub use error::{Error, Origin};
 pub use reference::reference;
 pub use setting::check_value;
+
+/// Where kubelets serve unless told otherwise.
+const KUBELET_PORT: u16 = 10250;
 
 /// Everything that can be configured. `keys` says what each field means, and its range.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -233,6 +236,9 @@ pub fn load(inputs: &Inputs<'_>) -> Result<Loaded, Error> {
     let mut config = Config::defaults(inputs.collectors);
 
     let warnings = otel::apply(&mut config, &variables);
+    if let Some(text) = variables.text("NODE_IP")? {
+        config.kubernetes.kubelet_url = kubelet_at(text)?;
+    }
     let from_variable = variables.text(env::CONFIG_VARIABLE)?.map(PathBuf::from);
     if let Some(path) = inputs.file.clone().or(from_variable) {
         file::apply(&mut config, &path)?;
@@ -258,6 +264,13 @@ fn node_name(variables: &env::Variables<'_>, host_name: Option<&str>) -> Result<
         None => host_name.map(str::trim),
     };
     name.filter(|name| value::is_node_name(name)).map(ToOwned::to_owned).ok_or(Error::NoNodeName)
+}
+
+/// The kubelet of the node whose address the chart puts into a variable: in a pod, loopback is the pod's own.
+fn kubelet_at(address: &str) -> Result<http::Uri, Error> {
+    let invalid = || Error::InvalidNodeAddress { address: address.escape_debug().to_string() };
+    let address: IpAddr = address.parse().map_err(|_| invalid())?;
+    format!("https://{}", SocketAddr::new(address, KUBELET_PORT)).parse().map_err(|_| invalid())
 }
 
 #[cfg(test)]

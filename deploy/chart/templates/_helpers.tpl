@@ -20,6 +20,12 @@ app.kubernetes.io/name: {{ include "podlens.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
+{{- /* Not those of the agents: their DaemonSet and Service must not take the pod for one. */ -}}
+{{- define "podlens.testLabels" -}}
+app.kubernetes.io/name: {{ include "podlens.name" . }}-test
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
 {{- define "podlens.labels" -}}
 {{ include "podlens.selectorLabels" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
@@ -46,11 +52,34 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end -}}
 
+{{- /* What `kubernetes.source` will be: it decides what the agent is allowed. */ -}}
+{{- define "podlens.nameSource" -}}
+{{- if and (eq .Values.names.source "bundle") (not .Values.names.bundles.enabled) -}}
+{{- fail "names.source: bundle needs names.bundles.enabled: true, or there is nothing to read" -}}
+{{- end -}}
+{{- dig "kubernetes" "source" .Values.names.source .Values.config -}}
+{{- end -}}
+
+{{- /* Whether the agent asks somebody who wants to know who it is. */ -}}
+{{- define "podlens.needsToken" -}}
+{{- if has (include "podlens.nameSource" .) (list "auto" "api" "kubelet") }}true{{ else }}false{{ end -}}
+{{- end -}}
+
 {{- /* The file that podlens reads. What the user wrote under `config` wins over what the chart adds. */ -}}
 {{- define "podlens.config" -}}
 {{- $added := dict "cgroup_root" "/host/sys/fs/cgroup" -}}
 {{- with .Values.otlp.endpoint -}}
 {{- $_ := set $added "otlp" (dict "endpoint" .) -}}
+{{- end -}}
+{{- $names := dict -}}
+{{- if ne .Values.names.source "auto" -}}
+{{- $_ := set $names "source" .Values.names.source -}}
+{{- end -}}
+{{- if .Values.names.bundles.enabled -}}
+{{- $_ := set $names "bundle_root" "/host/run" -}}
+{{- end -}}
+{{- with $names -}}
+{{- $_ := set $added "kubernetes" . -}}
 {{- end -}}
 {{- toYaml (mergeOverwrite $added (deepCopy .Values.config)) -}}
 {{- end -}}

@@ -17,6 +17,10 @@ pub(crate) const PAUSE_IMAGE: &str = "docker.io/library/podlens-pause:1";
 /// A shell and its tools for test pods: `image: busybox:1`.
 pub(crate) const BUSYBOX_IMAGE: &str = "docker.io/library/busybox:1";
 
+/// In the folder of logs: requests of service accounts other than the control plane's.
+pub(crate) const AUDIT_LOG: &str = "audit.log";
+const AUDIT_POLICY: &str = "audit-policy.json";
+
 /// One part of the cluster that runs as a process on the node.
 pub(crate) struct Program {
     pub(crate) name: &'static str,
@@ -64,6 +68,8 @@ pub(crate) fn programs(components: &Components, state: &Path) -> [Program; 6] {
             "--authorization-mode=Node,RBAC".into(),
             "--enable-admission-plugins=NodeRestriction".into(),
             "--allow-privileged=true".into(),
+            format!("--audit-policy-file={}", state.join(AUDIT_POLICY).display()),
+            format!("--audit-log-path={}", state.join("log").join(AUDIT_LOG).display()),
         ],
     };
     let controller_manager = Program {
@@ -113,6 +119,7 @@ pub(crate) fn files(components: &Components, state: &Path) -> Vec<(String, Strin
         .collect();
     files.push(("containerd.toml".into(), containerd(components, state)));
     files.push(("kubelet.json".into(), kubelet(state).to_string()));
+    files.push((AUDIT_POLICY.into(), audit_policy().to_string()));
     files.push(("cni/10-bridge.conflist".into(), bridge().to_string()));
     files
 }
@@ -177,6 +184,19 @@ fn kubelet(state: &Path) -> Value {
         // The images cannot be pulled again.
         "imageGCHighThresholdPercent": 100,
         "imageGCLowThresholdPercent": 99,
+    })
+}
+
+fn audit_policy() -> Value {
+    json!({
+        "apiVersion": "audit.k8s.io/v1",
+        "kind": "Policy",
+        "omitStages": ["RequestReceived"],
+        "rules": [
+            { "level": "None", "userGroups": ["system:serviceaccounts:kube-system"] },
+            { "level": "Metadata", "userGroups": ["system:serviceaccounts"] },
+            { "level": "None" },
+        ],
     })
 }
 

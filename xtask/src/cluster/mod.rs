@@ -165,6 +165,34 @@ impl Cluster {
         self.node.state().join("manifests")
     }
 
+    /// Kubelet's logs of all containers, by pod and container, as this machine sees them.
+    pub(crate) fn pod_logs(&self) -> PathBuf {
+        self.node.state().join("var-log/pods")
+    }
+
+    /// What service accounts have asked of the API server, one JSON object a line.
+    pub(crate) fn audit_log(&self) -> PathBuf {
+        self.node.state().join("log").join(config::AUDIT_LOG)
+    }
+
+    /// The node's network namespace, to be entered.
+    pub(crate) fn network(&self) -> Result<PathBuf> {
+        let holder = self.node.holder().context("the cluster's node does not run")?;
+        Ok(PathBuf::from(format!("/proc/{}/ns/net", holder.pid())))
+    }
+
+    /// A folder that goes with the cluster.
+    pub(crate) fn scratch(&self, name: &str) -> Result<PathBuf> {
+        let folder = self.node.state().join(name);
+        fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        Ok(folder)
+    }
+
+    /// Starts a program of this machine beside the cluster's own; it ends with them.
+    pub(crate) fn start_beside(&self, name: &str, program: &Path, arguments: &[String]) -> Result<()> {
+        self.node.start(name, self.node.enter(program)?.args(arguments))
+    }
+
     /// Ends one part as a crash would: `kube-apiserver`, `kubelet`, ...
     pub(crate) fn kill_program(&self, name: &str) -> Result<()> {
         if !config::programs(&self.components, self.node.state()).iter().any(|program| program.name == name) {

@@ -28,6 +28,9 @@ pub(crate) const NODE_ADDRESS: &str = "10.88.0.1";
 /// listens on it itself, so neither kube-proxy nor address translation is needed to reach it.
 pub(crate) const SERVICE_ADDRESS: &str = "10.96.0.1";
 
+/// The bridge's hardware address, a locally administered one.
+const BRIDGE_ADDRESS: &str = "0a:58:0a:58:00:01";
+
 const HOLDER: &str = "holder";
 const START_LIMIT: Duration = Duration::from_secs(10);
 const END_LIMIT: Duration = Duration::from_secs(30);
@@ -212,6 +215,9 @@ impl Node {
             "echo 1 >/proc/sys/net/ipv4/ip_forward\n\
              {shell} ip link set lo up\n\
              {shell} ip link add cni0 type bridge\n\
+             # Else the bridge takes the lowest address of its ports, and each new pod may change it: the others then\n\
+             # talk to an address that nobody has until their tables of neighbours find out.\n\
+             {shell} ip link set cni0 address {BRIDGE_ADDRESS}\n\
              {shell} ip addr add {NODE_ADDRESS}/16 dev cni0\n\
              {shell} ip addr add {SERVICE_ADDRESS}/32 dev lo\n\
              {shell} ip link set cni0 up\n\

@@ -249,6 +249,9 @@ async fn kubelet(settings: &Kubernetes) -> Result<kube::Config, SourceError> {
     };
     fs::File::open(&authority).map_err(|source| SourceError::KubeletAuthority { path: authority.clone(), source })?;
     config.root_cert_file = Some(authority);
+    // Trusts nobody beside that file. None would mean the system's own store, without which there is no client at all,
+    // and podlens' image has none.
+    config.root_cert = Some(Vec::new());
     Ok(config)
 }
 

@@ -95,3 +95,10 @@ fn a_node_without_a_name_is_refused() {
     let error = load(&inputs(&[("NODE_NAME", "a b")])).unwrap_err();
     assert_eq!(error.to_string(), message);
 }
+
+#[test]
+fn a_node_address_that_is_none_is_refused() {
+    let error = load(&inputs(&[("NODE_IP", "node-1")])).unwrap_err();
+    let message = "environment variable NODE_IP is `node-1`, which is no IP address; set it to the node's own, or unset it and set `kubernetes.kubelet_url`";
+    assert_eq!(error.to_string(), message);
+}

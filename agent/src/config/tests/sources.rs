@@ -113,6 +113,18 @@ fn each_source_wins_over_the_one_before() {
 }
 
 #[test]
+fn the_kubelet_is_at_the_nodes_address_unless_a_url_is_given() {
+    let url = |yaml: &str, variables: &[(&str, &str)]| config(yaml, variables).kubernetes.kubelet_url.to_string();
+    let file = "kubernetes: {kubelet_url: 'https://file:1'}";
+    assert_eq!(url("", &[]), "https://127.0.0.1:10250/");
+    assert_eq!(url("", &[("NODE_IP", "10.0.0.5")]), "https://10.0.0.5:10250/");
+    assert_eq!(url("", &[("NODE_IP", "fd00::5")]), "https://[fd00::5]:10250/");
+    assert_eq!(url(file, &[("NODE_IP", "10.0.0.5")]), "https://file:1/");
+    let by_variable = ("PODLENS_KUBERNETES_KUBELET_URL", "https://variable:1");
+    assert_eq!(url(file, &[("NODE_IP", "10.0.0.5"), by_variable]), "https://variable:1/");
+}
+
+#[test]
 fn podlens_config_names_the_file_and_the_flag_wins() {
     let directory = tempfile::tempdir().unwrap();
     let (one, two) = (directory.path().join("1.yaml"), directory.path().join("2.yaml"));

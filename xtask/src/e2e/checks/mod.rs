@@ -1,0 +1,76 @@
+//! The list of checks. Called by [`super::run`].
+
+mod chart;
+mod outage;
+mod rights;
+mod sources;
+mod workloads;
+
+use anyhow::Result;
+
+use super::world::World;
+
+/// One check.
+pub(super) struct Check {
+    pub(super) name: &'static str,
+    /// What holds if it passes.
+    pub(super) claim: &'static str,
+    /// The others cannot do without it.
+    pub(super) needed: bool,
+    /// What was found, in a few words.
+    pub(super) run: fn(&mut World) -> Result<String>,
+}
+
+const fn check(name: &'static str, claim: &'static str, run: fn(&mut World) -> Result<String>) -> Check {
+    Check { name, claim, needed: false, run }
+}
+
+const fn needed(name: &'static str, claim: &'static str, run: fn(&mut World) -> Result<String>) -> Check {
+    Check { needed: true, ..check(name, claim, run) }
+}
+
+/// In the order in which they run.
+pub(super) const ALL: &[Check] = &[
+    needed("install", "helm installs the chart with its defaults and the agent gets ready", chart::install),
+    check("rights", "the agent holds exactly two capabilities", rights::held),
+    needed(
+        "workloads",
+        "every kind of pod has its own name, workload and amount of CPU with both observers",
+        workloads::every_kind,
+    ),
+    check("short-job", "a job of 100 ms has its own name and all of its CPU time", workloads::short_job),
+    check("api-load", "the agent asks the API server for one list and one watch and nothing else", sources::api_load),
+    check(
+        "restart",
+        "after a restart of the agent all names are back and new values are whole",
+        outage::agent_restarts,
+    ),
+    check(
+        "api-outage",
+        "while the API server is dead nothing is lost, and names that were missing come by themselves",
+        outage::api_server_dies,
+    ),
+    check(
+        "restart-in-outage",
+        "an agent that starts while the API server is dead measures, and renames without doubling",
+        outage::agent_starts_without_api,
+    ),
+    check(
+        "bundles",
+        "the runtime's annotations name every container with no right at the API server",
+        sources::bundles,
+    ),
+    check(
+        "bundles-in-outage",
+        "with annotations at hand even an agent that starts without the API server names every container",
+        sources::bundles_in_outage,
+    ),
+    check("kubelet", "the kubelet names every container, with the one right that it asks for", sources::kubelet),
+    check("helm-test", "helm test passes, and fails where no agent is", chart::helm_test),
+    check(
+        "capabilities",
+        "without a capability the agent serves and says what is missing, and is not restarted",
+        rights::missing,
+    ),
+    check("uninstall", "helm uninstall leaves no object and no kernel program behind", chart::uninstall),
+];

@@ -1,0 +1,191 @@
+//! The agent or the API server ends and comes back.
+
+use std::{
+    collections::BTreeMap,
+    fs, thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{sources::same_names, workloads::settled};
+use crate::e2e::{
+    names::{Name, total},
+    workloads::{NAMESPACE, STEADY, pod},
+    world::{Agent, World, kernel_seconds, within},
+};
+
+const API_SERVER: &str = "kube-apiserver";
+const SHORT_OUTAGE: Duration = Duration::from_secs(20);
+const LONG_OUTAGE: Duration = Duration::from_mins(5);
+/// Prometheus scrapes each second; a machine that is busy with other things delays some scrapes.
+const GAP_SECONDS: f64 = 4.0;
+/// The agent waits up to a minute between two tries while the API server is dead.
+const NAMES_BACK_WITHIN: Duration = Duration::from_secs(100);
+const MISSING_LINE: &str = "new containers keep their ids for names until the API server answers";
+const BACK_LINE: &str = "names come from the API server again";
+
+pub(super) fn agent_restarts(world: &mut World) -> Result<String> {
+    let old = world.agent()?;
+    world.kubectl(&["delete", "pod", "--namespace", crate::e2e::world::RELEASE, &old.pod])?;
+    let agent = world.next_agent(&old.uid)?;
+    let told = same_names(world, &agent)?;
+    load(world, "after-restart", "250")?;
+    settled(world)?;
+    Ok(told)
+}
+
+pub(super) fn api_server_dies(world: &mut World) -> Result<String> {
+    let agent = world.agent()?;
+    let id = world.container_id(NAMESPACE, STEADY)?;
+    let lines = |world: &World| count(&world.log(&agent));
+    let before = lines(world);
+    let started = Instant::now();
+    world.cluster.kill_program(API_SERVER)?;
+    // Kubelet starts static pods without the API server, so one appears whose name nobody can tell.
+    let place = world.cluster.static_pods().join("late.yaml");
+    fs::write(&place, pod("late", &["300", "stay"]).to_string()).context("cannot write a static pod")?;
+    let outage = if world.long { LONG_OUTAGE } else { SHORT_OUTAGE };
+    thread::sleep(outage);
+    // Its cgroup's uid, by which it is called meanwhile, is also in kubelet's log of it.
+    let uid = world.pod_uid("late-podlens-node")?;
+    let meanwhile = agent.page();
+    world.api_server_back()?;
+    if !meanwhile?.keys().any(|name| name.pod == uid) {
+        bail!("the static pod that was made meanwhile has no values under its uid {uid}");
+    }
+    let dead = started.elapsed();
+    within(NAMES_BACK_WITHIN, || {
+        let page = agent.page()?;
+        let late = Name::new(NAMESPACE, "late-podlens-node", "app");
+        if !page.contains_key(&late) {
+            bail!("{late} has no values under its name");
+        }
+        match page.keys().find(|name| name.pod == uid) {
+            Some(name) => bail!("{name} is still without its name"),
+            None => Ok(()),
+        }
+    })?;
+    settled(world)?;
+    let after = lines(world);
+    if (after.0 - before.0, after.1 - before.1) != (1, 1) {
+        bail!(
+            "the log tells {} times that names are missing and {} times that they are back",
+            after.0 - before.0,
+            after.1 - before.1
+        );
+    }
+    let now = world.agent()?;
+    if (&now.uid, now.restarts) != (&agent.uid, agent.restarts) {
+        bail!("the agent was restarted {} times", now.restarts - agent.restarts);
+    }
+    let gap = no_gap(world, &id, started.elapsed() + Duration::from_secs(5))?;
+    fs::remove_file(&place).context("cannot remove a static pod")?;
+    Ok(format!("dead for {:.0} s, longest time between two samples {gap:.1} s", dead.as_secs_f64()))
+}
+
+pub(super) fn agent_starts_without_api(world: &mut World) -> Result<String> {
+    let agent = world.agent()?;
+    restarted_in_outage(world, &agent, |world, agent| {
+        let uids = world.pod_uids()?;
+        // It measures, under uids and ids: there is nobody to ask.
+        within(Duration::from_secs(20), || {
+            let page = agent.page()?;
+            let ours = page.keys().filter(|name| uids.contains_key(&name.pod)).count();
+            match page.keys().find(|name| !name.namespace.is_empty()) {
+                Some(name) => bail!("{name} has a name that nobody can have told"),
+                None if ours < 5 => bail!("only {ours} containers have values"),
+                None => Ok(()),
+            }
+        })
+    })?;
+    let agent = world.agent()?;
+    let told = within(NAMES_BACK_WITHIN, || same_names(world, &agent))?;
+    load(world, "after-outage", "250")?;
+    settled(world)?;
+    Ok(told)
+}
+
+/// Kills the API server and the agent, waits for kubelet to start the agent's container anew, lets `look` judge, and
+/// brings the API server back.
+pub(super) fn restarted_in_outage(
+    world: &World,
+    agent: &Agent,
+    look: impl FnOnce(&World, &Agent) -> Result<()>,
+) -> Result<()> {
+    let process = agent.process()?;
+    world.cluster.kill_program(API_SERVER)?;
+    let looked = (|| {
+        let raw = i32::try_from(process).ok().and_then(Pid::from_raw).context("the agent has no process id")?;
+        kill_process(raw, Signal::KILL).context("cannot kill the agent")?;
+        // Its pod and address stay, so the next container answers in the same place.
+        within(Duration::from_mins(1), || match agent.ask("/readyz")? {
+            (200, _) => Ok(()),
+            (code, body) => bail!("/readyz answers {code}: {body}"),
+        })?;
+        look(world, agent)
+    })();
+    world.api_server_back()?;
+    looked
+}
+
+/// The one value of the pod that always runs.
+pub(super) fn steady(page: &BTreeMap<Name, f64>) -> Result<f64> {
+    let name = Name::new(NAMESPACE, STEADY, "app");
+    page.get(&name).copied().with_context(|| format!("the page has no {name}"))
+}
+
+/// Runs a load of its own name to its end.
+fn load(world: &mut World, name: &str, milliseconds: &str) -> Result<()> {
+    world.apply(&[pod(name, &[milliseconds, "stay"])])?;
+    let name = Name::new(NAMESPACE, name, "app");
+    within(Duration::from_mins(1), || {
+        world.truth.read(&world.cluster.pod_logs());
+        if world.truth.by_name().contains_key(&name) { Ok(()) } else { bail!("{name} has not finished its load") }
+    })
+}
+
+/// Lines of the log that tell of missing names and of their return.
+fn count(log: &str) -> (i64, i64) {
+    let lines = |text: &str| i64::try_from(log.lines().filter(|line| line.contains(text)).count()).unwrap_or(i64::MAX);
+    (lines(MISSING_LINE), lines(BACK_LINE))
+}
+
+/// The longest time between two samples of the pod that always runs, whose amount must be what the kernel has counted.
+fn no_gap(world: &World, container_id: &str, since: Duration) -> Result<f64> {
+    let selector = format!("podlens_cpu_seconds_total{{pod=\"{STEADY}\",container=\"app\"}}");
+    let told = kernel_seconds(container_id)?;
+    let series = world.prometheus.history(&selector)?;
+    let [series] = series.as_slice() else { bail!("{STEADY} has {} series", series.len()) };
+    let last = series.samples.last().map_or(0.0, |(time, _)| *time);
+    let from = last - since.as_secs_f64();
+    let recent: Vec<_> = series.samples.iter().copied().filter(|(time, _)| *time >= from).collect();
+    let mut longest: f64 = 0.0;
+    for pair in recent.windows(2) {
+        let [(earlier, before), (later, after)] = pair else { continue };
+        longest = longest.max(later - earlier);
+        if after < before {
+            bail!("the value of {STEADY} fell from {before} s to {after} s");
+        }
+    }
+    if longest > GAP_SECONDS {
+        bail!("{longest:.1} s passed between two samples of {STEADY}");
+    }
+    let seen = total(&series.samples);
+    // One restart of the agent is before this check: what ran meanwhile is in no value.
+    if seen > told * 1.015 || told - seen > told * 0.015 + 3.0 {
+        bail!("Prometheus has {seen:.2} s of {STEADY}, the kernel {told:.2} s");
+    }
+    Ok(longest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{BACK_LINE, MISSING_LINE, count};
+
+    #[test]
+    fn lines_are_counted_by_what_they_tell() {
+        assert_eq!(count(&format!("a {MISSING_LINE} b\nx\n{BACK_LINE}\n{MISSING_LINE}\n")), (2, 1));
+    }
+}

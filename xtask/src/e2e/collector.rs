@@ -1,0 +1,178 @@
+//! A real OpenTelemetry collector on the cluster's node that hands on what it receives as OTLP's JSON, and what became
+//! of it. Called by [`super::world`].
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    net::{TcpListener, TcpStream},
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use super::{names::Name, web, world::within};
+use crate::{
+    cluster::{Cluster, NODE_ADDRESS},
+    places,
+};
+
+const START_WITHIN: Duration = Duration::from_secs(30);
+const PORT: u16 = 4317;
+const CPU_TIME: &str = "container.cpu.time";
+
+/// What was told of one container or sandbox.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Told {
+    /// All names under which it was told with its pod's name; right is one.
+    pub(super) names: BTreeSet<Name>,
+    /// Attributes of its workload, such as `k8s.job.name`, with their values.
+    pub(super) workloads: BTreeSet<(String, String)>,
+    /// The highest CPU time in seconds by the start of the counter, which moves when the agent starts anew.
+    pub(super) seconds: BTreeMap<String, f64>,
+}
+
+/// All that was received, by pod uid and container id.
+#[derive(Debug, Default)]
+pub(super) struct Received(BTreeMap<(String, String), Told>);
+
+/// The collector.
+#[derive(Debug)]
+pub(super) struct Collector {
+    received: Arc<Mutex<Received>>,
+}
+
+impl Collector {
+    /// Starts it among the node's processes, with which it ends.
+    pub(super) fn start(cluster: &Cluster, folder: &Path) -> Result<Self> {
+        let received = Arc::new(Mutex::new(Received::default()));
+        let listener = TcpListener::bind((NODE_ADDRESS, 0)).context("cannot listen for the collector")?;
+        let to = listener.local_addr().context("cannot tell where the collector shall send to")?;
+        let into = Arc::clone(&received);
+        web::serve(listener, move |body| {
+            if let Ok(body) = serde_json::from_slice(body) {
+                into.lock().unwrap_or_else(PoisonError::into_inner).enter(&body);
+            }
+        });
+        let configuration = folder.join("collector.yml");
+        let text = format!(
+            "receivers: {{otlp: {{protocols: {{grpc: {{endpoint: '{NODE_ADDRESS}:{PORT}'}}}}}}}}\n\
+             exporters: {{otlp_http: {{endpoint: 'http://{to}', encoding: json, compression: none}}}}\n\
+             service:\n  telemetry: {{metrics: {{level: none}}}}\n\
+             \x20 pipelines: {{metrics: {{receivers: [otlp], exporters: [otlp_http]}}}}\n"
+        );
+        fs::write(&configuration, text).context("cannot configure the collector")?;
+        let program = places::component("otelcol-0.165.0")?.join("otelcol");
+        cluster.start_beside("otelcol", &program, &[format!("--config={}", configuration.display())])?;
+        within(START_WITHIN, || {
+            TcpStream::connect((NODE_ADDRESS, PORT)).map(drop).context("the collector does not listen")
+        })?;
+        Ok(Self { received })
+    }
+
+    /// Where pods push to.
+    pub(super) fn endpoint() -> String {
+        format!("http://{NODE_ADDRESS}:{PORT}")
+    }
+
+    /// What has arrived so far.
+    pub(super) fn received(&self) -> MutexGuard<'_, Received> {
+        self.received.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Received {
+    /// CPU seconds by name, over all containers that had it. One without its pod's name has none.
+    pub(super) fn by_name(&self) -> BTreeMap<Name, f64> {
+        let mut sums = BTreeMap::new();
+        for told in self.0.values() {
+            for name in &told.names {
+                *sums.entry(name.clone()).or_default() += told.seconds.values().sum::<f64>();
+            }
+        }
+        sums
+    }
+
+    /// Everything told of pods, by pod uid and container id.
+    pub(super) fn told(&self) -> &BTreeMap<(String, String), Told> {
+        &self.0
+    }
+
+    fn enter(&mut self, body: &Value) {
+        for resource in array(body, "/resourceMetrics") {
+            let attributes = attributes(resource);
+            let get = |key: &str| attributes.get(key).map_or("", String::as_str);
+            let uid = get("k8s.pod.uid");
+            if uid.is_empty() {
+                continue;
+            }
+            let told = self.0.entry((uid.to_owned(), get("container.id").to_owned())).or_default();
+            // A container's name comes after its pod's; until then its id is all that is known.
+            let is_whole = get("container.id").is_empty() || !get("k8s.container.name").is_empty();
+            if !get("k8s.pod.name").is_empty() && is_whole {
+                told.names.insert(Name::new(get("k8s.namespace.name"), get("k8s.pod.name"), get("k8s.container.name")));
+            }
+            for kind in ["deployment", "daemonset", "statefulset", "job", "cronjob", "replicaset"] {
+                let key = format!("k8s.{kind}.name");
+                if let Some(value) = attributes.get(&key) {
+                    told.workloads.insert((key, value.clone()));
+                }
+            }
+            let metrics = array(resource, "/scopeMetrics").iter().flat_map(|scope| array(scope, "/metrics"));
+            for metric in metrics.filter(|metric| metric.get("name").and_then(Value::as_str) == Some(CPU_TIME)) {
+                for point in array(metric, "/sum/dataPoints") {
+                    let start = point.get("startTimeUnixNano").and_then(Value::as_str).unwrap_or_default();
+                    let Some(value) = point.get("asDouble").and_then(Value::as_f64) else { continue };
+                    let highest = told.seconds.entry(start.to_owned()).or_default();
+                    *highest = highest.max(value);
+                }
+            }
+        }
+    }
+}
+
+fn array<'a>(value: &'a Value, pointer: &str) -> &'a [Value] {
+    value.pointer(pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+fn attributes(resource: &Value) -> BTreeMap<String, String> {
+    let pair = |attribute: &Value| {
+        let value = attribute.pointer("/value/stringValue").and_then(Value::as_str)?;
+        Some((attribute.get("key")?.as_str()?.to_owned(), value.to_owned()))
+    };
+    array(resource, "/resource/attributes").iter().filter_map(pair).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::{CPU_TIME, Name, Received};
+
+    fn body(attributes: &[(&str, &str)], start: &str, seconds: f64) -> Value {
+        let attributes: Vec<Value> =
+            attributes.iter().map(|(key, value)| json!({ "key": key, "value": { "stringValue": value } })).collect();
+        json!({ "resourceMetrics": [{
+            "resource": { "attributes": attributes },
+            "scopeMetrics": [{ "metrics": [{
+                "name": CPU_TIME,
+                "sum": { "dataPoints": [{ "startTimeUnixNano": start, "asDouble": seconds }] },
+            }]}],
+        }]})
+    }
+
+    #[test]
+    fn a_renamed_container_is_counted_once_and_a_restarted_agent_counts_on() {
+        let mut received = Received::default();
+        let id = [("k8s.pod.uid", "u"), ("container.id", "c")];
+        let names = [("k8s.namespace.name", "shop"), ("k8s.pod.name", "a"), ("k8s.container.name", "x")];
+        received.enter(&body(&id, "1", 0.5));
+        received.enter(&body(&[&id[..], &names[..2]].concat(), "1", 0.6));
+        assert!(received.by_name().is_empty());
+        received.enter(&body(&[&id[..], &names[..]].concat(), "1", 1.0));
+        received.enter(&body(&[&id[..], &names[..]].concat(), "2", 0.25));
+        assert_eq!(received.by_name(), [(Name::new("shop", "a", "x"), 1.25)].into());
+    }
+}
