@@ -42,7 +42,7 @@ const SEARCH: Duration = Duration::from_secs(30);
 /// Least time between two walks through the cgroup trees.
 const RESCAN: Duration = Duration::from_secs(5);
 /// How often names hear who is still there, beside each sweep.
-const MEET: Duration = Duration::from_secs(2);
+const MEET: Duration = Duration::from_secs(5);
 
 /// The pipeline of one node.
 pub struct Pipeline {
@@ -210,6 +210,9 @@ impl Inner {
         self.follow_events(now);
         if now.duration_since(self.met) >= MEET {
             self.meet(now);
+        }
+        if self.unknown.is_empty() && !self.cgroups.any_removed() {
+            return;
         }
         let held = self.kernel.as_ref().map(Kernel::held).unwrap_or_default();
         let over = self.over(&held, now);

@@ -96,6 +96,12 @@ impl Cgroups {
         self.known.values().map(|cgroup| (&cgroup.owner, cgroup.removed.is_none()))
     }
 
+    /// One was removed and is still known.
+    #[must_use]
+    pub fn any_removed(&self) -> bool {
+        self.known.values().any(|cgroup| cgroup.removed.is_some())
+    }
+
     /// Drops cgroups that were removed long ago, but not those that still hold a slot.
     pub fn forget(&mut self, now: Instant, holds_slot: impl Fn(CgroupKey) -> bool) {
         self.known.retain(|key, cgroup| {

@@ -187,7 +187,7 @@ impl Ledger {
                 carried: *carried,
             })
             .collect();
-        let mut culprits = Culprits::default();
+        let mut culprits = Culprits::among(&owners);
         let mut families = Vec::new();
         for (number, section) in self.sections.iter().enumerate().filter(|(_, section)| section.active) {
             let accounts: Vec<(u32, &Account, Row)> = (0u32..)
@@ -359,26 +359,29 @@ impl Account {
 }
 
 /// Positions of culprits among a snapshot's owners; one that has no values of its own is added behind them.
-#[derive(Default)]
 struct Culprits {
     positions: HashMap<Owner, u32>,
 }
 
 impl Culprits {
+    fn among(owners: &[OwnerState]) -> Self {
+        let mut positions = HashMap::with_capacity(owners.len());
+        for (position, state) in (0u32..).zip(owners) {
+            positions.entry(state.owner.clone()).or_insert(position);
+        }
+        Self { positions }
+    }
+
     fn position(&mut self, owners: &mut Vec<OwnerState>, name: &impl Fn(&Owner) -> Owner, culprit: &Owner) -> u32 {
         let named = name(culprit);
         *self.positions.entry(named).or_insert_with_key(|named| {
-            let found = owners.iter().position(|state| state.owner == *named);
-            let position = found.unwrap_or_else(|| {
-                owners.push(OwnerState {
-                    owner: named.clone(),
-                    since: SystemTime::UNIX_EPOCH,
-                    gone: true,
-                    carried: false,
-                });
-                owners.len() - 1
+            owners.push(OwnerState {
+                owner: named.clone(),
+                since: SystemTime::UNIX_EPOCH,
+                gone: true,
+                carried: false,
             });
-            u32::try_from(position).unwrap_or(u32::MAX)
+            u32::try_from(owners.len() - 1).unwrap_or(u32::MAX)
         })
     }
 }
