@@ -150,12 +150,10 @@ fn workloads(world: &World) -> Result<usize> {
     }
     wrong.extend(pods.iter().map(|(pod, _)| format!("Prometheus has no podlens_pod_info of {pod}")));
     let received = world.collector.received();
-    let mut told_pods = BTreeSet::new();
     for told in received.told().values() {
         for name in told.names.iter().filter(|name| name.namespace == NAMESPACE) {
             let Some(expected) = ALL.iter().find(|expected| expected.is(&name.pod)) else { continue };
             wrong.extend(wrong_workload(name, told, expected));
-            told_pods.insert(name.pod.clone());
         }
     }
     if wrong.is_empty() { Ok(count) } else { bail!("{}", wrong.join("; ")) }
