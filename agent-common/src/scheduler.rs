@@ -127,7 +127,7 @@ pub struct Moved {
     pub generation: u32,
 }
 
-/// What one CPU is doing. The first 64 bytes are what each switch needs.
+/// What one CPU is doing. The first words are what each switch needs.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug)]
 pub struct Now {
@@ -143,8 +143,6 @@ pub struct Now {
     pub tgid: u32,
     /// Thread id of the running task.
     pub pid: u32,
-    /// The kernel's address of the running task's set of cgroups when the slice began; 0 for the idle task.
-    pub css_set: u64,
     /// Time taken from this CPU by the hypervisor and by interrupts up to `since_ns`, as far as the kernel leaves it
     /// out of tasks' CPU time.
     pub stolen_ns: u64,
@@ -166,7 +164,7 @@ pub struct Now {
     /// Time for which nobody is known to have held or left the CPU, since switches were missed.
     pub missed_ns: u64,
     /// Padding.
-    pub reserved: [u64; 3],
+    pub reserved: [u64; 4],
     /// The moves, oldest first.
     pub list: [Moved; MOVES],
 }

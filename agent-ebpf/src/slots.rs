@@ -14,7 +14,7 @@ use podlens_common::cgroup::{
     CACHE_ENTRIES, CgroupKey, KEY_V1, Losses, SLOT_IDLE, SLOT_KERNEL, SLOT_ROOT, SLOT_UNATTRIBUTED, Slot,
 };
 
-use crate::kernel::{Cgroup, CssSet, KernfsNode, ROOT_ID, Task, cpus_count, has_v1, slots_count};
+use crate::kernel::{Cgroup, KernfsNode, ROOT_ID, Task, cpus_count, has_v1, slots_count};
 
 /// Ancestors that are searched for the container and the pod of a cgroup.
 const ANCESTORS: u32 = 10;
@@ -59,12 +59,6 @@ impl Held {
     /// Nobody's.
     pub(crate) const IDLE: Self = Self { slot: SLOT_IDLE, generation: 0 };
     const UNATTRIBUTED: Self = Self { slot: SLOT_UNATTRIBUTED, generation: 0 };
-
-    /// The slot of a task in the root cgroup.
-    #[inline(always)]
-    pub(crate) fn of_root(task: Task) -> Self {
-        Self { slot: if task.is_kernel_thread() { SLOT_KERNEL } else { SLOT_ROOT }, generation: 0 }
-    }
 }
 
 /// Counts one loss on this CPU.
@@ -92,12 +86,7 @@ pub(crate) fn record(slot: u32) -> Option<&'static Slot> {
 /// The slot of a task, assigned now if its cgroup has none yet.
 #[inline(always)]
 pub(crate) fn of_task(task: Task, cpu: u32) -> Held {
-    of_set(task.cgroups(), task, cpu)
-}
-
-/// The slot of a task whose set of cgroups is known.
-#[inline(always)]
-pub(crate) fn of_set(sets: CssSet, task: Task, cpu: u32) -> Held {
+    let sets = task.cgroups();
     if sets.is_null() {
         lose!(cpu, no_cgroup);
         return Held::UNATTRIBUTED;
@@ -112,7 +101,8 @@ pub(crate) fn of_set(sets: CssSet, task: Task, cpu: u32) -> Held {
         }
     }
     if key & !KEY_V1 == ROOT_ID {
-        return Held::of_root(task);
+        let slot = if task.is_kernel_thread() { SLOT_KERNEL } else { SLOT_ROOT };
+        return Held { slot, generation: 0 };
     }
     let Some(cached) = SLOT_CACHE.get_ptr_mut(cpu * CACHE_ENTRIES + cache_index(key)) else {
         return Held::UNATTRIBUTED;

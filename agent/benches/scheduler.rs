@@ -1,8 +1,8 @@
 //! What the collector `scheduler` costs a context switch, and the node: `cargo xtask bench scheduler`.
 //!
 //! Two processes hand a byte to and fro through pipes on one CPU: two switches an operation. Runs alternate
-//! between nothing loaded, an empty program on the same tracepoint, and podlens, since machines drift; medians
-//! are compared. As root, on a quiet machine.
+//! between nothing loaded, an empty program on the same tracepoint, and podlens, since machines drift; the
+//! middle halves are compared. As root, on a quiet machine.
 
 use std::{
     fs,
@@ -16,7 +16,9 @@ use aya::{Btf, Ebpf, EbpfLoader, programs::BtfTracePoint};
 use podlens::{collectors, config::Config, kernel::hierarchy::Hierarchies, pipeline::Pipeline};
 
 const ROUNDS: usize = 11;
-const OPERATIONS: u32 = 200_000;
+/// Processes a round: where each one's memory happens to lie makes it one of the faster or of the slower.
+const REPEATS: usize = 3;
+const OPERATIONS: u32 = 100_000;
 const SETTLE: Duration = Duration::from_secs(1);
 /// Nanoseconds a switch that podlens may add to an empty program.
 const BUDGET_NS: f64 = 60.0;
@@ -42,16 +44,26 @@ fn main() -> Result<()> {
         for ((name, mode), position) in MODES.iter().zip(0..) {
             let _loaded = load(*mode)?;
             for ((place, cgroup), runs) in places.iter().zip(&mut runs) {
-                let us = measure(*cgroup)?;
-                eprintln!("round {} of {ROUNDS}: {name}, in {place}: {us:.3} us an operation", round + 1);
-                runs.get_mut(position).context("one list a mode")?.push(us);
+                let runs: &mut Vec<f64> = runs.get_mut(position).context("one list a mode")?;
+                for _ in 0..REPEATS {
+                    runs.push(measure(*cgroup)?);
+                }
+                let latest = runs.iter().rev().take(REPEATS);
+                eprintln!(
+                    "round {} of {ROUNDS}: {name}, in {place}: {:?} us an operation",
+                    round + 1,
+                    latest.collect::<Vec<_>>()
+                );
             }
         }
     }
-    println!("medians of {ROUNDS} alternating runs of {OPERATIONS} operations, two switches each, on one CPU");
+    println!(
+        "means of the middle half of {} alternating runs of {OPERATIONS} operations, two switches each, on one CPU",
+        ROUNDS * REPEATS
+    );
     let mut most_ns = f64::MIN;
     for ((place, _), runs) in places.iter().zip(runs) {
-        let [nothing, empty, podlens] = runs.map(median);
+        let [nothing, empty, podlens] = runs.map(middle);
         let added_ns = (podlens - empty) * 500.0;
         println!("in {place}:");
         println!("  {:14} {nothing:7.3} us an operation", "nothing");
@@ -157,6 +169,14 @@ fn sweep() -> Result<()> {
     }
     println!("{:14} {:7.3} ms a sweep (median)", "podlens", median(sweeps));
     Ok(())
+}
+
+/// The mean of the middle half.
+fn middle(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let quarter = values.len() / 4;
+    let half = values.get(quarter..values.len() - quarter).unwrap_or_default();
+    half.iter().sum::<f64>() / half.len() as f64
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

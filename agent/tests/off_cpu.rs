@@ -59,11 +59,9 @@ fn check(what: &str, number: u32, work: Work, threads: u32, cpu: Option<usize>) 
     println!(
         "{what}: {wall_ns} ns, {kernel:?}: slept {sleep_ns}, disk {disk_ns}, expected {expected_ns} and {children_ns}; {lost:?}"
     );
-    // How long the test takes to hear of the end, each thread once.
-    let late_ns = all * 5_000_000;
-    if lost.switches == 0 {
-        assert_near(what, sleep_ns + disk_ns, expected_ns + children_ns, 1.0, late_ns);
-    }
+    // How late the test may hear of the end, counted once a thread.
+    let late_ns = all * if machine_is_slow() { 100_000_000 } else { 10_000_000 };
+    assert_near(what, sleep_ns + disk_ns, expected_ns + children_ns, 1.0, late_ns);
     // A child's sleep is that long and the time that its start and its end take.
     let percent = if machine_is_slow() { 20.0 } else { 5.0 };
     assert_near(&format!("{what}: disk"), disk_ns, children_ns, percent, 1_000_000);

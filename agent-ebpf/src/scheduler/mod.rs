@@ -11,7 +11,7 @@ mod wait;
 
 use aya_ebpf::{helpers::bpf_get_smp_processor_id, macros::btf_tracepoint, programs::BtfTracePointContext};
 use podlens_common::{
-    cgroup::{SLOT_FIRST, SLOT_UNATTRIBUTED, SLOT_UNSEEN},
+    cgroup::{SLOT_FIRST, SLOT_UNSEEN},
     scheduler::Slice,
 };
 
@@ -71,21 +71,16 @@ fn switch(previous: Task, next: Task, state: u32) {
     let stolen_ns = clock_ns.wrapping_sub(rq.clock_task_ns());
     let switches = rq.switches() as u32;
     let mut left_account = None;
-    // The set of cgroups that the slot which runs was found by, as far as that is certain.
-    let mut known_set = 0;
     if lane.now.since_ns == 0 {
         lane.push(Slice { end_ns: clock_ns, slot: SLOT_UNSEEN, generation: 0 });
         lane.now.slot = SLOT_UNSEEN;
     } else {
-        known_set = lane.now.css_set;
         let missed = switches.wrapping_sub(lane.now.switches).wrapping_sub(1);
         if missed != 0 {
             catch_up(lane, previous, queue, clock_ns, missed);
-            known_set = 0;
         }
         if lane.now.moves() != 0 {
             moves::finish_moved(cpu, clock_ns);
-            known_set = 0;
         }
         left_account = lane.running_account();
         lane.book_slice(left_account.as_deref_mut(), clock_ns, stolen_ns.wrapping_sub(lane.now.stolen_ns));
@@ -109,20 +104,8 @@ fn switch(previous: Task, next: Task, state: u32) {
     }
 
     let pid = next.pid();
-    let set = next.cgroups();
-    // The task that leaves still holds the set that it was dispatched with, so the address means the same set.
-    let same = set.address() == known_set && previous.cgroups().address() == known_set;
-    let held = if pid == 0 {
-        Held::IDLE
-    } else if same && left >= SLOT_FIRST {
-        Held { slot: left, generation: lane.now.generation }
-    } else if same && left != SLOT_UNATTRIBUTED {
-        Held::of_root(next)
-    } else {
-        slots::of_set(set, next, cpu)
-    };
+    let held = if pid == 0 { Held::IDLE } else { slots::of_task(next, cpu) };
     lane.begin_slice(held, clock_ns);
-    lane.now.css_set = if pid == 0 { 0 } else { set.address() };
     lane.now.pid = pid;
     lane.now.tgid = next.tgid();
 

@@ -375,12 +375,7 @@ impl Culprits {
     fn position(&mut self, owners: &mut Vec<OwnerState>, name: &impl Fn(&Owner) -> Owner, culprit: &Owner) -> u32 {
         let named = name(culprit);
         *self.positions.entry(named).or_insert_with_key(|named| {
-            owners.push(OwnerState {
-                owner: named.clone(),
-                since: SystemTime::UNIX_EPOCH,
-                gone: true,
-                carried: false,
-            });
+            owners.push(OwnerState { owner: named.clone(), since: SystemTime::UNIX_EPOCH, gone: true, carried: false });
             u32::try_from(owners.len() - 1).unwrap_or(u32::MAX)
         })
     }
