@@ -147,6 +147,18 @@ fn tasks_of_proc(cgroup: &TestCgroup) -> [u64; 3] {
     found
 }
 
+/// Whether the walk through all tasks does not work on this kernel, as the agent itself says; there is no value then.
+fn walk_is_lacking(agent: &Agent) -> bool {
+    let page = agent.metrics();
+    let labels = [("collector", "tasks"), ("state", "degraded")];
+    let is_lacking = page.count("podlens_collector_state", &labels) == Some(1);
+    if is_lacking {
+        assert!(page.all(TASKS, &[]).is_empty(), "what cannot be counted has no value");
+        common::skip("the collector tasks is degraded: this kernel has no bpf_loop (5.17 and later)");
+    }
+    is_lacking
+}
+
 /// Three loads on CPU 0, an agent on CPU 1: what it says of each.
 #[track_caller]
 fn check_states(under: &[&str]) {
@@ -163,6 +175,9 @@ fn check_states(under: &[&str]) {
     spinning.go();
     waiting.go();
     let agent = Agent::start_under(&[&["taskset", "-c", "1"], under].concat(), &[("PODLENS_MAX_AGE", "0s")]);
+    if walk_is_lacking(&agent) {
+        return;
+    }
     agent.wait_for_metrics("tasks by state", |page| {
         let states = [&busy, &calm, &blocked].map(|cgroup| tasks(page, cgroup));
         let [runnable, asleep, none] = tasks_of_proc(&busy);
@@ -187,6 +202,9 @@ fn an_agent_in_a_pid_namespace_of_its_own_sees_all_tasks() {
 #[test]
 fn no_task_of_the_node_is_left_out() {
     let agent = start();
+    if walk_is_lacking(&agent) {
+        return;
+    }
     agent.wait_for_metrics("the sum over owners", |page| {
         let told: u64 = page.all(TASKS, &[]).into_iter().map(common::Sample::count).sum();
         let processes = fs::read_dir("/proc").unwrap().filter_map(|entry| {
