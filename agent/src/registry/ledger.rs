@@ -3,7 +3,7 @@
 //! Pure bookkeeping. The pipeline enters rows at each sweep and takes a snapshot; exporters acknowledge
 //! snapshots; an owner whose last cgroup is gone stays until every exporter that is at work has had its final
 //! values, or until the linger time is over, which is counted. An instance of a container that is forgotten while
-//! another with the same names lives is carried on, so that a series over both never decreases.
+//! another with the same names lives, or comes soon, is carried on, so that a series over both never decreases.
 
 use std::{
     collections::{HashMap, HashSet, hash_map},
@@ -22,6 +22,12 @@ pub const CULPRITS_PER_OWNER: usize = 16;
 /// So long the final values of an owner whose names are about to come are kept, though they were delivered
 /// without: a container that lived for a moment is gone before the API server has heard of it.
 const NAMES_AWAITED: Duration = Duration::from_secs(30);
+
+/// So long, and for so many series at most, what a forgotten instance has used is kept though its pod or unit is gone
+/// as well: one that is made again under the same name goes on from there. It would otherwise begin below or, worse,
+/// above where the series ended, which a reader of counters does not see as a new beginning.
+const MADE_AGAIN: Duration = Duration::from_mins(1);
+const MADE_AGAIN_SERIES: usize = 256;
 
 /// Exporters whose acknowledgement is waited for. Each address that scrapes is one.
 const EXPORTERS: usize = 64;
@@ -42,8 +48,8 @@ pub struct Section {
 pub struct Ledger {
     sections: Vec<Section>,
     entries: HashMap<Owner, Entry>,
-    /// What forgotten instances have used, by their series, while a later one lives.
-    carried: HashMap<Owner, Entry>,
+    /// What forgotten instances have used, by their series, while a later one lives or may come.
+    carried: HashMap<Owner, Carried>,
     exporters: HashMap<String, Exporter>,
     linger: Duration,
     sequence: u64,
@@ -58,6 +64,13 @@ struct Entry {
     /// A cgroup of this owner was read in the present sweep.
     present: bool,
     gone: Option<Gone>,
+}
+
+#[derive(Debug)]
+struct Carried {
+    entry: Entry,
+    /// Since when nothing of its pod or unit is there.
+    absent: Option<Instant>,
 }
 
 #[derive(Clone, Debug)]
@@ -163,7 +176,7 @@ impl Ledger {
 
     /// Everyone whose names may still be asked for: owners, and those who made them wait.
     pub fn owners(&self) -> impl Iterator<Item = &Owner> {
-        let entries = self.entries.values().chain(self.carried.values());
+        let entries = self.entries.values().chain(self.carried.values().map(|carried| &carried.entry));
         let culprits = entries.flat_map(|entry| &entry.accounts).flat_map(|account| account.caused_ns.keys());
         self.entries.keys().chain(culprits)
     }
@@ -176,7 +189,7 @@ impl Ledger {
             self.entries.iter().map(|(owner, entry)| (name(owner), false, entry)).collect();
         let series: HashSet<Owner> = listed.iter().map(|(named, ..)| named.series()).collect();
         let carried = self.carried.iter().filter(|(carried, _)| series.contains(*carried));
-        listed.extend(carried.map(|(series, entry)| (series.clone(), true, entry)));
+        listed.extend(carried.map(|(series, carried)| (series.clone(), true, &carried.entry)));
         listed.sort_by(|one, other| (&one.0, one.1).cmp(&(&other.0, other.1)));
         let mut owners: Vec<OwnerState> = listed
             .iter()
@@ -272,22 +285,34 @@ impl Ledger {
         }
         // The whole pod counts: a container may be about to start again, or to get its name.
         let present: HashSet<Owner> = self.entries.keys().map(|owner| pod(&naming.name(owner))).collect();
-        self.carried.retain(|series, _| present.contains(&pod(series)));
         for entry in forgotten {
-            let series = entry.gone.as_ref().map(|gone| gone.named.series());
-            if let Some(series) = series.filter(|series| present.contains(&pod(series))) {
+            if let Some(series) = entry.gone.as_ref().map(|gone| gone.named.series()) {
                 self.carry(series, entry);
             }
+        }
+        self.carried.retain(|series, carried| {
+            if present.contains(&pod(series)) {
+                carried.absent = None;
+                return true;
+            }
+            now.duration_since(*carried.absent.get_or_insert(now)) < MADE_AGAIN
+        });
+        let mut absent: Vec<(Instant, Owner)> =
+            self.carried.iter().filter_map(|(series, carried)| Some((carried.absent?, series.clone()))).collect();
+        absent.sort_unstable();
+        let excess = absent.len().saturating_sub(MADE_AGAIN_SERIES);
+        for (_, series) in absent.into_iter().take(excess) {
+            self.carried.remove(&series);
         }
     }
 
     fn carry(&mut self, series: Owner, entry: Entry) {
         match self.carried.entry(series) {
             hash_map::Entry::Vacant(vacant) => {
-                vacant.insert(entry);
+                vacant.insert(Carried { entry, absent: None });
             }
             hash_map::Entry::Occupied(mut occupied) => {
-                let carried = occupied.get_mut();
+                let carried = &mut occupied.get_mut().entry;
                 carried.since = carried.since.min(entry.since);
                 for (account, more) in carried.accounts.iter_mut().zip(entry.accounts) {
                     account.retired.add_row(&more.total());

@@ -146,7 +146,10 @@ fn a_restarted_containers_series_goes_on_while_and_after_its_predecessor_lingers
     check(&bench.sweep(&[(&three, 1)]), &[(WEB, "9.000000001")]);
     bench.retire(&three, 2);
     check(&bench.sweep(&[]), &[(WEB, "9.000000002")]);
-    check(&bench.sweep(&[]), &[]);
+    // A minute long it may be made again.
+    for _ in 0..7 {
+        check(&bench.sweep(&[]), &[]);
+    }
     assert!(bench.ledger.carried.is_empty());
 }
 
@@ -162,6 +165,36 @@ fn a_pod_that_is_made_again_under_its_name_goes_on_too() {
     for _ in 0..3 {
         check(&bench.sweep(&[(&two, 1_000_000_000)]), &[(WEB, "6")]);
     }
+}
+
+#[test]
+fn a_pod_that_is_made_again_after_a_pause_goes_on_and_after_a_long_one_begins_anew() {
+    for (pauses, expected) in [(1, "6"), (4, "6"), (10, "1")] {
+        let mut bench = Bench::new();
+        let (one, two) = (owner("u1", "1"), owner("u2", "2"));
+        for owner in [&one, &two] {
+            bench.know(owner, "web", "app");
+        }
+        bench.retire(&one, 5_000_000_000);
+        check(&bench.sweep(&[]), &[(WEB, "5")]);
+        for _ in 0..pauses {
+            check(&bench.sweep(&[]), &[]);
+        }
+        check(&bench.sweep(&[(&two, 1_000_000_000)]), &[(WEB, expected)]);
+    }
+}
+
+#[test]
+fn not_more_series_than_so_many_wait_to_be_made_again() {
+    let mut bench = Bench::new();
+    for number in 0..super::MADE_AGAIN_SERIES + 50 {
+        let one = owner(&format!("u{number}"), "1");
+        bench.know(&one, &format!("web-{number}"), "app");
+        bench.retire(&one, 1);
+    }
+    bench.sweep(&[]);
+    bench.sweep(&[]);
+    assert_eq!(bench.ledger.carried.len(), super::MADE_AGAIN_SERIES);
 }
 
 #[test]
