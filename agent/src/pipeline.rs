@@ -42,7 +42,7 @@ const SEARCH: Duration = Duration::from_secs(30);
 /// Least time between two walks through the cgroup trees.
 const RESCAN: Duration = Duration::from_secs(5);
 /// How often names hear who is still there, beside each sweep.
-const MEET: Duration = Duration::from_secs(5);
+const MEET: Duration = Duration::from_secs(2);
 
 /// The pipeline of one node.
 pub struct Pipeline {
