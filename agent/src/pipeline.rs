@@ -318,12 +318,15 @@ impl Inner {
         let events = kernel.drain();
         let lost = kernel.lost_events();
         let blind = kernel.is_blind();
-        for event in events {
-            self.follow(event, now);
+        let some_lost = lost != self.lost_events;
+        if some_lost {
+            self.names.births_lost();
         }
-        if (lost != self.lost_events || blind) && now.duration_since(self.scanned) >= RESCAN {
-            if lost != self.lost_events {
-                self.names.births_lost();
+        for event in events {
+            self.follow(event, now, !some_lost);
+        }
+        if (some_lost || blind) && now.duration_since(self.scanned) >= RESCAN {
+            if some_lost {
                 warn!(
                     lost = lost - self.lost_events,
                     "births or removals of cgroups were lost; walking the trees instead"
@@ -337,17 +340,17 @@ impl Inner {
     fn rescan(&mut self, now: Instant) {
         self.scanned = now;
         for event in self.cgroups.rescan() {
-            self.follow(event, now);
+            self.follow(event, now, false);
         }
     }
 
-    /// Tells all who have to know of a birth or a removal.
-    fn follow(&mut self, event: Event, now: Instant) {
+    /// Tells all who have to know of a birth or a removal. `in_order`: it is known to come after those before it.
+    fn follow(&mut self, event: Event, now: Instant, in_order: bool) {
         match event {
             Event::Born { key, .. } => {
                 self.cgroups.apply(event, now);
                 if let Some(cgroup) = self.cgroups.get(key) {
-                    self.names.born(&cgroup.owner);
+                    self.names.born(&cgroup.owner, in_order);
                     tell(&mut self.collectors, key, cgroup);
                 }
             }

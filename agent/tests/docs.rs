@@ -255,7 +255,7 @@ fn own_page() -> String {
     let until = Instant::now() + Duration::from_secs(10);
     while pipeline.names().health().requests.is_empty() {
         assert!(Instant::now() < until, "the source of names was never asked");
-        pipeline.names().born(&unknown);
+        pipeline.names().born(&unknown, true);
         std::thread::sleep(Duration::from_millis(20));
     }
     telemetry.encode(Format::Text)

@@ -116,6 +116,7 @@ pub(crate) fn run(choice: &Choice) -> Result<ExitCode> {
             Err(failure) => {
                 failed += 1;
                 println!("e2e: {:<28} FAILED  {seconds:>6.1} s  {}: {failure:#}", check.name, check.claim);
+                println!("{}", world.report());
             }
         }
     }

@@ -230,6 +230,23 @@ impl World {
         Ok(id.trim_start_matches("containerd://").to_owned())
     }
 
+    /// What the agent says of itself, for whoever looks for the cause of a failure: its losses, what it could not
+    /// attribute, and its warnings.
+    pub(super) fn report(&self) -> String {
+        let agent = match self.agent() {
+            Ok(agent) => agent,
+            Err(failure) => return format!("there is no agent to ask: {failure:#}"),
+        };
+        let page = agent.ask("/metrics").map_or_else(|failure| format!("{failure:#}"), |(_, page)| page);
+        let told = page.lines().filter(|line| {
+            let is_loss = line.starts_with("podlens_lost_total{") && !line.ends_with(" 0");
+            is_loss || line.starts_with("podlens_cpu_seconds_total{") && line.contains("unattributed")
+        });
+        let log = self.log(&agent);
+        let warnings = log.lines().filter(|line| !line.contains("\"level\":\"INFO\"") && !line.contains(" INFO "));
+        told.chain(warnings).map(|line| format!("    {line}")).collect::<Vec<_>>().join("\n")
+    }
+
     /// All that the agents of this pod have logged.
     pub(super) fn log(&self, agent: &Agent) -> String {
         let folder = self.cluster.pod_logs().join(format!("{RELEASE}_{}_{}", agent.pod, agent.uid)).join("podlens");

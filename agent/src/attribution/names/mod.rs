@@ -127,10 +127,13 @@ impl Names {
         }
     }
 
-    /// A cgroup of this owner was born: its name is wanted at once, since it may be gone in a moment.
-    pub fn born(&self, owner: &Owner) {
+    /// A cgroup of this owner was born: its name is wanted at once, since it may be gone in a moment. `in_order`: after
+    /// all others that were told before.
+    pub fn born(&self, owner: &Owner, in_order: bool) {
         let Owner::Container(container) = owner else { return };
-        self.write().born(container, Instant::now());
+        if in_order {
+            self.write().born(container, Instant::now());
+        }
         if !container.container_id.is_empty() && !self.view().table.knows(owner) {
             let unknown =
                 Unknown { pod_uid: Arc::clone(&container.pod_uid), container_id: Arc::clone(&container.container_id) };

@@ -39,8 +39,6 @@ pub struct Container {
     pub name: Arc<str>,
     /// Its image as the specification names it.
     pub image: Arc<str>,
-    /// What it is for.
-    pub role: Role,
     /// What it is guaranteed and allowed.
     pub resources: Resources,
     /// The runtime's id of the present instance.
@@ -49,11 +47,13 @@ pub struct Container {
     pub previous_id: Option<Arc<str>>,
     /// What the status says about the present instance.
     pub phase: Phase,
+    /// Whether another instance may follow one that has ended.
+    pub restart: Restart,
 }
 
 /// What a container is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
+#[derive(Clone, Copy)]
+enum Role {
     /// Runs before the others; a sidecar keeps running.
     Init,
     /// An ordinary one.
@@ -75,6 +75,34 @@ pub enum Phase {
         /// With exit code 0.
         well: bool,
     },
+}
+
+/// When a container that has ended is started again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Restart {
+    /// Never: it has one instance only.
+    Never,
+    /// If it has failed.
+    OnFailure,
+    /// In any case, or by rules of its own.
+    Always,
+}
+
+impl Restart {
+    /// By the pod's policy and the container's own, which only newer clusters and sidecars have.
+    fn of(role: Role, pod: &str, spec: &WireContainer) -> Self {
+        if spec.restart_policy_rules.as_ref().is_some_and(|rules| !rules.is_empty()) {
+            return Self::Always;
+        }
+        let own = Some(&*spec.restart_policy).filter(|policy| !policy.is_empty());
+        match (role, own.unwrap_or(pod)) {
+            (Role::Ephemeral, _) | (_, "Never") => Self::Never,
+            (_, "OnFailure") => Self::OnFailure,
+            // An init container that has done its work is not run again; a sidecar says so itself.
+            (Role::Init, _) if own.is_none() => Self::OnFailure,
+            _ => Self::Always,
+        }
+    }
 }
 
 /// Requests and limits of a container.
@@ -183,18 +211,24 @@ struct WireOwner {
 #[serde(rename_all = "camelCase", default)]
 struct WireSpec {
     host_network: bool,
+    restart_policy: String,
     init_containers: Option<Vec<WireContainer>>,
     containers: Option<Vec<WireContainer>>,
     ephemeral_containers: Option<Vec<WireContainer>>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct WireContainer {
     name: String,
     #[serde(default)]
     image: String,
     #[serde(default)]
     resources: WireResources,
+    #[serde(default)]
+    restart_policy: String,
+    #[serde(default)]
+    restart_policy_rules: Option<Vec<serde::de::IgnoredAny>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -285,7 +319,7 @@ impl WirePod {
             host_network: spec.host_network,
             containers: groups
                 .into_iter()
-                .flat_map(|(role, specs, statuses)| containers(role, specs, statuses))
+                .flat_map(|(role, specs, statuses)| containers(role, &spec.restart_policy, specs, statuses))
                 .collect(),
             has_sandbox,
         })
@@ -294,6 +328,7 @@ impl WirePod {
 
 fn containers(
     role: Role,
+    pod_policy: &str,
     specs: Option<Vec<WireContainer>>,
     statuses: Option<Vec<WireContainerStatus>>,
 ) -> Vec<Container> {
@@ -303,19 +338,18 @@ fn containers(
         .into_iter()
         .map(|spec| {
             let status = statuses.iter().position(|status| status.name == spec.name).map(|at| statuses.swap_remove(at));
-            container(role, spec, status.unwrap_or_default())
+            container(role, pod_policy, spec, status.unwrap_or_default())
         })
         .collect();
     // Statuses that the specification does not have any more still name their ids.
     containers.extend(statuses.into_iter().map(|status| {
-        let spec =
-            WireContainer { name: status.name.clone(), image: String::new(), resources: WireResources::default() };
-        container(role, spec, status)
+        let spec = WireContainer { name: status.name.clone(), ..WireContainer::default() };
+        container(role, pod_policy, spec, status)
     }));
     containers
 }
 
-fn container(role: Role, spec: WireContainer, status: WireContainerStatus) -> Container {
+fn container(role: Role, pod_policy: &str, spec: WireContainer, status: WireContainerStatus) -> Container {
     let amount = |quantities: &Option<WireQuantities>, cpu: bool| {
         let quantities = quantities.as_ref()?;
         match if cpu { &quantities.cpu } else { &quantities.memory } {
@@ -330,9 +364,9 @@ fn container(role: Role, spec: WireContainer, status: WireContainerStatus) -> Co
         (None, None) => Phase::Waiting,
     };
     Container {
+        restart: Restart::of(role, pod_policy, &spec),
         name: spec.name.into(),
         image: spec.image.into(),
-        role,
         resources: Resources {
             cpu_request_cores: amount(&spec.resources.requests, true),
             cpu_limit_cores: amount(&spec.resources.limits, true),

@@ -121,7 +121,7 @@ impl Table {
         self.settle_first(&cgroup_uid.unwrap_or(uid), now);
     }
 
-    /// A cgroup of this owner was born, after all those told before.
+    /// A cgroup of this owner was born, after all those of its pod that were told before.
     pub fn born(&mut self, container: &registry::Container, now: Instant) {
         if container.container_id.is_empty() {
             self.births.entry(Arc::clone(&container.pod_uid)).or_insert(Birth { first: None, used: now });
@@ -307,7 +307,7 @@ impl Table {
         match entry.containers.get_mut(&container.container_id) {
             Some(known) => known.used = now,
             None if container.container_id.is_empty() => {}
-            None => return false,
+            None => return entry.settle_unlisted(&container.container_id, now),
         }
         true
     }

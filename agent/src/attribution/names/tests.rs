@@ -99,17 +99,17 @@ fn a_name_is_pending_only_while_there_is_a_source() {
 #[tokio::test]
 async fn what_is_wanted_is_handed_out_once_and_only_to_those_who_ask() {
     let names = Arc::new(Names::new(std::time::Duration::from_mins(5)));
-    names.born(&owner(ID));
+    names.born(&owner(ID), true);
     let seeker = tokio::spawn({
         let names = Arc::clone(&names);
         async move { names.next_wanted().await }
     });
     tokio::task::yield_now().await;
     assert!(!seeker.is_finished(), "nobody listened when it was born");
-    names.born(&owner(ID));
-    names.born(&owner(ID));
-    names.born(&Owner::unit("x"));
-    names.born(&owner(""));
+    names.born(&owner(ID), true);
+    names.born(&owner(ID), true);
+    names.born(&Owner::unit("x"), true);
+    names.born(&owner(""), true);
     let wanted = seeker.await.unwrap();
     assert_eq!(wanted.len(), 1);
     assert_eq!(&*wanted[0].container_id, ID);

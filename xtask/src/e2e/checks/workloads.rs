@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
+use super::sources::same_names;
 use crate::e2e::{
     collector::Told,
     names::{Name, disagreements, total},
@@ -45,7 +46,7 @@ pub(super) fn every_kind(world: &mut World) -> Result<String> {
             Some(what) => bail!("{what}"),
         }
     })?;
-    // From here on the set of containers stands still.
+    // From here on no new container comes.
     world.kubectl(&[
         "patch",
         "cronjob",
@@ -58,6 +59,8 @@ pub(super) fn every_kind(world: &mut World) -> Result<String> {
     world.kubectl(&["delete", "pod", "--namespace", NAMESPACE, "crash"])?;
     settled(world)?;
     let workloads = workloads(world)?;
+    // And none ends any more: a last job may just have begun.
+    same_names(world, &world.agent()?)?;
     Ok(format!("{} runs of {} containers, {workloads} pods", world.truth.0.len(), world.truth.by_name().len()))
 }
 
@@ -90,7 +93,11 @@ pub(super) fn settled(world: &mut World) -> Result<()> {
             let is_ours = |name: &Name| name.namespace != RELEASE && !is_named_by_id(name);
             seen.into_iter().filter(|(name, _)| is_ours(name)).collect::<BTreeMap<_, _>>()
         };
-        let mut wrong = disagreements("Prometheus", &truth, &ours(prometheus(world)?), &untold);
+        let seen = prometheus(world)?;
+        // Where a value that is missing may be instead.
+        let beside = seen.iter().filter(|(name, _)| name.namespace == NAMESPACE && !truth.contains_key(name));
+        let beside = beside.map(|(name, seconds)| format!("{name} {seconds:.3} s")).collect::<Vec<_>>().join(", ");
+        let mut wrong = disagreements("Prometheus", &truth, &ours(seen), &untold);
         wrong.extend(disagreements("the collector", &truth, &ours(world.collector.received().by_name()), &untold));
         // On a machine that others use as well, there may be pods of theirs, which nobody names.
         let uids: BTreeSet<&str> = world.truth.0.keys().map(|run| run.pod_uid.as_str()).collect();
@@ -98,7 +105,7 @@ pub(super) fn settled(world: &mut World) -> Result<()> {
         let nameless =
             nameless.iter().map(Series::name).filter(|name| uids.contains(&*name.pod) || is_named_by_id(name));
         wrong.extend(nameless.map(|name| format!("{name} is still without its name")));
-        if wrong.is_empty() { Ok(()) } else { bail!("{}", wrong.join("; ")) }
+        if wrong.is_empty() { Ok(()) } else { bail!("{}; beside them Prometheus has {beside}", wrong.join("; ")) }
     })
 }
 

@@ -109,7 +109,7 @@ async fn a_container_is_named_as_soon_as_it_is_born_and_a_late_file_is_found_too
             pod_uid: UID.into(),
             container_id: ID.into(),
         });
-        names.born(&owner);
+        names.born(&owner, true);
         tokio::time::sleep(Duration::from_millis(50)).await;
         assert!(names.view().is_pending(&owner));
         std::fs::write(bundle.join("config.json"), containerd().to_string()).unwrap();

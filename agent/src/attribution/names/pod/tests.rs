@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::{Phase, PodError, PodList, Role, bare_id};
+use super::{Phase, PodError, PodList, Restart, bare_id};
 
 const ID: &str = "3f1b0c5a9d7e2468ace013579bdf02468ace013579bdf02468ace013579bdf02";
 const OLD: &str = "aaaa0c5a9d7e2468ace013579bdf02468ace013579bdf02468ace013579bdf02";
@@ -64,14 +64,14 @@ fn a_pod_is_reduced_to_what_names_need() {
     let seen: Vec<_> = pod
         .containers
         .iter()
-        .map(|one| (&*one.name, one.role, one.phase, one.id.as_deref(), one.previous_id.as_deref()))
+        .map(|one| (&*one.name, one.restart, one.phase, one.id.as_deref(), one.previous_id.as_deref()))
         .collect();
     assert_eq!(
         seen,
         [
-            ("setup", Role::Init, Phase::Ended { well: true }, Some(OLD), None),
-            ("app", Role::Main, Phase::Running, Some(ID), Some(OLD)),
-            ("debug", Role::Ephemeral, Phase::Waiting, None, None),
+            ("setup", Restart::OnFailure, Phase::Ended { well: true }, Some(OLD), None),
+            ("app", Restart::Always, Phase::Running, Some(ID), Some(OLD)),
+            ("debug", Restart::Never, Phase::Waiting, None, None),
         ]
     );
     let app = &pod.containers[1];
@@ -80,6 +80,29 @@ fn a_pod_is_reduced_to_what_names_need() {
     assert_eq!((amounts.cpu_request_cores, amounts.cpu_limit_cores), (Some(0.25), Some(2.0)));
     assert_eq!((amounts.memory_request_bytes, amounts.memory_limit_bytes), (Some(67_108_864.0), None));
     assert!(!format!("{list:?}").contains("s3cret"), "values of the environment are not held");
+}
+
+#[test]
+fn whether_a_container_is_started_again_is_its_own_policy_or_the_pods() {
+    use Restart::{Always, Never, OnFailure};
+    let check = |pod: serde_json::Value, own: serde_json::Value, expected: [Restart; 3]| {
+        let mut object = object();
+        object["spec"]["restartPolicy"] = pod;
+        for list in ["initContainers", "containers"] {
+            object["spec"][list][0].as_object_mut().unwrap().extend(own.as_object().unwrap().clone());
+        }
+        let containers = &decode(&json!([object])).unwrap().pods[0].containers;
+        let found: Vec<Restart> = containers.iter().map(|one| one.restart).collect();
+        assert_eq!(found, expected, "{} {own}", object["spec"]["restartPolicy"]);
+    };
+    check(json!("Always"), json!({}), [OnFailure, Always, Never]);
+    check(json!("OnFailure"), json!({}), [OnFailure, OnFailure, Never]);
+    check(json!("Never"), json!({}), [Never, Never, Never]);
+    check(json!("Never"), json!({ "restartPolicy": "Always" }), [Always, Always, Never]);
+    check(json!("Always"), json!({ "restartPolicy": "Never" }), [Never, Never, Never]);
+    let rules = json!([{ "action": "Restart", "exitCodes": { "operator": "In", "values": [42] } }]);
+    check(json!("Never"), json!({ "restartPolicy": "Never", "restartPolicyRules": rules }), [Always, Always, Never]);
+    check(json!("Never"), json!({ "restartPolicyRules": null }), [Never, Never, Never]);
 }
 
 #[test]

@@ -1,10 +1,10 @@
 //! Which of a pod's containers is its sandbox, that no status lists.
 //!
-//! Where a pod's birth was witnessed, the first container in it is the sandbox, once the status lists others. Else, since
-//! a container that was just started is not listed either, this waits until nothing else is possible: each of
-//! the pod's containers is listed and accounted for, exactly one more lives beside them, and that stays so for
-//! [`CERTAIN_AFTER`]. In all other cases the container keeps its id for a name. Runtimes that make no sandbox
-//! cgroup, such as CRI-O by default, never come that far.
+//! Where a pod's birth was witnessed, the first container in it is the sandbox, once the status lists others. Where no
+//! container is ever started twice and each is listed, all else is sandbox. In other pods, since a container that was just
+//! started is not listed either, this waits until nothing else is possible: each of the pod's containers is listed and
+//! accounted for, exactly one more lives beside them, and that stays so for [`CERTAIN_AFTER`]. In all other cases the
+//! container keeps its id for a name. Runtimes that make no sandbox cgroup, such as CRI-O by default, never come that far.
 
 use std::{
     sync::Arc,
@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::{Entry, Known, Table};
-use crate::attribution::names::pod::{Container, Phase, Pod, Role};
+use crate::attribution::names::pod::{Container, Phase, Pod, Restart};
 
 /// A restarted container is listed, and its predecessor's cgroup gone, long before this.
 pub(super) const CERTAIN_AFTER: Duration = Duration::from_secs(10);
@@ -47,6 +47,18 @@ impl Table {
 }
 
 impl Entry {
+    /// Takes a container that is not listed for the sandbox, if all that the pod can ever have are listed.
+    pub(super) fn settle_unlisted(&mut self, id: &Arc<str>, now: Instant) -> bool {
+        let is_only_life = |container: &Container| container.restart == Restart::Never && container.id.is_some();
+        let lists_all =
+            |pod: &Pod| pod.has_sandbox && !pod.containers.is_empty() && pod.containers.iter().all(is_only_life);
+        let is_sandbox = self.pod.as_ref().is_some_and(lists_all);
+        if is_sandbox {
+            self.learn(id, None, &"".into(), now);
+        }
+        is_sandbox
+    }
+
     /// Looks at the pod's living containers. `living` is sorted.
     pub(super) fn find_sandbox(&mut self, living: &[Arc<str>], now: Instant) {
         let candidate = self.only_possible(living).cloned();
@@ -69,10 +81,11 @@ impl Entry {
         let pod = self.pod.as_ref().filter(|pod| self.listed && !has_sandbox && !pod.containers.is_empty())?;
         let is_settled = |container: &Container| match (container.phase, &container.id) {
             (Phase::Running, Some(id)) => living.binary_search(id).is_ok(),
-            // Once it has ended, an ordinary container may be started again at any moment.
-            (Phase::Ended { well }, Some(_)) => {
-                container.role == Role::Ephemeral || (container.role == Role::Init && well)
-            }
+            (Phase::Ended { well }, Some(_)) => match container.restart {
+                Restart::Never => true,
+                Restart::OnFailure => well,
+                Restart::Always => false,
+            },
             _ => false,
         };
         if !pod.containers.iter().all(is_settled) {

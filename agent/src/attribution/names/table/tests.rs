@@ -8,7 +8,7 @@ use std::{
 use super::{CONTAINERS_PER_POD, ContainerFacts, DESCRIBED, Table, UNLISTED_PODS, sandbox::CERTAIN_AFTER};
 use crate::{
     attribution::names::{
-        pod::{Container, Phase, Pod, Resources, Role},
+        pod::{Container, Phase, Pod, Resources, Restart},
         workload::Workload,
     },
     registry::{self, Owner},
@@ -34,11 +34,11 @@ fn running(name: &str, id: &str) -> Container {
     Container {
         name: name.into(),
         image: format!("{name}:1").into(),
-        role: Role::Main,
         resources: Resources::default(),
         id: (!id.is_empty()).then(|| id.into()),
         previous_id: None,
         phase: if id.is_empty() { Phase::Waiting } else { Phase::Running },
+        restart: Restart::Always,
     }
 }
 
@@ -234,29 +234,53 @@ fn check_sandbox(pod: Pod, living: &[&str], is_sandbox: bool) {
 
 #[test]
 fn the_only_container_that_no_status_lists_is_the_sandbox_once_nothing_else_is_possible() {
-    let with = |role, phase, id: &str| {
+    let with = |restart, phase, id: &str| {
         let mut one = pod("u1", "web", &[("app", "1"), ("other", id)]);
-        one.containers[1].role = role;
+        one.containers[1].restart = restart;
         one.containers[1].phase = phase;
         one
     };
     let good = Phase::Ended { well: true };
     let bad = Phase::Ended { well: false };
     check_sandbox(pod("u1", "web", &[("app", "1")]), &["1", "s"], true);
-    check_sandbox(with(Role::Init, good, "2"), &["1", "s"], true);
-    check_sandbox(with(Role::Init, Phase::Running, "2"), &["1", "2", "s"], true);
-    check_sandbox(with(Role::Ephemeral, bad, "2"), &["1", "s"], true);
+    check_sandbox(with(Restart::OnFailure, good, "2"), &["1", "s"], true);
+    check_sandbox(with(Restart::OnFailure, Phase::Running, "2"), &["1", "2", "s"], true);
+    check_sandbox(with(Restart::Never, bad, "2"), &["1", "s"], true);
 
     // The status does not tell of a container that has just been started.
-    check_sandbox(with(Role::Main, Phase::Waiting, ""), &["1", "s"], false);
-    check_sandbox(with(Role::Ephemeral, Phase::Waiting, ""), &["1", "s"], false);
-    check_sandbox(with(Role::Main, good, "2"), &["1", "s"], false);
-    check_sandbox(with(Role::Init, bad, "2"), &["1", "s"], false);
+    check_sandbox(with(Restart::Always, Phase::Waiting, ""), &["1", "s"], false);
+    check_sandbox(with(Restart::Never, Phase::Waiting, ""), &["1", "s"], false);
+    check_sandbox(with(Restart::Always, good, "2"), &["1", "s"], false);
+    check_sandbox(with(Restart::OnFailure, bad, "2"), &["1", "s"], false);
     // The status tells of one that has gone: the other may be its successor.
     check_sandbox(pod("u1", "web", &[("app", "1")]), &["s"], false);
     // Two that are not listed.
     check_sandbox(pod("u1", "web", &[("app", "1")]), &["1", "s", "t"], false);
     check_sandbox(pod("u1", "web", &[]), &["s"], false);
+}
+
+#[test]
+fn what_is_not_listed_beside_containers_that_all_have_had_their_only_life_is_the_sandbox_gone_or_not() {
+    let check = |change: fn(&mut Pod), lives: bool, is_sandbox: bool| {
+        let (mut table, now) = (Table::new(KEEP), Instant::now());
+        let mut job = pod("u1", "job", &[("init", "1"), ("main", "2")]);
+        for container in &mut job.containers {
+            container.restart = Restart::Never;
+            container.phase = Phase::Ended { well: false };
+        }
+        change(&mut job);
+        table.apply(job, now);
+        let one = owner("u1", "s");
+        assert_eq!(table.meet([(&one, lives)], now).is_empty(), is_sandbox);
+        check(&table, "u1", "s", ("shop", "job", if is_sandbox { "" } else { "s" }));
+    };
+    check(|_| {}, true, true);
+    check(|_| {}, false, true);
+    check(|job| job.containers[1].phase = Phase::Running, true, true);
+    check(|job| job.containers[1].id = None, true, false);
+    check(|job| job.containers[1].restart = Restart::OnFailure, false, false);
+    check(|job| job.has_sandbox = false, true, false);
+    check(|job| job.containers.clear(), true, false);
 }
 
 #[test]
