@@ -7,8 +7,13 @@
 mod files;
 pub mod metrics;
 
-use std::{collections::HashMap, io};
+use std::{
+    collections::HashMap,
+    io,
+    time::{Duration, Instant},
+};
 
+use foldhash::fast::RandomState;
 use podlens_common::cgroup::{Bandwidth, CgroupKey};
 
 use self::files::{Figures, Files, Room, Wanted};
@@ -26,19 +31,30 @@ pub static SPEC: CollectorSpec = CollectorSpec {
     split: None,
 };
 
+/// A quota is configuration: so long what was read of it is taken as true, but not in a cgroup's first moments, when
+/// the runtime is still setting it up.
+const QUOTA_HOLDS: Duration = Duration::from_secs(10);
+
 /// The collector at work.
 pub struct Cpu {
     hierarchies: Hierarchies,
     layout: Layout,
-    watched: HashMap<CgroupKey, Watched>,
+    watched: HashMap<CgroupKey, Watched, RandomState>,
     room: Room,
+    /// The present cgroup's row.
+    found: Row,
 }
 
 struct Watched {
     extent: Extent,
+    since: Instant,
     files: Files,
-    /// Its counters as of the last reading.
-    last: Row,
+    /// By the quota as it was read last.
+    limit: Option<u64>,
+    /// When that was; none before the first time.
+    limit_read: Option<Instant>,
+    /// Its values as of the last reading; counters only rise.
+    row: Row,
 }
 
 impl Cpu {
@@ -47,7 +63,9 @@ impl Cpu {
     /// # Errors
     /// It cannot be told how many files may be open.
     pub fn new(hierarchies: Hierarchies) -> io::Result<Self> {
-        Ok(Self { hierarchies, layout: Layout::new(SPEC.metrics), watched: HashMap::new(), room: files::room()? })
+        let layout = Layout::new(SPEC.metrics);
+        let found = layout.row();
+        Ok(Self { hierarchies, layout, watched: HashMap::default(), room: files::room()?, found })
     }
 }
 
@@ -61,42 +79,62 @@ impl Collector for Cpu {
             return;
         }
         if let Some(files) = Files::of(&self.hierarchies, place.key, place.path) {
-            let watched = Watched { extent: place.extent, files, last: self.layout.row() };
+            let watched = Watched {
+                extent: place.extent,
+                since: Instant::now(),
+                files,
+                limit: None,
+                limit_read: None,
+                row: self.layout.row(),
+            };
             self.watched.insert(place.key, watched);
         }
     }
 
-    fn read_cgroups(&mut self, _held: &Held) -> Vec<(CgroupKey, Row)> {
-        let (layout, room) = (&self.layout, &mut self.room);
-        self.watched.iter_mut().map(|(key, watched)| (*key, watched.read(layout, room))).collect()
+    fn read_cgroups(&mut self, _held: &Held, enter: &mut dyn FnMut(CgroupKey, &Row)) {
+        let now = Instant::now();
+        for (key, watched) in &mut self.watched {
+            self.found.clear();
+            let figures = watched.read(&self.layout, &mut self.room, now);
+            book(&mut self.found, &self.layout, watched.extent, &figures);
+            // Of a cgroup that is being removed the last values stay, but for gauges. The kernel writes a file's
+            // numbers one after another, so a difference of two can fall for a moment.
+            watched.row.remove_gauges(&self.layout);
+            watched.row.at_least(&self.found);
+            enter(*key, &watched.row);
+        }
     }
 
     fn removed(&mut self, key: CgroupKey, last: Option<Bandwidth>) -> Option<Row> {
-        let watched = self.watched.remove(&key)?;
+        let mut watched = self.watched.remove(&key)?;
         self.room.0 += watched.files.open();
         let mut row = self.layout.row();
         if let Some(bandwidth) = last.filter(|bandwidth| bandwidth.periods > 0) {
             book_bandwidth(&mut row, &self.layout, &bandwidth);
         }
-        row.at_least(&watched.last);
+        watched.row.remove_gauges(&self.layout);
+        row.at_least(&watched.row);
         Some(row)
     }
 }
 
 impl Watched {
-    fn read(&mut self, layout: &Layout, room: &mut Room) -> Row {
-        let had_quota = layout.column(&metrics::THROTTLED).is_some_and(|column| self.last.cells(column).is_some());
-        let wanted = Wanted { modes: self.extent == Extent::Own, bandwidth: had_quota };
-        let figures = self.files.read(wanted, room);
-        let mut row = layout.row();
-        book(&mut row, layout, self.extent, &figures);
-        // Of a cgroup that is being removed the last values stay. The kernel writes a file's numbers one after
-        // another, so a difference of two can fall for a moment.
-        row.at_least(&self.last);
-        self.last = row.clone();
-        self.last.remove_gauges(layout);
-        row
+    /// Reads what may have changed and no more: a file costs about a microsecond, and most cgroups have no quota.
+    fn read(&mut self, layout: &Layout, room: &mut Room, now: Instant) -> Figures {
+        if self.limit_read.is_none_or(|read| is_due(self.since, read, now)) {
+            self.limit = self.files.read_limit(room);
+            self.limit_read = Some(now);
+        }
+        let had_quota = layout.column(&metrics::THROTTLED).is_some_and(|column| self.row.cells(column).is_some());
+        let wanted = Wanted { modes: self.extent == Extent::Own, bandwidth: had_quota || self.limit.is_some() };
+        Figures { limit: self.limit, ..self.files.read(wanted, room) }
     }
+}
+
+/// The quota of a cgroup that was made at `since` has to be read again, the last time being `read`.
+fn is_due(since: Instant, read: Instant, now: Instant) -> bool {
+    let was_new = read.duration_since(since) < QUOTA_HOLDS;
+    was_new || now.duration_since(read) >= QUOTA_HOLDS
 }
 
 fn book(row: &mut Row, layout: &Layout, extent: Extent, figures: &Figures) {
@@ -110,17 +148,14 @@ fn book(row: &mut Row, layout: &Layout, extent: Extent, figures: &Figures) {
     if let Some(mode_ns) = mode_ns
         && extent == Extent::Own
     {
-        for (mode, ns) in mode_ns.iter().enumerate() {
-            row.add(layout, &metrics::MODE, mode, *ns);
-        }
+        row.add_all(layout, &metrics::MODE, mode_ns);
     }
 }
 
 fn book_bandwidth(row: &mut Row, layout: &Layout, bandwidth: &Bandwidth) {
     let Bandwidth { periods, throttled_periods, throttled_ns } = *bandwidth;
     row.add(layout, &metrics::THROTTLED, 0, throttled_ns);
-    row.add(layout, &metrics::PERIODS, 0, periods.saturating_sub(throttled_periods));
-    row.add(layout, &metrics::PERIODS, 1, throttled_periods);
+    row.add_all(layout, &metrics::PERIODS, &[periods.saturating_sub(throttled_periods), throttled_periods]);
 }
 
 #[cfg(test)]
@@ -149,6 +184,20 @@ mod tests {
         check(Extent::Own, Figures { mode_ns, bandwidth: unused, limit: Some(5) }, Some([0; 3]), mode_ns, Some(5));
         check(Extent::Own, Figures { mode_ns, bandwidth: Some(STOPPED), limit: None }, stopped, mode_ns, None);
         check(Extent::Own, Figures::default(), None, None, None);
+    }
+
+    #[test]
+    fn a_quota_is_read_at_each_look_while_its_cgroup_is_new_and_then_once_in_a_while() {
+        let check = |read_s, now_s, expected| {
+            let since = Instant::now();
+            let at = |s| since + Duration::from_secs(s);
+            assert_eq!(is_due(since, at(read_s), at(now_s)), expected, "read at {read_s} s, now {now_s} s");
+        };
+        check(0, 1, true);
+        check(9, 10, true);
+        check(10, 11, false);
+        check(10, 19, false);
+        check(10, 20, true);
     }
 
     #[test]
