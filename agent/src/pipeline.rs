@@ -177,13 +177,15 @@ impl SnapshotSource for Source {
 impl Inner {
     fn sweep(&mut self, node: Arc<str>) -> Snapshot {
         let began = Instant::now();
+        // Slots first: whoever holds one was born before, so that its event has come unless it was lost.
+        let held = self.kernel.as_ref().map(Kernel::held).unwrap_or_default();
         self.follow_events(began);
+        self.search_unknown(&held, began);
         self.meet(began);
+        // From here on nothing may be written to the names, births included: the view would be waited for for ever.
         let names = Arc::clone(&self.names);
         let names = names.view();
         self.ledger.begin(began, &names);
-        let held = self.kernel.as_ref().map(Kernel::held).unwrap_or_default();
-        self.search_unknown(&held, began);
         for attached in &mut self.collectors {
             attached.collector.prepare();
         }
@@ -223,7 +225,7 @@ impl Inner {
         }
         let keys: HashSet<CgroupKey> = held.values().map(|slot| slot.key).collect();
         self.cgroups.forget(now, |key| keys.contains(&key));
-        self.unknown.retain(|key, _| keys.contains(key));
+        self.unknown.retain(|key, _| keys.contains(key) && self.cgroups.get(*key).is_none());
     }
 
     fn follow_events(&mut self, now: Instant) {
