@@ -42,7 +42,7 @@ const GRACE: Duration = Duration::from_secs(1);
 const SEARCH: Duration = Duration::from_secs(30);
 /// Least time between two walks through the cgroup trees.
 const RESCAN: Duration = Duration::from_secs(5);
-/// How often names hear who is still there, beside each sweep.
+/// How often names hear who is still there.
 const MEET: Duration = Duration::from_secs(2);
 
 /// The pipeline of one node.
@@ -59,7 +59,8 @@ pub struct Pipeline {
 struct Inner {
     cgroups: Cgroups,
     names: Arc<Names>,
-    met: Instant,
+    /// When names last heard who is there; none before the first time.
+    met: Option<Instant>,
     kernel: Option<Kernel>,
     collectors: Vec<Attached>,
     ledger: Ledger,
@@ -203,8 +204,12 @@ impl Inner {
         Snapshot { sequence: 0, taken: self.since, node, owners: Vec::new(), families: Vec::new(), infos: Vec::new() }
     }
 
+    /// Tells names who is there, unless they have just heard it.
     fn meet(&mut self, now: Instant) {
-        self.met = now;
+        if self.met.is_some_and(|met| now.duration_since(met) < MEET) {
+            return;
+        }
+        self.met = Some(now);
         // The ledger's owners need names for as long as it has values of them, their cgroups gone or not.
         self.names.meet(self.cgroups.owners().chain(self.ledger.owners().into_iter().map(|owner| (&**owner, false))));
     }
@@ -212,9 +217,7 @@ impl Inner {
     fn tidy(&mut self) {
         let now = Instant::now();
         self.follow_events(now);
-        if now.duration_since(self.met) >= MEET {
-            self.meet(now);
-        }
+        self.meet(now);
         if self.unknown.is_empty() && !self.cgroups.any_removed() {
             return;
         }

@@ -62,7 +62,7 @@ impl Pipeline {
         let inner = Inner {
             cgroups,
             names: Arc::clone(&names),
-            met: now,
+            met: None,
             kernel,
             collectors,
             ledger: Ledger::new(sections, config.linger),

@@ -85,6 +85,11 @@ impl Entry {
     fn named(&self) -> &Owner {
         self.named.as_ref().unwrap_or(&self.owner)
     }
+
+    /// A cgroup of it is gone.
+    fn has_ended(&self) -> bool {
+        self.gone.is_some() || self.accounts.iter().any(|account| !account.retired.is_empty())
+    }
 }
 
 impl Ledger {
@@ -173,12 +178,14 @@ impl Ledger {
         }
     }
 
-    /// Everyone whose names may still be asked for: owners, and those who made them wait.
+    /// Everyone whose names may still be asked for though no cgroup may be left: owners of whom something is gone, and
+    /// those who made others wait.
     #[must_use]
     pub fn owners(&self) -> HashSet<&OwnerKey, RandomState> {
         let entries = self.entries.iter().chain(self.carried.values().map(|carried| &carried.entry));
         let culprits = entries.flat_map(|entry| &entry.accounts).flat_map(Account::culprits);
-        self.entries.iter().map(|entry| &entry.owner).chain(culprits).collect()
+        let ended = self.entries.iter().filter(|entry| entry.has_ended()).map(|entry| &entry.owner);
+        ended.chain(culprits).collect()
     }
 
     /// The exporter has delivered the snapshot of that number. Beyond [`EXPORTERS`] nobody is waited for.

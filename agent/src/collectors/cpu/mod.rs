@@ -31,8 +31,9 @@ pub static SPEC: CollectorSpec = CollectorSpec {
     split: None,
 };
 
-/// A quota is configuration: so long what was read of it is taken as true, but not in a cgroup's first moments, when
-/// the runtime is still setting it up.
+/// Least time between two readings of a cgroup's counters: a file that the caches do not hold costs some microseconds.
+const COUNTERS_HOLD: Duration = Duration::from_secs(5);
+/// The same of its quota, which is configuration.
 const QUOTA_HOLDS: Duration = Duration::from_secs(10);
 
 /// The collector at work.
@@ -51,8 +52,9 @@ struct Watched {
     files: Files,
     /// By the quota as it was read last.
     limit: Option<u64>,
-    /// When that was; none before the first time.
+    /// When the quota and the counters were read last; none before the first time.
     limit_read: Option<Instant>,
+    counters_read: Option<Instant>,
     /// Its values as of the last reading; counters only rise.
     row: Row,
 }
@@ -85,6 +87,7 @@ impl Collector for Cpu {
                 files,
                 limit: None,
                 limit_read: None,
+                counters_read: None,
                 row: self.layout.row(),
             };
             self.watched.insert(place.key, watched);
@@ -94,13 +97,14 @@ impl Collector for Cpu {
     fn read_cgroups(&mut self, _held: &Held, enter: &mut dyn FnMut(CgroupKey, &Row)) {
         let now = Instant::now();
         for (key, watched) in &mut self.watched {
-            self.found.clear();
-            let figures = watched.read(&self.layout, &mut self.room, now);
-            book(&mut self.found, &self.layout, watched.extent, &figures);
-            // Of a cgroup that is being removed the last values stay, but for gauges. The kernel writes a file's
-            // numbers one after another, so a difference of two can fall for a moment.
-            watched.row.remove_gauges(&self.layout);
-            watched.row.at_least(&self.found);
+            if let Some(figures) = watched.read(&self.layout, &mut self.room, now) {
+                self.found.clear();
+                book(&mut self.found, &self.layout, watched.extent, &figures);
+                // Of a cgroup that is being removed the last values stay, but for gauges. The kernel writes a file's
+                // numbers one after another, so a difference of two can fall for a moment.
+                watched.row.remove_gauges(&self.layout);
+                watched.row.at_least(&self.found);
+            }
             enter(*key, &watched.row);
         }
     }
@@ -119,22 +123,26 @@ impl Collector for Cpu {
 }
 
 impl Watched {
-    /// Reads what may have changed and no more: a file costs about a microsecond, and most cgroups have no quota.
-    fn read(&mut self, layout: &Layout, room: &mut Room, now: Instant) -> Figures {
-        if self.limit_read.is_none_or(|read| is_due(self.since, read, now)) {
-            self.limit = self.files.read_limit(room);
+    /// Reads what is due and no more, since most cgroups have no quota; none if nothing is.
+    fn read(&mut self, layout: &Layout, room: &mut Room, now: Instant) -> Option<Figures> {
+        if !is_due(self.since, self.counters_read, now, COUNTERS_HOLD) {
+            return None;
+        }
+        self.counters_read = Some(now);
+        if is_due(self.since, self.limit_read, now, QUOTA_HOLDS) {
             self.limit_read = Some(now);
+            self.limit = self.files.read_limit(room);
         }
         let had_quota = layout.column(&metrics::THROTTLED).is_some_and(|column| self.row.cells(column).is_some());
         let wanted = Wanted { modes: self.extent == Extent::Own, bandwidth: had_quota || self.limit.is_some() };
-        Figures { limit: self.limit, ..self.files.read(wanted, room) }
+        Some(Figures { limit: self.limit, ..self.files.read(wanted, room) })
     }
 }
 
-/// The quota of a cgroup that was made at `since` has to be read again, the last time being `read`.
-fn is_due(since: Instant, read: Instant, now: Instant) -> bool {
-    let was_new = read.duration_since(since) < QUOTA_HOLDS;
-    was_new || now.duration_since(read) >= QUOTA_HOLDS
+/// What holds for so long has to be read again, the last time being `read`. A cgroup that was made at `since` is read
+/// at each look in its first moments: its runtime is still setting it up, and it may be gone soon.
+fn is_due(since: Instant, read: Option<Instant>, now: Instant, holds: Duration) -> bool {
+    read.is_none_or(|read| read.duration_since(since) < holds || now.duration_since(read) >= holds)
 }
 
 fn book(row: &mut Row, layout: &Layout, extent: Extent, figures: &Figures) {
@@ -187,17 +195,23 @@ mod tests {
     }
 
     #[test]
-    fn a_quota_is_read_at_each_look_while_its_cgroup_is_new_and_then_once_in_a_while() {
-        let check = |read_s, now_s, expected| {
+    fn a_cgroup_is_read_at_each_look_while_it_is_new_and_then_once_in_a_while() {
+        let check = |read_s: Option<u64>, now_s, expected| {
             let since = Instant::now();
             let at = |s| since + Duration::from_secs(s);
-            assert_eq!(is_due(since, at(read_s), at(now_s)), expected, "read at {read_s} s, now {now_s} s");
+            let holds = Duration::from_secs(10);
+            assert_eq!(
+                is_due(since, read_s.map(at), at(now_s), holds),
+                expected,
+                "read at {read_s:?} s, now {now_s} s"
+            );
         };
-        check(0, 1, true);
-        check(9, 10, true);
-        check(10, 11, false);
-        check(10, 19, false);
-        check(10, 20, true);
+        check(None, 60, true);
+        check(Some(0), 1, true);
+        check(Some(9), 10, true);
+        check(Some(10), 11, false);
+        check(Some(10), 19, false);
+        check(Some(10), 20, true);
     }
 
     #[test]
