@@ -131,16 +131,16 @@ impl<'a> Part<'a> {
             ended: self.ended.is_some(),
         };
         let mut points = 0;
-        proto::nested(out, field::REQUEST_RESOURCE_METRICS, |out| {
+        proto::nested_long(out, field::REQUEST_RESOURCE_METRICS, |out| {
             let facts = self.facts.get(at);
             let fact = |label: &str| {
                 let known = facts?.iter().filter_map(|at| self.snapshot.infos.get(*at)).flat_map(|info| &info.labels);
                 known.into_iter().find(|(name, _)| *name == label).map(|(_, value)| &**value)
             };
-            proto::nested(out, field::RESOURCE_METRICS_RESOURCE, |out| {
+            proto::nested_long(out, field::RESOURCE_METRICS_RESOURCE, |out| {
                 resource::write(out, &state.owner, &self.snapshot.node, fact);
             });
-            proto::nested(out, field::RESOURCE_METRICS_SCOPE_METRICS, |out| {
+            proto::nested_long(out, field::RESOURCE_METRICS_SCOPE_METRICS, |out| {
                 proto::nested(out, field::SCOPE_METRICS_SCOPE, |out| {
                     proto::string(out, field::SCOPE_NAME, "podlens");
                     proto::string(out, field::SCOPE_VERSION, env!("CARGO_PKG_VERSION"));
@@ -162,7 +162,7 @@ impl<'a> Part<'a> {
             return 0;
         };
         let mut points = 0;
-        proto::nested(out, field::SCOPE_METRICS_METRICS, |out| {
+        proto::nested_long(out, field::SCOPE_METRICS_METRICS, |out| {
             point::metric(out, metric, |out| {
                 while let Some(position) =
                     self.next.filter(|next| (next.owner, next.family) == (first.owner, first.family))

@@ -303,8 +303,16 @@ fn push_sample(out: &mut Vec<u8>, name: &str, labels: &[u8], sample: &Sample, fo
 }
 
 fn push_histogram(out: &mut Vec<u8>, name: &str, labels: &[u8], histogram: &Histogram, format: Format) {
+    let first = out.len();
+    push_all(out, &[name, "_bucket{"]);
+    out.extend_from_slice(labels);
+    out.extend_from_slice(b",le=\"");
+    let head = first..out.len();
     let (mut cumulative, mut next) = (0_u64, 0_usize);
     for (last, bound) in BOUNDS {
+        if next > 0 {
+            out.extend_from_within(head.clone());
+        }
         let ended = histogram.buckets.get(next..=last).unwrap_or_default();
         cumulative += ended.iter().sum::<u64>();
         next = last + 1;
@@ -313,10 +321,15 @@ fn push_histogram(out: &mut Vec<u8>, name: &str, labels: &[u8], histogram: &Hist
             Format::Text => bound.strip_suffix(".0").unwrap_or(bound),
             Format::OpenMetrics => bound,
         };
-        push_bucket(out, name, labels, bound, cumulative);
+        push_all(out, &[bound, "\"} "]);
+        push_integer(out, cumulative);
+        out.push(b'\n');
     }
     let count = histogram.count();
-    push_bucket(out, name, labels, "+Inf", count);
+    out.extend_from_within(head);
+    out.extend_from_slice(b"+Inf\"} ");
+    push_integer(out, count);
+    out.push(b'\n');
     for (suffix, is_sum) in [("_sum{", true), ("_count{", false)] {
         push_all(out, &[name, suffix]);
         out.extend_from_slice(labels);
@@ -328,14 +341,6 @@ fn push_histogram(out: &mut Vec<u8>, name: &str, labels: &[u8], histogram: &Hist
         }
         out.push(b'\n');
     }
-}
-
-fn push_bucket(out: &mut Vec<u8>, name: &str, labels: &[u8], bound: &str, cumulative: u64) {
-    push_all(out, &[name, "_bucket{"]);
-    out.extend_from_slice(labels);
-    push_all(out, &[",le=\"", bound, "\"} "]);
-    push_integer(out, cumulative);
-    out.push(b'\n');
 }
 
 fn push_all(out: &mut Vec<u8>, parts: &[&str]) {

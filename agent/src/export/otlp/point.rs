@@ -55,7 +55,9 @@ pub(super) fn metric(out: &mut Vec<u8>, metric: &Metric, points: impl FnOnce(&mu
         Kind::Gauge => field::METRIC_GAUGE,
         Kind::Histogram => field::METRIC_EXPONENTIAL_HISTOGRAM,
     };
-    proto::nested(out, data, |out| {
+    // One number is short; values by label are several, and a distribution has many.
+    let is_long = metric.label.is_some() || metric.kind == Kind::Histogram;
+    let content = |out: &mut Vec<u8>| {
         points(out);
         if metric.kind != Kind::Gauge {
             let temporality = AggregationTemporality::Cumulative as u64;
@@ -64,7 +66,8 @@ pub(super) fn metric(out: &mut Vec<u8>, metric: &Metric, points: impl FnOnce(&mu
         if metric.kind == Kind::Counter {
             proto::number(out, field::SUM_IS_MONOTONIC, 1);
         }
-    });
+    };
+    if is_long { proto::nested_long(out, data, content) } else { proto::nested(out, data, content) }
 }
 
 /// Writes a sample of a metric. False if it refers to a name that the snapshot does not have, or if its value is not of

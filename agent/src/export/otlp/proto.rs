@@ -69,27 +69,34 @@ const VARINT: u32 = 0;
 const FIXED64: u32 = 1;
 const LENGTH: u32 = 2;
 
-/// A message within a message, or anything else that has a length before it.
+/// A short message within a message, or anything else that has a length before it.
 pub(super) fn nested(out: &mut Vec<u8>, field: u32, write: impl FnOnce(&mut Vec<u8>)) {
+    with_length(out, field, 1, write);
+}
+
+/// The same for what is mostly longer than 127 bytes.
+pub(super) fn nested_long(out: &mut Vec<u8>, field: u32, write: impl FnOnce(&mut Vec<u8>)) {
+    with_length(out, field, 2, write);
+}
+
+/// Leaves `room` bytes for the length. What was written behind them is moved only where the length takes another number
+/// of bytes.
+fn with_length(out: &mut Vec<u8>, field: u32, room: usize, write: impl FnOnce(&mut Vec<u8>)) {
     tag(out, field, LENGTH);
-    // One byte is enough for most lengths; what was written behind it makes room if it is not.
     let at = out.len();
-    out.push(0);
-    let start = out.len();
+    out.resize(at + room, 0);
     write(out);
-    let end = out.len();
-    let mut rest = end - start;
-    let more = varint_bytes(rest) - 1;
-    if more > 0 {
-        out.resize(end + more, 0);
-        out.copy_within(start..end, start + more);
+    let length = out.len() - at - room;
+    let bytes = varint_bytes(length);
+    if bytes != room {
+        out.resize(at + length + room.max(bytes), 0);
+        out.copy_within(at + room..at + room + length, at + bytes);
+        out.truncate(at + bytes + length);
     }
-    for byte in out.iter_mut().skip(at).take(more) {
-        *byte = 0x80 | low_bits(rest as u64);
+    let mut rest = length as u64;
+    for (place, byte) in out.iter_mut().skip(at).take(bytes).enumerate() {
+        *byte = if place + 1 < bytes { 0x80 } else { 0 } | low_bits(rest);
         rest >>= 7;
-    }
-    if let Some(last) = out.get_mut(at + more) {
-        *last = low_bits(rest as u64);
     }
 }
 
@@ -156,17 +163,19 @@ mod tests {
     use opentelemetry_proto::tonic::common::v1::{AnyValue, any_value::Value};
     use prost::Message;
 
-    use super::nested;
+    use super::with_length;
 
     #[test]
     fn a_length_takes_as_many_bytes_as_it_needs() {
         for length in [0, 1, 127, 128, 16_383, 16_384, 3_000_000] {
             let content: Vec<u8> = (0..length).map(|byte: u32| byte.to_le_bytes()[0]).collect();
-            let mut out = Vec::new();
-            // The value of bytes is field 7.
-            nested(&mut out, 7, |out| out.extend_from_slice(&content));
-            let expected = AnyValue { value: Some(Value::BytesValue(content)) }.encode_to_vec();
-            assert!(out == expected, "{length} bytes");
+            // A value of bytes is field 7.
+            let expected = AnyValue { value: Some(Value::BytesValue(content.clone())) }.encode_to_vec();
+            for room in [1, 2] {
+                let mut out = Vec::new();
+                with_length(&mut out, 7, room, |out| out.extend_from_slice(&content));
+                assert!(out == expected, "{length} bytes, room for {room}");
+            }
         }
     }
 }
