@@ -38,7 +38,7 @@ fn page_with(agent: &Agent, what: &str, holds: impl Fn(&Page) -> Result<(), Stri
 }
 
 #[track_caller]
-fn equal<T: PartialEq + std::fmt::Debug>(found: T, expected: T) -> Result<(), String> {
+fn equal<T: PartialEq + std::fmt::Debug>(found: &T, expected: &T) -> Result<(), String> {
     if found == expected { Ok(()) } else { Err(format!("found {found:?}, expected {expected:?}")) }
 }
 
@@ -89,8 +89,8 @@ fn check_equal(agent: &Agent, what: &str, cgroup: &TestCgroup) -> Throttled {
     let kernel = settled(cgroup);
     let files = modes_of_files(cgroup);
     page_with(agent, what, |page| {
-        equal(throttled(page, cgroup), Some(kernel))?;
-        equal(modes(page, cgroup), Some(files))
+        equal(&throttled(page, cgroup), &Some(kernel))?;
+        equal(&modes(page, cgroup), &Some(files))
     });
     kernel
 }
@@ -150,7 +150,7 @@ fn a_limit_follows_the_quota_and_is_absent_without_one() {
     let agent = start();
     let cgroup = TestCgroup::any_container();
     let check = |what: &str, expected: Option<f64>| {
-        page_with(&agent, what, |page| equal(page.one(LIMIT, &cgroup.labels()).map(common::Sample::value), expected))
+        page_with(&agent, what, |page| equal(&page.one(LIMIT, &cgroup.labels()).map(common::Sample::value), &expected))
     };
     let page = check("no quota", None);
     assert_eq!(throttled(&page, &cgroup), None, "nothing is stopped that never had a quota");
@@ -179,7 +179,7 @@ fn what_lies_below_a_container_is_counted_once() {
     load.run();
     let files = modes_of_files(&outer);
     assert!(files.iter().sum::<u64>() >= 100_000_000, "{files:?}");
-    page_with(&agent, "the outer one", |page| equal(modes(page, &outer), Some(files)));
+    page_with(&agent, "the outer one", |page| equal(&modes(page, &outer), &Some(files)));
     load.end();
 }
 
@@ -197,8 +197,8 @@ fn two_containers_of_a_pod_and_the_pods_own_quota_are_apart() {
     check_equal(&agent, "the busy one", &busy);
     let (files, kernel) = (modes_of_files(&calm), pod.throttled());
     let page = page_with(&agent, "the calm one and the pod", |page| {
-        equal(modes(page, &calm), Some(files))?;
-        equal(throttled(page, &pod), Some(kernel))
+        equal(&modes(page, &calm), &Some(files))?;
+        equal(&throttled(page, &pod), &Some(kernel))
     });
     assert_eq!(throttled(&page, &calm), None);
     let limits = [&pod, &busy, &calm].map(|one| page.one(LIMIT, &one.labels()).map(common::Sample::value));

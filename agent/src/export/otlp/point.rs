@@ -172,7 +172,9 @@ fn write_histogram(out: &mut Vec<u8>, histogram: &Histogram, attributes: &Attrib
                 proto::signed(out, field::BUCKETS_OFFSET, offset);
                 proto::nested(out, field::BUCKETS_COUNTS, |out| {
                     let counts = positive.get(first..=last).unwrap_or_default();
-                    counts.iter().for_each(|count| proto::varint(out, *count));
+                    for count in counts {
+                        proto::varint(out, *count);
+                    }
                 });
             });
         }

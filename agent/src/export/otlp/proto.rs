@@ -110,7 +110,9 @@ pub(super) fn string(out: &mut Vec<u8>, field: u32, text: &str) {
 pub(super) fn strings(out: &mut Vec<u8>, field: u32, parts: &[&str]) {
     tag(out, field, LENGTH);
     varint(out, parts.iter().map(|part| part.len() as u64).sum());
-    parts.iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
+    for part in parts {
+        out.extend_from_slice(part.as_bytes());
+    }
 }
 
 /// An unsigned number, a truth value or a member of an enumeration.

@@ -115,7 +115,9 @@ fn entities(out: &mut Vec<u8>, owner: &Owner, keys: &[&str]) {
         proto::nested(out, field::RESOURCE_ENTITY_REFS, |out| {
             proto::string(out, field::ENTITY_REF_SCHEMA_URL, SCHEMA_URL);
             proto::string(out, field::ENTITY_REF_TYPE, kind);
-            id.iter().for_each(|key| proto::string(out, field::ENTITY_REF_ID_KEYS, key));
+            for key in id {
+                proto::string(out, field::ENTITY_REF_ID_KEYS, key);
+            }
             for key in description.iter().filter(|key| keys.contains(key)) {
                 proto::string(out, field::ENTITY_REF_DESCRIPTION_KEYS, key);
             }
