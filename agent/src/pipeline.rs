@@ -6,6 +6,7 @@
 
 mod health;
 mod kernel;
+mod reading;
 mod start;
 
 use std::{
@@ -16,22 +17,22 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use podlens_common::cgroup::{CgroupKey, SLOT_FIRST, SLOT_KERNEL, SLOT_ROOT, SLOT_UNATTRIBUTED};
+use podlens_common::cgroup::{CgroupKey, SLOT_FIRST};
 use tracing::{error, info, warn};
 
-use self::kernel::Kernel;
 pub use self::{health::Health, start::StartError};
+use self::{kernel::Kernel, reading::Standing};
 use crate::{
     attribution::{
         cgroups::{Cgroup, Cgroups},
         names::Names,
     },
     collectors::{
-        Caused, Collector, Held, Place, Reading, State, cpu,
+        Collector, Held, Place, State, cpu,
         lifecycle::{self, Event},
     },
     export::SnapshotSource,
-    registry::{Container, Ledger, Owner, Snapshot},
+    registry::{Ledger, Snapshot},
 };
 
 /// A dying task's last slice ends after its cgroup can be removed: so long the slot is kept. Later ones find
@@ -41,7 +42,7 @@ const GRACE: Duration = Duration::from_secs(1);
 const SEARCH: Duration = Duration::from_secs(30);
 /// Least time between two walks through the cgroup trees.
 const RESCAN: Duration = Duration::from_secs(5);
-/// How often names hear who is still there, beside each sweep.
+/// How often names hear who is still there.
 const MEET: Duration = Duration::from_secs(2);
 
 /// The pipeline of one node.
@@ -58,7 +59,8 @@ pub struct Pipeline {
 struct Inner {
     cgroups: Cgroups,
     names: Arc<Names>,
-    met: Instant,
+    /// When names last heard who is there; none before the first time.
+    met: Option<Instant>,
     kernel: Option<Kernel>,
     collectors: Vec<Attached>,
     ledger: Ledger,
@@ -68,6 +70,7 @@ struct Inner {
     lost_events: u64,
     sweep: Duration,
     since: SystemTime,
+    standing: Standing,
 }
 
 /// A collector at work and its section of the ledger.
@@ -175,19 +178,21 @@ impl SnapshotSource for Source {
 impl Inner {
     fn sweep(&mut self, node: Arc<str>) -> Snapshot {
         let began = Instant::now();
+        // Slots first: whoever holds one was born before, so that its event has come unless it was lost.
+        let held = self.kernel.as_ref().map(Kernel::held).unwrap_or_default();
         self.follow_events(began);
+        self.search_unknown(&held, began);
         self.meet(began);
+        // From here on nothing may be written to the names, births included: the view would be waited for for ever.
         let names = Arc::clone(&self.names);
         let names = names.view();
         self.ledger.begin(began, &names);
-        let held = self.kernel.as_ref().map(Kernel::held).unwrap_or_default();
-        self.search_unknown(&held, began);
         for attached in &mut self.collectors {
             attached.collector.prepare();
         }
         let over = self.over(&held, began);
         self.read_slots(&held, &held, &over, began);
-        self.read_cgroups(&held);
+        self.read_cgroups(&held, began);
         self.ledger.finish(began, &names);
         let mut snapshot = self.ledger.snapshot(SystemTime::now(), node, &names);
         names.describe(&mut snapshot);
@@ -199,18 +204,20 @@ impl Inner {
         Snapshot { sequence: 0, taken: self.since, node, owners: Vec::new(), families: Vec::new(), infos: Vec::new() }
     }
 
+    /// Tells names who is there, unless they have just heard it.
     fn meet(&mut self, now: Instant) {
-        self.met = now;
+        if self.met.is_some_and(|met| now.duration_since(met) < MEET) {
+            return;
+        }
+        self.met = Some(now);
         // The ledger's owners need names for as long as it has values of them, their cgroups gone or not.
-        self.names.meet(self.cgroups.owners().chain(self.ledger.owners().map(|owner| (owner, false))));
+        self.names.meet(self.cgroups.owners().chain(self.ledger.owners().into_iter().map(|owner| (&**owner, false))));
     }
 
     fn tidy(&mut self) {
         let now = Instant::now();
         self.follow_events(now);
-        if now.duration_since(self.met) >= MEET {
-            self.meet(now);
-        }
+        self.meet(now);
         if self.unknown.is_empty() && !self.cgroups.any_removed() {
             return;
         }
@@ -221,96 +228,7 @@ impl Inner {
         }
         let keys: HashSet<CgroupKey> = held.values().map(|slot| slot.key).collect();
         self.cgroups.forget(now, |key| keys.contains(&key));
-        self.unknown.retain(|key, _| keys.contains(key));
-    }
-
-    /// Enters what all collectors have of the slots `wanted`. Values of slots that are over are final, and those
-    /// slots become free.
-    fn read_slots(&mut self, wanted: &Held, held: &Held, over: &Held, now: Instant) {
-        let Some(mut kernel) = self.kernel.take() else { return };
-        let mut collectors = std::mem::take(&mut self.collectors);
-        for Attached { section, collector } in &mut collectors {
-            let (readings, caused) = collector.read_slots(wanted, &|number| kernel.generation(number));
-            self.enter(*section, held, over, readings, now);
-            self.enter_caused(*section, held, &caused);
-        }
-        for (number, slot) in over {
-            for attached in &mut collectors {
-                attached.collector.clear(*number);
-            }
-            kernel.release(*number, *slot);
-        }
-        self.collectors = collectors;
-        self.kernel = Some(kernel);
-    }
-
-    fn enter(&mut self, section: usize, held: &Held, over: &Held, readings: Vec<Reading>, now: Instant) {
-        for Reading { slot: number, row } in readings {
-            let Some(slot) = held.get(&number) else { continue };
-            let Some((owner, since)) = self.owner(number, slot.key, now) else { continue };
-            if over.contains_key(&number) {
-                self.ledger.retire(section, &owner, since, &row);
-            } else {
-                self.ledger.observe(section, &owner, since, &row);
-            }
-        }
-    }
-
-    fn enter_caused(&mut self, section: usize, held: &Held, caused: &[Caused]) {
-        let now = Instant::now();
-        let owner_of = |number: u32| {
-            let slot = held.get(&number)?;
-            self.owner(number, slot.key, now).map(|(owner, _)| owner)
-        };
-        let pairs: Vec<(Owner, Owner, u64)> = caused
-            .iter()
-            .filter_map(|caused| Some((owner_of(caused.slot)?, as_culprit(owner_of(caused.culprit)?), caused.ns)))
-            .collect();
-        for (owner, culprit, ns) in pairs {
-            self.ledger.caused(section, &owner, &culprit, ns);
-        }
-    }
-
-    /// Enters what collectors have by key. A key whose cgroup is not known counts as unattributed.
-    fn read_cgroups(&mut self, held: &Held) {
-        for Attached { section, collector } in &mut self.collectors {
-            for (key, row) in collector.read_cgroups(held).into_iter().filter(|(_, row)| !row.is_empty()) {
-                let (owner, since) = match self.cgroups.get(key) {
-                    Some(cgroup) => (cgroup.owner.clone(), cgroup.since),
-                    None => (Owner::unit(Owner::UNATTRIBUTED), self.since),
-                };
-                self.ledger.observe(*section, &owner, since, &row);
-            }
-        }
-    }
-
-    /// Whose slot it is; none while that is still being looked for.
-    fn owner(&self, number: u32, key: CgroupKey, now: Instant) -> Option<(Owner, SystemTime)> {
-        match number {
-            SLOT_UNATTRIBUTED => Some((Owner::unit(Owner::UNATTRIBUTED), self.since)),
-            SLOT_KERNEL => Some((Owner::unit(Owner::KERNEL), self.since)),
-            SLOT_ROOT => Some((Owner::unit("/"), self.since)),
-            _ => match self.cgroups.get(key) {
-                Some(cgroup) => Some((cgroup.owner.clone(), cgroup.since)),
-                None => self
-                    .unknown
-                    .get(&key)
-                    .filter(|since| now.duration_since(**since) >= SEARCH)
-                    .map(|_| (Owner::unit(Owner::UNATTRIBUTED), self.since)),
-            },
-        }
-    }
-
-    /// The slots whose cgroup was removed long enough ago that none of its tasks can run.
-    fn over(&self, held: &Held, now: Instant) -> Held {
-        let is_over = |key: CgroupKey| {
-            let removed = self.cgroups.get(key).and_then(|cgroup| cgroup.removed);
-            removed.is_some_and(|removed| now.duration_since(removed) >= GRACE)
-        };
-        held.iter()
-            .filter(|(number, slot)| **number >= SLOT_FIRST && is_over(slot.key))
-            .map(|(number, slot)| (*number, *slot))
-            .collect()
+        self.unknown.retain(|key, _| keys.contains(key) && self.cgroups.get(*key).is_none());
     }
 
     fn follow_events(&mut self, now: Instant) {
@@ -389,16 +307,6 @@ fn tell(collectors: &mut [Attached], key: CgroupKey, cgroup: &Cgroup) {
     let Some(extent) = cgroup.top else { return };
     for attached in collectors {
         attached.collector.born(Place { key, path: &cgroup.path, extent });
-    }
-}
-
-/// Culprits are pods and units: a pod's containers count together.
-fn as_culprit(owner: Owner) -> Owner {
-    match owner {
-        Owner::Container(container) => {
-            Owner::Container(Container { container: "".into(), container_id: "".into(), ..container })
-        }
-        unit @ Owner::Unit(_) => unit,
     }
 }
 

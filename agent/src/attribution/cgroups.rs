@@ -8,13 +8,14 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use foldhash::fast::RandomState;
 use podlens_common::cgroup::CgroupKey;
 
 use super::owner::{extent, owner};
 use crate::{
     collectors::{Extent, lifecycle::Event},
     kernel::hierarchy::Hierarchies,
-    registry::Owner,
+    registry::{Owner, OwnerKey},
 };
 
 /// How long a removed cgroup's path is kept for slices that ended after the removal.
@@ -26,7 +27,9 @@ pub struct Cgroup {
     /// Path from the root of its hierarchy.
     pub path: String,
     /// Its owner by that path.
-    pub owner: Owner,
+    pub owner: OwnerKey,
+    /// The same as a culprit.
+    pub culprit: OwnerKey,
     /// What lies below it, if it is the topmost cgroup of its owner.
     pub top: Option<Extent>,
     /// When it was made, or when podlens started if that is later.
@@ -39,14 +42,14 @@ pub struct Cgroup {
 #[derive(Debug)]
 pub struct Cgroups {
     hierarchies: Hierarchies,
-    known: HashMap<CgroupKey, Cgroup>,
+    known: HashMap<CgroupKey, Cgroup, RandomState>,
 }
 
 impl Cgroups {
     /// The cgroups that exist now. The events that follow must already be recorded.
     #[must_use]
     pub fn scan(hierarchies: Hierarchies) -> Self {
-        let mut cgroups = Self { hierarchies, known: HashMap::new() };
+        let mut cgroups = Self { hierarchies, known: HashMap::default() };
         for event in cgroups.rescan() {
             cgroups.apply(event, Instant::now());
         }
@@ -93,7 +96,7 @@ impl Cgroups {
 
     /// All owners, once a cgroup, and whether that cgroup exists.
     pub fn owners(&self) -> impl Iterator<Item = (&Owner, bool)> {
-        self.known.values().map(|cgroup| (&cgroup.owner, cgroup.removed.is_none()))
+        self.known.values().map(|cgroup| (&*cgroup.owner, cgroup.removed.is_none()))
     }
 
     /// One was removed and is still known.
@@ -122,7 +125,11 @@ impl Cgroups {
     }
 
     fn insert(&mut self, key: CgroupKey, path: String) {
-        let (owner, top) = (owner(&path), extent(&path));
-        self.known.insert(key, Cgroup { path, owner, top, since: SystemTime::now(), removed: None });
+        let (owner, top) = (OwnerKey::from(owner(&path)), extent(&path));
+        let culprit = match &*owner {
+            Owner::Unit(_) => owner.clone(),
+            container @ Owner::Container(_) => container.as_culprit().into(),
+        };
+        self.known.insert(key, Cgroup { path, owner, culprit, top, since: SystemTime::now(), removed: None });
     }
 }

@@ -103,10 +103,16 @@ pub trait Collector: Send {
     /// A sweep of everything is about to begin.
     fn prepare(&mut self) {}
 
-    /// What the cgroups of these slots have used. A slot that is about to be given back is read as well, for the
-    /// last time. `generation` tells who has a slot at present.
-    fn read_slots(&mut self, _held: &Held, _generation: &dyn Fn(u32) -> Option<u32>) -> (Vec<Reading>, Vec<Caused>) {
-        (Vec::new(), Vec::new())
+    /// Hands to `enter` what the cgroup of each of these slots has used up to now, by the collector's layout, and
+    /// gives who delayed whom. A slot that is about to be given back is read as well, for the last time.
+    /// `generation` tells who has a slot at present.
+    fn read_slots(
+        &mut self,
+        _held: &Held,
+        _generation: &dyn Fn(u32) -> Option<u32>,
+        _enter: &mut dyn FnMut(u32, &Row),
+    ) -> Vec<Caused> {
+        Vec::new()
     }
 
     /// Empties a slot whose cgroup is gone.
@@ -115,10 +121,9 @@ pub trait Collector: Send {
     /// A cgroup exists that is the topmost one of its owner.
     fn born(&mut self, _place: Place<'_>) {}
 
-    /// What living cgroups have now, by key; what [`Self::read_slots`] told of those that hold a slot is not here.
-    fn read_cgroups(&mut self, _held: &Held) -> Vec<(CgroupKey, Row)> {
-        Vec::new()
-    }
+    /// Hands to `enter` what living cgroups have now, by key; what [`Self::read_slots`] told of those that hold a
+    /// slot is not here.
+    fn read_cgroups(&mut self, _held: &Held, _enter: &mut dyn FnMut(CgroupKey, &Row)) {}
 
     /// A cgroup is gone: its final values, if it has any here. `last` is what the kernel told of it at its removal.
     fn removed(&mut self, _key: CgroupKey, _last: Option<Bandwidth>) -> Option<Row> {
@@ -157,15 +162,6 @@ pub enum Extent {
     Own,
     /// Other owners, as containers in a pod: only what belongs to the very directory, as its quota, is the owner's.
     Shared,
-}
-
-/// What one slot's cgroup has used up to now.
-#[derive(Debug)]
-pub struct Reading {
-    /// The slot.
-    pub slot: u32,
-    /// Its values, by the collector's layout.
-    pub row: Row,
 }
 
 /// Time that one slot's tasks lost to another's since the last sweep.

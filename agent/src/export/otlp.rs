@@ -10,6 +10,7 @@
 //! Everything is cumulative. A counter's start is its owner's.
 
 mod point;
+mod proto;
 mod resource;
 
 use std::{
@@ -17,14 +18,9 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use opentelemetry_proto::tonic::{
-    collector::metrics::v1::ExportMetricsServiceRequest,
-    common::v1::InstrumentationScope,
-    metrics::v1::{Metric, ResourceMetrics, ScopeMetrics},
-};
-use prost::Message;
+use bytes::Bytes;
 
-use self::point::Moment;
+use self::{point::Moment, proto::field};
 pub use self::{
     point::{CULPRIT_NAMESPACE_KEY, CULPRIT_POD_KEY, CULPRIT_UNIT_KEY},
     resource::{SCHEMA_URL, UNIT_KEY},
@@ -37,8 +33,8 @@ pub const REQUEST_BYTES: usize = 2 * 1000 * 1000;
 /// A request and how many points it carries.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Request {
-    /// The message.
-    pub message: ExportMetricsServiceRequest,
+    /// An `ExportMetricsServiceRequest` as it goes over the wire.
+    pub bytes: Bytes,
     /// Data points in it.
     pub points: u64,
 }
@@ -51,12 +47,12 @@ struct Position {
     sample: u32,
 }
 
-/// The requests of one export, built one at a time, since the messages take far more memory than the snapshot.
+/// The requests of one export, built one at a time: all of them take far more memory than the snapshot.
 pub struct Requests<'a> {
     /// What is still to be sent: the values, then the last points of owners that are gone.
     parts: Vec<Part<'a>>,
-    /// A resource that did not fit into the previous request.
-    held: Option<(ResourceMetrics, usize, u64)>,
+    /// An encoded owner that did not fit into the previous request, and its points.
+    held: Option<(Vec<u8>, u64)>,
     limit_bytes: usize,
 }
 
@@ -69,12 +65,6 @@ struct Part<'a> {
     facts: Vec<Vec<usize>>,
     /// When the series ended; none where the samples are current.
     ended: Option<SystemTime>,
-}
-
-/// All requests of a snapshot, with nothing said about owners that are gone.
-#[must_use]
-pub fn encode(snapshot: &Snapshot) -> Vec<ExportMetricsServiceRequest> {
-    requests(snapshot, None).map(|request| request.message).collect()
 }
 
 /// The requests of `snapshot`; owners that only `previous` has get one last point a series with the flag
@@ -130,37 +120,61 @@ impl<'a> Part<'a> {
         Self { snapshot, positions, next, facts: facts(snapshot), ended }
     }
 
-    /// The next owner's metrics and their number of points.
-    fn next_resource(&mut self) -> Option<(ResourceMetrics, u64)> {
-        let first = self.next?;
-        let state = usize::try_from(first.owner).ok().and_then(|at| self.snapshot.owners.get(at))?;
+    /// Writes the next owner's metrics; their number of points.
+    fn write_next(&mut self, out: &mut Vec<u8>) -> Option<u64> {
+        let owner = self.next?.owner;
+        let at = usize::try_from(owner).ok()?;
+        let state = self.snapshot.owners.get(at)?;
         let moment = Moment {
             start_unix_ns: unix_ns(state.since),
             time_unix_ns: unix_ns(self.ended.unwrap_or(self.snapshot.taken)),
             ended: self.ended.is_some(),
         };
-        let mut metrics: Vec<Metric> = Vec::new();
-        let (mut points, mut family) = (0, None);
-        while let Some(position) = self.next.filter(|position| position.owner == first.owner) {
-            if let Some((of_metric, sample)) = self.sample(position) {
-                if family != Some(position.family) {
-                    metrics.push(point::empty_metric(of_metric));
-                    family = Some(position.family);
+        let mut points = 0;
+        proto::nested_long(out, field::REQUEST_RESOURCE_METRICS, |out| {
+            let facts = self.facts.get(at);
+            let fact = |label: &str| {
+                let known = facts?.iter().filter_map(|at| self.snapshot.infos.get(*at)).flat_map(|info| &info.labels);
+                known.into_iter().find(|(name, _)| *name == label).map(|(_, value)| &**value)
+            };
+            proto::nested_long(out, field::RESOURCE_METRICS_RESOURCE, |out| {
+                resource::write(out, &state.owner, &self.snapshot.node, fact);
+            });
+            proto::nested_long(out, field::RESOURCE_METRICS_SCOPE_METRICS, |out| {
+                proto::nested(out, field::SCOPE_METRICS_SCOPE, |out| {
+                    proto::string(out, field::SCOPE_NAME, "podlens");
+                    proto::string(out, field::SCOPE_VERSION, env!("CARGO_PKG_VERSION"));
+                });
+                while let Some(first) = self.next.filter(|position| position.owner == owner) {
+                    points += self.write_metric(out, first, moment);
                 }
-                let pushed = metrics
-                    .last_mut()
-                    .is_some_and(|metric| point::push(metric, of_metric, sample, self.snapshot, moment));
-                points += u64::from(pushed);
-            }
+                proto::string(out, field::SCOPE_METRICS_SCHEMA_URL, SCHEMA_URL);
+            });
+            proto::string(out, field::RESOURCE_METRICS_SCHEMA_URL, SCHEMA_URL);
+        });
+        Some(points)
+    }
+
+    /// Writes an owner's samples of one metric, beginning with the next one; the number of its points.
+    fn write_metric(&mut self, out: &mut Vec<u8>, first: Position, moment: Moment) -> u64 {
+        let Some((metric, _)) = self.sample(first) else {
             self.next = self.positions.next();
-        }
-        let facts = usize::try_from(first.owner).ok().and_then(|owner| self.facts.get(owner));
-        let fact = |label: &str| {
-            let mut known = facts?.iter().filter_map(|at| self.snapshot.infos.get(*at)).flat_map(|info| &info.labels);
-            known.find(|(name, _)| *name == label).map(|(_, value)| &**value)
+            return 0;
         };
-        let resource = resource::resource(&state.owner, &self.snapshot.node, fact);
-        Some((resource_metrics(resource, metrics), points))
+        let mut points = 0;
+        proto::nested_long(out, field::SCOPE_METRICS_METRICS, |out| {
+            point::metric(out, metric, |out| {
+                while let Some(position) =
+                    self.next.filter(|next| (next.owner, next.family) == (first.owner, first.family))
+                {
+                    if let Some((_, sample)) = self.sample(position) {
+                        points += u64::from(point::point(out, metric, sample, self.snapshot, moment));
+                    }
+                    self.next = self.positions.next();
+                }
+            });
+        });
+        points
     }
 
     fn sample(&self, position: Position) -> Option<(&'static crate::registry::Metric, &'a Sample)> {
@@ -196,15 +210,11 @@ fn facts(snapshot: &Snapshot) -> Vec<Vec<usize>> {
 }
 
 impl Requests<'_> {
-    fn next_resource(&mut self) -> Option<(ResourceMetrics, usize, u64)> {
-        if let Some(held) = self.held.take() {
-            return Some(held);
-        }
+    /// Writes the next owner's metrics; their number of points.
+    fn write_next(&mut self, out: &mut Vec<u8>) -> Option<u64> {
         while let Some(part) = self.parts.last_mut() {
-            if let Some((metrics, points)) = part.next_resource() {
-                // A tag and a length of at most four bytes each come on top within the request.
-                let size_bytes = metrics.encoded_len() + 5;
-                return Some((metrics, size_bytes, points));
+            if let Some(points) = part.write_next(out) {
+                return Some(points);
             }
             self.parts.pop();
         }
@@ -216,32 +226,18 @@ impl Iterator for Requests<'_> {
     type Item = Request;
 
     fn next(&mut self) -> Option<Request> {
-        let (mut resource_metrics, mut size_bytes, mut points) = (Vec::new(), 0, 0);
-        while let Some((metrics, metrics_bytes, metrics_points)) = self.next_resource() {
-            if size_bytes > 0 && size_bytes + metrics_bytes > self.limit_bytes {
-                self.held = Some((metrics, metrics_bytes, metrics_points));
+        let (mut bytes, mut points) = self.held.take().unwrap_or_default();
+        loop {
+            let end = bytes.len();
+            let Some(more_points) = self.write_next(&mut bytes) else { break };
+            if end > 0 && bytes.len() > self.limit_bytes {
+                self.held = Some((bytes.split_off(end), more_points));
                 break;
             }
-            resource_metrics.push(metrics);
-            size_bytes += metrics_bytes;
-            points += metrics_points;
+            points += more_points;
         }
-        let message = ExportMetricsServiceRequest { resource_metrics };
-        (size_bytes > 0).then_some(Request { message, points })
+        (!bytes.is_empty()).then(|| Request { bytes: bytes.into(), points })
     }
-}
-
-fn resource_metrics(
-    resource: opentelemetry_proto::tonic::resource::v1::Resource,
-    metrics: Vec<Metric>,
-) -> ResourceMetrics {
-    let scope = InstrumentationScope {
-        name: "podlens".into(),
-        version: env!("CARGO_PKG_VERSION").into(),
-        ..InstrumentationScope::default()
-    };
-    let scope_metrics = ScopeMetrics { scope: Some(scope), metrics, schema_url: SCHEMA_URL.into() };
-    ResourceMetrics { resource: Some(resource), scope_metrics: vec![scope_metrics], schema_url: SCHEMA_URL.into() }
 }
 
 #[cfg(test)]

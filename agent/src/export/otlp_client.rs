@@ -8,6 +8,7 @@ mod config;
 mod queue;
 mod retry;
 mod sender;
+mod wire;
 
 use std::{
     sync::{

@@ -4,12 +4,13 @@
 //! metrics. Labels of an owner are rendered once a page, since they make up most of its bytes. The protobuf
 //! format, which alone can carry native histograms, is not here; it would be one more [`Format`].
 
+mod histogram;
 mod info;
 mod merge;
 
 use std::io::{self, Write};
 
-use crate::registry::{Family, Histogram, Kind, Owner, Sample, Snapshot, Unit, Value, snapshot::Culprit};
+use crate::registry::{Family, Kind, Owner, Sample, Snapshot, Unit, Value, snapshot::Culprit};
 
 /// What a page is written in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -29,23 +30,6 @@ pub struct Filter {
     /// Namespace of the pod; any if absent.
     pub namespace: Option<String>,
 }
-
-/// The classic buckets: position of the kernel's bucket that ends there, and its bound in seconds as a decimal.
-/// Every one is a kernel bound, so nothing is interpolated; steps of four from 1 us to 4 s.
-const BOUNDS: [(usize, &str); 12] = [
-    (4, "9.5367431640625e-07"),
-    (6, "3.814697265625e-06"),
-    (8, "1.52587890625e-05"),
-    (10, "6.103515625e-05"),
-    (12, "0.000244140625"),
-    (14, "0.0009765625"),
-    (16, "0.00390625"),
-    (18, "0.015625"),
-    (20, "0.0625"),
-    (22, "0.25"),
-    (24, "1.0"),
-    (26, "4.0"),
-];
 
 /// Bytes gathered before they are handed to the writer, so that a compressing writer is not called per sample.
 const CHUNK_BYTES: usize = 32 * 1024;
@@ -286,7 +270,7 @@ fn push_header(out: &mut Vec<u8>, family: &Family, format: Format) {
 
 fn push_sample(out: &mut Vec<u8>, name: &str, labels: &[u8], sample: &Sample, format: Format) {
     if let Value::Histogram(histogram) = &sample.value {
-        push_histogram(out, name, labels, histogram, format);
+        histogram::push(out, name, labels, histogram, format);
         return;
     }
     out.extend_from_slice(name.as_bytes());
@@ -299,42 +283,6 @@ fn push_sample(out: &mut Vec<u8>, name: &str, labels: &[u8], sample: &Sample, fo
         Value::Float(value) => push_float(out, value),
         Value::Histogram(_) => {}
     }
-    out.push(b'\n');
-}
-
-fn push_histogram(out: &mut Vec<u8>, name: &str, labels: &[u8], histogram: &Histogram, format: Format) {
-    let (mut cumulative, mut next) = (0_u64, 0_usize);
-    for (last, bound) in BOUNDS {
-        let ended = histogram.buckets.get(next..=last).unwrap_or_default();
-        cumulative += ended.iter().sum::<u64>();
-        next = last + 1;
-        // Text writes whole numbers without a fraction, OpenMetrics with one.
-        let bound = match format {
-            Format::Text => bound.strip_suffix(".0").unwrap_or(bound),
-            Format::OpenMetrics => bound,
-        };
-        push_bucket(out, name, labels, bound, cumulative);
-    }
-    let count = histogram.count();
-    push_bucket(out, name, labels, "+Inf", count);
-    for (suffix, is_sum) in [("_sum{", true), ("_count{", false)] {
-        push_all(out, &[name, suffix]);
-        out.extend_from_slice(labels);
-        out.extend_from_slice(b"} ");
-        if is_sum {
-            push_seconds(out, histogram.sum_ns);
-        } else {
-            push_integer(out, count);
-        }
-        out.push(b'\n');
-    }
-}
-
-fn push_bucket(out: &mut Vec<u8>, name: &str, labels: &[u8], bound: &str, cumulative: u64) {
-    push_all(out, &[name, "_bucket{"]);
-    out.extend_from_slice(labels);
-    push_all(out, &[",le=\"", bound, "\"} "]);
-    push_integer(out, cumulative);
     out.push(b'\n');
 }
 

@@ -6,7 +6,7 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use super::{Attached, Inner, Pipeline, kernel::Kernel, tell};
+use super::{Attached, Inner, Pipeline, kernel::Kernel, reading::Standing, tell};
 use crate::{
     attribution::{cgroups::Cgroups, names::Names},
     collectors::{
@@ -57,12 +57,12 @@ impl Pipeline {
             tell(&mut collectors, key, cgroup);
         }
         let sections = ALL.iter().map(|spec| section(spec, &states)).collect();
-        let now = Instant::now();
+        let (now, since) = (Instant::now(), SystemTime::now());
         let names = Arc::new(Names::new(config.linger));
         let inner = Inner {
             cgroups,
             names: Arc::clone(&names),
-            met: now,
+            met: None,
             kernel,
             collectors,
             ledger: Ledger::new(sections, config.linger),
@@ -70,7 +70,8 @@ impl Pipeline {
             scanned: now,
             lost_events: 0,
             sweep: std::time::Duration::ZERO,
-            since: SystemTime::now(),
+            since,
+            standing: Standing::new(since),
         };
         Ok(Self {
             node: config.node.as_str().into(),

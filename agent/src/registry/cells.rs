@@ -87,8 +87,22 @@ impl Row {
         }
     }
 
-    /// Adds another row of the same layout; what either has, the sum has.
+    /// Adds to all of a metric's values, in the order of its label's values or of its buckets.
+    pub fn add_all(&mut self, layout: &Layout, metric: &Metric, amounts: &[u64]) {
+        let Some(column) = layout.column(metric) else { return };
+        let cells = self.cells.get_mut(column.start..column.start + column.cells).unwrap_or_default();
+        for (cell, amount) in cells.iter_mut().zip(amounts) {
+            *cell = cell.wrapping_add(*amount);
+        }
+        self.present |= column.bit;
+    }
+
+    /// Adds another row of the same layout; what either has, the sum has. A row of no layout takes that of the other.
     pub fn add_row(&mut self, other: &Self) {
+        if self.cells.is_empty() {
+            self.clone_from(other);
+            return;
+        }
         self.present |= other.present;
         for (cell, amount) in self.cells.iter_mut().zip(&other.cells) {
             *cell = cell.wrapping_add(*amount);
@@ -101,6 +115,12 @@ impl Row {
         for (cell, floor) in self.cells.iter_mut().zip(&before.cells) {
             *cell = (*cell).max(*floor);
         }
+    }
+
+    /// Takes everything out, so that it can be filled anew.
+    pub fn clear(&mut self) {
+        self.present = 0;
+        self.cells.fill(0);
     }
 
     /// Takes the gauges out: a value of the present is nothing that a cgroup leaves behind.

@@ -12,5 +12,5 @@ pub mod snapshot;
 pub use cells::{Column, Layout, Row};
 pub use ledger::Ledger;
 pub use metric::{InfoMetric, Kind, Label, Metric, Unit};
-pub use owner::{Container, Naming, Owner, PathNames};
+pub use owner::{Container, Naming, Owner, OwnerKey, PathNames};
 pub use snapshot::{Family, Histogram, Info, OwnerState, Sample, Snapshot, Value};

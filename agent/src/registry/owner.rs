@@ -1,6 +1,10 @@
 //! Who a value belongs to: a container of a pod, or a unit of the node.
 
-use std::sync::Arc;
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    ops::Deref,
+    sync::Arc,
+};
 
 /// A container of a Kubernetes pod.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -48,6 +52,57 @@ impl Owner {
             }
             Self::Unit(_) => self.clone(),
         }
+    }
+
+    /// The owner as one who delays others: a pod's containers count together.
+    #[must_use]
+    pub fn as_culprit(&self) -> Self {
+        match self {
+            Self::Container(container) => {
+                Self::Container(Container { container: "".into(), container_id: "".into(), ..container.clone() })
+            }
+            Self::Unit(_) => self.clone(),
+        }
+    }
+}
+
+/// An owner as a key of tables: its hash is computed once, and copies share the names.
+#[derive(Clone, Debug)]
+pub struct OwnerKey(Arc<Hashed>);
+
+#[derive(Debug)]
+struct Hashed {
+    hash: u64,
+    owner: Owner,
+}
+
+impl From<Owner> for OwnerKey {
+    fn from(owner: Owner) -> Self {
+        let mut hasher = DefaultHasher::new();
+        owner.hash(&mut hasher);
+        Self(Arc::new(Hashed { hash: hasher.finish(), owner }))
+    }
+}
+
+impl Deref for OwnerKey {
+    type Target = Owner;
+
+    fn deref(&self) -> &Owner {
+        &self.0.owner
+    }
+}
+
+impl PartialEq for OwnerKey {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || (self.0.hash == other.0.hash && self.0.owner == other.0.owner)
+    }
+}
+
+impl Eq for OwnerKey {}
+
+impl Hash for OwnerKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.0.hash);
     }
 }
 

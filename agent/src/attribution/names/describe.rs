@@ -23,18 +23,21 @@ const GAUGES: [Gauge; 4] = [
 /// Adds to a snapshot what `table` knows about its owners.
 pub(super) fn describe(table: &Table, snapshot: &mut Snapshot) {
     snapshot.infos = infos(table, &snapshot.owners);
+    let resources: Vec<(u32, &Resources)> = (0_u32..)
+        .zip(&snapshot.owners)
+        .filter_map(|(owner, state)| Some((owner, &table.container(living(state)?)?.resources)))
+        .collect();
     for (metric, value) in GAUGES {
         // A collector at work has its families in each snapshot: it reads the value from the kernel and knows it
         // better, that there is none included.
         if snapshot.families.iter().any(|family| family.metric.name == metric.name) {
             continue;
         }
-        let samples: Vec<Sample> = (0u32..)
-            .zip(&snapshot.owners)
-            .filter_map(|(owner, state)| {
-                let container = living(state)?;
-                let amount = value(&table.container(container)?.resources)?;
-                Some(Sample { owner, label_value: 0, culprit: None, value: Value::Float(amount) })
+        let samples: Vec<Sample> = resources
+            .iter()
+            .filter_map(|(owner, resources)| {
+                let value = Value::Float(value(resources)?);
+                Some(Sample { owner: *owner, label_value: 0, culprit: None, value })
             })
             .collect();
         if !samples.is_empty() {

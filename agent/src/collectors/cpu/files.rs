@@ -12,7 +12,7 @@ use podlens_common::cgroup::{Bandwidth, CgroupKey, KEY_V1};
 use crate::kernel::hierarchy::Hierarchies;
 
 /// Longer than any of the files.
-const TEXT_BYTES: usize = 4096;
+const TEXT_BYTES: usize = 1024;
 /// Billionths of a CPU.
 const CPU: u64 = 1_000_000_000;
 
@@ -34,12 +34,12 @@ pub(super) enum Files {
     V1(Box<[Source; 3]>, Option<Box<[Source; 2]>>),
 }
 
-/// What of the files is wanted beside the quota, which is read each time.
+/// What of the files is wanted.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wanted {
     /// CPU time by mode.
     pub(super) modes: bool,
-    /// What a quota did, though there is none now.
+    /// What a quota did.
     pub(super) bandwidth: bool,
 }
 
@@ -67,28 +67,38 @@ impl Files {
         Some(Self::V1(Box::new(quota), modes))
     }
 
-    /// Reads what is wanted and no more: a reading costs some microseconds, and most cgroups have no quota.
+    /// What the quota allows at most; none without one.
+    pub(super) fn read_limit(&mut self, room: &mut Room) -> Option<u64> {
+        match self {
+            Self::V2(files) => {
+                let [_, max] = &mut **files;
+                max.read(room, parse_max).flatten()
+            }
+            Self::V1(files, _) => {
+                let [_, quota, period] = &mut **files;
+                // -1 stands for no quota, and is no number here.
+                let quota = quota.read(room, parse_number).flatten()?;
+                cpus(quota, period.read(room, parse_number).flatten()?)
+            }
+        }
+    }
+
+    /// Reads what is wanted, but for the limit.
     pub(super) fn read(&mut self, wanted: Wanted, room: &mut Room) -> Figures {
         match self {
             Self::V2(files) => {
-                let [stat, max] = &mut **files;
-                let limit = max.read(room, parse_max).flatten();
-                let is_wanted = wanted.modes || wanted.bandwidth || limit.is_some();
-                let told = if is_wanted { stat.read(room, parse_stat) } else { None };
-                Figures { limit, ..told.unwrap_or_default() }
+                let [stat, _] = &mut **files;
+                let told = if wanted.modes || wanted.bandwidth { stat.read(room, parse_stat) } else { None };
+                told.unwrap_or_default()
             }
             Self::V1(files, modes) => {
-                let [stat, quota, period] = &mut **files;
-                // -1 stands for no quota, and is no number here.
-                let quota = quota.read(room, parse_number).flatten();
-                let limit = quota.and_then(|quota| cpus(quota, period.read(room, parse_number).flatten()?));
-                let is_wanted = wanted.bandwidth || limit.is_some();
-                let told = if is_wanted { stat.read(room, parse_stat) } else { None };
+                let [stat, ..] = &mut **files;
+                let told = if wanted.bandwidth { stat.read(room, parse_stat) } else { None };
                 let mode_ns = modes.as_mut().filter(|_| wanted.modes).and_then(|modes| {
                     let [user, system] = &mut **modes;
                     Some([user.read(room, parse_number).flatten()?, system.read(room, parse_number).flatten()?])
                 });
-                Figures { mode_ns, limit, ..told.unwrap_or_default() }
+                Figures { mode_ns, ..told.unwrap_or_default() }
             }
         }
     }

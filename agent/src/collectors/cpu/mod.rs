@@ -7,8 +7,13 @@
 mod files;
 pub mod metrics;
 
-use std::{collections::HashMap, io};
+use std::{
+    collections::HashMap,
+    io,
+    time::{Duration, Instant},
+};
 
+use foldhash::fast::RandomState;
 use podlens_common::cgroup::{Bandwidth, CgroupKey};
 
 use self::files::{Figures, Files, Room, Wanted};
@@ -26,19 +31,32 @@ pub static SPEC: CollectorSpec = CollectorSpec {
     split: None,
 };
 
+/// Least time between two readings of a cgroup's counters: a file that the caches do not hold costs some microseconds.
+const COUNTERS_HOLD: Duration = Duration::from_secs(5);
+/// The same of its quota, which is configuration.
+const QUOTA_HOLDS: Duration = Duration::from_secs(10);
+
 /// The collector at work.
 pub struct Cpu {
     hierarchies: Hierarchies,
     layout: Layout,
-    watched: HashMap<CgroupKey, Watched>,
+    watched: HashMap<CgroupKey, Watched, RandomState>,
     room: Room,
+    /// The present cgroup's row.
+    found: Row,
 }
 
 struct Watched {
     extent: Extent,
+    since: Instant,
     files: Files,
-    /// Its counters as of the last reading.
-    last: Row,
+    /// By the quota as it was read last.
+    limit: Option<u64>,
+    /// When the quota and the counters were read last; none before the first time.
+    limit_read: Option<Instant>,
+    counters_read: Option<Instant>,
+    /// Its values as of the last reading; counters only rise.
+    row: Row,
 }
 
 impl Cpu {
@@ -47,7 +65,9 @@ impl Cpu {
     /// # Errors
     /// It cannot be told how many files may be open.
     pub fn new(hierarchies: Hierarchies) -> io::Result<Self> {
-        Ok(Self { hierarchies, layout: Layout::new(SPEC.metrics), watched: HashMap::new(), room: files::room()? })
+        let layout = Layout::new(SPEC.metrics);
+        let found = layout.row();
+        Ok(Self { hierarchies, layout, watched: HashMap::default(), room: files::room()?, found })
     }
 }
 
@@ -61,42 +81,68 @@ impl Collector for Cpu {
             return;
         }
         if let Some(files) = Files::of(&self.hierarchies, place.key, place.path) {
-            let watched = Watched { extent: place.extent, files, last: self.layout.row() };
+            let watched = Watched {
+                extent: place.extent,
+                since: Instant::now(),
+                files,
+                limit: None,
+                limit_read: None,
+                counters_read: None,
+                row: self.layout.row(),
+            };
             self.watched.insert(place.key, watched);
         }
     }
 
-    fn read_cgroups(&mut self, _held: &Held) -> Vec<(CgroupKey, Row)> {
-        let (layout, room) = (&self.layout, &mut self.room);
-        self.watched.iter_mut().map(|(key, watched)| (*key, watched.read(layout, room))).collect()
+    fn read_cgroups(&mut self, _held: &Held, enter: &mut dyn FnMut(CgroupKey, &Row)) {
+        let now = Instant::now();
+        for (key, watched) in &mut self.watched {
+            if let Some(figures) = watched.read(&self.layout, &mut self.room, now) {
+                self.found.clear();
+                book(&mut self.found, &self.layout, watched.extent, &figures);
+                // Of a cgroup that is being removed the last values stay, but for gauges. The kernel writes a file's
+                // numbers one after another, so a difference of two can fall for a moment.
+                watched.row.remove_gauges(&self.layout);
+                watched.row.at_least(&self.found);
+            }
+            enter(*key, &watched.row);
+        }
     }
 
     fn removed(&mut self, key: CgroupKey, last: Option<Bandwidth>) -> Option<Row> {
-        let watched = self.watched.remove(&key)?;
+        let mut watched = self.watched.remove(&key)?;
         self.room.0 += watched.files.open();
         let mut row = self.layout.row();
         if let Some(bandwidth) = last.filter(|bandwidth| bandwidth.periods > 0) {
             book_bandwidth(&mut row, &self.layout, &bandwidth);
         }
-        row.at_least(&watched.last);
+        watched.row.remove_gauges(&self.layout);
+        row.at_least(&watched.row);
         Some(row)
     }
 }
 
 impl Watched {
-    fn read(&mut self, layout: &Layout, room: &mut Room) -> Row {
-        let had_quota = layout.column(&metrics::THROTTLED).is_some_and(|column| self.last.cells(column).is_some());
-        let wanted = Wanted { modes: self.extent == Extent::Own, bandwidth: had_quota };
-        let figures = self.files.read(wanted, room);
-        let mut row = layout.row();
-        book(&mut row, layout, self.extent, &figures);
-        // Of a cgroup that is being removed the last values stay. The kernel writes a file's numbers one after
-        // another, so a difference of two can fall for a moment.
-        row.at_least(&self.last);
-        self.last = row.clone();
-        self.last.remove_gauges(layout);
-        row
+    /// Reads what is due and no more, since most cgroups have no quota; none if nothing is.
+    fn read(&mut self, layout: &Layout, room: &mut Room, now: Instant) -> Option<Figures> {
+        if !is_due(self.since, self.counters_read, now, COUNTERS_HOLD) {
+            return None;
+        }
+        self.counters_read = Some(now);
+        if is_due(self.since, self.limit_read, now, QUOTA_HOLDS) {
+            self.limit_read = Some(now);
+            self.limit = self.files.read_limit(room);
+        }
+        let had_quota = layout.column(&metrics::THROTTLED).is_some_and(|column| self.row.cells(column).is_some());
+        let wanted = Wanted { modes: self.extent == Extent::Own, bandwidth: had_quota || self.limit.is_some() };
+        Some(Figures { limit: self.limit, ..self.files.read(wanted, room) })
     }
+}
+
+/// What holds for so long has to be read again, the last time being `read`. A cgroup that was made at `since` is read
+/// at each look in its first moments: its runtime is still setting it up, and it may be gone soon.
+fn is_due(since: Instant, read: Option<Instant>, now: Instant, holds: Duration) -> bool {
+    read.is_none_or(|read| read.duration_since(since) < holds || now.duration_since(read) >= holds)
 }
 
 fn book(row: &mut Row, layout: &Layout, extent: Extent, figures: &Figures) {
@@ -110,17 +156,14 @@ fn book(row: &mut Row, layout: &Layout, extent: Extent, figures: &Figures) {
     if let Some(mode_ns) = mode_ns
         && extent == Extent::Own
     {
-        for (mode, ns) in mode_ns.iter().enumerate() {
-            row.add(layout, &metrics::MODE, mode, *ns);
-        }
+        row.add_all(layout, &metrics::MODE, mode_ns);
     }
 }
 
 fn book_bandwidth(row: &mut Row, layout: &Layout, bandwidth: &Bandwidth) {
     let Bandwidth { periods, throttled_periods, throttled_ns } = *bandwidth;
     row.add(layout, &metrics::THROTTLED, 0, throttled_ns);
-    row.add(layout, &metrics::PERIODS, 0, periods.saturating_sub(throttled_periods));
-    row.add(layout, &metrics::PERIODS, 1, throttled_periods);
+    row.add_all(layout, &metrics::PERIODS, &[periods.saturating_sub(throttled_periods), throttled_periods]);
 }
 
 #[cfg(test)]
@@ -149,6 +192,26 @@ mod tests {
         check(Extent::Own, Figures { mode_ns, bandwidth: unused, limit: Some(5) }, Some([0; 3]), mode_ns, Some(5));
         check(Extent::Own, Figures { mode_ns, bandwidth: Some(STOPPED), limit: None }, stopped, mode_ns, None);
         check(Extent::Own, Figures::default(), None, None, None);
+    }
+
+    #[test]
+    fn a_cgroup_is_read_at_each_look_while_it_is_new_and_then_once_in_a_while() {
+        let check = |read_s: Option<u64>, now_s, expected| {
+            let since = Instant::now();
+            let at = |s| since + Duration::from_secs(s);
+            let holds = Duration::from_secs(10);
+            assert_eq!(
+                is_due(since, read_s.map(at), at(now_s), holds),
+                expected,
+                "read at {read_s:?} s, now {now_s} s"
+            );
+        };
+        check(None, 60, true);
+        check(Some(0), 1, true);
+        check(Some(9), 10, true);
+        check(Some(10), 11, false);
+        check(Some(10), 19, false);
+        check(Some(10), 20, true);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 
+use foldhash::fast::RandomState;
 use podlens_common::scheduler::{Culprits, WAYS, culprit_slot};
 
 use super::Caused;
@@ -13,7 +14,7 @@ use super::Caused;
 /// The totals seen last, by the entry's position.
 #[derive(Default)]
 pub(super) struct Ways {
-    seen_ns: HashMap<usize, [u64; WAYS]>,
+    seen_ns: HashMap<usize, [u64; WAYS], RandomState>,
 }
 
 impl Ways {

@@ -9,16 +9,17 @@ pub mod metrics;
 
 use std::collections::HashMap;
 
+use foldhash::fast::RandomState;
 use podlens_common::{
     cgroup::SLOT_IDLE,
     scheduler::{Account, CAUSE_NEIGHBOR, CAUSE_SYSTEM, Culprits, Now, Throttles},
 };
 
 use self::{clock::RunQueueClock, culprits::Ways};
-use super::{Caused, Collector, CollectorSpec, Held, Reading, Split};
+use super::{Caused, Collector, CollectorSpec, Held, Split};
 use crate::{
     kernel::object::SchedulerMaps,
-    registry::{Layout, Row},
+    registry::{Histogram, Layout, Row},
 };
 
 /// The collector.
@@ -67,8 +68,13 @@ pub struct Scheduler {
     layout: Layout,
     clock: RunQueueClock,
     ways: Ways,
-    /// Each slot's last row: an estimate of a running slice may be followed by a smaller exact value.
-    last: HashMap<u32, Row>,
+    /// Each slot's row, whose values only rise: an estimate of a running slice may be followed by a smaller exact
+    /// value.
+    rows: HashMap<u32, Row, RandomState>,
+    /// What the present sweep has found over all CPUs, one a slot in the order of the slots.
+    totals: Vec<Account>,
+    /// The present slot's row.
+    found: Row,
 }
 
 impl Collector for Scheduler {
@@ -80,9 +86,14 @@ impl Collector for Scheduler {
         self.set_clock();
     }
 
-    fn read_slots(&mut self, held: &Held, generation: &dyn Fn(u32) -> Option<u32>) -> (Vec<Reading>, Vec<Caused>) {
+    fn read_slots(
+        &mut self,
+        held: &Held,
+        generation: &dyn Fn(u32) -> Option<u32>,
+        enter: &mut dyn FnMut(u32, &Row),
+    ) -> Vec<Caused> {
         let slots: Vec<u32> = held.keys().copied().collect();
-        self.sweep(&slots, generation)
+        self.sweep(&slots, generation, enter)
     }
 
     fn clear(&mut self, slot: u32) {
@@ -103,7 +114,16 @@ impl Scheduler {
     #[must_use]
     pub fn new(maps: SchedulerMaps, offers: Offers) -> Self {
         let layout = Layout::new(SPEC.metrics);
-        Self { maps, offers, layout, clock: RunQueueClock::default(), ways: Ways::default(), last: HashMap::new() }
+        Self {
+            maps,
+            offers,
+            clock: RunQueueClock::default(),
+            ways: Ways::default(),
+            rows: HashMap::default(),
+            totals: Vec::new(),
+            found: layout.row(),
+            layout,
+        }
     }
 
     /// How its rows are laid out.
@@ -117,33 +137,37 @@ impl Scheduler {
         self.clock.set(&self.maps.cpus);
     }
 
-    /// Reads the given slots: their rows, and who held the CPU while they waited since the last sweep.
-    /// `generation` tells who has a slot at present.
-    pub fn sweep(&mut self, slots: &[u32], generation: impl Fn(u32) -> Option<u32>) -> (Vec<Reading>, Vec<Caused>) {
-        let mut totals: HashMap<u32, Account> = slots.iter().map(|slot| (*slot, Account::EMPTY)).collect();
+    /// Reads the given slots, which are in order: hands their rows to `enter`, and gives who held the CPU while they
+    /// waited since the last sweep. `generation` tells who has a slot at present.
+    pub fn sweep(
+        &mut self,
+        slots: &[u32],
+        generation: impl Fn(u32) -> Option<u32>,
+        mut enter: impl FnMut(u32, &Row),
+    ) -> Vec<Caused> {
+        let mut totals = std::mem::take(&mut self.totals);
+        totals.clear();
+        totals.resize(slots.len(), Account::EMPTY);
         let mut caused = Vec::new();
         for cpu in 0..self.maps.cpu_count {
             self.sweep_cpu(cpu, slots, &mut totals, &mut caused, &generation);
         }
-        let readings = totals
-            .into_iter()
-            .map(|(slot, total)| {
-                let throttles = usize::try_from(slot).ok().and_then(|slot| self.maps.throttles.get(slot));
-                let mut row = self.layout.row();
-                book(&mut row, &self.layout, self.offers, &total, &throttles.unwrap_or(Throttles::EMPTY));
-                if let Some(last) = self.last.get(&slot) {
-                    row.at_least(last);
-                }
-                self.last.insert(slot, row.clone());
-                Reading { slot, row }
-            })
-            .collect();
-        (readings, caused)
+        let Self { maps, offers, layout, rows, found, .. } = self;
+        for (slot, total) in slots.iter().zip(&totals) {
+            let throttles = usize::try_from(*slot).ok().and_then(|slot| maps.throttles.get(slot));
+            found.clear();
+            book(found, layout, *offers, total, &throttles.unwrap_or(Throttles::EMPTY));
+            let row = rows.entry(*slot).or_insert_with(|| layout.row());
+            row.at_least(found);
+            enter(*slot, row);
+        }
+        self.totals = totals;
+        caused
     }
 
     /// Empties a slot whose cgroup is gone, on all CPUs.
     pub fn clear(&mut self, slot: u32) {
-        self.last.remove(&slot);
+        self.rows.remove(&slot);
         self.maps.throttles.set(usize::try_from(slot).unwrap_or(usize::MAX), Throttles::EMPTY);
         for cpu in 0..self.maps.cpu_count {
             if let Some(position) = self.position(cpu, slot) {
@@ -180,27 +204,29 @@ impl Scheduler {
         &mut self,
         cpu: u32,
         slots: &[u32],
-        totals: &mut HashMap<u32, Account>,
+        totals: &mut [Account],
         caused: &mut Vec<Caused>,
         generation: &impl Fn(u32) -> Option<u32>,
     ) {
         let Some(before) = self.cpu(cpu) else { return };
         // A slice that ends while the accounts are read would be missing in an account that was read before it:
         // the slot that runs now comes last.
-        let (running_slot, others): (Vec<u32>, Vec<u32>) = slots.iter().partition(|slot| **slot == before.slot);
-        for slot in others.into_iter().chain(running_slot) {
-            let Some((account, ways)) = self.steady(cpu, slot) else { continue };
-            if let Some(total) = totals.get_mut(&slot) {
+        for is_running in [false, true] {
+            for (slot, total) in slots.iter().zip(&mut *totals) {
+                if (*slot == before.slot) != is_running {
+                    continue;
+                }
+                let Some(position) = self.position(cpu, *slot) else { continue };
+                let Some((account, ways)) = self.steady(cpu, position) else { continue };
                 add(total, &account);
-            }
-            if let Some(position) = self.position(cpu, slot) {
-                self.ways.collect(position, slot, &ways, generation, caused);
+                self.ways.collect(position, *slot, &ways, generation, caused);
             }
         }
         let Some(now) = self.cpu(cpu) else { return };
         if now.slot != SLOT_IDLE && now.since_ns != 0 {
             for (slot, ns) in running(&now, self.clock.now_ns()) {
-                if let Some(total) = totals.get_mut(&slot) {
+                let total = slots.binary_search(&slot).ok().and_then(|at| totals.get_mut(at));
+                if let Some(total) = total {
                     total.on_cpu_ns += ns;
                 }
             }
@@ -208,8 +234,7 @@ impl Scheduler {
     }
 
     /// An account and its ways of one moment: the programs make the CPU's sequence number odd while they write.
-    fn steady(&self, cpu: u32, slot: u32) -> Option<(Account, Culprits)> {
-        let position = self.position(cpu, slot)?;
+    fn steady(&self, cpu: u32, position: usize) -> Option<(Account, Culprits)> {
         let cpu = usize::try_from(cpu).ok()?;
         let mut looks = 0;
         loop {
@@ -251,28 +276,31 @@ fn add(total: &mut Account, account: &Account) {
 
 /// Enters one slot's figures over all CPUs.
 fn book(row: &mut Row, layout: &Layout, offers: Offers, total: &Account, throttles: &Throttles) {
-    let mut enter = |metric, values: &[u64]| {
-        for (position, value) in values.iter().enumerate() {
-            row.add(layout, metric, position, *value);
-        }
-    };
+    let mut enter = |metric, values: &[u64]| row.add_all(layout, metric, values);
     enter(&metrics::CPU, &[total.on_cpu_ns]);
     enter(&metrics::CONTEXT_SWITCHES, &[total.voluntary, total.involuntary]);
     enter(&metrics::OFF_CPU, &total.off_cpu_ns);
     enter(&metrics::CPU_WAIT, &total.wait_ns);
     // The programs keep the sum only by cause, so that the two can never disagree.
-    let mut waits = total.waits.to_vec();
-    waits.push(total.wait_ns.iter().sum());
-    enter(&metrics::RUN_QUEUE_LATENCY, &waits);
+    let sum_ns = total.wait_ns.iter().sum();
+    enter(&metrics::RUN_QUEUE_LATENCY, &distribution(&total.waits, sum_ns));
     if offers.migrations {
         enter(&metrics::MIGRATIONS, &[total.migrations]);
     }
     if offers.throttles {
         enter(&metrics::THROTTLED_WAIT, &[total.throttled_ns]);
-        let mut lengths = throttles.lengths.to_vec();
-        lengths.push(throttles.sum_ns);
-        enter(&metrics::THROTTLE_LATENCY, &lengths);
+        enter(&metrics::THROTTLE_LATENCY, &distribution(&throttles.lengths, throttles.sum_ns));
     }
+}
+
+/// A distribution's cells: its buckets, then its sum.
+fn distribution(buckets: &[u64; Histogram::BUCKETS], sum_ns: u64) -> [u64; Histogram::BUCKETS + 1] {
+    let mut cells = [0; Histogram::BUCKETS + 1];
+    if let Some((sum, counts)) = cells.split_last_mut() {
+        counts.copy_from_slice(buckets);
+        *sum = sum_ns;
+    }
+    cells
 }
 
 /// The running slice's parts: one slot's, or several where its task was moved between cgroups meanwhile.

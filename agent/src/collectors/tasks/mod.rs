@@ -10,12 +10,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use foldhash::fast::RandomState;
 use podlens_common::{
     cgroup::{Bandwidth, CgroupKey, SLOT_KERNEL, SLOT_ROOT, SLOT_UNATTRIBUTED},
     tasks::{KEY_KERNEL, KEY_ROOT, Processes, STATES, TaskRecord, TaskWalk},
 };
 
-use super::{Caused, Collector, CollectorSpec, Held, Reading};
+use super::{Caused, Collector, CollectorSpec, Held};
 use crate::{
     kernel::{mapped::MappedArray, object::WalkMaps},
     registry::{Layout, Row},
@@ -42,6 +43,8 @@ pub struct Tasks {
     walk: Option<WalkMaps>,
     walked: Walked,
     unfinished: u64,
+    /// The present cgroup's row.
+    found: Row,
 }
 
 /// What the last walk has found.
@@ -51,31 +54,34 @@ struct Walked {
     at: Option<Instant>,
     /// It came to its end: only then is what it did not meet known to be nothing.
     finished: bool,
-    tasks: HashMap<CgroupKey, [u64; STATES]>,
+    tasks: HashMap<CgroupKey, [u64; STATES], RandomState>,
     /// Tasks that had to be left without a key.
     unrecorded: [u64; STATES],
     /// Cgroups that held a slot then; not known until the sweep that the walk was made for.
-    held: Option<HashSet<CgroupKey>>,
+    held: Option<HashSet<CgroupKey, RandomState>>,
 }
 
 impl Tasks {
     /// A collector over what of its two parts works here.
     #[must_use]
     pub fn new(processes: Option<MappedArray<Processes>>, walk: Option<WalkMaps>) -> Self {
-        Self { layout: Layout::new(SPEC.metrics), processes, walk, walked: Walked::default(), unfinished: 0 }
+        let layout = Layout::new(SPEC.metrics);
+        let found = layout.row();
+        Self { layout, processes, walk, walked: Walked::default(), unfinished: 0, found }
     }
 
-    fn row(&self, number: u32, key: CgroupKey) -> Row {
-        let mut row = self.layout.row();
+    /// Fills the row with what there is of a slot.
+    fn find(&mut self, number: u32, key: CgroupKey) {
+        let Self { layout, processes, walked, found, .. } = self;
+        found.clear();
         let entry = usize::try_from(number).ok();
-        if let Some(processes) = self.processes.as_ref().zip(entry).and_then(|(all, entry)| all.get(entry)) {
-            row.add(&self.layout, &metrics::CREATED, 0, processes.created);
-            row.add(&self.layout, &metrics::EXITED, 0, processes.exited);
+        if let Some(processes) = processes.as_ref().zip(entry).and_then(|(all, entry)| all.get(entry)) {
+            found.add(layout, &metrics::CREATED, 0, processes.created);
+            found.add(layout, &metrics::EXITED, 0, processes.exited);
         }
-        if let Some(tasks) = self.walked.of_slot(number, key) {
-            book(&mut row, &self.layout, &tasks);
+        if let Some(tasks) = walked.of_slot(number, key) {
+            found.add_all(layout, &metrics::TASKS, &tasks);
         }
-        row
     }
 }
 
@@ -100,11 +106,19 @@ impl Collector for Tasks {
         }
     }
 
-    fn read_slots(&mut self, held: &Held, _generation: &dyn Fn(u32) -> Option<u32>) -> (Vec<Reading>, Vec<Caused>) {
+    fn read_slots(
+        &mut self,
+        held: &Held,
+        _generation: &dyn Fn(u32) -> Option<u32>,
+        enter: &mut dyn FnMut(u32, &Row),
+    ) -> Vec<Caused> {
         let keys = || held.values().map(|slot| slot.key).collect();
         self.walked.held.get_or_insert_with(keys);
-        let rows = held.iter().map(|(number, slot)| Reading { slot: *number, row: self.row(*number, slot.key) });
-        (rows.collect(), Vec::new())
+        for (number, slot) in held {
+            self.find(*number, slot.key);
+            enter(*number, &self.found);
+        }
+        Vec::new()
     }
 
     fn clear(&mut self, slot: u32) {
@@ -113,16 +127,14 @@ impl Collector for Tasks {
         }
     }
 
-    fn read_cgroups(&mut self, held: &Held) -> Vec<(CgroupKey, Row)> {
-        let told: HashSet<CgroupKey> = held.values().map(|slot| slot.key).chain([KEY_KERNEL, KEY_ROOT]).collect();
-        let others = self.walked.tasks.iter().filter(|(key, _)| !told.contains(*key));
-        others
-            .map(|(key, tasks)| {
-                let mut row = self.layout.row();
-                book(&mut row, &self.layout, tasks);
-                (*key, row)
-            })
-            .collect()
+    fn read_cgroups(&mut self, held: &Held, enter: &mut dyn FnMut(CgroupKey, &Row)) {
+        let told = held.values().map(|slot| slot.key).chain([KEY_KERNEL, KEY_ROOT]);
+        let told: HashSet<CgroupKey, RandomState> = told.collect();
+        for (key, tasks) in self.walked.tasks.iter().filter(|(key, _)| !told.contains(*key)) {
+            self.found.clear();
+            self.found.add_all(&self.layout, &metrics::TASKS, tasks);
+            enter(*key, &self.found);
+        }
     }
 
     fn removed(&mut self, key: CgroupKey, _last: Option<Bandwidth>) -> Option<Row> {
@@ -162,12 +174,6 @@ impl Walked {
     }
 }
 
-fn book(row: &mut Row, layout: &Layout, tasks: &[u64; STATES]) {
-    for (state, tasks) in tasks.iter().enumerate() {
-        row.add(layout, &metrics::TASKS, state, *tasks);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -196,7 +202,7 @@ mod tests {
 
     #[test]
     fn what_came_after_the_walk_is_not_known_and_what_was_there_has_none() {
-        let mut walked = Walked { held: Some(HashSet::from([POD])), ..Walked::default() };
+        let mut walked = Walked { held: Some(HashSet::from_iter([POD])), ..Walked::default() };
         check(&walked, 9, POD, None);
         walked.fill(std::iter::empty(), &TaskWalk { finished: 1, ..TaskWalk::default() });
         check(&walked, 9, POD, Some([0; STATES]));

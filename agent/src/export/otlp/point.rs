@@ -2,16 +2,13 @@
 //!
 //! Called by the encoder only.
 
-use opentelemetry_proto::tonic::{
-    common::v1::KeyValue,
-    metrics::v1::{
-        AggregationTemporality, DataPointFlags, ExponentialHistogram, ExponentialHistogramDataPoint, Gauge, Metric,
-        NumberDataPoint, Sum, exponential_histogram_data_point::Buckets, metric::Data, number_data_point,
-    },
-};
+use opentelemetry_proto::tonic::metrics::v1::{AggregationTemporality, DataPointFlags};
 
-use super::resource::attribute;
-use crate::registry::{self, Histogram, Kind, Owner, Sample, Snapshot, Unit, Value, snapshot::Culprit};
+use super::{
+    proto::{self, field},
+    resource::attribute,
+};
+use crate::registry::{Histogram, Kind, Metric, Owner, Sample, Snapshot, Unit, Value, snapshot::Culprit};
 
 /// Attribute with the namespace of the pod that caused a wait.
 pub const CULPRIT_NAMESPACE_KEY: &str = "podlens.culprit.namespace";
@@ -37,123 +34,153 @@ pub(super) struct Moment {
 }
 
 impl Moment {
-    fn flags(self) -> u32 {
-        if self.ended { DataPointFlags::NoRecordedValueMask as u32 } else { 0 }
+    fn flags(self) -> u64 {
+        if self.ended { DataPointFlags::NoRecordedValueMask as u64 } else { 0 }
     }
 }
 
-/// A metric without points.
-pub(super) fn empty_metric(metric: &registry::Metric) -> Metric {
-    let aggregation_temporality = AggregationTemporality::Cumulative.into();
-    let data_points = Vec::new();
+/// Writes a metric with the points that `points` writes.
+pub(super) fn metric(out: &mut Vec<u8>, metric: &Metric, points: impl FnOnce(&mut Vec<u8>)) {
+    proto::string(out, field::METRIC_NAME, metric.otlp_name);
+    proto::string(out, field::METRIC_DESCRIPTION, metric.help);
+    let unit: &[&str] = match metric.unit {
+        Unit::Seconds => &["s"],
+        Unit::Bytes => &["By"],
+        Unit::Count(thing) => &["{", thing, "}"],
+        Unit::Cpus => &["{cpu}"],
+    };
+    proto::strings(out, field::METRIC_UNIT, unit);
     let data = match metric.kind {
-        Kind::Counter => Data::Sum(Sum { data_points, aggregation_temporality, is_monotonic: true }),
-        Kind::Gauge => Data::Gauge(Gauge { data_points }),
-        Kind::Histogram => {
-            Data::ExponentialHistogram(ExponentialHistogram { data_points: Vec::new(), aggregation_temporality })
+        Kind::Counter => field::METRIC_SUM,
+        Kind::Gauge => field::METRIC_GAUGE,
+        Kind::Histogram => field::METRIC_EXPONENTIAL_HISTOGRAM,
+    };
+    // One number is short; values by label are several, and a distribution has many.
+    let is_long = metric.label.is_some() || metric.kind == Kind::Histogram;
+    let content = |out: &mut Vec<u8>| {
+        points(out);
+        if metric.kind != Kind::Gauge {
+            let temporality = AggregationTemporality::Cumulative as u64;
+            proto::number(out, field::DATA_AGGREGATION_TEMPORALITY, temporality);
+        }
+        if metric.kind == Kind::Counter {
+            proto::number(out, field::SUM_IS_MONOTONIC, 1);
         }
     };
-    let unit = match metric.unit {
-        Unit::Seconds => "s".into(),
-        Unit::Bytes => "By".into(),
-        Unit::Count(thing) => format!("{{{thing}}}"),
-        Unit::Cpus => "{cpu}".into(),
-    };
-    Metric {
-        name: metric.otlp_name.into(),
-        description: metric.help.into(),
-        unit,
-        data: Some(data),
-        ..Metric::default()
-    }
+    if is_long { proto::nested_long(out, data, content) } else { proto::nested(out, data, content) }
 }
 
-/// Adds a sample to its metric. False if it refers to a name that the snapshot does not have, or if its value
-/// is not of the metric's kind: such a sample is left out.
-pub(super) fn push(
-    metric: &mut Metric,
-    definition: &registry::Metric,
-    sample: &Sample,
-    snapshot: &Snapshot,
-    moment: Moment,
-) -> bool {
-    let Some(attributes) = attributes(definition, sample, snapshot) else {
-        return false;
-    };
-    match (&mut metric.data, &sample.value) {
-        (Some(Data::ExponentialHistogram(to)), Value::Histogram(histogram)) => {
-            to.data_points.push(histogram_point(histogram, attributes, moment));
+/// Writes a sample of a metric. False if it refers to a name that the snapshot does not have, or if its value is not of
+/// the metric's kind: such a sample is left out.
+pub(super) fn point(out: &mut Vec<u8>, metric: &Metric, sample: &Sample, snapshot: &Snapshot, moment: Moment) -> bool {
+    let Some(attributes) = Attributes::of(metric, sample, snapshot) else { return false };
+    match (metric.kind, &sample.value) {
+        (Kind::Histogram, Value::Histogram(histogram)) => {
+            proto::nested(out, field::DATA_POINTS, |out| write_histogram(out, histogram, &attributes, moment));
         }
-        (Some(Data::Sum(Sum { data_points, .. }) | Data::Gauge(Gauge { data_points })), value) => {
-            let value = match *value {
-                Value::Nanoseconds(value_ns) => number_data_point::Value::AsDouble(seconds(value_ns)),
-                Value::Float(value) => number_data_point::Value::AsDouble(value),
-                Value::Integer(value) => number_data_point::Value::AsInt(i64::try_from(value).unwrap_or(i64::MAX)),
-                Value::Histogram(_) => return false,
-            };
-            let is_counter = definition.kind == Kind::Counter;
-            data_points.push(NumberDataPoint {
-                attributes,
-                start_time_unix_nano: if is_counter { moment.start_unix_ns } else { 0 },
-                time_unix_nano: moment.time_unix_ns,
-                flags: moment.flags(),
-                value: (!moment.ended).then_some(value),
-                ..NumberDataPoint::default()
+        (Kind::Histogram, _) | (_, Value::Histogram(_)) => return false,
+        (kind, value) => {
+            let start_unix_ns = if kind == Kind::Counter { moment.start_unix_ns } else { 0 };
+            proto::nested(out, field::DATA_POINTS, |out| {
+                proto::fixed(out, field::POINT_START_TIME, start_unix_ns);
+                proto::fixed(out, field::POINT_TIME, moment.time_unix_ns);
+                if !moment.ended {
+                    write_number(out, value);
+                }
+                attributes.write(out, field::NUMBER_ATTRIBUTES);
+                proto::number(out, field::NUMBER_FLAGS, moment.flags());
             });
         }
-        _ => return false,
     }
     true
 }
 
-fn attributes(definition: &registry::Metric, sample: &Sample, snapshot: &Snapshot) -> Option<Vec<KeyValue>> {
-    let mut attributes = Vec::new();
-    if let Some(label) = definition.label {
-        let value = label.values.get(usize::from(sample.label_value))?;
-        attributes.push(attribute(label.name, value));
+fn write_number(out: &mut Vec<u8>, value: &Value) {
+    match *value {
+        Value::Nanoseconds(value_ns) => {
+            proto::fixed_always(out, field::NUMBER_AS_DOUBLE, seconds(value_ns).to_bits());
+        }
+        Value::Float(value) => proto::fixed_always(out, field::NUMBER_AS_DOUBLE, value.to_bits()),
+        Value::Integer(value) => {
+            // The format's number is signed.
+            proto::fixed_always(out, field::NUMBER_AS_INT, value.min(i64::MAX.cast_unsigned()));
+        }
+        Value::Histogram(_) => {}
     }
-    match sample.culprit {
-        None => {}
-        Some(Culprit::Other) => attributes.push(attribute(CULPRIT_POD_KEY, "(other)")),
-        Some(Culprit::Owner(position)) => match &snapshot.owners.get(usize::try_from(position).ok()?)?.owner {
-            Owner::Container(container) => {
-                if !container.namespace.is_empty() {
-                    attributes.push(attribute(CULPRIT_NAMESPACE_KEY, &container.namespace));
-                }
-                attributes.push(attribute(CULPRIT_POD_KEY, &container.pod));
-            }
-            Owner::Unit(unit) => attributes.push(attribute(CULPRIT_UNIT_KEY, unit)),
-        },
-    }
-    Some(attributes)
 }
 
-fn histogram_point(histogram: &Histogram, attributes: Vec<KeyValue>, moment: Moment) -> ExponentialHistogramDataPoint {
-    let mut point = ExponentialHistogramDataPoint {
-        attributes,
-        start_time_unix_nano: moment.start_unix_ns,
-        time_unix_nano: moment.time_unix_ns,
-        flags: moment.flags(),
-        zero_threshold: ZERO_THRESHOLD_SECONDS,
-        ..ExponentialHistogramDataPoint::default()
-    };
-    if moment.ended {
-        return point;
+/// What tells a sample from others of its metric and owner.
+struct Attributes<'a> {
+    own: Option<(&'static str, &'static str)>,
+    culprit: Option<Named<'a>>,
+}
+
+enum Named<'a> {
+    Other,
+    Owner(&'a Owner),
+}
+
+impl<'a> Attributes<'a> {
+    fn of(metric: &Metric, sample: &Sample, snapshot: &'a Snapshot) -> Option<Self> {
+        let own = match metric.label {
+            Some(label) => Some((label.name, *label.values.get(usize::from(sample.label_value))?)),
+            None => None,
+        };
+        let culprit = match sample.culprit {
+            None => None,
+            Some(Culprit::Other) => Some(Named::Other),
+            Some(Culprit::Owner(position)) => {
+                Some(Named::Owner(&snapshot.owners.get(usize::try_from(position).ok()?)?.owner))
+            }
+        };
+        Some(Self { own, culprit })
     }
-    let [zero, positive @ ..] = &histogram.buckets;
-    // Empty buckets at both ends are not sent.
-    if let (Some(first), Some(last)) =
-        (positive.iter().position(|count| *count > 0), positive.iter().rposition(|count| *count > 0))
-    {
-        point.positive = Some(Buckets {
-            offset: i32::try_from(first).map_or(FIRST_INDEX, |first| FIRST_INDEX + first),
-            bucket_counts: positive.get(first..=last).unwrap_or_default().to_vec(),
-        });
+
+    fn write(&self, out: &mut Vec<u8>, field: u32) {
+        if let Some((name, value)) = self.own {
+            attribute(out, field, name, value);
+        }
+        match self.culprit {
+            None => {}
+            Some(Named::Other) => attribute(out, field, CULPRIT_POD_KEY, "(other)"),
+            Some(Named::Owner(Owner::Container(container))) => {
+                if !container.namespace.is_empty() {
+                    attribute(out, field, CULPRIT_NAMESPACE_KEY, &container.namespace);
+                }
+                attribute(out, field, CULPRIT_POD_KEY, &container.pod);
+            }
+            Some(Named::Owner(Owner::Unit(unit))) => attribute(out, field, CULPRIT_UNIT_KEY, unit),
+        }
     }
-    point.count = histogram.count();
-    point.sum = Some(seconds(histogram.sum_ns));
-    point.zero_count = *zero;
-    point
+}
+
+fn write_histogram(out: &mut Vec<u8>, histogram: &Histogram, attributes: &Attributes<'_>, moment: Moment) {
+    attributes.write(out, field::HISTOGRAM_ATTRIBUTES);
+    proto::fixed(out, field::POINT_START_TIME, moment.start_unix_ns);
+    proto::fixed(out, field::POINT_TIME, moment.time_unix_ns);
+    if !moment.ended {
+        let [zero, positive @ ..] = &histogram.buckets;
+        proto::fixed(out, field::HISTOGRAM_COUNT, histogram.count());
+        proto::fixed_always(out, field::HISTOGRAM_SUM, seconds(histogram.sum_ns).to_bits());
+        proto::fixed(out, field::HISTOGRAM_ZERO_COUNT, *zero);
+        // Empty buckets at both ends are not sent.
+        if let (Some(first), Some(last)) =
+            (positive.iter().position(|count| *count > 0), positive.iter().rposition(|count| *count > 0))
+        {
+            let offset = i32::try_from(first).map_or(FIRST_INDEX, |first| FIRST_INDEX + first);
+            proto::nested(out, field::HISTOGRAM_POSITIVE, |out| {
+                proto::signed(out, field::BUCKETS_OFFSET, offset);
+                proto::nested(out, field::BUCKETS_COUNTS, |out| {
+                    let counts = positive.get(first..=last).unwrap_or_default();
+                    for count in counts {
+                        proto::varint(out, *count);
+                    }
+                });
+            });
+        }
+    }
+    proto::number(out, field::HISTOGRAM_FLAGS, moment.flags());
+    proto::fixed_always(out, field::HISTOGRAM_ZERO_THRESHOLD, ZERO_THRESHOLD_SECONDS.to_bits());
 }
 
 fn seconds(value_ns: u64) -> f64 {

@@ -2,11 +2,7 @@
 //!
 //! Called by the encoder only. What is not known is left out, never guessed.
 
-use opentelemetry_proto::tonic::{
-    common::v1::{AnyValue, ArrayValue, EntityRef, KeyValue, any_value},
-    resource::v1::Resource,
-};
-
+use super::proto::{self, field};
 use crate::registry::{Container, Owner};
 
 /// The conventions that the attributes follow.
@@ -37,12 +33,13 @@ const WORKLOAD_KEYS: [(&str, &str); 6] = [
     ("statefulset", "k8s.statefulset.name"),
 ];
 
-/// The resource of an owner. `fact` gives what is known beside its names, by the label in Prometheus.
-pub(super) fn resource<'a>(owner: &Owner, node: &str, fact: impl Fn(&str) -> Option<&'a str>) -> Resource {
-    let mut attributes = Vec::with_capacity(8);
-    let mut add = |key: &str, value: &str| {
+/// Writes the resource of an owner. `fact` gives what is known beside its names, by the label in Prometheus.
+pub(super) fn write<'a>(out: &mut Vec<u8>, owner: &Owner, node: &str, fact: impl Fn(&str) -> Option<&'a str>) {
+    let mut keys: Vec<&str> = Vec::with_capacity(8);
+    let mut add = |key: &'static str, value: &str| {
         if !value.is_empty() {
-            attributes.push(attribute(key, value));
+            attribute(out, field::RESOURCE_ATTRIBUTES, key, value);
+            keys.push(key);
         }
     };
     add(NODE_KEY, node);
@@ -65,12 +62,11 @@ pub(super) fn resource<'a>(owner: &Owner, node: &str, fact: impl Fn(&str) -> Opt
             let (name, tag) = image(fact("image").unwrap_or_default());
             add(IMAGE_NAME_KEY, name);
             if !tag.is_empty() {
-                attributes.push(strings(IMAGE_TAGS_KEY, &[tag]));
+                list(out, field::RESOURCE_ATTRIBUTES, IMAGE_TAGS_KEY, tag);
             }
         }
     }
-    let entity_refs = entities(owner, &attributes);
-    Resource { attributes, entity_refs, ..Resource::default() }
+    entities(out, owner, &keys);
 }
 
 /// An image's name and its tag, which is empty for an image that is named by its digest.
@@ -84,42 +80,54 @@ pub(super) fn image(image: &str) -> (&str, &str) {
     }
 }
 
-fn strings(key: &str, texts: &[&str]) -> KeyValue {
-    let values =
-        texts.iter().map(|text| AnyValue { value: Some(any_value::Value::StringValue((*text).into())) }).collect();
-    let value = AnyValue { value: Some(any_value::Value::ArrayValue(ArrayValue { values })) };
-    KeyValue { key: key.into(), value: Some(value), ..KeyValue::default() }
+/// Writes an attribute with a string value.
+pub(super) fn attribute(out: &mut Vec<u8>, field: u32, key: &str, value: &str) {
+    proto::nested(out, field, |out| {
+        proto::string(out, field::KEY_VALUE_KEY, key);
+        proto::nested(out, field::KEY_VALUE_VALUE, |out| proto::strings(out, field::ANY_VALUE_STRING, &[value]));
+    });
 }
 
-/// An attribute with a string value.
-pub(super) fn attribute(key: &str, value: &str) -> KeyValue {
-    let value = AnyValue { value: Some(any_value::Value::StringValue(value.into())) };
-    KeyValue { key: key.into(), value: Some(value), ..KeyValue::default() }
+/// Writes an attribute with a list of one string.
+fn list(out: &mut Vec<u8>, field: u32, key: &str, value: &str) {
+    proto::nested(out, field, |out| {
+        proto::string(out, field::KEY_VALUE_KEY, key);
+        proto::nested(out, field::KEY_VALUE_VALUE, |out| {
+            proto::nested(out, field::ANY_VALUE_ARRAY, |out| {
+                proto::nested(out, field::ARRAY_VALUES, |out| proto::strings(out, field::ANY_VALUE_STRING, &[value]));
+            });
+        });
+    });
 }
 
 fn is_named(container: &Container) -> bool {
     container.container_id.get(..SHORT_ID_DIGITS) != Some(&*container.container)
 }
 
-/// The pod by its uid and the container by its id, as the conventions identify them, or the unit by its name
-/// on its node. The node is no entity here: the conventions identify one by its uid, which is not known.
-fn entities(owner: &Owner, attributes: &[KeyValue]) -> Vec<EntityRef> {
-    let has = |key: &&str| attributes.iter().any(|attribute| attribute.key == **key);
-    let entity = |kind: &str, id: &[&str], description: &[&str]| {
-        let present = |keys: &[&str]| keys.iter().copied().filter(|key| has(key)).map(String::from).collect::<Vec<_>>();
-        let id_keys = present(id);
-        (id_keys.len() == id.len()).then(|| EntityRef {
-            schema_url: SCHEMA_URL.into(),
-            r#type: kind.into(),
-            id_keys,
-            description_keys: present(description),
-        })
-    };
-    let found = match owner {
-        Owner::Unit(_) => [entity("podlens.unit", &[NODE_KEY, UNIT_KEY], &[]), None],
-        Owner::Container(_) => {
-            [entity("k8s.pod", &[POD_UID_KEY], &[POD_KEY]), entity("container", &[CONTAINER_ID_KEY], &[])]
+/// Writes the pod by its uid and the container by its id, as the conventions identify them, or the unit by its name
+/// on its node, as far as there are attributes of these keys. The node is no entity here: the conventions identify one
+/// by its uid, which is not known.
+fn entities(out: &mut Vec<u8>, owner: &Owner, keys: &[&str]) {
+    let mut entity = |kind: &str, id: &[&str], description: &[&str]| {
+        if !id.iter().all(|key| keys.contains(key)) {
+            return;
         }
+        proto::nested(out, field::RESOURCE_ENTITY_REFS, |out| {
+            proto::string(out, field::ENTITY_REF_SCHEMA_URL, SCHEMA_URL);
+            proto::string(out, field::ENTITY_REF_TYPE, kind);
+            for key in id {
+                proto::string(out, field::ENTITY_REF_ID_KEYS, key);
+            }
+            for key in description.iter().filter(|key| keys.contains(key)) {
+                proto::string(out, field::ENTITY_REF_DESCRIPTION_KEYS, key);
+            }
+        });
     };
-    found.into_iter().flatten().collect()
+    match owner {
+        Owner::Unit(_) => entity("podlens.unit", &[NODE_KEY, UNIT_KEY], &[]),
+        Owner::Container(_) => {
+            entity("k8s.pod", &[POD_UID_KEY], &[POD_KEY]);
+            entity("container", &[CONTAINER_ID_KEY], &[]);
+        }
+    }
 }

@@ -9,13 +9,15 @@ use std::{
 };
 
 use opentelemetry_proto::tonic::{
+    collector::metrics::v1::ExportMetricsServiceRequest,
     common::v1::{KeyValue, any_value},
     metrics::v1::{metric::Data, number_data_point},
+    resource::v1::Resource,
 };
 use proptest::prelude::*;
 use prost::Message;
 
-use super::{REQUEST_BYTES, Request, Requests, encode, points, requests, requests_of, resource, unix_ns};
+use super::{REQUEST_BYTES, Request, Requests, points, requests, requests_of, resource, unix_ns};
 use crate::{
     export::{
         fixture::{ALL, Series, any_snapshot, container, large, parse, snapshot, state, taken, with_facts},
@@ -26,6 +28,15 @@ use crate::{
 
 const NO_RECORDED_VALUE: u32 = 1;
 
+fn message(request: &Request) -> ExportMetricsServiceRequest {
+    ExportMetricsServiceRequest::decode(request.bytes.clone()).unwrap()
+}
+
+/// All requests of a snapshot, with nothing said about owners that are gone.
+pub(crate) fn encode(snapshot: &Snapshot) -> Vec<ExportMetricsServiceRequest> {
+    requests(snapshot, None).map(|request| message(&request)).collect()
+}
+
 fn strings(attributes: &[KeyValue]) -> BTreeMap<String, String> {
     let text = |attribute: &KeyValue| match attribute.value.clone().unwrap().value.unwrap() {
         any_value::Value::StringValue(text) => text,
@@ -35,13 +46,17 @@ fn strings(attributes: &[KeyValue]) -> BTreeMap<String, String> {
 }
 
 /// The requests' values as Prometheus would name them, histograms folded into the text page's buckets.
-pub(crate) fn as_prometheus(requests: &[Request]) -> BTreeMap<Series, f64> {
+fn as_prometheus(requests: &[Request]) -> BTreeMap<Series, f64> {
+    messages_as_prometheus(&requests.iter().map(message).collect::<Vec<_>>())
+}
+
+pub(crate) fn messages_as_prometheus(messages: &[ExportMetricsServiceRequest]) -> BTreeMap<Series, f64> {
     let mut found = BTreeMap::new();
     let mut add = |name: String, labels: &BTreeMap<String, String>, value: f64| {
         let before = found.insert((name, labels.clone()), value);
         assert_eq!(before, None);
     };
-    for of_owner in requests.iter().flat_map(|request| &request.message.resource_metrics) {
+    for of_owner in messages.iter().flat_map(|message| &message.resource_metrics) {
         let identity = strings(&of_owner.resource.as_ref().unwrap().attributes);
         for metric in of_owner.scope_metrics.iter().flat_map(|scope| &scope.metrics) {
             let name = ALL.iter().find(|known| known.otlp_name == metric.name).unwrap().name;
@@ -134,20 +149,27 @@ proptest! {
     }
 
     #[test]
+    fn bytes_are_those_of_the_generated_encoder(snapshot in any_snapshot()) {
+        for request in requests(&snapshot, Some(&super::tests::snapshot(0))) {
+            prop_assert_eq!(message(&request).encode_to_vec(), request.bytes.to_vec());
+        }
+    }
+
+    #[test]
     fn splitting_loses_and_doubles_nothing_and_keeps_to_the_limit(
         snapshot in any_snapshot(), limit_bytes in 1_usize..8000,
     ) {
         let whole: Vec<Request> = requests(&snapshot, None).collect();
         let split: Vec<Request> = requests_of(&snapshot, None, limit_bytes).collect();
         for request in &split {
-            let small = request.message.encoded_len() <= limit_bytes;
-            prop_assert!(small || request.message.resource_metrics.len() == 1);
+            let small = request.bytes.len() <= limit_bytes;
+            prop_assert!(small || message(request).resource_metrics.len() == 1);
         }
         let sum = |requests: &[Request]| requests.iter().map(|request| request.points).sum::<u64>();
         prop_assert_eq!(sum(&split), points(&snapshot));
         prop_assert_eq!(sum(&whole), points(&snapshot));
         let resources = |requests: Vec<Request>| -> Vec<_> {
-            requests.into_iter().flat_map(|request| request.message.resource_metrics).collect()
+            requests.iter().flat_map(|request| message(request).resource_metrics).collect()
         };
         prop_assert_eq!(resources(split), resources(whole));
     }
@@ -156,7 +178,7 @@ proptest! {
 #[test]
 fn large_snapshots_are_split_below_the_receivers_limit() {
     let snapshot = large(500, 100);
-    let sizes: Vec<usize> = encode(&snapshot).iter().map(Message::encoded_len).collect();
+    let sizes: Vec<usize> = requests(&snapshot, None).map(|request| request.bytes.len()).collect();
     assert!(sizes.len() > 1 && sizes.iter().all(|size| *size <= REQUEST_BYTES), "{sizes:?}");
 }
 
@@ -171,7 +193,9 @@ fn samples_need_not_be_ordered_by_owner() {
 #[test]
 fn identity_is_told_as_far_as_it_is_known() {
     let check = |owner: &Owner, expected: &[(&str, &str)], entities: &[&str]| {
-        let resource = resource::resource(owner, "node-1", |_| None);
+        let mut bytes = Vec::new();
+        resource::write(&mut bytes, owner, "node-1", |_| None);
+        let resource = Resource::decode(bytes.as_slice()).unwrap();
         let expected = expected.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
         assert_eq!(strings(&resource.attributes), expected, "{owner:?}");
         let kinds: Vec<&str> = resource.entity_refs.iter().map(|entity| entity.r#type.as_str()).collect();
@@ -291,7 +315,7 @@ fn an_owner_that_left_gets_one_last_point_a_series_without_a_value() {
     let whole: Requests<'_> = requests(&current, Some(&previous));
     let whole: Vec<Request> = whole.collect();
     assert_eq!(whole.iter().map(|request| request.points).sum::<u64>(), points(&current) + gone);
-    let resources = &whole[0].message.resource_metrics;
+    let resources = message(&whole[0]).resource_metrics;
     let last = resources.last().unwrap();
     assert_eq!(strings(&last.resource.as_ref().unwrap().attributes)["k8s.pod.name"], "web-1");
     let mut seen = 0;
@@ -331,7 +355,7 @@ fn fifty_thousand_points_take_milliseconds() {
     let (mut best, mut best_gzip) = (Duration::MAX, Duration::MAX);
     for _ in 0..10 {
         let began = Instant::now();
-        let messages: Vec<Vec<u8>> = requests(&snapshot, None).map(|request| request.message.encode_to_vec()).collect();
+        let messages: Vec<bytes::Bytes> = requests(&snapshot, None).map(|request| request.bytes).collect();
         best = best.min(began.elapsed());
         let began = Instant::now();
         for message in std::hint::black_box(messages) {

@@ -5,11 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use opentelemetry_proto::tonic::collector::metrics::v1::{
-    ExportMetricsServiceRequest, metrics_service_client::MetricsServiceClient,
-};
+use bytes::Bytes;
 use tonic::{
     Status,
+    client::Grpc,
     codec::CompressionEncoding,
     metadata::MetadataMap,
     transport::{Channel, Endpoint},
@@ -19,6 +18,7 @@ use super::{
     OtlpConfig, OtlpConfigError, OtlpCounters,
     queue::{Front, Queue},
     retry::{Verdict, verdict},
+    wire,
 };
 use crate::{backoff::Backoff, export::otlp, registry::Snapshot};
 
@@ -29,7 +29,7 @@ pub(super) struct Sender {
     timeout: Duration,
     gzip: bool,
     counters: Arc<OtlpCounters>,
-    client: Option<MetricsServiceClient<Channel>>,
+    client: Option<Grpc<Channel>>,
     backoff: Backoff,
     health: Health,
     /// The last snapshot that was accepted completely: owners in it that are in no later one get their last point.
@@ -97,7 +97,7 @@ impl Sender {
         let accepted = self.accepted.clone();
         let requests = otlp::requests(&snapshot, accepted.as_deref()).skip(front.done_requests);
         for request in requests {
-            match self.attempt(request.message).await {
+            match self.attempt(request.bytes).await {
                 Ok(rejected) => {
                     let rejected = rejected.min(request.points);
                     self.counters.rejected.fetch_add(rejected, Ordering::Relaxed);
@@ -130,13 +130,13 @@ impl Sender {
 
     /// One attempt. The number of rejected points, or what went wrong. After a failure on this side, a timeout above all, the
     /// connection is made anew: the peer may be gone without a word, and the old one would find out much later.
-    async fn attempt(&mut self, message: ExportMetricsServiceRequest) -> Result<u64, (Status, Verdict)> {
+    async fn attempt(&mut self, bytes: Bytes) -> Result<u64, (Status, Verdict)> {
         let (endpoint, gzip) = (&self.endpoint, self.gzip);
         let client = self.client.get_or_insert_with(|| connect(endpoint, gzip));
-        let mut request = tonic::Request::new(message);
+        let mut request = tonic::Request::new(bytes);
         *request.metadata_mut() = self.metadata.clone();
         request.set_timeout(self.timeout);
-        let answer = tokio::time::timeout(self.timeout, client.export(request)).await;
+        let answer = tokio::time::timeout(self.timeout, wire::export(client, request)).await;
         match answer {
             Ok(Ok(response)) => {
                 let partial = response.into_inner().partial_success.unwrap_or_default();
@@ -161,8 +161,8 @@ impl Sender {
     }
 }
 
-fn connect(endpoint: &Endpoint, gzip: bool) -> MetricsServiceClient<Channel> {
-    let client = MetricsServiceClient::new(endpoint.connect_lazy());
+fn connect(endpoint: &Endpoint, gzip: bool) -> Grpc<Channel> {
+    let client = Grpc::new(endpoint.connect_lazy());
     if gzip { client.send_compressed(CompressionEncoding::Gzip) } else { client }
 }
 

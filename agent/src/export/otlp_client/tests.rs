@@ -30,7 +30,10 @@ use super::{EXPORTER, OtlpClient, OtlpConfig, OtlpConfigError, OtlpCounters, Otl
 use crate::{
     export::{
         fixture::{FakeSource, container, eventually, large, parse, snapshot, state},
-        otlp::{self, tests::as_prometheus},
+        otlp::{
+            self,
+            tests::{encode, messages_as_prometheus},
+        },
         prometheus::{self, Format},
     },
     registry::Snapshot,
@@ -154,7 +157,7 @@ async fn accepted_snapshots_are_counted_acknowledged_and_equal_to_the_text_page(
     assert_eq!(collector.tokens.lock().unwrap()[0], "secret");
     let message = collector.received()[0].clone();
     let page = prometheus::encode(&snapshot(7), None, Format::Text);
-    assert_eq!(as_prometheus(&[otlp::Request { message, points: 0 }]), parse(&String::from_utf8(page).unwrap()));
+    assert_eq!(messages_as_prometheus(&[message]), parse(&String::from_utf8(page).unwrap()));
 }
 
 #[tokio::test]
@@ -271,7 +274,7 @@ async fn an_outage_ends_with_the_newest_snapshots_sent_and_the_others_counted() 
 
 #[tokio::test]
 async fn a_snapshot_in_several_requests_goes_on_where_it_failed() {
-    let whole = otlp::encode(&large(500, 100)).len();
+    let whole = encode(&large(500, 100)).len();
     assert!(whole > 2);
     let turns = [Turn::Accept, Turn::Fail(Status::unavailable("once")), Turn::Accept];
     let collector = Collector::with(turns);
@@ -286,7 +289,7 @@ async fn a_snapshot_in_several_requests_goes_on_where_it_failed() {
     .await
     .expect("an acknowledgement");
     let received = collector.received();
-    assert_eq!(received[..whole], otlp::encode(&large(500, 100))[..]);
+    assert_eq!(received[..whole], encode(&large(500, 100))[..]);
 }
 
 #[tokio::test]

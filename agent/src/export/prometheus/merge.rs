@@ -10,6 +10,8 @@ use std::{
     sync::Arc,
 };
 
+use foldhash::fast::RandomState;
+
 use crate::registry::{Family, Histogram, Kind, Owner, Sample, Snapshot, Value, snapshot::Culprit};
 
 /// The snapshot with no two samples under the same labels. It is the same one if there were none.
@@ -40,7 +42,7 @@ pub(super) fn by_labels(snapshot: &Snapshot) -> Cow<'_, Snapshot> {
 
 /// For each owner the position of the first one with the same key.
 fn firsts<'a, K: Eq + Hash>(snapshot: &'a Snapshot, key: impl Fn(&'a Owner) -> K) -> Vec<u32> {
-    let mut first = HashMap::new();
+    let mut first = HashMap::with_capacity_and_hasher(snapshot.owners.len(), RandomState::default());
     (0u32..).zip(&snapshot.owners).map(|(at, state)| *first.entry(key(&state.owner)).or_insert(at)).collect()
 }
 
@@ -60,7 +62,7 @@ fn living(snapshot: &Snapshot, owners: &[u32]) -> Vec<bool> {
 }
 
 fn merged(family: &Family, snapshot: &Snapshot, owners: &[u32], culprits: &[u32], living: &[bool]) -> Family {
-    let mut places: HashMap<(u32, u8, Option<Culprit>), usize> = HashMap::new();
+    let mut places: HashMap<(u32, u8, Option<Culprit>), usize, RandomState> = HashMap::default();
     let mut samples: Vec<Sample> = Vec::with_capacity(family.samples.len());
     for sample in &family.samples {
         let Some(owner) = at(owners, sample.owner) else { continue };

@@ -14,7 +14,7 @@ use prometheus::{
 };
 use proptest::prelude::*;
 
-use super::{BOUNDS, Filter, Format, encode, push_float, push_seconds};
+use super::{Filter, Format, encode, histogram::BOUNDS, push_float, push_seconds};
 use crate::{
     export::fixture::{Series, any_snapshot, container, large, parse, snapshot},
     registry::{self, Kind, Owner, Snapshot, Value, snapshot::Culprit},

@@ -5,10 +5,10 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use super::{Layout, Ledger, Naming, Owner, Row, Section, Snapshot, Value};
+use super::{Layout, Ledger, Naming, Owner, Row, Section, carried::MADE_AGAIN_SERIES};
 use crate::{
     export::prometheus::{Format, encode},
-    registry::{Container, Kind, Metric, Unit},
+    registry::{Container, Kind, Metric, Snapshot, Unit, Value},
 };
 
 static CPU: Metric = Metric {
@@ -90,7 +90,7 @@ impl Bench {
         self.ledger.begin(self.now, &self.names);
         for (owner, ns) in living {
             let row = self.row(*ns);
-            self.ledger.observe(0, owner, SystemTime::UNIX_EPOCH, &row);
+            self.ledger.observe(0, &(*owner).clone().into(), SystemTime::UNIX_EPOCH, &row);
         }
         self.ledger.finish(self.now, &self.names);
         let snapshot = self.ledger.snapshot(SystemTime::UNIX_EPOCH, "n".into(), &self.names);
@@ -100,7 +100,7 @@ impl Bench {
 
     fn retire(&mut self, owner: &Owner, ns: u64) {
         let row = self.row(ns);
-        self.ledger.retire(0, owner, SystemTime::UNIX_EPOCH, &row);
+        self.ledger.retire(0, &owner.clone().into(), SystemTime::UNIX_EPOCH, &row);
     }
 }
 
@@ -187,14 +187,14 @@ fn a_pod_that_is_made_again_after_a_pause_goes_on_and_after_a_long_one_begins_an
 #[test]
 fn not_more_series_than_so_many_wait_to_be_made_again() {
     let mut bench = Bench::new();
-    for number in 0..super::MADE_AGAIN_SERIES + 50 {
+    for number in 0..MADE_AGAIN_SERIES + 50 {
         let one = owner(&format!("u{number}"), "1");
         bench.know(&one, &format!("web-{number}"), "app");
         bench.retire(&one, 1);
     }
     bench.sweep(&[]);
     bench.sweep(&[]);
-    assert_eq!(bench.ledger.carried.len(), super::MADE_AGAIN_SERIES);
+    assert_eq!(bench.ledger.carried.len(), MADE_AGAIN_SERIES);
 }
 
 #[test]
@@ -283,7 +283,7 @@ fn what_was_never_measured_of_an_owner_has_no_sample_and_a_gauge_ends_with_its_c
     let look = |ledger: &mut Ledger, living: &[(usize, &Owner, &Row)]| {
         ledger.begin(now, &names);
         for (section, owner, row) in living {
-            ledger.observe(*section, owner, SystemTime::UNIX_EPOCH, row);
+            ledger.observe(*section, &(*owner).clone().into(), SystemTime::UNIX_EPOCH, row);
         }
         ledger.finish(now, &names);
         let snapshot = ledger.snapshot(SystemTime::UNIX_EPOCH, "n".into(), &names);
@@ -293,8 +293,8 @@ fn what_was_never_measured_of_an_owner_has_no_sample_and_a_gauge_ends_with_its_c
     let seconds = vec![Value::Nanoseconds(5_000_000_000)];
     let both = look(&mut ledger, &[(0, &ran, &cpu), (1, &ran, &tasks), (1, &slept, &tasks)]);
     assert_eq!(both, [seconds.clone(), vec![Value::Integer(3); 2]], "two families, the third collector is not at work");
-    ledger.retire(1, &ran, SystemTime::UNIX_EPOCH, &tasks);
-    ledger.retire(0, &ran, SystemTime::UNIX_EPOCH, &cpu);
+    ledger.retire(1, &ran.clone().into(), SystemTime::UNIX_EPOCH, &tasks);
+    ledger.retire(0, &ran.clone().into(), SystemTime::UNIX_EPOCH, &cpu);
     assert_eq!(look(&mut ledger, &[]), [seconds, vec![]], "what is gone leaves its counters");
 }
 
