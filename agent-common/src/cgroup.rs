@@ -22,6 +22,52 @@ pub const SLOT_IDLE: u32 = u32::MAX;
 /// Whoever held a CPU before the programs were attached. Not an index.
 pub const SLOT_UNSEEN: u32 = u32::MAX - 1;
 
+/// One holder of a slot, in one word: the slot in the low, its generation in the high 32 bits.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holder(pub u64);
+
+impl Holder {
+    /// Nobody's.
+    pub const IDLE: Self = Self::new(SLOT_IDLE, 0);
+    /// Not known whose.
+    pub const UNSEEN: Self = Self::new(SLOT_UNSEEN, 0);
+    /// Everybody's whose cgroup has no slot.
+    pub const UNATTRIBUTED: Self = Self::new(SLOT_UNATTRIBUTED, 0);
+
+    /// The holder of this slot that came after so many others.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(slot: u32, generation: u32) -> Self {
+        Self((generation as u64) << 32 | slot as u64)
+    }
+
+    /// The slot.
+    #[inline(always)]
+    #[must_use]
+    pub const fn slot(self) -> u32 {
+        (self.0 & 0xffff_ffff) as u32
+    }
+
+    /// How often the slot was given before.
+    #[inline(always)]
+    #[must_use]
+    pub const fn generation(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+}
+
+/// Which slot a cgroup has. It never becomes wrong: a key belongs to one cgroup for ever, and its slot is given on only
+/// when no task of that cgroup can exist.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Assigned {
+    /// The cgroup; 0 for none.
+    pub key: CgroupKey,
+    /// The slot that it has.
+    pub holder: Holder,
+}
+
 /// One slot: the cgroup that holds it, written by the kernel when the cgroup's first task is dispatched and
 /// cleared by the daemon when the slot is released.
 #[repr(C)]
@@ -106,6 +152,7 @@ pub struct Losses {
     pub no_cgroup: u64,
 }
 
+const _: () = assert!(size_of::<Assigned>() == 16);
 const _: () = assert!(size_of::<Slot>() == 32);
 const _: () = assert!(size_of::<Bandwidth>() == 24);
 const _: () = assert!(size_of::<Event>() == EVENT_HEADER_BYTES + PATH_BYTES);

@@ -1,5 +1,7 @@
 //! What one CPU has accounted for one slot, what it is doing and did lately, and what is remembered of threads.
 
+use crate::cgroup::{Assigned, Holder};
+
 /// Buckets of a histogram of durations; see [`bucket`].
 pub const BUCKETS: usize = 32;
 
@@ -106,10 +108,8 @@ pub const HISTORY: usize = 2048;
 pub struct Slice {
     /// End, by the run queue's clock.
     pub end_ns: u64,
-    /// The slot, or [`SLOT_IDLE`].
-    pub slot: u32,
-    /// The slot's generation.
-    pub generation: u32,
+    /// Whose it was.
+    pub holder: Holder,
 }
 
 /// Moves between cgroups that one slice can be split at; a power of two. What comes after more is unattributed.
@@ -121,10 +121,8 @@ pub const MOVES: usize = 4;
 pub struct Moved {
     /// When, by the run queue's clock.
     pub at_ns: u64,
-    /// The slot moved to.
-    pub slot: u32,
-    /// Its generation.
-    pub generation: u32,
+    /// Who has held the CPU since.
+    pub holder: Holder,
 }
 
 /// What one CPU is doing. The first words are what each switch needs.
@@ -135,14 +133,8 @@ pub struct Now {
     pub sequence: u64,
     /// When the running slice began, by the run queue's clock; 0 until the first switch is seen.
     pub since_ns: u64,
-    /// The running slot, or [`SLOT_IDLE`].
-    pub slot: u32,
-    /// The slot's generation.
-    pub generation: u32,
-    /// Thread group of the running task.
-    pub tgid: u32,
-    /// Thread id of the running task.
-    pub pid: u32,
+    /// Who holds the CPU.
+    pub holder: Holder,
     /// Time taken from this CPU by the hypervisor and by interrupts up to `since_ns`, as far as the kernel leaves it
     /// out of tasks' CPU time.
     pub stolen_ns: u64,
@@ -153,6 +145,10 @@ pub struct Now {
     pub switches: u32,
     /// Position of the newest slice in the history, modulo its length.
     pub newest: u32,
+    /// The last cgroup below a root that ran here: very often it is also the next.
+    pub last: Assigned,
+    /// The kernel's address of the running task.
+    pub task: u64,
     /// State of the random numbers for sampled culprits.
     pub random: u64,
     /// Legs of waits that ended in a migration and whose length is not known.
@@ -164,7 +160,7 @@ pub struct Now {
     /// Time for which nobody is known to have held or left the CPU, since switches were missed.
     pub missed_ns: u64,
     /// Padding.
-    pub reserved: [u64; 4],
+    pub reserved: [u64; 2],
     /// The moves, oldest first.
     pub list: [Moved; MOVES],
 }
@@ -231,7 +227,7 @@ pub const WAYS: usize = 8;
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug)]
 pub struct Culprits {
-    /// Slot in the low, generation in the high 32 bits; 0 while the way is free.
+    /// Words made by [`culprit`]; 0 while the way is free.
     pub culprit: [u64; WAYS],
     /// Total of the way over all its culprits.
     pub total_ns: [u64; WAYS],
@@ -244,18 +240,17 @@ impl Culprits {
     pub const EMPTY: Self = Self { culprit: [0; WAYS], total_ns: [0; WAYS], from_ns: [0; WAYS] };
 }
 
-/// Slot and generation in one word that is never 0.
+/// A holder of a real slot in a word that is never 0.
 #[inline(always)]
 #[must_use]
-pub const fn culprit(slot: u32, generation: u32) -> u64 {
-    (generation as u64) << 32 | (slot as u64 + 1)
+pub const fn culprit(holder: Holder) -> u64 {
+    holder.0.wrapping_add(1)
 }
 
-/// The slot and generation of a word made by [`culprit`]; none for a free way.
+/// The holder of a word made by [`culprit`]; none for a free way.
 #[must_use]
-pub const fn culprit_slot(word: u64) -> Option<(u32, u32)> {
-    let slot = (word & 0xffff_ffff) as u32;
-    if slot == 0 { None } else { Some((slot - 1, (word >> 32) as u32)) }
+pub const fn culprit_holder(word: u64) -> Option<Holder> {
+    if word == 0 { None } else { Some(Holder(word - 1)) }
 }
 
 /// The bucket of a duration.
@@ -298,7 +293,8 @@ const _: () = assert!(size_of::<Culprits>() == 192);
 
 #[cfg(test)]
 mod tests {
-    use super::{bucket, culprit, culprit_slot};
+    use super::{bucket, culprit, culprit_holder};
+    use crate::cgroup::Holder;
 
     /// Bucket `i` takes (2^(i-25), 2^(i-24)] seconds.
     fn expected(duration_ns: u64) -> u32 {
@@ -324,8 +320,9 @@ mod tests {
     #[test]
     fn slot_and_generation_come_back_from_a_culprits_word() {
         for (slot, generation) in [(0, 0), (1023, 0), (7, u32::MAX)] {
-            assert_eq!(culprit_slot(culprit(slot, generation)), Some((slot, generation)));
+            let holder = culprit_holder(culprit(Holder::new(slot, generation)));
+            assert_eq!(holder.map(|holder| (holder.slot(), holder.generation())), Some((slot, generation)));
         }
-        assert_eq!(culprit_slot(0), None, "a free way");
+        assert_eq!(culprit_holder(0), None, "a free way");
     }
 }

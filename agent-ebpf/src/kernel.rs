@@ -1,7 +1,7 @@
 //! The kernel's own structures, read through offsets that the daemon resolves from BTF before it loads.
 //!
 //! Each offset is a constant of the loaded program: the daemon writes it into the instructions, as a linker would
-//! do, so a read is one load and a branch on a missing member is removed.
+//! do, so a read is one load and a branch on a missing member is removed (docs/adr/0008).
 
 use core::arch::asm;
 
@@ -17,7 +17,39 @@ pub(crate) const ROOT_ID: u64 = 1;
 
 /// A number that the daemon knows and the compiler does not: an undefined symbol whose address it is.
 trait Constant: Copy {
+    /// The number itself.
     fn load(self) -> u64;
+    /// The member at that offset, which has 8 bytes.
+    ///
+    /// # Safety
+    /// `base` is a pointer that the verifier knows as a kernel structure, and the member has that size.
+    unsafe fn member_u64(self, base: *const u8) -> u64;
+    /// The member at that offset, which has 4 bytes.
+    ///
+    /// # Safety
+    /// As above.
+    unsafe fn member_u32(self, base: *const u8) -> u32;
+    /// The member at that offset, which has 1 byte.
+    ///
+    /// # Safety
+    /// As above.
+    unsafe fn member_u8(self, base: *const u8) -> u8;
+}
+
+/// A load in the one form that the daemon shortens: the offset, the sum, and the load of what lies there.
+macro_rules! load {
+    ($base:expr, $name:ident, $width:literal) => {{
+        let value: u64;
+        asm!(
+            concat!("{value} = ", stringify!($name), " ll"),
+            "{value} += {base}",
+            concat!("{value} = *(", $width, " *)({value} + 0)"),
+            value = out(reg) value,
+            base = in(reg) $base,
+            options(readonly, nostack, preserves_flags)
+        );
+        value
+    }};
 }
 
 macro_rules! constants {
@@ -40,6 +72,21 @@ macro_rules! constants {
                         );
                     }
                     value
+                }
+                #[inline(always)]
+                unsafe fn member_u64(self, base: *const u8) -> u64 {
+                    // SAFETY: the caller's; the verifier checks type and bounds of each such load.
+                    unsafe { load!(base, $name, "u64") }
+                }
+                #[inline(always)]
+                unsafe fn member_u32(self, base: *const u8) -> u32 {
+                    // SAFETY: as above.
+                    unsafe { load!(base, $name, "u32") as u32 }
+                }
+                #[inline(always)]
+                unsafe fn member_u8(self, base: *const u8) -> u8 {
+                    // SAFETY: as above.
+                    unsafe { load!(base, $name, "u8") as u8 }
                 }
             }
         )*
@@ -114,8 +161,8 @@ constants! {
 macro_rules! constant {
     ($function:ident, $name:ident) => {
         #[inline(always)]
-        pub(crate) fn $function() -> u32 {
-            $name.load() as u32
+        pub(crate) fn $function() -> u64 {
+            $name.load()
         }
     };
 }
@@ -139,15 +186,41 @@ pub(crate) fn has_throttled() -> bool {
     HAS_THROTTLED.load() != 0
 }
 
-/// One load of a member.
-///
-/// # Safety
-/// `base` is a pointer that the verifier knows as a kernel structure, and the member at `offset` has the size of `T`.
-#[inline(always)]
-unsafe fn member<T: Copy>(base: *const u8, offset: impl Constant) -> T {
-    // SAFETY: the verifier checks type and bounds of each such load, and the kernel's exception table catches
-    // a pointer that went stale.
-    unsafe { base.add(offset.load() as usize).cast::<T>().read_volatile() }
+/// What a member of a kernel structure can be.
+trait Member {
+    /// One load of a member.
+    ///
+    /// # Safety
+    /// `base` is a pointer that the verifier knows as a kernel structure, and the member at `offset` has this size.
+    unsafe fn read(base: *const u8, offset: impl Constant) -> Self;
+}
+impl Member for u64 {
+    #[inline(always)]
+    unsafe fn read(base: *const u8, offset: impl Constant) -> Self {
+        // SAFETY: the caller's.
+        unsafe { offset.member_u64(base) }
+    }
+}
+impl Member for u32 {
+    #[inline(always)]
+    unsafe fn read(base: *const u8, offset: impl Constant) -> Self {
+        // SAFETY: the caller's.
+        unsafe { offset.member_u32(base) }
+    }
+}
+impl Member for u8 {
+    #[inline(always)]
+    unsafe fn read(base: *const u8, offset: impl Constant) -> Self {
+        // SAFETY: the caller's.
+        unsafe { offset.member_u8(base) }
+    }
+}
+impl Member for *const u8 {
+    #[inline(always)]
+    unsafe fn read(base: *const u8, offset: impl Constant) -> Self {
+        // SAFETY: the caller's.
+        unsafe { offset.member_u64(base) as Self }
+    }
 }
 
 /// Defines a pointer to a kernel structure and its readable members.
@@ -157,6 +230,13 @@ macro_rules! structure {
         #[derive(Clone, Copy)]
         #[repr(transparent)]
         pub(crate) struct $name(*const u8);
+        impl Member for $name {
+            #[inline(always)]
+            unsafe fn read(base: *const u8, offset: impl Constant) -> Self {
+                // SAFETY: the caller's.
+                Self(unsafe { Member::read(base, offset) })
+            }
+        }
         impl $name {
             #[inline(always)]
             #[allow(dead_code)]
@@ -177,7 +257,7 @@ macro_rules! structure {
                 #[inline(always)]
                 pub(crate) fn $member(self) -> $type {
                     // SAFETY: the offset was resolved for this member and its size compared with the type's.
-                    unsafe { member(self.0, $offset) }
+                    unsafe { Member::read(self.0, $offset) }
                 }
             )*
         }
@@ -272,11 +352,22 @@ impl Task {
         self.on_rq() == TASK_ON_RQ_MIGRATING
     }
 
+    /// Its task group's queue and that queue's run queue; none while the kernel sets it up.
+    #[inline(always)]
+    pub(crate) fn queues(self) -> Option<(CfsRq, Rq)> {
+        let queue = self.cfs_rq();
+        if queue.is_null() {
+            return None;
+        }
+        let rq = queue.rq();
+        if rq.is_null() { None } else { Some((queue, rq)) }
+    }
+
     /// The state word, where the tracepoint does not carry it. Its upper half, where it is 64 bits wide, is 0.
     #[inline(always)]
     pub(crate) fn state(self) -> u32 {
         // SAFETY: `state` and `__state` both begin with these 32 bits on little endian machines.
-        unsafe { member(self.0, TASK_STATE) }
+        unsafe { Member::read(self.0, TASK_STATE) }
     }
 }
 
@@ -334,6 +425,13 @@ impl Css {
             })
         }
     }
+}
+
+/// The thread group of a task that may be gone by now; none if nothing is there any more.
+#[inline(always)]
+pub(crate) fn thread_group_at(task: u64) -> Option<u32> {
+    // SAFETY: the helper checks the address.
+    unsafe { bpf_probe_read_kernel((task + TASK_TGID.load()) as *const u32) }.ok()
 }
 
 /// What the quota of a cgroup with a CPU controller has done so far.

@@ -70,5 +70,5 @@ fn is_alone(task: Task) -> bool {
 fn of(task: Task) -> Option<*mut Processes> {
     // SAFETY: the helper has no precondition.
     let cpu = unsafe { bpf_get_smp_processor_id() };
-    PROCESSES.get_ptr_mut(slots::of_task(task, cpu).slot)
+    PROCESSES.get_ptr_mut(slots::of_task(task, cpu).slot())
 }

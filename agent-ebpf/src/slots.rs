@@ -11,10 +11,10 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray, Queue},
 };
 use podlens_common::cgroup::{
-    CACHE_ENTRIES, CgroupKey, KEY_V1, Losses, SLOT_IDLE, SLOT_KERNEL, SLOT_ROOT, SLOT_UNATTRIBUTED, Slot,
+    Assigned, CACHE_ENTRIES, CgroupKey, Holder, KEY_V1, Losses, SLOT_KERNEL, SLOT_ROOT, Slot,
 };
 
-use crate::kernel::{Cgroup, KernfsNode, ROOT_ID, Task, cpus_count, has_v1, slots_count};
+use crate::kernel::{Cgroup, KernfsNode, ROOT_ID, Task, has_v1, slots_count};
 
 /// Ancestors that are searched for the container and the pod of a cgroup.
 const ANCESTORS: u32 = 10;
@@ -27,39 +27,17 @@ static SLOTS: Array<Slot> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 /// Slots that can be given; filled by the daemon.
 #[map]
 static FREE_SLOTS: Queue<u32> = Queue::with_max_entries(1, 0);
-/// Which slot a cgroup has: generation in the high, slot in the low 32 bits.
+/// Which slot a cgroup has, as a [`Holder`].
 #[map]
 static SLOT_OF: HashMap<CgroupKey, u64> = HashMap::with_max_entries(1, 0);
-/// Each CPU's own copy of a part of `SLOT_OF`. An entry never becomes wrong: a key belongs to one cgroup for
-/// ever, and its slot is given on only when no task of that cgroup can exist.
+/// Each CPU's own copy of a part of `SLOT_OF`.
 #[map]
-static SLOT_CACHE: Array<Cached> = Array::with_max_entries(1, 0);
+static SLOT_CACHE: Array<Assigned> = Array::with_max_entries(1, 0);
 /// What went wrong, a CPU.
 #[map]
 static LOSSES: Array<Losses> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 static NAME_BUFFER: PerCpuArray<[u8; NAME]> = PerCpuArray::with_max_entries(1, 0);
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Cached {
-    key: CgroupKey,
-    slot: u32,
-    generation: u32,
-}
-
-/// A slot and how often it was given before.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Held {
-    pub(crate) slot: u32,
-    pub(crate) generation: u32,
-}
-
-impl Held {
-    /// Nobody's.
-    pub(crate) const IDLE: Self = Self { slot: SLOT_IDLE, generation: 0 };
-    const UNATTRIBUTED: Self = Self { slot: SLOT_UNATTRIBUTED, generation: 0 };
-}
 
 /// Counts one loss on this CPU.
 macro_rules! lose {
@@ -85,11 +63,17 @@ pub(crate) fn record(slot: u32) -> Option<&'static Slot> {
 
 /// The slot of a task, assigned now if its cgroup has none yet.
 #[inline(always)]
-pub(crate) fn of_task(task: Task, cpu: u32) -> Held {
+pub(crate) fn of_task(task: Task, cpu: u32) -> Holder {
+    of_task_after(&mut Assigned { key: 0, holder: Holder::UNATTRIBUTED }, task, cpu)
+}
+
+/// The same, of a task that is likely to be of the cgroup that `last` remembers.
+#[inline(always)]
+pub(crate) fn of_task_after(last: &mut Assigned, task: Task, cpu: u32) -> Holder {
     let sets = task.cgroups();
     if sets.is_null() {
         lose!(cpu, no_cgroup);
-        return Held::UNATTRIBUTED;
+        return Holder::UNATTRIBUTED;
     }
     let mut cgroup = sets.default_cgroup();
     let mut key = cgroup.kn().id();
@@ -102,23 +86,28 @@ pub(crate) fn of_task(task: Task, cpu: u32) -> Held {
     }
     if key & !KEY_V1 == ROOT_ID {
         let slot = if task.is_kernel_thread() { SLOT_KERNEL } else { SLOT_ROOT };
-        return Held { slot, generation: 0 };
+        return Holder::new(slot, 0);
+    }
+    if last.key == key {
+        return last.holder;
     }
     let Some(cached) = SLOT_CACHE.get_ptr_mut(cpu * CACHE_ENTRIES + cache_index(key)) else {
-        return Held::UNATTRIBUTED;
+        return Holder::UNATTRIBUTED;
     };
     // SAFETY: only this CPU writes the entry, with preemption off.
     unsafe {
         if (*cached).key == key {
-            return Held { slot: (*cached).slot, generation: (*cached).generation };
+            *last = *cached;
+            return last.holder;
         }
     }
-    let held = find_or_assign(cgroup, key, cpu);
-    if held.slot != SLOT_UNATTRIBUTED {
+    let holder = find_or_assign(cgroup, key, cpu);
+    if holder != Holder::UNATTRIBUTED {
         // SAFETY: as above.
-        unsafe { *cached = Cached { key, slot: held.slot, generation: held.generation } };
+        unsafe { *cached = Assigned { key, holder } };
+        *last = Assigned { key, holder };
     }
-    held
+    holder
 }
 
 /// Fibonacci hashing: ids of directories come at near-constant distances, which low bits alone would fold.
@@ -128,27 +117,26 @@ fn cache_index(key: CgroupKey) -> u32 {
 }
 
 #[inline(never)]
-fn find_or_assign(cgroup: Cgroup, key: CgroupKey, cpu: u32) -> Held {
+fn find_or_assign(cgroup: Cgroup, key: CgroupKey, cpu: u32) -> Holder {
     lose!(cpu, cache_misses);
-    if let Some(held) = find(key) {
-        return held;
+    if let Some(holder) = find(key) {
+        return holder;
     }
     let Ok(Some(slot)) = FREE_SLOTS.pop() else {
         lose!(cpu, no_free_slot);
-        return Held::UNATTRIBUTED;
+        return Holder::UNATTRIBUTED;
     };
     let Some(record) = SLOTS.get_ptr_mut(slot) else {
-        return Held::UNATTRIBUTED;
+        return Holder::UNATTRIBUTED;
     };
     // SAFETY: a slot from the queue belongs to nobody but this run of the program.
-    let generation = unsafe { (*record).generation };
-    let word = u64::from(generation) << 32 | u64::from(slot);
-    if SLOT_OF.insert(key, word, u64::from(BPF_NOEXIST)).is_err() {
+    let holder = Holder::new(slot, unsafe { (*record).generation });
+    if SLOT_OF.insert(key, holder.0, u64::from(BPF_NOEXIST)).is_err() {
         let _ = FREE_SLOTS.push(slot, 0);
         // Another CPU dispatched the cgroup's second task at this same moment, or the table is full.
         return find(key).unwrap_or_else(|| {
             lose!(cpu, table_full);
-            Held::UNATTRIBUTED
+            Holder::UNATTRIBUTED
         });
     }
     let (group, container) = lineage(cgroup, key);
@@ -158,15 +146,13 @@ fn find_or_assign(cgroup: Cgroup, key: CgroupKey, cpu: u32) -> Held {
         (*record).container = container;
         (&raw mut (*record).key).write_volatile(key);
     }
-    Held { slot, generation }
+    holder
 }
 
 #[inline(always)]
-fn find(key: CgroupKey) -> Option<Held> {
+fn find(key: CgroupKey) -> Option<Holder> {
     // SAFETY: the value is copied at once; the daemon deletes it only when its cgroup is gone.
-    let word = unsafe { SLOT_OF.get(key) }.copied()?;
-    let slot = word as u32;
-    (slot < slots_count()).then_some(Held { slot, generation: (word >> 32) as u32 })
+    unsafe { SLOT_OF.get(key) }.copied().map(Holder)
 }
 
 /// The pod's and the container's cgroup on the way from a cgroup to the root, the deepest of each.
@@ -257,10 +243,8 @@ extern "C" fn denoted(name_bytes: u32) -> u32 {
     if service || scope { UNIT } else { OTHER }
 }
 
-/// The position of one CPU's entry for `slot` in a table of CPUs by slots.
+/// The position of one CPU's entry for `slot` in a table of CPUs by slots; beyond its end for what is no slot.
 #[inline(always)]
 pub(crate) fn position(cpu: u32, slot: u32) -> u32 {
-    let slot = if slot < slots_count() { slot } else { SLOT_UNATTRIBUTED };
-    let cpu = if cpu < cpus_count() { cpu } else { 0 };
-    cpu * slots_count() + slot
+    if u64::from(slot) < slots_count() { (u64::from(cpu) * slots_count() + u64::from(slot)) as u32 } else { u32::MAX }
 }

@@ -1,13 +1,18 @@
 //! What the collector `scheduler` costs a context switch, and the node: `cargo xtask bench scheduler`.
 //!
-//! Two processes hand a byte to and fro through pipes on one CPU: two switches an operation. Runs alternate
-//! between nothing loaded, an empty program on the same tracepoint, and podlens, since machines drift; the
-//! middle halves are compared. As root, on a quiet machine.
+//! Two processes hand a byte to and fro through pipes on one CPU: two switches an operation. The same processes run
+//! for the whole benchmark, while nothing, an empty program on the same tracepoint, and podlens are loaded in turn: where
+//! a process' memory happens to lie makes it faster or slower by more than what is looked for, and machines drift. So
+//! only figures of one pair and one round are compared. As root, on a quiet machine.
 
 use std::{
-    fs,
+    env,
+    fs::{self, File},
+    io::{self, PipeReader, PipeWriter, Read as _, Write as _},
+    os::fd::AsFd as _,
     path::PathBuf,
-    process::Command,
+    process::{Child, Command},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -15,13 +20,17 @@ use anyhow::{Context as _, Result, bail};
 use aya::{Btf, Ebpf, EbpfLoader, programs::BtfTracePoint};
 use podlens::{collectors, config::Config, kernel::hierarchy::Hierarchies, pipeline::Pipeline};
 
-const ROUNDS: usize = 11;
-/// Processes a round: where each one's memory happens to lie makes it one of the faster or of the slower.
-const REPEATS: usize = 3;
-const OPERATIONS: u32 = 100_000;
-const SETTLE: Duration = Duration::from_secs(1);
+const ROUNDS: usize = 24;
+/// Pairs of processes in each place.
+const PAIRS: usize = 4;
+/// How long a pair runs before it is measured, and while it is.
+const WARM: Duration = Duration::from_millis(30);
+const MEASURED: Duration = Duration::from_millis(150);
+const SETTLE: Duration = Duration::from_millis(700);
 /// Nanoseconds a switch that podlens may add to an empty program.
 const BUDGET_NS: f64 = 60.0;
+/// Set for the processes that hand a byte on.
+const PIPE: &str = "PODLENS_BENCH_PIPE";
 
 static EMPTY: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/empty-bpf"));
 
@@ -32,54 +41,162 @@ enum Loaded {
     Podlens,
 }
 
-const MODES: [(&str, Loaded); 3] =
-    [("nothing", Loaded::Nothing), ("empty program", Loaded::Empty), ("podlens", Loaded::Podlens)];
+const MODES: usize = 3;
+
+/// Nanoseconds a switch of one pair in one round.
+#[derive(Clone, Copy, Default)]
+struct Figures {
+    nothing: f64,
+    empty: f64,
+    podlens: f64,
+}
 
 fn main() -> Result<()> {
+    if env::var_os(PIPE).is_some() {
+        return hand_on();
+    }
     let below = Below::make()?;
     // Which cgroup the two processes are in decides how long the way to their slot is.
     let places = [("the root cgroup", None), ("a cgroup below it", Some(&below))];
-    let mut runs: [[Vec<f64>; MODES.len()]; 2] = Default::default();
+    let start = |cgroup| (0..PAIRS).map(|_| Pair::start(cgroup)).collect::<Result<Vec<_>>>();
+    let pairs = places.iter().map(|(_, cgroup)| start(*cgroup)).collect::<Result<Vec<_>>>()?;
+    let mut rounds: [Vec<Figures>; 2] = Default::default();
     for round in 0..ROUNDS {
-        for ((name, mode), position) in MODES.iter().zip(0..) {
-            let _loaded = load(*mode)?;
-            for ((place, cgroup), runs) in places.iter().zip(&mut runs) {
-                let runs: &mut Vec<f64> = runs.get_mut(position).context("one list a mode")?;
-                for _ in 0..REPEATS {
-                    runs.push(measure(*cgroup)?);
+        let mut figures = [[Figures::default(); PAIRS]; 2];
+        let mut order: [Loaded; MODES] = [Loaded::Nothing, Loaded::Empty, Loaded::Podlens];
+        // Each comes first, second and last equally often.
+        order.rotate_left(round % MODES);
+        for mode in order {
+            let _loaded = load(mode)?;
+            for (pair, figures) in pairs.iter().flatten().zip(figures.as_flattened_mut()) {
+                let ns = pair.measure()?;
+                match mode {
+                    Loaded::Nothing => figures.nothing = ns,
+                    Loaded::Empty => figures.empty = ns,
+                    Loaded::Podlens => figures.podlens = ns,
                 }
-                let latest = runs.iter().rev().take(REPEATS);
-                eprintln!(
-                    "round {} of {ROUNDS}: {name}, in {place}: {:?} us an operation",
-                    round + 1,
-                    latest.collect::<Vec<_>>()
-                );
             }
         }
+        for (rounds, figures) in rounds.iter_mut().zip(figures) {
+            rounds.extend(figures);
+        }
+        eprintln!("round {} of {ROUNDS}", round + 1);
     }
-    println!(
-        "means of the middle half of {} alternating runs of {OPERATIONS} operations, two switches each, on one CPU",
-        ROUNDS * REPEATS
-    );
+    drop(pairs);
+    println!("medians over {ROUNDS} rounds and {PAIRS} pairs of processes in each place, all on one CPU");
     let mut most_ns = f64::MIN;
-    for ((place, _), runs) in places.iter().zip(runs) {
-        let [nothing, empty, podlens] = runs.map(middle);
-        let added_ns = (podlens - empty) * 500.0;
+    for ((place, _), rounds) in places.iter().zip(&rounds) {
+        let nothing_ns = median(rounds.iter().map(|figures| figures.nothing).collect());
+        let (hook_ns, hook_error_ns) = difference(rounds, |figures| figures.empty - figures.nothing);
+        let (added_ns, added_error_ns) = difference(rounds, |figures| figures.podlens - figures.empty);
         println!("in {place}:");
-        println!("  {:14} {nothing:7.3} us an operation", "nothing");
-        println!("  {:14} {empty:7.3} us, {:5.1} ns a switch over nothing", "empty program", (empty - nothing) * 500.0);
+        println!("  {:14} {nothing_ns:7.1} ns a switch", "nothing");
+        println!("  {:14} {hook_ns:+7.1} ns over nothing, standard error {hook_error_ns:.1}", "empty program");
         println!(
-            "  {:14} {podlens:7.3} us, {added_ns:5.1} ns a switch over the empty program (budget {BUDGET_NS}), {:+.1} % over nothing",
+            "  {:14} {added_ns:+7.1} ns over the empty program, standard error {added_error_ns:.1} (budget {BUDGET_NS}); {:+.1} % over nothing",
             "podlens",
-            (podlens / nothing - 1.0) * 100.0
+            100.0 * (hook_ns + added_ns) / nothing_ns
         );
         most_ns = most_ns.max(added_ns);
     }
+    drop(below);
     sweep()?;
     if most_ns > BUDGET_NS {
         bail!("over budget: {most_ns:.1} ns a switch");
     }
     Ok(())
+}
+
+/// The median of a difference within pairs and rounds, and the standard error of that median, estimated from the middle
+/// half as if the differences were normally distributed.
+fn difference(rounds: &[Figures], of: impl Fn(&Figures) -> f64) -> (f64, f64) {
+    let mut values: Vec<f64> = rounds.iter().map(of).collect();
+    values.sort_by(f64::total_cmp);
+    let at = |quarters: usize| values.get(values.len() * quarters / 4).copied().unwrap_or(f64::NAN);
+    (at(2), 1.253 * (at(3) - at(1)) / 1.349 / (values.len() as f64).sqrt())
+}
+
+/// One of the two processes: hands on a byte for as long as somebody hands it one.
+fn hand_on() -> Result<()> {
+    // Not buffered, and nothing but the two calls.
+    let mut from = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let mut to = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    let mut byte = [0];
+    while from.read(&mut byte)? == 1 {
+        to.write_all(&byte)?;
+    }
+    Ok(())
+}
+
+/// Two processes that do so with each other. They stand still but while they are measured.
+struct Pair([Child; 2]);
+
+impl Pair {
+    fn start(cgroup: Option<&Below>) -> Result<Self> {
+        let (there, to_there) = io::pipe().context("cannot make a pipe")?;
+        let (back, to_back) = io::pipe().context("cannot make a pipe")?;
+        let mut first = to_there.try_clone().context("cannot share a pipe")?;
+        let pair = Self([process(cgroup, there, to_back)?, process(cgroup, back, to_there)?]);
+        // By then both wait for a byte.
+        thread::sleep(SETTLE);
+        pair.signal(libc::SIGSTOP)?;
+        first.write_all(b"x").context("cannot hand over the first byte")?;
+        Ok(pair)
+    }
+
+    /// Nanoseconds a switch.
+    fn measure(&self) -> Result<f64> {
+        self.signal(libc::SIGCONT)?;
+        thread::sleep(WARM);
+        let (began, before) = (Instant::now(), self.dispatches()?);
+        thread::sleep(MEASURED);
+        let (took, after) = (began.elapsed(), self.dispatches()?);
+        self.signal(libc::SIGSTOP)?;
+        // Each operation dispatches both.
+        Ok(took.as_secs_f64() * 1e9 / (2 * (after - before)) as f64)
+    }
+
+    /// How often the kernel has put the first process onto its CPU.
+    fn dispatches(&self) -> Result<u64> {
+        let [process, _] = &self.0;
+        let path = format!("/proc/{}/schedstat", process.id());
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+        text.split_whitespace().nth(2).and_then(|count| count.parse().ok()).with_context(|| format!("{path}: {text:?}"))
+    }
+
+    fn signal(&self, signal: i32) -> Result<()> {
+        for process in &self.0 {
+            let id = libc::pid_t::try_from(process.id()).context("a process id is too large")?;
+            // SAFETY: the call takes two numbers; the process is a child that was not waited for.
+            if unsafe { libc::kill(id, signal) } != 0 {
+                return Err(io::Error::last_os_error()).context("a process of the benchmark is gone");
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        for process in &mut self.0 {
+            // One that is gone already needs no end.
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
+
+fn process(cgroup: Option<&Below>, from: PipeReader, to: PipeWriter) -> Result<Child> {
+    let join = cgroup.map_or_else(String::new, |below| format!("echo $$ > {}/cgroup.procs && ", below.0.display()));
+    let itself = env::current_exe().context("cannot tell where this program is")?;
+    // First in, first out: no other task comes between on that CPU, and a switch is accounted alike in each class.
+    Command::new("sh")
+        .args(["-c", &format!("{join}exec chrt --fifo 1 taskset -c 0 {}", itself.display())])
+        .env(PIPE, "1")
+        .stdin(from)
+        .stdout(to)
+        .spawn()
+        .context("cannot run chrt and taskset: `cargo xtask setup` installs them")
 }
 
 /// What is loaded, for as long as the value lives.
@@ -96,7 +213,7 @@ fn load(mode: Loaded) -> Result<Load> {
         Loaded::Podlens => Load::Podlens { _pipeline: Box::new(start()?) },
     };
     // What the kernel still frees of the load before is not to be measured.
-    std::thread::sleep(SETTLE);
+    thread::sleep(SETTLE);
     Ok(load)
 }
 
@@ -118,21 +235,6 @@ impl Drop for Below {
         // It stays only if a process is left in it.
         let _ = fs::remove_dir(&self.0);
     }
-}
-
-/// Microseconds an operation.
-fn measure(cgroup: Option<&Below>) -> Result<f64> {
-    let join = cgroup.map_or_else(String::new, |below| format!("echo $$ > {}/cgroup.procs && ", below.0.display()));
-    // First in, first out: no other task comes between on that CPU, and a switch is accounted alike in each class.
-    let command =
-        format!("{join}exec chrt --fifo 1 taskset -c 0 perf bench --format=simple sched pipe -l {OPERATIONS}");
-    let output = Command::new("sh")
-        .args(["-c", &command])
-        .output()
-        .context("cannot run chrt, taskset and perf: `cargo xtask setup` installs them")?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let seconds: f64 = text.trim().parse().with_context(|| format!("perf bench printed {text:?}"))?;
-    Ok(seconds * 1e6 / f64::from(OPERATIONS))
 }
 
 fn load_empty() -> Result<Ebpf> {
@@ -161,7 +263,7 @@ fn sweep() -> Result<()> {
     println!("{:14} {:7.1} ms to start, all programs attached", "podlens", began.elapsed().as_secs_f64() * 1e3);
     let mut sweeps: Vec<f64> = Vec::new();
     for _ in 0..50 {
-        std::thread::sleep(Duration::from_millis(20));
+        thread::sleep(Duration::from_millis(20));
         let began = Instant::now();
         let snapshot = pipeline.sweep();
         sweeps.push(began.elapsed().as_secs_f64() * 1e3);
@@ -169,14 +271,6 @@ fn sweep() -> Result<()> {
     }
     println!("{:14} {:7.3} ms a sweep (median)", "podlens", median(sweeps));
     Ok(())
-}
-
-/// The mean of the middle half.
-fn middle(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let quarter = values.len() / 4;
-    let half = values.get(quarter..values.len() - quarter).unwrap_or_default();
-    half.iter().sum::<f64>() / half.len() as f64
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

@@ -2,11 +2,11 @@
 
 use aya_ebpf::{bindings::BPF_F_MMAPABLE, macros::map, maps::Array};
 use podlens_common::{
-    cgroup::SLOT_IDLE,
+    cgroup::Holder,
     scheduler::{Account, Cpu, HISTORY, Now, Slice},
 };
 
-use crate::slots::{self, Held};
+use crate::slots;
 
 const MASK: u32 = HISTORY as u32 - 1;
 
@@ -54,11 +54,11 @@ impl Lane {
         self.history[(self.now.newest.wrapping_sub(distance) & MASK) as usize]
     }
 
-    /// Adds a finished slice; neighbours of one slot are one slice.
+    /// Adds a finished slice; neighbours of one holder are one slice.
     #[inline(always)]
     pub(super) fn push(&mut self, slice: Slice) {
         let newest = &mut self.history[(self.now.newest & MASK) as usize];
-        if newest.slot == slice.slot && newest.generation == slice.generation {
+        if newest.holder == slice.holder {
             newest.end_ns = slice.end_ns;
         } else {
             self.now.newest = self.now.newest.wrapping_add(1);
@@ -66,10 +66,10 @@ impl Lane {
         }
     }
 
-    /// The account of the slot that runs; none for the idle task.
+    /// The account of who holds the CPU; none for the idle task.
     #[inline(always)]
     pub(super) fn running_account(&self) -> Option<&'static mut Account> {
-        if self.now.slot == SLOT_IDLE { None } else { account(self.cpu, self.now.slot) }
+        if self.now.holder == Holder::IDLE { None } else { account(self.cpu, self.now.holder.slot()) }
     }
 
     /// Books the slice that ends now. `stolen_ns` is what the CPU lost meanwhile to others than tasks.
@@ -78,14 +78,13 @@ impl Lane {
         if let Some(account) = account {
             account.on_cpu_ns += end_ns.wrapping_sub(self.now.since_ns).saturating_sub(stolen_ns);
         }
-        self.push(Slice { end_ns, slot: self.now.slot, generation: self.now.generation });
+        self.push(Slice { end_ns, holder: self.now.holder });
     }
 
     /// Begins a slice.
     #[inline(always)]
-    pub(super) fn begin_slice(&mut self, held: Held, since_ns: u64) {
-        self.now.slot = held.slot;
-        self.now.generation = held.generation;
+    pub(super) fn begin_slice(&mut self, holder: Holder, since_ns: u64) {
+        self.now.holder = holder;
         self.now.since_ns = since_ns;
     }
 

@@ -11,14 +11,14 @@ mod wait;
 
 use aya_ebpf::{helpers::bpf_get_smp_processor_id, macros::btf_tracepoint, programs::BtfTracePointContext};
 use podlens_common::{
-    cgroup::{SLOT_FIRST, SLOT_UNSEEN},
+    cgroup::{Holder, SLOT_FIRST},
     scheduler::Slice,
 };
 
 use self::{lane::Lane, wait::finish_wait};
 use crate::{
     kernel::{CfsRq, Task, has_throttled, switch_has_state},
-    slots::{self, Held},
+    slots,
 };
 
 /// `sched_switch(preempt, prev, next[, prev_state])`, before the kernel updates the tasks' statistics.
@@ -55,14 +55,7 @@ pub fn cgroup_attach(context: BtfTracePointContext) -> i32 {
 fn switch(previous: Task, next: Task, state: u32) {
     // SAFETY: the helper has no precondition.
     let cpu = unsafe { bpf_get_smp_processor_id() };
-    let queue = previous.cfs_rq();
-    if queue.is_null() {
-        return;
-    }
-    let rq = queue.rq();
-    if rq.is_null() {
-        return;
-    }
+    let Some((queue, rq)) = previous.queues() else { return };
     let clock_ns = rq.clock_ns();
     let Some(mut lane) = Lane::locked(cpu) else { return };
     let lane = &mut lane;
@@ -72,14 +65,14 @@ fn switch(previous: Task, next: Task, state: u32) {
     let switches = rq.switches() as u32;
     let mut left_account = None;
     if lane.now.since_ns == 0 {
-        lane.push(Slice { end_ns: clock_ns, slot: SLOT_UNSEEN, generation: 0 });
-        lane.now.slot = SLOT_UNSEEN;
+        lane.push(Slice { end_ns: clock_ns, holder: Holder::UNSEEN });
+        lane.now.holder = Holder::UNSEEN;
     } else {
         let missed = switches.wrapping_sub(lane.now.switches).wrapping_sub(1);
         if missed != 0 {
             catch_up(lane, previous, queue, clock_ns, missed);
         }
-        if lane.now.moves() != 0 {
+        if lane.now.moved != 0 {
             moves::finish_moved(cpu, clock_ns);
         }
         left_account = lane.running_account();
@@ -87,7 +80,7 @@ fn switch(previous: Task, next: Task, state: u32) {
     }
     lane.now.switches = switches;
     lane.now.stolen_ns = stolen_ns;
-    let left = lane.now.slot;
+    let left = lane.now.holder;
     if let Some(account) = left_account.as_deref_mut() {
         if state != 0 {
             account.voluntary += 1;
@@ -95,7 +88,7 @@ fn switch(previous: Task, next: Task, state: u32) {
         } else {
             account.involuntary += 1;
         }
-        if has_throttled() && left >= SLOT_FIRST {
+        if has_throttled() && left.slot() >= SLOT_FIRST {
             let began_ns = queue.throttle_began_ns(clock_ns);
             if began_ns != 0 && account.throttle_began_ns == 0 {
                 account.throttle_began_ns = began_ns;
@@ -104,17 +97,16 @@ fn switch(previous: Task, next: Task, state: u32) {
     }
 
     let pid = next.pid();
-    let held = if pid == 0 { Held::IDLE } else { slots::of_task(next, cpu) };
-    lane.begin_slice(held, clock_ns);
-    lane.now.pid = pid;
-    lane.now.tgid = next.tgid();
+    let holder = if pid == 0 { Holder::IDLE } else { slots::of_task_after(&mut lane.now.last, next, cpu) };
+    lane.begin_slice(holder, clock_ns);
+    lane.now.task = next.address();
 
     let queued_ns = next.queued_ns();
     if queued_ns != 0 && pid != 0 {
-        let account = if held.slot == left { left_account } else { lane.running_account() };
+        let account = if holder == left { left_account } else { lane.running_account() };
         if let Some(account) = account {
             threads::dispatch(lane, account, next, pid, queued_ns, clock_ns);
-            finish_wait(lane, account, held, next.cfs_rq(), queued_ns, clock_ns);
+            finish_wait(lane, account, holder, next.cfs_rq(), queued_ns, clock_ns);
         }
     }
     lane.end_writing();
@@ -135,24 +127,24 @@ fn catch_up(lane: &mut Lane, previous: Task, queue: CfsRq, clock_ns: u64, missed
     }
     if missed == 1 && pid != 0 {
         // What was stolen since is taken from the slice that ends now.
-        if lane.now.moves() != 0 {
+        if lane.now.moved != 0 {
             moves::finish_moved(lane.cpu, arrived_ns);
         }
         let account = lane.running_account();
         lane.book_slice(account, arrived_ns, 0);
     } else {
         lane.now.missed_ns += arrived_ns.wrapping_sub(lane.now.since_ns);
-        lane.push(Slice { end_ns: arrived_ns, slot: SLOT_UNSEEN, generation: 0 });
+        lane.push(Slice { end_ns: arrived_ns, holder: Holder::UNSEEN });
     }
-    let held = if pid == 0 { Held::IDLE } else { slots::of_task(previous, lane.cpu) };
-    lane.begin_slice(held, arrived_ns);
+    let holder = if pid == 0 { Holder::IDLE } else { slots::of_task(previous, lane.cpu) };
+    lane.begin_slice(holder, arrived_ns);
     if pid != 0
         && let Some(account) = lane.running_account()
     {
         let leg_ns = threads::unbooked_wait(lane, previous, 1);
         threads::dispatched_unseen(lane, account, previous, arrived_ns);
         if let Some(leg_ns) = leg_ns {
-            finish_wait(lane, account, held, queue, arrived_ns.wrapping_sub(leg_ns), arrived_ns);
+            finish_wait(lane, account, holder, queue, arrived_ns.wrapping_sub(leg_ns), arrived_ns);
         }
     }
 }
@@ -162,22 +154,15 @@ fn catch_up(lane: &mut Lane, previous: Task, queue: CfsRq, clock_ns: u64, missed
 fn migrate(task: Task) {
     // SAFETY: the helper has no precondition.
     let here = unsafe { bpf_get_smp_processor_id() };
-    let held = slots::of_task(task, here);
+    let holder = slots::of_task(task, here);
     // No other CPU writes this field of this CPU's accounts, and interrupts are off.
-    if let Some(account) = lane::account(here, held.slot) {
+    if let Some(account) = lane::account(here, holder.slot()) {
         account.migrations += 1;
     }
     if !task.is_migrating() {
         return;
     }
-    let queue = task.cfs_rq();
-    if queue.is_null() {
-        return;
-    }
-    let rq = queue.rq();
-    if rq.is_null() {
-        return;
-    }
+    let Some((queue, rq)) = task.queues() else { return };
     // The lock of the source's run queue is held until the task has left it.
     let Some(mut left) = Lane::locked(rq.cpu()) else { return };
     let left = &mut left;
@@ -188,8 +173,8 @@ fn migrate(task: Task) {
     let Some(leg_ns) = threads::unbooked_wait(left, task, 0) else { return };
     let clock_ns = rq.clock_ns();
     left.begin_writing();
-    if let Some(account) = lane::account(left.cpu, held.slot) {
-        finish_wait(left, account, held, queue, clock_ns.wrapping_sub(leg_ns), clock_ns);
+    if let Some(account) = lane::account(left.cpu, holder.slot()) {
+        finish_wait(left, account, holder, queue, clock_ns.wrapping_sub(leg_ns), clock_ns);
     }
     left.end_writing();
 }

@@ -2,14 +2,14 @@
 
 use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use podlens_common::{
-    cgroup::SLOT_UNATTRIBUTED,
+    cgroup::Holder,
     scheduler::{MOVES, Moved},
 };
 
 use super::lane::{self, Lane};
 use crate::{
-    kernel::{Task, cpus_count},
-    slots::{self, Held},
+    kernel::{Task, cpus_count, thread_group_at},
+    slots,
 };
 
 /// Leaves a message for each CPU that runs the task, or a thread of its group: the rest of that slice is the new cgroup's.
@@ -17,34 +17,25 @@ use crate::{
 pub(super) fn split_running_slices(task: Task, whole_group: bool) {
     // SAFETY: the helper has no precondition.
     let here = unsafe { bpf_get_smp_processor_id() };
-    let queue = task.cfs_rq();
-    if queue.is_null() {
-        return;
-    }
-    let rq = queue.rq();
-    if rq.is_null() {
-        return;
-    }
+    let Some((_, rq)) = task.queues() else { return };
     let clock_ns = rq.clock_ns();
-    let held = slots::of_task(task, here);
-    let (tgid, pid) = (task.tgid(), task.pid());
+    let holder = slots::of_task(task, here);
+    let group = task.tgid();
     let mut cpu = 0;
-    while cpu < cpus_count() {
+    while u64::from(cpu) < cpus_count() {
         if let Some(other) = lane::entry(cpu) {
             // SAFETY: a message to that CPU, which holds only for the slice that began at `since_ns`, so that a
             // switch meanwhile makes it void. Moves come one at a time: the kernel holds its cgroup lock.
             let now = unsafe { &mut (*other).now };
-            let concerned = if whole_group { now.tgid == tgid } else { now.pid == pid };
+            let concerned = now.task == task.address() || whole_group && thread_group_at(now.task) == Some(group);
             if concerned {
                 let moves = now.moves();
                 let last = now.list[moves.wrapping_sub(1) & (MOVES - 1)];
-                let present = if moves == 0 { now.slot } else { last.slot };
+                let present = if moves == 0 { now.holder } else { last.holder };
                 if moves >= MOVES {
-                    let last = &mut now.list[MOVES - 1];
-                    (last.slot, last.generation) = (SLOT_UNATTRIBUTED, 0);
-                } else if present != held.slot {
-                    now.list[moves & (MOVES - 1)] =
-                        Moved { at_ns: clock_ns, slot: held.slot, generation: held.generation };
+                    now.list[MOVES - 1].holder = Holder::UNATTRIBUTED;
+                } else if present != holder {
+                    now.list[moves & (MOVES - 1)] = Moved { at_ns: clock_ns, holder };
                     now.moved = now.moved_times(moves + 1);
                 }
             }
@@ -53,7 +44,8 @@ pub(super) fn split_running_slices(task: Task, whole_group: bool) {
     }
 }
 
-/// The running slice was split: books its parts up to the last move and leaves the rest. Gives how many moves.
+/// A message was left: if it is for the slice that ends, books its parts up to the last move and leaves the rest. Gives
+/// how many moves.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(super) extern "C" fn finish_moved(cpu: u32, end_ns: u64) -> u32 {
@@ -70,8 +62,9 @@ pub(super) extern "C" fn finish_moved(cpu: u32, end_ns: u64) -> u32 {
         let at_ns = if is_within { moved.at_ns } else { since_ns };
         let account = lane.running_account();
         lane.book_slice(account, at_ns, 0);
-        lane.begin_slice(Held { slot: moved.slot, generation: moved.generation }, at_ns);
+        lane.begin_slice(moved.holder, at_ns);
         index += 1;
     }
+    lane.now.moved = 0;
     moves as u32
 }

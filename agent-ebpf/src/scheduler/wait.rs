@@ -2,7 +2,7 @@
 
 use aya_ebpf::{bindings::BPF_F_MMAPABLE, macros::map, maps::Array};
 use podlens_common::{
-    cgroup::{SLOT_FIRST, SLOT_IDLE, SLOT_UNSEEN},
+    cgroup::{Holder, SLOT_FIRST},
     scheduler::{
         Account, CAUSE_IDLE, CAUSE_NEIGHBOR, CAUSE_POD, CAUSE_SELF, CAUSE_SYSTEM, CAUSE_UNKNOWN, Culprits, HISTORY,
         Throttles, WAYS, bucket, culprit,
@@ -13,7 +13,7 @@ use super::lane::{self, Lane};
 use crate::{
     atomic,
     kernel::{CfsRq, has_throttled, slots_count},
-    slots::{self, Held},
+    slots,
 };
 
 /// Slices walked back before random moments stand for the rest of a wait.
@@ -33,14 +33,14 @@ static THROTTLES: Array<Throttles> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 pub(super) fn finish_wait(
     lane: &mut Lane,
     account: &mut Account,
-    held: Held,
+    holder: Holder,
     queue: CfsRq,
     queued_ns: u64,
     clock_ns: u64,
 ) {
     let mut from_ns = queued_ns;
-    if has_throttled() && held.slot >= SLOT_FIRST && !queue.is_null() {
-        from_ns += cut_throttled(account, held.slot, queue, queued_ns, clock_ns);
+    if has_throttled() && holder.slot() >= SLOT_FIRST && !queue.is_null() {
+        from_ns += cut_throttled(account, holder.slot(), queue, queued_ns, clock_ns);
     }
     let waited_ns = clock_ns.wrapping_sub(from_ns);
     account.waits[bucket(waited_ns) as usize & 31] += 1;
@@ -48,10 +48,10 @@ pub(super) fn finish_wait(
         return;
     }
     let newest = lane.slice(0);
-    if newest.slot == held.slot && lane.slice(1).end_ns <= from_ns && lane.now.since_ns >= clock_ns {
+    if newest.holder == holder && lane.slice(1).end_ns <= from_ns && lane.now.since_ns >= clock_ns {
         account.wait_ns[CAUSE_SELF] += waited_ns;
     } else {
-        blame(lane.cpu, held.slot, from_ns, clock_ns);
+        blame(lane.cpu, holder.slot(), from_ns, clock_ns);
     }
 }
 
@@ -95,7 +95,7 @@ fn cut_throttled(account: &mut Account, slot: u32, queue: CfsRq, queued_ns: u64,
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn enter_throttle(slot: u32, length_ns: u64) -> u32 {
-    if slot >= slots_count() {
+    if u64::from(slot) >= slots_count() {
         return 0;
     }
     let Some(throttles) = THROTTLES.get_ptr_mut(slot) else { return 0 };
@@ -120,7 +120,7 @@ extern "C" fn blame(cpu: u32, waiting: u32, from_ns: u64, clock_ns: u64) -> u32 
     let mut end_ns = clock_ns;
     if lane.now.since_ns < end_ns {
         let start_ns = if lane.now.since_ns > from_ns { lane.now.since_ns } else { from_ns };
-        charge(cpu, waiting, lane.now.slot, lane.now.generation, end_ns.wrapping_sub(start_ns));
+        charge(cpu, waiting, lane.now.holder.0, end_ns.wrapping_sub(start_ns));
         end_ns = start_ns;
     }
     let mut distance = 0;
@@ -129,7 +129,7 @@ extern "C" fn blame(cpu: u32, waiting: u32, from_ns: u64, clock_ns: u64) -> u32 
         let start_ns = lane.slice(distance + 1).end_ns;
         let start_ns = if start_ns > from_ns { start_ns } else { from_ns };
         if start_ns < end_ns {
-            charge(cpu, waiting, slice.slot, slice.generation, end_ns - start_ns);
+            charge(cpu, waiting, slice.holder.0, end_ns - start_ns);
             end_ns = start_ns;
         }
         distance += 1;
@@ -144,10 +144,10 @@ extern "C" fn blame(cpu: u32, waiting: u32, from_ns: u64, clock_ns: u64) -> u32 
         end_ns = end_ns.wrapping_sub(part_ns);
         let moment_ns = end_ns + lane.random(clock_ns) % (part_ns | 1);
         distance = slice_at(cpu, distance, moment_ns);
-        let slice = lane.slice(distance);
         // What is older than the history was nobody's that is known.
-        let slot = if distance + 1 >= HISTORY as u32 { SLOT_UNSEEN } else { slice.slot };
-        charge(cpu, waiting, slot, slice.generation, part_ns);
+        let is_older = distance + 1 >= HISTORY as u32;
+        let holder = if is_older { Holder::UNSEEN } else { lane.slice(distance).holder };
+        charge(cpu, waiting, holder.0, part_ns);
         stratum += 1;
     }
     distance
@@ -171,36 +171,37 @@ extern "C" fn slice_at(cpu: u32, distance: u32, moment_ns: u64) -> u32 {
     distance
 }
 
-/// Charges a part of a wait to the slot that ran; gives the cause.
+/// Charges a part of a wait to who held the CPU; gives the cause.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn charge(cpu: u32, waiting: u32, slot: u32, generation: u32, part_ns: u64) -> u32 {
+extern "C" fn charge(cpu: u32, waiting: u32, holder: u64, part_ns: u64) -> u32 {
+    let holder = Holder(holder);
     let Some(account) = lane::account(cpu, waiting) else { return CAUSE_UNKNOWN as u32 };
-    let cause = cause(waiting, slot, generation);
+    let cause = cause(waiting, holder);
     if let Some(wait_ns) = account.wait_ns.get_mut(cause) {
         *wait_ns += part_ns;
     }
     if cause == CAUSE_NEIGHBOR || cause == CAUSE_SYSTEM {
         let Some(mut lane) = Lane::locked(cpu) else { return cause as u32 };
         let random = lane.random(part_ns);
-        remember(slots::position(cpu, waiting), culprit(slot, generation), part_ns, random);
+        remember(slots::position(cpu, waiting), culprit(holder), part_ns, random);
     }
     cause as u32
 }
 
-/// What a wait is caused by while that slot runs.
+/// What a wait is caused by while that holder of a slot runs.
 #[inline(always)]
-fn cause(waiting: u32, slot: u32, generation: u32) -> usize {
-    if slot == waiting {
+fn cause(waiting: u32, holder: Holder) -> usize {
+    if holder.slot() == waiting {
         return CAUSE_SELF;
     }
-    if slot == SLOT_IDLE {
+    if holder == Holder::IDLE {
         return CAUSE_IDLE;
     }
-    let (Some(victim), Some(other)) = (slots::record(waiting), slots::record(slot)) else {
+    let (Some(victim), Some(other)) = (slots::record(waiting), slots::record(holder.slot())) else {
         return CAUSE_UNKNOWN;
     };
-    if other.generation != generation {
+    if other.generation != holder.generation() {
         CAUSE_UNKNOWN
     } else if other.container != 0 && other.container == victim.container {
         CAUSE_SELF

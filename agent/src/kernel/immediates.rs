@@ -2,7 +2,7 @@
 //!
 //! The programs refer to what only the node knows, as the offset of a member, by symbols that the object does not
 //! define. An instruction that loads the address of such a symbol gets the number instead, and its relocation is
-//! taken out. Pure: from an object's bytes to others. `object` calls it.
+//! taken out. Where the number is only added to a pointer, to load what lies there, the load gets it. Pure: from an object's bytes to others. `object` calls it.
 
 use std::collections::HashMap;
 
@@ -26,6 +26,10 @@ pub enum ImmediateError {
 const SECTION_HEADER_BYTES: usize = size_of::<elf::SectionHeader64<Endianness>>();
 const SIZE_IN_SECTION_HEADER: usize = std::mem::offset_of!(elf::SectionHeader64<Endianness>, sh_size);
 const RELOCATION_BYTES: usize = size_of::<elf::Rel64<Endianness>>();
+/// Instructions: a sum of two registers, loads of 8, 4 and 1 bytes, a jump to the next instruction.
+const ADD: u8 = 0x0f;
+const LOADS: [u8; 3] = [0x79, 0x61, 0x71];
+const NOTHING: [u8; 8] = [0x05, 0, 0, 0, 0, 0, 0, 0];
 /// Where the two halves of the number are in the two words of the instruction.
 const HALVES: [usize; 2] = [4, 12];
 
@@ -57,6 +61,7 @@ pub fn insert(bytes: &[u8], constants: &[(&str, u32)]) -> Result<Vec<u8>, Immedi
                 for (at, half) in HALVES.into_iter().zip([value, 0]) {
                     write(&mut completed, instruction + at, &half.to_le_bytes())?;
                 }
+                shorten(&mut completed, instruction, value);
             } else {
                 let from = table + number * RELOCATION_BYTES;
                 let entry = bytes.get(from..from + RELOCATION_BYTES).ok_or(ImmediateError::Beyond("relocation"))?;
@@ -69,6 +74,26 @@ pub fn insert(bytes: &[u8], constants: &[(&str, u32)]) -> Result<Vec<u8>, Immedi
         write(&mut completed, at, &size.to_le_bytes())?;
     }
     Ok(completed)
+}
+
+/// Turns a number, its addition to a pointer and a load of what lies there into one load at an offset. The
+/// instructions that are left over do nothing, and the kernel takes them out.
+fn shorten(object: &mut [u8], at: usize, value: u32) {
+    let Ok(offset) = i16::try_from(value) else { return };
+    let Some(words) = object.get_mut(at..).and_then(|rest| rest.first_chunk_mut::<32>()) else { return };
+    let [number, half, sum, load] = words.as_chunks_mut::<8>().0 else { return };
+    let ([_, target, ..], [add, added, ..]) = (*number, *sum);
+    let (target, base) = (target & 15, added >> 4);
+    let [width, loaded, ..] = *load;
+    let is_sum = add == ADD && added & 15 == target;
+    if !is_sum || !LOADS.contains(&width) || *load != [width, target << 4 | target, 0, 0, 0, 0, 0, 0] {
+        return;
+    }
+    let [low, high] = offset.to_le_bytes();
+    *load = [width, base << 4 | loaded & 15, low, high, 0, 0, 0, 0];
+    for rest in [number, half, sum] {
+        *rest = NOTHING;
+    }
 }
 
 fn position(value: u64, what: &'static str) -> Result<usize, ImmediateError> {
@@ -87,7 +112,7 @@ mod tests {
 
     use object::{Object as _, ObjectSection as _, ObjectSymbol as _, RelocationTarget, read::elf::ElfFile64};
 
-    use super::insert;
+    use super::{NOTHING, insert};
 
     static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/podlens-bpf"));
 
@@ -113,20 +138,40 @@ mod tests {
         half(at + 4) | half(at + 12) << 32
     }
 
-    #[test]
-    fn each_instruction_gets_its_symbols_number_and_loses_its_relocation() {
+    /// The number that the load behind these instructions got, if they do nothing any more.
+    fn shortened(bytes: &[u8], at: usize) -> Option<u64> {
+        let (nothing, load) = (&bytes[at..at + 24], &bytes[at + 24..at + 32]);
+        nothing.chunks(8).all(|one| one == NOTHING).then(|| u64::from(u16::from_le_bytes([load[2], load[3]])))
+    }
+
+    /// Gives how many loads were shortened.
+    #[track_caller]
+    fn check(task_pid: u32) -> usize {
         let before = references(OBJECT);
-        assert!(before.iter().filter(|(name, _)| name == "TASK_PID").count() > 1, "{before:?}");
-        let completed = insert(OBJECT, &[("TASK_PID", 0x1234), ("SLOTS_COUNT", u32::MAX)]).unwrap();
+        let completed = insert(OBJECT, &[("TASK_PID", task_pid), ("SLOTS_COUNT", u32::MAX)]).unwrap();
         assert_eq!(references(&completed), []);
+        let mut short = 0;
         for (name, at) in before {
             let expected = match name.as_str() {
-                "TASK_PID" => 0x1234,
+                "TASK_PID" => u64::from(task_pid),
                 "SLOTS_COUNT" => u64::from(u32::MAX),
                 _ => 0,
             };
-            assert_eq!(number(&completed, at), expected, "{name} at {at}");
+            let found = shortened(&completed, at);
+            assert_eq!(found.unwrap_or_else(|| number(&completed, at)), expected, "{name} at {at}");
+            if let (Some(_), "TASK_PID") = (found, name.as_str()) {
+                let (registers, base) = (OBJECT[at + 1], OBJECT[at + 17] >> 4);
+                assert_eq!(completed[at + 25], base << 4 | registers, "target and base of the load at {at}");
+                short += 1;
+            }
         }
+        short
+    }
+
+    #[test]
+    fn each_instruction_gets_its_symbols_number_and_loses_its_relocation() {
+        assert!(check(0x1234) > 1, "loads of a task's id are shortened");
+        assert_eq!(check(0x8000), 0, "the number is too large for a load");
     }
 
     #[test]

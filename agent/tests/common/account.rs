@@ -83,7 +83,7 @@ impl Losses {
         };
         Self {
             switches: count("missed_switch"),
-            ns: count("missed_ns"),
+            ns: page.all("podlens_cpu_unseen_seconds_total", &[]).into_iter().map(Sample::ns).sum(),
             legs: count("unknown_leg"),
             sleeps: count("unknown_sleep"),
         }

@@ -12,6 +12,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use foldhash::fast::RandomState;
+
 use self::sandbox::{Birth, Candidate};
 use super::pod::{Container, Pod};
 use crate::registry::{self, Owner};
@@ -49,14 +51,17 @@ pub struct Unknown {
     pub container_id: Arc<str>,
 }
 
+/// By a uid or an id. The hash is seeded anew in each process; nobody chooses many of these names.
+type ByName<T> = HashMap<Arc<str>, T, RandomState>;
+
 /// All pods by the uid in their metadata.
 #[derive(Debug)]
 pub struct Table {
-    pods: HashMap<Arc<str>, Entry>,
+    pods: ByName<Entry>,
     /// From the uid in a static pod's cgroup to the uid in its metadata.
-    by_cgroup_uid: HashMap<Arc<str>, Arc<str>>,
+    by_cgroup_uid: ByName<Arc<str>>,
     /// Pods whose birth was witnessed, by the uid in their cgroup.
-    births: HashMap<Arc<str>, Birth>,
+    births: ByName<Birth>,
     /// How long names are kept after the last who needed them.
     keep: Duration,
     dropped: u64,
@@ -70,7 +75,7 @@ struct Entry {
     cgroup_uid: Option<Arc<str>>,
     /// The pod's object, if a source has one.
     pod: Option<Pod>,
-    containers: HashMap<Arc<str>, Known>,
+    containers: ByName<Known>,
     /// A source lists the pod as existing.
     listed: bool,
     /// When it was last listed, or an owner of it last met.
@@ -93,9 +98,9 @@ impl Table {
     #[must_use]
     pub fn new(keep: Duration) -> Self {
         Self {
-            pods: HashMap::new(),
-            by_cgroup_uid: HashMap::new(),
-            births: HashMap::new(),
+            pods: HashMap::default(),
+            by_cgroup_uid: HashMap::default(),
+            births: HashMap::default(),
             keep,
             dropped: 0,
             conflicts: 0,
@@ -224,7 +229,7 @@ impl Table {
     /// nobody needs, and gives the containers that have no name yet.
     pub fn meet<'a>(&mut self, owners: impl IntoIterator<Item = (&'a Owner, bool)>, now: Instant) -> Vec<Unknown> {
         let mut unknown = Vec::new();
-        let mut living: HashMap<Arc<str>, Vec<Arc<str>>> = HashMap::new();
+        let mut living: ByName<Vec<Arc<str>>> = HashMap::default();
         for (owner, lives) in owners {
             let Owner::Container(container) = owner else { continue };
             if lives && !container.container_id.is_empty() {
@@ -286,7 +291,7 @@ impl Table {
             name: Arc::clone(name),
             cgroup_uid: None,
             pod: None,
-            containers: HashMap::new(),
+            containers: HashMap::default(),
             listed: false,
             used: now,
             lived: now,

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use foldhash::fast::RandomState;
-use podlens_common::scheduler::{Culprits, WAYS, culprit_slot};
+use podlens_common::scheduler::{Culprits, WAYS, culprit_holder};
 
 use super::Caused;
 
@@ -33,10 +33,10 @@ impl Ways {
         let seen_ns = self.seen_ns.entry(position).or_insert([0; WAYS]);
         for (culprit, ns) in added(ways, seen_ns) {
             // A culprit that has left its slot meanwhile keeps no name.
-            if let Some((culprit, then)) = culprit_slot(culprit)
-                && generation(culprit) == Some(then)
+            if let Some(culprit) = culprit_holder(culprit)
+                && generation(culprit.slot()) == Some(culprit.generation())
             {
-                caused.push(Caused { slot: waiting, culprit, ns });
+                caused.push(Caused { slot: waiting, culprit: culprit.slot(), ns });
             }
         }
     }

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 
 use foldhash::fast::RandomState;
 use podlens_common::{
-    cgroup::SLOT_IDLE,
+    cgroup::Holder,
     scheduler::{Account, CAUSE_NEIGHBOR, CAUSE_SYSTEM, Culprits, Now, Throttles},
 };
 
@@ -213,7 +213,7 @@ impl Scheduler {
         // the slot that runs now comes last.
         for is_running in [false, true] {
             for (slot, total) in slots.iter().zip(&mut *totals) {
-                if (*slot == before.slot) != is_running {
+                if (*slot == before.holder.slot()) != is_running {
                     continue;
                 }
                 let Some(position) = self.position(cpu, *slot) else { continue };
@@ -223,7 +223,7 @@ impl Scheduler {
             }
         }
         let Some(now) = self.cpu(cpu) else { return };
-        if now.slot != SLOT_IDLE && now.since_ns != 0 {
+        if now.holder != Holder::IDLE && now.since_ns != 0 {
             for (slot, ns) in running(&now, self.clock.now_ns()) {
                 let total = slots.binary_search(&slot).ok().and_then(|at| totals.get_mut(at));
                 if let Some(total) = total {
@@ -306,11 +306,11 @@ fn distribution(buckets: &[u64; Histogram::BUCKETS], sum_ns: u64) -> [u64; Histo
 /// The running slice's parts: one slot's, or several where its task was moved between cgroups meanwhile.
 fn running(cpu: &Now, now_ns: u64) -> Vec<(u32, u64)> {
     let mut parts = Vec::new();
-    let (mut slot, mut since_ns) = (cpu.slot, cpu.since_ns);
+    let (mut slot, mut since_ns) = (cpu.holder.slot(), cpu.since_ns);
     for moved in cpu.list.iter().take(cpu.moves()) {
         let at_ns = moved.at_ns.min(now_ns).max(since_ns);
         parts.push((slot, at_ns - since_ns));
-        (slot, since_ns) = (moved.slot, at_ns);
+        (slot, since_ns) = (moved.holder.slot(), at_ns);
     }
     parts.push((slot, now_ns.saturating_sub(since_ns)));
     parts
