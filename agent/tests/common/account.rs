@@ -76,6 +76,7 @@ impl Account {
 
 impl Losses {
     /// What is lost so far.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "seconds become nanoseconds")]
     pub fn of(page: &Page) -> Self {
         let count = |reason: &str| {
             let labels = [("collector", "scheduler"), ("reason", reason)];
@@ -83,7 +84,8 @@ impl Losses {
         };
         Self {
             switches: count("missed_switch"),
-            ns: page.all("podlens_cpu_unseen_seconds_total", &[]).into_iter().map(Sample::ns).sum(),
+            ns: (page.all("podlens_cpu_unseen_seconds_total", &[]).into_iter().map(Sample::value).sum::<f64>() * 1e9)
+                as u64,
             legs: count("unknown_leg"),
             sleeps: count("unknown_sleep"),
         }
