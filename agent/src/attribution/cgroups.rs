@@ -126,10 +126,7 @@ impl Cgroups {
 
     fn insert(&mut self, key: CgroupKey, path: String) {
         let (owner, top) = (OwnerKey::from(owner(&path)), extent(&path));
-        let culprit = match &*owner {
-            Owner::Unit(_) => owner.clone(),
-            container @ Owner::Container(_) => container.as_culprit().into(),
-        };
+        let culprit = owner.as_culprit();
         self.known.insert(key, Cgroup { path, owner, culprit, top, since: SystemTime::now(), removed: None });
     }
 }

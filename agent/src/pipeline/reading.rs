@@ -31,7 +31,7 @@ impl Standing {
 
 /// Who has what.
 #[derive(Clone, Copy)]
-struct Holders<'a> {
+struct Owners<'a> {
     cgroups: &'a Cgroups,
     unknown: &'a HashMap<CgroupKey, Instant>,
     standing: &'a Standing,
@@ -39,11 +39,11 @@ struct Holders<'a> {
 }
 
 /// An owner, the same as a culprit, and since when it is there.
-type Holder<'a> = (&'a OwnerKey, &'a OwnerKey, SystemTime);
+type Owned<'a> = (&'a OwnerKey, &'a OwnerKey, SystemTime);
 
-impl<'a> Holders<'a> {
+impl<'a> Owners<'a> {
     /// Whose slot it is; none while that is still being looked for.
-    fn of_slot(self, number: u32, key: CgroupKey) -> Option<Holder<'a>> {
+    fn of_slot(self, number: u32, key: CgroupKey) -> Option<Owned<'a>> {
         let standing = |owner: &'a OwnerKey| Some((owner, owner, self.standing.since));
         match number {
             SLOT_UNATTRIBUTED => standing(&self.standing.unattributed),
@@ -56,7 +56,7 @@ impl<'a> Holders<'a> {
         }
     }
 
-    fn of_cgroup(self, key: CgroupKey) -> Option<Holder<'a>> {
+    fn of_cgroup(self, key: CgroupKey) -> Option<Owned<'a>> {
         let cgroup = self.cgroups.get(key)?;
         Some((&cgroup.owner, &cgroup.culprit, cgroup.since))
     }
@@ -67,8 +67,8 @@ impl Inner {
     /// slots become free.
     pub(super) fn read_slots(&mut self, wanted: &Held, held: &Held, over: &Held, now: Instant) {
         let Self { kernel: Some(kernel), collectors, ledger, cgroups, unknown, standing, .. } = self else { return };
-        let holders = Holders { cgroups, unknown, standing, now };
-        let of_slot = |number: u32| holders.of_slot(number, held.get(&number)?.key);
+        let owners = Owners { cgroups, unknown, standing, now };
+        let of_slot = |number: u32| owners.of_slot(number, held.get(&number)?.key);
         for Attached { section, collector } in &mut *collectors {
             let caused = collector.read_slots(wanted, &|number| kernel.generation(number), &mut |number, row| {
                 let Some((owner, _, since)) = of_slot(number) else { return };
@@ -95,14 +95,14 @@ impl Inner {
     /// Enters what collectors have by key. A key whose cgroup is not known counts as unattributed.
     pub(super) fn read_cgroups(&mut self, held: &Held, now: Instant) {
         let Self { collectors, ledger, cgroups, unknown, standing, .. } = self;
-        let holders = Holders { cgroups, unknown, standing, now };
+        let owners = Owners { cgroups, unknown, standing, now };
         for Attached { section, collector } in collectors {
             collector.read_cgroups(held, &mut |key, row| {
                 if row.is_empty() {
                     return;
                 }
                 let unattributed = (&standing.unattributed, &standing.unattributed, standing.since);
-                let (owner, _, since) = holders.of_cgroup(key).unwrap_or(unattributed);
+                let (owner, _, since) = owners.of_cgroup(key).unwrap_or(unattributed);
                 ledger.observe(*section, owner, since, row);
             });
         }

@@ -53,17 +53,6 @@ impl Owner {
             Self::Unit(_) => self.clone(),
         }
     }
-
-    /// The owner as one who delays others: a pod's containers count together.
-    #[must_use]
-    pub fn as_culprit(&self) -> Self {
-        match self {
-            Self::Container(container) => {
-                Self::Container(Container { container: "".into(), container_id: "".into(), ..container.clone() })
-            }
-            Self::Unit(_) => self.clone(),
-        }
-    }
 }
 
 /// An owner as a key of tables: its hash is computed once, and copies share the names.
@@ -74,6 +63,20 @@ pub struct OwnerKey(Arc<Hashed>);
 struct Hashed {
     hash: u64,
     owner: Owner,
+}
+
+impl OwnerKey {
+    /// The owner as one who delays others: a pod's containers count together.
+    #[must_use]
+    pub fn as_culprit(&self) -> Self {
+        match &**self {
+            Owner::Container(container) => {
+                let pod = Container { container: "".into(), container_id: "".into(), ..container.clone() };
+                Owner::Container(pod).into()
+            }
+            Owner::Unit(_) => self.clone(),
+        }
+    }
 }
 
 impl From<Owner> for OwnerKey {
