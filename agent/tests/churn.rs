@@ -47,7 +47,7 @@ fn live(uid: &str, number: u32, work: Work) -> (u64, Duration) {
     load.join(&cgroup);
     load.run();
     load.end();
-    let usage_ns = cgroup.cpu_usage_ns();
+    let usage_ns = cgroup.final_cpu_usage_ns();
     cgroup.remove();
     (usage_ns, start.elapsed())
 }

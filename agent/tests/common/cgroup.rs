@@ -9,6 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::machine_is_slow;
+
 /// How long a cgroup's last task may take to leave it.
 const EMPTY_WITHIN: Duration = Duration::from_secs(5);
 
@@ -171,6 +173,22 @@ impl TestCgroup {
                 text.trim().parse().unwrap_or_else(|error| panic!("cpuacct.usage is {text:?}: {error}"))
             }
             None => number(&read(&self.v2().join("cpu.stat")), "usage_usec") * 1000,
+        }
+    }
+
+    /// The same once all its tasks have ended. A parent hears of an end before the kernel is done with the task, and
+    /// what it still does for it is the cgroup's; so this reads until the figure has come to rest.
+    pub fn final_cpu_usage_ns(&self) -> u64 {
+        let pause = Duration::from_millis(if machine_is_slow() { 20 } else { 2 });
+        let mut usage_ns = self.cpu_usage_ns();
+        loop {
+            thread::sleep(pause);
+            let later_ns = self.cpu_usage_ns();
+            if later_ns == usage_ns {
+                return usage_ns;
+            }
+            println!("{}: {} ns after its last task's end was told", self.path, later_ns - usage_ns);
+            usage_ns = later_ns;
         }
     }
 

@@ -167,7 +167,7 @@ impl<'a> Storm<'a> {
         if let Some((pause, since)) = pause {
             pause.end();
             let (id, names) = (container_id(SANDBOXES + number), [&pod.namespace, &pod.name, ""].map(str::to_owned));
-            let (cpu_ns, uid) = (sandbox.cpu_usage_ns(), pod.uid.clone());
+            let (cpu_ns, uid) = (sandbox.final_cpu_usage_ns(), pod.uid.clone());
             sandbox.remove();
             self.enter(Instance { id, uid, names, cpu_ns, lived: since.elapsed(), told_after: false });
         } else {
@@ -195,7 +195,7 @@ impl<'a> Storm<'a> {
         }
         load.done();
         load.end();
-        let cpu_ns = cgroup.cpu_usage_ns();
+        let cpu_ns = cgroup.final_cpu_usage_ns();
         cgroup.remove();
         let lived = start.elapsed();
         if told_after {
