@@ -1,6 +1,6 @@
 //! What one CPU has accounted for one slot, what it is doing and did lately, and what is remembered of threads.
 
-use crate::cgroup::{Assigned, Holder};
+use crate::cgroup::Holder;
 
 /// Buckets of a histogram of durations; see [`bucket`].
 pub const BUCKETS: usize = 32;
@@ -28,35 +28,37 @@ pub const OFF_DISK: usize = 1;
 pub const OFF_STATES: usize = 2;
 
 /// One CPU's account of one slot. Only that CPU writes it; all fields but the throttle's only grow.
+///
+/// The first cache line holds what nearly each switch needs.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Account {
+    /// The kernel's address of the run queue whose throttles are followed; 0 while there is none.
+    pub throttle_queue: u64,
+    /// That queue's total of throttled time as last seen.
+    pub throttle_total_ns: u64,
+    /// When the last finished throttle ended.
+    pub throttle_until_ns: u64,
     /// Time on the CPU, of finished slices.
     pub on_cpu_ns: u64,
     /// Switches away because the task blocked.
     pub voluntary: u64,
-    /// Switches away from a task that wanted to go on.
-    pub involuntary: u64,
     /// Time between blocking and being runnable again, of sleeps that ended in a dispatch here, by state.
     pub off_cpu_ns: [u64; OFF_STATES],
     /// Time waited in the run queue, throttled time taken out, by cause.
     pub wait_ns: [u64; CAUSES],
+    /// Switches away from a task that wanted to go on.
+    pub involuntary: u64,
     /// Tasks that were taken to another CPU by this one.
     pub migrations: u64,
     /// Time that was taken out of the wait since the group was throttled meanwhile.
     pub throttled_ns: u64,
-    /// The kernel's address of the run queue whose throttle the next four fields follow; 0 while there is none.
-    pub throttle_queue: u64,
-    /// That queue's total of throttled time as last seen.
-    pub throttle_total_ns: u64,
+    /// Waits by their length.
+    pub waits: [u64; BUCKETS],
     /// When the throttle began that is in force, by the run queue's clock; 0 while none was seen.
     pub throttle_began_ns: u64,
     /// When the last finished throttle began.
     pub throttle_from_ns: u64,
-    /// When the last finished throttle ended.
-    pub throttle_until_ns: u64,
-    /// Waits by their length.
-    pub waits: [u64; BUCKETS],
     /// Padding.
     pub reserved: [u64; 6],
 }
@@ -64,19 +66,19 @@ pub struct Account {
 impl Account {
     /// An account on which nothing was booked.
     pub const EMPTY: Self = Self {
-        on_cpu_ns: 0,
-        voluntary: 0,
-        involuntary: 0,
-        off_cpu_ns: [0; OFF_STATES],
-        wait_ns: [0; CAUSES],
-        migrations: 0,
-        throttled_ns: 0,
         throttle_queue: 0,
         throttle_total_ns: 0,
+        throttle_until_ns: 0,
+        on_cpu_ns: 0,
+        voluntary: 0,
+        off_cpu_ns: [0; OFF_STATES],
+        wait_ns: [0; CAUSES],
+        involuntary: 0,
+        migrations: 0,
+        throttled_ns: 0,
+        waits: [0; BUCKETS],
         throttle_began_ns: 0,
         throttle_from_ns: 0,
-        throttle_until_ns: 0,
-        waits: [0; BUCKETS],
         reserved: [0; 6],
     };
 }
@@ -125,12 +127,42 @@ pub struct Moved {
     pub holder: Holder,
 }
 
-/// What one CPU is doing. The first words are what each switch needs.
+/// The cgroup below a root that ran last on a CPU.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Recent {
+    /// One more than its serial number, which the kernel gives only once; 0 for none.
+    pub after_serial: u64,
+    /// Who holds its slot.
+    pub holder: Holder,
+}
+
+impl Recent {
+    /// That cgroup.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(serial: u64, holder: Holder) -> Self {
+        Self { after_serial: serial.wrapping_add(1), holder }
+    }
+
+    /// Whether it is the cgroup of that serial number.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is(&self, serial: u64) -> bool {
+        self.after_serial == serial.wrapping_add(1)
+    }
+}
+
+/// What one CPU is doing. The first cache line is what each switch needs.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug)]
 pub struct Now {
     /// Grows by one before a program writes anything of this CPU, and once more after: odd meanwhile.
-    pub sequence: u64,
+    pub sequence: u32,
+    /// The run queue's own count of switches, modulo 2^16, as of the last one that was seen.
+    pub switches: u16,
+    /// Position of the newest slice in the history, modulo its length.
+    pub newest: u16,
     /// When the running slice began, by the run queue's clock; 0 until the first switch is seen.
     pub since_ns: u64,
     /// Who holds the CPU.
@@ -140,13 +172,11 @@ pub struct Now {
     pub stolen_ns: u64,
     /// How often the running slice was split by a move between cgroups, and which slice that was: see
     /// [`Now::moves`].
-    pub moved: u64,
-    /// The low half of the run queue's own count of switches, as of the last one that was seen.
-    pub switches: u32,
-    /// Position of the newest slice in the history, modulo its length.
-    pub newest: u32,
-    /// The last cgroup below a root that ran here: very often it is also the next.
-    pub last: Assigned,
+    pub moved: u32,
+    /// Which CPU this is.
+    pub cpu: u32,
+    /// Very often it is also the cgroup that runs next.
+    pub recent: Recent,
     /// The kernel's address of the running task.
     pub task: u64,
     /// State of the random numbers for sampled culprits.
@@ -160,7 +190,7 @@ pub struct Now {
     /// Time for which nobody is known to have held or left the CPU, since switches were missed.
     pub missed_ns: u64,
     /// Padding.
-    pub reserved: [u64; 2],
+    pub reserved: [u64; 3],
     /// The moves, oldest first.
     pub list: [Moved; MOVES],
 }
@@ -173,7 +203,7 @@ impl Now {
     #[inline(always)]
     #[must_use]
     pub const fn moves(&self) -> usize {
-        if self.moved >> Self::MOVES_BITS == self.since_ns & (u64::MAX >> Self::MOVES_BITS) {
+        if self.moved >> Self::MOVES_BITS == self.slice() {
             (self.moved & ((1 << Self::MOVES_BITS) - 1)) as usize
         } else {
             0
@@ -183,8 +213,13 @@ impl Now {
     /// The value of `moved` for so many moves in the slice that runs.
     #[inline(always)]
     #[must_use]
-    pub const fn moved_times(&self, moves: usize) -> u64 {
-        self.since_ns << Self::MOVES_BITS | moves as u64
+    pub const fn moved_times(&self, moves: u32) -> u32 {
+        self.slice() << Self::MOVES_BITS | moves
+    }
+
+    /// What tells the slice that runs from those right before it: as much of its beginning as has room beside the moves.
+    const fn slice(&self) -> u32 {
+        (self.since_ns & 0x1fff_ffff) as u32
     }
 }
 
@@ -205,15 +240,22 @@ pub const THREADS: u32 = 1 << 16;
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Thread {
-    /// The thread.
-    pub pid: u32,
-    /// How often it had been dispatched; tells it from a later thread of the same id.
-    pub dispatches: u32,
+    /// The thread, and how often it had been dispatched: see [`Thread::stage`].
+    pub stage: u64,
     /// The kernel's total of time that it has waited, as of its last dispatch, legs that were booked since included.
     pub total_ns: u64,
     /// 0 while it is runnable. While it is blocked: when that began less what it had waited until then, which is
     /// by how much its clock will lag when it has run and waited no more; the lowest bit is its state.
     pub blocked: u64,
+}
+
+impl Thread {
+    /// A thread after so many dispatches, modulo 2^32, which also tell it from a later thread of the same id.
+    #[inline(always)]
+    #[must_use]
+    pub const fn stage(pid: u32, dispatches: u64) -> u64 {
+        dispatches << 32 | pid as u64
+    }
 }
 
 /// Culprits that a CPU can tell apart for one waiting slot.

@@ -63,12 +63,13 @@ macro_rules! constants {
                 #[inline(always)]
                 fn load(self) -> u64 {
                     let value: u64;
+                    // Not `pure`, so that it is loaded anew at each use: to keep it would take a place on the stack.
                     // SAFETY: the instruction has no effect but its result.
                     unsafe {
                         asm!(
                             concat!("{value} = ", stringify!($name), " ll"),
                             value = out(reg) value,
-                            options(pure, nomem, nostack, preserves_flags)
+                            options(nomem, nostack, preserves_flags)
                         );
                     }
                     value
@@ -119,6 +120,7 @@ constants! {
     CSS_PARENT;
     CGROUP_SELF;
     CGROUP_KN;
+    CGROUP_SERIAL;
     CGROUP_ROOT;
     CGROUP_ROOT_HIERARCHY;
     KN_ID;
@@ -321,6 +323,7 @@ structure! {
     /// `struct cgroup`
     Cgroup {
         kn: KernfsNode = CGROUP_KN;
+        serial: u64 = CGROUP_SERIAL;
         root: CgroupRoot = CGROUP_ROOT;
         cpu: Css = CGROUP_CPU;
     }

@@ -10,8 +10,9 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, PerCpuArray, Queue},
 };
-use podlens_common::cgroup::{
-    Assigned, CACHE_ENTRIES, CgroupKey, Holder, KEY_V1, Losses, SLOT_KERNEL, SLOT_ROOT, Slot,
+use podlens_common::{
+    cgroup::{Assigned, CACHE_ENTRIES, CgroupKey, Holder, KEY_V1, Losses, SLOT_KERNEL, SLOT_ROOT, Slot},
+    scheduler::Recent,
 };
 
 use crate::kernel::{Cgroup, KernfsNode, ROOT_ID, Task, has_v1, slots_count};
@@ -64,23 +65,28 @@ pub(crate) fn record(slot: u32) -> Option<&'static Slot> {
 /// The slot of a task, assigned now if its cgroup has none yet.
 #[inline(always)]
 pub(crate) fn of_task(task: Task, cpu: u32) -> Holder {
-    of_task_after(&mut Assigned { key: 0, holder: Holder::UNATTRIBUTED }, task, cpu)
+    of_task_after(&mut Recent { after_serial: 0, holder: Holder::UNATTRIBUTED }, task, cpu)
 }
 
-/// The same, of a task that is likely to be of the cgroup that `last` remembers.
+/// The same, of a task that is likely to be of the cgroup that `recent` remembers.
 #[inline(always)]
-pub(crate) fn of_task_after(last: &mut Assigned, task: Task, cpu: u32) -> Holder {
+pub(crate) fn of_task_after(recent: &mut Recent, task: Task, cpu: u32) -> Holder {
     let sets = task.cgroups();
     if sets.is_null() {
-        lose!(cpu, no_cgroup);
-        return Holder::UNATTRIBUTED;
+        return without_cgroup(cpu);
     }
     let mut cgroup = sets.default_cgroup();
+    if recent.is(cgroup.serial()) {
+        return recent.holder;
+    }
     let mut key = cgroup.kn().id();
     if key == ROOT_ID && has_v1() {
         let css = sets.cpu();
         if !css.is_null() {
             cgroup = css.cgroup();
+            if recent.is(cgroup.serial()) {
+                return recent.holder;
+            }
             key = cgroup.kn().id() | KEY_V1;
         }
     }
@@ -88,26 +94,30 @@ pub(crate) fn of_task_after(last: &mut Assigned, task: Task, cpu: u32) -> Holder
         let slot = if task.is_kernel_thread() { SLOT_KERNEL } else { SLOT_ROOT };
         return Holder::new(slot, 0);
     }
-    if last.key == key {
-        return last.holder;
-    }
     let Some(cached) = SLOT_CACHE.get_ptr_mut(cpu * CACHE_ENTRIES + cache_index(key)) else {
         return Holder::UNATTRIBUTED;
     };
     // SAFETY: only this CPU writes the entry, with preemption off.
     unsafe {
         if (*cached).key == key {
-            *last = *cached;
-            return last.holder;
+            let holder = (*cached).holder;
+            *recent = Recent::new(cgroup.serial(), holder);
+            return holder;
         }
     }
     let holder = find_or_assign(cgroup, key, cpu);
     if holder != Holder::UNATTRIBUTED {
         // SAFETY: as above.
         unsafe { *cached = Assigned { key, holder } };
-        *last = Assigned { key, holder };
+        *recent = Recent::new(cgroup.serial(), holder);
     }
     holder
+}
+
+#[inline(never)]
+fn without_cgroup(cpu: u32) -> Holder {
+    lose!(cpu, no_cgroup);
+    Holder::UNATTRIBUTED
 }
 
 /// Fibonacci hashing: ids of directories come at near-constant distances, which low bits alone would fold.
@@ -243,8 +253,9 @@ extern "C" fn denoted(name_bytes: u32) -> u32 {
     if service || scope { UNIT } else { OTHER }
 }
 
-/// The position of one CPU's entry for `slot` in a table of CPUs by slots; beyond its end for what is no slot.
+/// The position of one CPU's entry for `slot` in a table of CPUs by slots; none for what is no slot.
 #[inline(always)]
-pub(crate) fn position(cpu: u32, slot: u32) -> u32 {
-    if u64::from(slot) < slots_count() { (u64::from(cpu) * slots_count() + u64::from(slot)) as u32 } else { u32::MAX }
+pub(crate) fn position(cpu: u32, slot: u32) -> Option<u32> {
+    let count = slots_count();
+    if u64::from(slot) < count { Some((u64::from(cpu) * count) as u32 + slot) } else { None }
 }

@@ -1,14 +1,14 @@
 //! One CPU's entries, used while its run queue is locked: what it does now, its history, its accounts.
 
-use aya_ebpf::{bindings::BPF_F_MMAPABLE, macros::map, maps::Array};
-use podlens_common::{
-    cgroup::Holder,
-    scheduler::{Account, Cpu, HISTORY, Now, Slice},
+use core::{
+    mem::offset_of,
+    ops::{Deref, DerefMut},
 };
 
-use crate::slots;
+use aya_ebpf::{bindings::BPF_F_MMAPABLE, macros::map, maps::Array};
+use podlens_common::scheduler::{Account, Cpu, HISTORY, Slice};
 
-const MASK: u32 = HISTORY as u32 - 1;
+use crate::slots;
 
 /// Accounts, by CPU and slot.
 #[map]
@@ -28,64 +28,97 @@ pub(super) fn entry(cpu: u32) -> Option<*mut Cpu> {
 pub(super) fn account(cpu: u32, slot: u32) -> Option<&'static mut Account> {
     // SAFETY: entries of a map outlive the program. Fields have one writer at a time: what is written under
     // the lock of the CPU's run queue, and what only that CPU itself writes.
-    ACCOUNTS.get_ptr_mut(slots::position(cpu, slot)).map(|account| unsafe { &mut *account })
+    ACCOUNTS.get_ptr_mut(slots::position(cpu, slot)?).map(|account| unsafe { &mut *account })
 }
 
 /// The entries of the CPU whose run queue is locked.
-pub(super) struct Lane {
-    pub(super) cpu: u32,
-    pub(super) now: &'static mut Now,
-    history: &'static mut [Slice; HISTORY],
+pub(super) struct Lane(&'static mut Cpu);
+
+impl Deref for Lane {
+    type Target = Cpu;
+
+    #[inline(always)]
+    fn deref(&self) -> &Cpu {
+        self.0
+    }
+}
+
+impl DerefMut for Lane {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut Cpu {
+        self.0
+    }
 }
 
 impl Lane {
     /// The lane of a CPU whose run queue lock the caller holds.
     #[inline(always)]
     pub(super) fn locked(cpu: u32) -> Option<Self> {
-        let entry = entry(cpu)?;
         // SAFETY: entries of a map outlive the program, and the lock makes this the only writer.
-        let entry = unsafe { &mut *entry };
-        Some(Self { cpu, now: &mut entry.now, history: &mut entry.history })
+        entry(cpu).map(|entry| Self(unsafe { &mut *entry }))
+    }
+
+    /// The finished slice of a position, modulo the length of the history.
+    #[inline(always)]
+    fn finished(&mut self, position: u16) -> &mut Slice {
+        let at = usize::from(position % HISTORY as u16);
+        // The history's place comes last and so becomes a part of each load. Indexed as the array that it is, it would
+        // have an address of its own to keep.
+        // SAFETY: the mask keeps the index inside the history, which is one of the structure's members.
+        unsafe {
+            let indexed = core::ptr::from_mut(&mut *self.0).cast::<Slice>().add(at);
+            &mut *indexed.byte_add(offset_of!(Cpu, history))
+        }
     }
 
     /// The finished slice that is so many before the newest.
     #[inline(always)]
-    pub(super) fn slice(&self, distance: u32) -> Slice {
-        self.history[(self.now.newest.wrapping_sub(distance) & MASK) as usize]
+    pub(super) fn slice(&mut self, distance: u32) -> Slice {
+        *self.finished(self.now.newest.wrapping_sub(distance as u16))
     }
 
     /// Adds a finished slice; neighbours of one holder are one slice.
     #[inline(always)]
-    pub(super) fn push(&mut self, slice: Slice) {
-        let newest = &mut self.history[(self.now.newest & MASK) as usize];
+    fn push(&mut self, slice: Slice) {
+        let newest = self.finished(self.now.newest);
         if newest.holder == slice.holder {
             newest.end_ns = slice.end_ns;
         } else {
             self.now.newest = self.now.newest.wrapping_add(1);
-            self.history[(self.now.newest & MASK) as usize] = slice;
+            *self.finished(self.now.newest) = slice;
         }
     }
 
     /// The account of who holds the CPU; none for the idle task.
     #[inline(always)]
     pub(super) fn running_account(&self) -> Option<&'static mut Account> {
-        if self.now.holder == Holder::IDLE { None } else { account(self.cpu, self.now.holder.slot()) }
+        account(self.now.cpu, self.now.holder.slot())
     }
 
-    /// Books the slice that ends now. `stolen_ns` is what the CPU lost meanwhile to others than tasks.
+    /// Ends the running slice and begins the next, which is the same holder's so far. Gives for how long a task ran;
+    /// `stolen_ns` is what the CPU lost meanwhile to others.
     #[inline(always)]
-    pub(super) fn book_slice(&mut self, account: Option<&mut Account>, end_ns: u64, stolen_ns: u64) {
-        if let Some(account) = account {
-            account.on_cpu_ns += end_ns.wrapping_sub(self.now.since_ns).saturating_sub(stolen_ns);
-        }
+    pub(super) fn end_slice(&mut self, end_ns: u64, stolen_ns: u64) -> u64 {
+        let ran_ns = end_ns.wrapping_sub(self.now.since_ns).saturating_sub(stolen_ns);
         self.push(Slice { end_ns, holder: self.now.holder });
+        self.now.since_ns = end_ns;
+        ran_ns
     }
 
-    /// Begins a slice.
+    /// Ends the running slice and books it.
     #[inline(always)]
-    pub(super) fn begin_slice(&mut self, holder: Holder, since_ns: u64) {
-        self.now.holder = holder;
-        self.now.since_ns = since_ns;
+    pub(super) fn book_slice(&mut self, end_ns: u64) {
+        let ran_ns = self.end_slice(end_ns, 0);
+        if let Some(account) = self.running_account() {
+            account.on_cpu_ns += ran_ns;
+        }
+    }
+
+    /// The run queue's clock in this switch, by when the slice that runs now began.
+    #[inline(always)]
+    pub(super) fn clock_ns(&self) -> u64 {
+        // SAFETY: the field is valid and aligned.
+        unsafe { (&raw const self.now.since_ns).read_volatile() }
     }
 
     /// Makes the sequence number odd: readers wait.

@@ -9,26 +9,24 @@ mod moves;
 mod threads;
 mod wait;
 
-use aya_ebpf::{helpers::bpf_get_smp_processor_id, macros::btf_tracepoint, programs::BtfTracePointContext};
+use aya_ebpf::{
+    EbpfContext as _, helpers::bpf_get_smp_processor_id, macros::btf_tracepoint, programs::BtfTracePointContext,
+};
 use podlens_common::{
     cgroup::{Holder, SLOT_FIRST},
-    scheduler::Slice,
+    scheduler::Account,
 };
 
 use self::{lane::Lane, wait::finish_wait};
 use crate::{
-    kernel::{CfsRq, Task, has_throttled, switch_has_state},
+    kernel::{Task, has_throttled, switch_has_state},
     slots,
 };
 
 /// `sched_switch(preempt, prev, next[, prev_state])`, before the kernel updates the tasks' statistics.
 #[btf_tracepoint(function = "sched_switch")]
 pub fn sched_switch(context: BtfTracePointContext) -> i32 {
-    let preempted = context.arg::<u64>(0) & 1 != 0;
-    let previous = Task::from_raw(context.arg(1));
-    let next = Task::from_raw(context.arg(2));
-    let state = if switch_has_state() { context.arg::<u32>(3) } else { previous.state() };
-    switch(previous, next, if preempted { 0 } else { state });
+    Switch(context).account();
     0
 }
 
@@ -50,75 +48,129 @@ pub fn cgroup_attach(context: BtfTracePointContext) -> i32 {
     0
 }
 
-/// `state` is that of the task that leaves; 0 if it could go on.
-#[inline(always)]
-fn switch(previous: Task, next: Task, state: u32) {
-    // SAFETY: the helper has no precondition.
-    let cpu = unsafe { bpf_get_smp_processor_id() };
-    let Some((queue, rq)) = previous.queues() else { return };
-    let clock_ns = rq.clock_ns();
-    let Some(mut lane) = Lane::locked(cpu) else { return };
-    let lane = &mut lane;
-    lane.begin_writing();
+/// One switch, of which everything is read where it is needed and none kept: with 64 bytes of stack and more, kernels
+/// since 6.13 give a program a stack apart for each CPU, whose memory is cold at each switch.
+struct Switch(BtfTracePointContext);
 
-    let stolen_ns = clock_ns.wrapping_sub(rq.clock_task_ns());
-    let switches = rq.switches() as u32;
-    let mut left_account = None;
-    if lane.now.since_ns == 0 {
-        lane.push(Slice { end_ns: clock_ns, holder: Holder::UNSEEN });
-        lane.now.holder = Holder::UNSEEN;
-    } else {
+impl Switch {
+    #[inline(always)]
+    fn account(&self) {
+        // SAFETY: the helper has no precondition.
+        let cpu = unsafe { bpf_get_smp_processor_id() };
+        let Some(mut lane) = Lane::locked(cpu) else { return };
+        let lane = &mut lane;
+        let Some((_, rq)) = self.previous().queues() else { return };
+        lane.begin_writing();
+
+        let clock_ns = rq.clock_ns();
+        let stolen_ns = clock_ns.wrapping_sub(rq.clock_task_ns());
+        let switches = rq.switches() as u16;
         let missed = switches.wrapping_sub(lane.now.switches).wrapping_sub(1);
-        if missed != 0 {
-            catch_up(lane, previous, queue, clock_ns, missed);
+        lane.now.switches = switches;
+        if missed != 0 || lane.now.since_ns == 0 {
+            catch_up(cpu, self.previous(), clock_ns, missed);
         }
         if lane.now.moved != 0 {
             moves::finish_moved(cpu, clock_ns);
         }
-        left_account = lane.running_account();
-        lane.book_slice(left_account.as_deref_mut(), clock_ns, stolen_ns.wrapping_sub(lane.now.stolen_ns));
+        let newly_stolen_ns = stolen_ns.wrapping_sub(lane.now.stolen_ns);
+        lane.now.stolen_ns = stolen_ns;
+        let ran_ns = lane.end_slice(clock_ns, newly_stolen_ns);
+        lane.now.task = self.next().address();
+        let mut account = lane.running_account();
+        if let Some(account) = account.as_deref_mut() {
+            account.on_cpu_ns += ran_ns;
+            self.leave(lane, account);
+        }
+
+        let next = self.next();
+        let is_idle = next.pid() == 0;
+        let holder = if is_idle { Holder::IDLE } else { slots::of_task_after(&mut lane.now.recent, next, cpu) };
+        if holder != lane.now.holder {
+            lane.now.holder = holder;
+            account = lane.running_account();
+        }
+        if let Some(account) = account {
+            self.arrive(lane, account);
+        }
+        lane.end_writing();
     }
-    lane.now.switches = switches;
-    lane.now.stolen_ns = stolen_ns;
-    let left = lane.now.holder;
-    if let Some(account) = left_account.as_deref_mut() {
+
+    /// Books how the task leaves the CPU.
+    #[inline(always)]
+    fn leave(&self, lane: &mut Lane, account: &mut Account) {
+        let state = self.state();
         if state != 0 {
             account.voluntary += 1;
-            threads::block(lane, previous, state, clock_ns);
+            threads::block(lane, self.previous(), state);
         } else {
             account.involuntary += 1;
         }
-        if has_throttled() && left.slot() >= SLOT_FIRST {
-            let began_ns = queue.throttle_began_ns(clock_ns);
+        if has_throttled() && lane.now.holder.slot() >= SLOT_FIRST {
+            let began_ns = self.previous().cfs_rq().throttle_began_ns(lane.clock_ns());
             if began_ns != 0 && account.throttle_began_ns == 0 {
                 account.throttle_began_ns = began_ns;
             }
         }
     }
 
-    let pid = next.pid();
-    let holder = if pid == 0 { Holder::IDLE } else { slots::of_task_after(&mut lane.now.last, next, cpu) };
-    lane.begin_slice(holder, clock_ns);
-    lane.now.task = next.address();
-
-    let queued_ns = next.queued_ns();
-    if queued_ns != 0 && pid != 0 {
-        let account = if holder == left { left_account } else { lane.running_account() };
-        if let Some(account) = account {
-            threads::dispatch(lane, account, next, pid, queued_ns, clock_ns);
-            finish_wait(lane, account, holder, next.cfs_rq(), queued_ns, clock_ns);
+    /// Books what the task that comes to the CPU did before.
+    #[inline(always)]
+    fn arrive(&self, lane: &mut Lane, account: &mut Account) {
+        let queued_ns = self.next().queued_ns();
+        if queued_ns != 0 {
+            let clock_ns = lane.clock_ns();
+            threads::dispatch(lane, account, self.next(), queued_ns, clock_ns);
+            let holder = lane.now.holder;
+            finish_wait(lane, account, holder, self.next().cfs_rq(), queued_ns, clock_ns);
         }
     }
-    lane.end_writing();
+
+    #[inline(always)]
+    fn previous(&self) -> Task {
+        Task::from_raw(self.argument(1) as *const u8)
+    }
+
+    #[inline(always)]
+    fn next(&self) -> Task {
+        Task::from_raw(self.argument(2) as *const u8)
+    }
+
+    /// The state of the task that leaves; 0 if it could go on.
+    #[inline(always)]
+    fn state(&self) -> u32 {
+        if self.argument(0) & 1 != 0 {
+            0
+        } else if switch_has_state() {
+            self.argument(3) as u32
+        } else {
+            self.previous().state()
+        }
+    }
+
+    #[inline(always)]
+    fn argument(&self, number: usize) -> u64 {
+        // SAFETY: each argument has 8 bytes, and the verifier knows how many there are.
+        unsafe { self.0.as_ptr().cast::<u64>().add(number).read_volatile() }
+    }
 }
 
-/// Makes good for switches that the run queue counted and the tracepoint did not report.
+/// Begins the account of a CPU, and makes good for switches that the run queue counted and the tracepoint did not
+/// report.
 ///
 /// After a single one the kernel's own figures tell everything but the kind of switch: the recorded slice
 /// ended when the task that leaves now had arrived, and what that task had waited is the growth of its total.
 /// Where that is not known, the time between is nobody's.
 #[inline(never)]
-fn catch_up(lane: &mut Lane, previous: Task, queue: CfsRq, clock_ns: u64, missed: u32) {
+fn catch_up(cpu: u32, previous: Task, clock_ns: u64, missed: u16) {
+    let Some(mut lane) = Lane::locked(cpu) else { return };
+    let lane = &mut lane;
+    if lane.now.since_ns == 0 {
+        lane.now.cpu = cpu;
+        lane.now.since_ns = clock_ns;
+        lane.now.holder = Holder::UNSEEN;
+        return;
+    }
     lane.now.missed += u64::from(missed);
     let pid = previous.pid();
     let arrived_ns = if pid == 0 { clock_ns } else { previous.arrived_ns() };
@@ -128,23 +180,23 @@ fn catch_up(lane: &mut Lane, previous: Task, queue: CfsRq, clock_ns: u64, missed
     if missed == 1 && pid != 0 {
         // What was stolen since is taken from the slice that ends now.
         if lane.now.moved != 0 {
-            moves::finish_moved(lane.cpu, arrived_ns);
+            moves::finish_moved(cpu, arrived_ns);
         }
-        let account = lane.running_account();
-        lane.book_slice(account, arrived_ns, 0);
+        lane.book_slice(arrived_ns);
     } else {
         lane.now.missed_ns += arrived_ns.wrapping_sub(lane.now.since_ns);
-        lane.push(Slice { end_ns: arrived_ns, holder: Holder::UNSEEN });
+        lane.now.holder = Holder::UNSEEN;
+        lane.end_slice(arrived_ns, 0);
     }
-    let holder = if pid == 0 { Holder::IDLE } else { slots::of_task(previous, lane.cpu) };
-    lane.begin_slice(holder, arrived_ns);
+    let holder = if pid == 0 { Holder::IDLE } else { slots::of_task(previous, cpu) };
+    lane.now.holder = holder;
     if pid != 0
         && let Some(account) = lane.running_account()
     {
         let leg_ns = threads::unbooked_wait(lane, previous, 1);
         threads::dispatched_unseen(lane, account, previous, arrived_ns);
         if let Some(leg_ns) = leg_ns {
-            finish_wait(lane, account, holder, queue, arrived_ns.wrapping_sub(leg_ns), arrived_ns);
+            finish_wait(lane, account, holder, previous.cfs_rq(), arrived_ns.wrapping_sub(leg_ns), arrived_ns);
         }
     }
 }
@@ -173,7 +225,7 @@ fn migrate(task: Task) {
     let Some(leg_ns) = threads::unbooked_wait(left, task, 0) else { return };
     let clock_ns = rq.clock_ns();
     left.begin_writing();
-    if let Some(account) = lane::account(left.cpu, holder.slot()) {
+    if let Some(account) = lane::account(left.now.cpu, holder.slot()) {
         finish_wait(left, account, holder, queue, clock_ns.wrapping_sub(leg_ns), clock_ns);
     }
     left.end_writing();

@@ -36,7 +36,7 @@ pub(super) fn split_running_slices(task: Task, whole_group: bool) {
                     now.list[MOVES - 1].holder = Holder::UNATTRIBUTED;
                 } else if present != holder {
                     now.list[moves & (MOVES - 1)] = Moved { at_ns: clock_ns, holder };
-                    now.moved = now.moved_times(moves + 1);
+                    now.moved = now.moved_times(moves as u32 + 1);
                 }
             }
         }
@@ -60,9 +60,8 @@ pub(super) extern "C" fn finish_moved(cpu: u32, end_ns: u64) -> u32 {
         let since_ns = lane.now.since_ns;
         let is_within = moved.at_ns > since_ns && moved.at_ns < end_ns;
         let at_ns = if is_within { moved.at_ns } else { since_ns };
-        let account = lane.running_account();
-        lane.book_slice(account, at_ns, 0);
-        lane.begin_slice(moved.holder, at_ns);
+        lane.book_slice(at_ns);
+        lane.now.holder = moved.holder;
         index += 1;
     }
     lane.now.moved = 0;

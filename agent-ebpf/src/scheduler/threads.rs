@@ -24,32 +24,33 @@ fn entry(pid: u32) -> Option<&'static mut Thread> {
 
 /// A thread leaves the CPU and sleeps.
 #[inline(always)]
-pub(super) fn block(lane: &mut Lane, task: Task, state: u32, clock_ns: u64) {
+pub(super) fn block(lane: &mut Lane, task: Task, state: u32) {
     let pid = task.pid();
     if state & DEAD != 0 {
         return;
     }
     let Some(thread) = entry(pid) else { return };
-    if thread.pid != pid {
+    if thread.stage as u32 != pid {
         lane.now.unknown_sleeps += 1;
         return;
     }
     let is_disk = state & UNINTERRUPTIBLE != 0 && state & NO_LOAD == 0;
     let state = if is_disk { OFF_DISK } else { OFF_SLEEP } as u64;
-    thread.blocked = clock_ns.wrapping_sub(thread.total_ns) & !1 | state;
+    thread.blocked = lane.clock_ns().wrapping_sub(thread.total_ns) & !1 | state;
 }
 
 /// A thread is dispatched: books how long it slept and remembers what it has waited, the wait that ends now included.
 #[inline(always)]
-pub(super) fn dispatch(lane: &mut Lane, account: &mut Account, task: Task, pid: u32, queued_ns: u64, clock_ns: u64) {
+pub(super) fn dispatch(lane: &mut Lane, account: &mut Account, task: Task, queued_ns: u64, clock_ns: u64) {
+    let pid = task.pid();
     let Some(thread) = entry(pid) else { return };
     let total_ns = task.run_delay_ns().wrapping_add(clock_ns.wrapping_sub(queued_ns));
-    let dispatches = task.dispatches() as u32;
+    let dispatches = task.dispatches();
     if thread.blocked != 0 {
-        let known = thread.pid == pid && thread.dispatches == dispatches;
-        slept(lane, account, thread, known, total_ns, clock_ns, task.arrived_ns());
+        let known = thread.stage == Thread::stage(pid, dispatches);
+        slept(lane, account, thread, known, total_ns, clock_ns, || task.arrived_ns());
     }
-    *thread = Thread { pid, dispatches: dispatches.wrapping_add(1), total_ns, blocked: 0 };
+    *thread = Thread { stage: Thread::stage(pid, dispatches.wrapping_add(1)), total_ns, blocked: 0 };
 }
 
 /// Books a sleep: the time since it began, less what was waited since.
@@ -61,7 +62,7 @@ fn slept(
     known: bool,
     total_ns: u64,
     clock_ns: u64,
-    arrived_ns: u64,
+    arrived_ns: impl Fn() -> u64,
 ) {
     let slept_ns = (clock_ns.wrapping_sub(total_ns) & !1).wrapping_sub(thread.blocked & !1);
     // Two CPUs' clocks may differ by a little, so that a short sleep ends before it began.
@@ -69,7 +70,7 @@ fn slept(
         return;
     }
     // It was running when it blocked.
-    if known && slept_ns <= clock_ns.wrapping_sub(arrived_ns) {
+    if known && slept_ns <= clock_ns.wrapping_sub(arrived_ns()) {
         account.off_cpu_ns[(thread.blocked & 1) as usize] += slept_ns;
     } else {
         lane.now.unknown_sleeps += 1;
@@ -79,12 +80,12 @@ fn slept(
 /// What the kernel has added to a task's waited time since it was last booked, and is booked now; none if that
 /// is nothing or not known. `unseen` is how many dispatches were not seen since.
 #[inline(always)]
-pub(super) fn unbooked_wait(lane: &mut Lane, task: Task, unseen: u32) -> Option<u64> {
+pub(super) fn unbooked_wait(lane: &mut Lane, task: Task, unseen: u64) -> Option<u64> {
     let pid = task.pid();
-    let dispatches = task.dispatches() as u32;
+    let dispatches = task.dispatches();
     let total_ns = task.run_delay_ns();
     let thread = entry(pid)?;
-    let known = thread.pid == pid && thread.dispatches.wrapping_add(unseen) == dispatches;
+    let known = thread.stage == Thread::stage(pid, dispatches.wrapping_sub(unseen));
     let before_ns = if known {
         thread.total_ns
     } else if dispatches == unseen {
@@ -94,7 +95,7 @@ pub(super) fn unbooked_wait(lane: &mut Lane, task: Task, unseen: u32) -> Option<
         total_ns
     };
     let blocked = if known { thread.blocked } else { 0 };
-    *thread = Thread { pid, dispatches, total_ns, blocked };
+    *thread = Thread { stage: Thread::stage(pid, dispatches), total_ns, blocked };
     let leg_ns = total_ns.wrapping_sub(before_ns);
     (leg_ns != 0).then_some(leg_ns)
 }
@@ -104,9 +105,9 @@ pub(super) fn unbooked_wait(lane: &mut Lane, task: Task, unseen: u32) -> Option<
 pub(super) fn dispatched_unseen(lane: &mut Lane, account: &mut Account, task: Task, arrived_ns: u64) {
     let pid = task.pid();
     let Some(thread) = entry(pid) else { return };
-    if thread.pid == pid && thread.blocked != 0 {
+    if thread.stage as u32 == pid && thread.blocked != 0 {
         // The arrival before this one is not known any more: any sleep since the clock began can be.
-        slept(lane, account, thread, true, thread.total_ns, arrived_ns, 0);
+        slept(lane, account, thread, true, thread.total_ns, arrived_ns, || 0);
         thread.blocked = 0;
     }
 }

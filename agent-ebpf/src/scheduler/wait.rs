@@ -51,7 +51,7 @@ pub(super) fn finish_wait(
     if newest.holder == holder && lane.slice(1).end_ns <= from_ns && lane.now.since_ns >= clock_ns {
         account.wait_ns[CAUSE_SELF] += waited_ns;
     } else {
-        blame(lane.cpu, holder.slot(), from_ns, clock_ns);
+        blame(lane.now.cpu, holder.slot(), from_ns, clock_ns);
     }
 }
 
@@ -158,7 +158,7 @@ extern "C" fn blame(cpu: u32, waiting: u32, from_ns: u64, clock_ns: u64) -> u32 
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn slice_at(cpu: u32, distance: u32, moment_ns: u64) -> u32 {
-    let Some(lane) = Lane::locked(cpu) else { return 0 };
+    let Some(mut lane) = Lane::locked(cpu) else { return 0 };
     let mut distance = distance;
     let mut step = HISTORY as u32 / 2;
     while step > 0 {
@@ -182,9 +182,11 @@ extern "C" fn charge(cpu: u32, waiting: u32, holder: u64, part_ns: u64) -> u32 {
         *wait_ns += part_ns;
     }
     if cause == CAUSE_NEIGHBOR || cause == CAUSE_SYSTEM {
-        let Some(mut lane) = Lane::locked(cpu) else { return cause as u32 };
+        let (Some(mut lane), Some(position)) = (Lane::locked(cpu), slots::position(cpu, waiting)) else {
+            return cause as u32;
+        };
         let random = lane.random(part_ns);
-        remember(slots::position(cpu, waiting), culprit(holder), part_ns, random);
+        remember(position, culprit(holder), part_ns, random);
     }
     cause as u32
 }

@@ -70,6 +70,7 @@ const WANTED: &[Wanted] = &[
     wanted(Part::Slots, "CSS_SET_DEFAULT", POINTER, &["css_set.dfl_cgrp"]),
     wanted(Part::Slots, "CSS_CGROUP", POINTER, &["cgroup_subsys_state.cgroup"]),
     wanted(Part::Slots, "CSS_PARENT", POINTER, &["cgroup_subsys_state.parent"]),
+    wanted(Part::Slots, "CGROUP_SERIAL", 8, &["cgroup.self.serial_nr"]),
     wanted(Part::Slots, "CGROUP_KN", POINTER, &["cgroup.kn"]),
     wanted(Part::Slots, "KN_ID", 8, &["kernfs_node.id"]),
     wanted(Part::Slots, "KN_NAME", POINTER, &["kernfs_node.name"]),

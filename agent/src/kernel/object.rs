@@ -335,3 +335,54 @@ impl SlotMaps {
         sum
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+    use object::{Object as _, ObjectSection as _, SectionKind, read::elf::ElfFile64};
+
+    use super::OBJECT;
+
+    /// The register that holds the end of a program's stack.
+    const STACK: u8 = 10;
+    /// `r = register` and `r += number`.
+    const MOVE: u8 = 0xbf;
+    const ADD: u8 = 0x07;
+
+    /// How far below its end a program without functions of its own uses its stack.
+    fn stack_bytes(section: &str) -> u16 {
+        let file: ElfFile64<'_> = ElfFile64::parse(OBJECT).unwrap();
+        let program = file.section_by_name(section).unwrap().data().unwrap();
+        let (mut deepest, mut is_copy) = (0, [false; 16]);
+        for instruction in program.as_chunks::<8>().0 {
+            let [code, registers, low, high, number @ ..] = *instruction;
+            let (target, source) = (registers & 15, registers >> 4);
+            let at = match code & 7 {
+                // A load; a store.
+                1 if source == STACK => i16::from_le_bytes([low, high]),
+                2 | 3 if target == STACK => i16::from_le_bytes([low, high]),
+                7 if code == ADD && is_copy[usize::from(target)] => i32::from_le_bytes(number).try_into().unwrap(),
+                _ => 0,
+            };
+            deepest = deepest.max(at.min(0).unsigned_abs());
+            is_copy[usize::from(target)] = code == MOVE && source == STACK;
+        }
+        deepest
+    }
+
+    #[test]
+    fn a_switch_needs_no_stack_apart() {
+        let bytes = stack_bytes("tp_btf/sched_switch");
+        assert!(bytes.next_multiple_of(16) < 64, "it uses {bytes} bytes: see docs/adr/0009");
+    }
+
+    #[test]
+    fn functions_lie_in_the_section_that_calls_are_resolved_in() {
+        let file: ElfFile64<'_> = ElfFile64::parse(OBJECT).unwrap();
+        let code = file.sections().filter(|section| section.kind() == SectionKind::Text && section.size() != 0);
+        let names: Vec<_> = code.map(|section| section.name().unwrap().to_owned()).collect();
+        let stray: Vec<_> = names.iter().filter(|name| name.starts_with(".text.")).collect();
+        assert!(names.contains(&".text".to_owned()) && stray.is_empty(), "a call into {stray:?} would go elsewhere");
+    }
+}
