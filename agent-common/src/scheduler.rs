@@ -167,9 +167,8 @@ pub struct Now {
     pub since_ns: u64,
     /// Who holds the CPU.
     pub holder: Holder,
-    /// Time taken from this CPU by the hypervisor and by interrupts up to `since_ns`, as far as the kernel leaves it
-    /// out of tasks' CPU time.
-    pub stolen_ns: u64,
+    /// The kernel's total of the running task's CPU time as of `since_ns`.
+    pub executed_ns: u64,
     /// How often the running slice was split by a move between cgroups, and which slice that was: see
     /// [`Now::moves`].
     pub moved: u32,

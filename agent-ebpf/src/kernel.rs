@@ -111,9 +111,9 @@ constants! {
     CFS_RQ_THROTTLES;
     RQ_CLOCK;
     RQ_CPU;
-    RQ_CLOCK_TASK;
     RQ_SWITCHES;
     TASK_ARRIVED;
+    TASK_EXECUTED;
     CSS_SET_DEFAULT;
     CSS_SET_CPU;
     CSS_CGROUP;
@@ -277,6 +277,7 @@ structure! {
         cfs_rq: CfsRq = TASK_CFS_RQ;
         queued_ns: u64 = TASK_QUEUED;
         arrived_ns: u64 = TASK_ARRIVED;
+        executed_ns: u64 = TASK_EXECUTED;
         run_delay_ns: u64 = TASK_RUN_DELAY;
         dispatches: u64 = TASK_DISPATCHES;
         signal: Signal = TASK_SIGNAL;
@@ -301,7 +302,6 @@ structure! {
     /// `struct rq`: one CPU's run queue
     Rq {
         clock_ns: u64 = RQ_CLOCK;
-        clock_task_ns: u64 = RQ_CLOCK_TASK;
         switches: u64 = RQ_SWITCHES;
         cpu: u32 = RQ_CPU;
     }

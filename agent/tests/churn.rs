@@ -18,12 +18,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Agent, Load, Page, TestCgroup, Work, assert_near, assert_nothing_lost, pod_uid};
+use common::{Agent, Load, Page, TestCgroup, Work, assert_near, assert_nothing_lost, machine_is_slow, pod_uid};
 
 const CPU: &str = "podlens_cpu_seconds_total";
-/// What the kernel's and podlens' figures of a short life may differ by.
-const PERCENT: f64 = 2.0;
-const ABSOLUTE_NS: u64 = 200_000;
 /// As a short scrape interval.
 const SCRAPE_INTERVAL: Duration = Duration::from_secs(5);
 /// So long a removed cgroup's slot is kept, with patience for a busy machine.
@@ -35,6 +32,12 @@ struct Life {
     usage_ns: u64,
     /// All series of the container that any page showed, by the page's number.
     seen: BTreeMap<usize, u64>,
+}
+
+/// What the kernel's and podlens' figures of a short life may differ by: version 2 tells microseconds. In emulation
+/// kernel 6.12 was seen to charge up to 0.3 ms less.
+fn allowed_ns() -> u64 {
+    if machine_is_slow() { 500_000 } else { 5_000 }
 }
 
 /// Makes a cgroup, uses it and removes it; its CPU time by the kernel, and how long it lived.
@@ -89,7 +92,7 @@ fn a_cgroup_that_lives_50_ms_between_two_scrapes_appears_once_with_its_whole_cpu
     assert_eq!(found.len(), 1, "{found:?}");
     let (pod, container, cpu_ns) = &found[0];
     assert_eq!((pod, container.as_str()), (&uid, "000000100000"));
-    assert_near("CPU time of the short life", *cpu_ns, usage_ns, PERCENT, ABSOLUTE_NS);
+    assert_near("CPU time of the short life", *cpu_ns, usage_ns, 0.0, allowed_ns());
     assert!(usage_ns >= 30_000_000, "it used what it was told to use");
     // Its slot is given back within seconds; its final values were served, so a later page does without them.
     let later = agent.wait_for_metrics("the slot's return", |page| {
@@ -168,8 +171,7 @@ fn a_storm_of_short_lived_cgroups_loses_none_and_names_each_rightly() {
         let values: Vec<u64> = life.seen.values().copied().collect();
         assert!(values.is_sorted(), "{uid} decreases: {values:?}");
         let last_ns = *values.last().unwrap();
-        let allowed_ns = (life.usage_ns as f64 * PERCENT / 100.0).max(ABSOLUTE_NS as f64);
-        if last_ns.abs_diff(life.usage_ns) as f64 > allowed_ns {
+        if last_ns.abs_diff(life.usage_ns) > allowed_ns() {
             wrong.push(format!("{uid}: podlens {last_ns} ns, the kernel {} ns", life.usage_ns));
         }
     }

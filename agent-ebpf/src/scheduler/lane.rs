@@ -95,20 +95,19 @@ impl Lane {
         account(self.now.cpu, self.now.holder.slot())
     }
 
-    /// Ends the running slice and begins the next, which is the same holder's so far. Gives for how long a task ran;
-    /// `stolen_ns` is what the CPU lost meanwhile to others.
+    /// Ends the running slice and begins the next, which is the same holder's so far.
     #[inline(always)]
-    pub(super) fn end_slice(&mut self, end_ns: u64, stolen_ns: u64) -> u64 {
-        let ran_ns = end_ns.wrapping_sub(self.now.since_ns).saturating_sub(stolen_ns);
+    pub(super) fn end_slice(&mut self, end_ns: u64) {
         self.push(Slice { end_ns, holder: self.now.holder });
         self.now.since_ns = end_ns;
-        ran_ns
     }
 
-    /// Ends the running slice and books it.
+    /// Ends the running slice at a moment at which the kernel's total of its task is not known, and books all of it.
     #[inline(always)]
     pub(super) fn book_slice(&mut self, end_ns: u64) {
-        let ran_ns = self.end_slice(end_ns, 0);
+        let ran_ns = end_ns.wrapping_sub(self.now.since_ns);
+        self.end_slice(end_ns);
+        self.now.executed_ns = self.now.executed_ns.wrapping_add(ran_ns);
         if let Some(account) = self.running_account() {
             account.on_cpu_ns += ran_ns;
         }

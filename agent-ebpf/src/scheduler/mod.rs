@@ -63,7 +63,6 @@ impl Switch {
         lane.begin_writing();
 
         let clock_ns = rq.clock_ns();
-        let stolen_ns = clock_ns.wrapping_sub(rq.clock_task_ns());
         let switches = rq.switches() as u16;
         let missed = switches.wrapping_sub(lane.now.switches).wrapping_sub(1);
         lane.now.switches = switches;
@@ -73,9 +72,11 @@ impl Switch {
         if lane.now.moved != 0 {
             moves::finish_moved(cpu, clock_ns);
         }
-        let newly_stolen_ns = stolen_ns.wrapping_sub(lane.now.stolen_ns);
-        lane.now.stolen_ns = stolen_ns;
-        let ran_ns = lane.end_slice(clock_ns, newly_stolen_ns);
+        lane.end_slice(clock_ns);
+        // The kernel has charged the task that leaves by now: without what interrupts and the hypervisor took, and
+        // without its own search for another task to run.
+        let ran_ns = self.previous().executed_ns().saturating_sub(lane.now.executed_ns);
+        lane.now.executed_ns = self.next().executed_ns();
         lane.now.task = self.next().address();
         let mut account = lane.running_account();
         if let Some(account) = account.as_deref_mut() {
@@ -174,11 +175,15 @@ fn catch_up(cpu: u32, previous: Task, clock_ns: u64, missed: u16) {
     lane.now.missed += u64::from(missed);
     let pid = previous.pid();
     let arrived_ns = if pid == 0 { clock_ns } else { previous.arrived_ns() };
-    if arrived_ns < lane.now.since_ns || arrived_ns > clock_ns {
+    let is_known = arrived_ns >= lane.now.since_ns && arrived_ns <= clock_ns;
+    let began_ns = if is_known { arrived_ns } else { lane.now.since_ns };
+    // Nobody noted it then; as if nothing but this task had taken the CPU since.
+    let executed_ns = previous.executed_ns().wrapping_sub(clock_ns.wrapping_sub(began_ns));
+    if !is_known {
+        lane.now.executed_ns = executed_ns;
         return;
     }
     if missed == 1 && pid != 0 {
-        // What was stolen since is taken from the slice that ends now.
         if lane.now.moved != 0 {
             moves::finish_moved(cpu, arrived_ns);
         }
@@ -186,8 +191,9 @@ fn catch_up(cpu: u32, previous: Task, clock_ns: u64, missed: u16) {
     } else {
         lane.now.missed_ns += arrived_ns.wrapping_sub(lane.now.since_ns);
         lane.now.holder = Holder::UNSEEN;
-        lane.end_slice(arrived_ns, 0);
+        lane.end_slice(arrived_ns);
     }
+    lane.now.executed_ns = executed_ns;
     let holder = if pid == 0 { Holder::IDLE } else { slots::of_task(previous, cpu) };
     lane.now.holder = holder;
     if pid != 0

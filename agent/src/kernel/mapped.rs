@@ -91,7 +91,7 @@ impl<T: Plain> MappedArray<T> {
         Some(unsafe { entry.as_ptr().read_volatile() })
     }
 
-    /// The first 64-bit word of an entry, where the programs keep its sequence number.
+    /// The first 64-bit word of an entry, in whose low half the programs keep its sequence number.
     #[must_use]
     pub fn first_word(&self, index: usize) -> Option<u64> {
         let entry = self.entry(index)?;

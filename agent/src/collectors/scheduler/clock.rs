@@ -2,7 +2,11 @@
 //!
 //! The programs note when this very thread was dispatched, by the run queue's clock; the thread looks at its
 //! own clock right after. The difference of the two clocks is thus known to the few microseconds between, and
-//! always in the same direction: the time told here is never ahead of the kernel's.
+//! always in the same direction: the time told here is never ahead of that CPU's.
+//!
+//! It is taken for the time of all CPUs, as it is where the kernel's `sched_clock` is stable. Where it is not, the
+//! kernel holds each CPU's clock within one tick of the true time (`kernel/sched/clock.c`), so that in the worst case
+//! two of them are two ticks apart and a slice on another CPU is told that much too long while it runs.
 
 use std::time::Duration;
 

@@ -217,12 +217,13 @@ impl Scheduler {
                     continue;
                 }
                 let Some(position) = self.position(cpu, *slot) else { continue };
-                let Some((account, ways)) = self.steady(cpu, position) else { continue };
+                let look = || Some((self.maps.accounts.get(position)?, self.maps.culprits.get(position)?));
+                let Some((account, ways)) = self.steady(cpu, look) else { continue };
                 add(total, &account);
                 self.ways.collect(position, *slot, &ways, generation, caused);
             }
         }
-        let Some(now) = self.cpu(cpu) else { return };
+        let Some(now) = self.steady(cpu, || self.cpu(cpu)) else { return };
         if now.holder != Holder::IDLE && now.since_ns != 0 {
             for (slot, ns) in running(&now, self.clock.now_ns()) {
                 let total = slots.binary_search(&slot).ok().and_then(|at| totals.get_mut(at));
@@ -233,13 +234,13 @@ impl Scheduler {
         }
     }
 
-    /// An account and its ways of one moment: the programs make the CPU's sequence number odd while they write.
-    fn steady(&self, cpu: u32, position: usize) -> Option<(Account, Culprits)> {
+    /// What a CPU's entries are at one moment: the programs make its sequence number odd while they write.
+    fn steady<T>(&self, cpu: u32, look: impl Fn() -> Option<T>) -> Option<T> {
         let cpu = usize::try_from(cpu).ok()?;
         let mut looks = 0;
         loop {
             let before = self.maps.cpus.first_word(cpu)?;
-            let found = (self.maps.accounts.get(position)?, self.maps.culprits.get(position)?);
+            let found = look()?;
             let after = self.maps.cpus.first_word(cpu)?;
             looks += 1;
             if (before == after && before & 1 == 0) || looks == LOOKS {
