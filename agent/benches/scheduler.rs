@@ -20,7 +20,12 @@ use anyhow::{Context as _, Result, bail};
 use aya::{Btf, Ebpf, EbpfLoader, programs::BtfTracePoint};
 use podlens::{collectors, config::Config, kernel::hierarchy::Hierarchies, pipeline::Pipeline};
 
-const ROUNDS: usize = 24;
+/// The fewest rounds, and the most: where the machine is not quiet, more of them make up for it.
+const ROUNDS: usize = 12;
+const MOST_ROUNDS: usize = 96;
+/// The standard error with which a result is precise enough, and the one with which it still decides something.
+const PRECISE_NS: f64 = 5.0;
+const USABLE_NS: f64 = 15.0;
 /// Pairs of processes in each place.
 const PAIRS: usize = 4;
 /// How long a pair runs before it is measured, and while it is.
@@ -61,11 +66,12 @@ fn main() -> Result<()> {
     let start = |cgroup| (0..PAIRS).map(|_| Pair::start(cgroup)).collect::<Result<Vec<_>>>();
     let pairs = places.iter().map(|(_, cgroup)| start(*cgroup)).collect::<Result<Vec<_>>>()?;
     let mut rounds: [Vec<Figures>; 2] = Default::default();
-    for round in 0..ROUNDS {
+    let mut count = 0;
+    while count < ROUNDS || count < MOST_ROUNDS && error_ns(&rounds) > PRECISE_NS {
         let mut figures = [[Figures::default(); PAIRS]; 2];
         let mut order: [Loaded; MODES] = [Loaded::Nothing, Loaded::Empty, Loaded::Podlens];
         // Each comes first, second and last equally often.
-        order.rotate_left(round % MODES);
+        order.rotate_left(count % MODES);
         for mode in order {
             let _loaded = load(mode)?;
             for (pair, figures) in pairs.iter().flatten().zip(figures.as_flattened_mut()) {
@@ -80,15 +86,16 @@ fn main() -> Result<()> {
         for (rounds, figures) in rounds.iter_mut().zip(figures) {
             rounds.extend(figures);
         }
-        eprintln!("round {} of {ROUNDS}", round + 1);
+        count += 1;
+        eprintln!("round {count}, standard error {:.1} ns", error_ns(&rounds));
     }
     drop(pairs);
-    println!("medians over {ROUNDS} rounds and {PAIRS} pairs of processes in each place, all on one CPU");
+    println!("medians over {count} rounds and {PAIRS} pairs of processes in each place, all on one CPU");
     let mut most_ns = f64::MIN;
     for ((place, _), rounds) in places.iter().zip(&rounds) {
         let nothing_ns = median(rounds.iter().map(|figures| figures.nothing).collect());
         let (hook_ns, hook_error_ns) = difference(rounds, |figures| figures.empty - figures.nothing);
-        let (added_ns, added_error_ns) = difference(rounds, |figures| figures.podlens - figures.empty);
+        let (added_ns, added_error_ns) = added(rounds);
         println!("in {place}:");
         println!("  {:14} {nothing_ns:7.1} ns a switch", "nothing");
         println!("  {:14} {hook_ns:+7.1} ns over nothing, standard error {hook_error_ns:.1}", "empty program");
@@ -101,10 +108,24 @@ fn main() -> Result<()> {
     }
     drop(below);
     sweep()?;
+    let error_ns = error_ns(&rounds);
+    if error_ns > USABLE_NS {
+        bail!("a standard error of {error_ns:.1} ns decides nothing: run this on a machine that does nothing else");
+    }
     if most_ns > BUDGET_NS {
         bail!("over budget: {most_ns:.1} ns a switch");
     }
     Ok(())
+}
+
+/// What podlens adds to the empty program, and the standard error of that.
+fn added(rounds: &[Figures]) -> (f64, f64) {
+    difference(rounds, |figures| figures.podlens - figures.empty)
+}
+
+/// The greatest standard error of what is looked for.
+fn error_ns(places: &[Vec<Figures>]) -> f64 {
+    places.iter().map(|rounds| added(rounds).1).fold(0.0, f64::max)
 }
 
 /// The median of a difference within pairs and rounds, and the standard error of that median, estimated from the middle

@@ -165,6 +165,11 @@ impl TestCgroup {
         }
     }
 
+    /// Whether it is in a version 2 tree.
+    pub fn is_in_version_2(&self) -> bool {
+        self.mounts.v2.is_some()
+    }
+
     /// CPU time of its tasks, as the kernel counts it.
     pub fn cpu_usage_ns(&self) -> u64 {
         match &self.mounts.cpuacct {
