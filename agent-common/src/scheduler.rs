@@ -2,7 +2,7 @@
 
 use crate::cgroup::Holder;
 
-/// Buckets of a histogram of durations; see [`bucket`].
+/// Buckets of a histogram of durations; see [`bucket`] and [`place`].
 pub const BUCKETS: usize = 32;
 
 /// Ran meanwhile: the waiting container itself.
@@ -53,7 +53,7 @@ pub struct Account {
     pub migrations: u64,
     /// Time that was taken out of the wait since the group was throttled meanwhile.
     pub throttled_ns: u64,
-    /// Waits by their length.
+    /// Waits by their length, each counted at its [`place`].
     pub waits: [u64; BUCKETS],
     /// When the throttle began that is in force, by the run queue's clock; 0 while none was seen.
     pub throttle_began_ns: u64,
@@ -87,7 +87,7 @@ impl Account {
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Throttles {
-    /// Throttles by their length.
+    /// Throttles by their length, each counted at its [`place`].
     pub lengths: [u64; BUCKETS],
     /// Sum of their lengths.
     pub sum_ns: u64,
@@ -131,26 +131,10 @@ pub struct Moved {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Recent {
-    /// One more than its serial number, which the kernel gives only once; 0 for none.
-    pub after_serial: u64,
+    /// Its serial number, which the kernel gives only once; 0 for none.
+    pub serial: u64,
     /// Who holds its slot.
     pub holder: Holder,
-}
-
-impl Recent {
-    /// That cgroup.
-    #[inline(always)]
-    #[must_use]
-    pub const fn new(serial: u64, holder: Holder) -> Self {
-        Self { after_serial: serial.wrapping_add(1), holder }
-    }
-
-    /// Whether it is the cgroup of that serial number.
-    #[inline(always)]
-    #[must_use]
-    pub const fn is(&self, serial: u64) -> bool {
-        self.after_serial == serial.wrapping_add(1)
-    }
 }
 
 /// What one CPU is doing. The first cache line is what each switch needs.
@@ -159,10 +143,8 @@ impl Recent {
 pub struct Now {
     /// Grows by one before a program writes anything of this CPU, and once more after: odd meanwhile.
     pub sequence: u32,
-    /// The run queue's own count of switches, modulo 2^16, as of the last one that was seen.
-    pub switches: u16,
-    /// Position of the newest slice in the history, modulo its length.
-    pub newest: u16,
+    /// The run queue's own count of switches, modulo 2^32, as of the last one that was seen.
+    pub switches: u32,
     /// When the running slice began, by the run queue's clock; 0 until the first switch is seen.
     pub since_ns: u64,
     /// Who holds the CPU.
@@ -170,10 +152,12 @@ pub struct Now {
     /// The kernel's total of the running task's CPU time as of `since_ns`.
     pub executed_ns: u64,
     /// How often the running slice was split by a move between cgroups, and which slice that was: see
-    /// [`Now::moves`].
+    /// [`Now::moves`]. [`Now::UNMOVED`] as a rule, and not until the first switch is seen.
     pub moved: u32,
     /// Which CPU this is.
-    pub cpu: u32,
+    pub cpu: u16,
+    /// Position of the newest slice in the history, modulo its length.
+    pub newest: u16,
     /// Very often it is also the cgroup that runs next.
     pub recent: Recent,
     /// The kernel's address of the running task.
@@ -196,14 +180,18 @@ pub struct Now {
 
 impl Now {
     const MOVES_BITS: u32 = 3;
+    const SLICE: u64 = (u32::MAX >> Self::MOVES_BITS) as u64;
+
+    /// `moved` where no message was left: more moves than there can be.
+    pub const UNMOVED: u32 = (1 << Self::MOVES_BITS) - 1;
 
     /// How many entries of `list` hold for the slice that runs. They are a message that any CPU may leave, and
     /// void once the slice has ended.
     #[inline(always)]
     #[must_use]
     pub const fn moves(&self) -> usize {
-        if self.moved >> Self::MOVES_BITS == self.slice() {
-            (self.moved & ((1 << Self::MOVES_BITS) - 1)) as usize
+        if self.moved != Self::UNMOVED && self.moved >> Self::MOVES_BITS == self.slice() {
+            (self.moved & Self::UNMOVED) as usize
         } else {
             0
         }
@@ -218,7 +206,7 @@ impl Now {
 
     /// What tells the slice that runs from those right before it: as much of its beginning as has room beside the moves.
     const fn slice(&self) -> u32 {
-        (self.since_ns & 0x1fff_ffff) as u32
+        (self.since_ns & Self::SLICE) as u32
     }
 }
 
@@ -235,17 +223,18 @@ pub struct Cpu {
 /// Threads that are remembered from one switch to the next, by the low bits of their id.
 pub const THREADS: u32 = 1 << 16;
 
-/// What is remembered of one thread.
-#[repr(C)]
+/// What is remembered of one thread when it leaves the CPU; it lies in one cache line.
+#[repr(C, align(32))]
 #[derive(Clone, Copy, Debug)]
 pub struct Thread {
     /// The thread, and how often it had been dispatched: see [`Thread::stage`].
     pub stage: u64,
-    /// The kernel's total of time that it has waited, as of its last dispatch, legs that were booked since included.
+    /// The kernel's total of time that it had waited, legs that were booked since included.
     pub total_ns: u64,
-    /// 0 while it is runnable. While it is blocked: when that began less what it had waited until then, which is
-    /// by how much its clock will lag when it has run and waited no more; the lowest bit is its state.
+    /// 0 if it could go on; else when it blocked and how: see [`Thread::blocked`].
     pub blocked: u64,
+    /// Padding.
+    pub reserved: u64,
 }
 
 impl Thread {
@@ -254,6 +243,14 @@ impl Thread {
     #[must_use]
     pub const fn stage(pid: u32, dispatches: u64) -> u64 {
         dispatches << 32 | pid as u64
+    }
+
+    /// A thread that has blocked. Its clock lags by what it has waited so far; by how much more it lags when it is
+    /// queued again is how long it slept. The lowest bit is its state.
+    #[inline(always)]
+    #[must_use]
+    pub const fn blocked(lag_ns: u64, state: usize) -> u64 {
+        lag_ns & !1 | state as u64
     }
 }
 
@@ -294,53 +291,70 @@ pub const fn culprit_holder(word: u64) -> Option<Holder> {
     if word == 0 { None } else { Some(Holder(word - 1)) }
 }
 
-/// The bucket of a duration.
-///
-/// The duration is scaled to units of 2^-30 s first, so that the bounds are exact powers of two in seconds:
-/// bucket 0 takes up to 2^-24 s, bucket `i` takes (2^(i-25), 2^(i-24)] s, the last one everything above 64 s.
+/// The place in an array of counts at which a duration counts; [`bucket`] tells what is counted there. A program
+/// needs no table so.
 #[inline(always)]
 #[must_use]
-#[allow(clippy::indexing_slicing, reason = "the mask keeps the index inside")]
-pub const fn bucket(duration_ns: u64) -> u32 {
-    // 2^30 / 10^9 = 1 + 4948730.04 / 2^26. Everything above 2^36 ns is in the last bucket and is capped, so that
-    // the product fits.
-    let capped = if duration_ns > 1 << 36 { 1 << 36 } else { duration_ns };
-    let scaled = capped + ((capped * 4_948_730) >> 26);
-    let above = scaled.saturating_sub(1) >> 5;
-    // Smeared to all ones below the highest bit, and those counted, in a straight line: there is no instruction
-    // for the logarithm, and branches on it are mispredicted.
-    let mut ones = (above | 1) & 0xffff_ffff;
+#[allow(clippy::cast_possible_truncation, reason = "what is not large has 32 bits left when it is shifted")]
+pub const fn place(duration_ns: u64) -> usize {
+    if duration_ns == 0 {
+        return 0;
+    }
+    if duration_ns >> LARGE_BITS != 0 {
+        return (u32::MAX.wrapping_mul(DE_BRUIJN) >> 27) as usize;
+    }
+    // The duration is scaled to units of 2^-30 s first, so that the buckets' bounds are exact powers of two in
+    // seconds: 2^30 / 10^9 = 1 + 4948730.04 / 2^26, and what is not large leaves room for the product.
+    let scaled = duration_ns + ((duration_ns * 4_948_730) >> 26);
+    // Smeared to all ones below the highest bit, and those hashed, in a straight line: there is no instruction for the
+    // logarithm, and branches on it are mispredicted.
+    let mut ones = ((scaled - 1) >> 5) as u32 | 1;
     ones |= ones >> 1;
     ones |= ones >> 2;
     ones |= ones >> 4;
     ones |= ones >> 8;
     ones |= ones >> 16;
-    // A de Bruijn sequence of 32 bits: each product's top 5 bits differ.
-    DE_BRUIJN[(((ones * 0x07c4_acdd) & 0xffff_ffff) >> 27) as usize & 31] as u32
+    (ones.wrapping_mul(DE_BRUIJN) >> 27) as usize
 }
 
-/// The logarithm of the number that [`bucket`] smears, by the top bits of its product.
-static DE_BRUIJN: [u8; 32] = [
+/// The bucket that is counted at a [`place`]: bucket 0 takes up to 2^-24 s, bucket `i` takes (2^(i-25), 2^(i-24)] s, the
+/// last one everything above 64 s.
+#[must_use]
+pub fn bucket(place: usize) -> Option<usize> {
+    BUCKET_AT.get(place).copied().map(usize::from)
+}
+
+/// Longer ones than so many bits of nanoseconds are in the last bucket.
+const LARGE_BITS: u32 = 36;
+/// A de Bruijn sequence of 32 bits: its products with numbers of all ones differ in their top 5 bits.
+const DE_BRUIJN: u32 = 0x07c4_acdd;
+/// The logarithm of the number that [`place`] smears, by the top bits of its product.
+static BUCKET_AT: [u8; BUCKETS] = [
     0, 9, 1, 10, 13, 21, 2, 29, 11, 14, 16, 18, 22, 25, 3, 30, 8, 12, 20, 28, 15, 17, 24, 7, 19, 27, 23, 6, 26, 5, 4,
     31,
 ];
 
 const _: () = assert!(size_of::<Account>() == 448);
+const _: () = assert!(MOVES < Now::UNMOVED as usize);
 const _: () = assert!(size_of::<Throttles>() == 320);
 const _: () = assert!(size_of::<Now>() == 192);
 const _: () = assert!(size_of::<Cpu>() == 192 + 16 * HISTORY);
-const _: () = assert!(size_of::<Thread>() == 24);
+const _: () = assert!(size_of::<Thread>() == 32);
 const _: () = assert!(size_of::<Culprits>() == 192);
 
 #[cfg(test)]
 mod tests {
-    use super::{bucket, culprit, culprit_holder};
+    use super::{BUCKETS, bucket, culprit, culprit_holder, place};
     use crate::cgroup::Holder;
 
     /// Bucket `i` takes (2^(i-25), 2^(i-24)] seconds.
-    fn expected(duration_ns: u64) -> u32 {
+    fn expected(duration_ns: u64) -> Option<usize> {
         let seconds = duration_ns as f64 / 1e9;
-        (0..31).zip(0_u32..).find(|(power, _)| seconds <= 2f64.powi(power - 24)).map_or(31, |(_, index)| index)
+        (0..31).zip(0..).find(|(power, _)| seconds <= 2f64.powi(power - 24)).map_or(Some(31), |(_, index)| Some(index))
+    }
+
+    fn counted(duration_ns: u64) -> Option<usize> {
+        bucket(place(duration_ns))
     }
 
     #[test]
@@ -350,12 +364,21 @@ mod tests {
             for near in [duration_ns - 1, duration_ns, duration_ns + 1, duration_ns + duration_ns / 3] {
                 // Within a nanosecond of a bound either bucket is right: the bounds are no whole nanoseconds.
                 let right = [expected(near.saturating_sub(1)), expected(near), expected(near + 1)];
-                assert!(right.contains(&bucket(near)), "{near} ns: bucket {}, expected {right:?}", bucket(near));
+                assert!(right.contains(&counted(near)), "{near} ns: bucket {:?}, expected {right:?}", counted(near));
             }
             duration_ns = duration_ns * 9 / 8 + 1;
         }
-        assert_eq!((bucket(0), bucket(u64::MAX)), (0, 31));
-        assert_eq!((bucket(1_000_000_000), bucket(1_000_000_002)), (24, 25), "1 s is the upper bound of its bucket");
+        assert_eq!((counted(0), counted(u64::MAX)), (Some(0), Some(31)));
+        assert_eq!((counted(1_000_000_000), counted(1_000_000_002)), (Some(24), Some(25)), "1 s is the upper bound of its bucket");
+    }
+
+    #[test]
+    fn each_place_has_a_bucket_of_its_own() {
+        for sought in 0..BUCKETS {
+            let places = (0..BUCKETS).filter(|place| bucket(*place) == Some(sought)).count();
+            assert_eq!(places, 1, "bucket {sought}");
+        }
+        assert_eq!(bucket(BUCKETS), None, "no place");
     }
 
     #[test]

@@ -14,6 +14,8 @@ const PF_KTHREAD: u32 = 0x0020_0000;
 const TASK_ON_RQ_MIGRATING: u8 = 2;
 /// The first id that a kernfs gives, to its root.
 pub(crate) const ROOT_ID: u64 = 1;
+/// What stands in the serial number of a hierarchy's root: the kernel numbers those that are made later, from 1 on.
+pub(crate) const ROOT_SERIAL: u64 = 0;
 
 /// A number that the daemon knows and the compiler does not: an undefined symbol whose address it is.
 trait Constant: Copy {

@@ -15,7 +15,7 @@ use podlens_common::{
     scheduler::Recent,
 };
 
-use crate::kernel::{Cgroup, KernfsNode, ROOT_ID, Task, has_v1, slots_count};
+use crate::kernel::{Cgroup, KernfsNode, ROOT_SERIAL, Task, has_v1, slots_count};
 
 /// Ancestors that are searched for the container and the pod of a cgroup.
 const ANCESTORS: u32 = 10;
@@ -31,9 +31,9 @@ static FREE_SLOTS: Queue<u32> = Queue::with_max_entries(1, 0);
 /// Which slot a cgroup has, as a [`Holder`].
 #[map]
 static SLOT_OF: HashMap<CgroupKey, u64> = HashMap::with_max_entries(1, 0);
-/// Each CPU's own copy of a part of `SLOT_OF`.
+/// Each CPU's own copy of a part of `SLOT_OF`; mappable, so that no entry lies in two cache lines.
 #[map]
-static SLOT_CACHE: Array<Assigned> = Array::with_max_entries(1, 0);
+static SLOT_CACHE: Array<Assigned> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 /// What went wrong, a CPU.
 #[map]
 static LOSSES: Array<Losses> = Array::with_max_entries(1, BPF_F_MMAPABLE);
@@ -65,7 +65,7 @@ pub(crate) fn record(slot: u32) -> Option<&'static Slot> {
 /// The slot of a task, assigned now if its cgroup has none yet.
 #[inline(always)]
 pub(crate) fn of_task(task: Task, cpu: u32) -> Holder {
-    of_task_after(&mut Recent { after_serial: 0, holder: Holder::UNATTRIBUTED }, task, cpu)
+    of_task_after(&mut Recent { serial: 0, holder: Holder::UNATTRIBUTED }, task, cpu)
 }
 
 /// The same, of a task that is likely to be of the cgroup that `recent` remembers.
@@ -75,43 +75,37 @@ pub(crate) fn of_task_after(recent: &mut Recent, task: Task, cpu: u32) -> Holder
     if sets.is_null() {
         return without_cgroup(cpu);
     }
-    let mut cgroup = sets.default_cgroup();
-    if recent.is(cgroup.serial()) {
-        return recent.holder;
-    }
-    let mut key = cgroup.kn().id();
-    if key == ROOT_ID && has_v1() {
+    let (mut cgroup, mut mark) = (sets.default_cgroup(), 0);
+    let mut serial = cgroup.serial();
+    if serial == ROOT_SERIAL && has_v1() {
         let css = sets.cpu();
         if !css.is_null() {
-            cgroup = css.cgroup();
-            if recent.is(cgroup.serial()) {
-                return recent.holder;
-            }
-            key = cgroup.kn().id() | KEY_V1;
+            (cgroup, mark) = (css.cgroup(), KEY_V1);
+            serial = cgroup.serial();
         }
     }
-    if key & !KEY_V1 == ROOT_ID {
+    if serial == ROOT_SERIAL {
         let slot = if task.is_kernel_thread() { SLOT_KERNEL } else { SLOT_ROOT };
         return Holder::new(slot, 0);
     }
+    if recent.serial == serial {
+        return recent.holder;
+    }
+    let key = cgroup.kn().id() | mark;
     let Some(cached) = SLOT_CACHE.get_ptr_mut(cpu * CACHE_ENTRIES + cache_index(key)) else {
         return Holder::UNATTRIBUTED;
     };
     // SAFETY: only this CPU writes the entry, with preemption off.
-    unsafe {
-        if (*cached).key == key {
-            let holder = (*cached).holder;
-            *recent = Recent::new(cgroup.serial(), holder);
+    let cached = unsafe { &mut *cached };
+    if cached.key != key {
+        let holder = find_or_assign(cgroup, key, cpu);
+        if holder == Holder::UNATTRIBUTED {
             return holder;
         }
+        *cached = Assigned { key, holder };
     }
-    let holder = find_or_assign(cgroup, key, cpu);
-    if holder != Holder::UNATTRIBUTED {
-        // SAFETY: as above.
-        unsafe { *cached = Assigned { key, holder } };
-        *recent = Recent::new(cgroup.serial(), holder);
-    }
-    holder
+    *recent = Recent { serial, holder: cached.holder };
+    cached.holder
 }
 
 #[inline(never)]

@@ -1,9 +1,11 @@
 //! What the collector `scheduler` costs a context switch, and the node: `cargo xtask bench scheduler`.
 //!
 //! Two processes hand a byte to and fro through pipes on one CPU: two switches an operation. The same processes run
-//! for the whole benchmark, while nothing, an empty program on the same tracepoint, and podlens are loaded in turn: where
-//! a process' memory happens to lie makes it faster or slower by more than what is looked for, and machines drift. So
-//! only figures of one pair and one round are compared. As root, on a quiet machine.
+//! for the whole benchmark, and while they run, nothing, an empty program and podlens' program are attached to the
+//! tracepoint in turn, each for some milliseconds: where a process' memory happens to lie makes it faster or slower by
+//! more than what is looked for, and other machines on the same host make this one slower for tenths of a second. So
+//! only figures of one pair and one round are compared. Where a program and its maps happen to lie counts as well, so
+//! each is loaded several times. As root, on a quiet machine.
 
 use std::{
     env,
@@ -17,20 +19,27 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use aya::{Btf, Ebpf, EbpfLoader, programs::BtfTracePoint};
+use aya::{
+    Btf, Ebpf, EbpfLoader,
+    programs::{BtfTracePoint, loaded_programs},
+};
 use podlens::{collectors, config::Config, kernel::hierarchy::Hierarchies, pipeline::Pipeline};
 
 /// The fewest rounds, and the most: where the machine is not quiet, more of them make up for it.
-const ROUNDS: usize = 12;
-const MOST_ROUNDS: usize = 96;
+const ROUNDS: usize = 24;
+const MOST_ROUNDS: usize = 480;
 /// The standard error with which a result is precise enough, and the one with which it still decides something.
-const PRECISE_NS: f64 = 5.0;
-const USABLE_NS: f64 = 15.0;
+const PRECISE_NS: f64 = 2.0;
+const USABLE_NS: f64 = 10.0;
+/// After so many rounds it is told how precise the result is by now.
+const TELL: usize = 24;
+/// How often each program is loaded.
+const LOADS: usize = 4;
 /// Pairs of processes in each place.
 const PAIRS: usize = 4;
-/// How long a pair runs before it is measured, and while it is.
-const WARM: Duration = Duration::from_millis(30);
-const MEASURED: Duration = Duration::from_millis(150);
+/// How long a pair runs with a program before it is measured, and while it is.
+const WARM: Duration = Duration::from_millis(5);
+const MEASURED: Duration = Duration::from_millis(20);
 const SETTLE: Duration = Duration::from_millis(700);
 /// Nanoseconds a switch that podlens may add to an empty program.
 const BUDGET_NS: f64 = 60.0;
@@ -38,13 +47,6 @@ const BUDGET_NS: f64 = 60.0;
 const PIPE: &str = "PODLENS_BENCH_PIPE";
 
 static EMPTY: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/empty-bpf"));
-
-#[derive(Clone, Copy)]
-enum Loaded {
-    Nothing,
-    Empty,
-    Podlens,
-}
 
 const MODES: usize = 3;
 
@@ -65,32 +67,27 @@ fn main() -> Result<()> {
     let places = [("the root cgroup", None), ("a cgroup below it", Some(&below))];
     let start = |cgroup| (0..PAIRS).map(|_| Pair::start(cgroup)).collect::<Result<Vec<_>>>();
     let pairs = places.iter().map(|(_, cgroup)| start(*cgroup)).collect::<Result<Vec<_>>>()?;
+    let mut empty = (0..LOADS).map(|_| load_empty()).collect::<Result<Vec<_>>>()?;
+    let mut podlens = (0..LOADS).map(|_| load_podlens()).collect::<Result<Vec<_>>>()?;
     let mut rounds: [Vec<Figures>; 2] = Default::default();
     let mut count = 0;
     while count < ROUNDS || count < MOST_ROUNDS && error_ns(&rounds) > PRECISE_NS {
-        let mut figures = [[Figures::default(); PAIRS]; 2];
-        let mut order: [Loaded; MODES] = [Loaded::Nothing, Loaded::Empty, Loaded::Podlens];
-        // Each comes first, second and last equally often.
-        order.rotate_left(count % MODES);
-        for mode in order {
-            let _loaded = load(mode)?;
-            for (pair, figures) in pairs.iter().flatten().zip(figures.as_flattened_mut()) {
-                let ns = pair.measure()?;
-                match mode {
-                    Loaded::Nothing => figures.nothing = ns,
-                    Loaded::Empty => figures.empty = ns,
-                    Loaded::Podlens => figures.podlens = ns,
-                }
+        let loads = empty.iter_mut().zip(&mut podlens).nth(count % LOADS);
+        let (empty, podlens) = loads.context("nothing is loaded")?;
+        for (rounds, pairs) in rounds.iter_mut().zip(&pairs) {
+            for pair in pairs {
+                rounds.push(pair.compare([None, Some(program(empty)?), Some(podlens)], count)?);
             }
         }
-        for (rounds, figures) in rounds.iter_mut().zip(figures) {
-            rounds.extend(figures);
-        }
         count += 1;
-        eprintln!("round {count}, standard error {:.1} ns", error_ns(&rounds));
+        if count % TELL == 0 {
+            eprintln!("round {count}, standard error {:.1} ns", error_ns(&rounds));
+        }
     }
     drop(pairs);
-    println!("medians over {count} rounds and {PAIRS} pairs of processes in each place, all on one CPU");
+    println!(
+        "medians over {count} rounds and {PAIRS} pairs of processes in each place, all on one CPU, programs loaded {LOADS} times"
+    );
     let mut most_ns = f64::MIN;
     for ((place, _), rounds) in places.iter().zip(&rounds) {
         let nothing_ns = median(rounds.iter().map(|figures| figures.nothing).collect());
@@ -165,14 +162,35 @@ impl Pair {
         Ok(pair)
     }
 
+    /// What a switch takes with nothing, the empty program and podlens' in turn. Each comes first, second and last
+    /// equally often.
+    fn compare(&self, mut programs: [Option<&mut BtfTracePoint>; MODES], round: usize) -> Result<Figures> {
+        let mut figures = [0.0; MODES];
+        self.signal(libc::SIGCONT)?;
+        for turn in 0..MODES {
+            let mode = (turn + round) % MODES;
+            let (Some(program), Some(figure)) = (programs.get_mut(mode), figures.get_mut(mode)) else { continue };
+            *figure = match program {
+                None => self.measure()?,
+                Some(program) => {
+                    let link = program.attach()?;
+                    let ns = self.measure()?;
+                    program.detach(link)?;
+                    ns
+                }
+            };
+        }
+        self.signal(libc::SIGSTOP)?;
+        let [nothing, empty, podlens] = figures;
+        Ok(Figures { nothing, empty, podlens })
+    }
+
     /// Nanoseconds a switch.
     fn measure(&self) -> Result<f64> {
-        self.signal(libc::SIGCONT)?;
         thread::sleep(WARM);
         let (began, before) = (Instant::now(), self.dispatches()?);
         thread::sleep(MEASURED);
         let (took, after) = (began.elapsed(), self.dispatches()?);
-        self.signal(libc::SIGSTOP)?;
         // Each operation dispatches both.
         Ok(took.as_secs_f64() * 1e9 / (2 * (after - before)) as f64)
     }
@@ -220,24 +238,6 @@ fn process(cgroup: Option<&Below>, from: PipeReader, to: PipeWriter) -> Result<C
         .context("cannot run chrt and taskset: `cargo xtask setup` installs them")
 }
 
-/// What is loaded, for as long as the value lives.
-enum Load {
-    Nothing,
-    Empty { _ebpf: Ebpf },
-    Podlens { _pipeline: Box<Pipeline> },
-}
-
-fn load(mode: Loaded) -> Result<Load> {
-    let load = match mode {
-        Loaded::Nothing => Load::Nothing,
-        Loaded::Empty => Load::Empty { _ebpf: load_empty()? },
-        Loaded::Podlens => Load::Podlens { _pipeline: Box::new(start()?) },
-    };
-    // What the kernel still frees of the load before is not to be measured.
-    thread::sleep(SETTLE);
-    Ok(load)
-}
-
 /// A cgroup of the version 2 tree, removed with the value.
 struct Below(PathBuf);
 
@@ -261,10 +261,25 @@ impl Drop for Below {
 fn load_empty() -> Result<Ebpf> {
     let btf = Btf::from_sys_fs()?;
     let mut ebpf = EbpfLoader::new().btf(Some(&btf)).load(EMPTY)?;
-    let program: &mut BtfTracePoint = ebpf.program_mut("empty").context("no program `empty`")?.try_into()?;
-    program.load("sched_switch", &btf)?;
-    program.attach()?;
+    program(&mut ebpf)?.load("sched_switch", &btf)?;
     Ok(ebpf)
+}
+
+fn program(ebpf: &mut Ebpf) -> Result<&mut BtfTracePoint> {
+    Ok(ebpf.program_mut("empty").context("no program `empty`")?.try_into()?)
+}
+
+/// The one program of podlens that runs at a switch. What else it consists of is started, and ended again: it has no part
+/// in a switch, and the program keeps its maps.
+fn load_podlens() -> Result<BtfTracePoint> {
+    let switch_programs =
+        || loaded_programs().filter_map(Result::ok).filter(|info| info.name_as_str() == Some("sched_switch"));
+    let others: Vec<u32> = switch_programs().map(|info| info.id()).collect();
+    let _pipeline = start()?;
+    let ours =
+        switch_programs().find(|info| !others.contains(&info.id())).context("podlens has no program `sched_switch`")?;
+    // SAFETY: the program is podlens' own, which is of that type.
+    Ok(unsafe { BtfTracePoint::from_program_info(ours, "sched_switch".into()) }?)
 }
 
 fn start() -> Result<Pipeline> {

@@ -6,7 +6,10 @@ use core::{
 };
 
 use aya_ebpf::{bindings::BPF_F_MMAPABLE, macros::map, maps::Array};
-use podlens_common::scheduler::{Account, Cpu, HISTORY, Slice};
+use podlens_common::{
+    cgroup::Holder,
+    scheduler::{Account, Cpu, HISTORY, Slice},
+};
 
 use crate::slots;
 
@@ -77,36 +80,33 @@ impl Lane {
         *self.finished(self.now.newest.wrapping_sub(distance as u16))
     }
 
-    /// Adds a finished slice; neighbours of one holder are one slice.
+    /// Who holds the CPU from that moment on. One holder's slices, one after the other, are one slice in the history.
     #[inline(always)]
-    fn push(&mut self, slice: Slice) {
-        let newest = self.finished(self.now.newest);
-        if newest.holder == slice.holder {
-            newest.end_ns = slice.end_ns;
-        } else {
+    pub(super) fn pass_on(&mut self, at_ns: u64, holder: Holder) {
+        if holder != self.now.holder {
             self.now.newest = self.now.newest.wrapping_add(1);
-            *self.finished(self.now.newest) = slice;
+            *self.finished(self.now.newest) = Slice { end_ns: at_ns, holder: self.now.holder };
+            self.now.holder = holder;
         }
+    }
+
+    /// Since when the present holder has had the CPU.
+    #[inline(always)]
+    pub(super) fn held_since_ns(&mut self) -> u64 {
+        self.slice(0).end_ns
     }
 
     /// The account of who holds the CPU; none for the idle task.
     #[inline(always)]
     pub(super) fn running_account(&self) -> Option<&'static mut Account> {
-        account(self.now.cpu, self.now.holder.slot())
-    }
-
-    /// Ends the running slice and begins the next, which is the same holder's so far.
-    #[inline(always)]
-    pub(super) fn end_slice(&mut self, end_ns: u64) {
-        self.push(Slice { end_ns, holder: self.now.holder });
-        self.now.since_ns = end_ns;
+        account(self.now.cpu.into(), self.now.holder.slot())
     }
 
     /// Ends the running slice at a moment at which the kernel's total of its task is not known, and books all of it.
     #[inline(always)]
     pub(super) fn book_slice(&mut self, end_ns: u64) {
         let ran_ns = end_ns.wrapping_sub(self.now.since_ns);
-        self.end_slice(end_ns);
+        self.now.since_ns = end_ns;
         self.now.executed_ns = self.now.executed_ns.wrapping_add(ran_ns);
         if let Some(account) = self.running_account() {
             account.on_cpu_ns += ran_ns;

@@ -14,7 +14,7 @@ use aya_ebpf::{
 };
 use podlens_common::{
     cgroup::{Holder, SLOT_FIRST},
-    scheduler::Account,
+    scheduler::{Account, Now},
 };
 
 use self::{lane::Lane, wait::finish_wait};
@@ -59,36 +59,37 @@ impl Switch {
         let cpu = unsafe { bpf_get_smp_processor_id() };
         let Some(mut lane) = Lane::locked(cpu) else { return };
         let lane = &mut lane;
-        let Some((_, rq)) = self.previous().queues() else { return };
-        lane.begin_writing();
-
+        let rq = self.previous().cfs_rq().rq();
         let clock_ns = rq.clock_ns();
-        let switches = rq.switches() as u16;
+        if clock_ns == 0 {
+            return;
+        }
+        lane.begin_writing();
+        let switches = rq.switches() as u32;
         let missed = switches.wrapping_sub(lane.now.switches).wrapping_sub(1);
         lane.now.switches = switches;
-        if missed != 0 || lane.now.since_ns == 0 {
-            catch_up(cpu, self.previous(), clock_ns, missed);
+        if missed != 0 || lane.now.moved != Now::UNMOVED {
+            make_good(cpu, self.previous(), clock_ns, missed);
         }
-        if lane.now.moved != 0 {
-            moves::finish_moved(cpu, clock_ns);
-        }
-        lane.end_slice(clock_ns);
+        lane.now.since_ns = clock_ns;
         // The kernel has charged the task that leaves by now: without what interrupts and the hypervisor took, and
         // without its own search for another task to run.
-        let ran_ns = self.previous().executed_ns().saturating_sub(lane.now.executed_ns);
-        lane.now.executed_ns = self.next().executed_ns();
-        lane.now.task = self.next().address();
         let mut account = lane.running_account();
         if let Some(account) = account.as_deref_mut() {
-            account.on_cpu_ns += ran_ns;
+            let executed_ns = self.previous().executed_ns();
+            if executed_ns > lane.now.executed_ns {
+                account.on_cpu_ns += executed_ns - lane.now.executed_ns;
+            }
             self.leave(lane, account);
         }
+        lane.now.executed_ns = self.next().executed_ns();
+        lane.now.task = self.next().address();
 
         let next = self.next();
         let is_idle = next.pid() == 0;
         let holder = if is_idle { Holder::IDLE } else { slots::of_task_after(&mut lane.now.recent, next, cpu) };
         if holder != lane.now.holder {
-            lane.now.holder = holder;
+            lane.pass_on(clock_ns, holder);
             account = lane.running_account();
         }
         if let Some(account) = account {
@@ -103,10 +104,10 @@ impl Switch {
         let state = self.state();
         if state != 0 {
             account.voluntary += 1;
-            threads::block(lane, self.previous(), state);
         } else {
             account.involuntary += 1;
         }
+        threads::leave(self.previous(), state, lane.clock_ns());
         if has_throttled() && lane.now.holder.slot() >= SLOT_FIRST {
             let began_ns = self.previous().cfs_rq().throttle_began_ns(lane.clock_ns());
             if began_ns != 0 && account.throttle_began_ns == 0 {
@@ -156,20 +157,30 @@ impl Switch {
     }
 }
 
+/// What is rarely needed before a slice is ended: switches were missed, its task was moved, or it is the first.
+#[inline(never)]
+fn make_good(cpu: u32, previous: Task, clock_ns: u64, missed: u32) {
+    catch_up(cpu, previous, clock_ns, missed);
+    moves::finish_moved(cpu, clock_ns);
+}
+
 /// Begins the account of a CPU, and makes good for switches that the run queue counted and the tracepoint did not
 /// report.
 ///
 /// After a single one the kernel's own figures tell everything but the kind of switch: the recorded slice
 /// ended when the task that leaves now had arrived, and what that task had waited is the growth of its total.
 /// Where that is not known, the time between is nobody's.
-#[inline(never)]
-fn catch_up(cpu: u32, previous: Task, clock_ns: u64, missed: u16) {
+#[inline(always)]
+fn catch_up(cpu: u32, previous: Task, clock_ns: u64, missed: u32) {
     let Some(mut lane) = Lane::locked(cpu) else { return };
     let lane = &mut lane;
     if lane.now.since_ns == 0 {
-        lane.now.cpu = cpu;
+        lane.now.cpu = cpu as u16;
         lane.now.since_ns = clock_ns;
         lane.now.holder = Holder::UNSEEN;
+        return;
+    }
+    if missed == 0 {
         return;
     }
     lane.now.missed += u64::from(missed);
@@ -184,18 +195,16 @@ fn catch_up(cpu: u32, previous: Task, clock_ns: u64, missed: u16) {
         return;
     }
     if missed == 1 && pid != 0 {
-        if lane.now.moved != 0 {
-            moves::finish_moved(cpu, arrived_ns);
-        }
+        moves::finish_moved(cpu, arrived_ns);
         lane.book_slice(arrived_ns);
     } else {
         lane.now.missed_ns += arrived_ns.wrapping_sub(lane.now.since_ns);
-        lane.now.holder = Holder::UNSEEN;
-        lane.end_slice(arrived_ns);
+        lane.pass_on(lane.now.since_ns, Holder::UNSEEN);
+        lane.now.since_ns = arrived_ns;
     }
     lane.now.executed_ns = executed_ns;
     let holder = if pid == 0 { Holder::IDLE } else { slots::of_task(previous, cpu) };
-    lane.now.holder = holder;
+    lane.pass_on(arrived_ns, holder);
     if pid != 0
         && let Some(account) = lane.running_account()
     {
@@ -231,7 +240,7 @@ fn migrate(task: Task) {
     let Some(leg_ns) = threads::unbooked_wait(left, task, 0) else { return };
     let clock_ns = rq.clock_ns();
     left.begin_writing();
-    if let Some(account) = lane::account(left.now.cpu, holder.slot()) {
+    if let Some(account) = lane::account(left.now.cpu.into(), holder.slot()) {
         finish_wait(left, account, holder, queue, clock_ns.wrapping_sub(leg_ns), clock_ns);
     }
     left.end_writing();

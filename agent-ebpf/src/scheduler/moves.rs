@@ -3,7 +3,7 @@
 use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use podlens_common::{
     cgroup::Holder,
-    scheduler::{MOVES, Moved},
+    scheduler::{MOVES, Moved, Now},
 };
 
 use super::lane::{self, Lane};
@@ -61,9 +61,9 @@ pub(super) extern "C" fn finish_moved(cpu: u32, end_ns: u64) -> u32 {
         let is_within = moved.at_ns > since_ns && moved.at_ns < end_ns;
         let at_ns = if is_within { moved.at_ns } else { since_ns };
         lane.book_slice(at_ns);
-        lane.now.holder = moved.holder;
+        lane.pass_on(at_ns, moved.holder);
         index += 1;
     }
-    lane.now.moved = 0;
+    lane.now.moved = Now::UNMOVED;
     moves as u32
 }

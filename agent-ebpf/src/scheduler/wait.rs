@@ -5,7 +5,7 @@ use podlens_common::{
     cgroup::{Holder, SLOT_FIRST},
     scheduler::{
         Account, CAUSE_IDLE, CAUSE_NEIGHBOR, CAUSE_POD, CAUSE_SELF, CAUSE_SYSTEM, CAUSE_UNKNOWN, Culprits, HISTORY,
-        Throttles, WAYS, bucket, culprit,
+        Throttles, WAYS, culprit, place,
     },
 };
 
@@ -40,49 +40,53 @@ pub(super) fn finish_wait(
 ) {
     let mut from_ns = queued_ns;
     if has_throttled() && holder.slot() >= SLOT_FIRST && !queue.is_null() {
-        from_ns += cut_throttled(account, holder.slot(), queue, queued_ns, clock_ns);
+        let total_ns = queue.throttled_ns();
+        if account.throttle_queue != queue.address() || account.throttle_total_ns != total_ns {
+            throttled_more(account, holder.slot(), queue, total_ns, clock_ns);
+        }
+        if account.throttle_until_ns > queued_ns {
+            from_ns += cut_throttled(account, queued_ns, clock_ns);
+        }
     }
     let waited_ns = clock_ns.wrapping_sub(from_ns);
-    account.waits[bucket(waited_ns) as usize & 31] += 1;
     if waited_ns == 0 {
+        account.waits[place(0)] += 1;
         return;
     }
-    let newest = lane.slice(0);
-    if newest.holder == holder && lane.slice(1).end_ns <= from_ns && lane.now.since_ns >= clock_ns {
+    account.waits[place(waited_ns) & 31] += 1;
+    if lane.now.holder == holder && lane.held_since_ns() <= from_ns {
         account.wait_ns[CAUSE_SELF] += waited_ns;
     } else {
-        blame(lane.now.cpu, holder.slot(), from_ns, clock_ns);
+        blame(lane.now.cpu.into(), holder.slot(), from_ns, clock_ns);
     }
 }
 
-/// How much of the wait the group was throttled for; that much is cut from the wait's beginning.
+/// Notes the throttle by which the total of the group's queue has grown, or follows another queue.
 ///
 /// The kernel's total of throttled time grows when a throttle ends. A growth seen at a dispatch is one
 /// throttle that ended since this slot's last dispatch here; its beginning was noted at the switch away
 /// from the group, so its end is known as well.
-#[inline(always)]
-fn cut_throttled(account: &mut Account, slot: u32, queue: CfsRq, queued_ns: u64, clock_ns: u64) -> u64 {
-    let total_ns = queue.throttled_ns();
+#[inline(never)]
+fn throttled_more(account: &mut Account, slot: u32, queue: CfsRq, total_ns: u64, clock_ns: u64) {
+    let length_ns = total_ns.wrapping_sub(account.throttle_total_ns);
+    let began_ns = account.throttle_began_ns;
+    account.throttle_total_ns = total_ns;
+    account.throttle_began_ns = 0;
     if account.throttle_queue != queue.address() {
         account.throttle_queue = queue.address();
-        account.throttle_total_ns = total_ns;
-        account.throttle_began_ns = 0;
         account.throttle_until_ns = 0;
-        return 0;
+        return;
     }
-    if total_ns != account.throttle_total_ns {
-        let length_ns = total_ns.wrapping_sub(account.throttle_total_ns);
-        let noted_ns = account.throttle_began_ns.wrapping_add(length_ns);
-        let until_ns = if account.throttle_began_ns != 0 && noted_ns < clock_ns { noted_ns } else { clock_ns };
-        account.throttle_total_ns = total_ns;
-        account.throttle_until_ns = until_ns;
-        account.throttle_from_ns = until_ns.wrapping_sub(length_ns);
-        account.throttle_began_ns = 0;
-        enter_throttle(slot, length_ns);
-    }
-    if account.throttle_until_ns <= queued_ns {
-        return 0;
-    }
+    let noted_ns = began_ns.wrapping_add(length_ns);
+    let until_ns = if began_ns != 0 && noted_ns < clock_ns { noted_ns } else { clock_ns };
+    account.throttle_until_ns = until_ns;
+    account.throttle_from_ns = until_ns.wrapping_sub(length_ns);
+    enter_throttle(slot, length_ns);
+}
+
+/// How much of the wait the group was throttled for; that much is cut from the wait's beginning.
+#[inline(always)]
+fn cut_throttled(account: &mut Account, queued_ns: u64, clock_ns: u64) -> u64 {
     let from_ns = if account.throttle_from_ns > queued_ns { account.throttle_from_ns } else { queued_ns };
     let cut_ns = account.throttle_until_ns.wrapping_sub(from_ns);
     let waited_ns = clock_ns.wrapping_sub(queued_ns);
@@ -101,7 +105,7 @@ extern "C" fn enter_throttle(slot: u32, length_ns: u64) -> u32 {
     let Some(throttles) = THROTTLES.get_ptr_mut(slot) else { return 0 };
     // SAFETY: the entry outlives the program, and both words are whole and aligned.
     unsafe {
-        atomic::add(&raw mut (*throttles).lengths[bucket(length_ns) as usize & 31], 1);
+        atomic::add(&raw mut (*throttles).lengths[place(length_ns) & 31], 1);
         atomic::add(&raw mut (*throttles).sum_ns, length_ns);
     }
     1
@@ -109,7 +113,7 @@ extern "C" fn enter_throttle(slot: u32, length_ns: u64) -> u32 {
 
 /// Splits a wait by who held the CPU meanwhile, and gives how many slices that took.
 ///
-/// The slice that runs and the last few finished ones are charged exactly. An older rest is cut into equal parts,
+/// Who holds the CPU now and the last few before are charged exactly. An older rest is cut into equal parts,
 /// and one random moment decides for each: sums stay exact, shares are right on average, and the cost is bounded.
 ///
 /// A function of its own with plain numbers only, which the verifier proves once and not at each call.
@@ -118,8 +122,9 @@ extern "C" fn enter_throttle(slot: u32, length_ns: u64) -> u32 {
 extern "C" fn blame(cpu: u32, waiting: u32, from_ns: u64, clock_ns: u64) -> u32 {
     let Some(mut lane) = Lane::locked(cpu) else { return 0 };
     let mut end_ns = clock_ns;
-    if lane.now.since_ns < end_ns {
-        let start_ns = if lane.now.since_ns > from_ns { lane.now.since_ns } else { from_ns };
+    let held_since_ns = lane.held_since_ns();
+    if held_since_ns < end_ns {
+        let start_ns = if held_since_ns > from_ns { held_since_ns } else { from_ns };
         charge(cpu, waiting, lane.now.holder.0, end_ns.wrapping_sub(start_ns));
         end_ns = start_ns;
     }

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use foldhash::fast::RandomState;
 use podlens_common::{
     cgroup::Holder,
-    scheduler::{Account, CAUSE_NEIGHBOR, CAUSE_SYSTEM, Culprits, Now, Throttles},
+    scheduler::{Account, CAUSE_NEIGHBOR, CAUSE_SYSTEM, Culprits, Now, Throttles, bucket},
 };
 
 use self::{clock::RunQueueClock, culprits::Ways};
@@ -294,11 +294,15 @@ fn book(row: &mut Row, layout: &Layout, offers: Offers, total: &Account, throttl
     }
 }
 
-/// A distribution's cells: its buckets, then its sum.
-fn distribution(buckets: &[u64; Histogram::BUCKETS], sum_ns: u64) -> [u64; Histogram::BUCKETS + 1] {
+/// A distribution's cells: its buckets, from what is counted at each place, then its sum.
+fn distribution(places: &[u64; Histogram::BUCKETS], sum_ns: u64) -> [u64; Histogram::BUCKETS + 1] {
     let mut cells = [0; Histogram::BUCKETS + 1];
-    if let Some((sum, counts)) = cells.split_last_mut() {
-        counts.copy_from_slice(buckets);
+    for (place, count) in places.iter().enumerate() {
+        if let Some(cell) = bucket(place).and_then(|bucket| cells.get_mut(bucket)) {
+            *cell = *count;
+        }
+    }
+    if let Some(sum) = cells.last_mut() {
         *sum = sum_ns;
     }
     cells
