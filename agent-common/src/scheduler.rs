@@ -223,8 +223,8 @@ pub struct Cpu {
 /// Threads that are remembered from one switch to the next, by the low bits of their id.
 pub const THREADS: u32 = 1 << 16;
 
-/// What is remembered of one thread when it leaves the CPU; it lies in one cache line.
-#[repr(C, align(32))]
+/// What is remembered of one thread when it leaves the CPU.
+#[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Thread {
     /// The thread, and how often it had been dispatched: see [`Thread::stage`].
@@ -233,8 +233,6 @@ pub struct Thread {
     pub total_ns: u64,
     /// 0 if it could go on; else when it blocked and how: see [`Thread::blocked`].
     pub blocked: u64,
-    /// Padding.
-    pub reserved: u64,
 }
 
 impl Thread {
@@ -339,7 +337,7 @@ const _: () = assert!(MOVES < Now::UNMOVED as usize);
 const _: () = assert!(size_of::<Throttles>() == 320);
 const _: () = assert!(size_of::<Now>() == 192);
 const _: () = assert!(size_of::<Cpu>() == 192 + 16 * HISTORY);
-const _: () = assert!(size_of::<Thread>() == 32);
+const _: () = assert!(size_of::<Thread>() == 24);
 const _: () = assert!(size_of::<Culprits>() == 192);
 
 #[cfg(test)]
@@ -369,7 +367,11 @@ mod tests {
             duration_ns = duration_ns * 9 / 8 + 1;
         }
         assert_eq!((counted(0), counted(u64::MAX)), (Some(0), Some(31)));
-        assert_eq!((counted(1_000_000_000), counted(1_000_000_002)), (Some(24), Some(25)), "1 s is the upper bound of its bucket");
+        assert_eq!(
+            (counted(1_000_000_000), counted(1_000_000_002)),
+            (Some(24), Some(25)),
+            "1 s is the upper bound of its bucket"
+        );
     }
 
     #[test]

@@ -31,7 +31,8 @@ static FREE_SLOTS: Queue<u32> = Queue::with_max_entries(1, 0);
 /// Which slot a cgroup has, as a [`Holder`].
 #[map]
 static SLOT_OF: HashMap<CgroupKey, u64> = HashMap::with_max_entries(1, 0);
-/// Each CPU's own copy of a part of `SLOT_OF`; mappable, so that no entry lies in two cache lines.
+/// Each CPU's own copy of a part of `SLOT_OF`. The kernel puts the entries of an array that can be mapped at the
+/// beginning of a page, so that none lies in two cache lines.
 #[map]
 static SLOT_CACHE: Array<Assigned> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 /// What went wrong, a CPU.

@@ -1,6 +1,6 @@
 //! What is remembered of a thread from one switch to the next: what it had waited, and since when it sleeps.
 
-use aya_ebpf::{bindings::BPF_F_MMAPABLE, macros::map, maps::Array};
+use aya_ebpf::{macros::map, maps::Array};
 use podlens_common::scheduler::{Account, OFF_DISK, OFF_SLEEP, THREADS as ENTRIES, Thread};
 
 use super::lane::Lane;
@@ -10,10 +10,9 @@ use crate::kernel::Task;
 const UNINTERRUPTIBLE: u32 = 0x0002;
 const NO_LOAD: u32 = 0x0400;
 
-/// Each thread, by the low bits of its id. The kernel puts the entries of an array that can be mapped at the beginning of
-/// a page, others amid a cache line.
+/// Each thread, by the low bits of its id.
 #[map]
-static THREADS: Array<Thread> = Array::with_max_entries(ENTRIES, BPF_F_MMAPABLE);
+static THREADS: Array<Thread> = Array::with_max_entries(ENTRIES, 0);
 
 #[inline(always)]
 fn entry(pid: u32) -> Option<&'static mut Thread> {
@@ -86,7 +85,9 @@ pub(super) fn unbooked_wait(lane: &mut Lane, task: Task, unseen: u64) -> Option<
     };
     thread.stage = Thread::stage(pid, dispatches);
     thread.total_ns = total_ns;
-    thread.blocked = if known { thread.blocked } else { 0 };
+    if !known {
+        thread.blocked = 0;
+    }
     let leg_ns = total_ns.wrapping_sub(before_ns);
     (leg_ns != 0).then_some(leg_ns)
 }
