@@ -350,6 +350,9 @@ mod tests {
     const MOVE: u8 = 0xbf;
     const ADD: u8 = 0x07;
 
+    /// Classes of instructions: jumps by halves of registers, and computations with them.
+    const HALF: [u8; 2] = [6, 4];
+
     /// How far below its end a program without functions of its own uses its stack.
     fn stack_bytes(section: &str) -> u16 {
         let file: ElfFile64<'_> = ElfFile64::parse(OBJECT).unwrap();
@@ -375,6 +378,14 @@ mod tests {
     fn a_switch_needs_no_stack_apart() {
         let bytes = stack_bytes("tp_btf/sched_switch");
         assert!(bytes.next_multiple_of(16) < 64, "it uses {bytes} bytes: see docs/adr/0009");
+    }
+
+    #[test]
+    fn programs_are_compiled_for_half_registers() {
+        let file: ElfFile64<'_> = ElfFile64::parse(OBJECT).unwrap();
+        let program = file.section_by_name("tp_btf/sched_switch").unwrap().data().unwrap();
+        let halves = program.as_chunks::<8>().0.iter().filter(|[code, ..]| HALF.contains(&(code & 7))).count();
+        assert!(halves > 10, "{halves} instructions: see agent/build.rs and docs/adr/0009");
     }
 
     #[test]
