@@ -1,11 +1,11 @@
 //! What the collector `scheduler` costs a context switch, and the node: `cargo xtask bench scheduler`.
 //!
-//! Two processes hand a byte to and fro through pipes on one CPU: two switches an operation. The same processes run
-//! for the whole benchmark, and while they run, nothing, an empty program and podlens' program are attached to the
-//! tracepoint in turn, each for some milliseconds: where a process' memory happens to lie makes it faster or slower by
-//! more than what is looked for, and other machines on the same host make this one slower for tenths of a second. So
-//! only figures of one pair and one round are compared. Where a program and its maps happen to lie counts as well, so
-//! each is loaded several times. As root, on a quiet machine.
+//! Two processes hand a byte to and fro through pipes on one CPU: two switches an operation. While they run, nothing, an
+//! empty program and podlens' program are attached to the tracepoint in turn, each for some milliseconds, since other
+//! machines on the same host make this one slower for tenths of a second. Where a process' memory, a program and its maps
+//! happen to lie makes them faster or slower by more than what is looked for: so only figures of one pair of processes
+//! are compared, and there are several generations of pairs, each with programs that are loaded anew. As root, on a quiet
+//! machine.
 
 use std::{
     env,
@@ -25,20 +25,19 @@ use aya::{
 };
 use podlens::{collectors, config::Config, kernel::hierarchy::Hierarchies, pipeline::Pipeline};
 
-/// The fewest rounds, and the most: where the machine is not quiet, more of them make up for it.
-const ROUNDS: usize = 24;
-const MOST_ROUNDS: usize = 480;
+/// The fewest generations, and the most: where the machine is not quiet, more of them make up for it.
+const GENERATIONS: usize = 6;
+const MOST_GENERATIONS: usize = 24;
 /// The standard error with which a result is precise enough, and the one with which it still decides something.
-const PRECISE_NS: f64 = 2.0;
+const PRECISE_NS: f64 = 2.5;
 const USABLE_NS: f64 = 10.0;
-/// After so many rounds it is told how precise the result is by now.
-const TELL: usize = 24;
-/// How often each program is loaded.
-const LOADS: usize = 4;
-/// Pairs of processes in each place.
+/// Pairs of processes in each place, in one generation.
 const PAIRS: usize = 4;
+/// How often each pair is measured; a multiple of what is compared, so that each comes first, second and last equally
+/// often.
+const ROUNDS: usize = 4 * MODES;
 /// How long a pair runs with a program before it is measured, and while it is.
-const WARM: Duration = Duration::from_millis(5);
+const WARM: Duration = Duration::from_millis(30);
 const MEASURED: Duration = Duration::from_millis(20);
 const SETTLE: Duration = Duration::from_millis(700);
 /// Nanoseconds a switch that podlens may add to an empty program.
@@ -50,12 +49,27 @@ static EMPTY: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/emp
 
 const MODES: usize = 3;
 
-/// Nanoseconds a switch of one pair in one round.
-#[derive(Clone, Copy, Default)]
+/// Nanoseconds a switch with nothing, with the empty program and with podlens', of one pair in one round.
+type Round = [f64; MODES];
+
+/// Nanoseconds a switch of one pair, each a median over its rounds.
 struct Figures {
     nothing: f64,
-    empty: f64,
-    podlens: f64,
+    /// Of the empty program over nothing.
+    hook: f64,
+    /// Of podlens over the empty program.
+    added: f64,
+}
+
+impl Figures {
+    fn of(rounds: &[Round]) -> Self {
+        let over = |of: fn(&Round) -> f64| median(rounds.iter().map(of).collect());
+        Self {
+            nothing: over(|[nothing, ..]| *nothing),
+            hook: over(|[nothing, empty, _]| empty - nothing),
+            added: over(|[_, empty, podlens]| podlens - empty),
+        }
+    }
 }
 
 /// Where the two processes of a pair are, and what podlens may cost there.
@@ -75,34 +89,19 @@ fn main() -> Result<()> {
         ("a cgroup below it", [Some(&one), Some(&one)], Some(BUDGET_NS)),
         ("two cgroups, each waiting for the other", [Some(&one), Some(&other)], None),
     ];
-    let start = |cgroups: &[_; 2]| (0..PAIRS).map(|_| Pair::start(cgroups)).collect::<Result<Vec<_>>>();
-    let pairs = places.iter().map(|(_, cgroups, _)| start(cgroups)).collect::<Result<Vec<_>>>()?;
-    let mut empty = (0..LOADS).map(|_| load_empty()).collect::<Result<Vec<_>>>()?;
-    let mut podlens = (0..LOADS).map(|_| load_podlens()).collect::<Result<Vec<_>>>()?;
-    let mut rounds: [Vec<Figures>; PLACES] = Default::default();
+    let mut figures: [Vec<Figures>; PLACES] = Default::default();
     let mut count = 0;
-    while count < ROUNDS || count < MOST_ROUNDS && error_ns(&rounds) > PRECISE_NS {
-        let loads = empty.iter_mut().zip(&mut podlens).nth(count % LOADS);
-        let (empty, podlens) = loads.context("nothing is loaded")?;
-        for (rounds, pairs) in rounds.iter_mut().zip(&pairs) {
-            for pair in pairs {
-                rounds.push(pair.compare([None, Some(program(empty)?), Some(podlens)], count)?);
-            }
-        }
+    while count < GENERATIONS || count < MOST_GENERATIONS && error_ns(&figures) > PRECISE_NS {
+        measure_generation(&places, &mut figures)?;
         count += 1;
-        if count % TELL == 0 {
-            eprintln!("round {count}, standard error {:.1} ns", error_ns(&rounds));
-        }
+        eprintln!("generation {count}, standard error {:.1} ns", error_ns(&figures));
     }
-    drop(pairs);
-    println!(
-        "medians over {count} rounds and {PAIRS} pairs of processes in each place, all on one CPU, programs loaded {LOADS} times"
-    );
+    println!("medians over {} pairs of processes in each place, all on one CPU", count * PAIRS);
     let mut over_budget = Vec::new();
-    for ((place, _, budget_ns), rounds) in places.iter().zip(&rounds) {
-        let nothing_ns = median(rounds.iter().map(|figures| figures.nothing).collect());
-        let (hook_ns, hook_error_ns) = difference(rounds, |figures| figures.empty - figures.nothing);
-        let (added_ns, added_error_ns) = added(rounds);
+    for ((place, _, budget_ns), figures) in places.iter().zip(&figures) {
+        let nothing_ns = median(figures.iter().map(|figures| figures.nothing).collect());
+        let (hook_ns, hook_error_ns) = typical(figures.iter().map(|figures| figures.hook).collect());
+        let (added_ns, added_error_ns) = added(figures);
         println!("in {place}:");
         println!("  {:14} {nothing_ns:7.1} ns a switch", "nothing");
         println!("  {:14} {hook_ns:+7.1} ns over nothing, standard error {hook_error_ns:.1}", "empty program");
@@ -118,7 +117,7 @@ fn main() -> Result<()> {
     }
     drop((one, other));
     sweep()?;
-    let error_ns = error_ns(&rounds);
+    let error_ns = error_ns(&figures);
     if error_ns > USABLE_NS {
         bail!("a standard error of {error_ns:.1} ns decides nothing: run this on a machine that does nothing else");
     }
@@ -128,20 +127,39 @@ fn main() -> Result<()> {
     Ok(())
 }
 
+/// Loads the programs, starts pairs of processes in each place, measures them in turn, and adds their figures.
+fn measure_generation(places: &[Place<'_>; PLACES], figures: &mut [Vec<Figures>; PLACES]) -> Result<()> {
+    let mut empty = load_empty()?;
+    let mut podlens = load_podlens()?;
+    let start = |cgroups: &[_; 2]| (0..PAIRS).map(|_| Pair::start(cgroups)).collect::<Result<Vec<_>>>();
+    let pairs = places.iter().map(|(_, cgroups, _)| start(cgroups)).collect::<Result<Vec<_>>>()?;
+    // By then each process waits for a byte.
+    thread::sleep(SETTLE);
+    let mut pairs =
+        pairs.into_iter().flatten().map(|pair| Ok((pair.begin()?, Vec::new()))).collect::<Result<Vec<_>>>()?;
+    for round in 0..ROUNDS {
+        for (pair, rounds) in &mut pairs {
+            rounds.push(pair.compare([None, Some(program(&mut empty)?), Some(&mut podlens)], round)?);
+        }
+    }
+    for (figures, pairs) in figures.iter_mut().zip(pairs.chunks(PAIRS)) {
+        figures.extend(pairs.iter().map(|(_, rounds)| Figures::of(rounds)));
+    }
+    Ok(())
+}
+
 /// What podlens adds to the empty program, and the standard error of that.
-fn added(rounds: &[Figures]) -> (f64, f64) {
-    difference(rounds, |figures| figures.podlens - figures.empty)
+fn added(figures: &[Figures]) -> (f64, f64) {
+    typical(figures.iter().map(|figures| figures.added).collect())
 }
 
 /// The greatest standard error of what is looked for.
 fn error_ns(places: &[Vec<Figures>]) -> f64 {
-    places.iter().map(|rounds| added(rounds).1).fold(0.0, f64::max)
+    places.iter().map(|figures| added(figures).1).fold(0.0, f64::max)
 }
 
-/// The median of a difference within pairs and rounds, and the standard error of that median, estimated from the middle
-/// half as if the differences were normally distributed.
-fn difference(rounds: &[Figures], of: impl Fn(&Figures) -> f64) -> (f64, f64) {
-    let mut values: Vec<f64> = rounds.iter().map(of).collect();
+/// The median, and its standard error, estimated from the middle half as if the values were normally distributed.
+fn typical(mut values: Vec<f64>) -> (f64, f64) {
     values.sort_by(f64::total_cmp);
     let at = |quarters: usize| values.get(values.len() * quarters / 4).copied().unwrap_or(f64::NAN);
     (at(2), 1.253 * (at(3) - at(1)) / 1.349 / (values.len() as f64).sqrt())
@@ -159,28 +177,35 @@ fn hand_on() -> Result<()> {
     Ok(())
 }
 
-/// Two processes that do so with each other. They stand still but while they are measured.
-struct Pair([Child; 2]);
+/// Two processes that do so with each other, and the pipe on which the first byte comes.
+struct Pair([Child; 2], PipeWriter);
 
 impl Pair {
     fn start([one, other]: &[Option<&Below>; 2]) -> Result<Self> {
         let (there, to_there) = io::pipe().context("cannot make a pipe")?;
         let (back, to_back) = io::pipe().context("cannot make a pipe")?;
-        let mut first = to_there.try_clone().context("cannot share a pipe")?;
-        let pair = Self([process(*one, there, to_back)?, process(*other, back, to_there)?]);
-        // By then both wait for a byte.
-        thread::sleep(SETTLE);
-        pair.signal(libc::SIGSTOP)?;
-        first.write_all(b"x").context("cannot hand over the first byte")?;
-        Ok(pair)
+        let first = to_there.try_clone().context("cannot share a pipe")?;
+        Ok(Self([process(*one, there, to_back)?, process(*other, back, to_there)?], first))
     }
 
-    /// What a switch takes with nothing, the empty program and podlens' in turn. Each comes first, second and last
-    /// equally often.
-    fn compare(&self, mut programs: [Option<&mut BtfTracePoint>; MODES], round: usize) -> Result<Figures> {
+    /// Gives them the byte. They stand still but while they are measured.
+    fn begin(mut self) -> Result<Self> {
+        self.signal(libc::SIGSTOP)?;
+        self.1.write_all(b"x").context("cannot hand over the first byte")?;
+        Ok(self)
+    }
+
+    /// What a switch takes with nothing, the empty program and podlens' in turn.
+    fn compare(&self, mut programs: [Option<&mut BtfTracePoint>; MODES], round: usize) -> Result<Round> {
         let mut figures = [0.0; MODES];
         self.signal(libc::SIGCONT)?;
         for turn in 0..MODES {
+            // A program that was attached shortly before keeps the kernel at work for some milliseconds. So that all have
+            // one before them, the empty one comes and goes.
+            if let Some(Some(empty)) = programs.get_mut(1) {
+                let link = empty.attach()?;
+                empty.detach(link)?;
+            }
             let mode = (turn + round) % MODES;
             let (Some(program), Some(figure)) = (programs.get_mut(mode), figures.get_mut(mode)) else { continue };
             *figure = match program {
@@ -194,8 +219,7 @@ impl Pair {
             };
         }
         self.signal(libc::SIGSTOP)?;
-        let [nothing, empty, podlens] = figures;
-        Ok(Figures { nothing, empty, podlens })
+        Ok(figures)
     }
 
     /// Nanoseconds a switch.
@@ -210,7 +234,7 @@ impl Pair {
 
     /// How often the kernel has put the first process onto its CPU.
     fn dispatches(&self) -> Result<u64> {
-        let [process, _] = &self.0;
+        let Self([process, _], _) = self;
         let path = format!("/proc/{}/schedstat", process.id());
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
         text.split_whitespace().nth(2).and_then(|count| count.parse().ok()).with_context(|| format!("{path}: {text:?}"))
