@@ -14,8 +14,8 @@ fn main() -> Result<()> {
         // `core` for the BPF target is not distributed and has to be built, which a stable compiler does only under
         // this variable. It is set here alone: exported, it would switch on nightly features in dependencies.
         ("RUSTC_BOOTSTRAP", "1"),
-        // Instructions on half registers, which all supported kernels have: a tenth less code (docs/adr/0009). The flag
-        // is the programs' alone, not that of what runs while they are built.
+        // Instructions on half registers, which all supported kernels have: less code (docs/adr/0009). The flag is
+        // the programs' alone, not that of what runs while they are built.
         ("CARGO_UNSTABLE_PROFILE_RUSTFLAGS", "true"),
         ("CARGO_PROFILE_RELEASE_RUSTFLAGS", "-Ctarget-cpu=v3"),
         ("CARGO_PROFILE_RELEASE_BUILD_OVERRIDE_RUSTFLAGS", ""),

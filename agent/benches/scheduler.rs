@@ -200,8 +200,8 @@ impl Pair {
         let mut figures = [0.0; MODES];
         self.signal(libc::SIGCONT)?;
         for turn in 0..MODES {
-            // A program that was attached shortly before keeps the kernel at work for some milliseconds. So that all have
-            // one before them, the empty one comes and goes.
+            // A program that was detached shortly before keeps the kernel at work for a while. So that all have one before
+            // them, the empty one comes and goes.
             if let Some(Some(empty)) = programs.get_mut(1) {
                 let link = empty.attach()?;
                 empty.detach(link)?;

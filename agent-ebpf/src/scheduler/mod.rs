@@ -61,6 +61,7 @@ impl Switch {
         let lane = &mut lane;
         let rq = self.previous().cfs_rq().rq();
         let clock_ns = rq.clock_ns();
+        // While the kernel sets a task up it has no queue, and what is read of none is 0.
         if clock_ns == 0 {
             return;
         }
@@ -72,10 +73,10 @@ impl Switch {
             make_good(cpu, self.previous(), clock_ns, missed);
         }
         lane.now.since_ns = clock_ns;
-        // The kernel has charged the task that leaves by now: without what interrupts and the hypervisor took, and
-        // without its own search for another task to run.
         let mut account = lane.running_account();
         if let Some(account) = account.as_deref_mut() {
+            // The kernel has charged the task that leaves by now: without what interrupts and the hypervisor took, and
+            // without its own search for another task to run.
             let executed_ns = self.previous().executed_ns();
             if executed_ns > lane.now.executed_ns {
                 account.on_cpu_ns += executed_ns - lane.now.executed_ns;
