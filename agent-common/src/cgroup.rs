@@ -57,15 +57,20 @@ impl Holder {
     }
 }
 
-/// Which slot a cgroup has. It never becomes wrong: a key belongs to one cgroup for ever, and its slot is given on only
-/// when no task of that cgroup can exist.
+/// Which slot a cgroup below a root has. It never becomes wrong: the kernel gives a serial number to one cgroup only, of
+/// whichever hierarchy, and the slot is given on only when no task of that cgroup can exist.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Assigned {
-    /// The cgroup; 0 for none.
-    pub key: CgroupKey,
-    /// The slot that it has.
+    /// The cgroup's serial number; 0 for none.
+    pub serial: u64,
+    /// Who holds its slot.
     pub holder: Holder,
+}
+
+impl Assigned {
+    /// No cgroup.
+    pub const NONE: Self = Self { serial: 0, holder: Holder::UNATTRIBUTED };
 }
 
 /// One slot: the cgroup that holds it, written by the kernel when the cgroup's first task is dispatched and

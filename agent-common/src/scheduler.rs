@@ -1,6 +1,6 @@
 //! What one CPU has accounted for one slot, what it is doing and did lately, and what is remembered of threads.
 
-use crate::cgroup::Holder;
+use crate::cgroup::{Assigned, Holder};
 
 /// Buckets of a histogram of durations; see [`bucket`] and [`place`].
 pub const BUCKETS: usize = 32;
@@ -123,17 +123,9 @@ pub const MOVES: usize = 4;
 pub struct Moved {
     /// When, by the run queue's clock.
     pub at_ns: u64,
+    /// The kernel's total of the task's CPU time by then.
+    pub executed_ns: u64,
     /// Who has held the CPU since.
-    pub holder: Holder,
-}
-
-/// The cgroup below a root that ran last on a CPU.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct Recent {
-    /// Its serial number, which the kernel gives only once; 0 for none.
-    pub serial: u64,
-    /// Who holds its slot.
     pub holder: Holder,
 }
 
@@ -158,8 +150,8 @@ pub struct Now {
     pub cpu: u16,
     /// Position of the newest slice in the history, modulo its length.
     pub newest: u16,
-    /// Very often it is also the cgroup that runs next.
-    pub recent: Recent,
+    /// The cgroup below a root that ran last. Very often it is also the one that runs next.
+    pub recent: Assigned,
     /// The kernel's address of the running task.
     pub task: u64,
     /// State of the random numbers for sampled culprits.
@@ -173,7 +165,7 @@ pub struct Now {
     /// Time for which nobody is known to have held or left the CPU, since switches were missed.
     pub missed_ns: u64,
     /// Padding.
-    pub reserved: [u64; 3],
+    pub reserved: [u64; 7],
     /// The moves, oldest first.
     pub list: [Moved; MOVES],
 }
@@ -190,23 +182,23 @@ impl Now {
     #[inline(always)]
     #[must_use]
     pub const fn moves(&self) -> usize {
-        if self.moved != Self::UNMOVED && self.moved >> Self::MOVES_BITS == self.slice() {
+        if self.moved != Self::UNMOVED && self.moved >> Self::MOVES_BITS == Self::slice(self.since_ns) {
             (self.moved & Self::UNMOVED) as usize
         } else {
             0
         }
     }
 
-    /// The value of `moved` for so many moves in the slice that runs.
+    /// The value of `moved` for so many moves in the slice that began then.
     #[inline(always)]
     #[must_use]
-    pub const fn moved_times(&self, moves: u32) -> u32 {
-        self.slice() << Self::MOVES_BITS | moves
+    pub const fn moved_times(since_ns: u64, moves: u32) -> u32 {
+        Self::slice(since_ns) << Self::MOVES_BITS | moves
     }
 
-    /// What tells the slice that runs from those right before it: as much of its beginning as has room beside the moves.
-    const fn slice(&self) -> u32 {
-        (self.since_ns & Self::SLICE) as u32
+    /// What tells a slice from those right before it: as much of its beginning as has room beside the moves.
+    const fn slice(since_ns: u64) -> u32 {
+        (since_ns & Self::SLICE) as u32
     }
 }
 
@@ -236,6 +228,9 @@ pub struct Thread {
 }
 
 impl Thread {
+    /// `blocked` of a thread that could go on.
+    pub const COULD_GO_ON: u64 = 0;
+
     /// A thread after so many dispatches, modulo 2^32, which also tell it from a later thread of the same id.
     #[inline(always)]
     #[must_use]
@@ -295,18 +290,15 @@ pub const fn culprit_holder(word: u64) -> Option<Holder> {
 #[must_use]
 #[allow(clippy::cast_possible_truncation, reason = "what is not large has 32 bits left when it is shifted")]
 pub const fn place(duration_ns: u64) -> usize {
-    if duration_ns == 0 {
-        return 0;
-    }
     if duration_ns >> LARGE_BITS != 0 {
         return (u32::MAX.wrapping_mul(DE_BRUIJN) >> 27) as usize;
     }
-    // The duration is scaled to units of 2^-30 s first, so that the buckets' bounds are exact powers of two in
-    // seconds: 2^30 / 10^9 = 1 + 4948730.04 / 2^26, and what is not large leaves room for the product.
-    let scaled = duration_ns + ((duration_ns * 4_948_730) >> 26);
+    // In units of 2^-25 s, so that the buckets' bounds are powers of two: 2^25 / 10^9 = 72057594.04 / 2^31. With the
+    // factor cut off, a duration that is such a bound comes out just below it, and so in the bucket that ends there. What
+    // is not large leaves room for the product.
     // Smeared to all ones below the highest bit, and those hashed, in a straight line: there is no instruction for the
     // logarithm, and branches on it are mispredicted.
-    let mut ones = ((scaled - 1) >> 5) as u32 | 1;
+    let mut ones = ((duration_ns * 72_057_594) >> 31) as u32 | 1;
     ones |= ones >> 1;
     ones |= ones >> 2;
     ones |= ones >> 4;
@@ -335,8 +327,8 @@ static BUCKET_AT: [u8; BUCKETS] = [
 const _: () = assert!(size_of::<Account>() == 448);
 const _: () = assert!(MOVES < Now::UNMOVED as usize);
 const _: () = assert!(size_of::<Throttles>() == 320);
-const _: () = assert!(size_of::<Now>() == 192);
-const _: () = assert!(size_of::<Cpu>() == 192 + 16 * HISTORY);
+const _: () = assert!(size_of::<Now>() == 256);
+const _: () = assert!(size_of::<Cpu>() == 256 + 16 * HISTORY);
 const _: () = assert!(size_of::<Thread>() == 24);
 const _: () = assert!(size_of::<Culprits>() == 192);
 

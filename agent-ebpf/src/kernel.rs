@@ -40,13 +40,14 @@ trait Constant: Copy {
 
 /// A load in the one form that the daemon shortens: the offset, the sum, and the load of what lies there.
 macro_rules! load {
-    ($base:expr, $name:ident, $width:literal) => {{
-        let value: u64;
+    ($base:expr, $name:ident, $width:literal, $class:ident) => {{
+        let value;
         asm!(
-            concat!("{value} = ", stringify!($name), " ll"),
-            "{value} += {base}",
-            concat!("{value} = *(", $width, " *)({value} + 0)"),
-            value = out(reg) value,
+            concat!("{sum} = ", stringify!($name), " ll"),
+            "{sum} += {base}",
+            concat!("{value} = *(", $width, " *)({sum} + 0)"),
+            sum = out(reg) _,
+            value = lateout($class) value,
             base = in(reg) $base,
             options(readonly, nostack, preserves_flags)
         );
@@ -79,17 +80,17 @@ macro_rules! constants {
                 #[inline(always)]
                 unsafe fn member_u64(self, base: *const u8) -> u64 {
                     // SAFETY: the caller's; the verifier checks type and bounds of each such load.
-                    unsafe { load!(base, $name, "u64") }
+                    unsafe { load!(base, $name, "u64", reg) }
                 }
                 #[inline(always)]
                 unsafe fn member_u32(self, base: *const u8) -> u32 {
                     // SAFETY: as above.
-                    unsafe { load!(base, $name, "u32") as u32 }
+                    unsafe { load!(base, $name, "u32", wreg) }
                 }
                 #[inline(always)]
                 unsafe fn member_u8(self, base: *const u8) -> u8 {
                     // SAFETY: as above.
-                    unsafe { load!(base, $name, "u8") as u8 }
+                    unsafe { load!(base, $name, "u8", wreg) }
                 }
             }
         )*
@@ -151,8 +152,8 @@ constants! {
     HAS_V1;
     /// Number of the version 1 CPU hierarchy.
     V1_HIERARCHY;
-    /// 1: the group's throttled time can be read.
-    HAS_THROTTLED;
+    /// The throttled time of slots above this one can be read.
+    THROTTLED_ABOVE;
     /// 1: the moment at which the present throttle began can be read (6.6 and later).
     HAS_THROTTLED_AT;
     /// Slots a CPU.
@@ -185,9 +186,11 @@ pub(crate) fn switch_has_state() -> bool {
 pub(crate) fn exit_tells_group() -> bool {
     EXIT_HAS_GROUP.load() != 0
 }
+/// The slot is of a task group whose throttled time can be read. One comparison with a constant tells that, and where the
+/// kernel has no such time the verifier sees that no slot is above it.
 #[inline(always)]
-pub(crate) fn has_throttled() -> bool {
-    HAS_THROTTLED.load() != 0
+pub(crate) fn has_throttled(slot: u32) -> bool {
+    slot > THROTTLED_ABOVE.load() as u32
 }
 
 /// What a member of a kernel structure can be.
@@ -437,6 +440,13 @@ impl Css {
 pub(crate) fn thread_group_at(task: u64) -> Option<u32> {
     // SAFETY: the helper checks the address.
     unsafe { bpf_probe_read_kernel((task + TASK_TGID.load()) as *const u32) }.ok()
+}
+
+/// The CPU time of a task that may be gone by now; none if nothing is there any more.
+#[inline(always)]
+pub(crate) fn executed_ns_at(task: u64) -> Option<u64> {
+    // SAFETY: as above.
+    unsafe { bpf_probe_read_kernel((task + TASK_EXECUTED.load()) as *const u64) }.ok()
 }
 
 /// What the quota of a cgroup with a CPU controller has done so far.

@@ -10,9 +10,8 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, PerCpuArray, Queue},
 };
-use podlens_common::{
-    cgroup::{Assigned, CACHE_ENTRIES, CgroupKey, Holder, KEY_V1, Losses, SLOT_KERNEL, SLOT_ROOT, Slot},
-    scheduler::Recent,
+use podlens_common::cgroup::{
+    Assigned, CACHE_ENTRIES, CgroupKey, Holder, KEY_V1, Losses, SLOT_KERNEL, SLOT_ROOT, Slot,
 };
 
 use crate::kernel::{Cgroup, KernfsNode, ROOT_SERIAL, Task, has_v1, slots_count};
@@ -66,22 +65,22 @@ pub(crate) fn record(slot: u32) -> Option<&'static Slot> {
 /// The slot of a task, assigned now if its cgroup has none yet.
 #[inline(always)]
 pub(crate) fn of_task(task: Task, cpu: u32) -> Holder {
-    of_task_after(&mut Recent { serial: 0, holder: Holder::UNATTRIBUTED }, task, cpu)
+    of_task_after(&mut Assigned { ..Assigned::NONE }, task, cpu)
 }
 
 /// The same, of a task that is likely to be of the cgroup that `recent` remembers.
 #[inline(always)]
-pub(crate) fn of_task_after(recent: &mut Recent, task: Task, cpu: u32) -> Holder {
+pub(crate) fn of_task_after(recent: &mut Assigned, task: Task, cpu: u32) -> Holder {
     let sets = task.cgroups();
     if sets.is_null() {
         return without_cgroup(cpu);
     }
-    let (mut cgroup, mut mark) = (sets.default_cgroup(), 0);
+    let mut cgroup = sets.default_cgroup();
     let mut serial = cgroup.serial();
     if serial == ROOT_SERIAL && has_v1() {
         let css = sets.cpu();
         if !css.is_null() {
-            (cgroup, mark) = (css.cgroup(), KEY_V1);
+            cgroup = css.cgroup();
             serial = cgroup.serial();
         }
     }
@@ -92,20 +91,19 @@ pub(crate) fn of_task_after(recent: &mut Recent, task: Task, cpu: u32) -> Holder
     if recent.serial == serial {
         return recent.holder;
     }
-    let key = cgroup.kn().id() | mark;
-    let Some(cached) = SLOT_CACHE.get_ptr_mut(cpu * CACHE_ENTRIES + cache_index(key)) else {
+    let Some(cached) = SLOT_CACHE.get_ptr_mut(cpu * CACHE_ENTRIES + cache_index(serial)) else {
         return Holder::UNATTRIBUTED;
     };
     // SAFETY: only this CPU writes the entry, with preemption off.
     let cached = unsafe { &mut *cached };
-    if cached.key != key {
-        let holder = find_or_assign(cgroup, key, cpu);
+    if cached.serial != serial {
+        let holder = find_or_assign(cgroup, cpu);
         if holder == Holder::UNATTRIBUTED {
             return holder;
         }
-        *cached = Assigned { key, holder };
+        *cached = Assigned { serial, holder };
     }
-    *recent = Recent { serial, holder: cached.holder };
+    *recent = Assigned { serial, holder: cached.holder };
     cached.holder
 }
 
@@ -115,14 +113,18 @@ fn without_cgroup(cpu: u32) -> Holder {
     Holder::UNATTRIBUTED
 }
 
-/// Fibonacci hashing: ids of directories come at near-constant distances, which low bits alone would fold.
+/// Fibonacci hashing: serial numbers come at near-constant distances, which low bits alone would fold.
 #[inline(always)]
-fn cache_index(key: CgroupKey) -> u32 {
-    (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 53) as u32 & (CACHE_ENTRIES - 1)
+fn cache_index(serial: u64) -> u32 {
+    (serial as u32).wrapping_mul(0x9e37_79b9) >> (u32::BITS - CACHE_ENTRIES.ilog2())
 }
 
 #[inline(never)]
-fn find_or_assign(cgroup: Cgroup, key: CgroupKey, cpu: u32) -> Holder {
+fn find_or_assign(cgroup: Cgroup, cpu: u32) -> Holder {
+    let Some(mark) = cgroup.key_mark() else {
+        return Holder::UNATTRIBUTED;
+    };
+    let key = cgroup.kn().id() | mark;
     lose!(cpu, cache_misses);
     if let Some(holder) = find(key) {
         return holder;
@@ -251,6 +253,6 @@ extern "C" fn denoted(name_bytes: u32) -> u32 {
 /// The position of one CPU's entry for `slot` in a table of CPUs by slots; none for what is no slot.
 #[inline(always)]
 pub(crate) fn position(cpu: u32, slot: u32) -> Option<u32> {
-    let count = slots_count();
-    if u64::from(slot) < count { Some((u64::from(cpu) * count) as u32 + slot) } else { None }
+    let count = slots_count() as u32;
+    if slot < count { Some(cpu * count + slot) } else { None }
 }

@@ -76,8 +76,9 @@ const STAGES: &[Stage] = &[
             "--deny",
             "warnings",
         ],
-        // Compiling `core` asks for an unstable option, and the programs' two lines of assembly for another.
-        variables: &[("RUSTC_BOOTSTRAP", "1")],
+        // Compiling `core` asks for an unstable option, and the programs' assembly for another and for the processor that
+        // agent/build.rs names.
+        variables: &[("RUSTC_BOOTSTRAP", "1"), ("CARGO_TARGET_BPFEL_UNKNOWN_NONE_RUSTFLAGS", "-Ctarget-cpu=v3")],
     },
     Stage {
         name: "chart",

@@ -102,12 +102,12 @@ impl Lane {
         account(self.now.cpu.into(), self.now.holder.slot())
     }
 
-    /// Ends the running slice at a moment at which the kernel's total of its task is not known, and books all of it.
+    /// Ends the running slice at a moment, by which the kernel's total of its task is that, and books all of it.
     #[inline(always)]
-    pub(super) fn book_slice(&mut self, end_ns: u64) {
-        let ran_ns = end_ns.wrapping_sub(self.now.since_ns);
+    pub(super) fn book_slice(&mut self, end_ns: u64, executed_ns: u64) {
+        let ran_ns = executed_ns.saturating_sub(self.now.executed_ns);
         self.now.since_ns = end_ns;
-        self.now.executed_ns = self.now.executed_ns.wrapping_add(ran_ns);
+        self.now.executed_ns = executed_ns;
         if let Some(account) = self.running_account() {
             account.on_cpu_ns += ran_ns;
         }

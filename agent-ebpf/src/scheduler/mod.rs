@@ -13,8 +13,8 @@ use aya_ebpf::{
     EbpfContext as _, helpers::bpf_get_smp_processor_id, macros::btf_tracepoint, programs::BtfTracePointContext,
 };
 use podlens_common::{
-    cgroup::{Holder, SLOT_FIRST},
-    scheduler::{Account, Now},
+    cgroup::Holder,
+    scheduler::{Account, Now, Thread},
 };
 
 use self::{lane::Lane, wait::finish_wait};
@@ -69,64 +69,62 @@ impl Switch {
         let switches = rq.switches() as u32;
         let missed = switches.wrapping_sub(lane.now.switches).wrapping_sub(1);
         lane.now.switches = switches;
-        if missed != 0 || lane.now.moved != Now::UNMOVED {
+        // One test, since both are rare.
+        if missed | (lane.now.moved ^ Now::UNMOVED) != 0 {
             make_good(cpu, self.previous(), clock_ns, missed);
         }
         lane.now.since_ns = clock_ns;
-        let mut account = lane.running_account();
-        if let Some(account) = account.as_deref_mut() {
-            // The kernel has charged the task that leaves by now: without what interrupts and the hypervisor took, and
-            // without its own search for another task to run.
-            let executed_ns = self.previous().executed_ns();
-            if executed_ns > lane.now.executed_ns {
-                account.on_cpu_ns += executed_ns - lane.now.executed_ns;
-            }
-            self.leave(lane, account);
-        }
-        lane.now.executed_ns = self.next().executed_ns();
-        lane.now.task = self.next().address();
-
+        let mut account = self.end_slice(lane);
         let next = self.next();
+        lane.now.executed_ns = next.executed_ns();
+        lane.now.task = next.address();
         let is_idle = next.pid() == 0;
         let holder = if is_idle { Holder::IDLE } else { slots::of_task_after(&mut lane.now.recent, next, cpu) };
         if holder != lane.now.holder {
             lane.pass_on(clock_ns, holder);
             account = lane.running_account();
         }
-        if let Some(account) = account {
-            self.arrive(lane, account);
-        }
+        self.begin_slice(lane, account);
         lane.end_writing();
     }
 
-    /// Books how the task leaves the CPU.
+    /// Books the time of the task that leaves, and how it leaves; none if that is the idle task. Gives its account.
     #[inline(always)]
-    fn leave(&self, lane: &mut Lane, account: &mut Account) {
+    fn end_slice(&self, lane: &mut Lane) -> Option<&'static mut Account> {
+        let account = lane.running_account()?;
+        // The kernel has charged the task by now: without what interrupts and the hypervisor took, and without its own
+        // search for another task to run.
+        account.on_cpu_ns += self.previous().executed_ns().wrapping_sub(lane.now.executed_ns);
         let state = self.state();
-        if state != 0 {
+        let blocked = if state != 0 {
             account.voluntary += 1;
+            threads::blocked(self.previous(), state, lane.clock_ns())
         } else {
             account.involuntary += 1;
-        }
-        threads::leave(self.previous(), state, lane.clock_ns());
-        if has_throttled() && lane.now.holder.slot() >= SLOT_FIRST {
+            Thread::COULD_GO_ON
+        };
+        threads::leave(self.previous(), blocked);
+        if has_throttled(lane.now.holder.slot()) {
             let began_ns = self.previous().cfs_rq().throttle_began_ns(lane.clock_ns());
             if began_ns != 0 && account.throttle_began_ns == 0 {
                 account.throttle_began_ns = began_ns;
             }
         }
+        Some(account)
     }
 
-    /// Books what the task that comes to the CPU did before.
+    /// Books what the task that comes to the CPU did before; none if that is the idle task.
     #[inline(always)]
-    fn arrive(&self, lane: &mut Lane, account: &mut Account) {
+    fn begin_slice(&self, lane: &mut Lane, account: Option<&mut Account>) {
+        let Some(account) = account else { return };
         let queued_ns = self.next().queued_ns();
-        if queued_ns != 0 {
-            let clock_ns = lane.clock_ns();
-            threads::dispatch(lane, account, self.next(), queued_ns, clock_ns);
-            let holder = lane.now.holder;
-            finish_wait(lane, account, holder, self.next().cfs_rq(), queued_ns, clock_ns);
+        if queued_ns == 0 {
+            return;
         }
+        let clock_ns = lane.clock_ns();
+        threads::dispatch(lane, account, self.next(), queued_ns, clock_ns);
+        let holder = lane.now.holder;
+        finish_wait(lane, account, holder, self.next(), queued_ns, clock_ns);
     }
 
     #[inline(always)]
@@ -142,13 +140,8 @@ impl Switch {
     /// The state of the task that leaves; 0 if it could go on.
     #[inline(always)]
     fn state(&self) -> u32 {
-        if self.argument(0) & 1 != 0 {
-            0
-        } else if switch_has_state() {
-            self.argument(3) as u32
-        } else {
-            self.previous().state()
-        }
+        let state = if switch_has_state() { self.argument(3) as u32 } else { self.previous().state() };
+        if self.argument(0) & 1 != 0 { 0 } else { state }
     }
 
     #[inline(always)]
@@ -163,6 +156,10 @@ impl Switch {
 fn make_good(cpu: u32, previous: Task, clock_ns: u64, missed: u32) {
     catch_up(cpu, previous, clock_ns, missed);
     moves::finish_moved(cpu, clock_ns);
+    // Whatever a message told, no task has run for less than nothing since.
+    if let Some(mut lane) = Lane::locked(cpu) {
+        lane.now.executed_ns = lane.now.executed_ns.min(previous.executed_ns());
+    }
 }
 
 /// Begins the account of a CPU, and makes good for switches that the run queue counted and the tracepoint did not
@@ -193,12 +190,17 @@ fn catch_up(cpu: u32, previous: Task, clock_ns: u64, missed: u32) {
     let executed_ns = previous.executed_ns().wrapping_sub(clock_ns.wrapping_sub(began_ns));
     if !is_known {
         lane.now.executed_ns = executed_ns;
+        lane.now.moved = Now::UNMOVED;
         return;
     }
     if missed == 1 && pid != 0 {
         moves::finish_moved(cpu, arrived_ns);
-        lane.book_slice(arrived_ns);
+        // The kernel's total of its task is not at hand any more: by the clock, with what interrupts took.
+        let ran_ns = arrived_ns.wrapping_sub(lane.now.since_ns);
+        let executed_ns = lane.now.executed_ns.wrapping_add(ran_ns);
+        lane.book_slice(arrived_ns, executed_ns);
     } else {
+        lane.now.moved = Now::UNMOVED;
         lane.now.missed_ns += arrived_ns.wrapping_sub(lane.now.since_ns);
         lane.pass_on(lane.now.since_ns, Holder::UNSEEN);
         lane.now.since_ns = arrived_ns;
@@ -212,7 +214,7 @@ fn catch_up(cpu: u32, previous: Task, clock_ns: u64, missed: u32) {
         let leg_ns = threads::unbooked_wait(lane, previous, 1);
         threads::dispatched_unseen(lane, account, previous, arrived_ns);
         if let Some(leg_ns) = leg_ns {
-            finish_wait(lane, account, holder, previous.cfs_rq(), arrived_ns.wrapping_sub(leg_ns), arrived_ns);
+            finish_wait(lane, account, holder, previous, arrived_ns.wrapping_sub(leg_ns), arrived_ns);
         }
     }
 }
@@ -230,7 +232,7 @@ fn migrate(task: Task) {
     if !task.is_migrating() {
         return;
     }
-    let Some((queue, rq)) = task.queues() else { return };
+    let Some((_, rq)) = task.queues() else { return };
     // The lock of the source's run queue is held until the task has left it.
     let Some(mut left) = Lane::locked(rq.cpu()) else { return };
     let left = &mut left;
@@ -242,7 +244,7 @@ fn migrate(task: Task) {
     let clock_ns = rq.clock_ns();
     left.begin_writing();
     if let Some(account) = lane::account(left.now.cpu.into(), holder.slot()) {
-        finish_wait(left, account, holder, queue, clock_ns.wrapping_sub(leg_ns), clock_ns);
+        finish_wait(left, account, holder, task, clock_ns.wrapping_sub(leg_ns), clock_ns);
     }
     left.end_writing();
 }

@@ -8,7 +8,7 @@ use podlens_common::{
 
 use super::lane::{self, Lane};
 use crate::{
-    kernel::{Task, cpus_count, thread_group_at},
+    kernel::{Task, cpus_count, executed_ns_at, thread_group_at},
     slots,
 };
 
@@ -24,19 +24,24 @@ pub(super) fn split_running_slices(task: Task, whole_group: bool) {
     let mut cpu = 0;
     while u64::from(cpu) < cpus_count() {
         if let Some(other) = lane::entry(cpu) {
-            // SAFETY: a message to that CPU, which holds only for the slice that began at `since_ns`, so that a
-            // switch meanwhile makes it void. Moves come one at a time: the kernel holds its cgroup lock.
+            // SAFETY: a message to that CPU, which holds only for the slice that began at `since_ns`. That is read before
+            // anything else, and the message written last, so that a switch meanwhile makes it void. Moves come one at a
+            // time: the kernel holds its cgroup lock.
             let now = unsafe { &mut (*other).now };
-            let concerned = now.task == task.address() || whole_group && thread_group_at(now.task) == Some(group);
-            if concerned {
+            let (since_ns, running) =
+                unsafe { ((&raw const now.since_ns).read_volatile(), (&raw const now.task).read_volatile()) };
+            let concerned = running == task.address() || whole_group && thread_group_at(running) == Some(group);
+            // The kernel has charged the task up to the move.
+            if concerned && let Some(executed_ns) = executed_ns_at(running) {
                 let moves = now.moves();
                 let last = now.list[moves.wrapping_sub(1) & (MOVES - 1)];
                 let present = if moves == 0 { now.holder } else { last.holder };
                 if moves >= MOVES {
                     now.list[MOVES - 1].holder = Holder::UNATTRIBUTED;
                 } else if present != holder {
-                    now.list[moves & (MOVES - 1)] = Moved { at_ns: clock_ns, holder };
-                    now.moved = now.moved_times(moves as u32 + 1);
+                    now.list[moves & (MOVES - 1)] = Moved { at_ns: clock_ns, executed_ns, holder };
+                    let moved = Now::moved_times(since_ns, moves as u32 + 1);
+                    unsafe { (&raw mut now.moved).write_volatile(moved) };
                 }
             }
         }
@@ -44,8 +49,8 @@ pub(super) fn split_running_slices(task: Task, whole_group: bool) {
     }
 }
 
-/// A message was left: if it is for the slice that ends, books its parts up to the last move and leaves the rest. Gives
-/// how many moves.
+/// A message was left: if it is for the slice that runs, books its parts up to the last move and leaves the rest. Gives how
+/// many moves.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(super) extern "C" fn finish_moved(cpu: u32, end_ns: u64) -> u32 {
@@ -60,7 +65,7 @@ pub(super) extern "C" fn finish_moved(cpu: u32, end_ns: u64) -> u32 {
         let since_ns = lane.now.since_ns;
         let is_within = moved.at_ns > since_ns && moved.at_ns < end_ns;
         let at_ns = if is_within { moved.at_ns } else { since_ns };
-        lane.book_slice(at_ns);
+        lane.book_slice(at_ns, moved.executed_ns);
         lane.pass_on(at_ns, moved.holder);
         index += 1;
     }

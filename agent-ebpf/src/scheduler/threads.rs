@@ -1,6 +1,5 @@
 //! What is remembered of a thread from one switch to the next: what it had waited, and since when it sleeps.
 
-use aya_ebpf::{macros::map, maps::Array};
 use podlens_common::scheduler::{Account, OFF_DISK, OFF_SLEEP, THREADS as ENTRIES, Thread};
 
 use super::lane::Lane;
@@ -10,38 +9,35 @@ use crate::kernel::Task;
 const UNINTERRUPTIBLE: u32 = 0x0002;
 const NO_LOAD: u32 = 0x0400;
 
-/// Each thread, by the low bits of its id.
-#[map]
-static THREADS: Array<Thread> = Array::with_max_entries(ENTRIES, 0);
+/// Each thread, by the low bits of its id. No map, since the compiler then knows where it is and need not call for it.
+static mut THREADS: [Thread; ENTRIES as usize] = [Thread { stage: 0, total_ns: 0, blocked: 0 }; ENTRIES as usize];
 
 #[inline(always)]
-fn entry(pid: u32) -> Option<&'static mut Thread> {
+fn entry(pid: u32) -> &'static mut Thread {
     // SAFETY: a thread is dispatched on one CPU at a time; of two threads with the same low bits one stays,
     // whole or not. What the other's entry would have told is then not known, and `slept` refuses what cannot be.
-    THREADS.get_ptr_mut(pid & (ENTRIES - 1)).map(|thread| unsafe { &mut *thread })
+    unsafe { &mut *(&raw mut THREADS).cast::<Thread>().add((pid & (ENTRIES - 1)) as usize) }
 }
 
-/// A thread leaves the CPU, in that state; 0 if it could go on.
+/// When a thread blocks and how, in that state: see [`Thread::blocked`].
 #[inline(always)]
-pub(super) fn leave(task: Task, state: u32, clock_ns: u64) {
+pub(super) fn blocked(task: Task, state: u32, clock_ns: u64) -> u64 {
+    let is_disk = state & (UNINTERRUPTIBLE | NO_LOAD) == UNINTERRUPTIBLE;
+    Thread::blocked(clock_ns.wrapping_sub(task.run_delay_ns()), if is_disk { OFF_DISK } else { OFF_SLEEP })
+}
+
+/// A thread leaves the CPU.
+#[inline(always)]
+pub(super) fn leave(task: Task, blocked: u64) {
     let pid = task.pid();
-    let Some(thread) = entry(pid) else { return };
-    let total_ns = task.run_delay_ns();
-    thread.stage = Thread::stage(pid, task.dispatches());
-    thread.total_ns = total_ns;
-    thread.blocked = if state == 0 {
-        0
-    } else {
-        let is_disk = state & (UNINTERRUPTIBLE | NO_LOAD) == UNINTERRUPTIBLE;
-        Thread::blocked(clock_ns.wrapping_sub(total_ns), if is_disk { OFF_DISK } else { OFF_SLEEP })
-    };
+    *entry(pid) = Thread { stage: Thread::stage(pid, task.dispatches()), total_ns: task.run_delay_ns(), blocked };
 }
 
 /// A thread is dispatched that was queued then: books how long it had slept until that.
 #[inline(always)]
 pub(super) fn dispatch(lane: &mut Lane, account: &mut Account, task: Task, queued_ns: u64, clock_ns: u64) {
     let pid = task.pid();
-    let Some(thread) = entry(pid) else { return };
+    let thread = entry(pid);
     let dispatches = task.dispatches();
     if thread.stage == Thread::stage(pid, dispatches) {
         if thread.blocked != 0 {
@@ -73,7 +69,7 @@ pub(super) fn unbooked_wait(lane: &mut Lane, task: Task, unseen: u64) -> Option<
     let pid = task.pid();
     let dispatches = task.dispatches();
     let total_ns = task.run_delay_ns();
-    let thread = entry(pid)?;
+    let thread = entry(pid);
     let known = thread.stage == Thread::stage(pid, dispatches.wrapping_sub(unseen));
     let before_ns = if known {
         thread.total_ns
@@ -96,7 +92,7 @@ pub(super) fn unbooked_wait(lane: &mut Lane, task: Task, unseen: u64) -> Option<
 #[inline(always)]
 pub(super) fn dispatched_unseen(lane: &mut Lane, account: &mut Account, task: Task, arrived_ns: u64) {
     let pid = task.pid();
-    let Some(thread) = entry(pid) else { return };
+    let thread = entry(pid);
     if thread.stage as u32 == pid && thread.blocked != 0 {
         // The arrival before this one is not known any more: any sleep since the clock began can be.
         slept(lane, account, thread.blocked, arrived_ns.wrapping_sub(thread.total_ns), arrived_ns);

@@ -2,7 +2,7 @@
 
 use aya_ebpf::{bindings::BPF_F_MMAPABLE, macros::map, maps::Array};
 use podlens_common::{
-    cgroup::{Holder, SLOT_FIRST},
+    cgroup::Holder,
     scheduler::{
         Account, CAUSE_IDLE, CAUSE_NEIGHBOR, CAUSE_POD, CAUSE_SELF, CAUSE_SYSTEM, CAUSE_UNKNOWN, Culprits, HISTORY,
         Throttles, WAYS, culprit, place,
@@ -12,7 +12,7 @@ use podlens_common::{
 use super::lane::{self, Lane};
 use crate::{
     atomic,
-    kernel::{CfsRq, has_throttled, slots_count},
+    kernel::{CfsRq, Task, has_throttled, slots_count},
     slots,
 };
 
@@ -34,12 +34,13 @@ pub(super) fn finish_wait(
     lane: &mut Lane,
     account: &mut Account,
     holder: Holder,
-    queue: CfsRq,
+    task: Task,
     queued_ns: u64,
     clock_ns: u64,
 ) {
     let mut from_ns = queued_ns;
-    if has_throttled() && holder.slot() >= SLOT_FIRST && !queue.is_null() {
+    if has_throttled(holder.slot()) {
+        let queue = task.cfs_rq();
         let total_ns = queue.throttled_ns();
         if account.throttle_queue != queue.address() || account.throttle_total_ns != total_ns {
             throttled_more(account, holder.slot(), queue, total_ns, clock_ns);
@@ -49,14 +50,10 @@ pub(super) fn finish_wait(
         }
     }
     let waited_ns = clock_ns.wrapping_sub(from_ns);
-    if waited_ns == 0 {
-        account.waits[place(0)] += 1;
-        return;
-    }
     account.waits[place(waited_ns) & 31] += 1;
     if lane.now.holder == holder && lane.held_since_ns() <= from_ns {
         account.wait_ns[CAUSE_SELF] += waited_ns;
-    } else {
+    } else if waited_ns != 0 {
         blame(lane.now.cpu.into(), holder.slot(), from_ns, clock_ns);
     }
 }
@@ -187,11 +184,7 @@ extern "C" fn charge(cpu: u32, waiting: u32, holder: u64, part_ns: u64) -> u32 {
         *wait_ns += part_ns;
     }
     if cause == CAUSE_NEIGHBOR || cause == CAUSE_SYSTEM {
-        let (Some(mut lane), Some(position)) = (Lane::locked(cpu), slots::position(cpu, waiting)) else {
-            return cause as u32;
-        };
-        let random = lane.random(part_ns);
-        remember(position, culprit(holder), part_ns, random);
+        remember(cpu, waiting, culprit(holder), part_ns);
     }
     cause as u32
 }
@@ -221,39 +214,45 @@ fn cause(waiting: u32, holder: Holder) -> usize {
     }
 }
 
-/// Adds to the culprit's way, or lets it take one; gives whether it has one.
-///
-/// When all ways are held, a newcomer takes the lightest with the probability of its share in what the two
-/// weigh together: heavy culprits keep their ways, and one that becomes heavy gets in. What is
-/// not booked to a way is known as the difference to the cause's total.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn remember(position: u32, culprit: u64, part_ns: u64, random: u64) -> u32 {
-    let Some(culprits) = CULPRITS.get_ptr_mut(position) else { return 0 };
+/// Adds to the culprit's way, or lets it take one.
+#[inline(always)]
+fn remember(cpu: u32, waiting: u32, culprit: u64, part_ns: u64) {
+    let Some(position) = slots::position(cpu, waiting) else { return };
+    let Some(culprits) = CULPRITS.get_ptr_mut(position) else { return };
     // SAFETY: the caller holds the lock of the run queue that the entry belongs to.
     let culprits = unsafe { &mut *culprits };
     let mut way = 0;
     while way < WAYS {
         if culprits.culprit[way] == culprit {
             culprits.total_ns[way] += part_ns;
-            return 1;
+            return;
         }
         way += 1;
     }
-    let mut way = 0;
-    while way < WAYS {
-        if culprits.culprit[way] == 0 {
-            culprits.culprit[way] = culprit;
-            culprits.total_ns[way] += part_ns;
-            return 1;
-        }
-        way += 1;
-    }
+    compete(cpu, position, culprit, part_ns);
+}
+
+/// Lets a culprit without a way take a free one, or the lightest; gives whether it has one.
+///
+/// When all ways are held, a newcomer takes the lightest with the probability of its share in what the two
+/// weigh together: heavy culprits keep their ways, and one that becomes heavy gets in. What is
+/// not booked to a way is known as the difference to the cause's total.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn compete(cpu: u32, position: u32, culprit: u64, part_ns: u64) -> u32 {
+    let (Some(mut lane), Some(culprits)) = (Lane::locked(cpu), CULPRITS.get_ptr_mut(position)) else { return 0 };
+    // SAFETY: as above.
+    let culprits = unsafe { &mut *culprits };
     let mut lightest = 0;
     let mut weight_ns = u64::MAX;
     let mut way = 0;
     while way < WAYS {
         let held_ns = culprits.total_ns[way].wrapping_sub(culprits.from_ns[way]);
+        if culprits.culprit[way] == 0 {
+            culprits.culprit[way] = culprit;
+            culprits.total_ns[way] += part_ns;
+            return 1;
+        }
         if held_ns < weight_ns {
             weight_ns = held_ns;
             lightest = way;
@@ -261,7 +260,7 @@ extern "C" fn remember(position: u32, culprit: u64, part_ns: u64, random: u64) -
         way += 1;
     }
     let lightest = lightest & (WAYS - 1);
-    if random % (weight_ns.wrapping_add(part_ns) | 1) >= part_ns {
+    if lane.random(part_ns) % (weight_ns.wrapping_add(part_ns) | 1) >= part_ns {
         return 0;
     }
     culprits.from_ns[lightest] = culprits.total_ns[lightest];

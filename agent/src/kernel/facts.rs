@@ -3,6 +3,8 @@
 //! Pure: from BTF to constants and lacks. `object` writes the constants into the programs; `podlens check`
 //! prints the lacks.
 
+use podlens_common::cgroup::SLOT_FIRST;
+
 use super::btf::{Btf, BtfError};
 
 /// A part of the programs that works only where its facts are known.
@@ -156,10 +158,9 @@ pub fn resolve(btf: &Btf) -> Facts {
             facts.lack_of(part, &cause);
         }
     }
-    for (part, constant) in [(Part::Throttle, "HAS_THROTTLED"), (Part::Bandwidth, "HAS_BANDWIDTH")] {
-        let has = u32::from(facts.has(part));
-        facts.constants.push((constant, has));
-    }
+    let throttled_above = if facts.has(Part::Throttle) { SLOT_FIRST - 1 } else { u32::MAX };
+    let has_bandwidth = u32::from(facts.has(Part::Bandwidth));
+    facts.constants.extend([("THROTTLED_ABOVE", throttled_above), ("HAS_BANDWIDTH", has_bandwidth)]);
     facts
 }
 

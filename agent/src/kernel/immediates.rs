@@ -86,11 +86,12 @@ fn shorten(object: &mut [u8], at: usize, value: u32) {
     let (target, base) = (target & 15, added >> 4);
     let [width, loaded, ..] = *load;
     let is_sum = add == ADD && added & 15 == target;
-    if !is_sum || !LOADS.contains(&width) || *load != [width, target << 4 | target, 0, 0, 0, 0, 0, 0] {
+    let loaded = loaded & 15;
+    if !is_sum || !LOADS.contains(&width) || *load != [width, target << 4 | loaded, 0, 0, 0, 0, 0, 0] {
         return;
     }
     let [low, high] = offset.to_le_bytes();
-    *load = [width, base << 4 | loaded & 15, low, high, 0, 0, 0, 0];
+    *load = [width, base << 4 | loaded, low, high, 0, 0, 0, 0];
     for rest in [number, half, sum] {
         *rest = NOTHING;
     }
@@ -160,8 +161,8 @@ mod tests {
             let found = shortened(&completed, at);
             assert_eq!(found.unwrap_or_else(|| number(&completed, at)), expected, "{name} at {at}");
             if let (Some(_), "TASK_PID") = (found, name.as_str()) {
-                let (registers, base) = (OBJECT[at + 1], OBJECT[at + 17] >> 4);
-                assert_eq!(completed[at + 25], base << 4 | registers, "target and base of the load at {at}");
+                let (loaded, base) = (OBJECT[at + 25] & 15, OBJECT[at + 17] >> 4);
+                assert_eq!(completed[at + 25], base << 4 | loaded, "target and base of the load at {at}");
                 short += 1;
             }
         }

@@ -175,10 +175,20 @@ impl Load {
         assert!(status.as_ref().is_ok_and(ExitStatus::success), "{command:?}: {status:?}");
     }
 
-    /// CPU time of its threads, which may run: the kernel's last note, which is at most a tick old.
+    /// CPU time of its threads, which may run: the kernel's last note, which is a tick old, and older where the hypervisor
+    /// has taken the CPU.
     pub fn cpu_ns_now(&self) -> u64 {
         let first = |text: String| text.split(' ').next().and_then(|first| first.parse::<u64>().ok());
         self.of_threads("schedstat").into_iter().filter_map(first).sum()
+    }
+
+    /// The same, as the kernel notes it next: no less than it is now.
+    pub fn cpu_ns_by_next_tick(&self) -> u64 {
+        let noted_ns = self.cpu_ns_now();
+        while self.is_runnable() && self.cpu_ns_now() == noted_ns {
+            thread::sleep(Duration::from_micros(200));
+        }
+        self.cpu_ns_now()
     }
 
     /// Whether one of its threads runs or waits for a CPU.

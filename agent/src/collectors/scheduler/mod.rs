@@ -311,11 +311,10 @@ fn distribution(places: &[u64; Histogram::BUCKETS], sum_ns: u64) -> [u64; Histog
 /// The running slice's parts: one slot's, or several where its task was moved between cgroups meanwhile.
 fn running(cpu: &Now, now_ns: u64) -> Vec<(u32, u64)> {
     let mut parts = Vec::new();
-    let (mut slot, mut since_ns) = (cpu.holder.slot(), cpu.since_ns);
+    let (mut slot, mut since_ns, mut executed_ns) = (cpu.holder.slot(), cpu.since_ns, cpu.executed_ns);
     for moved in cpu.list.iter().take(cpu.moves()) {
-        let at_ns = moved.at_ns.min(now_ns).max(since_ns);
-        parts.push((slot, at_ns - since_ns));
-        (slot, since_ns) = (moved.holder.slot(), at_ns);
+        parts.push((slot, moved.executed_ns.saturating_sub(executed_ns)));
+        (slot, since_ns, executed_ns) = (moved.holder.slot(), moved.at_ns, moved.executed_ns);
     }
     parts.push((slot, now_ns.saturating_sub(since_ns)));
     parts
