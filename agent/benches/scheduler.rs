@@ -1,19 +1,18 @@
 //! What the collector `scheduler` costs a context switch, and the node: `cargo xtask bench scheduler`.
 //!
-//! Two processes hand a byte to and fro through pipes on one CPU: two switches an operation. While they run, nothing, an
-//! empty program and podlens' program are attached to the tracepoint in turn, each for some milliseconds, since other
-//! machines on the same host make this one slower for tenths of a second. Where a process' memory, a program and its maps
-//! happen to lie makes them faster or slower by more than what is looked for: so only figures of one pair of processes
-//! are compared, and there are several generations of pairs, each with programs that are loaded anew. As root, on a quiet
-//! machine.
+//! This process and another hand a byte to and fro through pipes on one CPU: two switches an operation. An empty program and
+//! podlens' take turns on the tracepoint, each for half a millisecond, since other machines on the same host make this one
+//! slower for tenths of a second and only what lies close together can be compared. Where a process' memory, a program and
+//! its maps happen to lie makes them faster or slower by more than what is looked for: so there are several generations,
+//! each with programs and processes started anew. As root, on a quiet machine.
 
 use std::{
     env,
     fs::{self, File},
     io::{self, PipeReader, PipeWriter, Read as _, Write as _},
     os::fd::AsFd as _,
-    path::PathBuf,
-    process::{Child, Command},
+    path::{Path, PathBuf},
+    process::{self, Child, Command},
     thread,
     time::{Duration, Instant},
 };
@@ -21,7 +20,8 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    programs::{BtfTracePoint, loaded_programs},
+    maps::{MapData, ProgramArray},
+    programs::{BtfTracePoint, ProgramFd, loaded_programs},
 };
 use podlens::{collectors, config::Config, kernel::hierarchy::Hierarchies, pipeline::Pipeline};
 
@@ -29,30 +29,27 @@ use podlens::{collectors, config::Config, kernel::hierarchy::Hierarchies, pipeli
 const GENERATIONS: usize = 6;
 const MOST_GENERATIONS: usize = 24;
 /// The standard error with which a result is precise enough, and the one with which it still decides something.
-const PRECISE_NS: f64 = 2.5;
-const USABLE_NS: f64 = 10.0;
+const PRECISE_NS: f64 = 2.0;
+const USABLE_NS: f64 = 5.0;
 /// Pairs of processes in each place, in one generation.
-const PAIRS: usize = 4;
-/// How often each pair is measured; a multiple of what is compared, so that each comes first, second and last equally
-/// often.
-const ROUNDS: usize = 4 * MODES;
-/// How long a pair runs with a program before it is measured, and while it is.
-const WARM: Duration = Duration::from_millis(30);
-const MEASURED: Duration = Duration::from_millis(20);
-const SETTLE: Duration = Duration::from_millis(700);
+const PAIRS: usize = 3;
+/// How often the two programs take turns with each pair; even, so that each comes first equally often.
+const ROUNDS: usize = 800;
+/// Operations after a turn until caches are as they stay, and those that are measured then.
+const WARM: u32 = 30;
+const MEASURED: u32 = 110;
+/// How often the empty program is compared with none, which takes longer to change, and operations for that.
+const ROUNDS_OF_HOOK: usize = 10;
+const MEASURED_FOR_HOOK: u32 = 4000;
 /// Nanoseconds a switch that podlens may add to an empty program.
 const BUDGET_NS: f64 = 60.0;
-/// Set for the processes that hand a byte on.
+/// Set for the process that hands a byte back.
 const PIPE: &str = "PODLENS_BENCH_PIPE";
 
-static EMPTY: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/empty-bpf"));
+static PROGRAMS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench-bpf"));
+const TRACEPOINT: &str = "sched_switch";
 
-const MODES: usize = 3;
-
-/// Nanoseconds a switch with nothing, with the empty program and with podlens', of one pair in one round.
-type Round = [f64; MODES];
-
-/// Nanoseconds a switch of one pair, each a median over its rounds.
+/// Nanoseconds a switch of one pair.
 struct Figures {
     nothing: f64,
     /// Of the empty program over nothing.
@@ -61,40 +58,38 @@ struct Figures {
     added: f64,
 }
 
-impl Figures {
-    fn of(rounds: &[Round]) -> Self {
-        let over = |of: fn(&Round) -> f64| median(rounds.iter().map(of).collect());
-        Self {
-            nothing: over(|[nothing, ..]| *nothing),
-            hook: over(|[nothing, empty, _]| empty - nothing),
-            added: over(|[_, empty, podlens]| podlens - empty),
-        }
-    }
-}
-
 /// Where the two processes of a pair are, and what podlens may cost there.
-type Place<'a> = (&'static str, [Option<&'a Below>; 2], Option<f64>);
+type Place<'a> = (&'static str, [&'a Path; 2], Option<f64>);
 
 const PLACES: usize = 3;
 
 fn main() -> Result<()> {
     if env::var_os(PIPE).is_some() {
-        return hand_on();
+        return hand_back();
     }
-    let (one, other) = (Below::make("one")?, Below::make("other")?);
+    let tree = v2_tree()?;
+    let (one, other) = (Below::make(&tree, "one")?, Below::make(&tree, "other")?);
     // Which cgroups the two processes are in decides how long the way to their slot is, and whether one waits for the
     // other as for a neighbor, which is then named.
     let places: [Place<'_>; PLACES] = [
-        ("the root cgroup", [None, None], Some(BUDGET_NS)),
-        ("a cgroup below it", [Some(&one), Some(&one)], Some(BUDGET_NS)),
-        ("two cgroups, each waiting for the other", [Some(&one), Some(&other)], None),
+        ("the root cgroup", [&tree, &tree], Some(BUDGET_NS)),
+        ("a cgroup below it", [&one.0, &one.0], Some(BUDGET_NS)),
+        ("two cgroups, each waiting for the other", [&one.0, &other.0], None),
     ];
+    sweep()?;
+    // The other process of each pair inherits that.
+    on_one_cpu()?;
     let mut figures: [Vec<Figures>; PLACES] = Default::default();
     let mut count = 0;
-    while count < GENERATIONS || count < MOST_GENERATIONS && error_ns(&figures) > PRECISE_NS {
-        measure_generation(&places, &mut figures)?;
+    while count < GENERATIONS || count < MOST_GENERATIONS && error_ns(&places, &figures) > PRECISE_NS {
+        let mut programs = Programs::load()?;
+        for ((_, cgroups, _), figures) in places.iter().zip(&mut figures) {
+            for _ in 0..PAIRS {
+                figures.push(Pair::start(cgroups)?.measure(&mut programs)?);
+            }
+        }
         count += 1;
-        eprintln!("generation {count}, standard error {:.1} ns", error_ns(&figures));
+        eprintln!("generation {count}, standard error {:.1} ns", error_ns(&places, &figures));
     }
     println!("medians over {} pairs of processes in each place, all on one CPU", count * PAIRS);
     let mut over_budget = Vec::new();
@@ -106,18 +101,15 @@ fn main() -> Result<()> {
         println!("  {:14} {nothing_ns:7.1} ns a switch", "nothing");
         println!("  {:14} {hook_ns:+7.1} ns over nothing, standard error {hook_error_ns:.1}", "empty program");
         println!(
-            "  {:14} {added_ns:+7.1} ns over the empty program, standard error {added_error_ns:.1}{}; {:+.1} % over nothing",
+            "  {:14} {added_ns:+7.1} ns over the empty program, standard error {added_error_ns:.1}{}",
             "podlens",
             budget_ns.map_or_else(String::new, |ns| format!(" (budget {ns})")),
-            100.0 * (hook_ns + added_ns) / nothing_ns
         );
         if budget_ns.is_some_and(|budget_ns| added_ns > budget_ns) {
             over_budget.push(format!("{added_ns:.1} ns a switch in {place}"));
         }
     }
-    drop((one, other));
-    sweep()?;
-    let error_ns = error_ns(&figures);
+    let error_ns = error_ns(&places, &figures);
     if error_ns > USABLE_NS {
         bail!("a standard error of {error_ns:.1} ns decides nothing: run this on a machine that does nothing else");
     }
@@ -127,35 +119,15 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Loads the programs, starts pairs of processes in each place, measures them in turn, and adds their figures.
-fn measure_generation(places: &[Place<'_>; PLACES], figures: &mut [Vec<Figures>; PLACES]) -> Result<()> {
-    let mut empty = load_empty()?;
-    let mut podlens = load_podlens()?;
-    let start = |cgroups: &[_; 2]| (0..PAIRS).map(|_| Pair::start(cgroups)).collect::<Result<Vec<_>>>();
-    let pairs = places.iter().map(|(_, cgroups, _)| start(cgroups)).collect::<Result<Vec<_>>>()?;
-    // By then each process waits for a byte.
-    thread::sleep(SETTLE);
-    let mut pairs =
-        pairs.into_iter().flatten().map(|pair| Ok((pair.begin()?, Vec::new()))).collect::<Result<Vec<_>>>()?;
-    for round in 0..ROUNDS {
-        for (pair, rounds) in &mut pairs {
-            rounds.push(pair.compare([None, Some(program(&mut empty)?), Some(&mut podlens)], round)?);
-        }
-    }
-    for (figures, pairs) in figures.iter_mut().zip(pairs.chunks(PAIRS)) {
-        figures.extend(pairs.iter().map(|(_, rounds)| Figures::of(rounds)));
-    }
-    Ok(())
-}
-
 /// What podlens adds to the empty program, and the standard error of that.
 fn added(figures: &[Figures]) -> (f64, f64) {
     typical(figures.iter().map(|figures| figures.added).collect())
 }
 
-/// The greatest standard error of what is looked for.
-fn error_ns(places: &[Vec<Figures>]) -> f64 {
-    places.iter().map(|figures| added(figures).1).fold(0.0, f64::max)
+/// The greatest standard error of what has a budget.
+fn error_ns(places: &[Place<'_>], figures: &[Vec<Figures>]) -> f64 {
+    let with_budget = places.iter().zip(figures).filter(|((.., budget_ns), _)| budget_ns.is_some());
+    with_budget.map(|(_, figures)| added(figures).1).fold(0.0, f64::max)
 }
 
 /// The median, and its standard error, estimated from the middle half as if the values were normally distributed.
@@ -165,8 +137,108 @@ fn typical(mut values: Vec<f64>) -> (f64, f64) {
     (at(2), 1.253 * (at(3) - at(1)) / 1.349 / (values.len() as f64).sqrt())
 }
 
-/// One of the two processes: hands on a byte for as long as somebody hands it one.
-fn hand_on() -> Result<()> {
+/// The programs that are compared.
+struct Programs {
+    ebpf: Ebpf,
+    turn: ProgramArray<MapData>,
+    podlens: BtfTracePoint,
+}
+
+impl Programs {
+    fn load() -> Result<Self> {
+        let btf = Btf::from_sys_fs()?;
+        let mut ebpf = EbpfLoader::new().btf(Some(&btf)).load(PROGRAMS)?;
+        let turn = ProgramArray::try_from(ebpf.take_map("TURN").context("no map `TURN`")?)?;
+        for name in ["empty", "in_turn"] {
+            program(&mut ebpf, name)?.load(TRACEPOINT, &btf)?;
+        }
+        Ok(Self { ebpf, turn, podlens: load_podlens()? })
+    }
+}
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut BtfTracePoint> {
+    Ok(ebpf.program_mut(name).with_context(|| format!("no program `{name}`"))?.try_into()?)
+}
+
+/// This process and one that hands back each byte that it is handed.
+struct Pair {
+    child: Child,
+    to_child: PipeWriter,
+    from_child: PipeReader,
+}
+
+impl Pair {
+    fn start([here, there]: &[&Path; 2]) -> Result<Self> {
+        join(here)?;
+        let (from_here, to_child) = io::pipe().context("cannot make a pipe")?;
+        let (from_child, to_here) = io::pipe().context("cannot make a pipe")?;
+        let itself = env::current_exe().context("cannot tell where this program is")?;
+        let mut child = Command::new(itself);
+        child.env(PIPE, "1").stdin(from_here).stdout(to_here);
+        let child = child.spawn().context("cannot start a process")?;
+        let mut pair = Self { child, to_child, from_child };
+        // It has begun once it answers.
+        pair.operations(1)?;
+        fs::write(there.join("cgroup.procs"), pair.child.id().to_string())
+            .with_context(|| format!("cannot join {}", there.display()))?;
+        Ok(pair)
+    }
+
+    fn measure(mut self, programs: &mut Programs) -> Result<Figures> {
+        let (mut nothing, mut hook) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS_OF_HOOK {
+            let empty = program(&mut programs.ebpf, "empty")?;
+            let link = empty.attach()?;
+            let with_ns = self.operations(MEASURED_FOR_HOOK)?;
+            empty.detach(link)?;
+            // A program that was detached shortly before keeps the kernel at work for a while.
+            thread::sleep(Duration::from_millis(30));
+            let without_ns = self.operations(MEASURED_FOR_HOOK)?;
+            nothing.push(without_ns);
+            hook.push(with_ns - without_ns);
+        }
+        let empty = fd(program(&mut programs.ebpf, "empty")?)?;
+        let podlens = fd(&programs.podlens)?;
+        let in_turn = program(&mut programs.ebpf, "in_turn")?;
+        let link = in_turn.attach()?;
+        let mut added = Vec::new();
+        for round in 0..ROUNDS {
+            let podlens_first = round % 2 == 0;
+            let (first, second) = if podlens_first { (&podlens, &empty) } else { (&empty, &podlens) };
+            let mut take = |program: &ProgramFd| -> Result<f64> {
+                programs.turn.set(0, program, 0)?;
+                self.operations(WARM)?;
+                self.operations(MEASURED)
+            };
+            let (first, second) = (take(first)?, take(second)?);
+            added.push(if podlens_first { first - second } else { second - first });
+        }
+        in_turn.detach(link)?;
+        Ok(Figures { nothing: median(nothing), hook: median(hook), added: median(added) })
+    }
+
+    /// Hands the byte over and takes it back so many times; nanoseconds a switch.
+    fn operations(&mut self, count: u32) -> Result<f64> {
+        let mut byte = [0];
+        let began = Instant::now();
+        for _ in 0..count {
+            self.to_child.write_all(&byte)?;
+            self.from_child.read_exact(&mut byte)?;
+        }
+        Ok(began.elapsed().as_nanos() as f64 / f64::from(2 * count))
+    }
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        // One that is gone already needs no end.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The other process of a pair.
+fn hand_back() -> Result<()> {
     // Not buffered, and nothing but the two calls.
     let mut from = File::from(io::stdin().as_fd().try_clone_to_owned()?);
     let mut to = File::from(io::stdout().as_fd().try_clone_to_owned()?);
@@ -177,112 +249,36 @@ fn hand_on() -> Result<()> {
     Ok(())
 }
 
-/// Two processes that do so with each other, and the pipe on which the first byte comes.
-struct Pair([Child; 2], PipeWriter);
-
-impl Pair {
-    fn start([one, other]: &[Option<&Below>; 2]) -> Result<Self> {
-        let (there, to_there) = io::pipe().context("cannot make a pipe")?;
-        let (back, to_back) = io::pipe().context("cannot make a pipe")?;
-        let first = to_there.try_clone().context("cannot share a pipe")?;
-        Ok(Self([process(*one, there, to_back)?, process(*other, back, to_there)?], first))
-    }
-
-    /// Gives them the byte. They stand still but while they are measured.
-    fn begin(mut self) -> Result<Self> {
-        self.signal(libc::SIGSTOP)?;
-        self.1.write_all(b"x").context("cannot hand over the first byte")?;
-        Ok(self)
-    }
-
-    /// What a switch takes with nothing, the empty program and podlens' in turn.
-    fn compare(&self, mut programs: [Option<&mut BtfTracePoint>; MODES], round: usize) -> Result<Round> {
-        let mut figures = [0.0; MODES];
-        self.signal(libc::SIGCONT)?;
-        for turn in 0..MODES {
-            // A program that was detached shortly before keeps the kernel at work for a while. So that all have one before
-            // them, the empty one comes and goes.
-            if let Some(Some(empty)) = programs.get_mut(1) {
-                let link = empty.attach()?;
-                empty.detach(link)?;
-            }
-            let mode = (turn + round) % MODES;
-            let (Some(program), Some(figure)) = (programs.get_mut(mode), figures.get_mut(mode)) else { continue };
-            *figure = match program {
-                None => self.measure()?,
-                Some(program) => {
-                    let link = program.attach()?;
-                    let ns = self.measure()?;
-                    program.detach(link)?;
-                    ns
-                }
-            };
+/// Puts this process on the first CPU, first in, first out: no other task comes between there, and a switch is accounted alike in each class.
+fn on_one_cpu() -> Result<()> {
+    let process = process::id().to_string();
+    for (command, arguments) in [("chrt", ["--fifo", "--pid", "1"]), ("taskset", ["--cpu-list", "--pid", "0"])] {
+        let output = Command::new(command).args(arguments).arg(&process).output();
+        let output = output.with_context(|| format!("cannot run {command}: `cargo xtask setup` installs it"))?;
+        if !output.status.success() {
+            bail!("{command} failed: {}", String::from_utf8_lossy(&output.stderr).trim());
         }
-        self.signal(libc::SIGSTOP)?;
-        Ok(figures)
     }
-
-    /// Nanoseconds a switch.
-    fn measure(&self) -> Result<f64> {
-        thread::sleep(WARM);
-        let (began, before) = (Instant::now(), self.dispatches()?);
-        thread::sleep(MEASURED);
-        let (took, after) = (began.elapsed(), self.dispatches()?);
-        // Each operation dispatches both.
-        Ok(took.as_secs_f64() * 1e9 / (2 * (after - before)) as f64)
-    }
-
-    /// How often the kernel has put the first process onto its CPU.
-    fn dispatches(&self) -> Result<u64> {
-        let Self([process, _], _) = self;
-        let path = format!("/proc/{}/schedstat", process.id());
-        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-        text.split_whitespace().nth(2).and_then(|count| count.parse().ok()).with_context(|| format!("{path}: {text:?}"))
-    }
-
-    fn signal(&self, signal: i32) -> Result<()> {
-        for process in &self.0 {
-            let id = libc::pid_t::try_from(process.id()).context("a process id is too large")?;
-            // SAFETY: the call takes two numbers; the process is a child that was not waited for.
-            if unsafe { libc::kill(id, signal) } != 0 {
-                return Err(io::Error::last_os_error()).context("a process of the benchmark is gone");
-            }
-        }
-        Ok(())
-    }
+    Ok(())
 }
 
-impl Drop for Pair {
-    fn drop(&mut self) {
-        for process in &mut self.0 {
-            // One that is gone already needs no end.
-            let _ = process.kill();
-            let _ = process.wait();
-        }
-    }
+/// The version 2 tree of cgroups.
+fn v2_tree() -> Result<PathBuf> {
+    let root = Config::defaults(&collectors::switchable()).cgroup_root;
+    Hierarchies::find(&root)?.v2.context("the benchmark needs a version 2 tree of cgroups")
 }
 
-fn process(cgroup: Option<&Below>, from: PipeReader, to: PipeWriter) -> Result<Child> {
-    let join = cgroup.map_or_else(String::new, |below| format!("echo $$ > {}/cgroup.procs && ", below.0.display()));
-    let itself = env::current_exe().context("cannot tell where this program is")?;
-    // First in, first out: no other task comes between on that CPU, and a switch is accounted alike in each class.
-    Command::new("sh")
-        .args(["-c", &format!("{join}exec chrt --fifo 1 taskset -c 0 {}", itself.display())])
-        .env(PIPE, "1")
-        .stdin(from)
-        .stdout(to)
-        .spawn()
-        .context("cannot run chrt and taskset: `cargo xtask setup` installs them")
+/// Moves this process to a cgroup.
+fn join(cgroup: &Path) -> Result<()> {
+    fs::write(cgroup.join("cgroup.procs"), "0").with_context(|| format!("cannot join {}", cgroup.display()))
 }
 
 /// A cgroup of the version 2 tree, removed with the value.
 struct Below(PathBuf);
 
 impl Below {
-    fn make(name: &str) -> Result<Self> {
-        let root = Config::defaults(&collectors::switchable()).cgroup_root;
-        let tree = Hierarchies::find(&root)?.v2.context("the benchmark needs a version 2 tree of cgroups")?;
-        let directory = tree.join(format!("podlens-bench-{}-{name}", std::process::id()));
+    fn make(tree: &Path, name: &str) -> Result<Self> {
+        let directory = tree.join(format!("podlens-bench-{}-{name}", process::id()));
         fs::create_dir(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
         Ok(Self(directory))
     }
@@ -290,20 +286,17 @@ impl Below {
 
 impl Drop for Below {
     fn drop(&mut self) {
-        // It stays only if a process is left in it.
-        let _ = fs::remove_dir(&self.0);
+        if let Some(tree) = self.0.parent() {
+            // This process may be in it. It stays only if another one is.
+            let _ = join(tree);
+            let _ = fs::remove_dir(&self.0);
+        }
     }
 }
 
-fn load_empty() -> Result<Ebpf> {
-    let btf = Btf::from_sys_fs()?;
-    let mut ebpf = EbpfLoader::new().btf(Some(&btf)).load(EMPTY)?;
-    program(&mut ebpf)?.load("sched_switch", &btf)?;
-    Ok(ebpf)
-}
-
-fn program(ebpf: &mut Ebpf) -> Result<&mut BtfTracePoint> {
-    Ok(ebpf.program_mut("empty").context("no program `empty`")?.try_into()?)
+/// Another handle of a program, so that its owner can be used meanwhile.
+fn fd(program: &BtfTracePoint) -> Result<ProgramFd> {
+    Ok(program.fd()?.try_clone()?)
 }
 
 /// The one program of podlens that runs at a switch. What else it consists of is started, and ended again: it has no part

@@ -181,9 +181,10 @@ fn a_quota_is_told_from_the_neighbors_part() {
     victim.cgroup.set_quota(20_000, 100_000);
     let mut neighbor = Pod::new(21, Work::SpinFor(ms(4000)));
     let kernel = run(&mut [&mut victim.load, &mut neighbor.load]);
+    // At once: a throttle that begins as the victim comes to rest stops nobody, and the kernel counts it when it ends.
+    let stopped = victim.cgroup.throttled();
     let page = agent.metrics();
     let account = assert_wait(&page, &victim.cgroup, &kernel[0], Losses::of(&page) - lost);
-    let stopped = victim.cgroup.throttled();
     assert!(stopped.stopped_periods > 10, "{stopped:?}");
     assert_near("throttled time", account.throttled_ns, stopped.stopped_ns, 1.0, 0);
     let neighbor_ns = victim.lost_to(&page, &neighbor);

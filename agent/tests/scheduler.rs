@@ -127,6 +127,19 @@ fn compare(what: &str, cgroup: &TestCgroup, account: &Account, kernel: &Figures,
 
 #[track_caller]
 fn check(agent: &Agent, what: &str, cgroup: &TestCgroup, parts: &[Part]) -> (Account, Figures) {
+    let (account, kernel, ()) = check_and(agent, what, cgroup, parts, || ());
+    (account, kernel)
+}
+
+/// The same, and looks at something as soon as the loads rest.
+#[track_caller]
+fn check_and<T>(
+    agent: &Agent,
+    what: &str,
+    cgroup: &TestCgroup,
+    parts: &[Part],
+    look: impl FnOnce() -> T,
+) -> (Account, Figures, T) {
     let mut loads = Vec::new();
     for part in parts {
         let load = Load::start_tasks(Some(cgroup), part.work, part.cpu, part.tasks);
@@ -138,6 +151,7 @@ fn check(agent: &Agent, what: &str, cgroup: &TestCgroup, parts: &[Part]) -> (Acc
     let lost = Losses::of(&agent.metrics());
     let migrations_before: u64 = loads.iter().map(migrations).sum();
     let kernel = run(&mut loads);
+    let seen = look();
     let migrations = loads.iter().map(migrations).sum::<u64>() - migrations_before;
     let page = agent.metrics();
     let account = Account::of(&page, cgroup);
@@ -145,7 +159,7 @@ fn check(agent: &Agent, what: &str, cgroup: &TestCgroup, parts: &[Part]) -> (Acc
     println!("{what}: {account:?}; kernel {kernel:?}; {lost:?}; {migrations} migrations");
     compare(what, cgroup, &account, &kernel, lost, migrations);
     assert_sums_agree(&page);
-    (account, kernel)
+    (account, kernel, seen)
 }
 
 #[test]
@@ -188,9 +202,10 @@ fn a_pod_stopped_by_its_own_quota_is_nobodys_victim() {
     let cgroup = TestCgroup::any_container();
     cgroup.set_quota(20_000, 100_000);
     let before = agent.metrics();
-    let (account, _) = check(&agent, "quota", &cgroup, &[part(Work::SpinFor(ms(3000)), Some(0), 1)]);
+    let load = part(Work::SpinFor(ms(3000)), Some(0), 1);
+    // At once: a throttle that begins as the load comes to rest stops nobody, and the kernel counts it when it ends.
+    let (account, _, stopped) = check_and(&agent, "quota", &cgroup, &[load], || cgroup.throttled());
     let page = agent.metrics();
-    let stopped = cgroup.throttled();
     assert!(stopped.stopped_periods > 10, "{stopped:?}");
     assert_near("throttled time", account.throttled_ns, stopped.stopped_ns, THROTTLED_PERCENT, 0);
 

@@ -81,6 +81,9 @@ impl Switch {
         let is_idle = next.pid() == 0;
         let holder = if is_idle { Holder::IDLE } else { slots::of_task_after(&mut lane.now.recent, next, cpu) };
         if holder != lane.now.holder {
+            if let Some(account) = account {
+                self.leave_group(lane, account);
+            }
             lane.pass_on(clock_ns, holder);
             account = lane.running_account();
         }
@@ -104,13 +107,18 @@ impl Switch {
             Thread::COULD_GO_ON
         };
         threads::leave(self.previous(), blocked);
+        Some(account)
+    }
+
+    /// The holder changes: notes when the throttle began for which the one that leaves may have to.
+    #[inline(always)]
+    fn leave_group(&self, lane: &Lane, account: &mut Account) {
         if has_throttled(lane.now.holder.slot()) {
             let began_ns = self.previous().cfs_rq().throttle_began_ns(lane.clock_ns());
             if began_ns != 0 && account.throttle_began_ns == 0 {
                 account.throttle_began_ns = began_ns;
             }
         }
-        Some(account)
     }
 
     /// Books what the task that comes to the CPU did before; none if that is the idle task.

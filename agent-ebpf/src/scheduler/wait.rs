@@ -39,7 +39,9 @@ pub(super) fn finish_wait(
     clock_ns: u64,
 ) {
     let mut from_ns = queued_ns;
-    if has_throttled(holder.slot()) {
+    // Who has held the CPU all along was not throttled.
+    let is_own = lane.now.holder == holder && lane.held_since_ns() <= queued_ns;
+    if !is_own && has_throttled(holder.slot()) {
         let queue = task.cfs_rq();
         let total_ns = queue.throttled_ns();
         if account.throttle_queue != queue.address() || account.throttle_total_ns != total_ns {
@@ -51,7 +53,7 @@ pub(super) fn finish_wait(
     }
     let waited_ns = clock_ns.wrapping_sub(from_ns);
     account.waits[place(waited_ns) & 31] += 1;
-    if lane.now.holder == holder && lane.held_since_ns() <= from_ns {
+    if is_own {
         account.wait_ns[CAUSE_SELF] += waited_ns;
     } else if waited_ns != 0 {
         blame(lane.now.cpu.into(), holder.slot(), from_ns, clock_ns);
