@@ -19,8 +19,11 @@ use crate::e2e::{
 const API_SERVER: &str = "kube-apiserver";
 const SHORT_OUTAGE: Duration = Duration::from_secs(20);
 const LONG_OUTAGE: Duration = Duration::from_mins(5);
-/// Prometheus scrapes each second; a machine that is busy with other things delays some scrapes.
-const GAP_SECONDS: f64 = 4.0;
+/// Prometheus scrapes each second. A machine that is busy starting the API server delays some scrapes, but an agent that
+/// does not answer without it misses all for the whole outage.
+const GAP_SECONDS: f64 = 10.0;
+/// Kubelet's time to start a static pod.
+const STATIC_POD_WITHIN: Duration = Duration::from_mins(1);
 /// The agent waits up to a minute between two tries while the API server is dead.
 const NAMES_BACK_WITHIN: Duration = Duration::from_secs(100);
 const MISSING_LINE: &str = "new containers keep their ids for names until the API server answers";
@@ -48,13 +51,16 @@ pub(super) fn api_server_dies(world: &mut World) -> Result<String> {
     fs::write(&place, pod("late", &["300", "stay"]).to_string()).context("cannot write a static pod")?;
     let outage = if world.long { LONG_OUTAGE } else { SHORT_OUTAGE };
     thread::sleep(outage);
-    // Its cgroup's uid, by which it is called meanwhile, is also in kubelet's log of it.
-    let uid = world.pod_uid("late-podlens-node")?;
-    let meanwhile = agent.page();
+    let meanwhile = within(STATIC_POD_WITHIN, || {
+        // Its cgroup's uid, by which it is called meanwhile, is also in kubelet's log of it.
+        let uid = world.pod_uid("late-podlens-node")?;
+        if !agent.page()?.keys().any(|name| name.pod == uid) {
+            bail!("the static pod that was made meanwhile has no values under its uid {uid}");
+        }
+        Ok(uid)
+    });
     world.api_server_back()?;
-    if !meanwhile?.keys().any(|name| name.pod == uid) {
-        bail!("the static pod that was made meanwhile has no values under its uid {uid}");
-    }
+    let uid = meanwhile?;
     let dead = started.elapsed();
     within(NAMES_BACK_WITHIN, || {
         let page = agent.page()?;
