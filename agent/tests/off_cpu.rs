@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Agent, Figures, Load, Losses, Page, TestCgroup, Work, assert_near, machine_is_slow};
+use common::{Account, Agent, Figures, Load, Losses, Page, TestCgroup, Work, assert_near, machine_is_slow};
 
 const OFF_CPU: &str = "podlens_offcpu_seconds_total";
 const MIGRATIONS: &str = "podlens_cpu_migrations_total";
@@ -124,13 +124,15 @@ fn each_throttle_is_entered_with_its_length() {
     let cgroup = TestCgroup::any_container();
     cgroup.set_quota(20_000, 100_000);
     let mut load = Load::start(Some(&cgroup), Work::SpinFor(ms(3000)), Some(0));
+    let before = load.figures();
     load.run();
     // At once: a throttle that begins as the load comes to rest stops nobody, and the kernel counts it when it ends.
     let stopped = cgroup.throttled();
     let page = agent.metrics();
     let sum_ns = page.ns(&format!("{THROTTLES}_sum"), &cgroup.labels()).unwrap();
     let count = page.count(&format!("{THROTTLES}_count"), &cgroup.labels()).unwrap();
-    println!("{count} throttles, {sum_ns} ns; {stopped:?}");
+    let kernel = load.figures() - before;
+    println!("{count} throttles, {sum_ns} ns; {stopped:?}; {:?}; {kernel:?}", Account::of(&page, &cgroup));
     assert!(stopped.stopped_periods > 10, "{stopped:?}");
     assert_near("sum", sum_ns, stopped.stopped_ns, 1.0, 0);
     // The kernel counts periods: where a late tick lets the task overrun its quota by far, one throttle lasts for two.

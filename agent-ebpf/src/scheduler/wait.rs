@@ -39,8 +39,8 @@ pub(super) fn finish_wait(
     clock_ns: u64,
 ) {
     let mut from_ns = queued_ns;
-    // Who has held the CPU all along was not throttled.
-    let is_own = lane.now.holder == holder && lane.held_since_ns() <= queued_ns;
+    // Who has held the CPU all along was not throttled. Who comes to it without a wait may have been.
+    let is_own = lane.now.holder == holder && lane.held_since_ns() < queued_ns;
     if !is_own && has_throttled(holder.slot()) {
         let queue = task.cfs_rq();
         let total_ns = queue.throttled_ns();
