@@ -43,6 +43,8 @@ const ROUNDS_OF_HOOK: usize = 10;
 const MEASURED_FOR_HOOK: u32 = 4000;
 /// Nanoseconds a switch that podlens may add to an empty program.
 const BUDGET_NS: f64 = 60.0;
+/// No program takes less for what podlens does: it has not run.
+const LEAST_NS: f64 = 10.0;
 /// Set for the process that hands a byte back.
 const PIPE: &str = "PODLENS_BENCH_PIPE";
 
@@ -105,6 +107,9 @@ fn main() -> Result<()> {
             "podlens",
             budget_ns.map_or_else(String::new, |ns| format!(" (budget {ns})")),
         );
+        if added_ns < LEAST_NS {
+            bail!("{added_ns:.1} ns in {place}: podlens' program has not run when its turn had come");
+        }
         if budget_ns.is_some_and(|budget_ns| added_ns > budget_ns) {
             over_budget.push(format!("{added_ns:.1} ns a switch in {place}"));
         }
@@ -249,7 +254,8 @@ fn hand_back() -> Result<()> {
     Ok(())
 }
 
-/// Puts this process on the first CPU, first in, first out: no other task comes between there, and a switch is accounted alike in each class.
+/// Puts this process on the first CPU, first in, first out: no other task comes between there, and a switch is accounted
+/// alike in each class.
 fn on_one_cpu() -> Result<()> {
     let process = process::id().to_string();
     for (command, arguments) in [("chrt", ["--fifo", "--pid", "1"]), ("taskset", ["--cpu-list", "--pid", "0"])] {
