@@ -4,6 +4,8 @@
 #![no_std]
 #![no_main]
 
+mod object;
+
 use aya_ebpf::{
     macros::{btf_tracepoint, map},
     maps::ProgramArray,
@@ -28,13 +30,3 @@ pub fn in_turn(context: BtfTracePointContext) -> i32 {
     // It was nobody's turn.
     0
 }
-
-#[cfg(not(test))]
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
-}
-
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 4] = *b"GPL\0";

@@ -360,15 +360,15 @@ impl Task {
         self.on_rq() == TASK_ON_RQ_MIGRATING
     }
 
-    /// Its task group's queue and that queue's run queue; none while the kernel sets it up.
+    /// The run queue of its task group's queue; none while the kernel sets it up.
     #[inline(always)]
-    pub(crate) fn queues(self) -> Option<(CfsRq, Rq)> {
+    pub(crate) fn rq(self) -> Option<Rq> {
         let queue = self.cfs_rq();
         if queue.is_null() {
             return None;
         }
         let rq = queue.rq();
-        if rq.is_null() { None } else { Some((queue, rq)) }
+        if rq.is_null() { None } else { Some(rq) }
     }
 
     /// The state word, where the tracepoint does not carry it. Its upper half, where it is 64 bits wide, is 0.

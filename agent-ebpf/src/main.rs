@@ -12,18 +12,8 @@
 mod atomic;
 mod kernel;
 mod lifecycle;
+mod object;
 mod processes;
 mod scheduler;
 mod slots;
 mod walk;
-
-#[cfg(not(test))]
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    // The verifier refuses a program from which this can be reached.
-    loop {}
-}
-
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 4] = *b"GPL\0";

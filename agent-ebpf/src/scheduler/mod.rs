@@ -240,7 +240,7 @@ fn migrate(task: Task) {
     if !task.is_migrating() {
         return;
     }
-    let Some((_, rq)) = task.queues() else { return };
+    let Some(rq) = task.rq() else { return };
     // The lock of the source's run queue is held until the task has left it.
     let Some(mut left) = Lane::locked(rq.cpu()) else { return };
     let left = &mut left;

@@ -17,7 +17,7 @@ use crate::{
 pub(super) fn split_running_slices(task: Task, whole_group: bool) {
     // SAFETY: the helper has no precondition.
     let here = unsafe { bpf_get_smp_processor_id() };
-    let Some((_, rq)) = task.queues() else { return };
+    let Some(rq) = task.rq() else { return };
     let clock_ns = rq.clock_ns();
     let holder = slots::of_task(task, here);
     let group = task.tgid();
