@@ -300,7 +300,7 @@ impl Drop for Below {
     }
 }
 
-/// Another handle of a program, so that its owner can be used meanwhile.
+/// Another handle of a program, so that its entity can be used meanwhile.
 fn fd(program: &BtfTracePoint) -> Result<ProgramFd> {
     Ok(program.fd()?.try_clone()?)
 }

@@ -4,11 +4,11 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use podlens::{
-    check,
     cli::{Cli, Command, ConfigFile},
     collectors,
+    commands::{check, probe, run, snapshot},
     config::{self, Config, Inputs},
-    log, probe, run, snapshot,
+    log,
 };
 
 fn main() -> ExitCode {

@@ -265,30 +265,30 @@ fn twenty_scrapers_share_one_page_as_long_as_it_is_fresh() {
     assert!(bodies.len() as u64 <= allowed, "{} pages in {:?}", bodies.len(), start.elapsed());
 }
 
-/// What names an owner's series, whatever they tell.
-fn owner(sample: &common::Sample) -> [String; 4] {
+/// What names an entity's series, whatever they tell.
+fn entity(sample: &common::Sample) -> [String; 4] {
     ["namespace", "pod", "container", "unit"].map(|name| sample.label(name).to_owned())
 }
 
-fn sums_by_owner(page: &Page, name: &str, include: impl Fn(&common::Sample) -> bool) -> BTreeMap<[String; 4], u64> {
+fn sums_by_entity(page: &Page, name: &str, include: impl Fn(&common::Sample) -> bool) -> BTreeMap<[String; 4], u64> {
     let mut sums = BTreeMap::new();
     for sample in page.all(name, &[]).into_iter().filter(|sample| include(sample)) {
-        *sums.entry(owner(sample)).or_default() += sample.ns();
+        *sums.entry(entity(sample)).or_default() += sample.ns();
     }
     sums
 }
 
 #[track_caller]
 fn assert_sums_are_exact(page: &Page) {
-    let waits = sums_by_owner(page, "podlens_runqueue_latency_seconds_sum", |_| true);
-    let causes = sums_by_owner(page, "podlens_cpu_wait_seconds_total", |_| true);
+    let waits = sums_by_entity(page, "podlens_runqueue_latency_seconds_sum", |_| true);
+    let causes = sums_by_entity(page, "podlens_cpu_wait_seconds_total", |_| true);
     assert_eq!(causes, waits, "the sum over causes is the histogram's sum");
-    let others = sums_by_owner(page, "podlens_cpu_wait_seconds_total", |sample| {
+    let others = sums_by_entity(page, "podlens_cpu_wait_seconds_total", |sample| {
         ["neighbor", "system"].contains(&sample.label("cause"))
     });
-    let culprits = sums_by_owner(page, "podlens_cpu_wait_caused_seconds_total", |_| true);
-    for (owner, ns) in others {
-        assert_eq!(culprits.get(&owner).copied().unwrap_or(0), ns, "the sum over the culprits of {owner:?}");
+    let culprits = sums_by_entity(page, "podlens_cpu_wait_caused_seconds_total", |_| true);
+    for (entity, ns) in others {
+        assert_eq!(culprits.get(&entity).copied().unwrap_or(0), ns, "the sum over the culprits of {entity:?}");
     }
 }
 

@@ -29,7 +29,7 @@ const NS: u64 = 10_000_000;
 /// Sums of waits against `run_delay`: the same clock at the same moments.
 const WAIT_PERCENT: f64 = 0.1;
 const WAIT_NS: u64 = 50_000;
-/// Culprits that a page names for one owner at most, and "(other)".
+/// Culprits that a page names for one entity at most, and "(other)".
 const NAMED: usize = 16;
 const CAUSED: &str = "podlens_cpu_wait_caused_seconds_total";
 
@@ -355,7 +355,7 @@ fn among_many_pods_the_worst_culprits_are_named() {
     for (index, pod) in pods.iter().enumerate() {
         pod.cgroup.set_shares_above(if index < heavy as usize { shares } else { 128 });
     }
-    let owner: HashMap<u32, usize> = pods
+    let entity: HashMap<u32, usize> = pods
         .iter()
         .enumerate()
         .flat_map(|(index, pod)| pod.load.threads().into_iter().map(move |thread| (thread, index)))
@@ -374,7 +374,7 @@ fn among_many_pods_the_worst_culprits_are_named() {
         assert!(named.len() <= NAMED + 1, "{} culprits are named", named.len());
         let account = Account::of(&page, &pod.cgroup);
         assert_near("waits", account.wait_ns + account.throttled_ns, kernel[index].wait_ns, 1.0, WAIT_NS + lost.ns);
-        let truth = true_culprits(&waits, &owner, &pod.load);
+        let truth = true_culprits(&waits, &entity, &pod.load);
         for (culprit, ns) in &truth {
             true_ns[*culprit] += ns;
         }
@@ -403,12 +403,12 @@ fn among_many_pods_the_worst_culprits_are_named() {
 }
 
 /// What a pod has lost to each other one by the full record.
-fn true_culprits(waits: &Waits, owner: &HashMap<u32, usize>, victim: &Load) -> BTreeMap<usize, u64> {
+fn true_culprits(waits: &Waits, entity: &HashMap<u32, usize>, victim: &Load) -> BTreeMap<usize, u64> {
     let mut sums = BTreeMap::new();
     for running in victim.threads().iter().filter_map(|thread| waits.get(thread)) {
         for (thread, ns) in running {
-            if let Some(culprit) = owner.get(thread)
-                && owner.get(&victim.id()) != Some(culprit)
+            if let Some(culprit) = entity.get(thread)
+                && entity.get(&victim.id()) != Some(culprit)
             {
                 *sums.entry(*culprit).or_insert(0) += ns;
             }

@@ -14,13 +14,14 @@ use std::{
 };
 
 use podlens::{
-    attribution::names::{metrics as names, source},
+    attribution::kubernetes::{metrics as names, source},
     collectors::{ALL, CollectorSpec, State, switchable},
     config::{self, Config, NameSource},
-    export::{otlp_client::OtlpCounters, prometheus::Format, self_telemetry::SelfTelemetry},
-    own_metrics::OwnMetrics,
+    export::{otlp_client::OtlpCounters, prometheus::Format},
     pipeline::Pipeline,
-    registry::{Container, InfoMetric, Kind, Metric, Owner, Unit},
+    signal::{Container, Entity, InfoMetric, Kind, Metric, Unit},
+    telemetry::SelfTelemetry,
+    telemetry::pipeline::OwnMetrics,
 };
 use tokio::{sync::watch, task::JoinSet};
 
@@ -31,7 +32,7 @@ Made from the collectors' definitions by `cargo xtask docs`; change those instea
 
 ## Labels that say whose it is
 
-| owner | labels |
+| entity | labels |
 | --- | --- |
 | container of a pod | `namespace`, `pod`, `container`, `node` |
 | pod's own cgroup and its sandbox | the same, `container` empty |
@@ -43,7 +44,7 @@ Made from the collectors' definitions by `cargo xtask docs`; change those instea
 Until its name is known, a pod is called by its uid, a container by the first 12 digits of its id, and the namespace is
 empty. No process id, address or port is ever a label. A value that cannot be measured has no sample; it is never 0.
 
-In OTLP each owner is a resource, and the name is the one under \"OTLP\"; a metric's own labels are attributes.
+In OTLP each entity is a resource, and the name is the one under \"OTLP\"; a metric's own labels are attributes.
 
 Histograms are counted in 32 buckets whose bounds are powers of two in seconds, from 2^-24 s (60 ns) to 64 s. OTLP gets
 them all, as an exponential histogram of scale 0; Prometheus text gets every second bound from 2^-20 s (1 us) to 4 s.
@@ -144,7 +145,7 @@ fn push_metric(text: &mut String, metric: &Metric, names_culprits: bool) {
             let values: Vec<String> = label.values.iter().map(|value| format!("`{value}`")).collect();
             format!("`{}`: {}", label.name, values.join(", "))
         }
-        None => "none but the owner's".to_owned(),
+        None => "none but the entity's".to_owned(),
     };
     let rows = [
         ("kind, unit", format!("{kind}, {unit}")),
@@ -187,7 +188,7 @@ const CLOSED: &[&str] = &["collector", "state", "reason"];
 fn push_own(text: &mut String, page: &str) {
     let families = parse(page);
     text.push_str(
-        "\n## The agent itself\n\nServed beside the others, without the labels of an owner. `podlens_otlp_points_total` \
+        "\n## The agent itself\n\nServed beside the others, without the labels of an entity. `podlens_otlp_points_total` \
          exists where an OTLP endpoint is configured, `podlens_names_...` where there is a source of names.\n\n\
          | metric | kind | labels | meaning |\n| --- | --- | --- | --- |\n",
     );
@@ -245,7 +246,7 @@ fn own_page() -> String {
     let (_stop, shutdown) = watch::channel(false);
     let mut tasks = JoinSet::new();
     runtime.block_on(source::start(&config.kubernetes, "any", pipeline.names(), &mut tasks, &shutdown));
-    let unknown = Owner::Container(Container {
+    let unknown = Entity::Container(Container {
         namespace: "".into(),
         pod: "uid".into(),
         container: "".into(),

@@ -6,7 +6,7 @@ mod names_parts;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use names_parts::{Act, Server, chunk, end, event, list, named, pod, reply, requests, truth, unnamed, wait, watch};
-use podlens::attribution::names::{
+use podlens::attribution::kubernetes::{
     Names,
     api::ApiSource,
     client::{Client, Limits},

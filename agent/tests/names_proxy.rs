@@ -13,7 +13,7 @@ use std::{
 };
 
 use names_parts::{Act, Server, chunk, end, event, list, named, pod, requests, truth, unnamed, wait, watch};
-use podlens::attribution::names::{
+use podlens::attribution::kubernetes::{
     Names,
     api::ApiSource,
     client::{Client, Limits},

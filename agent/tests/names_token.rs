@@ -13,7 +13,7 @@ use std::{
 };
 
 use names_parts::{named, pod, truth, wait};
-use podlens::attribution::names::{
+use podlens::attribution::kubernetes::{
     Names,
     api::ApiSource,
     client::{Client, Limits},

@@ -208,7 +208,7 @@ fn no_task_of_the_node_is_left_out() {
     if walk_is_lacking(&agent) {
         return;
     }
-    agent.wait_for_metrics("the sum over owners", |page| {
+    agent.wait_for_metrics("the sum over entities", |page| {
         let told: u64 = page.all(TASKS, &[]).into_iter().map(common::Sample::count).sum();
         let processes = fs::read_dir("/proc").unwrap().filter_map(|entry| {
             let name = entry.ok()?.file_name();

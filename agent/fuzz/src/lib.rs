@@ -9,18 +9,18 @@ use std::{path::Path, time::Duration};
 
 use podlens::{
     attribution::{
-        names::{
+        entity::entity,
+        kubernetes::{
             Names, bundle,
             event::{Event, Lines},
             pod::{Pod, PodList},
             table::Unknown,
         },
-        owner::owner,
-        path::{Place, parse},
+        path::{CgroupKind, parse},
     },
     config::Config,
     kernel::btf::Btf,
-    registry::{Container, Naming as _, Owner},
+    signal::{Container, Entity, Naming as _},
 };
 
 /// A target's name and what must hold for an input.
@@ -56,33 +56,33 @@ pub fn path(input: &[u8]) {
     }
 }
 
-/// A place is made of its own path's parts, and the owner says the same.
+/// A place is made of its own path's parts, and the entity says the same.
 fn check_place(path: &str) {
     let (uid, id) = match parse(path) {
-        Place::Container { pod_uid, container_id, .. } => (pod_uid.into_owned(), container_id.to_owned()),
-        Place::Pod { pod_uid, .. } => (pod_uid.into_owned(), String::new()),
-        Place::StandaloneContainer { container_id, .. } => {
+        CgroupKind::Container { pod_uid, container_id, .. } => (pod_uid.into_owned(), container_id.to_owned()),
+        CgroupKind::Pod { pod_uid, .. } => (pod_uid.into_owned(), String::new()),
+        CgroupKind::StandaloneContainer { container_id, .. } => {
             assert!(is_id(container_id) && path.contains(container_id), "{path:?}");
             return check_unit(path);
         }
-        Place::Unit { name, manager } => {
+        CgroupKind::Unit { name, manager } => {
             let mut segments = path.split('/');
             assert!(segments.any(|segment| segment == name), "{path:?}");
             assert!(manager.is_none_or(|manager| path.split('/').any(|segment| segment == manager)), "{path:?}");
             return check_unit(path);
         }
-        Place::Plain(whole) => {
+        CgroupKind::Plain(whole) => {
             assert_eq!(whole, path);
             return check_unit(path);
         }
-        Place::Root => {
+        CgroupKind::Root => {
             assert!(path.bytes().all(|byte| byte == b'/'), "{path:?}");
             return check_unit(path);
         }
     };
     assert!(!uid.is_empty() && is_in(&uid, path), "{path:?}");
     assert!(id.is_empty() || is_id(&id) && path.contains(&id), "{path:?}");
-    let Owner::Container(found) = owner(path) else { panic!("{path:?} is no container") };
+    let Entity::Container(found) = entity(path) else { panic!("{path:?} is no container") };
     assert_eq!((&*found.pod_uid, &*found.pod, &*found.container_id), (&*uid, &*uid, &*id), "{path:?}");
     assert_eq!((&*found.namespace, &*found.container), ("", &id[..id.len().min(12)]), "{path:?}");
     // A plain cgroup below, and slashes, change nothing.
@@ -92,13 +92,13 @@ fn check_place(path: &str) {
 }
 
 fn check_unit(path: &str) {
-    assert!(matches!(owner(path), Owner::Unit(unit) if !unit.is_empty()), "{path:?}");
+    assert!(matches!(entity(path), Entity::Unit(unit) if !unit.is_empty()), "{path:?}");
 }
 
 fn uid_and_id(path: &str) -> Option<(String, String)> {
-    match owner(path) {
-        Owner::Container(container) => Some((container.pod_uid.to_string(), container.container_id.to_string())),
-        Owner::Unit(_) => None,
+    match entity(path) {
+        Entity::Container(container) => Some((container.pod_uid.to_string(), container.container_id.to_string())),
+        Entity::Unit(_) => None,
     }
 }
 
@@ -150,14 +150,14 @@ fn check_pod(pod: &Pod, input: &[u8]) {
 /// Whatever is listed beside it, a pod's uid has that pod's names, and an id that of a container which has it.
 fn check_names(names: &Names, pod: &Pod, all: &[Pod]) {
     for id in pod.containers.iter().filter_map(|container| container.id.as_ref()) {
-        let owner = Owner::Container(Container {
+        let entity = Entity::Container(Container {
             namespace: "".into(),
             pod: pod.uid.clone(),
             container: id[..12].into(),
             pod_uid: pod.uid.clone(),
             container_id: id.clone(),
         });
-        let Owner::Container(found) = names.view().name(&owner) else { panic!("{owner:?} became a unit") };
+        let Entity::Container(found) = names.view().name(&entity) else { panic!("{entity:?} became a unit") };
         assert_eq!((&found.pod_uid, &found.container_id), (&pod.uid, id), "identities stay");
         let same_pods = || all.iter().filter(|other| other.uid == pod.uid);
         assert!(

@@ -1,7 +1,7 @@
-//! The cgroups of this node by key: their paths, their owners, and when they were made and removed.
+//! The cgroups of this node by key: their paths, their entities, and when they were made and removed.
 //!
 //! Follows the events of the collector `lifecycle` and a scan of the trees at start. The pipeline asks it for
-//! the owner of a slot's holder.
+//! the entity of a slot's holder.
 
 use std::{
     collections::HashMap,
@@ -11,11 +11,11 @@ use std::{
 use foldhash::fast::RandomState;
 use podlens_common::cgroup::CgroupKey;
 
-use super::owner::{extent, owner};
+use super::entity::{entity, subtree};
 use crate::{
-    collectors::{Extent, lifecycle::Event},
+    collectors::{Subtree, lifecycle::Event},
     kernel::hierarchy::Hierarchies,
-    registry::{Owner, OwnerKey},
+    signal::{Entity, EntityKey},
 };
 
 /// How long a removed cgroup's path is kept for slices that ended after the removal.
@@ -26,12 +26,12 @@ const KEEP_REMOVED: Duration = Duration::from_mins(1);
 pub struct Cgroup {
     /// Path from the root of its hierarchy.
     pub path: String,
-    /// Its owner by that path.
-    pub owner: OwnerKey,
+    /// Its entity by that path.
+    pub entity: EntityKey,
     /// The same as a culprit.
-    pub culprit: OwnerKey,
-    /// What lies below it, if it is the topmost cgroup of its owner.
-    pub top: Option<Extent>,
+    pub culprit: EntityKey,
+    /// What lies below it, if it is the topmost cgroup of its entity.
+    pub top: Option<Subtree>,
     /// When it was made, or when podlens started if that is later.
     pub since: SystemTime,
     /// When it was removed.
@@ -94,9 +94,9 @@ impl Cgroups {
         self.known.iter().map(|(key, cgroup)| (*key, cgroup))
     }
 
-    /// All owners, once a cgroup, and whether that cgroup exists.
-    pub fn owners(&self) -> impl Iterator<Item = (&Owner, bool)> {
-        self.known.values().map(|cgroup| (&*cgroup.owner, cgroup.removed.is_none()))
+    /// All entities, once a cgroup, and whether that cgroup exists.
+    pub fn entities(&self) -> impl Iterator<Item = (&Entity, bool)> {
+        self.known.values().map(|cgroup| (&*cgroup.entity, cgroup.removed.is_none()))
     }
 
     /// One was removed and is still known.
@@ -125,8 +125,8 @@ impl Cgroups {
     }
 
     fn insert(&mut self, key: CgroupKey, path: String) {
-        let (owner, top) = (OwnerKey::from(owner(&path)), extent(&path));
-        let culprit = owner.as_culprit();
-        self.known.insert(key, Cgroup { path, owner, culprit, top, since: SystemTime::now(), removed: None });
+        let (entity, top) = (EntityKey::from(entity(&path)), subtree(&path));
+        let culprit = entity.as_culprit();
+        self.known.insert(key, Cgroup { path, entity, culprit, top, since: SystemTime::now(), removed: None });
     }
 }

@@ -1,6 +1,7 @@
-//! Attribution: from cgroups to owners. It knows paths and pods, and nothing of metrics.
+//! Attribution: from cgroups to entities. It knows paths and pods, and nothing of metrics.
 
 pub mod cgroups;
-pub mod names;
-pub mod owner;
+pub mod entity;
+pub mod kubernetes;
+
 pub mod path;

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use podlens_common::cgroup::{Bandwidth, CgroupKey, Slot};
 
-use crate::registry::{Metric, Row};
+use crate::signal::{Metric, Row};
 
 /// What is the same for a collector on every node.
 #[derive(Debug)]
@@ -108,7 +108,7 @@ pub trait Collector: Send {
     /// `generation` tells who has a slot at present.
     fn read_slots(
         &mut self,
-        _held: &Held,
+        _held: &SlotsInUse,
         _generation: &dyn Fn(u32) -> Option<u32>,
         _enter: &mut dyn FnMut(u32, &Row),
     ) -> Vec<Caused> {
@@ -118,12 +118,12 @@ pub trait Collector: Send {
     /// Empties a slot whose cgroup is gone.
     fn clear(&mut self, _slot: u32) {}
 
-    /// A cgroup exists that is the topmost one of its owner.
-    fn born(&mut self, _place: Place<'_>) {}
+    /// A cgroup exists that is the topmost one of its entity.
+    fn born(&mut self, _place: EntityCgroup<'_>) {}
 
     /// Hands to `enter` what living cgroups have now, by key; what [`Self::read_slots`] told of those that hold a
     /// slot is not here.
-    fn read_cgroups(&mut self, _held: &Held, _enter: &mut dyn FnMut(CgroupKey, &Row)) {}
+    fn read_cgroups(&mut self, _held: &SlotsInUse, _enter: &mut dyn FnMut(CgroupKey, &Row)) {}
 
     /// A cgroup is gone: its final values, if it has any here. `last` is what the kernel told of it at its removal.
     fn removed(&mut self, _key: CgroupKey, _last: Option<Bandwidth>) -> Option<Row> {
@@ -142,25 +142,25 @@ pub trait Collector: Send {
 }
 
 /// Slots in use and their holders, the reserved slots among them.
-pub type Held = BTreeMap<u32, Slot>;
+pub type SlotsInUse = BTreeMap<u32, Slot>;
 
-/// The topmost cgroup of an owner.
+/// The topmost cgroup of an entity.
 #[derive(Clone, Copy, Debug)]
-pub struct Place<'a> {
+pub struct EntityCgroup<'a> {
     /// Its identity.
     pub key: CgroupKey,
     /// Its path in its hierarchy.
     pub path: &'a str,
     /// Whose figures the kernel counts together there.
-    pub extent: Extent,
+    pub subtree: Subtree,
 }
 
-/// What lies below an owner's topmost cgroup.
+/// What lies below an entity's topmost cgroup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Extent {
-    /// Nothing that is not the owner's: totals over the subtree are the owner's.
+pub enum Subtree {
+    /// Nothing that is not the entity's: totals over the subtree are the entity's.
     Own,
-    /// Other owners, as containers in a pod: only what belongs to the very directory, as its quota, is the owner's.
+    /// Other entities, as containers in a pod: only what belongs to the very directory, as its quota, is the entity's.
     Shared,
 }
 

@@ -15,9 +15,9 @@ use std::{
 use proptest::prelude::*;
 
 use super::SnapshotSource;
-use crate::registry::{
-    Container, Family, Histogram, Info, InfoMetric, Kind, Label, Metric, Owner, OwnerState, Sample, Snapshot, Unit,
-    Value, snapshot::Culprit,
+use crate::{
+    registry::{EntityState, Family, Info, Sample, Snapshot, Value, snapshot::Culprit},
+    signal::{Container, Entity, Histogram, InfoMetric, Kind, Label, Metric, Unit},
 };
 
 const fn metric(name: &'static str, otlp_name: &'static str, kind: Kind, unit: Unit, label: Option<Label>) -> Metric {
@@ -55,8 +55,8 @@ pub(crate) static POD_INFO: InfoMetric =
 pub(crate) static CONTAINER_INFO: InfoMetric =
     InfoMetric { name: "podlens_container_info", help: "Facts about a container", of_pod: false, source: "" };
 
-pub(crate) fn container(namespace: &str, pod: &str, name: &str) -> Owner {
-    Owner::Container(Container {
+pub(crate) fn container(namespace: &str, pod: &str, name: &str) -> Entity {
+    Entity::Container(Container {
         namespace: namespace.into(),
         pod: pod.into(),
         container: name.into(),
@@ -69,12 +69,12 @@ fn hex(text: &str) -> String {
     text.bytes().take(24).fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"))
 }
 
-pub(crate) fn state(owner: Owner) -> OwnerState {
-    OwnerState { owner, since: UNIX_EPOCH + Duration::from_secs(1_700_000_000), gone: false, carried: false }
+pub(crate) fn state(entity: Entity) -> EntityState {
+    EntityState { entity, since: UNIX_EPOCH + Duration::from_secs(1_700_000_000), gone: false, carried: false }
 }
 
-pub(crate) fn sample(owner: u32, value: Value) -> Sample {
-    Sample { owner, label_value: 0, culprit: None, value }
+pub(crate) fn sample(entity: u32, value: Value) -> Sample {
+    Sample { entity, label_value: 0, culprit: None, value }
 }
 
 pub(crate) fn taken() -> SystemTime {
@@ -110,8 +110,8 @@ pub(crate) fn snapshot(sequence: u64) -> Snapshot {
         Family {
             metric: &CAUSED,
             samples: vec![
-                Sample { culprit: Some(Culprit::Owner(1)), ..sample(0, Value::Nanoseconds(2_000_000_000)) },
-                Sample { culprit: Some(Culprit::Owner(2)), ..sample(0, Value::Nanoseconds(30_000_000)) },
+                Sample { culprit: Some(Culprit::Entity(1)), ..sample(0, Value::Nanoseconds(2_000_000_000)) },
+                Sample { culprit: Some(Culprit::Entity(2)), ..sample(0, Value::Nanoseconds(30_000_000)) },
                 Sample { culprit: Some(Culprit::Other), ..sample(0, Value::Nanoseconds(4)) },
             ],
         },
@@ -122,22 +122,22 @@ pub(crate) fn snapshot(sequence: u64) -> Snapshot {
         sequence,
         taken: taken(),
         node: "node-1".into(),
-        owners: vec![
+        entities: vec![
             state(container("shop", "web-1", "nginx")),
             state(container("team \"a\"\\b\n", "db-0", "postgres")),
-            state(Owner::unit("containerd.service")),
+            state(Entity::unit("containerd.service")),
         ],
         families,
         infos: Vec::new(),
     }
 }
 
-/// The same with facts about the first owner.
+/// The same with facts about the first entity.
 pub(crate) fn with_facts() -> Snapshot {
     let pod = vec![("uid", "u-1".into()), ("workload", "web".into()), ("workload_type", "deployment".into())];
     let infos = vec![
-        Info { metric: &POD_INFO, owner: 0, labels: pod },
-        Info { metric: &CONTAINER_INFO, owner: 0, labels: vec![("image", "registry:5000/nginx:1".into())] },
+        Info { metric: &POD_INFO, entity: 0, labels: pod },
+        Info { metric: &CONTAINER_INFO, entity: 0, labels: vec![("image", "registry:5000/nginx:1".into())] },
     ];
     Snapshot { infos, ..snapshot(1) }
 }
@@ -145,15 +145,15 @@ pub(crate) fn with_facts() -> Snapshot {
 /// The counters of durations.
 const ALL_COUNTERS: [&Metric; 2] = [&CPU, &CAUSED];
 
-/// A large snapshot: `owners` containers with `per_owner` counters each.
-pub(crate) fn large(owners: u32, per_owner: usize) -> Snapshot {
+/// A large snapshot: `entities` containers with `per_entity` counters each.
+pub(crate) fn large(entities: u32, per_entity: usize) -> Snapshot {
     let family = |number: usize| Family {
         metric: ALL_COUNTERS[number % ALL_COUNTERS.len()],
-        samples: (0..owners)
-            .map(|owner| {
+        samples: (0..entities)
+            .map(|entity| {
                 // Digits without a pattern, as real totals have, since compression is measured with them.
-                let seed = (u64::from(owner) + 1) * (number as u64 + 1);
-                sample(owner, Value::Nanoseconds(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 14))
+                let seed = (u64::from(entity) + 1) * (number as u64 + 1);
+                sample(entity, Value::Nanoseconds(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 14))
             })
             .collect(),
     };
@@ -161,36 +161,36 @@ pub(crate) fn large(owners: u32, per_owner: usize) -> Snapshot {
         sequence: 1,
         taken: taken(),
         node: "node-1.example.org".into(),
-        owners: (0..owners)
-            .map(|owner| {
+        entities: (0..entities)
+            .map(|entity| {
                 state(container(
-                    &format!("namespace-{}", owner % 20),
-                    &format!("deployment-7d4b9c6f5-{owner:05}"),
+                    &format!("namespace-{}", entity % 20),
+                    &format!("deployment-7d4b9c6f5-{entity:05}"),
                     "application",
                 ))
             })
             .collect(),
-        families: (0..per_owner).map(family).collect(),
+        families: (0..per_entity).map(family).collect(),
         infos: Vec::new(),
     }
 }
 
-/// Any snapshot with distinct, known owners, whose numbers a `f64` holds exactly.
+/// Any snapshot with distinct, known entities, whose numbers a `f64` holds exactly.
 pub(crate) fn any_snapshot() -> impl Strategy<Value = Snapshot> {
     let number = || 0_u64..1 << 53;
     let name = "[a-z\"\\\\\n\u{e4}]{1,6}";
-    let owner = prop_oneof![
+    let entity = prop_oneof![
         (name, name, name).prop_map(|(namespace, pod, name)| container(&namespace, &pod, &name)),
-        name.prop_map(|unit| Owner::unit(&unit)),
+        name.prop_map(|unit| Entity::unit(&unit)),
     ];
     let histogram = (prop::collection::vec(0_u64..1 << 40, Histogram::BUCKETS), number())
         .prop_map(|(buckets, sum_ns)| Histogram { buckets: buckets.try_into().unwrap(), sum_ns });
     let values = (number(), number(), any::<u8>(), histogram);
-    let owners = prop::collection::hash_set(owner, 1..6);
-    (owners, prop::collection::vec(values, 6)).prop_map(|(owners, values)| {
-        let count = u32::try_from(owners.len()).unwrap();
+    let entities = prop::collection::hash_set(entity, 1..6);
+    (entities, prop::collection::vec(values, 6)).prop_map(|(entities, values)| {
+        let count = u32::try_from(entities.len()).unwrap();
         let families = ALL.iter().map(|metric| {
-            let samples = (0..count).zip(&values).flat_map(|(owner, value)| {
+            let samples = (0..count).zip(&values).flat_map(|(entity, value)| {
                 let (first, second, float, histogram) = value;
                 let numbers = match metric.unit {
                     Unit::Seconds => [Value::Nanoseconds(*first), Value::Nanoseconds(*second)],
@@ -198,22 +198,22 @@ pub(crate) fn any_snapshot() -> impl Strategy<Value = Snapshot> {
                 };
                 let [one, two] = numbers;
                 if metric.kind == Kind::Histogram {
-                    return vec![sample(owner, Value::Histogram(Arc::new(histogram.clone())))];
+                    return vec![sample(entity, Value::Histogram(Arc::new(histogram.clone())))];
                 }
                 if metric.name == LIMIT.name {
-                    return vec![sample(owner, Value::Float(f64::from(*float) / 7.0))];
+                    return vec![sample(entity, Value::Float(f64::from(*float) / 7.0))];
                 }
                 if metric.name == CAUSED.name {
-                    let culprit = Some(Culprit::Owner((owner + 1) % count));
+                    let culprit = Some(Culprit::Entity((entity + 1) % count));
                     return vec![
-                        Sample { culprit, ..sample(owner, one) },
-                        Sample { culprit: Some(Culprit::Other), ..sample(owner, two) },
+                        Sample { culprit, ..sample(entity, one) },
+                        Sample { culprit: Some(Culprit::Other), ..sample(entity, two) },
                     ];
                 }
                 if metric.label.is_some() {
-                    return vec![sample(owner, one), Sample { label_value: 1, ..sample(owner, two) }];
+                    return vec![sample(entity, one), Sample { label_value: 1, ..sample(entity, two) }];
                 }
-                vec![sample(owner, one)]
+                vec![sample(entity, one)]
             });
             Family { metric, samples: samples.collect() }
         });
@@ -223,7 +223,7 @@ pub(crate) fn any_snapshot() -> impl Strategy<Value = Snapshot> {
             node: "node-1".into(),
             families: families.collect(),
             infos: Vec::new(),
-            owners: owners.into_iter().map(state).collect(),
+            entities: entities.into_iter().map(state).collect(),
         }
     })
 }

@@ -2,7 +2,10 @@
 
 use serde_json::{Map, Value as Json, json};
 
-use crate::registry::{Owner, Snapshot, Value, snapshot::Culprit};
+use crate::{
+    registry::{Snapshot, Value, snapshot::Culprit},
+    signal::Entity,
+};
 
 /// The whole snapshot.
 #[must_use]
@@ -14,19 +17,19 @@ pub fn encode(snapshot: &Snapshot) -> String {
             let samples: Vec<Json> = family
                 .samples
                 .iter()
-                .filter(|sample| !snapshot.owner(sample).is_some_and(|state| state.carried))
+                .filter(|sample| !snapshot.entity(sample).is_some_and(|state| state.carried))
                 .map(|sample| {
                     let mut fields = Map::new();
                     let mut set = |name: &str, value| fields.insert(name.to_owned(), value);
-                    set("owner", json!(snapshot.owner(sample).map(|state| identity(&state.owner))));
+                    set("entity", json!(snapshot.entity(sample).map(|state| identity(&state.entity))));
                     if let Some(label) = family.metric.label {
                         set(label.name, json!(label.values.get(usize::from(sample.label_value))));
                     }
                     match sample.culprit {
-                        Some(Culprit::Owner(position)) => {
+                        Some(Culprit::Entity(position)) => {
                             let culprit =
-                                usize::try_from(position).ok().and_then(|position| snapshot.owners.get(position));
-                            set("culprit", json!(culprit.map(|state| identity(&state.owner))));
+                                usize::try_from(position).ok().and_then(|position| snapshot.entities.get(position));
+                            set("culprit", json!(culprit.map(|state| identity(&state.entity))));
                         }
                         Some(Culprit::Other) => {
                             set("culprit", json!("(other)"));
@@ -44,10 +47,10 @@ pub fn encode(snapshot: &Snapshot) -> String {
         .infos
         .iter()
         .map(|info| {
-            let owner = usize::try_from(info.owner).ok().and_then(|owner| snapshot.owners.get(owner));
+            let entity = usize::try_from(info.entity).ok().and_then(|entity| snapshot.entities.get(entity));
             let labels: Map<String, Json> =
                 info.labels.iter().map(|(name, value)| ((*name).to_owned(), json!(**value))).collect();
-            json!({ "metric": info.metric.name, "owner": owner.map(|state| identity(&state.owner)), "facts": labels })
+            json!({ "metric": info.metric.name, "entity": entity.map(|state| identity(&state.entity)), "facts": labels })
         })
         .collect();
     let taken_ns = snapshot.taken.duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_nanos());
@@ -55,10 +58,10 @@ pub fn encode(snapshot: &Snapshot) -> String {
     format!("{document:#}\n")
 }
 
-fn identity(owner: &Owner) -> Json {
-    match owner {
-        Owner::Unit(unit) => json!({ "unit": **unit }),
-        Owner::Container(container) => json!({
+fn identity(entity: &Entity) -> Json {
+    match entity {
+        Entity::Unit(unit) => json!({ "unit": **unit }),
+        Entity::Container(container) => json!({
             "namespace": *container.namespace,
             "pod": *container.pod,
             "container": *container.container,

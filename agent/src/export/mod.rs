@@ -5,17 +5,14 @@
 //! no metric by name.
 
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 pub mod json;
 pub mod otlp;
 pub mod otlp_client;
 pub mod prometheus;
-pub mod self_telemetry;
 pub mod server;
 
 use std::{future::Future, sync::Arc};
-
-use tokio::sync::watch;
 
 use crate::registry::Snapshot;
 
@@ -27,21 +24,4 @@ pub trait SnapshotSource: Send + Sync + 'static {
     /// `exporter` has delivered the snapshot of this sequence number completely, so what was final in it may be
     /// forgotten as far as this exporter is concerned.
     fn exported(&self, exporter: &str, sequence: u64);
-}
-
-/// Turns true when podlens is to stop.
-pub type Shutdown = watch::Receiver<bool>;
-
-/// Ends when a stop is asked for, or when nobody is left who could ask.
-pub(crate) async fn stopped(mut shutdown: Shutdown) {
-    // An error means that the sender is gone, which is a stop as well.
-    let _ = shutdown.wait_for(|stop| *stop).await;
-}
-
-/// Does `work` until it ends or a stop is asked for.
-pub(crate) async fn until_stopped(shutdown: Shutdown, work: impl Future<Output = ()>) {
-    tokio::select! {
-        () = stopped(shutdown) => {}
-        () = work => {}
-    }
 }

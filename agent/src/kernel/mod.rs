@@ -6,13 +6,10 @@
 pub mod btf;
 pub mod capabilities;
 pub mod facts;
-pub mod files;
 pub mod hierarchy;
 pub mod host;
 pub mod immediates;
 pub mod iterator;
 pub mod mapped;
-pub mod memory;
 pub mod object;
-pub mod readable;
-pub mod thread;
+pub mod process;

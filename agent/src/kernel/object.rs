@@ -25,7 +25,7 @@ use super::{
     immediates::{self, ImmediateError},
     iterator::Iterator,
     mapped::{MappedArray, Plain},
-    memory,
+    process,
 };
 
 /// The programs, as `build.rs` made them.
@@ -183,7 +183,7 @@ impl Object {
     /// Frees what only loading needs: 30 MB of the kernel's type information. No program can be attached after.
     pub fn seal(&mut self) {
         self.btf = None;
-        memory::give_back();
+        process::trim_memory();
     }
 
     /// The maps behind slots.

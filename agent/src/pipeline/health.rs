@@ -1,4 +1,4 @@
-//! What the pipeline tells about itself. `own_metrics` serves it.
+//! What the pipeline tells about itself. `telemetry::pipeline` serves it.
 
 use std::time::Duration;
 
@@ -16,13 +16,13 @@ pub struct Health {
     pub unseen_ns: u64,
     /// How long the last sweep took.
     pub sweep: Duration,
-    /// Owners that are gone and wait for their last export.
-    pub gone_owners: u64,
+    /// Entities that are gone and wait for their last export.
+    pub gone_entities: u64,
 }
 
 impl Inner {
     pub(super) fn health(&self) -> Health {
-        let mut health = Health { sweep: self.sweep, gone_owners: self.ledger.gone() as u64, ..Health::default() };
+        let mut health = Health { sweep: self.sweep, gone_entities: self.ledger.gone() as u64, ..Health::default() };
         health.lost.push(("registry", "expired_unexported", self.ledger.expired()));
         if let Some(kernel) = &self.kernel {
             let held = kernel.held();

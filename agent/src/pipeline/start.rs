@@ -6,9 +6,9 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use super::{Attached, Inner, Pipeline, kernel::Kernel, reading::Standing, tell};
+use super::{Attached, Inner, Pipeline, announce, kernel::Kernel, reading::FixedEntities};
 use crate::{
-    attribution::{cgroups::Cgroups, names::Names},
+    attribution::{cgroups::Cgroups, kubernetes::Names},
     collectors::{
         ALL, Collector, CollectorSpec, State,
         cpu::{self, Cpu},
@@ -25,7 +25,8 @@ use crate::{
         host,
         object::{Object, ObjectError},
     },
-    registry::{Layout, Ledger, ledger::Section},
+    registry::{Ledger, ledger::Section},
+    signal::Layout,
 };
 
 /// Why the agent cannot even run without values.
@@ -54,7 +55,7 @@ impl Pipeline {
         // After the events are being recorded, so that nothing is born between.
         let cgroups = Cgroups::scan(hierarchies);
         for (key, cgroup) in cgroups.iter() {
-            tell(&mut collectors, key, cgroup);
+            announce(&mut collectors, key, cgroup);
         }
         let sections = ALL.iter().map(|spec| section(spec, &states)).collect();
         let (now, since) = (Instant::now(), SystemTime::now());
@@ -62,7 +63,7 @@ impl Pipeline {
         let inner = Inner {
             cgroups,
             names: Arc::clone(&names),
-            met: None,
+            refreshed: None,
             kernel,
             collectors,
             ledger: Ledger::new(sections, config.linger),
@@ -71,7 +72,7 @@ impl Pipeline {
             lost_events: 0,
             sweep: std::time::Duration::ZERO,
             since,
-            standing: Standing::new(since),
+            fixed: FixedEntities::new(since),
         };
         Ok(Self {
             node: config.node.as_str().into(),

@@ -8,7 +8,7 @@ const WAIT: &str = "podlens_cpu_wait_seconds_total";
 const CAUSED: &str = "podlens_cpu_wait_caused_seconds_total";
 const LATENCY_SUM: &str = "podlens_runqueue_latency_seconds_sum";
 
-/// One owner's figures.
+/// One entity's figures.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Account {
     /// Time on a CPU.
@@ -41,13 +41,13 @@ pub struct Losses {
 }
 
 impl Account {
-    /// The figures of a cgroup's owner; all must be there.
+    /// The figures of a cgroup's entity; all must be there.
     #[track_caller]
     pub fn of(page: &Page, cgroup: &TestCgroup) -> Self {
         Self::with(page, &cgroup.labels())
     }
 
-    /// The figures of the owner with these labels; all must be there.
+    /// The figures of the entity with these labels; all must be there.
     #[track_caller]
     pub fn with(page: &Page, labels: &[(&str, &str)]) -> Self {
         let one = |name: &str, more: &[(&str, &str)]| {
@@ -105,7 +105,7 @@ impl Sub for Losses {
     }
 }
 
-/// What a cgroup's owner has lost to each named culprit, a pod's uid or a unit's name.
+/// What a cgroup's entity has lost to each named culprit, a pod's uid or a unit's name.
 pub fn culprits(page: &Page, cgroup: &TestCgroup) -> BTreeMap<String, u64> {
     let name = |sample: &Sample| match sample.label("culprit_pod") {
         "" => sample.label("culprit_unit").to_owned(),
@@ -114,18 +114,18 @@ pub fn culprits(page: &Page, cgroup: &TestCgroup) -> BTreeMap<String, u64> {
     page.all(CAUSED, &cgroup.labels()).into_iter().map(|sample| (name(sample), sample.ns())).collect()
 }
 
-/// What a cgroup's owner has lost to the culprit with this label; 0 if that is not named.
+/// What a cgroup's entity has lost to the culprit with this label; 0 if that is not named.
 pub fn caused_by(page: &Page, cgroup: &TestCgroup, culprit: (&str, &str)) -> u64 {
     page.sum_ns(CAUSED, &cgroup.labels_and(&[culprit]))
 }
 
-/// What a cgroup's owner has lost to all culprits.
+/// What a cgroup's entity has lost to all culprits.
 pub fn caused(page: &Page, cgroup: &TestCgroup) -> u64 {
     page.sum_ns(CAUSED, &cgroup.labels())
 }
 
-/// For every owner of the page, exactly: causes add up to the histogram's sum, culprits to neighbor and system.
-/// Gives how many owners there are.
+/// For every entity of the page, exactly: causes add up to the histogram's sum, culprits to neighbor and system.
+/// Gives how many entities there are.
 #[track_caller]
 pub fn assert_sums_agree(page: &Page) -> usize {
     let latency = sums(page, LATENCY_SUM, |_| true);
@@ -133,20 +133,20 @@ pub fn assert_sums_agree(page: &Page) -> usize {
     assert_eq!(wait, latency, "the sum over causes is the histogram's");
     let others = sums(page, WAIT, |sample| matches!(sample.label("cause"), "neighbor" | "system"));
     let mut caused = sums(page, CAUSED, |_| true);
-    for owner in others.keys() {
-        caused.entry(owner.clone()).or_insert(0);
+    for entity in others.keys() {
+        caused.entry(entity.clone()).or_insert(0);
     }
     assert_eq!(caused, others, "the sum over culprits is that of causes neighbor and system");
     latency.len()
 }
 
-/// Sums by owner: by the labels that do not tell its series apart.
+/// Sums by entity: by the labels that do not tell its series apart.
 fn sums(page: &Page, name: &str, counts: impl Fn(&Sample) -> bool) -> BTreeMap<BTreeMap<String, String>, u64> {
     let mut sums = BTreeMap::new();
     for sample in page.all(name, &[]).into_iter().filter(|sample| counts(sample)) {
-        let mut owner = sample.labels.clone();
-        owner.retain(|label, _| label != "cause" && !label.starts_with("culprit_"));
-        *sums.entry(owner).or_insert(0) += sample.ns();
+        let mut entity = sample.labels.clone();
+        entity.retain(|label, _| label != "cause" && !label.starts_with("culprit_"));
+        *sums.entry(entity).or_insert(0) += sample.ns();
     }
     sums
 }

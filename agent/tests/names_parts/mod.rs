@@ -9,8 +9,8 @@ use std::{
 };
 
 use podlens::{
-    attribution::names::Names,
-    registry::{Container, Naming as _, Owner},
+    attribution::kubernetes::Names,
+    signal::{Container, Entity, Naming as _},
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -179,18 +179,18 @@ pub(crate) fn pod(n: u32, version: &str) -> Value {
 
 /// The names of pod number `n` by now.
 pub(crate) fn named(names: &Names, n: u32) -> (String, String, String) {
-    let owner = Owner::Container(Container {
+    let entity = Entity::Container(Container {
         namespace: "".into(),
         pod: format!("uid-{n}").into(),
         container: id(n)[..12].into(),
         pod_uid: format!("uid-{n}").into(),
         container_id: id(n).into(),
     });
-    match names.view().name(&owner) {
-        Owner::Container(called) => {
+    match names.view().name(&entity) {
+        Entity::Container(called) => {
             (called.namespace.to_string(), called.pod.to_string(), called.container.to_string())
         }
-        Owner::Unit(unit) => panic!("a unit: {unit}"),
+        Entity::Unit(unit) => panic!("a unit: {unit}"),
     }
 }
 

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use super::{
     collector::Collector,
-    names::{Name, labels},
+    kubernetes::{Name, labels},
     prometheus::Prometheus,
     truth::Truth,
     web,

@@ -181,7 +181,7 @@ fn cpus(quota_us: u64, period_us: u64) -> Option<u64> {
 pub(super) fn room() -> io::Result<Room> {
     /// For connections, maps and whatever else.
     const OTHERS: usize = 512;
-    let most = crate::kernel::files::raise_limit()?;
+    let most = crate::kernel::process::raise_file_limit()?;
     Ok(Room(most.saturating_sub(OTHERS)))
 }
 

@@ -1,6 +1,6 @@
 //! Metrics that the kernel's own files of a cgroup tell.
 
-use crate::registry::{Kind, Label, Metric, Unit};
+use crate::signal::{Kind, Label, Metric, Unit};
 
 /// Stopped by the quota: time.
 pub static THROTTLED: Metric = Metric {

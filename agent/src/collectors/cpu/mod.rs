@@ -1,6 +1,6 @@
 //! Collector `cpu`: what the kernel's own files of a cgroup tell of its quota and of its CPU time by mode.
 //!
-//! Called so and not after throttling alone, since one file tells both. It reads the directory of an owner's
+//! Called so and not after throttling alone, since one file tells both. It reads the directory of an entity's
 //! topmost cgroup only, whose figures include all below. A removal takes the files along: what the quota had
 //! done by then comes with the removal's event.
 
@@ -17,10 +17,10 @@ use foldhash::fast::RandomState;
 use podlens_common::cgroup::{Bandwidth, CgroupKey};
 
 use self::files::{Figures, Files, Room, Wanted};
-use super::{Collector, CollectorSpec, Extent, Held, Place};
+use super::{Collector, CollectorSpec, EntityCgroup, SlotsInUse, Subtree};
 use crate::{
     kernel::hierarchy::Hierarchies,
-    registry::{Layout, Row},
+    signal::{Layout, Row},
 };
 
 /// The collector.
@@ -47,7 +47,7 @@ pub struct Cpu {
 }
 
 struct Watched {
-    extent: Extent,
+    subtree: Subtree,
     since: Instant,
     files: Files,
     /// By the quota as it was read last.
@@ -76,13 +76,13 @@ impl Collector for Cpu {
         &SPEC
     }
 
-    fn born(&mut self, place: Place<'_>) {
-        if self.watched.contains_key(&place.key) {
+    fn born(&mut self, cgroup: EntityCgroup<'_>) {
+        if self.watched.contains_key(&cgroup.key) {
             return;
         }
-        if let Some(files) = Files::of(&self.hierarchies, place.key, place.path) {
+        if let Some(files) = Files::of(&self.hierarchies, cgroup.key, cgroup.path) {
             let watched = Watched {
-                extent: place.extent,
+                subtree: cgroup.subtree,
                 since: Instant::now(),
                 files,
                 limit: None,
@@ -90,16 +90,16 @@ impl Collector for Cpu {
                 counters_read: None,
                 row: self.layout.row(),
             };
-            self.watched.insert(place.key, watched);
+            self.watched.insert(cgroup.key, watched);
         }
     }
 
-    fn read_cgroups(&mut self, _held: &Held, enter: &mut dyn FnMut(CgroupKey, &Row)) {
+    fn read_cgroups(&mut self, _held: &SlotsInUse, enter: &mut dyn FnMut(CgroupKey, &Row)) {
         let now = Instant::now();
         for (key, watched) in &mut self.watched {
             if let Some(figures) = watched.read(&self.layout, &mut self.room, now) {
                 self.found.clear();
-                book(&mut self.found, &self.layout, watched.extent, &figures);
+                book(&mut self.found, &self.layout, watched.subtree, &figures);
                 // Of a cgroup that is being removed the last values stay, but for gauges. The kernel writes a file's
                 // numbers one after another, so a difference of two can fall for a moment.
                 watched.row.remove_gauges(&self.layout);
@@ -134,7 +134,7 @@ impl Watched {
             self.limit = self.files.read_limit(room);
         }
         let had_quota = layout.column(&metrics::THROTTLED).is_some_and(|column| self.row.cells(column).is_some());
-        let wanted = Wanted { modes: self.extent == Extent::Own, bandwidth: had_quota || self.limit.is_some() };
+        let wanted = Wanted { modes: self.subtree == Subtree::Own, bandwidth: had_quota || self.limit.is_some() };
         Some(Figures { limit: self.limit, ..self.files.read(wanted, room) })
     }
 }
@@ -145,7 +145,7 @@ fn is_due(since: Instant, read: Option<Instant>, now: Instant, holds: Duration) 
     read.is_none_or(|read| read.duration_since(since) < holds || now.duration_since(read) >= holds)
 }
 
-fn book(row: &mut Row, layout: &Layout, extent: Extent, figures: &Figures) {
+fn book(row: &mut Row, layout: &Layout, subtree: Subtree, figures: &Figures) {
     let Figures { mode_ns, bandwidth, limit } = figures;
     if let Some(limit) = limit {
         row.add(layout, &metrics::LIMIT, 0, *limit);
@@ -154,7 +154,7 @@ fn book(row: &mut Row, layout: &Layout, extent: Extent, figures: &Figures) {
         book_bandwidth(row, layout, &bandwidth);
     }
     if let Some(mode_ns) = mode_ns
-        && extent == Extent::Own
+        && subtree == Subtree::Own
     {
         row.add_all(layout, &metrics::MODE, mode_ns);
     }
@@ -172,10 +172,16 @@ mod tests {
 
     const STOPPED: Bandwidth = Bandwidth { periods: 7, throttled_periods: 3, throttled_ns: 9000 };
 
-    fn check(extent: Extent, figures: Figures, quota: Option<[u64; 3]>, mode_ns: Option<[u64; 2]>, limit: Option<u64>) {
+    fn check(
+        subtree: Subtree,
+        figures: Figures,
+        quota: Option<[u64; 3]>,
+        mode_ns: Option<[u64; 2]>,
+        limit: Option<u64>,
+    ) {
         let layout = Layout::new(SPEC.metrics);
         let mut row = layout.row();
-        book(&mut row, &layout, extent, &figures);
+        book(&mut row, &layout, subtree, &figures);
         let cells = |metric| layout.column(metric).and_then(|column| row.cells(column));
         let stopped =
             cells(&metrics::THROTTLED).map(|stopped| [stopped, cells(&metrics::PERIODS).unwrap_or(&[])].concat());
@@ -188,10 +194,10 @@ mod tests {
     fn without_a_quota_now_or_before_nothing_is_told_of_one() {
         let (unused, mode_ns) = (Some(Bandwidth::default()), Some([1, 2]));
         let stopped = Some([9000, 4, 3]);
-        check(Extent::Own, Figures { mode_ns, bandwidth: unused, limit: None }, None, mode_ns, None);
-        check(Extent::Own, Figures { mode_ns, bandwidth: unused, limit: Some(5) }, Some([0; 3]), mode_ns, Some(5));
-        check(Extent::Own, Figures { mode_ns, bandwidth: Some(STOPPED), limit: None }, stopped, mode_ns, None);
-        check(Extent::Own, Figures::default(), None, None, None);
+        check(Subtree::Own, Figures { mode_ns, bandwidth: unused, limit: None }, None, mode_ns, None);
+        check(Subtree::Own, Figures { mode_ns, bandwidth: unused, limit: Some(5) }, Some([0; 3]), mode_ns, Some(5));
+        check(Subtree::Own, Figures { mode_ns, bandwidth: Some(STOPPED), limit: None }, stopped, mode_ns, None);
+        check(Subtree::Own, Figures::default(), None, None, None);
     }
 
     #[test]
@@ -217,6 +223,6 @@ mod tests {
     #[test]
     fn a_pods_own_directory_has_a_quota_and_no_cpu_time() {
         let figures = Figures { mode_ns: Some([1, 2]), bandwidth: Some(STOPPED), limit: Some(5) };
-        check(Extent::Shared, figures, Some([9000, 4, 3]), None, Some(5));
+        check(Subtree::Shared, figures, Some([9000, 4, 3]), None, Some(5));
     }
 }

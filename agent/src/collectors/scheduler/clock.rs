@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use podlens_common::scheduler::Now;
 
-use crate::kernel::{mapped::MappedArray, thread};
+use crate::kernel::{mapped::MappedArray, process};
 
 /// Short sleeps, after each of which the thread is freshly dispatched; the best of them counts.
 const TRIES: usize = 3;
@@ -35,17 +35,17 @@ impl RunQueueClock {
     /// The run queue's time now; 0 while it is not known, so that no running slice is counted.
     pub(super) fn now_ns(&self) -> u64 {
         let Some(behind_ns) = self.behind_ns else { return 0 };
-        u64::try_from(i128::from(thread::monotonic_ns()) - behind_ns).unwrap_or(0)
+        u64::try_from(i128::from(process::monotonic_ns()) - behind_ns).unwrap_or(0)
     }
 }
 
 /// One measurement; none if the thread was switched away meanwhile.
 fn sample(cpus: &MappedArray<Now>) -> Option<i128> {
     std::thread::sleep(NAP);
-    let cpu = thread::current_cpu()?;
+    let cpu = process::current_cpu()?;
     let dispatched = cpus.get(cpu)?;
-    let monotonic_ns = thread::monotonic_ns();
+    let monotonic_ns = process::monotonic_ns();
     let after = cpus.get(cpu)?;
-    let undisturbed = thread::current_cpu() == Some(cpu) && after.sequence == dispatched.sequence;
+    let undisturbed = process::current_cpu() == Some(cpu) && after.sequence == dispatched.sequence;
     (undisturbed && dispatched.since_ns != 0).then(|| i128::from(monotonic_ns) - i128::from(dispatched.since_ns))
 }

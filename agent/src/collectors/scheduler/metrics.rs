@@ -1,6 +1,6 @@
 //! The scheduler's metrics.
 
-use crate::registry::{Kind, Label, Metric, Unit};
+use crate::signal::{Kind, Label, Metric, Unit};
 
 /// Time on a CPU.
 pub static CPU: Metric = Metric {

@@ -16,10 +16,10 @@ use podlens_common::{
 };
 
 use self::{clock::RunQueueClock, culprits::Ways};
-use super::{Caused, Collector, CollectorSpec, Held, Split};
+use super::{Caused, Collector, CollectorSpec, SlotsInUse, Split};
 use crate::{
     kernel::object::SchedulerMaps,
-    registry::{Histogram, Layout, Row},
+    signal::{Histogram, Layout, Row},
 };
 
 /// The collector.
@@ -88,7 +88,7 @@ impl Collector for Scheduler {
 
     fn read_slots(
         &mut self,
-        held: &Held,
+        held: &SlotsInUse,
         generation: &dyn Fn(u32) -> Option<u32>,
         enter: &mut dyn FnMut(u32, &Row),
     ) -> Vec<Caused> {

@@ -1,6 +1,6 @@
 //! Metrics of tasks and processes.
 
-use crate::registry::{Kind, Label, Metric, Unit};
+use crate::signal::{Kind, Label, Metric, Unit};
 
 /// Tasks by state.
 pub static TASKS: Metric = Metric {

@@ -16,10 +16,10 @@ use podlens_common::{
     tasks::{KEY_KERNEL, KEY_ROOT, Processes, STATES, TaskRecord, TaskWalk},
 };
 
-use super::{Caused, Collector, CollectorSpec, Held};
+use super::{Caused, Collector, CollectorSpec, SlotsInUse};
 use crate::{
     kernel::{mapped::MappedArray, object::WalkMaps},
-    registry::{Layout, Row},
+    signal::{Layout, Row},
 };
 
 /// The collector.
@@ -108,7 +108,7 @@ impl Collector for Tasks {
 
     fn read_slots(
         &mut self,
-        held: &Held,
+        held: &SlotsInUse,
         _generation: &dyn Fn(u32) -> Option<u32>,
         enter: &mut dyn FnMut(u32, &Row),
     ) -> Vec<Caused> {
@@ -127,7 +127,7 @@ impl Collector for Tasks {
         }
     }
 
-    fn read_cgroups(&mut self, held: &Held, enter: &mut dyn FnMut(CgroupKey, &Row)) {
+    fn read_cgroups(&mut self, held: &SlotsInUse, enter: &mut dyn FnMut(CgroupKey, &Row)) {
         let told = held.values().map(|slot| slot.key).chain([KEY_KERNEL, KEY_ROOT]);
         let told: HashSet<CgroupKey, RandomState> = told.collect();
         for (key, tasks) in self.walked.tasks.iter().filter(|(key, _)| !told.contains(*key)) {

@@ -8,7 +8,10 @@ use super::{
     proto::{self, field},
     resource::attribute,
 };
-use crate::registry::{Histogram, Kind, Metric, Owner, Sample, Snapshot, Unit, Value, snapshot::Culprit};
+use crate::{
+    registry::{Sample, Snapshot, Value, snapshot::Culprit},
+    signal::{Entity, Histogram, Kind, Metric, Unit},
+};
 
 /// Attribute with the namespace of the pod that caused a wait.
 pub const CULPRIT_NAMESPACE_KEY: &str = "podlens.culprit.namespace";
@@ -109,7 +112,7 @@ fn write_number(out: &mut Vec<u8>, value: &Value) {
     }
 }
 
-/// What tells a sample from others of its metric and owner.
+/// What tells a sample from others of its metric and entity.
 struct Attributes<'a> {
     own: Option<(&'static str, &'static str)>,
     culprit: Option<Named<'a>>,
@@ -117,7 +120,7 @@ struct Attributes<'a> {
 
 enum Named<'a> {
     Other,
-    Owner(&'a Owner),
+    Entity(&'a Entity),
 }
 
 impl<'a> Attributes<'a> {
@@ -129,8 +132,8 @@ impl<'a> Attributes<'a> {
         let culprit = match sample.culprit {
             None => None,
             Some(Culprit::Other) => Some(Named::Other),
-            Some(Culprit::Owner(position)) => {
-                Some(Named::Owner(&snapshot.owners.get(usize::try_from(position).ok()?)?.owner))
+            Some(Culprit::Entity(position)) => {
+                Some(Named::Entity(&snapshot.entities.get(usize::try_from(position).ok()?)?.entity))
             }
         };
         Some(Self { own, culprit })
@@ -143,13 +146,13 @@ impl<'a> Attributes<'a> {
         match self.culprit {
             None => {}
             Some(Named::Other) => attribute(out, field, CULPRIT_POD_KEY, "(other)"),
-            Some(Named::Owner(Owner::Container(container))) => {
+            Some(Named::Entity(Entity::Container(container))) => {
                 if !container.namespace.is_empty() {
                     attribute(out, field, CULPRIT_NAMESPACE_KEY, &container.namespace);
                 }
                 attribute(out, field, CULPRIT_POD_KEY, &container.pod);
             }
-            Some(Named::Owner(Owner::Unit(unit))) => attribute(out, field, CULPRIT_UNIT_KEY, unit),
+            Some(Named::Entity(Entity::Unit(unit))) => attribute(out, field, CULPRIT_UNIT_KEY, unit),
         }
     }
 }

@@ -1,9 +1,9 @@
-//! An owner as an OTLP resource: its attributes and the entities that they identify.
+//! An entity as an OTLP resource: its attributes and the entities that they identify.
 //!
 //! Called by the encoder only. What is not known is left out, never guessed.
 
 use super::proto::{self, field};
-use crate::registry::{Container, Owner};
+use crate::signal::{Container, Entity};
 
 /// The conventions that the attributes follow.
 pub const SCHEMA_URL: &str = "https://opentelemetry.io/schemas/1.44.0";
@@ -33,8 +33,8 @@ const WORKLOAD_KEYS: [(&str, &str); 6] = [
     ("statefulset", "k8s.statefulset.name"),
 ];
 
-/// Writes the resource of an owner. `fact` gives what is known beside its names, by the label in Prometheus.
-pub(super) fn write<'a>(out: &mut Vec<u8>, owner: &Owner, node: &str, fact: impl Fn(&str) -> Option<&'a str>) {
+/// Writes the resource of an entity. `fact` gives what is known beside its names, by the label in Prometheus.
+pub(super) fn write<'a>(out: &mut Vec<u8>, entity: &Entity, node: &str, fact: impl Fn(&str) -> Option<&'a str>) {
     let mut keys: Vec<&str> = Vec::with_capacity(8);
     let mut add = |key: &'static str, value: &str| {
         if !value.is_empty() {
@@ -43,9 +43,9 @@ pub(super) fn write<'a>(out: &mut Vec<u8>, owner: &Owner, node: &str, fact: impl
         }
     };
     add(NODE_KEY, node);
-    match owner {
-        Owner::Unit(unit) => add(UNIT_KEY, unit),
-        Owner::Container(container) => {
+    match entity {
+        Entity::Unit(unit) => add(UNIT_KEY, unit),
+        Entity::Container(container) => {
             add(NAMESPACE_KEY, &container.namespace);
             if container.pod != container.pod_uid {
                 add(POD_KEY, &container.pod);
@@ -66,7 +66,7 @@ pub(super) fn write<'a>(out: &mut Vec<u8>, owner: &Owner, node: &str, fact: impl
             }
         }
     }
-    entities(out, owner, &keys);
+    entities(out, entity, &keys);
 }
 
 /// An image's name and its tag, which is empty for an image that is named by its digest.
@@ -107,8 +107,8 @@ fn is_named(container: &Container) -> bool {
 /// Writes the pod by its uid and the container by its id, as the conventions identify them, or the unit by its name
 /// on its node, as far as there are attributes of these keys. The node is no entity here: the conventions identify one
 /// by its uid, which is not known.
-fn entities(out: &mut Vec<u8>, owner: &Owner, keys: &[&str]) {
-    let mut entity = |kind: &str, id: &[&str], description: &[&str]| {
+fn entities(out: &mut Vec<u8>, entity: &Entity, keys: &[&str]) {
+    let mut refer_to = |kind: &str, id: &[&str], description: &[&str]| {
         if !id.iter().all(|key| keys.contains(key)) {
             return;
         }
@@ -123,11 +123,11 @@ fn entities(out: &mut Vec<u8>, owner: &Owner, keys: &[&str]) {
             }
         });
     };
-    match owner {
-        Owner::Unit(_) => entity("podlens.unit", &[NODE_KEY, UNIT_KEY], &[]),
-        Owner::Container(_) => {
-            entity("k8s.pod", &[POD_UID_KEY], &[POD_KEY]);
-            entity("container", &[CONTAINER_ID_KEY], &[]);
+    match entity {
+        Entity::Unit(_) => refer_to("podlens.unit", &[NODE_KEY, UNIT_KEY], &[]),
+        Entity::Container(_) => {
+            refer_to("k8s.pod", &[POD_UID_KEY], &[POD_KEY]);
+            refer_to("container", &[CONTAINER_ID_KEY], &[]);
         }
     }
 }

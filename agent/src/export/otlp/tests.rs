@@ -23,7 +23,8 @@ use crate::{
         fixture::{ALL, Series, any_snapshot, container, large, parse, snapshot, state, taken, with_facts},
         prometheus::{self, Format},
     },
-    registry::{Container, Histogram, Owner, Snapshot, Value},
+    registry::{Snapshot, Value},
+    signal::{Container, Entity, Histogram},
 };
 
 const NO_RECORDED_VALUE: u32 = 1;
@@ -32,7 +33,7 @@ fn message(request: &Request) -> ExportMetricsServiceRequest {
     ExportMetricsServiceRequest::decode(request.bytes.clone()).unwrap()
 }
 
-/// All requests of a snapshot, with nothing said about owners that are gone.
+/// All requests of a snapshot, with nothing said about entities that are gone.
 pub(crate) fn encode(snapshot: &Snapshot) -> Vec<ExportMetricsServiceRequest> {
     requests(snapshot, None).map(|request| message(&request)).collect()
 }
@@ -56,9 +57,9 @@ pub(crate) fn messages_as_prometheus(messages: &[ExportMetricsServiceRequest]) -
         let before = found.insert((name, labels.clone()), value);
         assert_eq!(before, None);
     };
-    for of_owner in messages.iter().flat_map(|message| &message.resource_metrics) {
-        let identity = strings(&of_owner.resource.as_ref().unwrap().attributes);
-        for metric in of_owner.scope_metrics.iter().flat_map(|scope| &scope.metrics) {
+    for of_entity in messages.iter().flat_map(|message| &message.resource_metrics) {
+        let identity = strings(&of_entity.resource.as_ref().unwrap().attributes);
+        for metric in of_entity.scope_metrics.iter().flat_map(|scope| &scope.metrics) {
             let name = ALL.iter().find(|known| known.otlp_name == metric.name).unwrap().name;
             let labels = |attributes: &[KeyValue]| {
                 let own = strings(attributes);
@@ -183,7 +184,7 @@ fn large_snapshots_are_split_below_the_receivers_limit() {
 }
 
 #[test]
-fn samples_need_not_be_ordered_by_owner() {
+fn samples_need_not_be_ordered_by_entity() {
     let mut shuffled = snapshot(1);
     shuffled.families.iter_mut().for_each(|family| family.samples.reverse());
     let requests: Vec<Request> = requests(&shuffled, None).collect();
@@ -192,14 +193,14 @@ fn samples_need_not_be_ordered_by_owner() {
 
 #[test]
 fn identity_is_told_as_far_as_it_is_known() {
-    let check = |owner: &Owner, expected: &[(&str, &str)], entities: &[&str]| {
+    let check = |entity: &Entity, expected: &[(&str, &str)], entities: &[&str]| {
         let mut bytes = Vec::new();
-        resource::write(&mut bytes, owner, "node-1", |_| None);
+        resource::write(&mut bytes, entity, "node-1", |_| None);
         let resource = Resource::decode(bytes.as_slice()).unwrap();
         let expected = expected.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
-        assert_eq!(strings(&resource.attributes), expected, "{owner:?}");
+        assert_eq!(strings(&resource.attributes), expected, "{entity:?}");
         let kinds: Vec<&str> = resource.entity_refs.iter().map(|entity| entity.r#type.as_str()).collect();
-        assert_eq!(kinds, entities, "{owner:?}");
+        assert_eq!(kinds, entities, "{entity:?}");
         for entity in &resource.entity_refs {
             for key in entity.id_keys.iter().chain(&entity.description_keys) {
                 assert!(resource.attributes.iter().any(|attribute| attribute.key == *key));
@@ -214,7 +215,7 @@ fn identity_is_told_as_far_as_it_is_known() {
         container_id: "0123456789abcdef".into(),
     };
     check(
-        &Owner::Container(known.clone()),
+        &Entity::Container(known.clone()),
         &[
             ("k8s.node.name", "node-1"),
             ("k8s.namespace.name", "shop"),
@@ -228,13 +229,13 @@ fn identity_is_told_as_far_as_it_is_known() {
     let unknown =
         Container { namespace: "".into(), pod: "2af1".into(), container: "0123456789ab".into(), ..known.clone() };
     check(
-        &Owner::Container(unknown),
+        &Entity::Container(unknown),
         &[("k8s.node.name", "node-1"), ("k8s.pod.uid", "2af1"), ("container.id", "0123456789abcdef")],
         &["k8s.pod", "container"],
     );
     let pod_itself = Container { container: "".into(), container_id: "".into(), ..known };
     check(
-        &Owner::Container(pod_itself),
+        &Entity::Container(pod_itself),
         &[
             ("k8s.node.name", "node-1"),
             ("k8s.namespace.name", "shop"),
@@ -244,7 +245,7 @@ fn identity_is_told_as_far_as_it_is_known() {
         &["k8s.pod"],
     );
     check(
-        &Owner::unit("kubelet.service"),
+        &Entity::unit("kubelet.service"),
         &[("k8s.node.name", "node-1"), ("podlens.unit", "kubelet.service")],
         &["podlens.unit"],
     );
@@ -277,11 +278,11 @@ fn each_bucket_lands_between_the_bounds_that_the_kernel_counted() {
 }
 
 #[test]
-fn points_carry_their_owners_start_and_the_sweeps_time() {
-    for of_owner in &encode(&snapshot(1))[0].resource_metrics {
-        assert_eq!(of_owner.schema_url, "https://opentelemetry.io/schemas/1.44.0");
-        for metric in &of_owner.scope_metrics[0].metrics {
-            let start = unix_ns(state(Owner::unit("")).since);
+fn points_carry_their_entities_start_and_the_sweeps_time() {
+    for of_entity in &encode(&snapshot(1))[0].resource_metrics {
+        assert_eq!(of_entity.schema_url, "https://opentelemetry.io/schemas/1.44.0");
+        for metric in &of_entity.scope_metrics[0].metrics {
+            let start = unix_ns(state(Entity::unit("")).since);
             let times: Vec<(u64, u64)> = match metric.data.as_ref().unwrap() {
                 Data::Sum(sum) => times(&sum.data_points),
                 // A gauge has no start.
@@ -304,13 +305,13 @@ fn times(points: &[opentelemetry_proto::tonic::metrics::v1::NumberDataPoint]) ->
 }
 
 #[test]
-fn an_owner_that_left_gets_one_last_point_a_series_without_a_value() {
+fn an_entity_that_left_gets_one_last_point_a_series_without_a_value() {
     let previous = snapshot(1);
     let mut current = snapshot(2);
-    // The first owner has another container now.
-    current.owners[0] = state(container("shop", "web-2", "nginx"));
+    // The first entity has another container now.
+    current.entities[0] = state(container("shop", "web-2", "nginx"));
     let gone = previous.families.iter().flat_map(|family| &family.samples);
-    let gone = gone.filter(|sample| sample.owner == 0).count() as u64;
+    let gone = gone.filter(|sample| sample.entity == 0).count() as u64;
 
     let whole: Requests<'_> = requests(&current, Some(&previous));
     let whole: Vec<Request> = whole.collect();

@@ -32,7 +32,7 @@ pub(super) struct Sender {
     client: Option<Grpc<Channel>>,
     backoff: Backoff,
     health: Health,
-    /// The last snapshot that was accepted completely: owners in it that are in no later one get their last point.
+    /// The last snapshot that was accepted completely: entities in it that are in no later one get their last point.
     accepted: Option<Arc<Snapshot>>,
 }
 

@@ -293,13 +293,13 @@ async fn a_snapshot_in_several_requests_goes_on_where_it_failed() {
 }
 
 #[tokio::test]
-async fn an_owner_that_left_is_ended_at_the_receiver() {
+async fn an_entity_that_left_is_ended_at_the_receiver() {
     let collector = Collector::default();
     let source = FakeSource::new(snapshot(7), true);
     let running = start(&config(collector.serve().await), Arc::clone(&source));
     eventually("an export", || !running.source.exported().is_empty()).await;
-    source.snapshot.lock().unwrap().owners[0] = state(container("shop", "web-2", "nginx"));
-    // One owner more than the snapshot has.
+    source.snapshot.lock().unwrap().entities[0] = state(container("shop", "web-2", "nginx"));
+    // One entity more than the snapshot has.
     let ended = |request: &ExportMetricsServiceRequest| request.resource_metrics.len() == 4;
     eventually("last points", || collector.received().iter().any(ended)).await;
     let after = collector.received().len() + 3;

@@ -1,7 +1,7 @@
 //! A distribution as the lines of a classic histogram. Called by the encoder.
 
 use super::{Format, push_all, push_integer, push_seconds};
-use crate::registry::Histogram;
+use crate::signal::Histogram;
 
 /// The classic buckets: position of the kernel's bucket that ends there, and its bound in seconds as a decimal.
 /// Every one is a kernel bound, so nothing is interpolated; steps of four from 1 us to 4 s.

@@ -1,20 +1,23 @@
-//! Facts about owners as series of the constant 1. Called by the encoder.
+//! Facts about entities as series of the constant 1. Called by the encoder.
 
 use super::{Filter, Format, push_all, push_escaped, push_label};
-use crate::registry::{Info, Owner, Snapshot};
+use crate::{
+    registry::{Info, Snapshot},
+    signal::Entity,
+};
 
 /// Writes all facts, one family a metric.
 pub(super) fn push(snapshot: &Snapshot, filter: Option<&Filter>, format: Format, out: &mut Vec<u8>) {
     let mut infos: Vec<&Info> = snapshot.infos.iter().collect();
-    // Stable: the owners' order stays.
+    // Stable: the entities' order stays.
     infos.sort_by_key(|info| info.metric.name);
     let mut family = None;
     for info in infos {
-        let Some(state) = usize::try_from(info.owner).ok().and_then(|owner| snapshot.owners.get(owner)) else {
+        let Some(state) = usize::try_from(info.entity).ok().and_then(|entity| snapshot.entities.get(entity)) else {
             continue;
         };
-        let Owner::Container(container) = &state.owner else { continue };
-        if filter.is_some_and(|filter| !filter.admits(&state.owner)) {
+        let Entity::Container(container) = &state.entity else { continue };
+        if filter.is_some_and(|filter| !filter.admits(&state.entity)) {
             continue;
         }
         if family != Some(info.metric.name) {

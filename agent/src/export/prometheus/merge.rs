@@ -12,48 +12,51 @@ use std::{
 
 use foldhash::fast::RandomState;
 
-use crate::registry::{Family, Histogram, Kind, Owner, Sample, Snapshot, Value, snapshot::Culprit};
+use crate::{
+    registry::{Family, Sample, Snapshot, Value, snapshot::Culprit},
+    signal::{Entity, Histogram, Kind},
+};
 
 /// The snapshot with no two samples under the same labels. It is the same one if there were none.
 pub(super) fn by_labels(snapshot: &Snapshot) -> Cow<'_, Snapshot> {
-    let owners = firsts(snapshot, |owner| match owner {
-        Owner::Container(container) => (&*container.namespace, &*container.pod, Some(&*container.container)),
-        Owner::Unit(unit) => (&**unit, "", None),
+    let entities = firsts(snapshot, |entity| match entity {
+        Entity::Container(container) => (&*container.namespace, &*container.pod, Some(&*container.container)),
+        Entity::Unit(unit) => (&**unit, "", None),
     });
-    let culprits = firsts(snapshot, |owner| match owner {
-        Owner::Container(container) => (&*container.namespace, Some(&*container.pod)),
-        Owner::Unit(unit) => (&**unit, None),
+    let culprits = firsts(snapshot, |entity| match entity {
+        Entity::Container(container) => (&*container.namespace, Some(&*container.pod)),
+        Entity::Unit(unit) => (&**unit, None),
     });
     let has_culprits = || snapshot.families.iter().flat_map(|family| &family.samples).any(|one| one.culprit.is_some());
-    if is_each_its_own(&owners) && (is_each_its_own(&culprits) || !has_culprits()) {
+    if is_each_its_own(&entities) && (is_each_its_own(&culprits) || !has_culprits()) {
         return Cow::Borrowed(snapshot);
     }
-    let living = living(snapshot, &owners);
+    let living = living(snapshot, &entities);
     let families =
-        snapshot.families.iter().map(|family| merged(family, snapshot, &owners, &culprits, &living)).collect();
+        snapshot.families.iter().map(|family| merged(family, snapshot, &entities, &culprits, &living)).collect();
     Cow::Owned(Snapshot {
         families,
-        owners: snapshot.owners.clone(),
+        entities: snapshot.entities.clone(),
         infos: snapshot.infos.clone(),
         node: Arc::clone(&snapshot.node),
         ..*snapshot
     })
 }
 
-/// For each owner the position of the first one with the same key.
-fn firsts<'a, K: Eq + Hash>(snapshot: &'a Snapshot, key: impl Fn(&'a Owner) -> K) -> Vec<u32> {
-    let mut first = HashMap::with_capacity_and_hasher(snapshot.owners.len(), RandomState::default());
-    (0u32..).zip(&snapshot.owners).map(|(at, state)| *first.entry(key(&state.owner)).or_insert(at)).collect()
+/// For each entity the position of the first one with the same key.
+fn firsts<'a, K: Eq + Hash>(snapshot: &'a Snapshot, key: impl Fn(&'a Entity) -> K) -> Vec<u32> {
+    let mut first = HashMap::with_capacity_and_hasher(snapshot.entities.len(), RandomState::default());
+    (0u32..).zip(&snapshot.entities).map(|(at, state)| *first.entry(key(&state.entity)).or_insert(at)).collect()
 }
 
 fn is_each_its_own(firsts: &[u32]) -> bool {
     (0u32..).zip(firsts).all(|(at, first)| at == *first)
 }
 
-/// For each owner whether one with its labels lives.
-fn living(snapshot: &Snapshot, owners: &[u32]) -> Vec<bool> {
-    let mut living = vec![false; owners.len()];
-    for (state, first) in snapshot.owners.iter().zip(owners) {
+/// For each entity whether one with its labels lives.
+fn living(snapshot: &Snapshot, entities: &[u32]) -> Vec<bool> {
+    let mut living = vec![false; entities.len()];
+    for (state, first) in snapshot.entities.iter().zip(entities) {
         if let Some(lives) = usize::try_from(*first).ok().and_then(|first| living.get_mut(first)) {
             *lives |= !state.gone && !state.carried;
         }
@@ -61,27 +64,27 @@ fn living(snapshot: &Snapshot, owners: &[u32]) -> Vec<bool> {
     living
 }
 
-fn merged(family: &Family, snapshot: &Snapshot, owners: &[u32], culprits: &[u32], living: &[bool]) -> Family {
+fn merged(family: &Family, snapshot: &Snapshot, entities: &[u32], culprits: &[u32], living: &[bool]) -> Family {
     let mut places: HashMap<(u32, u8, Option<Culprit>), usize, RandomState> = HashMap::default();
     let mut samples: Vec<Sample> = Vec::with_capacity(family.samples.len());
     for sample in &family.samples {
-        let Some(owner) = at(owners, sample.owner) else { continue };
+        let Some(entity) = at(entities, sample.entity) else { continue };
         let culprit = match sample.culprit {
-            Some(Culprit::Owner(position)) => match at(culprits, position) {
-                Some(first) => Some(Culprit::Owner(first)),
+            Some(Culprit::Entity(position)) => match at(culprits, position) {
+                Some(first) => Some(Culprit::Entity(first)),
                 None => continue,
             },
             other => other,
         };
         // What is gone has no present value beside one that lives.
-        let is_past = || snapshot.owner(sample).is_none_or(|state| state.gone || state.carried);
-        if family.metric.kind == Kind::Gauge && at(living, owner) == Some(true) && is_past() {
+        let is_past = || snapshot.entity(sample).is_none_or(|state| state.gone || state.carried);
+        if family.metric.kind == Kind::Gauge && at(living, entity) == Some(true) && is_past() {
             continue;
         }
-        match places.entry((owner, sample.label_value, culprit)) {
+        match places.entry((entity, sample.label_value, culprit)) {
             hash_map::Entry::Vacant(place) => {
                 place.insert(samples.len());
-                samples.push(Sample { owner, culprit, ..sample.clone() });
+                samples.push(Sample { entity, culprit, ..sample.clone() });
             }
             hash_map::Entry::Occupied(place) => {
                 if let Some(sum) = samples.get_mut(*place.get()) {
@@ -124,16 +127,17 @@ mod tests {
     use super::by_labels;
     use crate::{
         export::fixture::{CAUSED, CPU, LATENCY, LIMIT, container, sample, snapshot, state},
-        registry::{Family, Histogram, Owner, OwnerState, Sample, Snapshot, Value, snapshot::Culprit},
+        registry::{EntityState, Family, Sample, Snapshot, Value, snapshot::Culprit},
+        signal::{Entity, Histogram},
     };
 
-    fn instance(pod: &str, name: &str, id: &str) -> Owner {
-        let Owner::Container(one) = container("shop", pod, name) else { unreachable!() };
-        Owner::Container(crate::registry::Container { container_id: id.into(), pod_uid: id.into(), ..one })
+    fn instance(pod: &str, name: &str, id: &str) -> Entity {
+        let Entity::Container(one) = container("shop", pod, name) else { unreachable!() };
+        Entity::Container(crate::signal::Container { container_id: id.into(), pod_uid: id.into(), ..one })
     }
 
-    fn of(owners: Vec<OwnerState>, families: Vec<Family>) -> Snapshot {
-        Snapshot { owners, families, ..snapshot(1) }
+    fn of(entities: Vec<EntityState>, families: Vec<Family>) -> Snapshot {
+        Snapshot { entities, families, ..snapshot(1) }
     }
 
     #[test]
@@ -146,13 +150,13 @@ mod tests {
         let mut histogram = Histogram { sum_ns: 3, ..Histogram::default() };
         histogram.buckets[2] = 1;
         let histogram = Value::Histogram(Arc::new(histogram));
-        let owners = ["1", "2"].map(|id| state(instance("web", "app", id))).to_vec();
+        let entities = ["1", "2"].map(|id| state(instance("web", "app", id))).to_vec();
         let twice = |value: &Value| vec![sample(0, value.clone()), sample(1, value.clone())];
         let families = vec![
             Family { metric: &CPU, samples: twice(&Value::Nanoseconds(5)) },
             Family { metric: &LATENCY, samples: twice(&histogram) },
         ];
-        let merged = by_labels(&of(owners, families)).into_owned();
+        let merged = by_labels(&of(entities, families)).into_owned();
         let values: Vec<&[Sample]> = merged.families.iter().map(|family| family.samples.as_slice()).collect();
         assert_eq!((values[0].len(), values[1].len()), (1, 1));
         assert_eq!(values[0][0].value, Value::Nanoseconds(10));
@@ -162,38 +166,38 @@ mod tests {
 
     #[test]
     fn a_gauge_is_that_of_the_living() {
-        let mut owners = ["1", "2"].map(|id| state(instance("web", "app", id))).to_vec();
-        owners[0].gone = true;
+        let mut entities = ["1", "2"].map(|id| state(instance("web", "app", id))).to_vec();
+        entities[0].gone = true;
         let samples = vec![sample(0, Value::Float(1.0)), sample(1, Value::Float(0.5))];
         let families = vec![Family { metric: &LIMIT, samples }];
-        let merged = by_labels(&of(owners, families)).into_owned();
+        let merged = by_labels(&of(entities, families)).into_owned();
         let values: Vec<&Value> = merged.families[0].samples.iter().map(|sample| &sample.value).collect();
         assert_eq!(values, [&Value::Float(0.5)]);
     }
 
     #[test]
     fn culprits_of_one_name_are_one_and_the_rest_stays_the_rest() {
-        let owners = vec![
+        let entities = vec![
             state(instance("web", "app", "1")),
             state(instance("noisy", "", "2")),
             state(instance("noisy", "", "3")),
-            state(Owner::unit("web")),
+            state(Entity::unit("web")),
         ];
         let caused = |culprit, ns| Sample { culprit: Some(culprit), ..sample(0, Value::Nanoseconds(ns)) };
         let samples = vec![
-            caused(Culprit::Owner(1), 1),
-            caused(Culprit::Owner(2), 2),
-            caused(Culprit::Owner(3), 4),
+            caused(Culprit::Entity(1), 1),
+            caused(Culprit::Entity(2), 2),
+            caused(Culprit::Entity(3), 4),
             caused(Culprit::Other, 8),
         ];
-        let merged = by_labels(&of(owners, vec![Family { metric: &CAUSED, samples }])).into_owned();
+        let merged = by_labels(&of(entities, vec![Family { metric: &CAUSED, samples }])).into_owned();
         let values: Vec<(Option<Culprit>, &Value)> =
             merged.families[0].samples.iter().map(|sample| (sample.culprit, &sample.value)).collect();
         assert_eq!(
             values,
             [
-                (Some(Culprit::Owner(1)), &Value::Nanoseconds(3)),
-                (Some(Culprit::Owner(3)), &Value::Nanoseconds(4)),
+                (Some(Culprit::Entity(1)), &Value::Nanoseconds(3)),
+                (Some(Culprit::Entity(3)), &Value::Nanoseconds(4)),
                 (Some(Culprit::Other), &Value::Nanoseconds(8)),
             ]
         );

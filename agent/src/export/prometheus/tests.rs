@@ -17,7 +17,8 @@ use proptest::prelude::*;
 use super::{Filter, Format, encode, histogram::BOUNDS, push_float, push_seconds};
 use crate::{
     export::fixture::{Series, any_snapshot, container, large, parse, snapshot},
-    registry::{self, Kind, Owner, Snapshot, Value, snapshot::Culprit},
+    registry::{self, Snapshot, Value, snapshot::Culprit},
+    signal::{self, Entity, Kind},
 };
 
 fn text(snapshot: &Snapshot, filter: Option<&Filter>, format: Format) -> String {
@@ -115,7 +116,7 @@ fn the_accept_header_decides_the_format() {
 fn classic_bounds_are_bounds_of_the_kernels_buckets() {
     let mut before = None;
     for (last, bound) in BOUNDS {
-        let exponent = registry::Histogram::upper_bound_exponent(last).unwrap();
+        let exponent = signal::Histogram::upper_bound_exponent(last).unwrap();
         let exact = 2_f64.powi(exponent);
         assert_eq!(bound.parse::<f64>().unwrap().to_bits(), exact.to_bits(), "{bound}");
         // Rust's exponent form is the shortest that reads back, but has no leading zero in the exponent.
@@ -160,9 +161,9 @@ fn a_sample_that_refers_to_nothing_is_left_out() {
     for family in &mut snapshot.families {
         for sample in &mut family.samples {
             match sample.culprit {
-                Some(_) => sample.culprit = Some(Culprit::Owner(99)),
+                Some(_) => sample.culprit = Some(Culprit::Entity(99)),
                 None if family.metric.label.is_some() => sample.label_value = 99,
-                None => sample.owner = 99,
+                None => sample.entity = 99,
             }
         }
     }
@@ -207,7 +208,7 @@ proptest! {
 
     #[test]
     fn a_filtered_page_is_the_part_of_the_whole_page(snapshot in any_snapshot(), choice: prop::sample::Index) {
-        let Owner::Container(chosen) = &snapshot.owners[choice.index(snapshot.owners.len())].owner else {
+        let Entity::Container(chosen) = &snapshot.entities[choice.index(snapshot.entities.len())].entity else {
             return Ok(());
         };
         let filter = Filter {
@@ -231,28 +232,28 @@ fn oracle(snapshot: &Snapshot) -> Vec<MetricFamily> {
         pair.set_value(value.into());
         pair
     };
-    let metric = |definition: &registry::Metric, sample: &registry::Sample| {
+    let metric = |definition: &signal::Metric, sample: &registry::Sample| {
         let mut labels = Vec::new();
-        match &snapshot.owner(sample).unwrap().owner {
-            Owner::Container(container) => {
+        match &snapshot.entity(sample).unwrap().entity {
+            Entity::Container(container) => {
                 labels.push(pair("namespace", &container.namespace));
                 labels.push(pair("pod", &container.pod));
                 labels.push(pair("container", &container.container));
             }
-            Owner::Unit(unit) => labels.push(pair("unit", unit)),
+            Entity::Unit(unit) => labels.push(pair("unit", unit)),
         }
         labels.push(pair("node", &snapshot.node));
         if let Some(label) = definition.label {
             labels.push(pair(label.name, label.values[usize::from(sample.label_value)]));
         }
         match sample.culprit.map(|culprit| match culprit {
-            Culprit::Owner(position) => Some(&snapshot.owners[position as usize].owner),
+            Culprit::Entity(position) => Some(&snapshot.entities[position as usize].entity),
             Culprit::Other => None,
         }) {
             None => {}
             Some(None) => labels.push(pair("culprit_pod", "(other)")),
-            Some(Some(Owner::Unit(unit))) => labels.push(pair("culprit_unit", unit)),
-            Some(Some(Owner::Container(container))) => {
+            Some(Some(Entity::Unit(unit))) => labels.push(pair("culprit_unit", unit)),
+            Some(Some(Entity::Container(container))) => {
                 labels.push(pair("culprit_namespace", &container.namespace));
                 labels.push(pair("culprit_pod", &container.pod));
             }
@@ -268,7 +269,7 @@ fn oracle(snapshot: &Snapshot) -> Vec<MetricFamily> {
                 histogram.set_sample_count(from.count());
                 let buckets = BOUNDS.iter().map(|(last, _)| {
                     let mut bucket = Bucket::default();
-                    let exponent = registry::Histogram::upper_bound_exponent(*last).unwrap();
+                    let exponent = signal::Histogram::upper_bound_exponent(*last).unwrap();
                     bucket.set_upper_bound(2_f64.powi(exponent));
                     bucket.set_cumulative_count(from.buckets[..=*last].iter().sum());
                     bucket
@@ -307,6 +308,6 @@ fn oracle(snapshot: &Snapshot) -> Vec<MetricFamily> {
 
 #[test]
 fn units_never_match_a_filter() {
-    assert!(!Filter::default().admits(&Owner::unit("kubelet.service")));
+    assert!(!Filter::default().admits(&Entity::unit("kubelet.service")));
     assert!(Filter::default().admits(&container("", "uid", "c0ffee")));
 }

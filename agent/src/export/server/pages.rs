@@ -10,11 +10,9 @@ use flate2::{Compression, write::GzEncoder};
 use tokio::sync::Mutex;
 
 use crate::{
-    export::{
-        prometheus::{self, Filter, Format},
-        self_telemetry::SelfTelemetry,
-    },
+    export::prometheus::{self, Filter, Format},
     registry::Snapshot,
+    telemetry::SelfTelemetry,
 };
 
 /// What a page depends on beside its snapshot.

@@ -17,10 +17,12 @@ use tokio::{
 };
 
 use super::{CONNECTIONS, Content, PATIENCE, Server, ServerError, Verdict};
-use crate::export::{
-    fixture::{FakeSource, eventually, large, snapshot},
-    prometheus::{self, Format},
-    self_telemetry::SelfTelemetry,
+use crate::{
+    export::{
+        fixture::{FakeSource, eventually, large, snapshot},
+        prometheus::{self, Format},
+    },
+    telemetry::SelfTelemetry,
 };
 
 struct Running {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::Entry;
-use crate::registry::Owner;
+use crate::signal::Entity;
 
 /// So long, and for so many series at most, what a forgotten instance has used is kept though its pod or unit is gone
 /// as well: one that is made again under the same name goes on from there. It would otherwise begin below or, worse,
@@ -22,7 +22,7 @@ pub(super) struct Carried {
 }
 
 /// Adds the forgotten to what is carried, and drops what no entry will go on from.
-pub(super) fn carry_on(carried: &mut HashMap<Owner, Carried>, forgotten: Vec<Entry>, entries: &[Entry], now: Instant) {
+pub(super) fn carry_on(carried: &mut HashMap<Entity, Carried>, forgotten: Vec<Entry>, entries: &[Entry], now: Instant) {
     for entry in forgotten {
         if let Some(series) = entry.gone.as_ref().map(|gone| gone.named.series()) {
             carry(carried, series, entry);
@@ -40,7 +40,7 @@ pub(super) fn carry_on(carried: &mut HashMap<Owner, Carried>, forgotten: Vec<Ent
         }
         now.duration_since(*carried.absent.get_or_insert(now)) < MADE_AGAIN
     });
-    let mut absent: Vec<(Instant, Owner)> =
+    let mut absent: Vec<(Instant, Entity)> =
         carried.iter().filter_map(|(series, carried)| Some((carried.absent?, series.clone()))).collect();
     absent.sort_unstable();
     let excess = absent.len().saturating_sub(MADE_AGAIN_SERIES);
@@ -49,7 +49,7 @@ pub(super) fn carry_on(carried: &mut HashMap<Owner, Carried>, forgotten: Vec<Ent
     }
 }
 
-fn carry(carried: &mut HashMap<Owner, Carried>, series: Owner, entry: Entry) {
+fn carry(carried: &mut HashMap<Entity, Carried>, series: Entity, entry: Entry) {
     match carried.entry(series) {
         hash_map::Entry::Vacant(vacant) => {
             vacant.insert(Carried { entry, absent: None });
@@ -57,8 +57,8 @@ fn carry(carried: &mut HashMap<Owner, Carried>, series: Owner, entry: Entry) {
         hash_map::Entry::Occupied(mut occupied) => {
             let carried = &mut occupied.get_mut().entry;
             carried.since = carried.since.min(entry.since);
-            for (account, more) in carried.accounts.iter_mut().zip(&entry.accounts) {
-                account.add(more);
+            for (totals, more) in carried.totals.iter_mut().zip(&entry.totals) {
+                totals.add(more);
             }
         }
     }
@@ -66,9 +66,9 @@ fn carry(carried: &mut HashMap<Owner, Carried>, series: Owner, entry: Entry) {
 
 /// What all containers of a pod have in common in Prometheus: its namespace and name. No pod is without a name, so no
 /// unit is mistaken for one.
-fn pod(owner: &Owner) -> (&str, &str) {
-    match owner {
-        Owner::Container(container) => (&container.namespace, &container.pod),
-        Owner::Unit(unit) => (unit, ""),
+fn pod(entity: &Entity) -> (&str, &str) {
+    match entity {
+        Entity::Container(container) => (&container.namespace, &container.pod),
+        Entity::Unit(unit) => (unit, ""),
     }
 }

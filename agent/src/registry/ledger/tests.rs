@@ -5,10 +5,11 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use super::{Layout, Ledger, Naming, Owner, Row, Section, carried::MADE_AGAIN_SERIES};
+use super::{Entity, Layout, Ledger, Naming, Row, Section, carried::MADE_AGAIN_SERIES};
 use crate::{
     export::prometheus::{Format, encode},
-    registry::{Container, Kind, Metric, Snapshot, Unit, Value},
+    registry::{Snapshot, Value},
+    signal::{Container, Kind, Metric, Unit},
 };
 
 static CPU: Metric = Metric {
@@ -28,26 +29,26 @@ static TASKS: Metric =
 /// Names as a test sets them; what is in `pending` waits for its name.
 #[derive(Default)]
 struct Names {
-    known: HashMap<Owner, Owner>,
-    pending: Vec<Owner>,
+    known: HashMap<Entity, Entity>,
+    pending: Vec<Entity>,
 }
 
 impl Naming for Names {
-    fn name(&self, owner: &Owner) -> Owner {
-        self.known.get(owner).unwrap_or(owner).clone()
+    fn name(&self, entity: &Entity) -> Entity {
+        self.known.get(entity).unwrap_or(entity).clone()
     }
 
-    fn is_pending(&self, owner: &Owner) -> bool {
-        self.pending.contains(owner)
+    fn is_pending(&self, entity: &Entity) -> bool {
+        self.pending.contains(entity)
     }
 }
 
-fn owner(pod_uid: &str, id: &str) -> Owner {
+fn entity(pod_uid: &str, id: &str) -> Entity {
     named("", pod_uid, id, pod_uid, id)
 }
 
-fn named(namespace: &str, pod: &str, container: &str, pod_uid: &str, id: &str) -> Owner {
-    Owner::Container(Container {
+fn named(namespace: &str, pod: &str, container: &str, pod_uid: &str, id: &str) -> Entity {
+    Entity::Container(Container {
         namespace: namespace.into(),
         pod: pod.into(),
         container: container.into(),
@@ -72,10 +73,10 @@ impl Bench {
         Self { ledger, names: Names::default(), now: Instant::now(), row }
     }
 
-    fn know(&mut self, owner: &Owner, pod: &str, container: &str) {
-        let Owner::Container(base) = owner else { panic!("no container") };
+    fn know(&mut self, entity: &Entity, pod: &str, container: &str) {
+        let Entity::Container(base) = entity else { panic!("no container") };
         let known = named("ns", pod, container, &base.pod_uid, &base.container_id);
-        self.names.known.insert(owner.clone(), known);
+        self.names.known.insert(entity.clone(), known);
     }
 
     fn row(&self, ns: u64) -> Row {
@@ -85,12 +86,12 @@ impl Bench {
     }
 
     /// One sweep 10 s after the last: `living` have used so much, and everyone takes the snapshot.
-    fn sweep(&mut self, living: &[(&Owner, u64)]) -> Snapshot {
+    fn sweep(&mut self, living: &[(&Entity, u64)]) -> Snapshot {
         self.now += Duration::from_secs(10);
         self.ledger.begin(self.now, &self.names);
-        for (owner, ns) in living {
+        for (entity, ns) in living {
             let row = self.row(*ns);
-            self.ledger.observe(0, &(*owner).clone().into(), SystemTime::UNIX_EPOCH, &row);
+            self.ledger.observe(0, &(*entity).clone().into(), SystemTime::UNIX_EPOCH, &row);
         }
         self.ledger.finish(self.now, &self.names);
         let snapshot = self.ledger.snapshot(SystemTime::UNIX_EPOCH, "n".into(), &self.names);
@@ -98,9 +99,9 @@ impl Bench {
         snapshot
     }
 
-    fn retire(&mut self, owner: &Owner, ns: u64) {
+    fn retire(&mut self, entity: &Entity, ns: u64) {
         let row = self.row(ns);
-        self.ledger.retire(0, &owner.clone().into(), SystemTime::UNIX_EPOCH, &row);
+        self.ledger.retire(0, &entity.clone().into(), SystemTime::UNIX_EPOCH, &row);
     }
 }
 
@@ -129,18 +130,18 @@ const WEB: &str = "{\"ns\",pod=\"web\",container=\"app\"}";
 #[test]
 fn a_restarted_containers_series_goes_on_while_and_after_its_predecessor_lingers() {
     let mut bench = Bench::new();
-    let (one, two, three) = (owner("u", "1"), owner("u", "2"), owner("u", "3"));
-    for owner in [&one, &two, &three] {
-        bench.know(owner, "web", "app");
+    let (one, two, three) = (entity("u", "1"), entity("u", "2"), entity("u", "3"));
+    for entity in [&one, &two, &three] {
+        bench.know(entity, "web", "app");
     }
     check(&bench.sweep(&[(&one, 5_000_000_000)]), &[(WEB, "5")]);
     bench.retire(&one, 6_000_000_000);
     let both = bench.sweep(&[(&two, 1_000_000_000)]);
     check(&both, &[(WEB, "7")]);
-    assert_eq!(both.owners.len(), 2, "two instances");
+    assert_eq!(both.entities.len(), 2, "two instances");
     let after = bench.sweep(&[(&two, 2_000_000_000)]);
     check(&after, &[(WEB, "8")]);
-    assert_eq!(after.owners.iter().filter(|state| state.carried).count(), 1);
+    assert_eq!(after.entities.iter().filter(|state| state.carried).count(), 1);
     bench.retire(&two, 3_000_000_000);
     check(&bench.sweep(&[(&three, 0)]), &[(WEB, "9")]);
     check(&bench.sweep(&[(&three, 1)]), &[(WEB, "9.000000001")]);
@@ -156,9 +157,9 @@ fn a_restarted_containers_series_goes_on_while_and_after_its_predecessor_lingers
 #[test]
 fn a_pod_that_is_made_again_under_its_name_goes_on_too() {
     let mut bench = Bench::new();
-    let (one, two) = (owner("u1", "1"), owner("u2", "2"));
-    for owner in [&one, &two] {
-        bench.know(owner, "web", "app");
+    let (one, two) = (entity("u1", "1"), entity("u2", "2"));
+    for entity in [&one, &two] {
+        bench.know(entity, "web", "app");
     }
     check(&bench.sweep(&[(&one, 5_000_000_000)]), &[(WEB, "5")]);
     bench.retire(&one, 5_000_000_000);
@@ -171,9 +172,9 @@ fn a_pod_that_is_made_again_under_its_name_goes_on_too() {
 fn a_pod_that_is_made_again_after_a_pause_goes_on_and_after_a_long_one_begins_anew() {
     for (pauses, expected) in [(1, "6"), (4, "6"), (10, "1")] {
         let mut bench = Bench::new();
-        let (one, two) = (owner("u1", "1"), owner("u2", "2"));
-        for owner in [&one, &two] {
-            bench.know(owner, "web", "app");
+        let (one, two) = (entity("u1", "1"), entity("u2", "2"));
+        for entity in [&one, &two] {
+            bench.know(entity, "web", "app");
         }
         bench.retire(&one, 5_000_000_000);
         check(&bench.sweep(&[]), &[(WEB, "5")]);
@@ -188,7 +189,7 @@ fn a_pod_that_is_made_again_after_a_pause_goes_on_and_after_a_long_one_begins_an
 fn not_more_series_than_so_many_wait_to_be_made_again() {
     let mut bench = Bench::new();
     for number in 0..MADE_AGAIN_SERIES + 50 {
-        let one = owner(&format!("u{number}"), "1");
+        let one = entity(&format!("u{number}"), "1");
         bench.know(&one, &format!("web-{number}"), "app");
         bench.retire(&one, 1);
     }
@@ -200,7 +201,7 @@ fn not_more_series_than_so_many_wait_to_be_made_again() {
 #[test]
 fn a_series_goes_on_after_a_pause_in_which_only_its_pod_lived() {
     let mut bench = Bench::new();
-    let (pod, one, two) = (owner("u", ""), owner("u", "1"), owner("u", "2"));
+    let (pod, one, two) = (entity("u", ""), entity("u", "1"), entity("u", "2"));
     bench.know(&pod, "web", "");
     bench.know(&one, "web", "app");
     let pause = "{\"ns\",pod=\"web\",container=\"\"}";
@@ -219,7 +220,7 @@ fn a_series_goes_on_after_a_pause_in_which_only_its_pod_lived() {
 #[test]
 fn a_short_life_is_kept_until_it_was_delivered_under_its_name() {
     let mut bench = Bench::new();
-    let one = owner("u", "1");
+    let one = entity("u", "1");
     bench.names.pending.push(one.clone());
     bench.retire(&one, 100_000_000);
     let nameless = "{\"\",pod=\"u\",container=\"1\"}";
@@ -236,7 +237,7 @@ fn a_short_life_is_kept_until_it_was_delivered_under_its_name() {
 #[test]
 fn names_are_not_awaited_for_ever() {
     let mut bench = Bench::new();
-    let one = owner("u", "1");
+    let one = entity("u", "1");
     bench.names.pending.push(one.clone());
     bench.retire(&one, 100_000_000);
     let seen = (0..10).filter(|_| !series(&bench.sweep(&[])).is_empty()).count();
@@ -247,9 +248,9 @@ fn names_are_not_awaited_for_ever() {
 #[test]
 fn instances_stay_apart_for_those_who_tell_them_apart() {
     let mut bench = Bench::new();
-    let (one, two) = (owner("u", "1"), owner("u", "2"));
-    for owner in [&one, &two] {
-        bench.know(owner, "web", "app");
+    let (one, two) = (entity("u", "1"), entity("u", "2"));
+    for entity in [&one, &two] {
+        bench.know(entity, "web", "app");
     }
     bench.sweep(&[(&one, 5)]);
     bench.retire(&one, 5);
@@ -258,7 +259,7 @@ fn instances_stay_apart_for_those_who_tell_them_apart() {
     let points: Vec<u64> = snapshot.families[0]
         .samples
         .iter()
-        .filter(|sample| !snapshot.owner(sample).unwrap().carried)
+        .filter(|sample| !snapshot.entity(sample).unwrap().carried)
         .map(|sample| match sample.value {
             Value::Nanoseconds(ns) => ns,
             _ => panic!("no duration"),
@@ -269,21 +270,21 @@ fn instances_stay_apart_for_those_who_tell_them_apart() {
 }
 
 #[test]
-fn what_was_never_measured_of_an_owner_has_no_sample_and_a_gauge_ends_with_its_cgroup() {
+fn what_was_never_measured_of_an_entity_has_no_sample_and_a_gauge_ends_with_its_cgroup() {
     let layouts = [Layout::new(&[&CPU]), Layout::new(&[&TASKS]), Layout::new(&[&TASKS])];
     let sections = layouts.iter().zip([true, true, false]);
     let sections = sections.map(|(layout, active)| Section { layout: layout.clone(), active, split: None }).collect();
     let mut ledger = Ledger::new(sections, Duration::from_mins(5));
     let (names, now) = (Names::default(), Instant::now());
-    let (ran, slept) = (owner("u", "1"), owner("u", "2"));
+    let (ran, slept) = (entity("u", "1"), entity("u", "2"));
     let mut tasks = layouts[1].row();
     tasks.add(&layouts[1], &TASKS, 0, 3);
     let mut cpu = layouts[0].row();
     cpu.add(&layouts[0], &CPU, 0, 5_000_000_000);
-    let look = |ledger: &mut Ledger, living: &[(usize, &Owner, &Row)]| {
+    let look = |ledger: &mut Ledger, living: &[(usize, &Entity, &Row)]| {
         ledger.begin(now, &names);
-        for (section, owner, row) in living {
-            ledger.observe(*section, &(*owner).clone().into(), SystemTime::UNIX_EPOCH, row);
+        for (section, entity, row) in living {
+            ledger.observe(*section, &(*entity).clone().into(), SystemTime::UNIX_EPOCH, row);
         }
         ledger.finish(now, &names);
         let snapshot = ledger.snapshot(SystemTime::UNIX_EPOCH, "n".into(), &names);
@@ -299,9 +300,9 @@ fn what_was_never_measured_of_an_owner_has_no_sample_and_a_gauge_ends_with_its_c
 }
 
 #[test]
-fn a_final_value_that_comes_after_its_owner_is_gone_is_delivered_once_more() {
+fn a_final_value_that_comes_after_its_entity_is_gone_is_delivered_once_more() {
     let mut bench = Bench::new();
-    let one = owner("u", "1");
+    let one = entity("u", "1");
     bench.know(&one, "web", "app");
     bench.sweep(&[(&one, 1_000_000_000)]);
     bench.retire(&one, 1_000_000_000);

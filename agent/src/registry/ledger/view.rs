@@ -9,17 +9,17 @@ use std::{
 
 use foldhash::fast::RandomState;
 
-use super::{Entry, Ledger, Section, account::Account};
-use crate::registry::{
-    Column, Family, Histogram, Kind, Naming, Owner, OwnerKey, OwnerState, Row, Sample, Snapshot, Unit, Value,
-    snapshot::Culprit,
+use super::{Entry, Ledger, Section, totals::Totals};
+use crate::{
+    registry::{EntityState, Family, Sample, Snapshot, Value, snapshot::Culprit},
+    signal::{Column, Entity, EntityKey, Histogram, Kind, Naming, Row, Unit},
 };
 
-/// One owner's values in one section.
+/// One entity's values in one section.
 struct Total<'a> {
-    /// Position among the snapshot's owners.
-    owner: u32,
-    account: &'a Account,
+    /// Position among the snapshot's entities.
+    entity: u32,
+    totals: &'a Totals,
     row: Cow<'a, Row>,
 }
 
@@ -27,37 +27,37 @@ impl Ledger {
     /// The view of the sweep that has ended, under the names that were known at it.
     #[must_use]
     pub fn snapshot(&self, taken: SystemTime, node: Arc<str>, naming: &impl Naming) -> Snapshot {
-        let mut listed: Vec<(&Owner, bool, &Entry)> =
+        let mut listed: Vec<(&Entity, bool, &Entry)> =
             self.entries.iter().map(|entry| (entry.named(), false, entry)).collect();
         if !self.carried.is_empty() {
-            let series: HashSet<Owner> = listed.iter().map(|(named, ..)| named.series()).collect();
+            let series: HashSet<Entity> = listed.iter().map(|(named, ..)| named.series()).collect();
             let carried = self.carried.iter().filter(|(carried, _)| series.contains(*carried));
             listed.extend(carried.map(|(series, carried)| (series, true, &carried.entry)));
             listed.sort_by(|one, other| (one.0, one.1).cmp(&(other.0, other.1)));
         }
-        let state = |(named, carried, entry): &(&Owner, bool, &Entry)| OwnerState {
-            owner: (*named).clone(),
+        let state = |(named, carried, entry): &(&Entity, bool, &Entry)| EntityState {
+            entity: (*named).clone(),
             since: entry.since,
             gone: entry.gone.is_some(),
             carried: *carried,
         };
-        let mut owners: Vec<OwnerState> = listed.iter().map(state).collect();
-        let mut culprits = Culprits { sorted: owners.len(), positions: HashMap::default() };
+        let mut entities: Vec<EntityState> = listed.iter().map(state).collect();
+        let mut culprits = Culprits { sorted: entities.len(), positions: HashMap::default() };
         let mut families = Vec::new();
         for (number, section) in self.sections.iter().enumerate().filter(|(_, section)| section.active) {
             let totals: Vec<Total<'_>> = (0_u32..)
                 .zip(&listed)
-                .filter_map(|(owner, (_, _, entry))| {
-                    let account = entry.accounts.get(number)?;
-                    let row = account.total();
-                    (!row.is_empty() || !account.caused_ns().is_empty()).then_some(Total { owner, account, row })
+                .filter_map(|(entity, (_, _, entry))| {
+                    let totals = entry.totals.get(number)?;
+                    let row = totals.total();
+                    (!row.is_empty() || !totals.caused_ns().is_empty()).then_some(Total { entity, totals, row })
                 })
                 .collect();
             for column in section.layout.columns() {
                 let samples = if section.split.is_some_and(|(metric, ..)| std::ptr::eq(metric, column.metric)) {
                     let mut samples = Vec::new();
                     for total in &totals {
-                        let named = |culprit: &OwnerKey| culprits.position(&mut owners, naming, culprit);
+                        let named = |culprit: &EntityKey| culprits.position(&mut entities, naming, culprit);
                         push_split(section, total, named, &mut samples);
                     }
                     samples
@@ -67,28 +67,28 @@ impl Ledger {
                 families.push(Family { metric: column.metric, samples });
             }
         }
-        Snapshot { sequence: self.sequence, taken, node, owners, families, infos: Vec::new() }
+        Snapshot { sequence: self.sequence, taken, node, entities, families, infos: Vec::new() }
     }
 }
 
-/// Positions of culprits among a snapshot's owners; one that has no values of its own is added behind them.
+/// Positions of culprits among a snapshot's entities; one that has no values of its own is added behind them.
 struct Culprits {
-    /// How many owners are in the order of their names.
+    /// How many entities are in the order of their names.
     sorted: usize,
-    positions: HashMap<OwnerKey, u32, RandomState>,
+    positions: HashMap<EntityKey, u32, RandomState>,
 }
 
 impl Culprits {
-    fn position(&mut self, owners: &mut Vec<OwnerState>, naming: &impl Naming, culprit: &OwnerKey) -> u32 {
+    fn position(&mut self, entities: &mut Vec<EntityState>, naming: &impl Naming, culprit: &EntityKey) -> u32 {
         if let Some(position) = self.positions.get(culprit) {
             return *position;
         }
         let named = naming.name(culprit);
-        let sorted = owners.get(..self.sorted).unwrap_or_default();
-        let mut position = sorted.partition_point(|state| state.owner < named);
-        if sorted.get(position).is_none_or(|state| state.owner != named) {
-            position = owners.len();
-            owners.push(OwnerState { owner: named, since: SystemTime::UNIX_EPOCH, gone: true, carried: false });
+        let sorted = entities.get(..self.sorted).unwrap_or_default();
+        let mut position = sorted.partition_point(|state| state.entity < named);
+        if sorted.get(position).is_none_or(|state| state.entity != named) {
+            position = entities.len();
+            entities.push(EntityState { entity: named, since: SystemTime::UNIX_EPOCH, gone: true, carried: false });
         }
         let position = u32::try_from(position).unwrap_or(u32::MAX);
         self.positions.insert(culprit.clone(), position);
@@ -96,18 +96,18 @@ impl Culprits {
     }
 }
 
-/// The split by culprit; what no name accounts for is the other culprits'.
+/// The split by culprit; what no name totals for is the other culprits'.
 fn push_split(
     section: &Section,
     total: &Total<'_>,
-    mut position: impl FnMut(&OwnerKey) -> u32,
+    mut position: impl FnMut(&EntityKey) -> u32,
     samples: &mut Vec<Sample>,
 ) {
     let Some((_, of, label_values)) = section.split else { return };
     let cells = section.layout.column(of).and_then(|column| total.row.cells(column)).unwrap_or_default();
     let whole_ns: u64 = label_values.iter().filter_map(|value| cells.get(*value)).sum();
     let mut by_name: Vec<(u32, u64)> =
-        total.account.caused_ns().iter().map(|(culprit, ns)| (position(culprit), *ns)).collect();
+        total.totals.caused_ns().iter().map(|(culprit, ns)| (position(culprit), *ns)).collect();
     by_name.sort_unstable();
     by_name.dedup_by(|(next, more_ns), (kept, ns)| {
         let same = next == kept;
@@ -117,10 +117,10 @@ fn push_split(
     let named_ns: u64 = by_name.iter().map(|(_, ns)| ns).sum();
     let mut push = |culprit, ns| {
         let value = Value::Nanoseconds(ns);
-        samples.push(Sample { owner: total.owner, label_value: 0, culprit: Some(culprit), value });
+        samples.push(Sample { entity: total.entity, label_value: 0, culprit: Some(culprit), value });
     };
     for (culprit, ns) in by_name {
-        push(Culprit::Owner(culprit), ns);
+        push(Culprit::Entity(culprit), ns);
     }
     let other_ns = whole_ns.saturating_sub(named_ns);
     if other_ns > 0 {
@@ -132,11 +132,11 @@ fn samples_of(column: Column, totals: &[Total<'_>]) -> Vec<Sample> {
     let metric = column.metric;
     let is_histogram = metric.kind == Kind::Histogram;
     let mut samples = Vec::with_capacity(totals.len() * if is_histogram { 1 } else { column.cells });
-    for Total { owner, row, .. } in totals {
+    for Total { entity, row, .. } in totals {
         let Some(cells) = row.cells(column) else { continue };
         if is_histogram {
             let value = Value::Histogram(Arc::new(histogram(cells)));
-            samples.push(Sample { owner: *owner, label_value: 0, culprit: None, value });
+            samples.push(Sample { entity: *entity, label_value: 0, culprit: None, value });
             continue;
         }
         for (label_value, cell) in (0_u8..).zip(cells) {
@@ -145,10 +145,10 @@ fn samples_of(column: Column, totals: &[Total<'_>]) -> Vec<Sample> {
                 Unit::Bytes | Unit::Count(_) => Value::Integer(*cell),
                 Unit::Cpus => Value::Float(*cell as f64 / 1e9),
             };
-            samples.push(Sample { owner: *owner, label_value, culprit: None, value });
+            samples.push(Sample { entity: *entity, label_value, culprit: None, value });
         }
     }
-    // A metric that few owners have would keep room for all.
+    // A metric that few entities have would keep room for all.
     if samples.len() < samples.capacity() / 2 {
         samples.shrink_to_fit();
     }

@@ -1,0 +1,115 @@
+//! Names from the kubelet of this node: its list of pods, asked for only while a container has no name.
+//!
+//! There is no watch. A container that appears is a reason to ask, after a moment in which the kubelet learns of it,
+//! and then at growing distances; a container that stays unknown is no reason any more.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tracing::{info, warn};
+
+use super::{
+    Names,
+    client::{Client, RequestError},
+    pacer::Pacer,
+    pod::PodList,
+};
+use crate::{
+    backoff::Backoff,
+    signal::shutdown::{Shutdown, until_stopped},
+};
+
+const SOURCE: &str = "kubelet";
+const LIST_BYTES: usize = 128 << 20;
+/// The kubelet itself looks at its containers once a second.
+const TRIES: &[Duration] = &[
+    Duration::from_millis(300),
+    Duration::from_millis(1500),
+    Duration::from_secs(4),
+    Duration::from_secs(12),
+    Duration::from_secs(40),
+];
+/// Least time between two requests, however many containers are born.
+const LEAST_PAUSE: Duration = Duration::from_secs(1);
+
+/// The kubelet as the source of names.
+pub struct KubeletSource {
+    client: Client,
+    node: String,
+    names: Arc<Names>,
+}
+
+impl KubeletSource {
+    /// A source for this node's pods.
+    #[must_use]
+    pub fn new(client: Client, node: &str, names: Arc<Names>) -> Self {
+        Self { client, node: node.to_owned(), names }
+    }
+
+    /// Looks up names until podlens stops.
+    pub async fn run(mut self, shutdown: Shutdown) {
+        self.names.set_synced(false);
+        until_stopped(shutdown, self.follow()).await;
+    }
+
+    async fn follow(&mut self) {
+        let mut pacer = Pacer::new(TRIES);
+        let mut backoff = Backoff::new(LEAST_PAUSE, &self.node);
+        let mut failing = false;
+        loop {
+            self.wait(&mut pacer).await;
+            pacer.keep(|unknown| self.names.lacks(unknown));
+            let due = pacer.due(Instant::now());
+            if due.is_empty() {
+                continue;
+            }
+            let error = match self.list().await {
+                Ok(()) => {
+                    self.names.count(SOURCE, "list", "ok");
+                    self.names.set_synced(true);
+                    if std::mem::take(&mut failing) {
+                        info!(server = %self.client.server(), "names come from the kubelet again");
+                    }
+                    backoff.reset();
+                    tokio::time::sleep(LEAST_PAUSE).await;
+                    continue;
+                }
+                Err(error) => error,
+            };
+            pacer.give_back(&due);
+            self.names.count(SOURCE, "list", error.result());
+            self.names.set_synced(false);
+            if !std::mem::replace(&mut failing, true) {
+                let cause = crate::log::with_causes(&error);
+                warn!(cause, "new containers keep their ids for names until the kubelet answers");
+            }
+            tokio::time::sleep(backoff.pause(error.retry_after())).await;
+            self.client.renew_after(&error);
+        }
+    }
+
+    /// Until something is due.
+    async fn wait(&self, pacer: &mut Pacer) {
+        let next = pacer.next().map(tokio::time::Instant::from_std);
+        let due = async move {
+            match next {
+                Some(next) => tokio::time::sleep_until(next).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            wanted = self.names.next_wanted() => pacer.want(wanted, Instant::now()),
+            () = due => {}
+        }
+    }
+
+    async fn list(&self) -> Result<(), RequestError> {
+        let whole = self.client.get("/pods").await?.whole(LIST_BYTES).await?;
+        let list = PodList::decode(&whole)
+            .map_err(|source| RequestError::Garbage { server: self.client.server().clone(), source })?;
+        self.names.replace_all(list.pods);
+        Ok(())
+    }
+}

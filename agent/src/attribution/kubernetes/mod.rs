@@ -1,0 +1,261 @@
+//! Kubernetes names for pods and containers.
+//!
+//! [`Names`] is what the pipeline asks; one of the sources fills it in the background:
+//!
+//! | file | what |
+//! | --- | --- |
+//! | source.rs | chooses the source and says why |
+//! | api.rs | the API server: one list and one watch of this node's pods |
+//! | kubelet.rs | the kubelet's own list, asked for while something has no name |
+//! | bundle.rs | the annotations that runtimes write beside each container |
+//! | client.rs | HTTP as both servers want it |
+//! | pacer.rs | how often something is looked for, pure |
+//! | pod.rs, event.rs, workload.rs, quantity.rs | from JSON to what names need, pure |
+//! | table.rs | what is known, pure |
+//! | describe.rs | facts about entities for a snapshot, pure |
+//!
+//! Without names values are exported under the pod's uid and the container's id: nothing waits, nothing is guessed.
+
+pub mod api;
+pub mod bundle;
+pub mod client;
+pub mod describe;
+pub mod event;
+pub mod kubelet;
+pub mod metrics;
+mod pacer;
+pub mod pod;
+mod quantity;
+pub mod source;
+pub mod table;
+pub mod workload;
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::sync::Notify;
+
+use self::{
+    pod::Pod,
+    table::{ContainerFacts, Table, Unknown},
+};
+use crate::{
+    registry::Snapshot,
+    signal::{Entity, Naming},
+};
+
+/// Names are kept so much longer than the last value that may need them.
+const MARGIN: Duration = Duration::from_mins(1);
+/// Most containers that wait for a look; those beyond them are met again at the next sweep.
+const WANTED: usize = 4096;
+
+/// The names of this node's pods.
+#[derive(Debug)]
+pub struct Names {
+    table: RwLock<Table>,
+    wanted: Mutex<HashSet<Unknown>>,
+    /// A source looks for what is wanted.
+    seeking: AtomicBool,
+    /// Something is wanted.
+    notify: Notify,
+    counts: Mutex<Counts>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    requests: HashMap<(&'static str, &'static str, &'static str), u64>,
+    synced: Option<bool>,
+}
+
+/// What names tell about themselves.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NamesHealth {
+    /// Requests by source, verb and result.
+    pub requests: Vec<(&'static str, &'static str, &'static str, u64)>,
+    /// Pods that exist by the source's last word.
+    pub pods: u64,
+    /// Whether the source answers now; none without a source.
+    pub synced: Option<bool>,
+    /// Names that were dropped for want of room.
+    pub dropped: u64,
+    /// Answers that contradicted earlier ones.
+    pub conflicts: u64,
+}
+
+impl Names {
+    /// Knows nothing yet, and keeps names as long as a ledger with that linger time may need them.
+    #[must_use]
+    pub fn new(linger: Duration) -> Self {
+        Self {
+            table: RwLock::new(Table::new(linger + MARGIN)),
+            wanted: Mutex::default(),
+            seeking: AtomicBool::new(false),
+            notify: Notify::new(),
+            counts: Mutex::default(),
+        }
+    }
+
+    /// A pod is as described.
+    pub fn apply(&self, pod: Pod) {
+        self.write().apply(pod, Instant::now());
+    }
+
+    /// A pod is gone.
+    pub fn delete(&self, uid: &str) {
+        self.write().delete(uid, Instant::now());
+    }
+
+    /// These are all pods.
+    pub fn replace_all(&self, pods: Vec<Pod>) {
+        self.write().replace_all(pods, Instant::now());
+    }
+
+    /// A container's annotations tell its names.
+    pub fn learn(&self, facts: &ContainerFacts) {
+        self.write().learn(facts, Instant::now());
+    }
+
+    /// One consistent view for a whole snapshot.
+    #[must_use]
+    pub fn view(&self) -> View<'_> {
+        View {
+            table: self.table.read().unwrap_or_else(PoisonError::into_inner),
+            active: self.counts().synced.is_some(),
+        }
+    }
+
+    /// A cgroup of this entity was born: its name is wanted at once, since it may be gone in a moment. `in_order`: after
+    /// all others that were told before.
+    pub fn born(&self, entity: &Entity, in_order: bool) {
+        let Entity::Container(container) = entity else { return };
+        if in_order {
+            self.write().born(container, Instant::now());
+        }
+        if !container.container_id.is_empty() && !self.view().table.knows(entity) {
+            let unknown =
+                Unknown { pod_uid: Arc::clone(&container.pod_uid), container_id: Arc::clone(&container.container_id) };
+            self.want([unknown]);
+        }
+    }
+
+    /// Some births were not told.
+    pub fn births_lost(&self) {
+        self.write().births_lost();
+    }
+
+    /// Meets everyone whose names may still be asked for, and whether each has a living cgroup.
+    pub fn refresh<'a>(&self, entities: impl IntoIterator<Item = (&'a Entity, bool)>) {
+        let unknown = self.write().refresh(entities, Instant::now());
+        self.want(unknown);
+    }
+
+    /// Counts about names.
+    #[must_use]
+    pub fn health(&self) -> NamesHealth {
+        let counts = self.counts();
+        let mut requests: Vec<_> =
+            counts.requests.iter().map(|((source, verb, result), count)| (*source, *verb, *result, *count)).collect();
+        requests.sort_unstable();
+        let synced = counts.synced;
+        drop(counts);
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        NamesHealth {
+            requests,
+            pods: table.listed() as u64,
+            synced,
+            dropped: table.dropped(),
+            conflicts: table.conflicts(),
+        }
+    }
+
+    /// A request was made.
+    fn count(&self, source: &'static str, verb: &'static str, result: &'static str) {
+        *self.counts().requests.entry((source, verb, result)).or_default() += 1;
+    }
+
+    /// The source answers, or does not.
+    fn set_synced(&self, synced: bool) {
+        self.counts().synced = Some(synced);
+    }
+
+    fn want(&self, unknown: impl IntoIterator<Item = Unknown>) {
+        if !self.seeking.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut wanted = self.wanted();
+        wanted.extend(unknown);
+        if wanted.len() > WANTED {
+            let excess: Vec<Unknown> = wanted.iter().skip(WANTED).cloned().collect();
+            for one in excess {
+                wanted.remove(&one);
+            }
+        }
+        if !wanted.is_empty() {
+            self.notify.notify_one();
+        }
+    }
+
+    /// All that is wanted, once something is.
+    async fn next_wanted(&self) -> Vec<Unknown> {
+        self.seeking.store(true, Ordering::Relaxed);
+        loop {
+            let taken: Vec<Unknown> = self.wanted().drain().collect();
+            if !taken.is_empty() {
+                return taken;
+            }
+            self.notify.notified().await;
+        }
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Table> {
+        self.table.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether somebody still lacks this name.
+    fn lacks(&self, unknown: &Unknown) -> bool {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        !table.knows_id(&unknown.pod_uid, &unknown.container_id)
+    }
+
+    fn wanted(&self) -> MutexGuard<'_, HashSet<Unknown>> {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The names at one moment.
+#[derive(Debug)]
+pub struct View<'a> {
+    table: RwLockReadGuard<'a, Table>,
+    /// There is a source that may bring more.
+    active: bool,
+}
+
+impl View<'_> {
+    /// Adds what is known about a snapshot's entities beside their names.
+    pub fn describe(&self, snapshot: &mut Snapshot) {
+        describe::describe(&self.table, snapshot);
+    }
+}
+
+impl Naming for View<'_> {
+    fn name(&self, entity: &Entity) -> Entity {
+        self.table.name(entity)
+    }
+
+    fn is_pending(&self, entity: &Entity) -> bool {
+        self.active && !self.table.knows(entity)
+    }
+}
+
+#[cfg(test)]
+mod tests;

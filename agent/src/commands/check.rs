@@ -1,0 +1,97 @@
+//! `podlens check`: what this node offers, what is lacking, and how to get it.
+
+use std::{fmt::Write as _, io::Write as _, path::Path, process::ExitCode};
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    attribution::kubernetes::source,
+    collectors::ALL,
+    config::Config,
+    kernel::{
+        btf::Btf,
+        capabilities::{Capability, FOR_LOCKED_MEMORY, Held, NEEDED},
+        hierarchy::Hierarchies,
+        host,
+    },
+    pipeline::Pipeline,
+};
+
+/// Tries everything out and reports; success if the agent would be useful here.
+///
+/// # Errors
+/// Standard output is closed.
+pub fn run(config: &Config) -> Result<ExitCode> {
+    let (text, useful) = report(config);
+    std::io::stdout().write_all(text.as_bytes()).context("cannot write to standard output")?;
+    Ok(if useful { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn report(config: &Config) -> (String, bool) {
+    let mut text = String::new();
+    let mut line = |name: &str, value: &str| {
+        let _ = writeln!(text, "{name:14} {value}");
+    };
+    line("node", &config.node);
+    line("kernel", &host::kernel_release().unwrap_or_else(|cause| format!("not known: {cause}")));
+    let btf = Btf::read_file(Path::new("/sys/kernel/btf/vmlinux"));
+    match &btf {
+        Ok(_) => line("BTF", "readable"),
+        Err(cause) => line("BTF", &cause.to_string()),
+    }
+    match Hierarchies::find(&config.cgroup_root) {
+        Ok(hierarchies) => line("cgroups", hierarchies.mode.name()),
+        Err(cause) => line("cgroups", &cause.to_string()),
+    }
+    let held = Held::read(Path::new("/proc")).ok();
+    // A map holds its charge in a member that went away with the limit.
+    let is_charged = btf.is_ok_and(|btf| btf.member("bpf_map.memory").is_ok());
+    for capability in NEEDED.into_iter().chain(is_charged.then_some(FOR_LOCKED_MEMORY)) {
+        line(&format!("CAP_{}", capability.name), &verdict(capability, held));
+    }
+    line("names", &names(config));
+    let pipeline = match Pipeline::start(config) {
+        Ok(pipeline) => pipeline,
+        Err(cause) => {
+            line("collectors", &format!("none can start: {cause}"));
+            return (text, false);
+        }
+    };
+    for (name, state) in pipeline.states() {
+        let about = ALL.iter().find(|spec| spec.name == *name).map_or("", |spec| spec.about);
+        let verdict = match state.reason() {
+            Some(reason) => format!("{}: {reason}", state.name()),
+            None => format!("{} ({about})", state.name()),
+        };
+        line(name, &verdict);
+    }
+    let useful = pipeline.is_useful();
+    line(
+        "verdict",
+        if useful {
+            "podlens is useful on this node"
+        } else {
+            "podlens is of no use on this node: none of its kernel programs runs"
+        },
+    );
+    (text, useful)
+}
+
+fn verdict(capability: Capability, held: Option<Held>) -> String {
+    match held {
+        Some(held) if held.has(capability) => format!("held, to {}", capability.purpose),
+        Some(_) => format!(
+            "MISSING, needed to {}: add {} to the container's securityContext.capabilities.add, or start podlens as root",
+            capability.purpose, capability.name
+        ),
+        None => "not known: /proc/self/status is not readable".to_owned(),
+    }
+}
+
+/// The source of names, which needs a runtime for its client.
+fn names(config: &Config) -> String {
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(source::check(&config.kubernetes)),
+        Err(cause) => format!("not known: cannot start a runtime: {cause}"),
+    }
+}

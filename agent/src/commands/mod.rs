@@ -1,0 +1,6 @@
+//! The commands of `podlens`, one file each. `main` calls them; nothing else does.
+
+pub mod check;
+pub mod probe;
+pub mod run;
+pub mod snapshot;

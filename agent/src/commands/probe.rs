@@ -1,0 +1,151 @@
+//! `podlens probe`: asks running agents over HTTP whether they measure.
+//!
+//! It loads nothing and needs no rights, unlike `podlens check`, which judges the node that it runs on. The chart's
+//! `helm test` is its caller; the host's name is then a headless Service's, whose addresses are all agents.
+
+use std::{collections::BTreeSet, fmt::Write as _, io::Write as _, net::SocketAddr, process::ExitCode, time::Duration};
+
+use anyhow::{Context as _, Result, bail};
+use http::{Request, StatusCode, Uri, header};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper_util::{client::legacy, rt::TokioExecutor};
+
+/// For one answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Longer than the page of a full node.
+const PAGE_BYTES: usize = 256 << 20;
+const PORT: u16 = 9464;
+/// There is no agent that measures without it: each node has tasks.
+const PROOF: &str = "podlens_cpu_seconds_total{";
+
+/// Asks every address and prints a line for each; success if all of them measure.
+///
+/// # Errors
+/// There is no address to ask, or standard output is closed.
+pub fn run(url: &Uri) -> Result<ExitCode> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start a runtime")?;
+    let (text, good) = runtime.block_on(ask_all(url))?;
+    std::io::stdout().write_all(text.as_bytes()).context("cannot write to standard output")?;
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn ask_all(url: &Uri) -> Result<(String, bool)> {
+    let (Some("http"), Some(host)) = (url.scheme_str(), url.host()) else {
+        bail!("cannot ask {url}: agents serve http; write http://HOST:PORT");
+    };
+    let place = (host.trim_matches(['[', ']']), url.port_u16().unwrap_or(PORT));
+    let found = tokio::net::lookup_host(place)
+        .await
+        .with_context(|| format!("cannot find the host of {url}; it has no agents, or no name server knows it"))?;
+    let addresses: BTreeSet<SocketAddr> = found.collect();
+    if addresses.is_empty() {
+        bail!("cannot ask {url}: its host has no address, so no agent runs there");
+    }
+    let (mut text, mut good) = (String::new(), true);
+    for address in addresses {
+        let verdict = match ask(address).await {
+            Ok(verdict) => verdict,
+            Err(cause) => {
+                good = false;
+                format!("NOT GOOD: {cause:#}")
+            }
+        };
+        let _ = writeln!(text, "{address}: {}", verdict.trim_end().replace('\n', "; "));
+    }
+    Ok((text, good))
+}
+
+/// Whether one agent is ready and has values.
+async fn ask(address: SocketAddr) -> Result<String> {
+    match get(address, "/readyz").await? {
+        (StatusCode::OK, _) => {}
+        (status, body) => bail!("it is not ready ({status}): {}", body.trim()),
+    }
+    let (status, page) = get(address, "/metrics").await?;
+    if status != StatusCode::OK {
+        bail!("it answered {status} to /metrics: {}", page.trim());
+    }
+    match page.lines().filter(|line| line.starts_with(PROOF)).count() {
+        0 => bail!("it is ready, but its page has no {PROOF}...}}; see its log"),
+        entities => Ok(format!("ready, CPU time of {entities} pods and units")),
+    }
+}
+
+async fn get(address: SocketAddr, path: &str) -> Result<(StatusCode, String)> {
+    let client = legacy::Client::builder(TokioExecutor::new()).build_http::<Empty<bytes::Bytes>>();
+    let uri = format!("http://{address}{path}");
+    let request = Request::get(&uri)
+        .header(header::USER_AGENT, concat!("podlens/", env!("CARGO_PKG_VERSION")))
+        .body(Empty::new())
+        .with_context(|| format!("cannot ask {uri}"))?;
+    let asked = async {
+        let answer = client.request(request).await.with_context(|| format!("cannot reach {uri}"))?;
+        let status = answer.status();
+        let body = Limited::new(answer.into_body(), PAGE_BYTES).collect().await;
+        let body = body.map_err(|cause| anyhow::anyhow!("cannot read the answer of {uri}: {cause}"))?.to_bytes();
+        Ok((status, String::from_utf8_lossy(&body).into_owned()))
+    };
+    tokio::time::timeout(PATIENCE, asked)
+        .await
+        .with_context(|| format!("{uri} did not answer within {} s", PATIENCE.as_secs()))?
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
+    use super::ask_all;
+
+    /// Serves these answers to /readyz and /metrics.
+    async fn agent(ready: &'static str, metrics: &'static str) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(stream.read_u8().await.unwrap());
+                }
+                let answer = if head.starts_with(b"GET /readyz ") { ready } else { metrics };
+                let (status, body) = answer.split_once('|').unwrap();
+                let text =
+                    format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
+                stream.write_all(text.as_bytes()).await.unwrap();
+            }
+        });
+        format!("http://{address}")
+    }
+
+    async fn check(ready: &'static str, metrics: &'static str, good: bool, part: &str) {
+        let url = agent(ready, metrics).await.parse().unwrap();
+        let (text, verdict) = ask_all(&url).await.unwrap();
+        assert_eq!(verdict, good, "{text}");
+        assert!(text.contains(part) && text.lines().count() == 1, "{text}");
+    }
+
+    #[tokio::test]
+    async fn an_agent_is_good_if_it_is_ready_and_has_values() {
+        let page = "200 OK|# TYPE podlens_cpu_seconds_total counter\npodlens_cpu_seconds_total{unit=\"/\"} 1\n";
+        check("200 OK|ready\n", page, true, ": ready, CPU time of 1 pods and units").await;
+        check("503 Service Unavailable|scheduler: failed\nx: y\n", page, false, "scheduler: failed; x: y").await;
+        check("200 OK|ready\n", "200 OK|# TYPE podlens_cpu_seconds_total counter\n", false, "no podlens_cpu").await;
+        check("200 OK|ready\n", "500 Internal Server Error|lost\n", false, "500 Internal Server Error to /metrics")
+            .await;
+    }
+
+    #[tokio::test]
+    async fn nobody_there_is_no_success() {
+        let (text, good) = ask_all(&"http://127.0.0.1:1".parse().unwrap()).await.unwrap();
+        assert!(!good && text.contains("cannot reach http://127.0.0.1:1/readyz"), "{text}");
+        for url in ["https://127.0.0.1:1", "127.0.0.1", "/metrics"] {
+            assert!(ask_all(&url.parse().unwrap()).await.unwrap_err().to_string().contains("http://HOST:PORT"));
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! `podlens run`: the agent.
+
+use std::{
+    fs, io,
+    os::fd::OwnedFd,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    task::JoinSet,
+    time::MissedTickBehavior,
+};
+use tracing::{info, warn};
+
+use crate::{
+    attribution::kubernetes::source,
+    config::{Compression, Config, Otlp},
+    export::{
+        otlp_client::{EXPORTER, OtlpClient, OtlpConfig, OtlpCounters, OtlpTls},
+        server::{Content, Server, Verdict},
+    },
+    kernel::process,
+    pipeline::{Pipeline, Source, log_states},
+    signal::shutdown::{Shutdown, stopped},
+    telemetry::pipeline::OwnMetrics,
+    telemetry::{SelfPush, SelfTelemetry},
+};
+
+const REAP: Duration = Duration::from_secs(1);
+/// A pipeline that was not tidied for so long hangs.
+const HEARTBEAT: Duration = Duration::from_secs(30);
+/// Everything still under way after a stop is given up then.
+const LAST_ACTS: Duration = Duration::from_secs(4);
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// The address is taken, a setting cannot work, or the node has no cgroups.
+pub fn run(config: &Config) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(4)
+        .thread_name("podlens")
+        .enable_all()
+        .build()
+        .context("cannot start the runtime: threads or file descriptors are exhausted")?;
+    let outcome = runtime.block_on(serve(config));
+    runtime.shutdown_timeout(Duration::from_millis(500));
+    outcome
+}
+
+async fn serve(config: &Config) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?;
+    let (stop, shutdown) = watch::channel(false);
+    let beat = Arc::new(AtomicU64::new(0));
+
+    let otlp = otlp_settings(&config.otlp)?;
+    let counters = otlp.as_ref().map(|_| Arc::new(OtlpCounters::default()));
+    let telemetry = Arc::new(SelfTelemetry::new(env!("CARGO_PKG_VERSION"), counters.clone())?);
+    let pipeline = Arc::new(Pipeline::start(config)?);
+    let source = Arc::new(Source(Arc::clone(&pipeline)));
+    OwnMetrics::register(&telemetry, &pipeline)?;
+    // The port is taken before anything is pushed: a second agent beside this one stops here, unheard.
+    let server = Server::bind(config.listen, content(&pipeline, &source, &telemetry, &beat, config)).await?;
+    info!(address = %server.address(), node = config.node, "serving");
+    log_states(pipeline.states());
+
+    let mut tasks = JoinSet::new();
+    tasks.spawn(server.run(shutdown.clone()));
+    tasks.spawn(keep_reaping(Arc::clone(&pipeline), Arc::clone(&beat), shutdown.clone()));
+    source::start(&config.kubernetes, &config.node, pipeline.names(), &mut tasks, &shutdown).await;
+    if let Some(events) = pipeline.events() {
+        tasks.spawn(follow(Arc::clone(&pipeline), events, shutdown.clone()));
+    }
+    let mut own_push = None;
+    if let (Some(otlp), Some(counters)) = (otlp, counters) {
+        pipeline.expect_exporter(EXPORTER);
+        own_push = Some(SelfPush::start(&telemetry, &otlp, &config.node)?);
+        let client = OtlpClient::new(&otlp, &config.node, source, counters)?;
+        info!(endpoint = otlp.endpoint, interval = ?otlp.interval, "pushing");
+        tasks.spawn(client.run(shutdown.clone()));
+    }
+
+    tokio::select! {
+        _ = terminate.recv() => info!(signal = "SIGTERM", "stopping"),
+        _ = interrupt.recv() => info!(signal = "SIGINT", "stopping"),
+    }
+    stop.send_replace(true);
+    let last_acts = async {
+        if let Some(push) = own_push {
+            push.stop().await;
+        }
+        while tasks.join_next().await.is_some() {}
+    };
+    if tokio::time::timeout(LAST_ACTS, last_acts).await.is_err() {
+        warn!(bound = ?LAST_ACTS, "some tasks did not end in time and were given up");
+    }
+    Ok(())
+}
+
+/// The client's settings; none if nothing is to be pushed.
+fn otlp_settings(settings: &Otlp) -> Result<Option<OtlpConfig>> {
+    let Some(endpoint) = &settings.endpoint else { return Ok(None) };
+    let pem = |path: &Option<PathBuf>| {
+        path.as_ref()
+            .map(|path| {
+                fs::read(path).with_context(|| format!("cannot read the OTLP certificate or key {}", path.display()))
+            })
+            .transpose()
+    };
+    Ok(Some(OtlpConfig {
+        endpoint: endpoint.to_string(),
+        headers: settings.headers.0.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+        timeout: settings.timeout,
+        interval: settings.interval,
+        gzip: settings.compression == Compression::Gzip,
+        tls: OtlpTls {
+            authority_pem: pem(&settings.certificate)?,
+            certificate_pem: pem(&settings.client_certificate)?,
+            key_pem: pem(&settings.client_key)?,
+            server_name: None,
+        },
+        ..OtlpConfig::default()
+    }))
+}
+
+fn content(
+    pipeline: &Arc<Pipeline>,
+    source: &Arc<Source>,
+    telemetry: &Arc<SelfTelemetry>,
+    beat: &Arc<AtomicU64>,
+    config: &Config,
+) -> Content<Source> {
+    let alive = {
+        let (pipeline, beat) = (Arc::clone(pipeline), Arc::clone(beat));
+        move || {
+            let silent = pipeline.uptime().saturating_sub(Duration::from_millis(beat.load(Ordering::Relaxed)));
+            let good = silent < HEARTBEAT;
+            let text = if good {
+                "ok\n".to_owned()
+            } else {
+                format!("the pipeline has not moved for {} s\n", silent.as_secs())
+            };
+            Verdict { good, text }
+        }
+    };
+    let ready = {
+        let pipeline = Arc::clone(pipeline);
+        move || Verdict { good: pipeline.is_useful(), text: states(&pipeline) }
+    };
+    Content {
+        source: Arc::clone(source),
+        telemetry: Arc::clone(telemetry),
+        alive: Arc::new(alive),
+        ready: Arc::new(ready),
+        node: config.node.as_str().into(),
+    }
+}
+
+fn states(pipeline: &Pipeline) -> String {
+    pipeline
+        .states()
+        .iter()
+        .map(|(name, state)| match state.reason() {
+            Some(reason) => format!("{name}: {}: {reason}\n", state.name()),
+            None => format!("{name}: {}\n", state.name()),
+        })
+        .collect()
+}
+
+async fn keep_reaping(pipeline: Arc<Pipeline>, beat: Arc<AtomicU64>, shutdown: Shutdown) {
+    let mut ticks = tokio::time::interval(REAP);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let work = async {
+        loop {
+            ticks.tick().await;
+            pipeline.reap();
+            let uptime_ms = u64::try_from(pipeline.uptime().as_millis()).unwrap_or(u64::MAX);
+            beat.store(uptime_ms, Ordering::Relaxed);
+        }
+    };
+    tokio::select! {
+        () = stopped(shutdown) => {}
+        () = work => {}
+    }
+}
+
+/// Reads births and removals as they come, so that a burst does not fill the ring buffer between two ticks.
+async fn follow(pipeline: Arc<Pipeline>, events: io::Result<OwnedFd>, shutdown: Shutdown) {
+    let readable = match events.and_then(process::watch) {
+        Ok(readable) => readable,
+        Err(cause) => return warn!(%cause, "births and removals of cgroups are read once a second only"),
+    };
+    let work = async {
+        loop {
+            let guard: io::Result<_> = readable.readable().await;
+            let Ok(mut guard) = guard else { return };
+            guard.clear_ready();
+            pipeline.reap();
+        }
+    };
+    tokio::select! {
+        () = stopped(shutdown) => {}
+        () = work => {}
+    }
+}

@@ -1,0 +1,129 @@
+//! Pushes snapshots to an OpenTelemetry collector over gRPC, for as long as podlens runs.
+//!
+//! Builds no message itself ([`crate::export::otlp`] does) and decides nothing about identity. Snapshots wait in
+//! a bounded queue, as snapshots and not as messages, which take many times their memory; an outage so costs
+//! a few snapshots, and the oldest is dropped and counted. Started by the pipeline.
+
+mod config;
+mod queue;
+mod retry;
+mod sender;
+mod wire;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use tokio::time::{Instant, MissedTickBehavior};
+
+pub use self::config::{OtlpConfig, OtlpConfigError, OtlpTls};
+use self::{queue::Queue, sender::Sender};
+use crate::{
+    backoff::hash,
+    export::{SnapshotSource, otlp},
+    signal::shutdown::{Shutdown, stopped},
+};
+
+/// The name under which the client acknowledges snapshots.
+pub const EXPORTER: &str = "otlp";
+
+/// How long the last export may take after a stop was asked for.
+const LAST_EXPORT: Duration = Duration::from_secs(2);
+
+/// What became of the points, for the agent's own metrics.
+#[derive(Debug, Default)]
+pub struct OtlpCounters {
+    /// Points that the receiver took.
+    pub sent: AtomicU64,
+    /// Points never delivered: their snapshot left a full queue, their request was refused for good, or podlens stopped.
+    pub dropped: AtomicU64,
+    /// Points in delivered requests that the receiver reports as rejected.
+    pub rejected: AtomicU64,
+    /// Attempts that failed, repetitions included.
+    pub failed_attempts: AtomicU64,
+}
+
+/// The push exporter.
+pub struct OtlpClient<S> {
+    source: Arc<S>,
+    counters: Arc<OtlpCounters>,
+    sender: Sender,
+    queue: Queue,
+    interval: Duration,
+    node: Arc<str>,
+}
+
+impl<S: SnapshotSource> OtlpClient<S> {
+    /// A client that has not connected yet. `node` decides the moment of its exports.
+    ///
+    /// # Errors
+    /// If the configuration cannot work whatever the receiver does.
+    pub fn new(
+        config: &OtlpConfig,
+        node: &str,
+        source: Arc<S>,
+        counters: Arc<OtlpCounters>,
+    ) -> Result<Self, OtlpConfigError> {
+        Ok(Self {
+            sender: Sender::new(config, node, Arc::clone(&counters))?,
+            queue: Queue::new(config.queue_snapshots, Arc::clone(&counters)),
+            interval: config.interval,
+            node: node.into(),
+            source,
+            counters,
+        })
+    }
+
+    /// Exports until a stop is asked for, then once more within two seconds.
+    pub async fn run(mut self, shutdown: Shutdown) {
+        let acknowledge = |sequence| self.source.exported(EXPORTER, sequence);
+        tokio::select! {
+            () = stopped(shutdown) => {}
+            () = collect(&*self.source, &self.queue, &self.node, self.interval) => {}
+            () = self.sender.run(&self.queue, acknowledge) => {}
+        }
+        let last = async {
+            self.queue.push(self.source.snapshot().await);
+            // Totals are cumulative, so the newest snapshot says all that the older ones would have.
+            self.queue.keep_newest();
+            self.sender.send_once(&self.queue, acknowledge).await;
+        };
+        if tokio::time::timeout(LAST_EXPORT, last).await.is_err() {
+            tracing::warn!(bound = ?LAST_EXPORT, "the last OTLP export did not end in time and was given up");
+        }
+        self.queue.drop_all();
+        tracing::debug!(
+            sent = self.counters.sent.load(Ordering::Relaxed),
+            dropped = self.counters.dropped.load(Ordering::Relaxed),
+            "OTLP export ended"
+        );
+    }
+}
+
+/// Queues a snapshot at this node's moment of each interval. Never ends.
+async fn collect<S: SnapshotSource>(source: &S, queue: &Queue, node: &str, interval: Duration) {
+    let delay = first_delay(node, interval, SystemTime::now());
+    let mut ticks = tokio::time::interval_at(Instant::now() + delay, interval);
+    // After the machine slept, one export is due and not all that were missed.
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    loop {
+        ticks.tick().await;
+        queue.push(source.snapshot().await);
+    }
+}
+
+/// The time until this node's moment within the interval, which its name decides: the nodes of a cluster, started
+/// together by one roll-out, so do not meet at the collector.
+fn first_delay(node: &str, interval: Duration, now: SystemTime) -> Duration {
+    let interval_ns = u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX).max(1);
+    let moment = hash(node.as_bytes()) % interval_ns;
+    let passed = otlp::unix_ns(now) % interval_ns;
+    Duration::from_nanos(if moment >= passed { moment - passed } else { interval_ns - passed + moment })
+}
+
+#[cfg(test)]
+mod tests;

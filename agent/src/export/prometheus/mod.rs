@@ -1,0 +1,357 @@
+//! Prometheus text format 0.0.4 and `OpenMetrics` 1.0, as a pure function of a snapshot.
+//!
+//! Not a server and not a registry: [`crate::export::server`] calls it for each page and adds the agent's own
+//! metrics. Labels of an entity are rendered once a page, since they make up most of its bytes. The protobuf
+//! format, which alone can carry native histograms, is not here; it would be one more [`Format`].
+
+mod histogram;
+mod info;
+mod merge;
+
+use std::io::{self, Write};
+
+use crate::{
+    registry::{Family, Sample, Snapshot, Value, snapshot::Culprit},
+    signal::{Entity, Kind, Unit},
+};
+
+/// What a page is written in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Format {
+    /// Prometheus text 0.0.4.
+    #[default]
+    Text,
+    /// `OpenMetrics` text 1.0.0. [`write_samples`] leaves its closing `# EOF` to [`Format::end`].
+    OpenMetrics,
+}
+
+/// Restricts a page to the containers of some pods. Units of the node never match.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Name of the pod; any if absent.
+    pub pod: Option<String>,
+    /// Namespace of the pod; any if absent.
+    pub namespace: Option<String>,
+}
+
+/// Bytes gathered before they are handed to the writer, so that a compressing writer is not called per sample.
+const CHUNK_BYTES: usize = 32 * 1024;
+
+/// A position in a list of names or of labels, as a sample refers to it.
+type Rendered = Vec<Option<Vec<u8>>>;
+
+impl Format {
+    /// The value of the header `Content-Type`.
+    #[must_use]
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Self::Text => "text/plain; version=0.0.4; charset=utf-8",
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
+    }
+
+    /// What closes a page.
+    #[must_use]
+    pub fn end(self) -> &'static str {
+        match self {
+            Self::Text => "",
+            Self::OpenMetrics => "# EOF\n",
+        }
+    }
+
+    /// The format that the value of a header `Accept` prefers. Text wins a tie and is the answer to anything
+    /// that is not understood, as Prometheus' own clients do.
+    #[must_use]
+    pub fn preferred(accept: &str) -> Self {
+        let (mut text, mut open_metrics) = (0.0_f32, 0.0_f32);
+        for range in accept.split(',') {
+            let mut parts = range.split(';').map(str::trim);
+            let media_type = parts.next().unwrap_or_default();
+            let (mut quality, mut version) = (1.0_f32, None);
+            for parameter in parts {
+                match parameter.split_once('=') {
+                    Some(("q", value)) => quality = value.parse().unwrap_or(0.0),
+                    Some(("version", value)) => version = Some(value.trim_matches('"')),
+                    _ => {}
+                }
+            }
+            if media_type.eq_ignore_ascii_case("application/openmetrics-text") {
+                if version.is_none_or(|version| version == "1.0.0") {
+                    open_metrics = open_metrics.max(quality);
+                }
+            } else if ["text/plain", "text/*", "*/*"].iter().any(|name| media_type.eq_ignore_ascii_case(name))
+                && version.is_none_or(|version| version == "0.0.4")
+            {
+                text = text.max(quality);
+            }
+        }
+        if open_metrics > text { Self::OpenMetrics } else { Self::Text }
+    }
+}
+
+impl Filter {
+    /// Whether this entity's samples are wanted.
+    #[must_use]
+    pub fn admits(&self, entity: &Entity) -> bool {
+        match entity {
+            Entity::Unit(_) => false,
+            Entity::Container(container) => {
+                self.pod.as_deref().is_none_or(|pod| *pod == *container.pod)
+                    && self.namespace.as_deref().is_none_or(|namespace| *namespace == *container.namespace)
+            }
+        }
+    }
+}
+
+/// A whole page of a snapshot, without the agent's own metrics.
+#[must_use]
+pub fn encode(snapshot: &Snapshot, filter: Option<&Filter>, format: Format) -> Vec<u8> {
+    let mut page = Vec::new();
+    // Writing to memory does not fail.
+    let _ = write_samples(snapshot, filter, format, &mut page);
+    page.extend_from_slice(format.end().as_bytes());
+    page
+}
+
+/// Writes all families of a snapshot that have a sample, without the page's end.
+///
+/// Instances of a container that only their ids tell apart are one series, with the sum of their values.
+///
+/// A sample that refers to an entity or a label value that the snapshot does not have is left out: it would
+/// be a value under a wrong name.
+///
+/// # Errors
+/// Those of the writer.
+pub fn write_samples(
+    snapshot: &Snapshot,
+    filter: Option<&Filter>,
+    format: Format,
+    writer: &mut impl Write,
+) -> io::Result<()> {
+    let snapshot = &*merge::by_labels(snapshot);
+    let entities = render_entities(snapshot, filter);
+    let culprits = render_culprits(snapshot);
+    let mut out = Vec::with_capacity(CHUNK_BYTES + 4096);
+    for family in &snapshot.families {
+        write_family(family, &entities, &culprits, format, &mut out, writer)?;
+    }
+    info::push(snapshot, filter, format, &mut out);
+    writer.write_all(&out)
+}
+
+/// The identity labels of each entity; none where the filter does not admit it.
+fn render_entities(snapshot: &Snapshot, filter: Option<&Filter>) -> Rendered {
+    let mut node = Vec::new();
+    push_label(&mut node, "node", &snapshot.node);
+    let render = |entity: &Entity| {
+        if filter.is_some_and(|filter| !filter.admits(entity)) {
+            return None;
+        }
+        let mut labels = Vec::with_capacity(160);
+        match entity {
+            Entity::Container(container) => {
+                push_label(&mut labels, "namespace", &container.namespace);
+                labels.push(b',');
+                push_label(&mut labels, "pod", &container.pod);
+                labels.push(b',');
+                push_label(&mut labels, "container", &container.container);
+            }
+            Entity::Unit(unit) => push_label(&mut labels, "unit", unit),
+        }
+        labels.push(b',');
+        labels.extend_from_slice(&node);
+        Some(labels)
+    };
+    snapshot.entities.iter().map(|state| render(&state.entity)).collect()
+}
+
+/// The labels that name each entity as a culprit, with a leading comma. Empty if no sample has a culprit.
+fn render_culprits(snapshot: &Snapshot) -> Rendered {
+    let mut samples = snapshot.families.iter().flat_map(|family| &family.samples);
+    if !samples.any(|sample| sample.culprit.is_some()) {
+        return Vec::new();
+    }
+    let render = |entity: &Entity| {
+        let mut labels = vec![b','];
+        match entity {
+            Entity::Container(container) => {
+                push_label(&mut labels, "culprit_namespace", &container.namespace);
+                labels.push(b',');
+                push_label(&mut labels, "culprit_pod", &container.pod);
+            }
+            Entity::Unit(unit) => push_label(&mut labels, "culprit_unit", unit),
+        }
+        Some(labels)
+    };
+    snapshot.entities.iter().map(|state| render(&state.entity)).collect()
+}
+
+fn write_family(
+    family: &Family,
+    entities: &Rendered,
+    culprits: &Rendered,
+    format: Format,
+    out: &mut Vec<u8>,
+    writer: &mut impl Write,
+) -> io::Result<()> {
+    let metric = family.metric;
+    let own_labels: Vec<Vec<u8>> = metric
+        .label
+        .map_or_else(Vec::new, |label| label.values.iter().map(|value| rendered_label(label.name, value)).collect());
+    let mut labels = Vec::with_capacity(512);
+    let mut headed = false;
+    for sample in &family.samples {
+        let Some(entity) = at(entities, sample.entity) else {
+            continue;
+        };
+        labels.clear();
+        labels.extend_from_slice(entity);
+        if metric.label.is_some() {
+            let Some(own) = own_labels.get(usize::from(sample.label_value)) else {
+                continue;
+            };
+            labels.extend_from_slice(own);
+        }
+        match sample.culprit {
+            None => {}
+            Some(Culprit::Other) => labels.extend_from_slice(b",culprit_pod=\"(other)\""),
+            Some(Culprit::Entity(position)) => {
+                let Some(culprit) = at(culprits, position) else {
+                    continue;
+                };
+                labels.extend_from_slice(culprit);
+            }
+        }
+        if !headed {
+            push_header(out, family, format);
+            headed = true;
+        }
+        push_sample(out, metric.name, &labels, sample, format);
+        if out.len() >= CHUNK_BYTES {
+            writer.write_all(out)?;
+            out.clear();
+        }
+    }
+    Ok(())
+}
+
+fn at(rendered: &Rendered, position: u32) -> Option<&[u8]> {
+    rendered.get(usize::try_from(position).ok()?)?.as_deref()
+}
+
+fn rendered_label(name: &str, value: &str) -> Vec<u8> {
+    let mut label = vec![b','];
+    push_label(&mut label, name, value);
+    label
+}
+
+fn push_header(out: &mut Vec<u8>, family: &Family, format: Format) {
+    let metric = family.metric;
+    // OpenMetrics names the family of a counter without the suffix that its samples carry.
+    let name = match (format, metric.kind) {
+        (Format::OpenMetrics, Kind::Counter) => metric.name.strip_suffix("_total").unwrap_or(metric.name),
+        _ => metric.name,
+    };
+    let kind = match metric.kind {
+        Kind::Counter => "counter",
+        Kind::Gauge => "gauge",
+        Kind::Histogram => "histogram",
+    };
+    push_all(out, &["# HELP ", name, " "]);
+    push_escaped(out, metric.help, format == Format::OpenMetrics);
+    push_all(out, &["\n# TYPE ", name, " ", kind, "\n"]);
+    let unit = match metric.unit {
+        Unit::Seconds => "seconds",
+        Unit::Bytes => "bytes",
+        Unit::Count(_) | Unit::Cpus => "",
+    };
+    let ends_in_unit = || name.strip_suffix(unit).is_some_and(|stem| stem.ends_with('_'));
+    if format == Format::OpenMetrics && !unit.is_empty() && ends_in_unit() {
+        push_all(out, &["# UNIT ", name, " ", unit, "\n"]);
+    }
+}
+
+fn push_sample(out: &mut Vec<u8>, name: &str, labels: &[u8], sample: &Sample, format: Format) {
+    if let Value::Histogram(histogram) = &sample.value {
+        histogram::push(out, name, labels, histogram, format);
+        return;
+    }
+    out.extend_from_slice(name.as_bytes());
+    out.push(b'{');
+    out.extend_from_slice(labels);
+    out.extend_from_slice(b"} ");
+    match sample.value {
+        Value::Integer(value) => push_integer(out, value),
+        Value::Nanoseconds(value_ns) => push_seconds(out, value_ns),
+        Value::Float(value) => push_float(out, value),
+        Value::Histogram(_) => {}
+    }
+    out.push(b'\n');
+}
+
+fn push_all(out: &mut Vec<u8>, parts: &[&str]) {
+    for part in parts {
+        out.extend_from_slice(part.as_bytes());
+    }
+}
+
+fn push_label(out: &mut Vec<u8>, name: &str, value: &str) {
+    push_all(out, &[name, "=\""]);
+    push_escaped(out, value, true);
+    out.push(b'"');
+}
+
+fn push_escaped(out: &mut Vec<u8>, text: &str, quotes: bool) {
+    for &byte in text.as_bytes() {
+        match byte {
+            b'\\' => out.extend_from_slice(b"\\\\"),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'"' if quotes => out.extend_from_slice(b"\\\""),
+            _ => out.push(byte),
+        }
+    }
+}
+
+fn push_integer(out: &mut Vec<u8>, mut value: u64) {
+    // 20 digits hold u64::MAX.
+    let mut digits = [b'0'; 20];
+    let mut used = 0;
+    for digit in digits.iter_mut().rev() {
+        *digit += u8::try_from(value % 10).unwrap_or_default();
+        value /= 10;
+        used += 1;
+        if value == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(digits.get(digits.len() - used..).unwrap_or_default());
+}
+
+/// Nanoseconds as decimal seconds, to the last digit.
+fn push_seconds(out: &mut Vec<u8>, value_ns: u64) {
+    push_integer(out, value_ns / 1_000_000_000);
+    let mut rest = value_ns % 1_000_000_000;
+    if rest == 0 {
+        return;
+    }
+    out.push(b'.');
+    let mut scale = 100_000_000;
+    while rest > 0 {
+        out.push(b'0' + u8::try_from(rest / scale).unwrap_or_default());
+        rest %= scale;
+        scale /= 10;
+    }
+}
+
+fn push_float(out: &mut Vec<u8>, value: f64) {
+    if value.is_nan() {
+        out.extend_from_slice(b"NaN");
+    } else if value.is_infinite() {
+        out.extend_from_slice(if value > 0.0 { b"+Inf" } else { b"-Inf" });
+    } else {
+        push_all(out, &[&value.to_string()]);
+    }
+}
+
+#[cfg(test)]
+mod tests;

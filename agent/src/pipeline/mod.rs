@@ -1,0 +1,325 @@
+//! The pipeline: from the kernel's records to one snapshot. The only file that sees collectors, attribution,
+//! registry and exporters together.
+//!
+//! Exporters ask for a snapshot; whoever asks while one is made waits for that one. Between asks the pipeline
+//! follows births and removals and frees the slots of cgroups that are gone.
+
+mod health;
+mod kernel;
+mod reading;
+mod start;
+
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+use podlens_common::cgroup::{CgroupKey, SLOT_FIRST};
+use tracing::{error, info, warn};
+
+pub use self::{health::Health, start::StartError};
+use self::{kernel::Kernel, reading::FixedEntities};
+use crate::{
+    attribution::{
+        cgroups::{Cgroup, Cgroups},
+        kubernetes::Names,
+    },
+    collectors::{
+        Collector, EntityCgroup, SlotsInUse, State, cpu,
+        lifecycle::{self, Event},
+    },
+    export::SnapshotSource,
+    registry::{Ledger, Snapshot},
+};
+
+/// A dying task's last slice ends after its cgroup can be removed: so long the slot is kept. Later ones find
+/// the cgroup's path still known and count all the same.
+const GRACE: Duration = Duration::from_secs(1);
+/// A cgroup whose birth was missed is looked for this long before its values count as unattributed.
+const SEARCH: Duration = Duration::from_secs(30);
+/// Least time between two walks through the cgroup trees.
+const RESCAN: Duration = Duration::from_secs(5);
+/// How often names hear who is still there.
+const REFRESH: Duration = Duration::from_secs(2);
+
+/// The pipeline of one node.
+pub struct Pipeline {
+    node: Arc<str>,
+    max_age: Duration,
+    states: Vec<(&'static str, State)>,
+    started: Instant,
+    names: Arc<Names>,
+    inner: Mutex<Inner>,
+    fresh: tokio::sync::Mutex<Option<(Instant, Arc<Snapshot>)>>,
+}
+
+struct Inner {
+    cgroups: Cgroups,
+    names: Arc<Names>,
+    /// When names last heard who is there; none before the first time.
+    refreshed: Option<Instant>,
+    kernel: Option<Kernel>,
+    collectors: Vec<Attached>,
+    ledger: Ledger,
+    /// Keys without a known cgroup, and since when.
+    unknown: HashMap<CgroupKey, Instant>,
+    scanned: Instant,
+    lost_events: u64,
+    sweep: Duration,
+    since: SystemTime,
+    fixed: FixedEntities,
+}
+
+/// A collector at work and its section of the ledger.
+struct Attached {
+    section: usize,
+    collector: Box<dyn Collector>,
+}
+
+impl Pipeline {
+    /// Each collector and what became of it.
+    #[must_use]
+    pub fn states(&self) -> &[(&'static str, State)] {
+        &self.states
+    }
+
+    /// Some collector with kernel programs delivers values. What the kernel's files tell is enough only where no
+    /// other collector was asked for.
+    #[must_use]
+    pub fn is_useful(&self) -> bool {
+        let with_programs = |name: &str| name != lifecycle::SPEC.name && name != cpu::SPEC.name;
+        let asked = self.states.iter().any(|(name, state)| with_programs(name) && *state != State::Disabled);
+        let counts = |name: &str| with_programs(name) || (!asked && name == cpu::SPEC.name);
+        self.states.iter().any(|(name, state)| counts(name) && state.delivers())
+    }
+
+    /// A view of now, made by the caller's thread.
+    #[must_use]
+    pub fn sweep(&self) -> Snapshot {
+        self.lock().sweep(Arc::clone(&self.node))
+    }
+
+    /// Follows births and removals, and frees slots. To be called about once a second.
+    pub fn reap(&self) {
+        self.lock().reap();
+    }
+
+    /// Becomes readable when something is born or removed; none without the collector `lifecycle`.
+    #[must_use]
+    pub fn events(&self) -> Option<io::Result<OwnedFd>> {
+        self.lock().kernel.as_ref()?.events()
+    }
+
+    /// Counts about the pipeline itself.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.lock().health()
+    }
+
+    /// Expects acknowledgements of this exporter from now on.
+    pub fn expect_exporter(&self, name: &str) {
+        self.lock().ledger.exported(name, 0, Instant::now());
+    }
+
+    /// The names of pods, for a source to fill.
+    #[must_use]
+    pub fn names(&self) -> &Arc<Names> {
+        &self.names
+    }
+
+    /// How long it has been at work.
+    #[must_use]
+    pub fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The source of both exporters: the pipeline, shared.
+#[derive(Clone)]
+pub struct Source(pub Arc<Pipeline>);
+
+impl SnapshotSource for Source {
+    async fn snapshot(&self) -> Arc<Snapshot> {
+        let mut fresh = self.0.fresh.lock().await;
+        if let Some((made, snapshot)) = fresh.as_ref()
+            && made.elapsed() < self.0.max_age
+        {
+            return Arc::clone(snapshot);
+        }
+        let pipeline = Arc::clone(&self.0);
+        let made = Instant::now();
+        // The sweep sleeps a moment to set its clock, and reads more the more CPUs there are.
+        let snapshot = match tokio::task::spawn_blocking(move || pipeline.sweep()).await {
+            Ok(snapshot) => Arc::new(snapshot),
+            Err(cause) => {
+                error!(%cause, "a sweep ended early; the last snapshot is served again");
+                match fresh.as_ref() {
+                    Some((_, last)) => return Arc::clone(last),
+                    None => Arc::new(self.0.lock().empty(Arc::clone(&self.0.node))),
+                }
+            }
+        };
+        *fresh = Some((made, Arc::clone(&snapshot)));
+        snapshot
+    }
+
+    fn exported(&self, exporter: &str, sequence: u64) {
+        self.0.lock().ledger.exported(exporter, sequence, Instant::now());
+    }
+}
+
+impl Inner {
+    fn sweep(&mut self, node: Arc<str>) -> Snapshot {
+        let began = Instant::now();
+        // Slots first: whoever holds one was born before, so that its event has come unless it was lost.
+        let held = self.kernel.as_ref().map(Kernel::held).unwrap_or_default();
+        self.follow_events(began);
+        self.search_unknown(&held, began);
+        self.refresh_names(began);
+        // From here on nothing may be written to the names, births included: the view would be waited for for ever.
+        let names = Arc::clone(&self.names);
+        let names = names.view();
+        self.ledger.begin(began, &names);
+        for attached in &mut self.collectors {
+            attached.collector.prepare();
+        }
+        let expired = self.expired(&held, began);
+        self.read_slots(&held, &held, &expired, began);
+        self.read_cgroups(&held, began);
+        self.ledger.finish(began, &names);
+        let mut snapshot = self.ledger.snapshot(SystemTime::now(), node, &names);
+        names.describe(&mut snapshot);
+        self.sweep = began.elapsed();
+        snapshot
+    }
+
+    fn empty(&self, node: Arc<str>) -> Snapshot {
+        Snapshot { sequence: 0, taken: self.since, node, entities: Vec::new(), families: Vec::new(), infos: Vec::new() }
+    }
+
+    /// Tells names who is there, unless they have just heard it.
+    fn refresh_names(&mut self, now: Instant) {
+        if self.refreshed.is_some_and(|at| now.duration_since(at) < REFRESH) {
+            return;
+        }
+        self.refreshed = Some(now);
+        // The ledger's entities need names for as long as it has values of them, their cgroups gone or not.
+        self.names.refresh(
+            self.cgroups.entities().chain(self.ledger.entities().into_iter().map(|entity| (&**entity, false))),
+        );
+    }
+
+    fn reap(&mut self) {
+        let now = Instant::now();
+        self.follow_events(now);
+        self.refresh_names(now);
+        if self.unknown.is_empty() && !self.cgroups.any_removed() {
+            return;
+        }
+        let held = self.kernel.as_ref().map(Kernel::held).unwrap_or_default();
+        let expired = self.expired(&held, now);
+        if !expired.is_empty() {
+            self.read_slots(&expired, &held, &expired, now);
+        }
+        let keys: HashSet<CgroupKey> = held.values().map(|slot| slot.key).collect();
+        self.cgroups.forget(now, |key| keys.contains(&key));
+        self.unknown.retain(|key, _| keys.contains(key) && self.cgroups.get(*key).is_none());
+    }
+
+    fn follow_events(&mut self, now: Instant) {
+        let Some(kernel) = &mut self.kernel else { return };
+        let events = kernel.drain();
+        let lost = kernel.lost_events();
+        let blind = kernel.is_blind();
+        let some_lost = lost != self.lost_events;
+        if some_lost {
+            self.names.births_lost();
+        }
+        for event in events {
+            self.follow(event, now, !some_lost);
+        }
+        if (some_lost || blind) && now.duration_since(self.scanned) >= RESCAN {
+            if some_lost {
+                warn!(
+                    lost = lost - self.lost_events,
+                    "births or removals of cgroups were lost; walking the trees instead"
+                );
+            }
+            self.lost_events = lost;
+            self.rescan(now);
+        }
+    }
+
+    fn rescan(&mut self, now: Instant) {
+        self.scanned = now;
+        for event in self.cgroups.rescan() {
+            self.follow(event, now, false);
+        }
+    }
+
+    /// Tells all who have to know of a birth or a removal. `in_order`: it is known to come after those before it.
+    fn follow(&mut self, event: Event, now: Instant, in_order: bool) {
+        match event {
+            Event::Born { key, .. } => {
+                self.cgroups.apply(event, now);
+                if let Some(cgroup) = self.cgroups.get(key) {
+                    self.names.born(&cgroup.entity, in_order);
+                    announce(&mut self.collectors, key, cgroup);
+                }
+            }
+            Event::Removed { key, last } => {
+                self.cgroups.apply(event, now);
+                let Some(cgroup) = self.cgroups.get(key) else { return };
+                for Attached { section, collector } in &mut self.collectors {
+                    if let Some(row) = collector.removed(key, last).filter(|row| !row.is_empty()) {
+                        self.ledger.retire(*section, &cgroup.entity, cgroup.since, &row);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Looks for cgroups that hold a slot and were never announced.
+    fn search_unknown(&mut self, held: &SlotsInUse, now: Instant) {
+        let mut unknown = held
+            .iter()
+            .filter(|(number, slot)| **number >= SLOT_FIRST && self.cgroups.get(slot.key).is_none())
+            .peekable();
+        if unknown.peek().is_none() {
+            return;
+        }
+        for (_, slot) in unknown {
+            self.unknown.entry(slot.key).or_insert(now);
+        }
+        if now.duration_since(self.scanned) >= RESCAN {
+            self.rescan(now);
+        }
+    }
+}
+
+/// Tells the collectors of a cgroup that exists.
+fn announce(collectors: &mut [Attached], key: CgroupKey, cgroup: &Cgroup) {
+    let Some(subtree) = cgroup.top else { return };
+    for attached in collectors {
+        attached.collector.born(EntityCgroup { key, path: &cgroup.path, subtree });
+    }
+}
+
+/// Logs each collector's state, once.
+pub fn log_states(states: &[(&'static str, State)]) {
+    for (collector, state) in states {
+        match state {
+            State::Running | State::Disabled => info!(collector, state = state.name(), "collector"),
+            State::Degraded(reason) | State::Unsupported(reason) | State::Failed(reason) => {
+                warn!(collector, state = state.name(), reason, "collector");
+            }
+        }
+    }
+}

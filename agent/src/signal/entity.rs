@@ -1,0 +1,133 @@
+//! Who a value belongs to: a container of a pod, or a unit of the node.
+
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    ops::Deref,
+    sync::Arc,
+};
+
+/// A container of a Kubernetes pod.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Container {
+    /// Namespace of the pod; empty while it is not known.
+    pub namespace: Arc<str>,
+    /// Name of the pod; its uid while the name is not known.
+    pub pod: Arc<str>,
+    /// Name of the container; the first 12 digits of its id while the name is not known.
+    pub container: Arc<str>,
+    /// The pod's uid, as the cgroup tells it.
+    pub pod_uid: Arc<str>,
+    /// The runtime's id of the container, 64 hexadecimal digits; empty for the pod's own cgroup.
+    pub container_id: Arc<str>,
+}
+
+/// The entity of a value.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Entity {
+    /// A container of a pod.
+    Container(Container),
+    /// Anything else: a systemd unit, a container outside pods, a plain cgroup, `kernel`, `unattributed`.
+    Unit(Arc<str>),
+}
+
+impl Entity {
+    /// The entity of kernel threads.
+    pub const KERNEL: &'static str = "kernel";
+    /// The entity of activity whose cgroup is not known.
+    pub const UNATTRIBUTED: &'static str = "unattributed";
+
+    /// A unit of the given name.
+    #[must_use]
+    pub fn unit(name: &str) -> Self {
+        Self::Unit(name.into())
+    }
+
+    /// The entity without what tells instances of one container apart: those of the same series have the same
+    /// namespace, pod and container in Prometheus.
+    #[must_use]
+    pub fn series(&self) -> Self {
+        match self {
+            Self::Container(container) => {
+                Self::Container(Container { pod_uid: "".into(), container_id: "".into(), ..container.clone() })
+            }
+            Self::Unit(_) => self.clone(),
+        }
+    }
+}
+
+/// An entity as a key of tables: its hash is computed once, and copies share the names.
+#[derive(Clone, Debug)]
+pub struct EntityKey(Arc<Hashed>);
+
+#[derive(Debug)]
+struct Hashed {
+    hash: u64,
+    entity: Entity,
+}
+
+impl EntityKey {
+    /// The entity as one who delays others: a pod's containers count together.
+    #[must_use]
+    pub fn as_culprit(&self) -> Self {
+        match &**self {
+            Entity::Container(container) => {
+                let pod = Container { container: "".into(), container_id: "".into(), ..container.clone() };
+                Entity::Container(pod).into()
+            }
+            Entity::Unit(_) => self.clone(),
+        }
+    }
+}
+
+impl From<Entity> for EntityKey {
+    fn from(entity: Entity) -> Self {
+        let mut hasher = DefaultHasher::new();
+        entity.hash(&mut hasher);
+        Self(Arc::new(Hashed { hash: hasher.finish(), entity }))
+    }
+}
+
+impl Deref for EntityKey {
+    type Target = Entity;
+
+    fn deref(&self) -> &Entity {
+        &self.0.entity
+    }
+}
+
+impl PartialEq for EntityKey {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || (self.0.hash == other.0.hash && self.0.entity == other.0.entity)
+    }
+}
+
+impl Eq for EntityKey {}
+
+impl Hash for EntityKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.0.hash);
+    }
+}
+
+/// What the ledger asks about names. Attribution answers.
+pub trait Naming {
+    /// The entity under the names that are known for it now.
+    fn name(&self, entity: &Entity) -> Entity;
+
+    /// Names are lacking that may well come in a moment.
+    fn is_pending(&self, entity: &Entity) -> bool;
+}
+
+/// Entities are called what their cgroups' paths tell.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PathNames;
+
+impl Naming for PathNames {
+    fn name(&self, entity: &Entity) -> Entity {
+        entity.clone()
+    }
+
+    fn is_pending(&self, _: &Entity) -> bool {
+        false
+    }
+}
