@@ -81,6 +81,13 @@ const STAGES: &[Stage] = &[
         variables: &[("RUSTC_BOOTSTRAP", "1"), ("CARGO_TARGET_BPFEL_UNKNOWN_NONE_RUSTFLAGS", "-Ctarget-cpu=v3")],
     },
     Stage {
+        name: "tidy",
+        about: "rules that no compiler knows: layers, `aya` and `unsafe`, what files and documents say",
+        kind: Kind::Check,
+        arguments: &["xtask", "tidy"],
+        variables: &[],
+    },
+    Stage {
         name: "chart",
         about: "the chart, and the manifests made from it",
         kind: Kind::Check,
