@@ -60,6 +60,7 @@ const STEPS: &[Step] = &[
     toolchain::LIBRARY_SOURCE,
     toolchain::BPF_LINKER,
     toolchain::MUSL_TARGET,
+    toolchain::DENY,
     packages::STATIC,
     packages::TEST,
     packages::VM,

@@ -88,6 +88,13 @@ const STAGES: &[Stage] = &[
         variables: &[],
     },
     Stage {
+        name: "dependencies",
+        about: "licences, duplicate versions and sources of what podlens depends on, by deny.toml",
+        kind: Kind::Check,
+        arguments: &["deny", "--locked", "--workspace", "check", "--deny", "warnings", "bans", "licenses", "sources"],
+        variables: &[],
+    },
+    Stage {
         name: "chart",
         about: "the chart, and the manifests made from it",
         kind: Kind::Check,

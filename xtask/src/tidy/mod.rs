@@ -60,6 +60,6 @@ pub(crate) fn run(tasks: &clap::Command) -> Result<ExitCode> {
         println!("tidy: {} Rust files and {} documents hold to the rules", tree.sources.len(), tree.documents.len());
         return Ok(ExitCode::SUCCESS);
     }
-    println!("tidy: {} findings", findings.len());
+    println!("tidy: findings: {}", findings.len());
     Ok(ExitCode::FAILURE)
 }
