@@ -4,11 +4,7 @@ use std::{path::PathBuf, process::Command};
 
 use anyhow::Result;
 
-use crate::{
-    places, process,
-    setup::{self, Purpose},
-    toolchain,
-};
+use crate::{places, process, setup, step::Purpose, toolchain};
 
 /// What is built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,7 +7,8 @@ use clap::{Args, ValueEnum};
 
 use crate::{
     agent::{self, Form},
-    setup::{self, Purpose},
+    setup,
+    step::Purpose,
 };
 
 #[derive(Args)]

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{
     debian, kernels, places, process,
-    setup::{Purpose, Step},
+    step::{Purpose, Step},
     toolchain, vm,
 };
 

@@ -20,6 +20,7 @@ mod places;
 mod process;
 mod run;
 mod setup;
+mod step;
 mod test;
 mod tidy;
 mod toolchain;
@@ -30,7 +31,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-use crate::{agent::Form, setup::Purpose};
+use crate::{agent::Form, step::Purpose};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Sets a machine up and builds, runs and tests podlens")]

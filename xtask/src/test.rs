@@ -13,8 +13,8 @@ use anyhow::{Result, bail};
 
 use crate::{
     libtest::{Reader, Tally},
-    packages, places, process,
-    setup::{self, Purpose},
+    packages, places, process, setup,
+    step::Purpose,
     vm,
 };
 

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use crate::{
     debian::Archive,
     places, process,
-    setup::{Purpose, Step},
+    step::{Purpose, Step},
 };
 
 /// The oldest compiler that builds the workspace, as `rust-version` in the root Cargo.toml.

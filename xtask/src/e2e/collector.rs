@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::{names::Name, web, world::within};
+use super::{names::Name, wait::within, web};
 use crate::{
     cluster::{Cluster, NODE_ADDRESS},
     places,

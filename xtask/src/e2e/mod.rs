@@ -17,6 +17,7 @@ mod collector;
 mod names;
 mod prometheus;
 mod truth;
+mod wait;
 mod web;
 mod workloads;
 mod world;
@@ -38,8 +39,8 @@ use signal_hook::{
 use self::world::World;
 use crate::{
     cluster::{self, Cluster},
-    image, packages, places,
-    setup::{self, Purpose},
+    image, packages, places, setup,
+    step::Purpose,
 };
 
 /// What is run, and how.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, net::SocketAddr, path::Path, time::Duration
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::{names::Name, web, world::within};
+use super::{names::Name, wait::within, web};
 use crate::{cluster::Cluster, places};
 
 const ADDRESS: &str = "127.0.0.1:9090";

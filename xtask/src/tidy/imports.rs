@@ -1,7 +1,7 @@
 //! What a Rust file refers to in its own crate, pure: `use` trees, paths in code, paths among a macro's tokens.
 //!
 //! A path is resolved as far as `crate`, `self` and `super` go; what a path without them means is a matter of the
-//! `use` that brought its first name, or of the same module. Called by `layers`.
+//! `use` that brought its first name, or of the same module. Called by `layers` and `circles`.
 
 use proc_macro2::{Span, TokenStream, TokenTree};
 use syn::{
@@ -17,6 +17,16 @@ pub(super) struct Import {
     /// What it names, below the crate's root; a glob names the module before it.
     pub(super) target: Vec<String>,
     pub(super) line: usize,
+}
+
+/// The module of a file: `pipeline/start.rs` is `pipeline::start`, `pipeline/mod.rs` is `pipeline`.
+pub(super) fn module_of(path: &str) -> Option<Vec<String>> {
+    let path = path.strip_suffix(".rs")?;
+    let mut names: Vec<String> = path.split('/').map(str::to_owned).collect();
+    if names.last().is_some_and(|name| name == "mod") || path == "lib" {
+        names.pop();
+    }
+    Some(names)
 }
 
 /// All references of a file which is this module. What is compiled for tests only is left out.
@@ -183,7 +193,7 @@ fn is_for_tests(attributes: &[Attribute]) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use super::{of_file, test_modules};
+    use super::{module_of, of_file, test_modules};
 
     fn targets(module: &[&str], text: &str) -> Vec<String> {
         let module: Vec<String> = module.iter().map(|name| (*name).to_owned()).collect();
@@ -232,5 +242,19 @@ mod tests {
     fn a_module_in_a_file_of_its_own_is_for_tests_where_its_declaration_says_so() {
         let file = syn::parse_file("#[cfg(test)] mod tests; mod other; #[cfg(test)] pub(crate) mod fixture;").unwrap();
         assert_eq!(test_modules(&file), ["tests", "fixture"]);
+    }
+
+    #[test]
+    fn the_module_follows_from_the_path() {
+        let table = [
+            ("pipeline/start.rs", Some("pipeline::start")),
+            ("pipeline/mod.rs", Some("pipeline")),
+            ("log.rs", Some("log")),
+            ("lib.rs", Some("")),
+            ("help.txt", None),
+        ];
+        for (path, expected) in table {
+            assert_eq!(module_of(path).map(|names| names.join("::")).as_deref(), expected, "{path}");
+        }
     }
 }

@@ -140,8 +140,10 @@ fn check_by(layers: &[Layer], exceptions: &[Exception], sources: &[Source]) -> V
 
 /// The daemon's files with their modules, without those that are for tests only and the one that lists the modules.
 fn daemon_files(sources: &[Source]) -> Vec<(&Source, Vec<String>)> {
-    let files: Vec<(&Source, Vec<String>)> =
-        sources.iter().filter_map(|source| Some((source, module_of(source.path.strip_prefix(ROOT)?)?))).collect();
+    let files: Vec<(&Source, Vec<String>)> = sources
+        .iter()
+        .filter_map(|source| Some((source, imports::module_of(source.path.strip_prefix(ROOT)?)?)))
+        .collect();
     let for_tests: Vec<Vec<String>> = files
         .iter()
         .flat_map(|(source, module)| {
@@ -149,16 +151,6 @@ fn daemon_files(sources: &[Source]) -> Vec<(&Source, Vec<String>)> {
         })
         .collect();
     files.into_iter().filter(|(_, module)| !for_tests.iter().any(|tests| module.starts_with(tests))).collect()
-}
-
-/// The module of a file: `pipeline/start.rs` is `pipeline::start`, `pipeline/mod.rs` is `pipeline`.
-fn module_of(path: &str) -> Option<Vec<String>> {
-    let path = path.strip_suffix(".rs")?;
-    let mut names: Vec<String> = path.split('/').map(str::to_owned).collect();
-    if names.last().is_some_and(|name| name == "mod") || path == "lib" {
-        names.pop();
-    }
-    Some(names)
 }
 
 fn is_allowed(layer: &Layer, import: &Import) -> bool {
@@ -188,7 +180,7 @@ fn refusal(layer: &Layer, import: &Import) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use super::{Exception, Layer, check_by, module_of};
+    use super::{Exception, Layer, check_by};
     use crate::tidy::source::Source;
 
     const LAYERS: &[Layer] = &[
@@ -264,19 +256,5 @@ mod tests {
         assert!(unknown.iter().any(|text| text.contains("`network` has no layer")), "{unknown:?}");
         let findings = check_by(LAYERS, &[], &[]);
         assert_eq!(findings.len(), LAYERS.len());
-    }
-
-    #[test]
-    fn the_module_follows_from_the_path() {
-        let table = [
-            ("pipeline/start.rs", Some("pipeline::start")),
-            ("pipeline/mod.rs", Some("pipeline")),
-            ("log.rs", Some("log")),
-            ("lib.rs", Some("")),
-            ("help.txt", None),
-        ];
-        for (path, expected) in table {
-            assert_eq!(module_of(path).map(|names| names.join("::")).as_deref(), expected, "{path}");
-        }
     }
 }

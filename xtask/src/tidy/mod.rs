@@ -3,11 +3,13 @@
 //! | file | rule |
 //! | --- | --- |
 //! | layers.rs | which module of the daemon may import which |
+//! | circles.rs | which modules of this tool do not import each other |
 //! | confined.rs | `aya` and `unsafe` stay where they are reviewed; each file says what it is |
 //! | names.rs, index.rs | what the documents name exists |
 //!
 //! source.rs reads the tree once, imports.rs takes the imports out of a file; all rules are pure.
 
+mod circles;
 mod confined;
 mod imports;
 mod index;
@@ -50,6 +52,7 @@ impl fmt::Display for Finding {
 pub(crate) fn run(tasks: &clap::Command) -> Result<ExitCode> {
     let tree = Tree::read(&places::workspace()?)?;
     let mut findings = layers::check(&tree.sources);
+    findings.extend(circles::check(&tree.sources));
     findings.extend(confined::check(&tree.sources));
     findings.extend(names::check(&tree, tasks));
     findings.sort();
