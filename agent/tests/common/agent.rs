@@ -1,10 +1,11 @@
 //! The agent as a process: the built binary on a free port of loopback. Ends with the value.
 
 use std::{
+    ffi::OsStr,
     fs,
     io::{Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
@@ -27,7 +28,7 @@ pub struct Agent {
 
 /// Runs `podlens` to its end.
 pub fn podlens(under: &[&str], arguments: &[&str], environment: &[(&str, &str)]) -> Output {
-    let mut command = command(under, arguments, environment);
+    let mut command = command(&tested_binary(), under, arguments, environment);
     command.output().unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"))
 }
 
@@ -35,6 +36,13 @@ impl Agent {
     /// Starts it and waits until it is ready. The environment is its configuration, as `PODLENS_...` variables.
     pub fn start(environment: &[(&str, &str)]) -> Self {
         let mut agent = Self::start_under(&[], environment);
+        agent.wait_for_code("/readyz", 200);
+        agent
+    }
+
+    /// Starts this binary, whichever is tested otherwise, and waits until it is ready.
+    pub fn start_binary(binary: &Path, environment: &[(&str, &str)]) -> Self {
+        let mut agent = Self::spawn_binary(binary, free_address(), &[], environment);
         agent.wait_for_code("/readyz", 200);
         agent
     }
@@ -49,12 +57,16 @@ impl Agent {
 
     /// Starts it on a given address and waits for nothing.
     pub fn spawn(address: SocketAddr, under: &[&str], environment: &[(&str, &str)]) -> Self {
+        Self::spawn_binary(&tested_binary(), address, under, environment)
+    }
+
+    fn spawn_binary(binary: &Path, address: SocketAddr, under: &[&str], environment: &[(&str, &str)]) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let log = std::env::temp_dir().join(format!("podlens-agent-{}-{number}.log", std::process::id()));
         let file = || fs::OpenOptions::new().create(true).append(true).open(&log).expect("the log can be written");
         let listen = address.to_string();
-        let mut command = command(under, &["run", "--node", "test-node", "--listen", &listen], environment);
+        let mut command = command(binary, under, &["run", "--node", "test-node", "--listen", &listen], environment);
         let child = command
             .stdin(Stdio::null())
             .stdout(file())
@@ -167,11 +179,15 @@ pub fn free_address() -> SocketAddr {
         .expect("loopback has a free port")
 }
 
+fn tested_binary() -> PathBuf {
+    std::env::var_os("PODLENS_TEST_BINARY").map_or_else(|| PathBuf::from(PODLENS), PathBuf::from)
+}
+
 /// The variables of the test's own environment must not configure the agent.
-fn command(under: &[&str], arguments: &[&str], environment: &[(&str, &str)]) -> Command {
-    let binary = std::env::var("PODLENS_TEST_BINARY").unwrap_or_else(|_| PODLENS.to_owned());
-    let mut words = under.iter().copied().chain([binary.as_str()]).chain(arguments.iter().copied());
-    let mut command = Command::new(words.next().unwrap_or(PODLENS));
+fn command(binary: &Path, under: &[&str], arguments: &[&str], environment: &[(&str, &str)]) -> Command {
+    let under = under.iter().map(OsStr::new);
+    let mut words = under.chain([binary.as_os_str()]).chain(arguments.iter().map(OsStr::new));
+    let mut command = Command::new(words.next().unwrap_or(binary.as_os_str()));
     command.args(words).env_clear().envs(environment.iter().copied());
     if let Some(path) = std::env::var_os("PATH") {
         command.env("PATH", path);

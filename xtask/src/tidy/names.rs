@@ -190,6 +190,8 @@ impl Known<'_> {
         let Some(task) = self.tasks.find_subcommand(name) else {
             return Some(format!("`cargo xtask` has no task `{name}`"));
         };
+        let second = rest.split_whitespace().next().unwrap_or_default();
+        let task = task.find_subcommand(second).unwrap_or(task);
         let options = rest.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '-');
         let missing = options.filter_map(|word| word.strip_prefix("--")).find(|option| {
             !option.is_empty() && task.get_arguments().all(|argument| argument.get_long() != Some(option))
