@@ -9,6 +9,8 @@ use syn::{
     visit::{self, Visit},
 };
 
+use super::source::words;
+
 /// One reference from one module to another of its crate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Import {
@@ -185,7 +187,8 @@ fn is_for_tests(attributes: &[Attribute]) -> bool {
     attributes.iter().filter(|attribute| attribute.path().is_ident("cfg")).any(|attribute| {
         let syn::Meta::List(list) = &attribute.meta else { return false };
         let condition = list.tokens.to_string();
-        super::source::words(&condition).any(|word| word == "test") && !condition.contains("not")
+        let has = |wanted: &str| words(&condition).any(|word| word == wanted);
+        has("test") && !has("not")
     })
 }
 
