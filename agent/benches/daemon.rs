@@ -6,20 +6,8 @@
 //! both builds, the other one first each time, and the medians over the rounds make the ratio. Exits with 1 if a ratio is over
 //! its budget. Of the agent it uses only what all builds have: these variables, `/metrics` and two metrics of it.
 
-#[path = "../tests/names_parts/api_server.rs"]
-#[allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests use the rest")]
-#[allow(clippy::indexing_slicing, reason = "JSON of its own making")]
-mod api_server;
 #[path = "../tests/common/mod.rs"]
 mod common;
-#[path = "../tests/names_parts/otlp.rs"]
-#[allow(dead_code, clippy::unwrap_used, clippy::panic, reason = "tests use the rest")]
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "seconds become nanoseconds")]
-mod otlp;
-#[path = "../tests/names_parts/pods.rs"]
-#[allow(dead_code, reason = "tests use the rest")]
-#[allow(clippy::indexing_slicing, reason = "JSON of its own making")]
-mod pods;
 
 use std::{
     env, fs,
@@ -36,12 +24,13 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use api_server::{ApiServer, Store};
 use common::{Agent, Page, TestCgroup, container_id, pod_uid};
-use otlp::Receiver;
-use pods::{Described, State, Status};
 use serde_json::json;
 use tempfile::TempDir;
+use testkit::{
+    kubernetes::{ApiServer, Described, State, Status, Store},
+    otlp::Receiver,
+};
 
 const PODS: u32 = 250;
 const CONTAINERS_A_POD: u32 = 2;

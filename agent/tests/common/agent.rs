@@ -3,20 +3,19 @@
 use std::{
     ffi::OsStr,
     fs,
-    io::{Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
-use super::{PATIENCE, page::Page, wait_until};
+use testkit::{free_address, page::Page};
+
+use super::{PATIENCE, wait_until};
 
 /// The binary that is tested, unless the variable `PODLENS_TEST_BINARY` names another.
 const PODLENS: &str = env!("CARGO_BIN_EXE_podlens");
-/// A server that says nothing for so long hangs.
-const SILENCE: Duration = Duration::from_secs(20);
 
 /// A running agent.
 #[derive(Debug)]
@@ -88,17 +87,7 @@ impl Agent {
 
     /// The answer's code and body.
     pub fn get(&self, path: &str) -> Result<(u16, String), String> {
-        let refusal = |error: std::io::Error| format!("GET http://{}{path}: {error}", self.address);
-        let mut stream = TcpStream::connect_timeout(&self.address, SILENCE).map_err(refusal)?;
-        stream.set_read_timeout(Some(SILENCE)).map_err(refusal)?;
-        write!(stream, "GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", self.address).map_err(refusal)?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).map_err(refusal)?;
-        let code = answer.split_whitespace().nth(1).and_then(|code| code.parse().ok());
-        match (code, answer.split_once("\r\n\r\n")) {
-            (Some(code), Some((_, body))) => Ok((code, body.to_owned())),
-            _ => Err(format!("GET http://{}{path}: no HTTP in {answer:?}", self.address)),
-        }
+        testkit::http::get(self.address, path)
     }
 
     /// Its metrics page.
@@ -170,13 +159,6 @@ impl Drop for Agent {
         }
         let _ = fs::remove_file(&self.log);
     }
-}
-
-/// An address of loopback that nobody listened on a moment ago.
-pub fn free_address() -> SocketAddr {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-        .and_then(|listener| listener.local_addr())
-        .expect("loopback has a free port")
 }
 
 fn tested_binary() -> PathBuf {

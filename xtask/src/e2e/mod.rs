@@ -8,7 +8,7 @@
 //! | workloads.rs, burn.c | pods whose use of CPU is known |
 //! | truth.rs | what the kernel and kubelet say was used, and by whom |
 //! | names.rs | whether what was observed agrees with that |
-//! | prometheus.rs, collector.rs, web.rs | the observers |
+//! | prometheus.rs, collector.rs | the observers |
 //!
 //! The cluster is brought up for the run and removed after it, whatever happens, unless it is to be kept.
 
@@ -18,7 +18,6 @@ mod names;
 mod prometheus;
 mod truth;
 mod wait;
-mod web;
 mod workloads;
 mod world;
 

@@ -10,9 +10,10 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::{Value, json};
+use testkit::http;
 
 use super::{
     collector::Collector,
@@ -20,7 +21,6 @@ use super::{
     prometheus::Prometheus,
     truth::Truth,
     wait::within,
-    web,
 };
 use crate::{
     cluster::Cluster,
@@ -245,7 +245,7 @@ impl World {
 impl Agent {
     /// Asks for a page.
     pub(super) fn ask(&self, path: &str) -> Result<(u16, String)> {
-        web::ask(self.address, path)
+        http::get(self.address, path).map_err(Error::msg)
     }
 
     /// CPU seconds by name, as the agent's page has them now; the names of pods and containers may be ids.
