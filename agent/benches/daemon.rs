@@ -1,28 +1,19 @@
-//! What the daemon itself costs on a full node: `cargo xtask bench daemon`.
+//! What the daemon itself costs on a full node, alone or beside another build of it: `cargo xtask bench daemon`.
 //!
 //! 250 pods of two containers each, in cgroups and with light tasks of the benchmark's own; an API server of its own
-//! whose pods have 30 KB of specification each; a scrape and a push every 15 s, as on a real node. As root. Exits with
-//! 1 if a budget is missed.
+//! whose pods have 30 KB of specification each; a scrape and a push every 15 s, as on a real node. As root. Machines differ
+//! by a factor of two from one day to the next, so only what is measured in turn in one run is compared: each round starts
+//! both builds, the other one first each time, and the medians over the rounds make the ratio. Exits with 1 if a ratio is over
+//! its budget. Of the agent it uses only what all builds have: these variables, `/metrics` and two metrics of it.
 
-#[path = "../tests/names_parts/api_server.rs"]
-#[allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests use the rest")]
-#[allow(clippy::indexing_slicing, reason = "JSON of its own making")]
-mod api_server;
 #[path = "../tests/common/mod.rs"]
 mod common;
-#[path = "../tests/names_parts/otlp.rs"]
-#[allow(dead_code, clippy::unwrap_used, clippy::panic, reason = "tests use the rest")]
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "seconds become nanoseconds")]
-mod otlp;
-#[path = "../tests/names_parts/pods.rs"]
-#[allow(dead_code, reason = "tests use the rest")]
-#[allow(clippy::indexing_slicing, reason = "JSON of its own making")]
-mod pods;
 
 use std::{
     env, fs,
     io::{Read as _, Write as _},
     net::TcpStream,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
         Arc,
@@ -33,34 +24,68 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use api_server::{ApiServer, Store};
 use common::{Agent, Page, TestCgroup, container_id, pod_uid};
-use otlp::Receiver;
-use pods::{Described, State, Status};
 use serde_json::json;
+use tempfile::TempDir;
+use testkit::{
+    kubernetes::{ApiServer, Described, State, Status, Store},
+    otlp::Receiver,
+};
 
 const PODS: u32 = 250;
 const CONTAINERS_A_POD: u32 = 2;
 const BALLAST_BYTES: usize = 30 << 10;
 /// Tasks of a container, each of which wakes once a second.
 const TASKS: usize = 3;
-/// Between two scrapes and between two pushes.
-const INTERVAL: Duration = Duration::from_secs(15);
-/// What belongs to the start is over.
-const SETTLE_ROUNDS: u32 = 2;
-const ROUNDS: u32 = 8;
+/// Intervals until what belongs to the start is over, and those that are measured then.
+const SETTLING: u32 = 2;
+const MEASURED: u32 = 4;
 /// Further scrapes, each with its own sweep, to tell what one costs.
-const SCRAPES: u32 = 20;
+const SCRAPES: u32 = 10;
+/// Between these, longer than a snapshot is handed out again (`max_age`).
+const BETWEEN_SCRAPES: Duration = Duration::from_millis(1200);
 /// Set for the process that is a container's load.
 const LOAD: &str = "PODLENS_BENCH_LOAD";
 
-/// A figure and what it may be at most.
+#[derive(clap::Parser)]
+struct Arguments {
+    /// The build that is judged
+    #[arg(long)]
+    binary: PathBuf,
+    /// The build that it is compared with
+    #[arg(long)]
+    against: Option<PathBuf>,
+    /// How often each build is started and measured
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// Seconds between two scrapes and between two pushes
+    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u64).range(2..))]
+    interval: u64,
+}
+
+/// What is measured.
 struct Figure {
     what: &'static str,
-    value: f64,
     unit: &'static str,
-    budget: Option<f64>,
+    /// The most that it may be of what the other build takes, in percent.
+    budget_percent: Option<f64>,
 }
+
+const FIGURES: [Figure; 9] = [
+    Figure { what: "CPU of one core", unit: "%", budget_percent: Some(60.0) },
+    Figure { what: "resident memory", unit: "MiB", budget_percent: Some(85.0) },
+    Figure { what: "  of it the daemon's own", unit: "MiB", budget_percent: None },
+    Figure { what: "  most so far", unit: "MiB", budget_percent: None },
+    Figure { what: "sweep with 500 containers (median)", unit: "ms", budget_percent: Some(40.0) },
+    // Not each one reads the kernel's files.
+    Figure { what: "  the longest tenth begins at", unit: "ms", budget_percent: None },
+    Figure { what: "samples on the page", unit: "", budget_percent: None },
+    Figure { what: "scrape with its sweep, CPU (median)", unit: "ms", budget_percent: Some(65.0) },
+    Figure { what: "scrape with its sweep, until read (median)", unit: "ms", budget_percent: None },
+];
+
+/// One value for each of `FIGURES`.
+type Values = [f64; FIGURES.len()];
 
 /// A container of the benchmark. Ends with the value: first its process, then its cgroup.
 struct Container {
@@ -80,83 +105,129 @@ fn main() -> Result<()> {
     if env::var_os(LOAD).is_some() {
         be_a_load();
     }
-    let containers = start_containers()?;
-    println!("{PODS} pods with {} containers of {TASKS} tasks, each waking once a second", containers.len());
-    let store = Arc::new(Store::default());
-    for pod in 0..PODS {
-        store.put(&described(pod).to_json());
-    }
-    let (server, receiver, directory) = (ApiServer::start(&store), Receiver::start(), tempfile::tempdir()?);
-    let kubeconfig = server.kubeconfig(directory.path(), &json!({}));
-    let (endpoint, interval) = (receiver.endpoint(), format!("{}s", INTERVAL.as_secs()));
-    let agent = Agent::start(&[
-        ("PODLENS_OTLP_ENDPOINT", &endpoint),
-        ("PODLENS_OTLP_INTERVAL", &interval),
-        ("PODLENS_KUBERNETES_KUBECONFIG", kubeconfig.to_str().context("a path in UTF-8")?),
-    ]);
-    let cgroup = TestCgroup::new("daemon");
-    cgroup.add(agent.id());
-    let figures = measure(&agent, &cgroup)?;
-    drop(agent);
-    let mut missed = Vec::new();
-    for Figure { what, value, unit, budget } in figures {
-        let told = budget.map_or(String::new(), |budget| format!("  budget {budget} {unit}"));
-        println!("{what:44} {value:9.3} {unit}{told}");
-        if budget.is_some_and(|budget| value > budget) {
-            missed.push(what);
+    let arguments = <Arguments as clap::Parser>::parse();
+    let node = Node::start(Duration::from_secs(arguments.interval))?;
+    println!("{PODS} pods with {} containers of {TASKS} tasks, each waking once a second", node.containers.len());
+    let (mut judged, mut other) = (Vec::new(), Vec::new());
+    for round in 0..arguments.rounds {
+        let mut turns = vec![(&arguments.binary, &mut judged)];
+        turns.extend(arguments.against.as_ref().map(|against| (against, &mut other)));
+        // Who comes first has the machine as the round before left it.
+        if round % 2 == 1 {
+            turns.reverse();
+        }
+        for (binary, values) in turns {
+            println!("round {} of {}: {}", round + 1, arguments.rounds, binary.display());
+            values.push(node.measure(binary).with_context(|| format!("cannot measure {}", binary.display()))?);
         }
     }
-    ensure!(missed.is_empty(), "over budget: {}", missed.join(", "));
+    let over_budget = report(&judged, &other);
+    ensure!(over_budget.is_empty(), "over budget: {}", over_budget.join(", "));
     Ok(())
 }
 
-/// Lets rounds pass as they do on a node, and takes what the daemon used meanwhile.
-fn measure(agent: &Agent, cgroup: &TestCgroup) -> Result<Vec<Figure>> {
-    let mut page = String::new();
-    for _ in 0..SETTLE_ROUNDS {
-        thread::sleep(INTERVAL);
-        page = scrape(agent)?;
+/// Prints each figure for both builds with the ratio; names those that are over their budgets.
+fn report(judged: &[Values], other: &[Values]) -> Vec<&'static str> {
+    let mut over_budget = Vec::new();
+    println!("{:44} {:>9} {:>9}", "", "judged", "other");
+    for (number, Figure { what, unit, budget_percent }) in FIGURES.iter().enumerate() {
+        let over_rounds = |values: &[Values]| {
+            median(&mut values.iter().filter_map(|values| values.get(number).copied()).collect::<Vec<_>>())
+        };
+        let value = over_rounds(judged);
+        if other.is_empty() {
+            println!("{what:44} {value:9.3} {:>9} {unit}", "");
+            continue;
+        }
+        let other = over_rounds(other);
+        let percent = value / other * 100.0;
+        let budget = budget_percent.map_or(String::new(), |budget| format!("  budget {budget} %"));
+        println!("{what:44} {value:9.3} {other:9.3} {unit:4} {percent:6.1} %{budget}");
+        // A ratio that is no number keeps no budget.
+        if budget_percent.is_some_and(|budget| percent.is_nan() || percent > budget) {
+            over_budget.push(*what);
+        }
     }
-    check_page(&page)?;
-    let (before_ns, start) = (cgroup.cpu_usage_ns(), Instant::now());
-    for _ in 0..ROUNDS {
-        thread::sleep(INTERVAL);
-        scrape(agent)?;
+    over_budget
+}
+
+/// The node that the agents find: its containers, its API server, its collector. Ends with the value.
+struct Node {
+    containers: Vec<Container>,
+    interval: Duration,
+    kubeconfig: PathBuf,
+    receiver: Receiver,
+    _server: ApiServer,
+    _directory: TempDir,
+}
+
+impl Node {
+    fn start(interval: Duration) -> Result<Self> {
+        let containers = start_containers()?;
+        let store = Arc::new(Store::default());
+        for pod in 0..PODS {
+            store.put(&described(pod).to_json());
+        }
+        let (server, receiver, directory) = (ApiServer::start(&store), Receiver::start(), tempfile::tempdir()?);
+        let kubeconfig = server.kubeconfig(directory.path(), &json!({}));
+        Ok(Self { containers, interval, kubeconfig, receiver, _server: server, _directory: directory })
     }
-    let cpu_percent = (cgroup.cpu_usage_ns() - before_ns) as f64 / start.elapsed().as_nanos() as f64 * 100.0;
-    let status = fs::read_to_string(format!("/proc/{}/status", agent.id()))?;
-    let mib = |key: &str| -> Result<f64> {
-        let line = status.lines().find_map(|line| line.strip_prefix(key)).context("no such line in status")?;
-        Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? / 1024.0)
-    };
-    let (mut sweeps_ms, mut walls_ms, mut cpu_ms) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..SCRAPES {
-        thread::sleep(Duration::from_millis(1200));
+
+    /// Starts a build and lets time pass as it does on a node; what the daemon used meanwhile.
+    fn measure(&self, binary: &Path) -> Result<Values> {
+        let (endpoint, interval) = (self.receiver.endpoint(), format!("{}s", self.interval.as_secs()));
+        // Made before the agent, so that it is empty when it goes.
+        let cgroup = TestCgroup::new("daemon");
+        let agent = Agent::start_binary(
+            binary,
+            &[
+                ("PODLENS_OTLP_ENDPOINT", &endpoint),
+                ("PODLENS_OTLP_INTERVAL", &interval),
+                ("PODLENS_KUBERNETES_KUBECONFIG", self.kubeconfig.to_str().context("a path in UTF-8")?),
+            ],
+        );
+        cgroup.add(agent.id());
+        let mut page = String::new();
+        for _ in 0..SETTLING {
+            thread::sleep(self.interval);
+            page = scrape(&agent)?;
+        }
+        check_page(&page)?;
         let (before_ns, start) = (cgroup.cpu_usage_ns(), Instant::now());
-        let page = scrape(agent)?;
-        walls_ms.push(start.elapsed().as_secs_f64() * 1e3);
-        cpu_ms.push((cgroup.cpu_usage_ns() - before_ns) as f64 / 1e6);
-        sweeps_ms.push(Page::parse(&page).value("podlens_sweep_seconds", &[]) * 1e3);
-    }
-    let samples = page.lines().filter(|line| !line.starts_with('#')).count();
-    let figure = |what, value, unit, budget| Figure { what, value, unit, budget };
-    Ok(vec![
-        figure("CPU of one core", cpu_percent, "%", Some(0.3)),
-        figure("resident memory", mib("VmRSS:")?, "MiB", Some(24.0)),
-        figure("  of it the daemon's own", mib("RssAnon:")?, "MiB", None),
-        figure("  most so far", mib("VmHWM:")?, "MiB", None),
-        figure("sweep with 500 containers (median)", median(&mut sweeps_ms), "ms", Some(2.0)),
-        // Not each one reads the kernel's files.
-        figure(
-            "  the longest tenth begins at",
+        for _ in 0..MEASURED {
+            thread::sleep(self.interval);
+            scrape(&agent)?;
+        }
+        let cpu_percent = (cgroup.cpu_usage_ns() - before_ns) as f64 / start.elapsed().as_nanos() as f64 * 100.0;
+        let status = fs::read_to_string(format!("/proc/{}/status", agent.id()))?;
+        let mib = |key: &str| -> Result<f64> {
+            let line = status.lines().find_map(|line| line.strip_prefix(key)).context("no such line in status")?;
+            Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? / 1024.0)
+        };
+        let (mut sweeps_ms, mut walls_ms, mut cpu_ms) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..SCRAPES {
+            thread::sleep(BETWEEN_SCRAPES);
+            let (before_ns, start) = (cgroup.cpu_usage_ns(), Instant::now());
+            page = scrape(&agent)?;
+            walls_ms.push(start.elapsed().as_secs_f64() * 1e3);
+            cpu_ms.push((cgroup.cpu_usage_ns() - before_ns) as f64 / 1e6);
+            let parsed = Page::parse(&page);
+            let sweep = parsed.one("podlens_sweep_seconds", &[]).context("it tells no podlens_sweep_seconds")?;
+            sweeps_ms.push(sweep.value() * 1e3);
+        }
+        let samples = page.lines().filter(|line| !line.starts_with('#')).count();
+        Ok([
+            cpu_percent,
+            mib("VmRSS:")?,
+            mib("RssAnon:")?,
+            mib("VmHWM:")?,
+            median(&mut sweeps_ms),
             sweeps_ms.get(sweeps_ms.len() * 9 / 10).copied().unwrap_or(f64::NAN),
-            "ms",
-            None,
-        ),
-        figure("samples on the page", samples as f64, "", None),
-        figure("scrape with its sweep, CPU (median)", median(&mut cpu_ms), "ms", None),
-        figure("scrape with its sweep, until read (median)", median(&mut walls_ms), "ms", None),
-    ])
+            samples as f64,
+            median(&mut cpu_ms),
+            median(&mut walls_ms),
+        ])
+    }
 }
 
 /// A page as Prometheus asks for it, without the compression.

@@ -28,9 +28,10 @@ use podlens::{collectors, config::Config, kernel::hierarchy::Hierarchies, pipeli
 /// The fewest generations, and the most: where the machine is not quiet, more of them make up for it.
 const GENERATIONS: usize = 6;
 const MOST_GENERATIONS: usize = 24;
-/// The standard error with which a result is precise enough, and the one with which it still decides something.
-const PRECISE_NS: f64 = 2.0;
-const USABLE_NS: f64 = 5.0;
+/// The standard error with which a result is precise enough, and the one with which it still decides something: parts of
+/// the budget.
+const PRECISE: f64 = 0.05;
+const USABLE: f64 = 0.125;
 /// Pairs of processes in each place, in one generation.
 const PAIRS: usize = 3;
 /// How often the two programs take turns with each pair; even, so that each comes first equally often.
@@ -41,8 +42,11 @@ const MEASURED: u32 = 110;
 /// How often the empty program is compared with none, which takes longer to change, and operations for that.
 const ROUNDS_OF_HOOK: usize = 10;
 const MEASURED_FOR_HOOK: u32 = 4000;
-/// Nanoseconds a switch that podlens may add to an empty program.
-const BUDGET_NS: f64 = 60.0;
+/// What podlens may add to an empty program, in percent of the bare switch: where both processes are in one cgroup, and where
+/// each waits for another cgroup, so that at each switch a cause is found and a culprit named. Machines differ by a factor of
+/// two, so nanoseconds decide nothing.
+const BUDGET_PERCENT: f64 = 2.0;
+const BUDGET_BETWEEN_CGROUPS_PERCENT: f64 = 4.0;
 /// No program takes less for what podlens does: it has not run.
 const LEAST_NS: f64 = 10.0;
 /// Set for the process that hands a byte back.
@@ -50,6 +54,13 @@ const PIPE: &str = "PODLENS_BENCH_PIPE";
 
 static PROGRAMS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench-bpf"));
 const TRACEPOINT: &str = "sched_switch";
+
+#[derive(clap::Parser)]
+struct Arguments {
+    /// Exactly so many generations, in place of as many as precision needs
+    #[arg(long, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
+    rounds: Option<usize>,
+}
 
 /// Nanoseconds a switch of one pair.
 struct Figures {
@@ -60,8 +71,8 @@ struct Figures {
     added: f64,
 }
 
-/// Where the two processes of a pair are, and what podlens may cost there.
-type Place<'a> = (&'static str, [&'a Path; 2], Option<f64>);
+/// Where the two processes of a pair are, and what podlens may cost there, in percent of the bare switch.
+type Place<'a> = (&'static str, [&'a Path; 2], f64);
 
 const PLACES: usize = 3;
 
@@ -74,16 +85,17 @@ fn main() -> Result<()> {
     // Which cgroups the two processes are in decides how long the way to their slot is, and whether one waits for the
     // other as for a neighbor, which is then named.
     let places: [Place<'_>; PLACES] = [
-        ("the root cgroup", [&tree, &tree], Some(BUDGET_NS)),
-        ("a cgroup below it", [&one.0, &one.0], Some(BUDGET_NS)),
-        ("two cgroups, each waiting for the other", [&one.0, &other.0], None),
+        ("the root cgroup", [&tree, &tree], BUDGET_PERCENT),
+        ("a cgroup below it", [&one.0, &one.0], BUDGET_PERCENT),
+        ("two cgroups, each waiting for the other", [&one.0, &other.0], BUDGET_BETWEEN_CGROUPS_PERCENT),
     ];
-    sweep()?;
     // The other process of each pair inherits that.
     on_one_cpu()?;
     let mut figures: [Vec<Figures>; PLACES] = Default::default();
     let mut count = 0;
-    while count < GENERATIONS || count < MOST_GENERATIONS && error_ns(&places, &figures) > PRECISE_NS {
+    let arguments = <Arguments as clap::Parser>::parse();
+    let (fewest, most) = arguments.rounds.map_or((GENERATIONS, MOST_GENERATIONS), |rounds| (rounds, rounds));
+    while count < fewest || count < most && imprecision(&places, &figures) > PRECISE {
         let mut programs = Programs::load()?;
         for ((_, cgroups, _), figures) in places.iter().zip(&mut figures) {
             for _ in 0..PAIRS {
@@ -91,32 +103,38 @@ fn main() -> Result<()> {
             }
         }
         count += 1;
-        eprintln!("generation {count}, standard error {:.1} ns", error_ns(&places, &figures));
+        eprintln!("generation {count}, standard error {:.0} % of the budget", imprecision(&places, &figures) * 100.0);
     }
     println!("medians over {} pairs of processes in each place, all on one CPU", count * PAIRS);
     let mut over_budget = Vec::new();
-    for ((place, _, budget_ns), figures) in places.iter().zip(&figures) {
-        let nothing_ns = median(figures.iter().map(|figures| figures.nothing).collect());
+    for ((place, _, budget_percent), figures) in places.iter().zip(&figures) {
+        let nothing_ns = nothing(figures);
         let (hook_ns, hook_error_ns) = typical(figures.iter().map(|figures| figures.hook).collect());
         let (added_ns, added_error_ns) = added(figures);
+        let percent = |ns: f64| ns / nothing_ns * 100.0;
         println!("in {place}:");
         println!("  {:14} {nothing_ns:7.1} ns a switch", "nothing");
         println!("  {:14} {hook_ns:+7.1} ns over nothing, standard error {hook_error_ns:.1}", "empty program");
+        println!("  {:14} {added_ns:+7.1} ns over the empty program, standard error {added_error_ns:.1}", "podlens");
         println!(
-            "  {:14} {added_ns:+7.1} ns over the empty program, standard error {added_error_ns:.1}{}",
-            "podlens",
-            budget_ns.map_or_else(String::new, |ns| format!(" (budget {ns})")),
+            "  {:14} {:7.2} % of the bare switch, standard error {:.2}; budget {budget_percent} %",
+            "",
+            percent(added_ns),
+            percent(added_error_ns),
         );
         if added_ns < LEAST_NS {
             bail!("{added_ns:.1} ns in {place}: podlens' program has not run when its turn had come");
         }
-        if budget_ns.is_some_and(|budget_ns| added_ns > budget_ns) {
-            over_budget.push(format!("{added_ns:.1} ns a switch in {place}"));
+        if percent(added_ns) > *budget_percent {
+            over_budget.push(format!("{:.2} % of a switch in {place}", percent(added_ns)));
         }
     }
-    let error_ns = error_ns(&places, &figures);
-    if error_ns > USABLE_NS {
-        bail!("a standard error of {error_ns:.1} ns decides nothing: run this on a machine that does nothing else");
+    let imprecision = imprecision(&places, &figures);
+    if imprecision > USABLE {
+        bail!(
+            "a standard error of {:.0} % of the budget decides nothing: run this on a machine that does nothing else",
+            imprecision * 100.0
+        );
     }
     if !over_budget.is_empty() {
         bail!("over budget: {}", over_budget.join(", "));
@@ -129,10 +147,17 @@ fn added(figures: &[Figures]) -> (f64, f64) {
     typical(figures.iter().map(|figures| figures.added).collect())
 }
 
-/// The greatest standard error of what has a budget.
-fn error_ns(places: &[Place<'_>], figures: &[Vec<Figures>]) -> f64 {
-    let with_budget = places.iter().zip(figures).filter(|((.., budget_ns), _)| budget_ns.is_some());
-    with_budget.map(|(_, figures)| added(figures).1).fold(0.0, f64::max)
+/// The switch without any program.
+fn nothing(figures: &[Figures]) -> f64 {
+    median(figures.iter().map(|figures| figures.nothing).collect())
+}
+
+/// The greatest standard error, as a part of the budget of its place.
+fn imprecision(places: &[Place<'_>], figures: &[Vec<Figures>]) -> f64 {
+    let of_budget = |((.., budget_percent), figures): (&Place<'_>, &Vec<Figures>)| {
+        added(figures).1 / nothing(figures) * 100.0 / budget_percent
+    };
+    places.iter().zip(figures).map(of_budget).fold(0.0, f64::max)
 }
 
 /// The median, and its standard error, estimated from the middle half as if the values were normally distributed.
@@ -326,23 +351,6 @@ fn start() -> Result<Pipeline> {
         bail!("podlens can measure nothing here: {:?}", pipeline.states());
     }
     Ok(pipeline)
-}
-
-/// How long start and sweep take.
-fn sweep() -> Result<()> {
-    let began = Instant::now();
-    let pipeline = start()?;
-    println!("{:14} {:7.1} ms to start, all programs attached", "podlens", began.elapsed().as_secs_f64() * 1e3);
-    let mut sweeps: Vec<f64> = Vec::new();
-    for _ in 0..50 {
-        thread::sleep(Duration::from_millis(20));
-        let began = Instant::now();
-        let snapshot = pipeline.sweep();
-        sweeps.push(began.elapsed().as_secs_f64() * 1e3);
-        drop(snapshot);
-    }
-    println!("{:14} {:7.3} ms a sweep (median)", "podlens", median(sweeps));
-    Ok(())
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

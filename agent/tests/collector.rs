@@ -4,13 +4,12 @@
 #![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "seconds become nanoseconds")]
 
 mod common;
-mod components;
 
 use std::{collections::BTreeMap, time::Duration};
 
 use common::{Agent, Load, Page, TestCgroup, Work, container_id, pod_uid};
-use components::Collector;
 use serde_json::Value;
+use testkit::components::Collector;
 
 const LIMIT: Duration = Duration::from_secs(30);
 const NUMBER: u32 = 77;

@@ -5,13 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
-#[path = "names_parts/api_server.rs"]
-#[allow(dead_code, reason = "others use the rest")]
-mod api_server;
 mod common;
-#[path = "names_parts/pods.rs"]
-#[allow(dead_code, reason = "others use the rest")]
-mod pods;
 
 use std::{
     collections::BTreeMap,
@@ -22,10 +16,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use api_server::{ApiServer, Store};
 use common::{Agent, Load, Page, TestCgroup, Work, container_id, pod_uid};
-use pods::{Described, State, Status};
 use serde_json::json;
+use testkit::kubernetes::{ApiServer, Described, State, Status, Store};
 
 const CPU: &str = "podlens_cpu_seconds_total";
 /// Apart from other tests' numbers.

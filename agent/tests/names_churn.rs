@@ -6,15 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 #![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "seconds become nanoseconds")]
 
-#[path = "names_parts/api_server.rs"]
-#[allow(dead_code, reason = "others use the rest")]
-mod api_server;
 mod common;
-#[path = "names_parts/otlp.rs"]
-mod otlp;
-#[path = "names_parts/pods.rs"]
-#[allow(dead_code, reason = "others use the rest")]
-mod pods;
 #[path = "names_parts/storm.rs"]
 mod storm;
 
@@ -26,11 +18,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use api_server::{ApiServer, Store};
 use common::{Agent, Page, assert_nothing_lost, pod_uid};
-use otlp::{Pushed, Receiver};
 use serde_json::json;
 use storm::{Instance, NAMESPACE, Storm};
+use testkit::{
+    kubernetes::{ApiServer, Store},
+    otlp::{Pushed, Receiver},
+};
 
 const CPU: &str = "podlens_cpu_seconds_total";
 /// What the kernel's and podlens' figures of a short life may differ by.

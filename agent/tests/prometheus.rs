@@ -4,7 +4,6 @@
 #![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "seconds become nanoseconds")]
 
 mod common;
-mod components;
 
 use std::{
     sync::{
@@ -16,7 +15,7 @@ use std::{
 };
 
 use common::{Agent, Load, TestCgroup, Work, assert_near};
-use components::{Prometheus, promtool_check_metrics};
+use testkit::components::{Prometheus, promtool_check_metrics};
 
 const LIMIT: Duration = Duration::from_secs(30);
 /// How long the load runs; the window of the rates lies within.

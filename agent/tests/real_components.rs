@@ -2,12 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
-mod components;
-
 use std::{path::Path, time::Duration};
 
-use components::{Collector, Prometheus, Reply, Server, promtool_check_metrics, wait_for};
 use serde_json::json;
+use testkit::{
+    components::{Collector, Prometheus, promtool_check_metrics},
+    http::{Reply, Server},
+    wait_for,
+};
 
 const LIMIT: Duration = Duration::from_secs(20);
 

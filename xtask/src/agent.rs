@@ -1,14 +1,13 @@
 //! Building the agent's binary.
 
-use std::{path::PathBuf, process::Command};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::Result;
 
-use crate::{
-    places, process,
-    setup::{self, Purpose},
-    toolchain,
-};
+use crate::{places, process, setup, step::Purpose, toolchain};
 
 /// What is built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,12 +20,21 @@ pub(crate) struct Form {
 
 /// Completes the toolchain, builds `podlens` and returns the path of the binary.
 pub(crate) fn build(form: Form) -> Result<PathBuf> {
+    build_in(&places::workspace()?, form)
+}
+
+/// The same of another work tree of this repository, into the same place.
+pub(crate) fn build_in(tree: &Path, form: Form) -> Result<PathBuf> {
     let purpose = if form.static_binary { Purpose::Static } else { Purpose::Build };
     setup::run(purpose.with_its_base())?;
+    let target = places::target()?;
     process::loud(
-        Command::new("cargo").current_dir(places::workspace()?).args(arguments(form, &toolchain::musl_target())),
+        Command::new("cargo")
+            .current_dir(tree)
+            .env("CARGO_TARGET_DIR", &target)
+            .args(arguments(form, &toolchain::musl_target())),
     )?;
-    let mut binary = places::target()?;
+    let mut binary = target;
     if form.static_binary {
         binary.push(toolchain::musl_target());
     }

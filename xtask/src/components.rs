@@ -1,7 +1,7 @@
 //! The steps that bring what the tests run against: Prometheus, an OpenTelemetry collector, other kernels.
 //!
 //! All of it lies in the cache, keyed by version, and nothing of it is installed into the machine. The tests
-//! find the components by the same names (agent/tests/components).
+//! find the components by the same names (testkit/src/components).
 
 use std::{
     fs,
@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{
     debian, kernels, places, process,
-    setup::{Purpose, Step},
+    step::{Purpose, Step},
     toolchain, vm,
 };
 

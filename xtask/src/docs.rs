@@ -5,11 +5,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::Result;
 
-use crate::{
-    places, process,
-    setup::{self, Purpose},
-    test,
-};
+use crate::{places, process, setup, step::Purpose, test};
 
 /// Makes the test write what it would compare with.
 const UPDATE: &str = "PODLENS_TEST_UPDATE";

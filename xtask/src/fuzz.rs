@@ -12,8 +12,8 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use crate::{
-    places, process,
-    setup::{self, Purpose},
+    places, process, setup,
+    step::{self, Purpose},
     toolchain,
 };
 
@@ -40,7 +40,7 @@ pub(crate) struct Choice {
 /// Runs the chosen targets one after another; an input that fails is named by the fuzzer, and ends the run.
 pub(crate) fn run(choice: &Choice) -> Result<ExitCode> {
     setup::run(Purpose::Build.with_its_base())?;
-    setup::ensure(&toolchain::FUZZER)?;
+    step::ensure(&toolchain::FUZZER)?;
     let fuzz = places::workspace()?.join("agent/fuzz");
     let known = targets(&fuzz)?;
     let chosen: Vec<&String> =

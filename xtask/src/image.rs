@@ -4,14 +4,15 @@
 //! <https://github.com/opencontainers/image-spec/blob/main/image-layout.md>.
 
 use std::{
-    fs, iter,
+    fs,
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use tar::{Builder, EntryType, Header};
 
 use crate::{
     agent::{self, Form},
@@ -23,7 +24,6 @@ const CONTAINERD_NAME: &str = "io.containerd.image.name";
 const TAG_NAME: &str = "org.opencontainers.image.ref.name";
 /// Archives of the same content are the same bytes, so no entry has a time of its own.
 const EPOCH: &str = "1970-01-01T00:00:00Z";
-const TAR_BLOCK: usize = 512;
 
 /// Where the archive goes.
 #[derive(Clone, Debug, clap::Args)]
@@ -138,17 +138,17 @@ fn archive(image: &Image) -> Result<Vec<u8>> {
         "mediaType": "application/vnd.oci.image.index.v1+json",
         "manifests": [listed],
     });
-    let mut tar = Tar::default();
+    let mut tar = Tar::new();
     tar.file("oci-layout", 0o644, br#"{"imageLayoutVersion":"1.0.0"}"#)?;
     tar.file("index.json", 0o644, index.to_string().as_bytes())?;
     for blob in [&layer, &configuration, &manifest] {
         tar.file(&format!("blobs/sha256/{}", hexadecimal(blob)), 0o644, blob)?;
     }
-    Ok(tar.finish())
+    tar.finish()
 }
 
 fn layer(entries: &[Entry]) -> Result<Vec<u8>> {
-    let mut tar = Tar::default();
+    let mut tar = Tar::new();
     for entry in entries {
         match entry {
             Entry::Program(path, content) => tar.file(path, 0o755, content)?,
@@ -156,7 +156,7 @@ fn layer(entries: &[Entry]) -> Result<Vec<u8>> {
             Entry::Scratch(path) => tar.directory(path)?,
         }
     }
-    Ok(tar.finish())
+    tar.finish()
 }
 
 fn descriptor(media_type: &str, content: &[u8]) -> Value {
@@ -171,64 +171,46 @@ fn hexadecimal(content: &[u8]) -> String {
     format!("{:x}", Sha256::digest(content))
 }
 
-/// The oldest common tar format, ustar: enough for short names, and the same bytes each time.
-/// <https://pubs.opengroup.org/onlinepubs/9799919799/utilities/pax.html>
-#[derive(Default)]
-struct Tar {
-    bytes: Vec<u8>,
-}
+/// An archive in ustar, the oldest common format: enough for short names, and the same bytes each time.
+struct Tar(Builder<Vec<u8>>);
 
 impl Tar {
+    fn new() -> Self {
+        Self(Builder::new(Vec::new()))
+    }
+
     fn file(&mut self, path: &str, mode: u32, content: &[u8]) -> Result<()> {
-        self.header(path, mode, content.len(), b'0', "")?;
-        self.bytes.extend_from_slice(content);
-        let rest = content.len().next_multiple_of(TAR_BLOCK) - content.len();
-        self.bytes.extend(iter::repeat_n(0, rest));
-        Ok(())
+        self.entry(path, mode, EntryType::Regular, None, content)
     }
 
     fn link(&mut self, path: &str, target: &str) -> Result<()> {
-        self.header(path, 0o777, 0, b'2', target)
+        self.entry(path, 0o777, EntryType::Symlink, Some(target), &[])
     }
 
     fn directory(&mut self, path: &str) -> Result<()> {
-        self.header(path, 0o1777, 0, b'5', "")
+        self.entry(path, 0o1777, EntryType::Directory, None, &[])
     }
 
-    fn finish(mut self) -> Vec<u8> {
-        self.bytes.extend(iter::repeat_n(0, 2 * TAR_BLOCK));
-        self.bytes
+    fn finish(self) -> Result<Vec<u8>> {
+        self.0.into_inner().context("cannot end the archive")
     }
 
-    fn header(&mut self, path: &str, mode: u32, size: usize, kind: u8, target: &str) -> Result<()> {
-        let mut header = Vec::with_capacity(TAR_BLOCK);
-        field(&mut header, path, 100)?;
-        field(&mut header, &format!("{mode:07o}"), 8)?;
-        field(&mut header, &format!("{:07o}", 0), 8)?;
-        field(&mut header, &format!("{:07o}", 0), 8)?;
-        field(&mut header, &format!("{size:011o}"), 12)?;
-        field(&mut header, &format!("{:011o}", 0), 12)?;
-        let checksum_at = header.len();
-        // The sum is taken with its own field full of spaces.
-        header.extend_from_slice(b"        ");
-        header.push(kind);
-        field(&mut header, target, 100)?;
-        header.extend_from_slice(b"ustar\x0000");
-        header.resize(TAR_BLOCK, 0);
-        let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
-        header.splice(checksum_at..checksum_at + 7, format!("{sum:06o}\0").into_bytes());
-        self.bytes.extend_from_slice(&header);
-        Ok(())
+    fn entry(&mut self, path: &str, mode: u32, kind: EntryType, target: Option<&str>, content: &[u8]) -> Result<()> {
+        let refused = || format!("cannot write `{path}` into the archive");
+        let mut header = Header::new_ustar();
+        header.set_path(path).with_context(refused)?;
+        if let Some(target) = target {
+            header.set_link_name(target).with_context(refused)?;
+        }
+        header.set_mode(mode);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        header.set_entry_type(kind);
+        header.set_size(content.len() as u64);
+        header.set_cksum();
+        self.0.append(&header, content).with_context(refused)
     }
-}
-
-fn field(header: &mut Vec<u8>, text: &str, width: usize) -> Result<()> {
-    if text.len() > width {
-        bail!("cannot write the archive: `{text}` is longer than the {width} bytes of its tar field");
-    }
-    header.extend_from_slice(text.as_bytes());
-    header.extend(iter::repeat_n(0, width - text.len()));
-    Ok(())
 }
 
 #[cfg(test)]

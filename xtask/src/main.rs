@@ -20,16 +20,18 @@ mod places;
 mod process;
 mod run;
 mod setup;
+mod step;
 mod test;
+mod tidy;
 mod toolchain;
 mod vm;
 
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
-use crate::{agent::Form, setup::Purpose};
+use crate::{agent::Form, step::Purpose};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Sets a machine up and builds, runs and tests podlens")]
@@ -79,6 +81,8 @@ enum Task {
     Chart(chart::Choice),
     /// Write docs/metrics.md and docs/config.md from the definitions; as root
     Docs(docs::Choice),
+    /// Check what no compiler knows: layers, `aya` and `unsafe`, what files and documents say
+    Tidy,
     /// Run what continuous integration runs
     Ci,
 }
@@ -112,6 +116,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Image(choice) => return image::run(&choice),
         Task::Chart(choice) => return chart::run(&choice),
         Task::Docs(choice) => return docs::run(&choice),
+        Task::Tidy => return tidy::run(&Arguments::command()),
         Task::Ci => return ci::run(),
     }
     Ok(ExitCode::SUCCESS)

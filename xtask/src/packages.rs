@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 
 use crate::{
     places, process,
-    setup::{Purpose, Step},
+    step::{Purpose, Step},
 };
 
 /// A program and the Debian package that has it.

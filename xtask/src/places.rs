@@ -1,6 +1,6 @@
 //! Where things are: the work tree, the cache of components, programs on the path.
 //!
-//! The rule for the cache is also known to the tests (agent/tests/components): change both together.
+//! The rule for the cache is also known to the tests (testkit/src/components): change both together.
 
 use std::{
     env, fs,

@@ -5,7 +5,6 @@
 
 use std::{
     env, fs,
-    io::{Read, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
     os::unix::process::{CommandExt, ExitStatusExt},
     path::Path,
@@ -84,10 +83,10 @@ fn announce(binary: &Path, configuration: Option<&str>, address: SocketAddr) {
     let start = Instant::now();
     let mut hinted = false;
     loop {
-        let answer = match get(address, "/readyz") {
-            Ok(response) if is_success(&response) => break,
-            Ok(response) => response,
-            Err(error) => error.to_string(),
+        let answer = match testkit::http::get(address, "/readyz") {
+            Ok((200, _)) => break,
+            Ok((code, body)) => format!("{code} {body}"),
+            Err(error) => error,
         };
         if !hinted && start.elapsed() > READY_WITHIN {
             println!("run: http://{address}/readyz is not content after {} s: {answer}", READY_WITHIN.as_secs());
@@ -118,20 +117,6 @@ fn snapshot(binary: &Path, configuration: Option<&str>) -> Command {
         command.args(["--config", file]);
     }
     command
-}
-
-/// A whole HTTP response, head and body.
-fn get(address: SocketAddr, path: &str) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
-    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
-    let mut response = String::new();
-    stream.read_to_string(&mut response)?;
-    Ok(response)
-}
-
-fn is_success(response: &str) -> bool {
-    response.split_whitespace().nth(1) == Some("200")
 }
 
 /// Where podlens will listen: by its flag, else by its variable, else by default.
@@ -188,7 +173,7 @@ mod tests {
         process::{ExitCode, ExitStatus},
     };
 
-    use super::{exit_code, flag, is_success, listen_address, may_load, reachable};
+    use super::{exit_code, flag, listen_address, may_load, reachable};
 
     #[test]
     fn the_flag_wins_over_the_variable_and_the_variable_over_the_default() {
@@ -246,12 +231,5 @@ mod tests {
         for (wait_status, expected) in [(0, 0), (3 << 8, 3), (9, 137)] {
             assert_eq!(exit_code(ExitStatus::from_raw(wait_status)), ExitCode::from(expected), "{wait_status}");
         }
-    }
-
-    #[test]
-    fn only_the_code_200_is_ready() {
-        assert!(is_success("HTTP/1.1 200 OK\r\n\r\n"));
-        assert!(!is_success("HTTP/1.1 503 Service Unavailable\r\n\r\n200"));
-        assert!(!is_success(""));
     }
 }

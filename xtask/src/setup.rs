@@ -1,58 +1,16 @@
-//! `cargo xtask setup`: the list of steps that make a fresh machine able to build and test, and their runner.
+//! `cargo xtask setup`: the list of steps that make a fresh machine able to build and test.
 //!
-//! A step's check is fast and decides everything: it runs first, and again after the act, to prove it. What
-//! the steps do stands in `toolchain`, `packages`, `components` and `kernels`.
+//! What the steps do stands in `toolchain`, `packages`, `components` and `kernels`.
 
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
-use clap::ValueEnum;
+use anyhow::Result;
 
-use crate::{components, packages, toolchain};
-
-/// What a machine is set up for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Purpose {
-    /// Building podlens, as `cargo xtask run` does
-    Build,
-    /// Building the static binary of a release
-    Static,
-    /// Running the tests on this machine's kernel
-    Test,
-    /// Running the tests on other kernels in virtual machines
-    Vm,
-}
-
-impl Purpose {
-    /// Everything that `cargo xtask test` needs.
-    pub(crate) const ALL: &[Self] = &[Self::Build, Self::Static, Self::Test, Self::Vm];
-
-    /// This purpose and those that it rests on.
-    pub(crate) fn with_its_base(self) -> &'static [Self] {
-        match self {
-            Self::Build => &[Self::Build],
-            Self::Static => &[Self::Build, Self::Static],
-            Self::Test => &[Self::Build, Self::Static, Self::Test],
-            Self::Vm => &[Self::Build, Self::Static, Self::Vm],
-        }
-    }
-}
-
-/// One step of the set-up.
-pub(crate) struct Step {
-    /// What is set up.
-    pub(crate) name: &'static str,
-    /// What it is needed for, as the end of "needed ...".
-    pub(crate) why: &'static str,
-    /// The purpose that asks for it.
-    pub(crate) purpose: Purpose,
-    /// Tells what is there, or as an error what is lacking. Takes a fraction of a second.
-    pub(crate) check: fn() -> Result<String>,
-    /// Brings what the check asks for.
-    pub(crate) act: fn() -> Result<()>,
-    /// What a person can do where the act fails.
-    pub(crate) remedy: &'static str,
-}
+use crate::{
+    components, packages,
+    step::{self, Purpose, Step},
+    toolchain,
+};
 
 /// All steps, in the order in which they rest on each other.
 const STEPS: &[Step] = &[
@@ -60,6 +18,7 @@ const STEPS: &[Step] = &[
     toolchain::LIBRARY_SOURCE,
     toolchain::BPF_LINKER,
     toolchain::MUSL_TARGET,
+    toolchain::DENY,
     packages::STATIC,
     packages::TEST,
     packages::VM,
@@ -76,89 +35,17 @@ pub(crate) fn run(purposes: &[Purpose]) -> Result<()> {
     let mut steps = 0;
     for step in STEPS.iter().filter(|step| purposes.contains(&step.purpose)) {
         steps += 1;
-        acted += usize::from(ensure(step)?);
+        acted += usize::from(step::ensure(step)?);
     }
     println!("setup: {steps} steps, {acted} of them had work to do, {:.1} s", start.elapsed().as_secs_f64());
     Ok(())
 }
 
-/// Runs one step; true if there was something to do.
-pub(crate) fn ensure(step: &Step) -> Result<bool> {
-    let lacking = match (step.check)() {
-        Ok(present) => {
-            println!("setup: {:<24} {present}", step.name);
-            return Ok(false);
-        }
-        Err(lacking) => lacking,
-    };
-    println!("setup: {:<24} needed {}: {lacking:#}", step.name, step.why);
-    let start = Instant::now();
-    let done = (step.act)().and_then(|()| (step.check)().context("its work ended well, but the check still says no"));
-    match done {
-        Ok(present) => {
-            println!("setup: {:<24} {present}, after {:.0} s", step.name, start.elapsed().as_secs_f64());
-            Ok(true)
-        }
-        Err(cause) => bail!("the setup step `{}` failed: {cause:#}\n  remedy: {}", step.name, step.remedy),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    use std::collections::BTreeSet;
 
-    use std::{
-        collections::BTreeSet,
-        sync::atomic::{AtomicUsize, Ordering},
-    };
-
-    use anyhow::{Result, bail};
-
-    use super::{Purpose, STEPS, Step, ensure};
-
-    const NOTHING: Step = Step {
-        name: "nothing",
-        why: "for this test",
-        purpose: Purpose::Test,
-        check: || Ok("there".to_owned()),
-        act: || bail!("the act must not run"),
-        remedy: "none",
-    };
-
-    #[test]
-    fn a_step_whose_check_is_content_does_not_act() {
-        assert!(!ensure(&NOTHING).unwrap());
-    }
-
-    #[test]
-    fn a_lacking_step_acts_once_and_is_checked_again() {
-        static CHECKS: AtomicUsize = AtomicUsize::new(0);
-        fn check() -> Result<String> {
-            match CHECKS.fetch_add(1, Ordering::Relaxed) {
-                0 => bail!("not there"),
-                _ => Ok("there".to_owned()),
-            }
-        }
-        assert!(ensure(&Step { check, act: || Ok(()), ..NOTHING }).unwrap());
-        assert_eq!(CHECKS.load(Ordering::Relaxed), 2);
-    }
-
-    #[test]
-    fn a_failure_names_step_cause_and_remedy() {
-        let failing = |act: fn() -> Result<()>| {
-            let step = Step { check: || bail!("not there"), act, remedy: "buy one", ..NOTHING };
-            ensure(&step).unwrap_err().to_string()
-        };
-        let table = [
-            (failing(|| bail!("no network")), "no network"),
-            (failing(|| Ok(())), "the check still says no: not there"),
-        ];
-        for (message, cause) in table {
-            for part in ["`nothing`", cause, "remedy: buy one"] {
-                assert!(message.contains(part), "no `{part}` in {message}");
-            }
-        }
-    }
+    use super::STEPS;
 
     #[test]
     fn every_step_has_its_own_name() {

@@ -13,8 +13,8 @@ use anyhow::{Result, bail};
 
 use crate::{
     libtest::{Reader, Tally},
-    packages, places, process,
-    setup::{self, Purpose},
+    packages, places, process, setup,
+    step::Purpose,
     vm,
 };
 
@@ -79,6 +79,20 @@ const STAGES: &[Stage] = &[
         // Compiling `core` asks for an unstable option, and the programs' assembly for another and for the processor that
         // agent/build.rs names.
         variables: &[("RUSTC_BOOTSTRAP", "1"), ("CARGO_TARGET_BPFEL_UNKNOWN_NONE_RUSTFLAGS", "-Ctarget-cpu=v3")],
+    },
+    Stage {
+        name: "tidy",
+        about: "rules that no compiler knows: layers, `aya` and `unsafe`, what files and documents say",
+        kind: Kind::Check,
+        arguments: &["xtask", "tidy"],
+        variables: &[],
+    },
+    Stage {
+        name: "dependencies",
+        about: "licences, duplicate versions and sources of what podlens depends on, by deny.toml",
+        kind: Kind::Check,
+        arguments: &["deny", "--locked", "--workspace", "check", "--deny", "warnings", "bans", "licenses", "sources"],
+        variables: &[],
     },
     Stage {
         name: "chart",

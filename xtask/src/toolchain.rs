@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use crate::{
     debian::Archive,
     places, process,
-    setup::{Purpose, Step},
+    step::{Purpose, Step},
 };
 
 /// The oldest compiler that builds the workspace, as `rust-version` in the root Cargo.toml.
@@ -20,6 +20,8 @@ const OLDEST_RUSTC: (u32, u32) = (1, 95);
 const BPF_LINKER_VERSION: &str = "0.10.4";
 /// Runs the fuzz targets; of the same time as libfuzzer-sys in agent/fuzz/Cargo.toml.
 const CARGO_FUZZ_VERSION: &str = "0.13.2";
+/// Checks licences, duplicate versions and sources by deny.toml.
+const CARGO_DENY_VERSION: &str = "0.20.2";
 /// Debian's suites that may have the source of a recent compiler.
 const LIBRARY_SOURCE_SUITES: &[&str] = &["trixie-backports", "forky", "sid"];
 /// Beside a library source that did not come by rustup: the version of the compiler that it belongs to.
@@ -61,27 +63,8 @@ pub(crate) const BPF_LINKER: Step = Step {
     name: "bpf-linker",
     why: "to link the kernel programs",
     purpose: Purpose::Build,
-    check: || {
-        let version = process::output(Command::new("bpf-linker").arg("--version"))?;
-        let version = version.split_whitespace().last().unwrap_or("unknown");
-        if version != BPF_LINKER_VERSION {
-            bail!("its version is {version}, not {BPF_LINKER_VERSION}");
-        }
-        Ok(version.to_owned())
-    },
-    act: || {
-        process::watched(
-            "building bpf-linker",
-            Command::new("cargo").args([
-                "install",
-                "bpf-linker",
-                "--version",
-                BPF_LINKER_VERSION,
-                "--locked",
-                "--force",
-            ]),
-        )
-    },
+    check: || version_of(Command::new("bpf-linker").arg("--version"), BPF_LINKER_VERSION),
+    act: || install("bpf-linker", BPF_LINKER_VERSION, &[]),
     remedy: "see that crates can be downloaded and that cargo's bin directory is on PATH",
 };
 
@@ -91,30 +74,24 @@ pub(crate) const FUZZER: Step = Step {
     why: "to run fuzz targets",
     purpose: Purpose::Test,
     check: || {
-        let version = process::output(Command::new("cargo").args(["fuzz", "--version"]))?;
-        let version = version.split_whitespace().last().unwrap_or("unknown");
-        if version != CARGO_FUZZ_VERSION {
-            bail!("its version is {version}, not {CARGO_FUZZ_VERSION}");
-        }
         if places::program("c++").is_none() {
             bail!("there is no C++ compiler (c++), which libFuzzer needs");
         }
-        Ok(version.to_owned())
+        version_of(Command::new("cargo").args(["fuzz", "--version"]), CARGO_FUZZ_VERSION)
     },
-    act: || {
-        process::watched(
-            "building cargo-fuzz",
-            Command::new("cargo").args([
-                "install",
-                "cargo-fuzz",
-                "--version",
-                CARGO_FUZZ_VERSION,
-                "--locked",
-                "--force",
-            ]),
-        )
-    },
+    act: || install("cargo-fuzz", CARGO_FUZZ_VERSION, &[]),
     remedy: "install a C++ compiler (Debian: apt-get install g++), and see that crates can be downloaded",
+};
+
+/// The judge of licences, versions and sources of what podlens depends on.
+pub(crate) const DENY: Step = Step {
+    name: "cargo-deny",
+    why: "to check the dependencies",
+    purpose: Purpose::Test,
+    check: || version_of(Command::new("cargo").args(["deny", "--version"]), CARGO_DENY_VERSION),
+    // It works for a second at each test; its own profile would take minutes to make that a little less.
+    act: || install("cargo-deny", CARGO_DENY_VERSION, &[("LTO", "off"), ("CODEGEN_UNITS", "16"), ("OPT_LEVEL", "0")]),
+    remedy: "see that crates can be downloaded and that cargo's bin directory is on PATH",
 };
 
 /// The standard library of the static binary.
@@ -132,6 +109,24 @@ pub(crate) const MUSL_TARGET: Step = Step {
     act: || process::watched("adding the musl target", Command::new("rustup").args(["target", "add", &musl_target()])),
     remedy: "see that rustup can reach its server; without it, `cargo xtask build --release` still makes a binary for this machine",
 };
+
+/// The version that a program prints last, if it is the one that is wanted.
+fn version_of(command: &mut Command, wanted: &str) -> Result<String> {
+    let printed = process::output(command)?;
+    let version = printed.split_whitespace().last().unwrap_or("unknown");
+    if version != wanted {
+        bail!("its version is {version}, not {wanted}");
+    }
+    Ok(version.to_owned())
+}
+
+/// Builds a program from its crate, with these settings of the release profile.
+fn install(program: &str, version: &str, profile: &[(&str, &str)]) -> Result<()> {
+    let mut command = Command::new("cargo");
+    command.args(["install", program, "--version", version, "--locked", "--force"]);
+    command.envs(profile.iter().map(|(key, value)| (format!("CARGO_PROFILE_RELEASE_{key}"), value)));
+    process::watched(&format!("building {program}"), &mut command)
+}
 
 /// The target of the static binary on this machine's architecture.
 pub(crate) fn musl_target() -> String {

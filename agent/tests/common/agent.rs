@@ -1,21 +1,21 @@
 //! The agent as a process: the built binary on a free port of loopback. Ends with the value.
 
 use std::{
+    ffi::OsStr,
     fs,
-    io::{Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-    path::PathBuf,
+    net::SocketAddr,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
-use super::{PATIENCE, page::Page, wait_until};
+use testkit::{free_address, page::Page};
+
+use super::{PATIENCE, wait_until};
 
 /// The binary that is tested, unless the variable `PODLENS_TEST_BINARY` names another.
 const PODLENS: &str = env!("CARGO_BIN_EXE_podlens");
-/// A server that says nothing for so long hangs.
-const SILENCE: Duration = Duration::from_secs(20);
 
 /// A running agent.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ pub struct Agent {
 
 /// Runs `podlens` to its end.
 pub fn podlens(under: &[&str], arguments: &[&str], environment: &[(&str, &str)]) -> Output {
-    let mut command = command(under, arguments, environment);
+    let mut command = command(&tested_binary(), under, arguments, environment);
     command.output().unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"))
 }
 
@@ -35,6 +35,13 @@ impl Agent {
     /// Starts it and waits until it is ready. The environment is its configuration, as `PODLENS_...` variables.
     pub fn start(environment: &[(&str, &str)]) -> Self {
         let mut agent = Self::start_under(&[], environment);
+        agent.wait_for_code("/readyz", 200);
+        agent
+    }
+
+    /// Starts this binary, whichever is tested otherwise, and waits until it is ready.
+    pub fn start_binary(binary: &Path, environment: &[(&str, &str)]) -> Self {
+        let mut agent = Self::spawn_binary(binary, free_address(), &[], environment);
         agent.wait_for_code("/readyz", 200);
         agent
     }
@@ -49,12 +56,16 @@ impl Agent {
 
     /// Starts it on a given address and waits for nothing.
     pub fn spawn(address: SocketAddr, under: &[&str], environment: &[(&str, &str)]) -> Self {
+        Self::spawn_binary(&tested_binary(), address, under, environment)
+    }
+
+    fn spawn_binary(binary: &Path, address: SocketAddr, under: &[&str], environment: &[(&str, &str)]) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let log = std::env::temp_dir().join(format!("podlens-agent-{}-{number}.log", std::process::id()));
         let file = || fs::OpenOptions::new().create(true).append(true).open(&log).expect("the log can be written");
         let listen = address.to_string();
-        let mut command = command(under, &["run", "--node", "test-node", "--listen", &listen], environment);
+        let mut command = command(binary, under, &["run", "--node", "test-node", "--listen", &listen], environment);
         let child = command
             .stdin(Stdio::null())
             .stdout(file())
@@ -76,17 +87,7 @@ impl Agent {
 
     /// The answer's code and body.
     pub fn get(&self, path: &str) -> Result<(u16, String), String> {
-        let refusal = |error: std::io::Error| format!("GET http://{}{path}: {error}", self.address);
-        let mut stream = TcpStream::connect_timeout(&self.address, SILENCE).map_err(refusal)?;
-        stream.set_read_timeout(Some(SILENCE)).map_err(refusal)?;
-        write!(stream, "GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", self.address).map_err(refusal)?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).map_err(refusal)?;
-        let code = answer.split_whitespace().nth(1).and_then(|code| code.parse().ok());
-        match (code, answer.split_once("\r\n\r\n")) {
-            (Some(code), Some((_, body))) => Ok((code, body.to_owned())),
-            _ => Err(format!("GET http://{}{path}: no HTTP in {answer:?}", self.address)),
-        }
+        testkit::http::get(self.address, path)
     }
 
     /// Its metrics page.
@@ -160,18 +161,15 @@ impl Drop for Agent {
     }
 }
 
-/// An address of loopback that nobody listened on a moment ago.
-pub fn free_address() -> SocketAddr {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-        .and_then(|listener| listener.local_addr())
-        .expect("loopback has a free port")
+fn tested_binary() -> PathBuf {
+    std::env::var_os("PODLENS_TEST_BINARY").map_or_else(|| PathBuf::from(PODLENS), PathBuf::from)
 }
 
 /// The variables of the test's own environment must not configure the agent.
-fn command(under: &[&str], arguments: &[&str], environment: &[(&str, &str)]) -> Command {
-    let binary = std::env::var("PODLENS_TEST_BINARY").unwrap_or_else(|_| PODLENS.to_owned());
-    let mut words = under.iter().copied().chain([binary.as_str()]).chain(arguments.iter().copied());
-    let mut command = Command::new(words.next().unwrap_or(PODLENS));
+fn command(binary: &Path, under: &[&str], arguments: &[&str], environment: &[(&str, &str)]) -> Command {
+    let under = under.iter().map(OsStr::new);
+    let mut words = under.chain([binary.as_os_str()]).chain(arguments.iter().map(OsStr::new));
+    let mut command = Command::new(words.next().unwrap_or(binary.as_os_str()));
     command.args(words).env_clear().envs(environment.iter().copied());
     if let Some(path) = std::env::var_os("PATH") {
         command.env("PATH", path);

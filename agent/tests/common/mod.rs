@@ -18,15 +18,17 @@ mod account;
 mod agent;
 mod cgroup;
 mod load;
-mod page;
 mod record;
 
 pub use account::{Account, Losses, assert_nothing_lost, assert_sums_agree, caused, caused_by, culprits};
-pub use agent::{Agent, free_address, podlens};
+pub use agent::{Agent, podlens};
 pub use cgroup::{TestCgroup, Throttled, Trees, container_id, pod_uid};
 pub use load::{Figures, Load, Policy, Work};
-pub use page::{Page, Sample};
 pub use record::{Record, Waits};
+pub use testkit::{
+    free_address,
+    page::{Page, Sample},
+};
 
 use std::{
     env, io,

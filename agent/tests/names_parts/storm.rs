@@ -7,11 +7,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    api_server::Store,
-    common::{Load, TestCgroup, Work, container_id, pod_uid},
-    pods::{Described, State, Status},
-};
+use testkit::kubernetes::{Described, State, Status, Store};
+
+use super::common::{Load, TestCgroup, Work, container_id, pod_uid};
 
 pub(crate) const NAMESPACE: &str = "storm";
 /// With the start of its work and its removal: about 20 ms.

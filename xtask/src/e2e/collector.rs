@@ -12,8 +12,9 @@ use std::{
 
 use anyhow::{Context, Result};
 use serde_json::Value;
+use testkit::http::{Reply, Server};
 
-use super::{names::Name, web, world::within};
+use super::{names::Name, wait::within};
 use crate::{
     cluster::{Cluster, NODE_ADDRESS},
     places,
@@ -42,6 +43,7 @@ pub(super) struct Received(BTreeMap<(String, String), Told>);
 #[derive(Debug)]
 pub(super) struct Collector {
     received: Arc<Mutex<Received>>,
+    _server: Server,
 }
 
 impl Collector {
@@ -51,10 +53,11 @@ impl Collector {
         let listener = TcpListener::bind((NODE_ADDRESS, 0)).context("cannot listen for the collector")?;
         let to = listener.local_addr().context("cannot tell where the collector shall send to")?;
         let into = Arc::clone(&received);
-        web::serve(listener, move |body| {
-            if let Ok(body) = serde_json::from_slice(body) {
+        let server = Server::start_on(listener, move |request| {
+            if let Ok(body) = serde_json::from_slice(&request.body) {
                 into.lock().unwrap_or_else(PoisonError::into_inner).enter(&body);
             }
+            Reply { content_type: "application/json", body: "{}".to_owned() }
         });
         let configuration = folder.join("collector.yml");
         let text = format!(
@@ -69,7 +72,7 @@ impl Collector {
         within(START_WITHIN, || {
             TcpStream::connect((NODE_ADDRESS, PORT)).map(drop).context("the collector does not listen")
         })?;
-        Ok(Self { received })
+        Ok(Self { received, _server: server })
     }
 
     /// Where pods push to.

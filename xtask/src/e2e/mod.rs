@@ -8,7 +8,7 @@
 //! | workloads.rs, burn.c | pods whose use of CPU is known |
 //! | truth.rs | what the kernel and kubelet say was used, and by whom |
 //! | names.rs | whether what was observed agrees with that |
-//! | prometheus.rs, collector.rs, web.rs | the observers |
+//! | prometheus.rs, collector.rs | the observers |
 //!
 //! The cluster is brought up for the run and removed after it, whatever happens, unless it is to be kept.
 
@@ -17,7 +17,7 @@ mod collector;
 mod names;
 mod prometheus;
 mod truth;
-mod web;
+mod wait;
 mod workloads;
 mod world;
 
@@ -38,8 +38,8 @@ use signal_hook::{
 use self::world::World;
 use crate::{
     cluster::{self, Cluster},
-    image, packages, places,
-    setup::{self, Purpose},
+    image, packages, places, setup,
+    step::Purpose,
 };
 
 /// What is run, and how.

@@ -2,10 +2,11 @@
 
 use std::{collections::BTreeMap, fs, net::SocketAddr, path::Path, time::Duration};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
 use serde_json::Value;
+use testkit::http;
 
-use super::{names::Name, web, world::within};
+use super::{names::Name, wait::within};
 use crate::{cluster::Cluster, places};
 
 const ADDRESS: &str = "127.0.0.1:9090";
@@ -51,7 +52,7 @@ impl Prometheus {
         ];
         cluster.start_beside("prometheus", &program, &arguments)?;
         let prometheus = Self { address: ADDRESS.parse().context("Prometheus has no address")? };
-        within(START_WITHIN, || match web::ask(prometheus.address, "/-/ready")? {
+        within(START_WITHIN, || match http::get(prometheus.address, "/-/ready").map_err(Error::msg)? {
             (200, _) => Ok(()),
             (code, body) => bail!("Prometheus is not ready: {code} {body}"),
         })?;
@@ -74,7 +75,8 @@ impl Prometheus {
     }
 
     fn query(&self, expression: &str) -> Result<Vec<Series>> {
-        let (_, body) = web::ask(self.address, &format!("/api/v1/query?query={}", web::encoded(expression)))?;
+        let path = format!("/api/v1/query?query={}", http::percent_encoded(expression));
+        let (_, body) = http::get(self.address, &path).map_err(Error::msg)?;
         let answer: Value = serde_json::from_str(&body).with_context(|| format!("Prometheus answers {body}"))?;
         let result = answer.pointer("/data/result").and_then(Value::as_array);
         let result = result.with_context(|| format!("Prometheus refuses `{expression}`: {answer}"))?;

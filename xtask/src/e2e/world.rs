@@ -7,20 +7,20 @@ use std::{
     os::fd::AsFd as _,
     path::{Path, PathBuf},
     process::Command,
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::{Value, json};
+use testkit::http;
 
 use super::{
     collector::Collector,
     names::{Name, labels},
     prometheus::Prometheus,
     truth::Truth,
-    web,
+    wait::within,
 };
 use crate::{
     cluster::Cluster,
@@ -34,7 +34,6 @@ const PORT: u16 = 9464;
 /// The image of the loads.
 pub(super) const BURN_IMAGE: &str = "podlens-burn:1";
 
-const POLL_INTERVAL: Duration = Duration::from_millis(500);
 const HELM_LIMIT: &str = "90s";
 const AGENT_LIMIT: Duration = Duration::from_mins(1);
 
@@ -57,20 +56,6 @@ pub(super) struct Agent {
     pub(super) container_id: String,
     pub(super) restarts: u64,
     address: SocketAddr,
-}
-
-/// Tries until it works; the last failure after `limit`.
-pub(super) fn within<T>(limit: Duration, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
-    let started = Instant::now();
-    loop {
-        match attempt() {
-            Ok(value) => return Ok(value),
-            Err(failure) if started.elapsed() >= limit => {
-                return Err(failure.context(format!("not within {} s", limit.as_secs())));
-            }
-            Err(_) => thread::sleep(POLL_INTERVAL),
-        }
-    }
 }
 
 impl World {
@@ -260,7 +245,7 @@ impl World {
 impl Agent {
     /// Asks for a page.
     pub(super) fn ask(&self, path: &str) -> Result<(u16, String)> {
-        web::ask(self.address, path)
+        http::get(self.address, path).map_err(Error::msg)
     }
 
     /// CPU seconds by name, as the agent's page has them now; the names of pods and containers may be ids.

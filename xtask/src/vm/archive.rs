@@ -2,10 +2,14 @@
 //!
 //! Pure. Layout: <https://docs.kernel.org/driver-api/early-userspace/buffer-format.html>.
 
+use std::io::Write as _;
+
+use anyhow::{Context, Result};
+use cpio::newc::{Builder, trailer};
+
 const DIRECTORY: u32 = 0o040_755;
 const PROGRAM: u32 = 0o100_755;
 const CHARACTER_DEVICE: u32 = 0o020_600;
-const ALIGNMENT_BYTES: usize = 4;
 
 /// An archive in the making.
 #[derive(Debug, Default)]
@@ -15,68 +19,48 @@ pub(super) struct Archive {
 }
 
 impl Archive {
-    pub(super) fn directory(&mut self, path: &str) {
-        self.entry(path, DIRECTORY, (0, 0), &[]);
+    pub(super) fn directory(&mut self, path: &str) -> Result<()> {
+        self.entry(path, DIRECTORY, (0, 0), &[])
     }
 
     /// A file that may be executed.
-    pub(super) fn program(&mut self, path: &str, bytes: &[u8]) {
-        self.entry(path, PROGRAM, (0, 0), bytes);
+    pub(super) fn program(&mut self, path: &str, bytes: &[u8]) -> Result<()> {
+        self.entry(path, PROGRAM, (0, 0), bytes)
     }
 
     /// A character device with its major and minor number.
-    pub(super) fn device(&mut self, path: &str, number: (u32, u32)) {
-        self.entry(path, CHARACTER_DEVICE, number, &[]);
+    pub(super) fn device(&mut self, path: &str, number: (u32, u32)) -> Result<()> {
+        self.entry(path, CHARACTER_DEVICE, number, &[])
     }
 
     /// The finished archive.
-    pub(super) fn finish(mut self) -> Vec<u8> {
-        self.entry("TRAILER!!!", 0, (0, 0), &[]);
-        self.bytes
+    pub(super) fn finish(self) -> Result<Vec<u8>> {
+        trailer(self.bytes).context("cannot end the archive")
     }
 
-    fn entry(&mut self, path: &str, mode: u32, device: (u32, u32), bytes: &[u8]) {
+    fn entry(&mut self, path: &str, mode: u32, (major, minor): (u32, u32), bytes: &[u8]) -> Result<()> {
         self.entries += 1;
-        let links = 1;
-        let name_length = path.len() + 1;
-        self.bytes.extend(b"070701");
-        // Inode, mode, user, group, links, time, size, device of the file system, device number, length of the
-        // name, checksum (unused).
-        for number in [self.entries, mode, 0, 0, links, 0] {
-            self.number(number as usize);
-        }
-        self.number(bytes.len());
-        for number in [0, 0, device.0, device.1] {
-            self.number(number as usize);
-        }
-        self.number(name_length);
-        self.number(0);
-        self.bytes.extend(path.as_bytes());
-        self.bytes.push(0);
-        self.align();
-        self.bytes.extend(bytes);
-        self.align();
-    }
-
-    fn number(&mut self, number: usize) {
-        self.bytes.extend(format!("{number:08x}").as_bytes());
-    }
-
-    fn align(&mut self) {
-        let length = self.bytes.len().next_multiple_of(ALIGNMENT_BYTES);
-        self.bytes.resize(length, 0);
+        let refused = || format!("cannot put {path} into the archive");
+        let size = u32::try_from(bytes.len()).with_context(refused)?;
+        let entry = Builder::new(path).ino(self.entries).mode(mode).nlink(1).rdev_major(major).rdev_minor(minor);
+        let mut writer = entry.write(&mut self.bytes, size);
+        writer.write_all(bytes).with_context(refused)?;
+        writer.finish().with_context(refused)?;
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::Archive;
 
     #[test]
     fn every_part_of_an_entry_is_aligned_and_described() {
         let mut archive = Archive::default();
-        archive.program("init", b"hello");
-        let bytes = archive.finish();
+        archive.program("init", b"hello").unwrap();
+        let bytes = archive.finish().unwrap();
         let text = String::from_utf8_lossy(&bytes);
         let header = format!(
             "070701{:08x}{:08x}{}{:08x}{}{:08x}{}{:08x}{:08x}",

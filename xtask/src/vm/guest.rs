@@ -65,17 +65,17 @@ impl Guest {
     }
 
     /// The archive that the kernel unpacks.
-    pub(super) fn archive(&self) -> Vec<u8> {
+    pub(super) fn archive(&self) -> Result<Vec<u8>> {
         let mut archive = Archive::default();
         for directory in DIRECTORIES {
-            archive.directory(directory);
+            archive.directory(directory)?;
         }
-        archive.device("dev/console", CONSOLE);
+        archive.device("dev/console", CONSOLE)?;
         for (path, bytes) in &self.files {
             for directory in directories_above(path) {
-                archive.directory(directory);
+                archive.directory(directory)?;
             }
-            archive.program(path, bytes);
+            archive.program(path, bytes)?;
         }
         archive.finish()
     }

@@ -150,7 +150,7 @@ impl InitialFiles {
         let path = places::target()?.join(format!("vm/{}.cpio", process::id()));
         let directory = path.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
-        fs::write(&path, guest.archive()).with_context(|| format!("cannot write {}", path.display()))?;
+        fs::write(&path, guest.archive()?).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(Self(path))
     }
 }

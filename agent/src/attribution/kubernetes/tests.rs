@@ -1,3 +1,5 @@
+//! Tests of the names that a snapshot gets, and of what is told about pods.
+
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
 use std::sync::Arc;

@@ -1,3 +1,5 @@
+//! Tests of the ledger through the snapshots that it hands out.
+
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
 use std::{

@@ -5,7 +5,10 @@ use std::{collections::BTreeSet, fs, time::Duration};
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 
-use crate::e2e::world::{RELEASE, World, within};
+use crate::e2e::{
+    wait::within,
+    world::{RELEASE, World},
+};
 
 /// The agents' programs, as the kernel shortens their names.
 const PROGRAM: &str = "_sched_switch";

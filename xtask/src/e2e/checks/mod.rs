@@ -1,6 +1,7 @@
 //! The list of checks. Called by [`super::run`].
 
 mod chart;
+mod names;
 mod outage;
 mod rights;
 mod sources;

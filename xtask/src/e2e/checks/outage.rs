@@ -1,7 +1,6 @@
 //! The agent or the API server ends and comes back.
 
 use std::{
-    collections::BTreeMap,
     fs, thread,
     time::{Duration, Instant},
 };
@@ -9,11 +8,12 @@ use std::{
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{sources::same_names, workloads::settled};
+use super::{names::same_names, workloads::settled};
 use crate::e2e::{
     names::{Name, total},
+    wait::within,
     workloads::{NAMESPACE, STEADY, pod},
-    world::{Agent, World, kernel_seconds, within},
+    world::{Agent, World, kernel_seconds},
 };
 
 const API_SERVER: &str = "kube-apiserver";
@@ -134,12 +134,6 @@ pub(super) fn restarted_in_outage(
     })();
     world.api_server_back()?;
     looked
-}
-
-/// The one value of the pod that always runs.
-pub(super) fn steady(page: &BTreeMap<Name, f64>) -> Result<f64> {
-    let name = Name::new(NAMESPACE, STEADY, "app");
-    page.get(&name).copied().with_context(|| format!("the page has no {name}"))
 }
 
 /// Runs a load of its own name to its end.

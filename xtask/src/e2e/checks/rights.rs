@@ -5,7 +5,7 @@ use std::{fs, thread, time::Duration};
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 
-use crate::e2e::world::{World, within};
+use crate::e2e::{wait::within, world::World};
 
 /// `CAP_PERFMON` is 38, `CAP_BPF` 39.
 const BOTH: u64 = 1 << 38 | 1 << 39;

@@ -1,18 +1,18 @@
 //! Where names come from: what each source costs and whether all of them say the same.
 
-use std::{collections::BTreeSet, fs, time::Duration};
+use std::fs;
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use super::outage::{restarted_in_outage, steady};
-use crate::e2e::{
-    names::Name,
-    world::{Agent, RELEASE, World, text, within},
+use super::{
+    names::{NAMED_WITHIN, named, same_names},
+    outage::restarted_in_outage,
 };
-
-/// Idle containers wake up every 2 s.
-const NAMED_WITHIN: Duration = Duration::from_secs(30);
+use crate::e2e::{
+    wait::within,
+    world::{RELEASE, World, text},
+};
 
 pub(super) fn api_load(world: &mut World) -> Result<String> {
     let user = format!("system:serviceaccount:{RELEASE}:{RELEASE}");
@@ -76,28 +76,4 @@ pub(super) fn kubelet(world: &mut World) -> Result<String> {
         bail!("the kubelet as the source was given {rules}");
     }
     same_names(world, &agent)
-}
-
-/// Waits until the agent names exactly the containers that run.
-pub(super) fn same_names(world: &World, agent: &Agent) -> Result<String> {
-    within(NAMED_WITHIN, || {
-        let living = world.living()?;
-        named(world, agent, &living)?;
-        Ok(format!("{} containers named as the API server has them", living.len()))
-    })
-}
-
-/// All of them under their names, and nobody else.
-fn named(world: &World, agent: &Agent, living: &BTreeSet<Name>) -> Result<()> {
-    let uids = world.pod_uids()?;
-    let is_ours =
-        |name: &Name| !name.container.is_empty() && (!name.namespace.is_empty() || uids.contains_key(&name.pod));
-    let seen: BTreeSet<Name> = agent.page()?.into_keys().filter(is_ours).collect();
-    let list = |names: Vec<&Name>| names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    let missing: Vec<&Name> = living.difference(&seen).collect();
-    let foreign: Vec<&Name> = seen.difference(living).collect();
-    if !missing.is_empty() || !foreign.is_empty() {
-        bail!("missing are {}; nobody's names are {}", list(missing), list(foreign));
-    }
-    steady(&agent.page()?).map(drop)
 }

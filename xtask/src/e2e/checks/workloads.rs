@@ -8,13 +8,14 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::sources::same_names;
+use super::names::same_names;
 use crate::e2e::{
     collector::Told,
     names::{Name, disagreements, total},
     prometheus::Series,
+    wait::within,
     workloads::{ALL, Expected, NAMESPACE, STEADY, objects, pod},
-    world::{RELEASE, World, within},
+    world::{RELEASE, World},
 };
 
 /// The first tick of a `CronJob` is up to a minute away, the third start of a container that fails 30 s.

@@ -1,3 +1,5 @@
+//! Tests of names from the bundles that a container runtime keeps on the node.
+
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
 use std::{sync::Arc, time::Duration};

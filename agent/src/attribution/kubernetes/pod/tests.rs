@@ -1,3 +1,5 @@
+//! Tests of the decoder of pods: examples, and that no input makes it panic.
+
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Tests of the table of names: what changes of pods make of it.
+
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
 use std::{

@@ -1,45 +1,37 @@
 //! A component's process with its directory and its log. Ends with the value.
 
 use std::{
-    env, fs,
+    fs,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
 };
 
-use super::{START_WITHIN, wait_for};
+use tempfile::TempDir;
+
+use super::START_WITHIN;
+use crate::wait_for;
 
 /// How much of a log a failure shows, in lines.
 const LAST_LINES: usize = 20;
 
 /// A directory of its own, removed with the value.
-pub(super) struct Directory(PathBuf);
+pub(super) struct Directory(TempDir);
 
 impl Directory {
     pub(super) fn new(name: &str) -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = env::temp_dir().join(format!("podlens-{name}-{}-{number}", std::process::id()));
-        fs::create_dir_all(&path).unwrap_or_else(|error| panic!("cannot make {}: {error}", path.display()));
-        Self(path)
+        let directory = tempfile::Builder::new().prefix(&format!("podlens-{name}-")).tempdir();
+        Self(directory.unwrap_or_else(|error| panic!("cannot make a directory for {name}: {error}")))
     }
 
     pub(super) fn path(&self) -> &Path {
-        &self.0
+        self.0.path()
     }
 
     /// Writes a file into it and returns the file's path.
     pub(super) fn write(&self, name: &str, text: &str) -> PathBuf {
-        let path = self.0.join(name);
+        let path = self.path().join(name);
         fs::write(&path, text).unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display()));
         path
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        // A directory that stays behind in the system's temporary one harms no test.
-        let _ = fs::remove_dir_all(&self.0);
     }
 }
 
@@ -49,7 +41,7 @@ pub(super) struct Process {
     child: Child,
     log: PathBuf,
     // Dropped after the child was ended, since fields drop after `Drop::drop`.
-    directory: Directory,
+    _directory: Directory,
 }
 
 impl Process {
@@ -68,7 +60,7 @@ impl Process {
             .stderr(output())
             .spawn()
             .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
-        Self { name, child, log, directory }
+        Self { name, child, log, _directory: directory }
     }
 
     /// Waits until `ready` has no objection; panics with the log if the process ends or the time is over.

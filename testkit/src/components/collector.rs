@@ -10,10 +10,13 @@ use std::{
 use serde_json::Value;
 
 use super::{
-    free_address, http,
-    http::{Reply, Server},
     process::{Directory, Process},
-    program, wait_for,
+    program,
+};
+use crate::{
+    free_address,
+    http::{self, Reply, Server},
+    wait_for,
 };
 
 const COMPONENT: &str = "otelcol-0.165.0";

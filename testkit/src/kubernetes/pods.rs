@@ -5,34 +5,45 @@ use serde_json::{Value, json};
 
 /// A pod that is put into an API server.
 #[derive(Clone, Debug)]
-pub(crate) struct Described {
-    pub(crate) namespace: String,
-    pub(crate) name: String,
-    pub(crate) uid: String,
-    pub(crate) node: String,
+pub struct Described {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its own name.
+    pub name: String,
+    /// The API server's id of it.
+    pub uid: String,
+    /// The node that it is bound to.
+    pub node: String,
     /// Kind and name of its controller.
-    pub(crate) controller: (&'static str, String),
-    pub(crate) containers: Vec<Status>,
+    pub controller: (&'static str, String),
+    /// All of its containers.
+    pub containers: Vec<Status>,
     /// So many bytes of environment variables in the specification.
-    pub(crate) ballast_bytes: usize,
+    pub ballast_bytes: usize,
 }
 
 /// One container of it.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Status {
-    pub(crate) name: String,
-    pub(crate) state: State,
+pub struct Status {
+    /// Its name in the specification.
+    pub name: String,
+    /// The present instance.
+    pub state: State,
     /// The instance before.
-    pub(crate) last_id: Option<String>,
-    pub(crate) restarts: u32,
+    pub last_id: Option<String>,
+    /// How often it was started again.
+    pub restarts: u32,
 }
 
 /// A container's present instance by its runtime's id.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) enum State {
+pub enum State {
+    /// Not started yet, or not yet again.
     #[default]
     Waiting,
+    /// At work.
     Running(String),
+    /// Over for good.
     Ended(String),
 }
 
@@ -59,7 +70,7 @@ fn terminated(id: &str) -> Value {
 
 impl Described {
     /// The object.
-    pub(crate) fn to_json(&self) -> Value {
+    pub fn to_json(&self) -> Value {
         let (kind, controller) = &self.controller;
         let has_ended = self.containers.iter().all(|one| matches!(one.state, State::Ended(_)));
         let runs = self.containers.iter().any(|one| one.state.id().is_some());

@@ -1,5 +1,7 @@
 //! A receiver of OTLP that keeps, for each container's id, under which names it came and its last CPU time.
 
+#![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "seconds become nanoseconds")]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, SocketAddr},
@@ -18,19 +20,21 @@ use tonic::{Request, Response, Status, transport::server::TcpIncoming};
 
 /// What came for one container.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Pushed {
+pub struct Pushed {
     /// Namespace, pod and container; parts that were not told are empty.
-    pub(crate) names: Vec<[String; 3]>,
-    pub(crate) pod_uids: BTreeSet<String>,
-    pub(crate) cpu_ns: u64,
+    pub names: Vec<[String; 3]>,
+    /// The uids of pods under which it came.
+    pub pod_uids: BTreeSet<String>,
+    /// The last CPU time.
+    pub cpu_ns: u64,
     /// Times of the points so far.
     last_time_ns: u64,
     /// What contradicts itself.
-    pub(crate) faults: Vec<String>,
+    pub faults: Vec<String>,
 }
 
 /// The receiver. Ends with the value.
-pub(crate) struct Receiver {
+pub struct Receiver {
     address: SocketAddr,
     received: Arc<Mutex<BTreeMap<String, Pushed>>>,
     _runtime: tokio::runtime::Runtime,
@@ -40,7 +44,8 @@ pub(crate) struct Receiver {
 struct Service(Arc<Mutex<BTreeMap<String, Pushed>>>);
 
 impl Receiver {
-    pub(crate) fn start() -> Self {
+    /// On a free port of loopback.
+    pub fn start() -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let received = Arc::default();
         let service = MetricsServiceServer::new(Service(Arc::clone(&received))).max_decoding_message_size(64 << 20);
@@ -53,12 +58,13 @@ impl Receiver {
         Self { address, received, _runtime: runtime }
     }
 
-    pub(crate) fn endpoint(&self) -> String {
+    /// Where it receives, as `http://ADDRESS:PORT`.
+    pub fn endpoint(&self) -> String {
         format!("http://{}", self.address)
     }
 
     /// Everything so far, by the container's id.
-    pub(crate) fn received(&self) -> BTreeMap<String, Pushed> {
+    pub fn received(&self) -> BTreeMap<String, Pushed> {
         self.received.lock().unwrap().clone()
     }
 }

@@ -1,7 +1,7 @@
 //! An API server of the test's own with the semantics that a watch rests on: each change has a version, a list tells
 //! the version that it shows, a watch gives every change after one, and who comes too late is told so (410).
 //!
-//! No script of answers, as `Server` beside it: pods are put in and taken out, and any number of clients follow. It
+//! No script of answers: pods are put in and taken out, and any number of clients follow. It
 //! also checks tokens, can go away and come back under the same address, and counts what it was asked.
 
 use std::{
@@ -26,7 +26,7 @@ const BOOKMARKS: Duration = Duration::from_secs(5);
 
 /// What the server knows. It outlives the server, as etcd does.
 #[derive(Default)]
-pub(crate) struct Store {
+pub struct Store {
     content: Mutex<Content>,
     changed: Condvar,
 }
@@ -49,7 +49,7 @@ struct Stored {
 
 impl Store {
     /// Makes or changes a pod.
-    pub(crate) fn put(&self, pod: &Value) {
+    pub fn put(&self, pod: &Value) {
         let uid = text(pod, "/metadata/uid");
         let mut content = self.content();
         let kind = if content.pods.contains_key(&uid) { "MODIFIED" } else { "ADDED" };
@@ -59,7 +59,7 @@ impl Store {
     }
 
     /// Takes a pod away.
-    pub(crate) fn delete(&self, uid: &str) {
+    pub fn delete(&self, uid: &str) {
         let mut content = self.content();
         let stored = content.pods.remove(uid).expect("the pod exists");
         content.change("DELETED", stored.object);
@@ -67,19 +67,19 @@ impl Store {
     }
 
     /// From now on only this token is good.
-    pub(crate) fn accept_only(&self, token: &str) {
+    pub fn accept_only(&self, token: &str) {
         self.content().token = Some(token.to_owned());
     }
 
     /// Drops all changes so far, as a restart or a long time does.
-    pub(crate) fn forget_history(&self) {
+    pub fn forget_history(&self) {
         let mut content = self.content();
         content.forgotten = content.version;
         content.history.clear();
     }
 
     /// How often it was asked for this (`list` or `watch`) and answered with that code.
-    pub(crate) fn requests(&self, verb: &'static str, code: u16) -> u64 {
+    pub fn requests(&self, verb: &'static str, code: u16) -> u64 {
         self.content().requests.get(&(verb, code)).copied().unwrap_or(0)
     }
 
@@ -114,7 +114,7 @@ fn text(object: &Value, pointer: &str) -> String {
 }
 
 /// A server for a store. Goes away with the value.
-pub(crate) struct ApiServer {
+pub struct ApiServer {
     address: SocketAddr,
     store: Arc<Store>,
     stopped: Arc<AtomicBool>,
@@ -124,12 +124,12 @@ pub(crate) struct ApiServer {
 
 impl ApiServer {
     /// On a free port of loopback.
-    pub(crate) fn start(store: &Arc<Store>) -> Self {
+    pub fn start(store: &Arc<Store>) -> Self {
         Self::start_at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), store)
     }
 
     /// Where an earlier one was.
-    pub(crate) fn start_at(address: SocketAddr, store: &Arc<Store>) -> Self {
+    pub fn start_at(address: SocketAddr, store: &Arc<Store>) -> Self {
         let start = Instant::now();
         let listener = loop {
             match TcpListener::bind(address) {
@@ -158,12 +158,12 @@ impl ApiServer {
     }
 
     /// Where it listens.
-    pub(crate) fn address(&self) -> SocketAddr {
+    pub fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Writes a kubeconfig for it into a directory, with a user as given.
-    pub(crate) fn kubeconfig(&self, directory: &Path, user: &Value) -> PathBuf {
+    pub fn kubeconfig(&self, directory: &Path, user: &Value) -> PathBuf {
         let path = directory.join("kubeconfig");
         let config = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "test",

@@ -11,10 +11,10 @@ use std::{
 use serde_json::Value;
 
 use super::{
-    free_address, http,
     process::{Directory, Process},
-    program, wait_for,
+    program,
 };
+use crate::{free_address, http, wait_for};
 
 const COMPONENT: &str = "prometheus-3";
 
@@ -54,7 +54,7 @@ impl Prometheus {
             command.arg(format!("--enable-feature={}", features.join(",")));
         }
         let mut process = Process::start("Prometheus", command, directory);
-        process.wait_until_ready(|| match http::ask(address, "GET", "/-/ready", "text/plain", "")? {
+        process.wait_until_ready(|| match http::get(address, "/-/ready")? {
             (200, _) => Ok(()),
             (code, body) => Err(format!("not ready: {code} {}", body.trim())),
         });
@@ -108,7 +108,7 @@ impl Prometheus {
     }
 
     fn api(&self, path: &str) -> Result<Value, String> {
-        let (_, body) = http::ask(self.address, "GET", &format!("/api/v1/{path}"), "text/plain", "")?;
+        let (_, body) = http::get(self.address, &format!("/api/v1/{path}"))?;
         let answer: Value = serde_json::from_str(&body).map_err(|error| format!("{path}: {error} in {body:?}"))?;
         if answer.get("status").and_then(Value::as_str) == Some("success") {
             return Ok(answer);
