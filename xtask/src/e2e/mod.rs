@@ -17,7 +17,7 @@ mod collector;
 mod names;
 mod prometheus;
 mod truth;
-mod web;
+pub(crate) mod web;
 mod workloads;
 mod world;
 

@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 const SILENCE: Duration = Duration::from_secs(10);
 
 /// Asks and returns the answer's code and body.
-pub(super) fn ask(address: SocketAddr, path: &str) -> Result<(u16, String)> {
+pub(crate) fn ask(address: SocketAddr, path: &str) -> Result<(u16, String)> {
     let asked = || format!("cannot ask http://{address}{path}");
     let mut stream = TcpStream::connect_timeout(&address, SILENCE).with_context(asked)?;
     stream.set_read_timeout(Some(SILENCE)).with_context(asked)?;
@@ -78,7 +78,7 @@ fn receive(stream: &TcpStream) -> std::io::Result<Vec<u8>> {
 }
 
 /// `text` as a value in a query.
-pub(super) fn encoded(text: &str) -> String {
+pub(crate) fn encoded(text: &str) -> String {
     let encode = |byte: u8| match byte {
         b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => char::from(byte).to_string(),
         _ => format!("%{byte:02X}"),
