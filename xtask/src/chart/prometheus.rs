@@ -59,6 +59,9 @@ pub(super) fn monitors(context: &Context<'_>) -> Result<()> {
             expect(job, &prometheus.series(&format!("{own}{{job=\"{job}\"}}"))?, &[&wanted])?;
         }
     }
+    for job in ["pods", "services"] {
+        expect(job, &prometheus.series(&format!("{{job=\"{job}\",exported_namespace!=\"\"}}"))?, &[])?;
+    }
     // OpenShift puts the agent's namespace over this label at last; the other one is what is left.
     let kept = "podlens_cpu_seconds_total{job=\"overruled\",exported_namespace=\"shop\"}";
     expect("overruled", &prometheus.series(kept)?, &["1 shop/web-1/nginx "])
