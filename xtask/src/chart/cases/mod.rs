@@ -32,6 +32,7 @@ const fn case(name: &'static str, run: fn(&Context<'_>) -> Result<()>) -> Case {
 const CASES: &[Case] = &[
     case("null in the place of any value means its default or, of what can be removed, nothing", values::nulls),
     case("the values of an older chart render, with defaults for what they lack", values::older),
+    case("a value of a wrong shape is refused with its place and meets no template", values::shapes),
     case("what would have no effect is refused with a sentence that names it", values::refused),
     case("text that looks like a number reaches podlens as written or is refused", values::numbers),
     case("every release and namespace gives valid names and labels", names::every_release),

@@ -14,7 +14,7 @@ pub(super) fn nulls(context: &Context<'_>) -> Result<()> {
     let defaults = context.objects("{}")?;
     let paths = documents::paths(context.values);
     for path in &paths {
-        let rendered = context.objects(&null_at(path).to_string())?;
+        let rendered = context.objects(&at(path, &Value::Null).to_string())?;
         if !documents::is_removable(path) && rendered != defaults {
             bail!("{} is null, and the chart renders something else than with its default", path.join("."));
         }
@@ -34,8 +34,9 @@ pub(super) fn nulls(context: &Context<'_>) -> Result<()> {
     Ok(())
 }
 
-fn null_at(path: &[&str]) -> Value {
-    path.iter().rev().fold(Value::Null, |inner, key| json!({ *key: inner }))
+/// Values with this one at this path.
+fn at(path: &[&str], value: &Value) -> Value {
+    path.iter().rev().fold(value.clone(), |inner, key| json!({ *key: inner }))
 }
 
 pub(super) fn older(context: &Context<'_>) -> Result<()> {
@@ -57,6 +58,48 @@ pub(super) fn older(context: &Context<'_>) -> Result<()> {
         bail!("the values of an older chart bring agents to virtual nodes: {affinity}");
     }
     Ok(())
+}
+
+/// A template must never meet a value that it cannot handle: the schema refuses it, with its place.
+pub(super) fn shapes(context: &Context<'_>) -> Result<()> {
+    let defaults: Value =
+        serde_saphyr::from_str(context.values).map_err(|error| anyhow::anyhow!("values.yaml is bad: {error}"))?;
+    let mut paths = documents::paths(context.values);
+    paths.retain(|path| {
+        let default = defaults.pointer(&format!("/{}", path.join("/")));
+        default.is_some_and(|default| default.is_object() || default.is_array())
+    });
+    let required = ["affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution", "nodeSelectorTerms"];
+    paths.extend((2..=required.len()).filter_map(|depth| required.get(..depth)).map(<[_]>::to_vec));
+    paths.extend([&["config", "otlp"][..], &["config", "kubernetes"], &["config", "log"]].map(<[_]>::to_vec));
+    paths.extend([["config", "otlp", "headers"], ["config", "otlp", "endpoint"]].map(Vec::from));
+    paths.extend([["config", "kubernetes", "source"], ["config", "kubernetes", "bundle_root"]].map(Vec::from));
+    for path in &paths {
+        for shape in [json!(true), json!({ "a": null }), json!([null]), json!([{ "a": null }])] {
+            // Bundles, so that what belongs to them is read as well.
+            let mut values = json!({ "names": { "bundles": { "enabled": true } } });
+            merge(&mut values, at(path, &shape));
+            let values = values.to_string();
+            let Err(error) = context.objects(&values) else { continue };
+            let error = format!("{error:#}");
+            // The second is what helm says of a sentence of the chart itself.
+            if !error.contains("meet the specifications of the schema") && !error.contains("execution error at") {
+                bail!("{error}");
+            }
+        }
+    }
+    Ok(())
+}
+
+fn merge(into: &mut Value, from: Value) {
+    match (into, from) {
+        (Value::Object(into), Value::Object(from)) => {
+            for (key, value) in from {
+                merge(into.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (into, from) => *into = from,
+    }
 }
 
 pub(super) fn refused(context: &Context<'_>) -> Result<()> {
