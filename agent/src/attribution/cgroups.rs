@@ -14,7 +14,7 @@ use podlens_common::cgroup::CgroupKey;
 use super::entity::{entity, subtree};
 use crate::{
     collectors::{Subtree, lifecycle::Event},
-    kernel::hierarchy::Hierarchies,
+    kernel::cgroupfs::hierarchies::Hierarchies,
     signal::{Entity, EntityKey},
 };
 

@@ -11,7 +11,7 @@ use crate::{
     kernel::{
         btf::Btf,
         capabilities::{Capability, FOR_LOCKED_MEMORY, Held, NEEDED},
-        hierarchy::Hierarchies,
+        cgroupfs::hierarchies::Hierarchies,
         host,
     },
     pipeline::Pipeline,

@@ -20,8 +20,11 @@ use crate::{
     kernel::{
         btf::Btf,
         capabilities::Held,
+        cgroupfs::{
+            files::FileReader,
+            hierarchies::{Hierarchies, HierarchyError},
+        },
         facts::{self, Facts, Part},
-        hierarchy::{Hierarchies, HierarchyError},
         host,
         object::{Object, ObjectError},
     },
@@ -98,6 +101,7 @@ fn section(spec: &CollectorSpec, states: &States) -> Section {
 /// The collectors' states, as they become known.
 struct States {
     list: Vec<(&'static str, State)>,
+    files: Option<FileReader>,
 }
 
 impl States {
@@ -109,7 +113,15 @@ impl States {
                 (spec.name, if on { State::Running } else { State::Disabled })
             })
             .collect();
-        Self { list }
+        Self { list, files: None }
+    }
+
+    /// The one reader of cgroups' files, started for the first collector that needs it.
+    fn files(&mut self) -> std::io::Result<FileReader> {
+        match &self.files {
+            Some(files) => Ok(files.clone()),
+            None => Ok(self.files.insert(FileReader::start()?).clone()),
+        }
     }
 
     fn set(&mut self, name: &str, state: State) {
@@ -248,13 +260,13 @@ impl States {
         if let Some(lack) = last.or_else(blind) {
             lacks.push(format!("{lack}: what a quota did between the last reading and the cgroup's end is missing"));
         }
-        match Cpu::new(hierarchies.clone()) {
-            Ok(cpu) => {
+        match self.files() {
+            Ok(files) => {
                 self.degrade(name, &lacks);
-                Some(cpu)
+                Some(Cpu::new(hierarchies.clone(), files))
             }
             Err(cause) => {
-                self.set(name, State::Failed(format!("cannot tell how many files may be open: {cause}")));
+                self.set(name, State::Failed(format!("cannot start the reader of cgroups' files: {cause}")));
                 None
             }
         }
@@ -294,11 +306,9 @@ impl States {
 
 /// What the controllers of this node leave untold, in words.
 fn lacking_controllers(hierarchies: &Hierarchies) -> Option<&'static str> {
-    let controllers = hierarchies.v2.as_ref().map(|root| std::fs::read_to_string(root.join("cgroup.controllers")));
-    let in_v2 = matches!(controllers, Some(Ok(text)) if text.split_whitespace().any(|name| name == "cpu"));
-    if hierarchies.v1.is_none() && !in_v2 {
+    if hierarchies.of("cpu").is_none() {
         Some("the node's cgroup tree has no cpu controller: quotas and what they stop are missing")
-    } else if hierarchies.v1.is_some() && hierarchies.v1_cpuacct.is_none() {
+    } else if hierarchies.keyed_v1().is_some() && hierarchies.v1("cpuacct").is_none() {
         Some("the node has no cpuacct hierarchy: CPU time by mode is missing")
     } else {
         None

@@ -7,19 +7,18 @@
 mod files;
 pub mod metrics;
 
-use std::{
-    collections::HashMap,
-    io,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, time::Instant};
 
 use foldhash::fast::RandomState;
 use podlens_common::cgroup::{Bandwidth, CgroupKey};
 
-use self::files::{Figures, Files, Room, Wanted};
+use self::files::{CpuFiles, Figures};
 use super::{Collector, CollectorSpec, EntityCgroup, SlotsInUse, Subtree};
 use crate::{
-    kernel::hierarchy::Hierarchies,
+    kernel::cgroupfs::{
+        files::{FileReader, LATE, Watch},
+        hierarchies::Hierarchies,
+    },
     signal::{Layout, Row},
 };
 
@@ -31,17 +30,14 @@ pub static SPEC: CollectorSpec = CollectorSpec {
     split: None,
 };
 
-/// Least time between two readings of a cgroup's counters: a file that the caches do not hold costs some microseconds.
-const COUNTERS_HOLD: Duration = Duration::from_secs(5);
-/// The same of its quota, which is configuration.
-const QUOTA_HOLDS: Duration = Duration::from_secs(10);
-
 /// The collector at work.
 pub struct Cpu {
     hierarchies: Hierarchies,
+    reader: FileReader,
     layout: Layout,
     watched: HashMap<CgroupKey, Watched, RandomState>,
-    room: Room,
+    /// Values that were asked for and had not been read in time.
+    late: u64,
     /// The present cgroup's row.
     found: Row,
 }
@@ -49,25 +45,20 @@ pub struct Cpu {
 struct Watched {
     subtree: Subtree,
     since: Instant,
-    files: Files,
-    /// By the quota as it was read last.
-    limit: Option<u64>,
-    /// When the quota and the counters were read last; none before the first time.
-    limit_read: Option<Instant>,
-    counters_read: Option<Instant>,
-    /// Its values as of the last reading; counters only rise.
+    files: Watch<Figures>,
+    /// The reading that is in `row`.
+    booked: Option<Instant>,
+    /// Its values as of that reading; counters only rise.
     row: Row,
 }
 
 impl Cpu {
-    /// A collector over the files of these trees.
-    ///
-    /// # Errors
-    /// It cannot be told how many files may be open.
-    pub fn new(hierarchies: Hierarchies) -> io::Result<Self> {
+    /// A collector over the files of these trees, which `reader` reads.
+    #[must_use]
+    pub fn new(hierarchies: Hierarchies, reader: FileReader) -> Self {
         let layout = Layout::new(SPEC.metrics);
         let found = layout.row();
-        Ok(Self { hierarchies, layout, watched: HashMap::default(), room: files::room()?, found })
+        Self { hierarchies, reader, layout, watched: HashMap::default(), late: 0, found }
     }
 }
 
@@ -80,38 +71,28 @@ impl Collector for Cpu {
         if self.watched.contains_key(&cgroup.key) {
             return;
         }
-        if let Some(files) = Files::of(&self.hierarchies, cgroup.key, cgroup.path) {
-            let watched = Watched {
-                subtree: cgroup.subtree,
-                since: Instant::now(),
-                files,
-                limit: None,
-                limit_read: None,
-                counters_read: None,
-                row: self.layout.row(),
-            };
-            self.watched.insert(cgroup.key, watched);
+        let EntityCgroup { key, path, subtree } = cgroup;
+        if let Some(files) = CpuFiles::of(&self.hierarchies, &self.reader, key, path, subtree == Subtree::Own) {
+            let files = self.reader.watch(files);
+            let watched = Watched { subtree, since: Instant::now(), files, booked: None, row: self.layout.row() };
+            self.watched.insert(key, watched);
         }
     }
 
     fn read_cgroups(&mut self, _held: &SlotsInUse, enter: &mut dyn FnMut(CgroupKey, &Row)) {
         let now = Instant::now();
+        self.reader.taken(now);
         for (key, watched) in &mut self.watched {
-            if let Some(figures) = watched.read(&self.layout, &mut self.room, now) {
-                self.found.clear();
-                book(&mut self.found, &self.layout, watched.subtree, &figures);
-                // Of a cgroup that is being removed the last values stay, but for gauges. The kernel writes a file's
-                // numbers one after another, so a difference of two can fall for a moment.
-                watched.row.remove_gauges(&self.layout);
-                watched.row.at_least(&self.found);
-            }
+            watched.take(&self.layout, &mut self.found);
+            let last = watched.booked.unwrap_or(watched.since);
+            self.late += u64::from(now.saturating_duration_since(last) > LATE);
             enter(*key, &watched.row);
         }
     }
 
     fn removed(&mut self, key: CgroupKey, last: Option<Bandwidth>) -> Option<Row> {
         let mut watched = self.watched.remove(&key)?;
-        self.room.0 += watched.files.open();
+        watched.take(&self.layout, &mut self.found);
         let mut row = self.layout.row();
         if let Some(bandwidth) = last.filter(|bandwidth| bandwidth.periods > 0) {
             book_bandwidth(&mut row, &self.layout, &bandwidth);
@@ -120,29 +101,24 @@ impl Collector for Cpu {
         row.at_least(&watched.row);
         Some(row)
     }
-}
 
-impl Watched {
-    /// Reads what is due and no more, since most cgroups have no quota; none if nothing is.
-    fn read(&mut self, layout: &Layout, room: &mut Room, now: Instant) -> Option<Figures> {
-        if !is_due(self.since, self.counters_read, now, COUNTERS_HOLD) {
-            return None;
-        }
-        self.counters_read = Some(now);
-        if is_due(self.since, self.limit_read, now, QUOTA_HOLDS) {
-            self.limit_read = Some(now);
-            self.limit = self.files.read_limit(room);
-        }
-        let had_quota = layout.column(&metrics::THROTTLED).is_some_and(|column| self.row.cells(column).is_some());
-        let wanted = Wanted { modes: self.subtree == Subtree::Own, bandwidth: had_quota || self.limit.is_some() };
-        Some(Figures { limit: self.limit, ..self.files.read(wanted, room) })
+    fn lost(&self) -> Vec<(&'static str, u64)> {
+        vec![("late_file", self.late)]
     }
 }
 
-/// What holds for so long has to be read again, the last time being `read`. A cgroup that was made at `since` is read
-/// at each look in its first moments: its runtime is still setting it up, and it may be gone soon.
-fn is_due(since: Instant, read: Option<Instant>, now: Instant, holds: Duration) -> bool {
-    read.is_none_or(|read| read.duration_since(since) < holds || now.duration_since(read) >= holds)
+impl Watched {
+    /// Books what the files said last, unless that is done. `found` is a row to work in.
+    fn take(&mut self, layout: &Layout, found: &mut Row) {
+        let Some(reading) = self.files.last().filter(|reading| self.booked != Some(reading.at)) else { return };
+        self.booked = Some(reading.at);
+        found.clear();
+        book(found, layout, self.subtree, &reading.value);
+        // Of a cgroup that is being removed the last values stay, but for gauges. The kernel writes a file's
+        // numbers one after another, so a difference of two can fall for a moment.
+        self.row.remove_gauges(layout);
+        self.row.at_least(found);
+    }
 }
 
 fn book(row: &mut Row, layout: &Layout, subtree: Subtree, figures: &Figures) {
@@ -198,26 +174,6 @@ mod tests {
         check(Subtree::Own, Figures { mode_ns, bandwidth: unused, limit: Some(5) }, Some([0; 3]), mode_ns, Some(5));
         check(Subtree::Own, Figures { mode_ns, bandwidth: Some(STOPPED), limit: None }, stopped, mode_ns, None);
         check(Subtree::Own, Figures::default(), None, None, None);
-    }
-
-    #[test]
-    fn a_cgroup_is_read_at_each_look_while_it_is_new_and_then_once_in_a_while() {
-        let check = |read_s: Option<u64>, now_s, expected| {
-            let since = Instant::now();
-            let at = |s| since + Duration::from_secs(s);
-            let holds = Duration::from_secs(10);
-            assert_eq!(
-                is_due(since, read_s.map(at), at(now_s), holds),
-                expected,
-                "read at {read_s:?} s, now {now_s} s"
-            );
-        };
-        check(None, 60, true);
-        check(Some(0), 1, true);
-        check(Some(9), 10, true);
-        check(Some(10), 11, false);
-        check(Some(10), 19, false);
-        check(Some(10), 20, true);
     }
 
     #[test]
