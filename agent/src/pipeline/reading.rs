@@ -17,15 +17,25 @@ use crate::{
 /// Entities that are there without a cgroup of theirs.
 pub(super) struct FixedEntities {
     unattributed: EntityKey,
+    /// Of a key that is in no slot and not known.
+    stranger: EntityKey,
     kernel: EntityKey,
     root: EntityKey,
     since: SystemTime,
 }
 
 impl FixedEntities {
-    pub(super) fn new(since: SystemTime) -> Self {
+    /// `is_part`: the agent does not see the kernel's root, nor whatever else is outside of its node.
+    pub(super) fn new(since: SystemTime, is_part: bool) -> Self {
         let unit = |name| EntityKey::from(Entity::unit(name));
-        Self { unattributed: unit(Entity::UNATTRIBUTED), kernel: unit(Entity::KERNEL), root: unit("/"), since }
+        let [stranger, root] = if is_part { [Entity::OUTSIDE; 2] } else { [Entity::UNATTRIBUTED, "/"] };
+        Self {
+            unattributed: unit(Entity::UNATTRIBUTED),
+            stranger: unit(stranger),
+            kernel: unit(Entity::KERNEL),
+            root: unit(root),
+            since,
+        }
     }
 }
 
@@ -92,7 +102,8 @@ impl Inner {
         }
     }
 
-    /// Enters what collectors have by key. A key whose cgroup is not known counts as unattributed.
+    /// Enters what collectors have by key. A key whose cgroup is not known counts as unattributed, or as outside
+    /// where not all cgroups can be seen.
     pub(super) fn read_cgroups(&mut self, held: &SlotsInUse, now: Instant) {
         let Self { collectors, ledger, cgroups, unknown, fixed, .. } = self;
         let entities = Entities { cgroups, unknown, fixed, now };
@@ -101,8 +112,8 @@ impl Inner {
                 if row.is_empty() {
                     return;
                 }
-                let unattributed = (&fixed.unattributed, &fixed.unattributed, fixed.since);
-                let (entity, _, since) = entities.of_cgroup(key).unwrap_or(unattributed);
+                let stranger = (&fixed.stranger, &fixed.stranger, fixed.since);
+                let (entity, _, since) = entities.of_cgroup(key).unwrap_or(stranger);
                 ledger.observe(*section, entity, since, row);
             });
         }

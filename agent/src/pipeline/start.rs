@@ -62,6 +62,7 @@ impl Pipeline {
         }
         let sections = ALL.iter().map(|spec| section(spec, &states)).collect();
         let (now, since) = (Instant::now(), SystemTime::now());
+        let fixed = FixedEntities::new(since, cgroups.is_part());
         let names = Arc::new(Names::new(config.linger));
         let inner = Inner {
             cgroups,
@@ -75,7 +76,7 @@ impl Pipeline {
             lost_events: 0,
             sweep: std::time::Duration::ZERO,
             since,
-            fixed: FixedEntities::new(since),
+            fixed,
         };
         Ok(Self {
             node: config.node.as_str().into(),

@@ -144,6 +144,10 @@ fn book_bandwidth(row: &mut Row, layout: &Layout, bandwidth: &Bandwidth) {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+    use std::{fs, thread, time::Duration};
+
     use super::*;
 
     const STOPPED: Bandwidth = Bandwidth { periods: 7, throttled_periods: 3, throttled_ns: 9000 };
@@ -174,6 +178,68 @@ mod tests {
         check(Subtree::Own, Figures { mode_ns, bandwidth: unused, limit: Some(5) }, Some([0; 3]), mode_ns, Some(5));
         check(Subtree::Own, Figures { mode_ns, bandwidth: Some(STOPPED), limit: None }, stopped, mode_ns, None);
         check(Subtree::Own, Figures::default(), None, None, None);
+    }
+
+    /// A collector over a version 2 tree of plain files with so many containers.
+    fn collector_of(containers: u64) -> (tempfile::TempDir, Cpu) {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join("cgroup.controllers"), "cpu\n").unwrap();
+        let hierarchies = Hierarchies::find(root.path()).unwrap();
+        let mut cpu = Cpu::new(hierarchies, FileReader::start().unwrap());
+        for key in 1..=containers {
+            let directory = root.path().join(key.to_string());
+            fs::create_dir(&directory).unwrap();
+            let stat = "usage_usec 30\nuser_usec 10\nsystem_usec 20\nnr_periods 7\nnr_throttled 3\nthrottled_usec 9\n";
+            fs::write(directory.join("cpu.stat"), stat).unwrap();
+            fs::write(directory.join("cpu.max"), "20000 100000\n").unwrap();
+            cpu.born(EntityCgroup { key, path: &format!("/{key}"), subtree: Subtree::Own });
+        }
+        (root, cpu)
+    }
+
+    /// How many cgroups have values in a sweep.
+    fn sweep(cpu: &mut Cpu) -> usize {
+        let mut with_values = 0;
+        cpu.read_cgroups(&SlotsInUse::new(), &mut |_, row| with_values += usize::from(!row.is_empty()));
+        with_values
+    }
+
+    fn sweep_until_read(cpu: &mut Cpu, containers: usize) {
+        let began = Instant::now();
+        while sweep(cpu) != containers {
+            assert!(began.elapsed() < Duration::from_secs(20), "not all were read");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    #[test]
+    fn a_sweep_tells_what_was_read_before_and_the_end_as_well() {
+        let (root, mut cpu) = collector_of(2);
+        sweep_until_read(&mut cpu, 2);
+        root.close().unwrap();
+        assert_eq!(sweep(&mut cpu), 2, "without a file to open");
+        let row = cpu.removed(1, None).unwrap();
+        let cells = |metric| cpu.layout.column(metric).and_then(|column| row.cells(column));
+        assert_eq!(cells(&metrics::MODE), Some([10_000, 20_000].as_slice()));
+        assert_eq!(cells(&metrics::LIMIT), None, "what is gone has no limit");
+        assert_eq!(cpu.lost(), [("late_file", 0)]);
+    }
+
+    /// Not a test: prints what a sweep costs here.
+    #[test]
+    #[ignore = "measures"]
+    fn the_cost_of_a_sweep_with_500_cgroups() {
+        let (_root, mut cpu) = collector_of(500);
+        sweep_until_read(&mut cpu, 500);
+        let mut took: Vec<Duration> = (0..50)
+            .map(|_| {
+                let began = Instant::now();
+                sweep(&mut cpu);
+                began.elapsed()
+            })
+            .collect();
+        took.sort();
+        println!("a sweep with 500 cgroups: {:?}, the longest {:?}", took[25], took[49]);
     }
 
     #[test]

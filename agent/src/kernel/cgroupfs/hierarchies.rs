@@ -8,6 +8,8 @@ use std::{
 
 use podlens_common::cgroup::{CgroupKey, KEY_V1};
 
+pub use super::part::Extent;
+
 /// How the node mounts its cgroups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -49,6 +51,8 @@ pub struct Tree {
     pub number: u32,
     /// The controllers that count in it.
     pub controllers: Vec<String>,
+    /// How much of it is mounted.
+    pub extent: Extent,
 }
 
 impl Tree {
@@ -179,6 +183,48 @@ impl Hierarchies {
             .is_some_and(|found| found.ino() == key & !KEY_V1)
     }
 
+    /// Where the cgroup that the kernel has at `path` is in its mounted tree; none if it cannot be seen there. Learns from
+    /// the first that can where the mounted part begins.
+    pub fn localize(&mut self, key: CgroupKey, path: &str) -> Option<String> {
+        let is_v1 = key & KEY_V1 != 0;
+        let tree = if is_v1 { self.v1.iter_mut().find(|tree| tree.has(CPU)) } else { self.v2.as_mut() }?;
+        let Tree { root, extent, .. } = tree;
+        let is_at = |local: &str| {
+            let found = fs::metadata(root.join(local.trim_start_matches('/')));
+            found.is_ok_and(|found| found.ino() == key & !KEY_V1)
+        };
+        extent.localize(path, is_at)
+    }
+
+    /// The reverse of [`Self::localize`]: the kernel's path of what is at `path` in the mounted tree. As it is while it is
+    /// not known where the part begins, which [`Self::localize`] takes as well.
+    #[must_use]
+    pub fn globalize(&self, key: CgroupKey, path: String) -> String {
+        match self.keyed(key).map(|tree| &tree.extent) {
+            Some(Extent::Part { begins_at: Some(begins_at) }) => format!("{}{}", begins_at, path.trim_end_matches('/')),
+            _ => path,
+        }
+    }
+
+    /// All cgroups of that key's tree can be seen.
+    #[must_use]
+    pub fn is_whole(&self, key: CgroupKey) -> bool {
+        self.keyed(key).is_none_or(|tree| tree.extent == Extent::Whole)
+    }
+
+    /// The mounted tree is a part of the kernel's: which one, in words.
+    #[must_use]
+    pub fn part(&self) -> Option<String> {
+        let trees = [self.v2(), self.keyed_v1()];
+        trees.into_iter().flatten().find_map(|tree| match &tree.extent {
+            Extent::Whole => None,
+            Extent::Part { begins_at: Some(path) } => Some(format!("what lies below {path}")),
+            Extent::Part { begins_at: None } => {
+                Some("what lies below the root of this node's cgroup namespace".to_owned())
+            }
+        })
+    }
+
     /// The tree of a cgroup.
     #[must_use]
     pub fn keyed(&self, key: CgroupKey) -> Option<&Tree> {
@@ -193,7 +239,7 @@ fn version_2(root: &Path, mark: &str) -> Option<Tree> {
     }
     let controllers = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
     let controllers = controllers.split_whitespace().map(str::to_owned).collect();
-    Some(Tree { root: root.to_owned(), number: 0, controllers })
+    Some(Tree { root: root.to_owned(), number: 0, controllers, extent: Extent::of(root) })
 }
 
 /// The version 1 hierarchies below `root`, by the names of their directories. One that several names lead to is there
@@ -216,9 +262,11 @@ fn version_1(root: &Path) -> Vec<Tree> {
         let Ok(metadata) = fs::metadata(&directory) else { continue };
         let place = (metadata.dev(), metadata.ino());
         let controllers = name.split(',').map(str::to_owned);
-        match found.iter_mut().find(|(at, _)| *at == place) {
-            Some((_, tree)) => tree.controllers.extend(controllers),
-            None => found.push((place, Tree { root: directory, number: 0, controllers: controllers.collect() })),
+        if let Some((_, tree)) = found.iter_mut().find(|(at, _)| *at == place) {
+            tree.controllers.extend(controllers);
+        } else {
+            let extent = Extent::of(&directory);
+            found.push((place, Tree { root: directory, number: 0, controllers: controllers.collect(), extent }));
         }
     }
     found.into_iter().map(|(_, tree)| tree).collect()
