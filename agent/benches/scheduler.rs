@@ -23,7 +23,7 @@ use aya::{
     maps::{MapData, ProgramArray},
     programs::{BtfTracePoint, ProgramFd, loaded_programs},
 };
-use podlens::{collectors, config::Config, kernel::hierarchy::Hierarchies, pipeline::Pipeline};
+use podlens::{collectors, config::Config, kernel::cgroupfs::hierarchies::Hierarchies, pipeline::Pipeline};
 
 /// The fewest generations, and the most: where the machine is not quiet, more of them make up for it.
 const GENERATIONS: usize = 6;
@@ -296,7 +296,10 @@ fn on_one_cpu() -> Result<()> {
 /// The version 2 tree of cgroups.
 fn v2_tree() -> Result<PathBuf> {
     let root = Config::defaults(&collectors::switchable()).cgroup_root;
-    Hierarchies::find(&root)?.v2.context("the benchmark needs a version 2 tree of cgroups")
+    Hierarchies::find(&root)?
+        .v2()
+        .map(|tree| tree.root.clone())
+        .context("the benchmark needs a version 2 tree of cgroups")
 }
 
 /// Moves this process to a cgroup.

@@ -40,6 +40,7 @@ Made from the collectors' definitions by `cargo xtask docs`; change those instea
 | kernel threads in the root cgroup | `unit=\"kernel\"`, `node` |
 | other tasks in the root cgroup | `unit=\"/\"`, `node` |
 | tasks whose cgroup has no slot or no known path | `unit=\"unattributed\"`, `node` |
+| on a node that is itself a container (kind, k3d): whatever else runs on its host | `unit=\"outside\"`, `node` |
 
 Until its name is known, a pod is called by its uid, a container by the first 12 digits of its id, and the namespace is
 empty. No process id, address or port is ever a label. A value that cannot be measured has no sample; it is never 0.

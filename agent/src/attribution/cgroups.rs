@@ -14,7 +14,7 @@ use podlens_common::cgroup::CgroupKey;
 use super::entity::{entity, subtree};
 use crate::{
     collectors::lifecycle::Event,
-    kernel::hierarchy::Hierarchies,
+    kernel::cgroupfs::hierarchies::Hierarchies,
     signal::{Entity, EntityKey, Subtree},
 };
 
@@ -24,8 +24,10 @@ const KEEP_REMOVED: Duration = Duration::from_mins(1);
 /// One cgroup.
 #[derive(Clone, Debug)]
 pub struct Cgroup {
-    /// Path from the root of its hierarchy.
+    /// Path from the root of its mounted tree; where `is_visible` is not set, the kernel's, or nothing if it is not known.
     pub path: String,
+    /// It is in the mounted tree, so that a walk finds it for as long as it exists.
+    pub is_visible: bool,
     /// Its entity by that path.
     pub entity: EntityKey,
     /// The same as a culprit.
@@ -50,8 +52,8 @@ impl Cgroups {
     #[must_use]
     pub fn scan(hierarchies: Hierarchies) -> Self {
         let mut cgroups = Self { hierarchies, known: HashMap::default() };
-        for event in cgroups.rescan() {
-            cgroups.apply(event, Instant::now());
+        for directory in cgroups.hierarchies.scan() {
+            cgroups.insert(directory.key, directory.path);
         }
         cgroups
     }
@@ -59,8 +61,12 @@ impl Cgroups {
     /// Follows one event.
     pub fn apply(&mut self, event: Event, now: Instant) {
         match event {
-            Event::Born { key, path } => self.insert(key, path),
+            Event::Born { key, path } => match self.hierarchies.localize(key, &path) {
+                Some(local) => self.insert(key, local),
+                None => self.insert_outside(key, path),
+            },
             Event::Removed { key, .. } => {
+                self.assume_outside(key);
                 if let Some(cgroup) = self.known.get_mut(&key) {
                     cgroup.removed.get_or_insert(now);
                 }
@@ -75,12 +81,26 @@ impl Cgroups {
         let found: HashMap<CgroupKey, String> =
             self.hierarchies.scan().into_iter().map(|directory| (directory.key, directory.path)).collect();
         let gone = |(key, cgroup): (&CgroupKey, &Cgroup)| {
-            (cgroup.removed.is_none() && !found.contains_key(key)).then_some(Event::Removed { key: *key, last: None })
+            (cgroup.is_visible && cgroup.removed.is_none() && !found.contains_key(key))
+                .then_some(Event::Removed { key: *key, last: None })
         };
         let mut events: Vec<Event> = self.known.iter().filter_map(gone).collect();
-        let new = found.into_iter().filter(|(key, _)| !self.known.contains_key(key));
-        events.extend(new.map(|(key, path)| Event::Born { key, path }));
+        let new = found.into_iter().filter(|(key, _)| self.known.get(key).is_none_or(|cgroup| !cgroup.is_visible));
+        events.extend(new.map(|(key, path)| Event::Born { key, path: self.hierarchies.globalize(key, path) }));
         events
+    }
+
+    /// A cgroup that no walk has found is outside of the mounted tree, if that is not all of the kernel's.
+    pub fn assume_outside(&mut self, key: CgroupKey) {
+        if !self.known.contains_key(&key) && !self.hierarchies.is_whole(key) {
+            self.insert_outside(key, String::new());
+        }
+    }
+
+    /// The mounted trees are not all of the kernel's.
+    #[must_use]
+    pub fn is_part(&self) -> bool {
+        self.hierarchies.part().is_some()
     }
 
     /// What is known of a cgroup.
@@ -126,7 +146,16 @@ impl Cgroups {
 
     fn insert(&mut self, key: CgroupKey, path: String) {
         let (entity, top) = (EntityKey::from(entity(&path)), subtree(&path));
-        let culprit = entity.as_culprit();
-        self.known.insert(key, Cgroup { path, entity, culprit, top, since: SystemTime::now(), removed: None });
+        self.insert_as(key, path, true, entity, top);
+    }
+
+    /// Whatever it is, it is not of this node: it has neither a name nor files here.
+    fn insert_outside(&mut self, key: CgroupKey, path: String) {
+        self.insert_as(key, path, false, EntityKey::from(Entity::unit(Entity::OUTSIDE)), None);
+    }
+
+    fn insert_as(&mut self, key: CgroupKey, path: String, is_visible: bool, entity: EntityKey, top: Option<Subtree>) {
+        let (culprit, since) = (entity.as_culprit(), SystemTime::now());
+        self.known.insert(key, Cgroup { path, is_visible, entity, culprit, top, since, removed: None });
     }
 }

@@ -11,10 +11,11 @@ use crate::{
     kernel::{
         btf::Btf,
         capabilities::{Capability, FOR_LOCKED_MEMORY, Held, NEEDED},
-        hierarchy::Hierarchies,
+        cgroupfs::hierarchies::Hierarchies,
         host,
     },
     pipeline::Pipeline,
+    signal::Entity,
 };
 
 /// Tries everything out and reports; success if the agent would be useful here.
@@ -40,7 +41,7 @@ fn report(config: &Config) -> (String, bool) {
         Err(cause) => line("BTF", &cause.to_string()),
     }
     match Hierarchies::find(&config.cgroup_root) {
-        Ok(hierarchies) => line("cgroups", hierarchies.mode.name()),
+        Ok(hierarchies) => line("cgroups", &cgroups(&hierarchies)),
         Err(cause) => line("cgroups", &cause.to_string()),
     }
     let held = Held::read(Path::new("/proc")).ok();
@@ -75,6 +76,17 @@ fn report(config: &Config) -> (String, bool) {
         },
     );
     (text, useful)
+}
+
+fn cgroups(hierarchies: &Hierarchies) -> String {
+    let mode = hierarchies.mode.name();
+    match hierarchies.part() {
+        Some(part) => format!(
+            "{mode}; the mounted tree is a part of the kernel's, {part}: all else is unit=\"{}\"",
+            Entity::OUTSIDE
+        ),
+        None => mode.to_owned(),
+    }
 }
 
 fn verdict(capability: Capability, held: Option<Held>) -> String {

@@ -5,8 +5,8 @@
 
 pub mod btf;
 pub mod capabilities;
+pub mod cgroupfs;
 pub mod facts;
-pub mod hierarchy;
 pub mod host;
 pub mod immediates;
 pub mod iterator;

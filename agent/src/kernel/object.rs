@@ -20,8 +20,8 @@ use podlens_common::{
 };
 
 use super::{
+    cgroupfs::hierarchies::Hierarchies,
     facts::Facts,
-    hierarchy::Hierarchies,
     immediates::{self, ImmediateError},
     iterator::Iterator,
     mapped::{MappedArray, Plain},
@@ -113,8 +113,8 @@ impl Object {
         let btf = Btf::from_sys_fs().map_err(ObjectError::Btf)?;
         let mut constants = facts.constants.clone();
         constants.extend([
-            ("HAS_V1", u32::from(hierarchies.v1.is_some())),
-            ("V1_HIERARCHY", hierarchies.v1_number),
+            ("HAS_V1", u32::from(hierarchies.keyed_v1().is_some())),
+            ("V1_HIERARCHY", hierarchies.keyed_v1().map_or(0, |tree| tree.number)),
             ("SLOTS_COUNT", slots),
             ("CPUS_COUNT", cpus),
         ]);

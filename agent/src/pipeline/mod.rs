@@ -338,6 +338,9 @@ impl Inner {
         }
         if now.duration_since(self.scanned) >= RESCAN {
             self.rescan(now);
+            for key in self.unknown.keys() {
+                self.cgroups.assume_outside(*key);
+            }
         }
     }
 }

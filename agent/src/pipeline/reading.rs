@@ -18,15 +18,25 @@ use crate::{
 /// Entities that are there without a cgroup of theirs.
 pub(super) struct FixedEntities {
     unattributed: EntityKey,
+    /// Of a key that is in no slot and not known.
+    stranger: EntityKey,
     kernel: EntityKey,
     root: EntityKey,
     since: SystemTime,
 }
 
 impl FixedEntities {
-    pub(super) fn new(since: SystemTime) -> Self {
+    /// `is_part`: the agent does not see the kernel's root, nor whatever else is outside of its node.
+    pub(super) fn new(since: SystemTime, is_part: bool) -> Self {
         let unit = |name| EntityKey::from(Entity::unit(name));
-        Self { unattributed: unit(Entity::UNATTRIBUTED), kernel: unit(Entity::KERNEL), root: unit("/"), since }
+        let [stranger, root] = if is_part { [Entity::OUTSIDE; 2] } else { [Entity::UNATTRIBUTED, "/"] };
+        Self {
+            unattributed: unit(Entity::UNATTRIBUTED),
+            stranger: unit(stranger),
+            kernel: unit(Entity::KERNEL),
+            root: unit(root),
+            since,
+        }
     }
 }
 
@@ -99,13 +109,13 @@ impl Readings for ToLedger<'_> {
         }
     }
 
-    /// A key whose cgroup is not known counts as unattributed.
+    /// A key whose cgroup is not known counts as unattributed, or as outside where not all cgroups can be seen.
     fn cgroup(&mut self, key: CgroupKey, row: &Row) {
         if row.is_empty() {
             return;
         }
-        let unattributed = || self.entities.fixed(&self.entities.fixed.unattributed);
-        let (entity, _, since) = self.entities.of_cgroup(key).unwrap_or_else(unattributed);
+        let stranger = || self.entities.fixed(&self.entities.fixed.stranger);
+        let (entity, _, since) = self.entities.of_cgroup(key).unwrap_or_else(stranger);
         let id = self.ledger.entity(entity, since);
         self.ledger.observe(self.section, id, row);
     }

@@ -20,8 +20,11 @@ use crate::{
     kernel::{
         btf::Btf,
         capabilities::Held,
+        cgroupfs::{
+            files::FileReader,
+            hierarchies::{Hierarchies, HierarchyError},
+        },
         facts::{Facts, Part, resolve},
-        hierarchy::{Hierarchies, HierarchyError},
         host,
         object::{Object, ObjectError},
     },
@@ -60,6 +63,7 @@ impl Pipeline {
         let definitions = ALL.iter().map(|spec| definition(spec, &states)).collect();
         let facts = facts::Facts::new(|spec| states.is_on(spec.name));
         let (now, since) = (Instant::now(), SystemTime::now());
+        let fixed = FixedEntities::new(since, cgroups.is_part());
         let names = Arc::new(Names::new(config.linger));
         let inner = Inner {
             cgroups,
@@ -73,7 +77,7 @@ impl Pipeline {
             scanned: now,
             lost_events: 0,
             sweep: std::time::Duration::ZERO,
-            fixed: FixedEntities::new(since),
+            fixed,
             facts,
             snapshots: Vec::new(),
         };
@@ -100,6 +104,7 @@ fn definition(spec: &CollectorSpec, states: &States) -> Definition {
 /// The collectors' states, as they become known.
 struct States {
     list: Vec<(&'static str, State)>,
+    files: Option<FileReader>,
 }
 
 impl States {
@@ -111,7 +116,15 @@ impl States {
                 (spec.name, if on { State::Running } else { State::Disabled })
             })
             .collect();
-        Self { list }
+        Self { list, files: None }
+    }
+
+    /// The one reader of cgroups' files, started for the first collector that needs it.
+    fn files(&mut self) -> std::io::Result<FileReader> {
+        match &self.files {
+            Some(files) => Ok(files.clone()),
+            None => Ok(self.files.insert(FileReader::start()?).clone()),
+        }
     }
 
     fn set(&mut self, name: &str, state: State) {
@@ -250,13 +263,13 @@ impl States {
         if let Some(lack) = last.or_else(blind) {
             lacks.push(format!("{lack}: what a quota did between the last reading and the cgroup's end is missing"));
         }
-        match Cpu::new(hierarchies.clone()) {
-            Ok(cpu) => {
+        match self.files() {
+            Ok(files) => {
                 self.degrade(name, &lacks);
-                Some(cpu)
+                Some(Cpu::new(hierarchies.clone(), files))
             }
             Err(cause) => {
-                self.set(name, State::Failed(format!("cannot tell how many files may be open: {cause}")));
+                self.set(name, State::Failed(format!("cannot start the reader of cgroups' files: {cause}")));
                 None
             }
         }
@@ -296,11 +309,9 @@ impl States {
 
 /// What the controllers of this node leave untold, in words.
 fn lacking_controllers(hierarchies: &Hierarchies) -> Option<&'static str> {
-    let controllers = hierarchies.v2.as_ref().map(|root| std::fs::read_to_string(root.join("cgroup.controllers")));
-    let in_v2 = matches!(controllers, Some(Ok(text)) if text.split_whitespace().any(|name| name == "cpu"));
-    if hierarchies.v1.is_none() && !in_v2 {
+    if hierarchies.of("cpu").is_none() {
         Some("the node's cgroup tree has no cpu controller: quotas and what they stop are missing")
-    } else if hierarchies.v1.is_some() && hierarchies.v1_cpuacct.is_none() {
+    } else if hierarchies.keyed_v1().is_some() && hierarchies.v1("cpuacct").is_none() {
         Some("the node has no cpuacct hierarchy: CPU time by mode is missing")
     } else {
         None

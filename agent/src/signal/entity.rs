@@ -34,6 +34,9 @@ pub enum Entity {
 impl Entity {
     /// The entity of kernel threads.
     pub const KERNEL: &'static str = "kernel";
+    /// The entity of everything beyond the cgroups that the agent sees: on a node that is itself a container, whatever else
+    /// runs on its host.
+    pub const OUTSIDE: &'static str = "outside";
     /// The entity of activity whose cgroup is not known.
     pub const UNATTRIBUTED: &'static str = "unattributed";
 

@@ -1,46 +1,37 @@
-//! The kernel's files of one cgroup: kept open and read anew from their beginning, and what their text says.
+//! The kernel's files of one cgroup that this collector has read for it, and what their text says.
 
-use std::{
-    fs::File,
-    io,
-    os::unix::fs::FileExt as _,
-    path::{Path, PathBuf},
-};
+use std::time::{Duration, Instant};
 
 use podlens_common::cgroup::{Bandwidth, CgroupKey, KEY_V1};
 
-use crate::kernel::hierarchy::Hierarchies;
+use crate::kernel::cgroupfs::{
+    files::{CgroupFile, FileReader, Source, TURN, Turn},
+    hierarchies::{Hierarchies, Tree},
+};
 
-/// Longer than any of the files.
-const TEXT_BYTES: usize = 1024;
+/// A quota is configuration: every second turn is enough.
+const QUOTA_HOLDS: Duration = TURN.saturating_mul(2);
 /// Billionths of a CPU.
 const CPU: u64 = 1_000_000_000;
 
-/// How many more files may be kept open; those beyond are opened for each reading.
-#[derive(Debug)]
-pub(super) struct Room(pub(super) usize);
-
-/// One file.
-#[derive(Debug)]
-pub(super) struct Source {
-    path: PathBuf,
-    file: Option<File>,
-}
-
 /// A cgroup's files, by the version of the tree that its CPU controller is in.
-#[derive(Debug)]
-pub(super) enum Files {
-    V2(Box<[Source; 2]>),
-    V1(Box<[Source; 3]>, Option<Box<[Source; 2]>>),
+enum Files {
+    V2 { stat: CgroupFile, max: CgroupFile },
+    V1 { stat: CgroupFile, quota: CgroupFile, period: CgroupFile, modes: Option<[CgroupFile; 2]> },
 }
 
-/// What of the files is wanted.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Wanted {
-    /// CPU time by mode.
-    pub(super) modes: bool,
-    /// What a quota did.
-    pub(super) bandwidth: bool,
+/// The files of a cgroup and what decides which of them are read: most cgroups have no quota, and what one without a
+/// quota cannot have is not read.
+pub(super) struct CpuFiles {
+    files: Files,
+    /// CPU time by mode is wanted.
+    wants_modes: bool,
+    since: Instant,
+    /// The quota as it was read last, and when that was.
+    limit: Option<u64>,
+    limit_read: Option<Instant>,
+    /// There was a quota once.
+    had_quota: bool,
 }
 
 /// What the files say; what a file does not say, or a file that is not there, is not known.
@@ -51,108 +42,109 @@ pub(super) struct Figures {
     pub(super) limit: Option<u64>,
 }
 
-impl Files {
+impl CpuFiles {
     /// The files of a cgroup; none if its tree is not the CPU controller's.
-    pub(super) fn of(hierarchies: &Hierarchies, key: CgroupKey, path: &str) -> Option<Self> {
-        if (key & KEY_V1 != 0) != hierarchies.v1.is_some() {
+    pub(super) fn of(
+        hierarchies: &Hierarchies,
+        reader: &FileReader,
+        key: CgroupKey,
+        path: &str,
+        wants_modes: bool,
+    ) -> Option<Self> {
+        if (key & KEY_V1 != 0) != hierarchies.keyed_v1().is_some() {
             return None;
         }
-        let directory = hierarchies.directory(key, path)?;
-        if key & KEY_V1 == 0 {
-            return Some(Self::V2(Box::new(sources(&directory, ["cpu.stat", "cpu.max"]))));
-        }
-        let accounting = hierarchies.v1_cpuacct.as_ref().map(|root| root.join(path.trim_start_matches('/')));
-        let modes = accounting.map(|of| Box::new(sources(&of, ["cpuacct.usage_user", "cpuacct.usage_sys"])));
-        let quota = sources(&directory, ["cpu.stat", "cpu.cfs_quota_us", "cpu.cfs_period_us"]);
-        Some(Self::V1(Box::new(quota), modes))
-    }
-
-    /// What the quota allows at most; none without one.
-    pub(super) fn read_limit(&mut self, room: &mut Room) -> Option<u64> {
-        match self {
-            Self::V2(files) => {
-                let [_, max] = &mut **files;
-                max.read(room, parse_max).flatten()
+        let tree = hierarchies.keyed(key)?;
+        let file = |tree: &Tree, name: &str| reader.file(tree.directory(path).join(name));
+        let files = if key & KEY_V1 == 0 {
+            Files::V2 { stat: file(tree, "cpu.stat"), max: file(tree, "cpu.max") }
+        } else {
+            // Two files and not cpuacct.usage_all, which costs as much as both on 2 CPUs and more with each further one.
+            let modes = hierarchies
+                .v1("cpuacct")
+                .map(|tree| ["cpuacct.usage_user", "cpuacct.usage_sys"].map(|name| file(tree, name)));
+            Files::V1 {
+                stat: file(tree, "cpu.stat"),
+                quota: file(tree, "cpu.cfs_quota_us"),
+                period: file(tree, "cpu.cfs_period_us"),
+                modes,
             }
-            Self::V1(files, _) => {
-                let [_, quota, period] = &mut **files;
+        };
+        let since = Instant::now();
+        Some(Self { files, wants_modes, since, limit: None, limit_read: None, had_quota: false })
+    }
+}
+
+impl Source for CpuFiles {
+    type Value = Figures;
+
+    fn read(&mut self, turn: &mut Turn) -> Figures {
+        if is_due(self.since, self.limit_read, turn.now) {
+            self.limit_read = Some(turn.now);
+            self.limit = self.files.read_limit(turn);
+        }
+        self.had_quota |= self.limit.is_some();
+        let told = self.files.read(self.wants_modes, self.had_quota, turn);
+        self.had_quota |= told.bandwidth.is_some_and(|bandwidth| bandwidth.periods > 0);
+        Figures { limit: self.limit, ..told }
+    }
+}
+
+/// The quota has to be read again. The runtime of a new cgroup is still setting it up. Turns come a moment sooner or
+/// later, so half of one is granted.
+fn is_due(since: Instant, read: Option<Instant>, now: Instant) -> bool {
+    read.is_none_or(|read| {
+        read.duration_since(since) < QUOTA_HOLDS || now.duration_since(read) + TURN / 2 >= QUOTA_HOLDS
+    })
+}
+
+impl Files {
+    /// What the quota allows at most; none without one.
+    fn read_limit(&mut self, turn: &mut Turn) -> Option<u64> {
+        match self {
+            Self::V2 { max, .. } => max.read(turn, parse_max).flatten(),
+            Self::V1 { quota, period, .. } => {
                 // -1 stands for no quota, and is no number here.
-                let quota = quota.read(room, parse_number).flatten()?;
-                cpus(quota, period.read(room, parse_number).flatten()?)
+                let quota = quota.read(turn, parse_number).flatten()?;
+                cpus(quota, period.read(turn, parse_number).flatten()?)
             }
         }
     }
 
     /// Reads what is wanted, but for the limit.
-    pub(super) fn read(&mut self, wanted: Wanted, room: &mut Room) -> Figures {
-        match self {
-            Self::V2(files) => {
-                let [stat, _] = &mut **files;
-                let told = if wanted.modes || wanted.bandwidth { stat.read(room, parse_stat) } else { None };
-                told.unwrap_or_default()
-            }
-            Self::V1(files, modes) => {
-                let [stat, ..] = &mut **files;
-                let told = if wanted.bandwidth { stat.read(room, parse_stat) } else { None };
-                let mode_ns = modes.as_mut().filter(|_| wanted.modes).and_then(|modes| {
-                    let [user, system] = &mut **modes;
-                    Some([user.read(room, parse_number).flatten()?, system.read(room, parse_number).flatten()?])
-                });
-                Figures { mode_ns, ..told.unwrap_or_default() }
-            }
-        }
+    fn read(&mut self, wants_modes: bool, wants_bandwidth: bool, turn: &mut Turn) -> Figures {
+        let (stat, modes) = match self {
+            Self::V2 { stat, .. } => (stat, None),
+            Self::V1 { stat, modes, .. } => (stat, Some(modes)),
+        };
+        let in_stat = wants_bandwidth || wants_modes && modes.is_none();
+        let told = if in_stat { stat.read(turn, parse_stat).unwrap_or_default() } else { Figures::default() };
+        let Some(modes) = modes else { return told };
+        let mode_ns = modes.as_mut().filter(|_| wants_modes).and_then(|[user, system]| {
+            Some([user.read(turn, parse_number).flatten()?, system.read(turn, parse_number).flatten()?])
+        });
+        Figures { mode_ns, ..told }
     }
-
-    /// How many are open.
-    pub(super) fn open(&self) -> usize {
-        let count = |sources: &[Source]| sources.iter().filter(|source| source.file.is_some()).count();
-        match self {
-            Self::V2(files) => count(&**files),
-            Self::V1(files, modes) => count(&**files) + modes.as_ref().map_or(0, |modes| count(&**modes)),
-        }
-    }
-}
-
-fn sources<const N: usize>(directory: &Path, names: [&str; N]) -> [Source; N] {
-    names.map(|name| Source { path: directory.join(name), file: None })
-}
-
-impl Source {
-    /// What `parse` makes of the file as it is now; none if it cannot be read.
-    fn read<T>(&mut self, room: &mut Room, parse: impl Fn(&str) -> T) -> Option<T> {
-        let mut buffer = [0; TEXT_BYTES];
-        if let Some(file) = &self.file {
-            if let Ok(bytes) = file.read_at(&mut buffer, 0) {
-                return text(&buffer, bytes).map(parse);
-            }
-            // The cgroup is gone, or its controller was switched off and may come back.
-            self.file = None;
-            room.0 += 1;
-        }
-        let file = File::open(&self.path).ok()?;
-        let bytes = file.read_at(&mut buffer, 0).ok()?;
-        if room.0 > 0 {
-            room.0 -= 1;
-            self.file = Some(file);
-        }
-        text(&buffer, bytes).map(parse)
-    }
-}
-
-fn text(buffer: &[u8], bytes: usize) -> Option<&str> {
-    std::str::from_utf8(buffer.get(..bytes)?).ok()
 }
 
 /// Both versions' cpu.stat: version 1 has no modes and counts in nanoseconds.
 fn parse_stat(text: &str) -> Figures {
-    let number = |key: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '))?;
-        line.trim().parse::<u64>().ok()
-    };
-    let in_ns = |key: &str| number(key).map(|us| us * 1000);
-    let throttled_ns = in_ns("throttled_usec").or_else(|| number("throttled_time"));
-    let mode_ns = in_ns("user_usec").zip(in_ns("system_usec")).map(|(user, system)| [user, system]);
-    let bandwidth = number("nr_periods").zip(number("nr_throttled")).zip(throttled_ns);
+    let [mut user, mut system, mut periods, mut throttled_periods, mut throttled_ns] = [None; 5];
+    for line in text.lines() {
+        let Some((key, number)) = line.split_once(' ') else { continue };
+        let in_ns = || number.trim().parse::<u64>().ok()?.checked_mul(1000);
+        match key {
+            "user_usec" => user = in_ns(),
+            "system_usec" => system = in_ns(),
+            "nr_periods" => periods = parse_number(number),
+            "nr_throttled" => throttled_periods = parse_number(number),
+            "throttled_usec" => throttled_ns = in_ns(),
+            "throttled_time" => throttled_ns = parse_number(number),
+            _ => {}
+        }
+    }
+    let mode_ns = user.zip(system).map(|(user, system)| [user, system]);
+    let bandwidth = periods.zip(throttled_periods).zip(throttled_ns);
     let bandwidth = bandwidth.map(|((periods, throttled_periods), throttled_ns)| Bandwidth {
         periods,
         throttled_periods,
@@ -177,20 +169,8 @@ fn cpus(quota_us: u64, period_us: u64) -> Option<u64> {
     u64::try_from(billionths.checked_div(u128::from(period_us))?).ok()
 }
 
-/// Lets this process keep as many files open as it may, and tells how many of them a collector can have.
-pub(super) fn room() -> io::Result<Room> {
-    /// For connections, maps and whatever else.
-    const OTHERS: usize = 512;
-    let most = crate::kernel::process::raise_file_limit()?;
-    Ok(Room(most.saturating_sub(OTHERS)))
-}
-
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-    use std::fs;
-
     use super::*;
 
     #[track_caller]
@@ -238,18 +218,18 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_kept_open_while_there_is_room_and_read_anew_each_time() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("number");
-        for (mut room, kept) in [(Room(1), 1), (Room(0), 0)] {
-            let [mut source] = sources(directory.path(), ["number"]);
-            assert_eq!(source.read(&mut room, parse_number), None, "not there yet");
-            for number in [5, 70_000] {
-                fs::write(&path, format!("{number}\n")).unwrap();
-                assert_eq!(source.read(&mut room, parse_number), Some(Some(number)));
-            }
-            assert_eq!((source.file.is_some(), room.0), (kept == 1, 0));
-            fs::remove_file(&path).unwrap();
-        }
+    fn a_quota_is_read_at_each_look_while_the_cgroup_is_new_and_then_every_second_turn() {
+        let check = |read_ms: Option<u64>, now_ms, expected| {
+            let since = Instant::now();
+            let at = |ms| since + Duration::from_millis(ms);
+            let due = is_due(since, read_ms.map(at), at(now_ms));
+            assert_eq!(due, expected, "read at {read_ms:?} ms, now {now_ms} ms");
+        };
+        check(None, 60_000, true);
+        check(Some(0), 250, true);
+        check(Some(9_000), 10_000, true);
+        check(Some(10_000), 15_010, false);
+        check(Some(10_000), 19_990, true);
+        check(Some(10_000), 20_000, true);
     }
 }
