@@ -14,10 +14,7 @@ use aya_ebpf::{
 };
 use podlens_common::{
     cgroup::KEY_V1,
-    tasks::{
-        KEY_KERNEL, KEY_ROOT, STATE_DISK, STATE_RUNNING, STATE_SLEEPING, STATE_WAITING, STATES, TASK_RECORDS,
-        TaskRecord, TaskWalk,
-    },
+    tasks::{KEY_KERNEL, KEY_ROOT, TASK_RECORDS, TaskRecord, TaskState, TaskWalk},
 };
 
 use crate::kernel::{ROOT_ID, has_v1, offsets};
@@ -59,9 +56,9 @@ struct Walk {
     set_key: u64,
     /// Tasks of one key met one after another.
     key: u64,
-    tasks: [u32; STATES],
+    tasks: [u32; TaskState::COUNT],
     records: u32,
-    unrecorded: [u32; STATES],
+    unrecorded: [u32; TaskState::COUNT],
     finished: u32,
 }
 
@@ -81,9 +78,9 @@ pub extern "C" fn task_walk(_context: *mut c_void) -> i32 {
         set: 0,
         set_key: KEY_KERNEL,
         key: KEY_KERNEL,
-        tasks: [0; STATES],
+        tasks: [0; TaskState::COUNT],
         records: 0,
-        unrecorded: [0; STATES],
+        unrecorded: [0; TaskState::COUNT],
         finished: 0,
     };
     enter(walk);
@@ -150,13 +147,13 @@ fn visit(walk: &mut Walk, task: u64) {
     let state = half(task + offsets::task_state());
     // A whole word until 7.2 made it a byte among others.
     let state = if half(task + offsets::task_on_cpu()) & 0xff != 0 {
-        STATE_RUNNING
+        TaskState::Running
     } else if state == 0 {
-        STATE_WAITING
+        TaskState::Waiting
     } else if state & (UNINTERRUPTIBLE | NOLOAD) == UNINTERRUPTIBLE {
-        STATE_DISK
+        TaskState::Disk
     } else {
-        STATE_SLEEPING
+        TaskState::Sleeping
     };
     let set = word(task + offsets::task_cgroups());
     if set != walk.set {
@@ -171,7 +168,7 @@ fn visit(walk: &mut Walk, task: u64) {
         write(walk);
         walk.key = key;
     }
-    walk.tasks[state & (STATES - 1)] += 1;
+    walk.tasks[state.index() & (TaskState::COUNT - 1)] += 1;
 }
 
 /// The key of a set of cgroups, by the rule of `slots::of_task`.
@@ -207,12 +204,12 @@ fn write(walk: &mut Walk) {
         unsafe { *record = TaskRecord { key: walk.key, tasks: walk.tasks } };
         walk.records += 1;
     } else {
-        walk.unrecorded[STATE_RUNNING] += running;
-        walk.unrecorded[STATE_WAITING] += waiting;
-        walk.unrecorded[STATE_SLEEPING] += sleeping;
-        walk.unrecorded[STATE_DISK] += disk;
+        walk.unrecorded[TaskState::Running.index()] += running;
+        walk.unrecorded[TaskState::Waiting.index()] += waiting;
+        walk.unrecorded[TaskState::Sleeping.index()] += sleeping;
+        walk.unrecorded[TaskState::Disk.index()] += disk;
     }
-    walk.tasks = [0; STATES];
+    walk.tasks = [0; TaskState::COUNT];
 }
 
 /// 64 bits of kernel memory; 0 where nothing is.

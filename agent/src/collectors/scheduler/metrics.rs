@@ -1,5 +1,7 @@
 //! The scheduler's metrics.
 
+use podlens_common::scheduler::{Cause, OffCpu, SwitchKind};
+
 use crate::registry::{Kind, Label, Metric, Unit};
 
 /// Time on a CPU.
@@ -33,8 +35,8 @@ pub static CPU_WAIT: Metric = Metric {
     kind: Kind::Counter,
     unit: Unit::Seconds,
     help: "Time that runnable tasks waited for a CPU, by who held it meanwhile: the container itself, its pod, another pod, a unit of the node or the kernel, nobody; unknown is what reaches back beyond the CPU's history",
-    label: Some(Label { name: "cause", values: &["self", "pod", "neighbor", "system", "idle", "unknown"] }),
-    source: "sched_switch, each CPU's last 2,048 slices",
+    label: Some(Label { name: "cause", values: &Cause::NAMES }),
+    source: "sched_switch, each CPU's last 1,024 slices",
     must_equal: "the sum over causes: the sum of podlens_runqueue_latency_seconds, exactly",
 };
 
@@ -46,7 +48,7 @@ pub static CPU_WAIT_CAUSED: Metric = Metric {
     unit: Unit::Seconds,
     help: "Time that runnable tasks waited while a named other pod or unit held the CPU; culprit_pod (other) stands for all that have no series of their own",
     label: None,
-    source: "sched_switch, each CPU's last 2,048 slices",
+    source: "sched_switch, each CPU's last 1,024 slices",
     must_equal: "the sum over culprits: causes neighbor and system, exactly",
 };
 
@@ -81,7 +83,7 @@ pub static OFF_CPU: Metric = Metric {
     kind: Kind::Counter,
     unit: Unit::Seconds,
     help: "Time that tasks were blocked, summed over tasks, entered when they are dispatched again: sleep (until something happens, stopped ones too) or disk (sleep that nothing interrupts)",
-    label: Some(Label { name: "state", values: &["sleep", "disk"] }),
+    label: Some(Label { name: "state", values: &OffCpu::NAMES }),
     source: "sched_switch, sched_info",
     must_equal: "time passed less CPU time and wait, of a pinned task, within 1 %",
 };
@@ -105,7 +107,7 @@ pub static CONTEXT_SWITCHES: Metric = Metric {
     kind: Kind::Counter,
     unit: Unit::Count("switch"),
     help: "Switches away from a task, because it blocked (voluntary) or because another had to run (involuntary)",
-    label: Some(Label { name: "kind", values: &["voluntary", "involuntary"] }),
+    label: Some(Label { name: "kind", values: &SwitchKind::NAMES }),
     source: "sched_switch",
     must_equal: "ru_nvcsw and ru_nivcsw of getrusage, exactly",
 };

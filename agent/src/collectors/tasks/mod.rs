@@ -13,7 +13,7 @@ use std::{
 use foldhash::fast::RandomState;
 use podlens_common::{
     cgroup::{Bandwidth, CgroupKey, SLOT_KERNEL, SLOT_ROOT, SLOT_UNATTRIBUTED},
-    tasks::{KEY_KERNEL, KEY_ROOT, Processes, STATES, TaskRecord, TaskWalk},
+    tasks::{KEY_KERNEL, KEY_ROOT, Processes, TaskRecord, TaskState, TaskWalk},
 };
 
 use super::{Caused, Collector, CollectorSpec, Held};
@@ -54,9 +54,9 @@ struct Walked {
     at: Option<Instant>,
     /// It came to its end: only then is what it did not meet known to be nothing.
     finished: bool,
-    tasks: HashMap<CgroupKey, [u64; STATES], RandomState>,
+    tasks: HashMap<CgroupKey, [u64; TaskState::COUNT], RandomState>,
     /// Tasks that had to be left without a key.
-    unrecorded: [u64; STATES],
+    unrecorded: [u64; TaskState::COUNT],
     /// Cgroups that held a slot then; not known until the sweep that the walk was made for.
     held: Option<HashSet<CgroupKey, RandomState>>,
 }
@@ -160,7 +160,7 @@ impl Walked {
     }
 
     /// The tasks of a slot's holder; none if the walk cannot tell, since the cgroup came after it.
-    fn of_slot(&self, number: u32, key: CgroupKey) -> Option<[u64; STATES]> {
+    fn of_slot(&self, number: u32, key: CgroupKey) -> Option<[u64; TaskState::COUNT]> {
         if !self.finished {
             return None;
         }
@@ -169,7 +169,7 @@ impl Walked {
             SLOT_UNATTRIBUTED => Some(self.unrecorded),
             SLOT_KERNEL => Some(of(KEY_KERNEL).unwrap_or_default()),
             SLOT_ROOT => Some(of(KEY_ROOT).unwrap_or_default()),
-            _ => of(key).or_else(|| self.held.as_ref()?.contains(&key).then_some([0; STATES])),
+            _ => of(key).or_else(|| self.held.as_ref()?.contains(&key).then_some([0; TaskState::COUNT])),
         }
     }
 }
@@ -180,12 +180,12 @@ mod tests {
 
     const POD: CgroupKey = 77;
 
-    fn record(key: CgroupKey, tasks: [u32; STATES]) -> TaskRecord {
+    fn record(key: CgroupKey, tasks: [u32; TaskState::COUNT]) -> TaskRecord {
         TaskRecord { key, tasks }
     }
 
     #[track_caller]
-    fn check(walked: &Walked, number: u32, key: CgroupKey, expected: Option<[u64; STATES]>) {
+    fn check(walked: &Walked, number: u32, key: CgroupKey, expected: Option<[u64; TaskState::COUNT]>) {
         assert_eq!(walked.of_slot(number, key), expected);
     }
 
@@ -196,7 +196,7 @@ mod tests {
         walked.fill(records.into_iter(), &TaskWalk { finished: 1, records: 3, unrecorded: [0, 0, 5, 0] });
         check(&walked, 9, POD, Some([1, 3, 3, 0]));
         check(&walked, SLOT_KERNEL, 0, Some([0, 0, 9, 1]));
-        check(&walked, SLOT_ROOT, 0, Some([0; STATES]));
+        check(&walked, SLOT_ROOT, 0, Some([0; TaskState::COUNT]));
         check(&walked, SLOT_UNATTRIBUTED, 0, Some([0, 0, 5, 0]));
     }
 
@@ -205,7 +205,7 @@ mod tests {
         let mut walked = Walked { held: Some(HashSet::from_iter([POD])), ..Walked::default() };
         check(&walked, 9, POD, None);
         walked.fill(std::iter::empty(), &TaskWalk { finished: 1, ..TaskWalk::default() });
-        check(&walked, 9, POD, Some([0; STATES]));
+        check(&walked, 9, POD, Some([0; TaskState::COUNT]));
         check(&walked, 10, POD + 1, None);
     }
 }
