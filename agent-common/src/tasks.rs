@@ -44,12 +44,16 @@ pub struct TaskRecord {
     pub tasks: [u32; TaskState::COUNT],
 }
 
-/// What became of the last walk.
+/// How far the walk is, as of the end of its last run.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TaskWalk {
+    /// Runs that it took so far; 0 has the next one begin anew.
+    pub runs: u64,
     /// 1: it came round to where it began.
     pub finished: u64,
+    /// 1: it cannot go on.
+    pub lost: u64,
     /// Records that it wrote.
     pub records: u64,
     /// Tasks by state for which there was no record left.
@@ -58,4 +62,4 @@ pub struct TaskWalk {
 
 const _: () = assert!(size_of::<Processes>() == 16);
 const _: () = assert!(size_of::<TaskRecord>() == 24);
-const _: () = assert!(size_of::<TaskWalk>() == 32);
+const _: () = assert!(size_of::<TaskWalk>() == 48);

@@ -35,6 +35,10 @@ pub const PROGRAMS: &[(&str, &str)] = &[("process_fork", "sched_process_fork"), 
 
 /// Least time between two walks: one costs in proportion to the node's tasks, not to its pods.
 const WALK_INTERVAL: Duration = Duration::from_secs(10);
+/// Runs of the program in one walk, of 512 tasks or processes each: 131,072 at most.
+const RUNS: u64 = 256;
+/// Walks that are begun, one after the other, if what one had to go on from has gone.
+const WALKS: u32 = 3;
 
 /// The collector at work.
 pub struct Tasks {
@@ -96,8 +100,7 @@ impl Collector for Tasks {
             return;
         }
         self.walked = Walked { at: Some(Instant::now()), ..Walked::default() };
-        walk.result.set(0, TaskWalk::default());
-        let result = walk.iterator.run().ok().and_then(|()| walk.result.get(0)).unwrap_or_default();
+        let result = (0..WALKS).map(|_| walk_round(walk)).find(|result| result.finished == 1).unwrap_or_default();
         if result.finished == 1 {
             let records = (0..usize::try_from(result.records).unwrap_or(0)).filter_map(|at| walk.records.get(at));
             self.walked.fill(records, &result);
@@ -147,6 +150,20 @@ impl Collector for Tasks {
     }
 }
 
+/// Runs the program until the walk has come round, or cannot.
+fn walk_round(walk: &WalkMaps) -> TaskWalk {
+    walk.result.set(0, TaskWalk::default());
+    loop {
+        let before = walk.result.get(0).unwrap_or_default();
+        let Ok(()) = walk.iterator.run() else { return TaskWalk::default() };
+        let after = walk.result.get(0).unwrap_or_default();
+        let goes_on = after.runs > before.runs && after.runs < RUNS && after.lost == 0;
+        if after.finished == 1 || !goes_on {
+            return after;
+        }
+    }
+}
+
 impl Walked {
     fn fill(&mut self, records: impl Iterator<Item = TaskRecord>, result: &TaskWalk) {
         self.finished = true;
@@ -193,7 +210,10 @@ mod tests {
     fn records_of_one_cgroup_are_added_up_and_the_rest_is_unattributed() {
         let mut walked = Walked::default();
         let records = [record(POD, [1, 0, 2, 0]), record(KEY_KERNEL, [0, 0, 9, 1]), record(POD, [0, 3, 1, 0])];
-        walked.fill(records.into_iter(), &TaskWalk { finished: 1, records: 3, unrecorded: [0, 0, 5, 0] });
+        walked.fill(
+            records.into_iter(),
+            &TaskWalk { finished: 1, records: 3, unrecorded: [0, 0, 5, 0], ..TaskWalk::default() },
+        );
         check(&walked, 9, POD, Some([1, 3, 3, 0]));
         check(&walked, SLOT_KERNEL, 0, Some([0, 0, 9, 1]));
         check(&walked, SLOT_ROOT, 0, Some([0; TaskState::COUNT]));
