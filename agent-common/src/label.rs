@@ -42,6 +42,7 @@ pub(crate) use label;
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::indexing_slicing, clippy::cast_possible_truncation)]
     use crate::{
         scheduler::{Cause, OffCpu, SwitchKind},
         tasks::TaskState,

@@ -135,6 +135,7 @@ const _: () = assert!(HELD_BITS == u32::BITS + u16::BITS);
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::indexing_slicing, clippy::cast_possible_truncation)]
     use std::{cell::Cell, collections::BTreeMap, vec::Vec};
 
     use proptest::prelude::*;

@@ -312,6 +312,7 @@ const _: () = assert!(OffCpu::COUNT == 2);
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::indexing_slicing, clippy::cast_possible_truncation)]
     use std::vec::Vec;
 
     use proptest::prelude::*;
@@ -327,14 +328,14 @@ mod tests {
             list[index] = Moved { at_ns, executed_ns: ran_ns, holder: Holder::new(10 + index as u32, 0) };
         }
         let count = moves.len() as u32;
-        let moved = if count == 0 { Now::UNMOVED } else { Now::moved_times(since_ns, count) };
+        let message = if count == 0 { Now::UNMOVED } else { Now::moved_times(since_ns, count) };
         Now {
             sequence: 0,
             switches: 0,
             since_ns,
             holder: Holder::new(9, 0),
             executed_ns,
-            moved,
+            moved: message,
             cpu: 0,
             newest: 0,
             recent: Assigned::NONE,

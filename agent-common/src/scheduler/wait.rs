@@ -8,6 +8,10 @@ pub const WALKED: u32 = 8;
 /// Equal parts of that rest, each of which is charged to whoever ran at one random moment of it; a power of two.
 pub const STRATA: u64 = 4;
 
+/// Slices of a history, as a distance.
+#[allow(clippy::cast_possible_truncation, reason = "it is a small power of two")]
+const SLICES: u32 = HISTORY as u32;
+
 /// What a CPU does and did, and where a wait's parts are charged.
 pub trait Timeline {
     /// Who holds the CPU at present.
@@ -58,7 +62,7 @@ pub fn split(timeline: &impl Timeline, from_ns: u64, clock_ns: u64) -> u32 {
         let moment_ns = start_ns + timeline.random(clock_ns) % (part_ns | 1);
         distance = timeline.slice_at(distance, moment_ns);
         // What is older than the history was nobody's that is known.
-        let is_older = distance + 1 >= HISTORY as u32;
+        let is_older = distance + 1 >= SLICES;
         let holder = if is_older { Holder::UNSEEN } else { timeline.finished(distance).holder };
         timeline.charge(holder, part_ns);
         end_ns = start_ns;
@@ -72,10 +76,10 @@ pub fn split(timeline: &impl Timeline, from_ns: u64, clock_ns: u64) -> u32 {
 #[inline(always)]
 pub fn slice_at(distance: u32, moment_ns: u64, end_ns: impl Fn(u32) -> u64) -> u32 {
     let mut distance = distance;
-    let mut step = HISTORY as u32 / 2;
+    let mut step = SLICES / 2;
     while step > 0 {
         let further = distance.wrapping_add(step);
-        if further < HISTORY as u32 && end_ns(further) > moment_ns {
+        if further < SLICES && end_ns(further) > moment_ns {
             distance = further;
         }
         step >>= 1;
@@ -89,11 +93,12 @@ const fn later(one_ns: u64, other_ns: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::indexing_slicing, clippy::cast_possible_truncation)]
     use std::{cell::RefCell, collections::BTreeMap, vec::Vec};
 
     use proptest::prelude::*;
 
-    use super::{HISTORY, STRATA, Slice, Timeline, WALKED, slice_at, split};
+    use super::{HISTORY, SLICES, STRATA, Slice, Timeline, WALKED, slice_at, split};
     use crate::cgroup::Holder;
 
     /// Slices of these lengths, the newest first, up to a clock that is far from 0.
@@ -198,7 +203,7 @@ mod tests {
         ) {
             let replay = Replay::new(present_ns, &lengths, seed);
             let distance = split(&replay, CLOCK_NS - waited_ns, CLOCK_NS);
-            prop_assert!(distance < HISTORY as u32);
+            prop_assert!(distance < SLICES);
             prop_assert_eq!(replay.charged().values().sum::<u64>(), waited_ns);
             prop_assert!(replay.charges.borrow().len() <= 1 + WALKED as usize + STRATA as usize);
         }

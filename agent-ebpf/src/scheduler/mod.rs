@@ -3,6 +3,20 @@
 //! One program on `sched_switch` does nearly all of it. It reads the times that the kernel itself keeps for its
 //! statistics, so it calls no clock and needs no hook on wakeups. Everything here runs under the lock of the
 //! run queue that it accounts for, which makes each CPU's entries have one writer at a time.
+//!
+//! Rules of this folder, each with the test that guards it:
+//! - All parts of a wait add up to it, and what is cut of it lies in a throttle: podlens_common's
+//!   `the_parts_of_a_wait_add_up_to_it_and_are_few` and `what_is_cut_of_a_wait_is_what_lies_in_the_throttle`.
+//! - Time is told of its culprit once, or has no name: `nothing_is_told_twice_or_of_somebody_else`.
+//! - What another CPU says of a slice holds for that slice alone: `moves_of_an_earlier_slice_are_void`.
+//! - A slice is as long as the kernel has charged its task for: `the_whole_time_of_short_processes_is_counted` and the rest of
+//!   agent/tests/scheduler.rs.
+//! - No counter decreases: `no_counter_ever_decreases`.
+//! - A switch needs less than 64 bytes of stack: `a_switch_needs_no_stack_apart` (docs/adr/0009).
+//! - Functions are never `#[cold]`: `functions_lie_in_the_section_that_calls_are_resolved_in`.
+//! - No program grows unseen: `each_programs_size_is_the_recorded_one` (docs/programs.md).
+//! - Records are reached by cells alone, so that no two `&mut` are of one (cells.rs); the one exception is
+//!   [`state::CpuState::recent`], of which one function has one for as long as it runs.
 
 mod moves;
 mod state;
