@@ -1,8 +1,8 @@
 //! Records in memory that is reached by several ways at once: named cells in place of references.
 //!
-//! Two `&mut` to one record are undefined, and a look-up in a map gives another one each time. So a record is a pointer here,
-//! which may be copied, and each of its fields a [`Cell`], of which any number may exist. Who else may write the field at the same moment is for
-//! the caller to know: cells say nothing about other CPUs.
+//! Two `&mut` to one record are undefined behavior, and a look-up in a map gives another one each time. So a record is a
+//! pointer here, which may be copied, and each of its fields a [`Cell`], of which any number may exist. Who else may write
+//! the field at the same moment is for the caller to know: cells say nothing about other CPUs.
 
 use core::cell::Cell;
 

@@ -59,12 +59,12 @@ fn stack_bytes(code: &[u8]) -> u16 {
 /// A function's own name: the last part of a mangled one, which has its length before it.
 fn own_name(symbol: &str) -> &str {
     let digits = symbol.match_indices(|c: char| c.is_ascii_digit()).map(|(at, _)| at);
-    let last = digits.filter_map(|at| {
+    let mut parts = digits.filter_map(|at| {
         let number = symbol[at..].split(|c: char| !c.is_ascii_digit()).next()?;
         let name = symbol.get(at + number.len()..)?;
         (number.parse() == Ok(name.len())).then_some(name)
     });
-    last.last().filter(|_| symbol.starts_with("_R")).unwrap_or(symbol)
+    parts.next_back().filter(|_| symbol.starts_with("_R")).unwrap_or(symbol)
 }
 
 fn codes() -> BTreeMap<String, Code> {

@@ -245,7 +245,9 @@ fn a_walk_comes_round_while_processes_come_and_go() {
     let storm = TestCgroup::any_container();
     let script = "while :; do /bin/true & /bin/true & /bin/true; done";
     let mut storms = [(); 2].map(|()| Command::new("sh").args(["-c", script]).spawn().unwrap());
-    storms.iter().for_each(|shell| storm.add(shell.id()));
+    for shell in &storms {
+        storm.add(shell.id());
+    }
     let found: Vec<Option<(Option<[u64; 4]>, u64)>> = (0..5)
         .map(|_| {
             let agent = start();

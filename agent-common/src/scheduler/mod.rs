@@ -76,10 +76,13 @@ pub struct Account {
     pub throttle_began_ns: u64,
     /// When the last finished throttle began.
     pub throttle_from_ns: u64,
-    /// Waits by their length, each counted at its [`hashed_bucket`](crate::histogram::hashed_bucket), modulo 2^32: what has
-    /// run over is in [`SlotTotals::carried_waits`].
+    /// Waits by their length, each counted at its [`hashed_bucket`](crate::histogram::hashed_bucket). A count that reaches
+    /// [`WAITS_LIMIT`] starts from 0 and is carried into [`SlotTotals::carried_waits`].
     pub waits: [u32; BUCKETS],
 }
+
+/// What a count of waits never reaches: its highest bit, which one instruction tests.
+pub const WAITS_LIMIT: u32 = 1 << 31;
 
 impl Account {
     /// An account on which nothing was booked.
@@ -110,7 +113,7 @@ pub struct SlotTotals {
     pub throttled_wait_ns: u64,
     /// Tasks that were taken to another CPU.
     pub migrations: u64,
-    /// How often a count of [`Account::waits`] has run over.
+    /// How often a count of [`Account::waits`] has reached [`WAITS_LIMIT`].
     pub carried_waits: [u64; BUCKETS],
     /// Padding.
     pub reserved: [u64; 5],

@@ -46,7 +46,7 @@ pub(super) extern "C" fn enter_throttled_wait(slot: u32, length_ns: u64) -> u32 
     1
 }
 
-/// A count of waits has run over its 32 bits on some CPU; gives whether there was room.
+/// A count of waits has reached its limit on some CPU; gives whether there was room.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(super) extern "C" fn carry_waits(slot: u32, hashed_bucket: u32) -> u32 {

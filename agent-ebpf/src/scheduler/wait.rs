@@ -8,7 +8,7 @@ use podlens_common::{
     cgroup::Holder,
     histogram::hashed_bucket,
     scheduler::{
-        Cause, Slice,
+        Cause, Slice, WAITS_LIMIT,
         culprits::{self, Culprits, Places, culprit, held_ns},
         throttle::Throttle,
         wait::{self, Timeline},
@@ -65,9 +65,10 @@ pub(super) fn finish_wait(
 #[inline(always)]
 fn count_wait(account: AccountCells, holder: Holder, waited_ns: u64) {
     let bucket = hashed_bucket(waited_ns);
-    let count = account.waits(bucket).get().wrapping_add(1);
+    let count = account.waits(bucket).get() + 1;
     account.waits(bucket).set(count);
-    if count == 0 {
+    if count == WAITS_LIMIT {
+        account.waits(bucket).set(0);
         totals::carry_waits(holder.slot(), bucket as u32);
     }
 }

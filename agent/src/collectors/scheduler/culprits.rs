@@ -52,9 +52,12 @@ mod tests {
     #![allow(clippy::indexing_slicing)]
     use super::*;
 
-    /// Entries of one position, one after the other, as (slot, generation, nanoseconds) by place; what each look tells.
+    /// An entry as (slot, generation, nanoseconds) by place, and what a look at it tells.
+    type Look<'look> = (&'look [(u32, u32, u32)], &'look [(u32, u64)]);
+
+    /// Looks at the entries of one position, one after the other.
     #[track_caller]
-    fn check(looks: &[(&[(u32, u32, u32)], &[(u32, u64)])]) {
+    fn check(looks: &[Look<'_>]) {
         let mut seen = Seen::default();
         for (places, expected) in looks {
             let mut entry = Culprits::EMPTY;

@@ -2,13 +2,10 @@
 
 use podlens_common::{
     histogram::{BUCKETS, bucket},
-    scheduler::{Account, Cause, OffCpu, SlotTotals},
+    scheduler::{Account, Cause, OffCpu, SlotTotals, WAITS_LIMIT},
 };
 
 use crate::registry::Histogram;
-
-/// Bits of a count of waits before it runs over.
-const WAITS_BITS: u32 = u32::BITS;
 
 /// The sums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +35,7 @@ impl Totals {
             involuntary: 0,
             off_cpu_ns: [0; OffCpu::COUNT],
             wait_ns: [0; Cause::COUNT],
-            waits: carried_waits.map(|carried| carried << WAITS_BITS),
+            waits: carried_waits.map(|carried| carried * u64::from(WAITS_LIMIT)),
             throttled_wait_ns,
             migrations,
             throttles,
@@ -94,16 +91,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_that_have_run_over_on_some_cpu_are_in_the_sum() {
+    fn waits_that_were_carried_from_some_cpu_are_in_the_sum() {
         let mut slot = SlotTotals::EMPTY;
         slot.carried_waits[5] = 2;
         let mut totals = Totals::of(&slot);
-        for waits in [7, u32::MAX] {
+        for waits in [7, WAITS_LIMIT - 1] {
             let mut account = Account::EMPTY;
             account.waits[5] = waits;
             totals.add(&account);
         }
-        assert_eq!(totals.waits[5], 2 * (1 << 32) + 7 + u64::from(u32::MAX));
+        assert_eq!(totals.waits[5], 3 * u64::from(WAITS_LIMIT) + 6);
         assert_eq!(totals.waits.iter().filter(|count| **count != 0).count(), 1);
     }
 
