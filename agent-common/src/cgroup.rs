@@ -92,7 +92,7 @@ pub struct Slot {
 }
 
 /// Entries of each CPU's cache of slots; a power of two.
-pub const CACHE_ENTRIES: u32 = 2048;
+pub const CACHE_ENTRIES: u32 = 1024;
 
 /// The birth of a cgroup.
 pub const EVENT_BORN: u32 = 1;

@@ -1,6 +1,6 @@
 //! Processes by slot, and tasks by state as of the last walk through all of them.
 
-use crate::cgroup::CgroupKey;
+use crate::{cgroup::CgroupKey, label::label};
 
 /// Processes that began and ended in one slot's cgroup. Any CPU adds to it, by atomic additions.
 #[repr(C)]
@@ -12,16 +12,19 @@ pub struct Processes {
     pub exited: u64,
 }
 
-/// On a CPU.
-pub const STATE_RUNNING: usize = 0;
-/// Wants a CPU and has none.
-pub const STATE_WAITING: usize = 1;
-/// Blocked, and a signal or nothing at all is waited for: sleeping, idle, stopped, traced.
-pub const STATE_SLEEPING: usize = 2;
-/// Blocked in what no signal interrupts, as disk input and output.
-pub const STATE_DISK: usize = 3;
-/// Number of states.
-pub const STATES: usize = 4;
+label! {
+    /// What a task does.
+    TaskState {
+        /// On a CPU.
+        Running = "running",
+        /// Wants a CPU and has none.
+        Waiting = "waiting",
+        /// Blocked, and a signal or nothing at all is waited for: sleeping, idle, stopped, traced.
+        Sleeping = "sleeping",
+        /// Blocked in what no signal interrupts, as disk input and output.
+        Disk = "disk",
+    }
+}
 
 /// In a record: kernel threads in the root cgroup.
 pub const KEY_KERNEL: CgroupKey = 0;
@@ -38,21 +41,25 @@ pub struct TaskRecord {
     /// The cgroup, or one of the two keys above.
     pub key: CgroupKey,
     /// Tasks by state.
-    pub tasks: [u32; STATES],
+    pub tasks: [u32; TaskState::COUNT],
 }
 
-/// What became of the last walk.
+/// How far the walk is, as of the end of its last run.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TaskWalk {
+    /// Runs that it took so far; 0 has the next one begin anew.
+    pub runs: u64,
     /// 1: it came round to where it began.
     pub finished: u64,
+    /// 1: it cannot go on.
+    pub lost: u64,
     /// Records that it wrote.
     pub records: u64,
     /// Tasks by state for which there was no record left.
-    pub unrecorded: [u32; STATES],
+    pub unrecorded: [u32; TaskState::COUNT],
 }
 
 const _: () = assert!(size_of::<Processes>() == 16);
 const _: () = assert!(size_of::<TaskRecord>() == 24);
-const _: () = assert!(size_of::<TaskWalk>() == 32);
+const _: () = assert!(size_of::<TaskWalk>() == 48);

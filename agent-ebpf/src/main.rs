@@ -10,6 +10,7 @@
 #![feature(asm_experimental_arch)]
 
 mod atomic;
+mod cells;
 mod kernel;
 mod lifecycle;
 mod object;

@@ -2,8 +2,18 @@
 //!
 //! The kernel's own iterator over tasks shows only those of the reader's PID namespace: a container's reader
 //! would see itself. So the iterator is only what starts this program; the program goes round the kernel's list
-//! of processes and each one's list of threads by itself, from the reader's own process back to it. It runs in
-//! one read-side critical section, in which members that leave the lists meanwhile still lead on.
+//! of processes and each one's list of threads by itself, from the reader's own process back to it.
+//!
+//! One run takes a few hundred steps, so that it does not hold its CPU for long, and the daemon starts runs until the walk has
+//! come round. A run is one read-side critical section: members that leave the lists meanwhile still lead on. Between
+//! two runs that does not hold. So the last few tasks that were met are remembered, and the next run goes on behind the
+//! newest of them that is still in its list. Since new members come to a list's end alone, whatever was met after that one has
+//! left: nothing is met twice and nothing is passed over. What remains:
+//! - All that are remembered have gone between two runs: the walk is given up, which the daemon sees and counts.
+//! - A thread that is not its process' first calls `execve` between two runs: it takes its leader's place in the list,
+//!   and is counted once more if that was where the walk had stopped.
+
+use core::cell::Cell;
 
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
@@ -14,16 +24,20 @@ use aya_ebpf::{
 };
 use podlens_common::{
     cgroup::KEY_V1,
-    tasks::{
-        KEY_KERNEL, KEY_ROOT, STATE_DISK, STATE_RUNNING, STATE_SLEEPING, STATE_WAITING, STATES, TASK_RECORDS,
-        TaskRecord, TaskWalk,
-    },
+    tasks::{KEY_KERNEL, KEY_ROOT, TASK_RECORDS, TaskRecord, TaskState, TaskWalk},
 };
 
-use crate::kernel::{ROOT_ID, has_v1, offsets};
+use crate::{
+    cells::{cells, element},
+    kernel::{ROOT_ID, has_v1, offsets},
+};
 
-/// Tasks and processes that are visited at most: 0.3 us each.
-const STEPS: u32 = 1 << 17;
+/// Tasks and processes that one run visits at most: 0.5 us each.
+const STEPS: u32 = 512;
+/// Tasks of each list that are remembered from one run to the next; a power of two.
+const REMEMBERED: u32 = 8;
+/// Where a node of a list has the one before it, in bytes.
+const PREVIOUS: u64 = 8;
 /// `PF_KTHREAD` of linux/sched.h.
 const PF_KTHREAD: u32 = 0x0020_0000;
 /// `TASK_UNINTERRUPTIBLE` of linux/sched.h.
@@ -34,14 +48,24 @@ const NOLOAD: u32 = 0x400;
 /// What the walk found.
 #[map]
 static TASK_RECORDS_OF: Array<TaskRecord> = Array::with_max_entries(TASK_RECORDS, BPF_F_MMAPABLE);
-/// How it ended.
+/// How far it is. The daemon sets it to 0 to have a walk begin anew.
 #[map]
 static TASK_WALK: Array<TaskWalk> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
-/// Where the walk is. In a map and not on the stack, since the verifier follows what is on the stack from turn to
-/// turn of the loop.
+/// Where the walk is. In a map, since it goes on at the next run, and since the verifier follows what is on the stack from
+/// turn to turn of the loop.
 #[map]
 static WALK: Array<Walk> = Array::with_max_entries(1, 0);
+
+/// A task that was met.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Met {
+    /// Its address, at which there may be another task by now.
+    task: u64,
+    /// Its id, which tells that.
+    pid: u64,
+}
 
 /// Where the walk is.
 #[repr(C)]
@@ -59,119 +83,252 @@ struct Walk {
     set_key: u64,
     /// Tasks of one key met one after another.
     key: u64,
-    tasks: [u32; STATES],
+    tasks: [u32; TaskState::COUNT],
+    unrecorded: [u32; TaskState::COUNT],
     records: u32,
-    unrecorded: [u32; STATES],
     finished: u32,
+    /// How many processes were met, and the last ones.
+    processes: u32,
+    /// How many threads of the present process were met, and the last ones.
+    threads: u32,
+    last_processes: [Met; REMEMBERED as usize],
+    last_threads: [Met; REMEMBERED as usize],
+}
+
+cells! {
+    /// Only one reader walks at a time.
+    WalkCells of Walk {
+        first: u64 = first;
+        leader: u64 = leader;
+        head: u64 = head;
+        node: u64 = node;
+        set: u64 = set;
+        set_key: u64 = set_key;
+        key: u64 = key;
+        tasks: [u32; TaskState::COUNT] = tasks;
+        unrecorded: [u32; TaskState::COUNT] = unrecorded;
+        records: u32 = records;
+        finished: u32 = finished;
+        processes: u32 = processes;
+        threads: u32 = threads;
+    }
+}
+
+impl WalkCells {
+    #[inline(always)]
+    fn get() -> Option<Self> {
+        Self::at(WALK.get_ptr_mut(0))
+    }
+
+    #[inline(always)]
+    fn tasks_of(self, state: TaskState) -> &'static Cell<u32> {
+        // SAFETY: entries of a map outlive the program, and the mask keeps the index inside.
+        unsafe { element(&raw mut (*self.0.as_ptr()).tasks, state.index() & (TaskState::COUNT - 1)) }
+    }
+
+    #[inline(always)]
+    fn process(self, number: u32) -> &'static Cell<Met> {
+        // SAFETY: as above.
+        unsafe { element(&raw mut (*self.0.as_ptr()).last_processes, (number & (REMEMBERED - 1)) as usize) }
+    }
+
+    #[inline(always)]
+    fn thread(self, number: u32) -> &'static Cell<Met> {
+        // SAFETY: as above.
+        unsafe { element(&raw mut (*self.0.as_ptr()).last_threads, (number & (REMEMBERED - 1)) as usize) }
+    }
 }
 
 /// Called for the first task that the reader may see; ends its reading.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task")]
 pub extern "C" fn task_walk(_context: *mut c_void) -> i32 {
-    // SAFETY: the helper has no precondition.
-    let reader = unsafe { bpf_get_current_task() };
-    let leader = word(reader + offsets::task_leader());
-    let Some(walk) = walk() else { return 1 };
-    *walk = Walk {
-        first: leader,
-        leader,
-        head: 0,
-        node: 0,
-        set: 0,
-        set_key: KEY_KERNEL,
-        key: KEY_KERNEL,
-        tasks: [0; STATES],
-        records: 0,
-        unrecorded: [0; STATES],
-        finished: 0,
+    let (Some(walk), Some(result)) = (WalkCells::get(), TASK_WALK.get_ptr_mut(0)) else { return 1 };
+    // SAFETY: only one reader walks at a time, and the daemon looks when the run has ended.
+    let runs = unsafe { (*result).runs };
+    let goes_on = if runs == 0 {
+        begin(walk);
+        true
+    } else {
+        go_on(walk)
     };
-    enter(walk);
-    let step: extern "C" fn(u32, *mut c_void) -> c_long = step;
-    // SAFETY: the callback has the form that the kernel calls.
-    unsafe { bpf_loop(STEPS, step as *mut c_void, core::ptr::null_mut(), 0) };
-    write(walk);
-    if let Some(result) = TASK_WALK.get_ptr_mut(0) {
-        // SAFETY: only one reader walks at a time, and reads after the end.
-        unsafe {
-            (*result).records = u64::from(walk.records);
-            (*result).unrecorded = walk.unrecorded;
-            (*result).finished = u64::from(walk.finished);
-        }
+    if goes_on {
+        let step: extern "C" fn(u32, *mut c_void) -> c_long = step;
+        // SAFETY: the callback has the form that the kernel calls.
+        unsafe { bpf_loop(STEPS, step as *mut c_void, core::ptr::null_mut(), 0) };
+    }
+    if walk.finished().get() != 0 {
+        write(walk);
+    }
+    // Something could not be read: the lists are not what they are taken for.
+    let is_lost = !goes_on || walk.node().get() == 0;
+    // SAFETY: as above.
+    unsafe {
+        (*result).records = u64::from(walk.records().get());
+        (*result).unrecorded = walk.unrecorded().get();
+        (*result).finished = u64::from(walk.finished().get());
+        (*result).lost = u64::from(is_lost);
+        (*result).runs = runs + 1;
     }
     // Not to be called for the next task.
     1
 }
 
-/// One thread, or the way from one process to the next.
-extern "C" fn step(_index: u32, _context: *mut c_void) -> c_long {
-    let Some(walk) = walk() else { return 1 };
-    if walk.node == 0 {
-        // Something could not be read: the lists are not what they are taken for.
-        return 1;
+#[inline(always)]
+fn begin(walk: WalkCells) {
+    // SAFETY: the helper has no precondition.
+    let reader = unsafe { bpf_get_current_task() };
+    let leader = word(reader + offsets::task_leader());
+    walk.first().set(leader);
+    walk.set().set(0);
+    walk.set_key().set(KEY_KERNEL);
+    walk.key().set(KEY_KERNEL);
+    walk.tasks().set([0; TaskState::COUNT]);
+    walk.unrecorded().set([0; TaskState::COUNT]);
+    walk.records().set(0);
+    walk.finished().set(0);
+    walk.processes().set(0);
+    enter(walk, leader);
+}
+
+/// Goes on behind the newest of the tasks last met that is still there; not if none is.
+#[inline(always)]
+fn go_on(walk: WalkCells) -> bool {
+    let processes = walk.processes().get();
+    let mut gone = 0;
+    while gone < REMEMBERED {
+        if gone >= processes {
+            return false;
+        }
+        let met = walk.process(processes.wrapping_sub(1).wrapping_sub(gone)).get();
+        if is_member(met.task, met.pid, offsets::task_tasks()) != 0 {
+            if gone == 0 {
+                return go_on_in_process(walk);
+            }
+            // The present process has ended: on with the one behind the newest that has not.
+            walk.processes().set(processes - gone);
+            walk.leader().set(met.task);
+            walk.head().set(met.task);
+            walk.node().set(met.task);
+            return true;
+        }
+        gone += 1;
     }
-    if walk.node != walk.head {
-        visit(walk, walk.node - offsets::task_thread_node());
-        walk.node = word(walk.node);
-        return 0;
-    }
-    let next = word(walk.leader + offsets::task_tasks());
-    if next == 0 {
-        return 1;
-    }
-    walk.leader = next - offsets::task_tasks();
-    if walk.leader == walk.first {
-        walk.finished = 1;
-        return 1;
-    }
-    enter(walk);
-    0
+    false
 }
 
 #[inline(always)]
-fn walk() -> Option<&'static mut Walk> {
-    // SAFETY: only one reader walks at a time, and entries of a map outlive the program.
-    WALK.get_ptr_mut(0).map(|walk| unsafe { &mut *walk })
+fn go_on_in_process(walk: WalkCells) -> bool {
+    if walk.node().get() == walk.head().get() {
+        return true;
+    }
+    let threads = walk.threads().get();
+    let mut gone = 0;
+    while gone < REMEMBERED {
+        if gone >= threads {
+            break;
+        }
+        let met = walk.thread(threads.wrapping_sub(1).wrapping_sub(gone)).get();
+        if is_member(met.task, met.pid, offsets::task_thread_node()) != 0 {
+            walk.node().set(word(met.task + offsets::task_thread_node()));
+            return true;
+        }
+        gone += 1;
+    }
+    if gone < threads {
+        return false;
+    }
+    // All that were met have ended.
+    walk.node().set(word(walk.head().get()));
+    true
+}
+
+/// Whether at that address is still the task of that id, and a member of the list whose node lies at that offset.
+///
+/// A function of its own with plain numbers only, which the verifier proves once and not at each call.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn is_member(task: u64, pid: u64, offset: u64) -> u32 {
+    let node = task + offset;
+    let (next, previous) = (word(node), word(node + PREVIOUS));
+    let is_linked = next != 0 && previous != 0 && word(next + PREVIOUS) == node && word(previous) == node;
+    u32::from(is_linked && u64::from(half(task + offsets::task_pid())) == pid)
+}
+
+/// One thread, or the way from one process to the next.
+extern "C" fn step(_index: u32, _context: *mut c_void) -> c_long {
+    let Some(walk) = WalkCells::get() else { return 1 };
+    let node = walk.node().get();
+    if node == 0 {
+        return 1;
+    }
+    if node != walk.head().get() {
+        let task = node - offsets::task_thread_node();
+        let threads = walk.threads().get();
+        walk.thread(threads).set(Met { task, pid: half(task + offsets::task_pid()).into() });
+        walk.threads().set(threads.wrapping_add(1));
+        visit(walk, task);
+        walk.node().set(word(node));
+        return 0;
+    }
+    let next = word(walk.leader().get() + offsets::task_tasks());
+    if next == 0 {
+        walk.node().set(0);
+        return 1;
+    }
+    let leader = next - offsets::task_tasks();
+    if leader == walk.first().get() {
+        walk.finished().set(1);
+        return 1;
+    }
+    enter(walk, leader);
+    0
 }
 
 /// Begins with a process' threads. The list's own head is the idle task, which is no process: it has none here.
 #[inline(always)]
-fn enter(walk: &mut Walk) {
-    walk.head = word(walk.leader + offsets::task_signal()) + offsets::signal_threads();
-    let is_idle = half(walk.leader + offsets::task_pid()) == 0;
-    walk.node = if is_idle { walk.head } else { word(walk.head) };
+fn enter(walk: WalkCells, leader: u64) {
+    let pid = half(leader + offsets::task_pid());
+    let processes = walk.processes().get();
+    walk.process(processes).set(Met { task: leader, pid: pid.into() });
+    walk.processes().set(processes.wrapping_add(1));
+    walk.threads().set(0);
+    walk.leader().set(leader);
+    let head = word(leader + offsets::task_signal()) + offsets::signal_threads();
+    walk.head().set(head);
+    walk.node().set(if pid == 0 { head } else { word(head) });
 }
 
 #[inline(always)]
-fn visit(walk: &mut Walk, task: u64) {
+fn visit(walk: WalkCells, task: u64) {
     if half(task + offsets::task_exit_state()) != 0 {
         return;
     }
     let state = half(task + offsets::task_state());
     // A whole word until 7.2 made it a byte among others.
     let state = if half(task + offsets::task_on_cpu()) & 0xff != 0 {
-        STATE_RUNNING
+        TaskState::Running
     } else if state == 0 {
-        STATE_WAITING
+        TaskState::Waiting
     } else if state & (UNINTERRUPTIBLE | NOLOAD) == UNINTERRUPTIBLE {
-        STATE_DISK
+        TaskState::Disk
     } else {
-        STATE_SLEEPING
+        TaskState::Sleeping
     };
     let set = word(task + offsets::task_cgroups());
-    if set != walk.set {
-        walk.set = set;
-        walk.set_key = key_of(set);
+    if set != walk.set().get() {
+        walk.set().set(set);
+        walk.set_key().set(key_of(set));
     }
-    let mut key = walk.set_key;
+    let mut key = walk.set_key().get();
     if key == KEY_ROOT && half(task + offsets::task_flags()) & PF_KTHREAD != 0 {
         key = KEY_KERNEL;
     }
-    if key != walk.key {
+    if key != walk.key().get() {
         write(walk);
-        walk.key = key;
+        walk.key().set(key);
     }
-    walk.tasks[state & (STATES - 1)] += 1;
+    walk.tasks_of(state).update(|count| count + 1);
 }
 
 /// The key of a set of cgroups, by the rule of `slots::of_task`.
@@ -197,22 +354,22 @@ fn id_of(cgroup: u64) -> u64 {
 
 /// Writes what was met of one key.
 #[inline(always)]
-fn write(walk: &mut Walk) {
-    let [running, waiting, sleeping, disk] = walk.tasks;
+fn write(walk: WalkCells) {
+    let tasks = walk.tasks().get();
+    let [running, waiting, sleeping, disk] = tasks;
     if running | waiting | sleeping | disk == 0 {
         return;
     }
-    if let Some(record) = TASK_RECORDS_OF.get_ptr_mut(walk.records) {
+    if let Some(record) = TASK_RECORDS_OF.get_ptr_mut(walk.records().get()) {
         // SAFETY: only one reader walks at a time.
-        unsafe { *record = TaskRecord { key: walk.key, tasks: walk.tasks } };
-        walk.records += 1;
+        unsafe { record.write(TaskRecord { key: walk.key().get(), tasks }) };
+        walk.records().update(|count| count + 1);
     } else {
-        walk.unrecorded[STATE_RUNNING] += running;
-        walk.unrecorded[STATE_WAITING] += waiting;
-        walk.unrecorded[STATE_SLEEPING] += sleeping;
-        walk.unrecorded[STATE_DISK] += disk;
+        walk.unrecorded().update(|[more_running, more_waiting, more_sleeping, more_disk]| {
+            [more_running + running, more_waiting + waiting, more_sleeping + sleeping, more_disk + disk]
+        });
     }
-    walk.tasks = [0; STATES];
+    walk.tasks().set([0; TaskState::COUNT]);
 }
 
 /// 64 bits of kernel memory; 0 where nothing is.

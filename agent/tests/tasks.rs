@@ -12,11 +12,14 @@ use std::{
     time::Duration,
 };
 
+use aya::programs::ProgramInfo;
 use common::{Agent, Load, Page, TestCgroup, Trees, Work, pod_uid, skip};
 
 const CREATED: &str = "podlens_processes_created_total";
 const EXITED: &str = "podlens_processes_exited_total";
 const TASKS: &str = "podlens_tasks";
+/// The budget of a run of any kernel program.
+const LONGEST_RUN: Duration = Duration::from_micros(500);
 /// Of linux/sched.h.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
@@ -200,6 +203,67 @@ fn states_are_those_of_proc() {
 #[test]
 fn an_agent_in_a_pid_namespace_of_its_own_sees_all_tasks() {
     check_states(&["unshare", "--pid", "--fork", "--kill-child"]);
+}
+
+/// Time and runs of the newest program that walks, according to the kernel's statistics while they are on.
+fn walk_statistics() -> (Duration, u64) {
+    let programs = aya::programs::loaded_programs().filter_map(Result::ok);
+    let walk =
+        programs.filter(|program| program.name_as_str() == Some("task_walk")).max_by_key(ProgramInfo::id).unwrap();
+    (walk.run_time(), walk.run_count())
+}
+
+#[test]
+fn a_walk_meets_each_of_thousands_of_threads_once_and_no_run_holds_a_cpu_for_long() {
+    const THREADS: u32 = 3000;
+    let crowd = TestCgroup::any_container();
+    let _crowd = Load::start_tasks(Some(&crowd), Work::Yield { times: 1 }, None, THREADS);
+    let statistics = aya::sys::enable_stats(aya::sys::Stats::RunTime).unwrap();
+    let mut means = Vec::new();
+    // Something else may take the CPU in the middle of a run.
+    while means.len() < 3 && means.last().is_none_or(|mean| *mean > LONGEST_RUN) {
+        let agent = start();
+        if walk_is_lacking(&agent) {
+            return;
+        }
+        let [_, asleep, _] = tasks_of_proc(&crowd);
+        assert!(asleep >= THREADS.into(), "{asleep} are asleep");
+        assert_eq!(tasks(&agent.metrics(), &crowd), Some([0, 0, asleep, 0]));
+        let (time, runs) = walk_statistics();
+        assert!(runs >= asleep / 512, "{runs} runs for {asleep} threads");
+        means.push(time / u32::try_from(runs).unwrap());
+        println!("{runs} runs of {:?} each", means.last());
+    }
+    drop(statistics);
+    assert!(means.last().is_some_and(|mean| *mean <= LONGEST_RUN), "{means:?} a run");
+}
+
+#[test]
+fn a_walk_comes_round_while_processes_come_and_go() {
+    let crowd = TestCgroup::any_container();
+    let _crowd = Load::start_tasks(Some(&crowd), Work::Yield { times: 1 }, None, 1500);
+    let storm = TestCgroup::any_container();
+    let script = "while :; do /bin/true & /bin/true & /bin/true; done";
+    let mut storms = [(); 2].map(|()| Command::new("sh").args(["-c", script]).spawn().unwrap());
+    for shell in &storms {
+        storm.add(shell.id());
+    }
+    let found: Vec<Option<(Option<[u64; 4]>, u64)>> = (0..5)
+        .map(|_| {
+            let agent = start();
+            let page = agent.metrics();
+            let unfinished = page.count("podlens_lost_total", &[("collector", "tasks"), ("reason", "walk_unfinished")]);
+            (!walk_is_lacking(&agent)).then(|| (tasks(&page, &crowd), unfinished.unwrap_or(0)))
+        })
+        .collect();
+    for shell in &mut storms {
+        shell.kill().unwrap();
+        shell.wait().unwrap();
+    }
+    let [_, asleep, _] = tasks_of_proc(&crowd);
+    for walk in found.into_iter().flatten() {
+        assert_eq!(walk, (Some([0, 0, asleep, 0]), 0), "tasks asleep, and walks that did not come round");
+    }
 }
 
 #[test]

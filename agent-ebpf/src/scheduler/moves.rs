@@ -6,7 +6,7 @@ use podlens_common::{
     scheduler::{MOVES, Moved, Now},
 };
 
-use super::lane::{self, Lane};
+use super::state::CpuState;
 use crate::{
     kernel::{Task, cpus_count, executed_ns_at, thread_group_at},
     slots,
@@ -23,25 +23,26 @@ pub(super) fn split_running_slices(task: Task, whole_group: bool) {
     let group = task.tgid();
     let mut cpu = 0;
     while u64::from(cpu) < cpus_count() {
-        if let Some(other) = lane::entry(cpu) {
-            // SAFETY: a message to that CPU, which holds only for the slice that began at `since_ns`. That is read before
-            // anything else, and the message written last, so that a switch meanwhile makes it void. Moves come one at a
-            // time: the kernel holds its cgroup lock.
-            let now = unsafe { &mut (*other).now };
-            let (since_ns, running) =
-                unsafe { ((&raw const now.since_ns).read_volatile(), (&raw const now.task).read_volatile()) };
+        if let Some(other) = CpuState::of(cpu) {
+            // A message to that CPU, which holds only for the slice that began at `since_ns`. That is read before anything
+            // else, and the message written last, so that a switch meanwhile makes it void. Moves come one at a time: the
+            // kernel holds its cgroup lock.
+            let since_ns = other.clock_ns();
+            // SAFETY: the field is valid and aligned.
+            let running = unsafe { other.task().as_ptr().read_volatile() };
             let concerned = running == task.address() || whole_group && thread_group_at(running) == Some(group);
             // The kernel has charged the task up to the move.
             if concerned && let Some(executed_ns) = executed_ns_at(running) {
-                let moves = now.moves();
-                let last = now.list[moves.wrapping_sub(1) & (MOVES - 1)];
-                let present = if moves == 0 { now.holder } else { last.holder };
+                let moves = Now::moves(other.moved().get(), other.since_ns().get());
+                let last = other.moved_at(moves.wrapping_sub(1)).get();
+                let present = if moves == 0 { other.holder().get() } else { last.holder };
                 if moves >= MOVES {
-                    now.list[MOVES - 1].holder = Holder::UNATTRIBUTED;
+                    other.moved_at(MOVES - 1).update(|last| Moved { holder: Holder::UNATTRIBUTED, ..last });
                 } else if present != holder {
-                    now.list[moves & (MOVES - 1)] = Moved { at_ns: clock_ns, executed_ns, holder };
+                    other.moved_at(moves).set(Moved { at_ns: clock_ns, executed_ns, holder });
                     let moved = Now::moved_times(since_ns, moves as u32 + 1);
-                    unsafe { (&raw mut now.moved).write_volatile(moved) };
+                    // SAFETY: as above.
+                    unsafe { other.moved().as_ptr().write_volatile(moved) };
                 }
             }
         }
@@ -54,21 +55,19 @@ pub(super) fn split_running_slices(task: Task, whole_group: bool) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(super) extern "C" fn finish_moved(cpu: u32, end_ns: u64) -> u32 {
-    let Some(mut lane) = Lane::locked(cpu) else { return 0 };
-    let moves = lane.now.moves();
+    let Some(state) = CpuState::of(cpu) else { return 0 };
+    let moves = Now::moves(state.moved().get(), state.since_ns().get());
     let mut index = 0;
     while index < MOVES {
         if index >= moves {
             break;
         }
-        let moved = lane.now.list[index];
-        let since_ns = lane.now.since_ns;
-        let is_within = moved.at_ns > since_ns && moved.at_ns < end_ns;
-        let at_ns = if is_within { moved.at_ns } else { since_ns };
-        lane.book_slice(at_ns, moved.executed_ns);
-        lane.pass_on(at_ns, moved.holder);
+        let moved = state.moved_at(index).get();
+        let at_ns = moved.split_ns(state.since_ns().get(), end_ns);
+        state.book_slice(at_ns, moved.executed_ns);
+        state.pass_on(at_ns, moved.holder);
         index += 1;
     }
-    lane.now.moved = Now::UNMOVED;
+    state.moved().set(Now::UNMOVED);
     moves as u32
 }

@@ -22,9 +22,9 @@ unsafe impl Plain for podlens_common::scheduler::Account {}
 // SAFETY: as above.
 unsafe impl Plain for podlens_common::scheduler::Now {}
 // SAFETY: as above.
-unsafe impl Plain for podlens_common::scheduler::Throttles {}
+unsafe impl Plain for podlens_common::scheduler::SlotTotals {}
 // SAFETY: as above.
-unsafe impl Plain for podlens_common::scheduler::Culprits {}
+unsafe impl Plain for podlens_common::scheduler::culprits::Culprits {}
 // SAFETY: as above.
 unsafe impl Plain for podlens_common::tasks::Processes {}
 // SAFETY: as above.

@@ -15,7 +15,7 @@ use aya::{
 };
 use podlens_common::{
     cgroup::{CACHE_ENTRIES, CgroupKey, Losses, SLOT_FIRST, Slot},
-    scheduler::{Account, Cpu, Culprits, Now, Throttles},
+    scheduler::{Account, Cpu, Now, SlotTotals, culprits::Culprits},
     tasks::{Processes, TASK_RECORDS, TaskRecord, TaskWalk},
 };
 
@@ -128,7 +128,7 @@ impl Object {
             ("LOSSES", cpus),
             ("ACCOUNTS", cpus * slots),
             ("CULPRITS", cpus * slots),
-            ("THROTTLES", slots),
+            ("SLOT_TOTALS", slots),
             ("CPUS", cpus),
             ("PROCESSES", slots),
         ] {
@@ -209,7 +209,7 @@ impl Object {
         Ok(SchedulerMaps {
             accounts: self.mapped("ACCOUNTS", self.cpus * self.slots)?,
             culprits: self.mapped("CULPRITS", self.cpus * self.slots)?,
-            throttles: self.mapped("THROTTLES", self.slots)?,
+            totals: self.mapped("SLOT_TOTALS", self.slots)?,
             // Each entry begins with what the daemon reads of it.
             cpus: self.mapped_every("CPUS", self.cpus, size_of::<Cpu>())?,
             cpu_count: self.cpus,
@@ -264,8 +264,8 @@ pub struct SchedulerMaps {
     pub accounts: MappedArray<Account>,
     /// Culprits, by CPU and waiting slot.
     pub culprits: MappedArray<Culprits>,
-    /// Throttles by their length, by slot.
-    pub throttles: MappedArray<Throttles>,
+    /// What is summed up over all CPUs, by slot.
+    pub totals: MappedArray<SlotTotals>,
     /// What each CPU is doing.
     pub cpus: MappedArray<Now>,
     /// How many CPUs can exist.

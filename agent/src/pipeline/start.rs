@@ -230,7 +230,7 @@ impl States {
         }
         let legs = match facts.lack(Part::Legs) {
             Some(lack) => Err(lack.to_owned()),
-            None => attach_all(object, &[scheduler::LEGS_PROGRAM]).map_err(|cause| crate::log::with_causes(&cause)),
+            None => attach_all(object, &[scheduler::SEGMENTS_PROGRAM]).map_err(|cause| crate::log::with_causes(&cause)),
         };
         let offers = Offers { migrations: legs.is_ok(), throttles: facts.has(Part::Throttle) };
         if let Err(lack) = legs {

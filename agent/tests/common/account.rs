@@ -34,8 +34,8 @@ pub struct Losses {
     pub switches: u64,
     /// Time around them that is nobody's.
     pub ns: u64,
-    /// Legs of waits of unknown length.
-    pub legs: u64,
+    /// Segments of waits of unknown length.
+    pub segments: u64,
     /// Sleeps of unknown length.
     pub sleeps: u64,
 }
@@ -87,7 +87,7 @@ impl Losses {
             switches: count("missed_switch"),
             ns: (page.all("podlens_cpu_unseen_seconds_total", &[]).into_iter().map(Sample::value).sum::<f64>() * 1e9)
                 as u64,
-            legs: count("unknown_leg"),
+            segments: count("unknown_segment"),
             sleeps: count("unknown_sleep"),
         }
     }
@@ -100,7 +100,7 @@ impl Sub for Losses {
         Self {
             switches: self.switches - earlier.switches,
             ns: self.ns - earlier.ns,
-            legs: self.legs - earlier.legs,
+            segments: self.segments - earlier.segments,
             sleeps: self.sleeps - earlier.sleeps,
         }
     }

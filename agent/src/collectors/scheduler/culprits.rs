@@ -1,13 +1,12 @@
-//! From the kernel's ways to time lost by pair of slots.
-//!
-//! A way's total goes on growing when it changes hands. What was added since the last look and after the
-//! present culprit took it is the present culprit's; what was added before belonged to culprits that lost the
-//! way meanwhile, and is named by nobody: the ledger finds it as the rest of the cause.
+//! From the culprits that the kernel tracks to time lost by pair of slots, between two sweeps.
 
 use std::collections::HashMap;
 
 use foldhash::fast::RandomState;
-use podlens_common::scheduler::{Culprits, WAYS, culprit_holder};
+use podlens_common::{
+    cgroup::Holder,
+    scheduler::culprits::{Culprits, culprit, culprit_slot, since},
+};
 
 /// Time that one slot's tasks lost to another's since the last sweep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,54 +18,41 @@ pub(super) struct Caused {
     pub(super) ns: u64,
 }
 
-/// The totals seen last, by the entry's position.
+/// Each entry as it was at the last sweep, by its position.
 #[derive(Default)]
-pub(super) struct Ways {
-    seen_ns: HashMap<usize, [u64; WAYS], RandomState>,
+pub(super) struct Seen {
+    entries: HashMap<usize, Culprits, RandomState>,
 }
 
-impl Ways {
-    /// Adds to `caused` what the entry's ways have got since the last call.
+impl Seen {
+    /// Adds to `caused` what the entry's culprits have got since the last call. `generation` tells who has a slot at present:
+    /// a culprit that has left its slot meanwhile keeps no name.
     pub(super) fn collect(
         &mut self,
         position: usize,
         waiting: u32,
-        ways: &Culprits,
+        present: &Culprits,
         generation: impl Fn(u32) -> Option<u32>,
         caused: &mut Vec<Caused>,
     ) {
-        if ways.total_ns == [0; WAYS] {
+        if *present == Culprits::EMPTY {
             return;
         }
-        let seen_ns = self.seen_ns.entry(position).or_insert([0; WAYS]);
-        for (culprit, ns) in added(ways, seen_ns) {
-            // A culprit that has left its slot meanwhile keeps no name.
-            if let Some(culprit) = culprit_holder(culprit)
-                && generation(culprit.slot()) == Some(culprit.generation())
-            {
-                caused.push(Caused { slot: waiting, culprit: culprit.slot(), ns });
+        let earlier = self.entries.entry(position).or_insert(Culprits::EMPTY);
+        for (word, ns) in since(earlier, present) {
+            let Some(slot) = culprit_slot(word) else { continue };
+            let is_present = generation(slot).is_some_and(|generation| culprit(Holder::new(slot, generation)) == word);
+            if is_present {
+                caused.push(Caused { slot: waiting, culprit: slot, ns });
             }
         }
+        *earlier = *present;
     }
 
     /// The entry was emptied.
     pub(super) fn forget(&mut self, position: usize) {
-        self.seen_ns.remove(&position);
+        self.entries.remove(&position);
     }
-}
-
-/// Each present culprit's share since the totals were seen last, which they are now.
-fn added(ways: &Culprits, seen_ns: &mut [u64; WAYS]) -> Vec<(u64, u64)> {
-    let mut shares = Vec::new();
-    let each = ways.culprit.iter().zip(&ways.total_ns).zip(&ways.from_ns).zip(seen_ns);
-    for (((culprit, total_ns), from_ns), seen_ns) in each {
-        let ns = total_ns.saturating_sub((*from_ns).max(*seen_ns));
-        *seen_ns = *total_ns;
-        if ns > 0 {
-            shares.push((*culprit, ns));
-        }
-    }
-    shares
 }
 
 #[cfg(test)]
@@ -74,32 +60,40 @@ mod tests {
     #![allow(clippy::indexing_slicing)]
     use super::*;
 
-    fn check(ways: &[(u64, u64, u64)], seen_ns: &[u64], expected: &[(u64, u64)]) {
-        let mut entry = Culprits::EMPTY;
-        let mut seen = [0; WAYS];
-        for (way, (culprit, total_ns, from_ns)) in ways.iter().enumerate() {
-            (entry.culprit[way], entry.total_ns[way], entry.from_ns[way]) = (*culprit, *total_ns, *from_ns);
+    /// An entry as (slot, generation, nanoseconds) by place, and what a look at it tells.
+    type Look<'look> = (&'look [(u32, u32, u32)], &'look [(u32, u64)]);
+
+    /// Looks at the entries of one position, one after the other.
+    #[track_caller]
+    fn check(looks: &[Look<'_>]) {
+        let mut seen = Seen::default();
+        for (places, expected) in looks {
+            let mut entry = Culprits::EMPTY;
+            for (place, (slot, generation, ns)) in places.iter().enumerate() {
+                entry.culprit[place] = culprit(Holder::new(*slot, *generation));
+                entry.held_low[place] = *ns;
+            }
+            let mut caused = Vec::new();
+            // Slot 9 has no holder at present, the others have their third.
+            seen.collect(4, 7, &entry, |slot| (slot != 9).then_some(2), &mut caused);
+            let told: Vec<(u32, u64)> = caused.iter().map(|caused| (caused.culprit, caused.ns)).collect();
+            assert_eq!(told, *expected);
+            assert!(caused.iter().all(|caused| caused.slot == 7));
         }
-        seen[..seen_ns.len()].copy_from_slice(seen_ns);
-        assert_eq!(added(&entry, &mut seen), expected);
-        assert_eq!(seen, entry.total_ns, "the next look starts from here");
     }
 
     #[test]
-    fn a_culprit_that_keeps_its_way_gets_what_was_added() {
-        check(&[(7, 100, 0)], &[], &[(7, 100)]);
-        check(&[(7, 100, 0)], &[60], &[(7, 40)]);
-        check(&[(7, 100, 0)], &[100], &[]);
+    fn each_sweep_tells_what_has_come_since_the_last() {
+        check(&[(&[(7, 2, 100)], &[(7, 100)]), (&[(7, 2, 140)], &[(7, 40)]), (&[(7, 2, 140)], &[])]);
     }
 
     #[test]
-    fn a_new_culprit_gets_only_what_was_added_since_it_took_the_way() {
-        check(&[(8, 100, 70)], &[60], &[(8, 30)]);
-        check(&[(8, 100, 70)], &[80], &[(8, 20)]);
+    fn a_new_culprit_has_all_that_its_place_holds() {
+        check(&[(&[(7, 2, 100), (8, 2, 5)], &[(7, 100), (8, 5)]), (&[(5, 2, 120), (8, 2, 7)], &[(5, 120), (8, 2)])]);
     }
 
     #[test]
-    fn ways_are_independent() {
-        check(&[(7, 10, 0), (8, 5, 5), (9, 20, 15)], &[4, 5, 0], &[(7, 6), (9, 5)]);
+    fn who_has_left_the_slot_has_no_name() {
+        check(&[(&[(7, 1, 100), (9, 2, 50), (8, 2, 1)], &[(8, 1)])]);
     }
 }

@@ -1,6 +1,6 @@
 //! The scheduler's metrics.
 
-use podlens_common::scheduler::{CAUSE_NEIGHBOR, CAUSE_SYSTEM};
+use podlens_common::scheduler::{Cause, OffCpu, SwitchKind};
 
 use crate::signal::{Kind, Label, LabelValues, Metric, Split, Unit};
 
@@ -35,11 +35,8 @@ pub static CPU_WAIT: Metric = Metric {
     kind: Kind::Counter,
     unit: Unit::Seconds,
     help: "Time that runnable tasks waited for a CPU, by who held it meanwhile: the container itself, its pod, another pod, a unit of the node or the kernel, nobody; unknown is what reaches back beyond the CPU's history",
-    labels: &[Label {
-        name: "cause",
-        values: LabelValues::Fixed(&["self", "pod", "neighbor", "system", "idle", "unknown"]),
-    }],
-    source: "sched_switch, each CPU's last 2,048 slices",
+    labels: &[Label { name: "cause", values: LabelValues::Fixed(&Cause::NAMES) }],
+    source: "sched_switch, each CPU's last 1,024 slices",
     must_equal: "the sum over causes: the sum of podlens_runqueue_latency_seconds, exactly",
     ..Metric::BASE
 };
@@ -51,8 +48,8 @@ pub static CPU_WAIT_CAUSED: Metric = Metric {
     kind: Kind::Counter,
     unit: Unit::Seconds,
     help: "Time that runnable tasks waited while a named other pod or unit held the CPU; culprit_pod (other) stands for all that have no series of their own",
-    split: Some(Split { of: &CPU_WAIT, combinations: &[CAUSE_NEIGHBOR, CAUSE_SYSTEM] }),
-    source: "sched_switch, each CPU's last 2,048 slices",
+    split: Some(Split { of: &CPU_WAIT, combinations: &[Cause::Neighbor.index(), Cause::System.index()] }),
+    source: "sched_switch, each CPU's last 1,024 slices",
     must_equal: "the sum over culprits: causes neighbor and system, exactly",
     ..Metric::BASE
 };
@@ -88,7 +85,7 @@ pub static OFF_CPU: Metric = Metric {
     kind: Kind::Counter,
     unit: Unit::Seconds,
     help: "Time that tasks were blocked, summed over tasks, entered when they are dispatched again: sleep (until something happens, stopped ones too) or disk (sleep that nothing interrupts)",
-    labels: &[Label { name: "state", values: LabelValues::Fixed(&["sleep", "disk"]) }],
+    labels: &[Label { name: "state", values: LabelValues::Fixed(&OffCpu::NAMES) }],
     source: "sched_switch, sched_info",
     must_equal: "time passed less CPU time and wait, of a pinned task, within 1 %",
     ..Metric::BASE
@@ -113,7 +110,7 @@ pub static CONTEXT_SWITCHES: Metric = Metric {
     kind: Kind::Counter,
     unit: Unit::Count("switch"),
     help: "Switches away from a task, because it blocked (voluntary) or because another had to run (involuntary)",
-    labels: &[Label { name: "kind", values: LabelValues::Fixed(&["voluntary", "involuntary"]) }],
+    labels: &[Label { name: "kind", values: LabelValues::Fixed(&SwitchKind::NAMES) }],
     source: "sched_switch",
     must_equal: "ru_nvcsw and ru_nivcsw of getrusage, exactly",
     ..Metric::BASE

@@ -6,23 +6,25 @@
 mod clock;
 mod culprits;
 pub mod metrics;
+mod totals;
 
 use std::collections::HashMap;
 
 use foldhash::fast::RandomState;
 use podlens_common::{
     cgroup::Holder,
-    scheduler::{Account, Culprits, Now, Throttles, bucket},
+    scheduler::{Account, Now, SlotTotals, SwitchKind, culprits::Culprits},
 };
 
 use self::{
     clock::RunQueueClock,
-    culprits::{Caused, Ways},
+    culprits::{Caused, Seen},
+    totals::{Totals, distribution},
 };
 use super::{Collector, CollectorSpec, Readings, SlotsInUse, Sweep};
 use crate::{
     kernel::object::SchedulerMaps,
-    signal::{Histogram, Layout, Row},
+    signal::{Layout, Row},
 };
 
 /// The collector.
@@ -47,8 +49,8 @@ const LOOKS: u32 = 100;
 
 /// Programs without which it does not run.
 pub const PROGRAMS: &[(&str, &str)] = &[("cgroup_attach", "cgroup_attach_task"), ("sched_switch", "sched_switch")];
-/// The program for the legs of waits that end in a migration.
-pub const LEGS_PROGRAM: (&str, &str) = ("sched_migrate", "sched_migrate_task");
+/// The program for the segments of waits that end in a migration.
+pub const SEGMENTS_PROGRAM: (&str, &str) = ("sched_migrate", "sched_migrate_task");
 
 /// What this kernel lets the programs see beyond slices, waits and switches. The rest has no value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,12 +67,12 @@ pub struct Scheduler {
     offers: Offers,
     layout: Layout,
     clock: RunQueueClock,
-    ways: Ways,
+    seen: Seen,
     /// Each slot's row, whose values only rise: an estimate of a running slice may be followed by a smaller exact
     /// value.
     rows: HashMap<u32, Row, RandomState>,
     /// What the present sweep has found over all CPUs, one a slot in the order of the slots.
-    totals: Vec<Account>,
+    totals: Vec<Totals>,
     /// The present slot's row.
     found: Row,
 }
@@ -109,7 +111,7 @@ impl Scheduler {
             maps,
             offers,
             clock: RunQueueClock::default(),
-            ways: Ways::default(),
+            seen: Seen::default(),
             rows: HashMap::default(),
             totals: Vec::new(),
             found: layout.row(),
@@ -139,16 +141,16 @@ impl Scheduler {
         let slots: Vec<u32> = slots.iter().map(|(number, _)| number).collect();
         let mut totals = std::mem::take(&mut self.totals);
         totals.clear();
-        totals.resize(slots.len(), Account::EMPTY);
+        let of_slot = |slot: u32| usize::try_from(slot).ok().and_then(|slot| self.maps.totals.get(slot));
+        totals.extend(slots.iter().map(|slot| Totals::of(&of_slot(*slot).unwrap_or(SlotTotals::EMPTY))));
         let mut caused = Vec::new();
         for cpu in 0..self.maps.cpu_count {
             self.sweep_cpu(cpu, &slots, &mut totals, &mut caused, &generation);
         }
-        let Self { maps, offers, layout, rows, found, .. } = self;
+        let Self { offers, layout, rows, found, .. } = self;
         for (slot, total) in slots.iter().zip(&totals) {
-            let throttles = usize::try_from(*slot).ok().and_then(|slot| maps.throttles.get(slot));
             found.clear();
-            book(found, layout, *offers, total, &throttles.unwrap_or(Throttles::EMPTY));
+            book(found, layout, *offers, total);
             let row = rows.entry(*slot).or_insert_with(|| layout.row());
             row.at_least(found);
             readings.slot(*slot, row);
@@ -162,10 +164,10 @@ impl Scheduler {
     /// Empties a slot whose cgroup is gone, on all CPUs.
     pub fn clear(&mut self, slot: u32) {
         self.rows.remove(&slot);
-        self.maps.throttles.set(usize::try_from(slot).unwrap_or(usize::MAX), Throttles::EMPTY);
+        self.maps.totals.set(usize::try_from(slot).unwrap_or(usize::MAX), SlotTotals::EMPTY);
         for cpu in 0..self.maps.cpu_count {
             if let Some(position) = self.position(cpu, slot) {
-                self.ways.forget(position);
+                self.seen.forget(position);
                 self.maps.culprits.set(position, Culprits::EMPTY);
                 self.maps.accounts.set(position, Account::EMPTY);
             }
@@ -177,7 +179,7 @@ impl Scheduler {
     pub fn lost(&self) -> [(&'static str, u64); 3] {
         let sum = |count: fn(&Now) -> u64| self.each_cpu().map(|cpu| count(&cpu)).sum();
         [
-            ("unknown_leg", sum(|cpu| cpu.unknown_legs)),
+            ("unknown_segment", sum(|cpu| cpu.unknown_segments)),
             ("unknown_sleep", sum(|cpu| cpu.unknown_sleeps)),
             ("missed_switch", sum(|cpu| cpu.missed)),
         ]
@@ -198,7 +200,7 @@ impl Scheduler {
         &mut self,
         cpu: u32,
         slots: &[u32],
-        totals: &mut [Account],
+        totals: &mut [Totals],
         caused: &mut Vec<Caused>,
         generation: &impl Fn(u32) -> Option<u32>,
     ) {
@@ -212,19 +214,19 @@ impl Scheduler {
                 }
                 let Some(position) = self.position(cpu, *slot) else { continue };
                 let look = || Some((self.maps.accounts.get(position)?, self.maps.culprits.get(position)?));
-                let Some((account, ways)) = self.steady(cpu, look) else { continue };
-                add(total, &account);
-                self.ways.collect(position, *slot, &ways, generation, caused);
+                let Some((account, culprits)) = self.steady(cpu, look) else { continue };
+                total.add(&account);
+                self.seen.collect(position, *slot, &culprits, generation, caused);
             }
         }
         let Some(now) = self.steady(cpu, || self.cpu(cpu)) else { return };
         if now.holder != Holder::IDLE && now.since_ns != 0 {
-            for (slot, ns) in running(&now, self.clock.now_ns()) {
-                let total = slots.binary_search(&slot).ok().and_then(|at| totals.get_mut(at));
+            now.running(self.clock.now_ns(), |holder, ns| {
+                let total = slots.binary_search(&holder.slot()).ok().and_then(|at| totals.get_mut(at));
                 if let Some(total) = total {
                     total.on_cpu_ns += ns;
                 }
-            }
+            });
         }
     }
 
@@ -252,28 +254,15 @@ impl Scheduler {
     }
 }
 
-/// Adds what one CPU has accounted.
-fn add(total: &mut Account, account: &Account) {
-    let sums = [
-        (&mut total.on_cpu_ns, account.on_cpu_ns),
-        (&mut total.voluntary, account.voluntary),
-        (&mut total.involuntary, account.involuntary),
-        (&mut total.migrations, account.migrations),
-        (&mut total.throttled_ns, account.throttled_ns),
-    ];
-    let lists = (total.off_cpu_ns.iter_mut().zip(account.off_cpu_ns))
-        .chain(total.wait_ns.iter_mut().zip(account.wait_ns))
-        .chain(total.waits.iter_mut().zip(account.waits));
-    for (sum, more) in sums.into_iter().chain(lists) {
-        *sum = sum.wrapping_add(more);
-    }
-}
-
 /// Enters one slot's figures over all CPUs.
-fn book(row: &mut Row, layout: &Layout, offers: Offers, total: &Account, throttles: &Throttles) {
+fn book(row: &mut Row, layout: &Layout, offers: Offers, total: &Totals) {
     let mut enter = |metric, values: &[u64]| row.add_all(layout, metric, values);
     enter(&metrics::CPU, &[total.on_cpu_ns]);
-    enter(&metrics::CONTEXT_SWITCHES, &[total.voluntary, total.involuntary]);
+    let switches = SwitchKind::ALL.map(|kind| match kind {
+        SwitchKind::Voluntary => total.voluntary,
+        SwitchKind::Involuntary => total.involuntary,
+    });
+    enter(&metrics::CONTEXT_SWITCHES, &switches);
     enter(&metrics::OFF_CPU, &total.off_cpu_ns);
     enter(&metrics::CPU_WAIT, &total.wait_ns);
     // The programs keep the sum only by cause, so that the two can never disagree.
@@ -283,33 +272,7 @@ fn book(row: &mut Row, layout: &Layout, offers: Offers, total: &Account, throttl
         enter(&metrics::MIGRATIONS, &[total.migrations]);
     }
     if offers.throttles {
-        enter(&metrics::THROTTLED_WAIT, &[total.throttled_ns]);
-        enter(&metrics::THROTTLE_LATENCY, &distribution(&throttles.lengths, throttles.sum_ns));
+        enter(&metrics::THROTTLED_WAIT, &[total.throttled_wait_ns]);
+        enter(&metrics::THROTTLE_LATENCY, &distribution(&total.throttles, total.throttles_ns));
     }
-}
-
-/// A distribution's cells: its buckets, from what is counted at each place, then its sum.
-fn distribution(places: &[u64; Histogram::BUCKETS], sum_ns: u64) -> [u64; Histogram::CELLS] {
-    let mut cells = [0; Histogram::CELLS];
-    for (place, count) in places.iter().enumerate() {
-        if let Some(cell) = bucket(place).and_then(|bucket| cells.get_mut(bucket)) {
-            *cell = *count;
-        }
-    }
-    if let Some(sum) = cells.last_mut() {
-        *sum = sum_ns;
-    }
-    cells
-}
-
-/// The running slice's parts: one slot's, or several where its task was moved between cgroups meanwhile.
-fn running(cpu: &Now, now_ns: u64) -> Vec<(u32, u64)> {
-    let mut parts = Vec::new();
-    let (mut slot, mut since_ns, mut executed_ns) = (cpu.holder.slot(), cpu.since_ns, cpu.executed_ns);
-    for moved in cpu.list.iter().take(cpu.moves()) {
-        parts.push((slot, moved.executed_ns.saturating_sub(executed_ns)));
-        (slot, since_ns, executed_ns) = (moved.holder.slot(), moved.at_ns, moved.executed_ns);
-    }
-    parts.push((slot, now_ns.saturating_sub(since_ns)));
-    parts
 }

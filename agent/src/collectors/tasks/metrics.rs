@@ -1,5 +1,7 @@
 //! Metrics of tasks and processes.
 
+use podlens_common::tasks::TaskState;
+
 use crate::signal::{Kind, Label, LabelValues, Metric, Unit};
 
 /// Tasks by state.
@@ -9,7 +11,7 @@ pub static TASKS: Metric = Metric {
     kind: Kind::Gauge,
     unit: Unit::Count("task"),
     help: "Tasks (threads) by state, as of a walk through all of them at most 10 s ago: running on a CPU, waiting for one, sleeping (idle, stopped and traced ones too), in a sleep that no signal ends (disk)",
-    labels: &[Label { name: "state", values: LabelValues::Fixed(&["running", "waiting", "sleeping", "disk"]) }],
+    labels: &[Label { name: "state", values: LabelValues::Fixed(&TaskState::NAMES) }],
     source: "the kernel's list of processes",
     must_equal: "states R, S and D of /proc/PID/task/TID/stat, R split by whether the task has a CPU",
     ..Metric::BASE

@@ -13,7 +13,7 @@ use std::{
 use foldhash::fast::RandomState;
 use podlens_common::{
     cgroup::{Bandwidth, CgroupKey, SLOT_KERNEL, SLOT_ROOT, SLOT_UNATTRIBUTED},
-    tasks::{KEY_KERNEL, KEY_ROOT, Processes, STATES, TaskRecord, TaskWalk},
+    tasks::{KEY_KERNEL, KEY_ROOT, Processes, TaskRecord, TaskState, TaskWalk},
 };
 
 use super::{Collector, CollectorSpec, Readings, SlotsInUse, Sweep};
@@ -34,6 +34,10 @@ pub const PROGRAMS: &[(&str, &str)] = &[("process_fork", "sched_process_fork"), 
 
 /// Least time between two walks: one costs in proportion to the node's tasks, not to its pods.
 const WALK_INTERVAL: Duration = Duration::from_secs(10);
+/// Runs of the program in one walk, of 512 tasks or processes each: 131,072 at most.
+const RUNS: u64 = 256;
+/// Walks that are begun, one after the other, if what one had to go on from has gone.
+const WALKS: u32 = 3;
 
 /// The collector at work.
 pub struct Tasks {
@@ -53,9 +57,9 @@ struct Walked {
     at: Option<Instant>,
     /// It came to its end: only then is what it did not meet known to be nothing.
     finished: bool,
-    tasks: HashMap<CgroupKey, [u64; STATES], RandomState>,
+    tasks: HashMap<CgroupKey, [u64; TaskState::COUNT], RandomState>,
     /// Tasks that had to be left without a key.
-    unrecorded: [u64; STATES],
+    unrecorded: [u64; TaskState::COUNT],
     /// Cgroups that held a slot then; not known until the sweep that the walk was made for.
     held: Option<HashSet<CgroupKey, RandomState>>,
 }
@@ -90,8 +94,7 @@ impl Tasks {
             return;
         }
         self.walked = Walked { at: Some(Instant::now()), ..Walked::default() };
-        walk.result.set(0, TaskWalk::default());
-        let result = walk.iterator.run().ok().and_then(|()| walk.result.get(0)).unwrap_or_default();
+        let result = (0..WALKS).map(|_| walk_round(walk)).find(|result| result.finished == 1).unwrap_or_default();
         if result.finished == 1 {
             let records = (0..usize::try_from(result.records).unwrap_or(0)).filter_map(|at| walk.records.get(at));
             self.walked.fill(records, &result);
@@ -148,6 +151,20 @@ impl Collector for Tasks {
     }
 }
 
+/// Runs the program until the walk has come round, or cannot.
+fn walk_round(walk: &WalkMaps) -> TaskWalk {
+    walk.result.set(0, TaskWalk::default());
+    loop {
+        let before = walk.result.get(0).unwrap_or_default();
+        let Ok(()) = walk.iterator.run() else { return TaskWalk::default() };
+        let after = walk.result.get(0).unwrap_or_default();
+        let goes_on = after.runs > before.runs && after.runs < RUNS && after.lost == 0;
+        if after.finished == 1 || !goes_on {
+            return after;
+        }
+    }
+}
+
 impl Walked {
     fn fill(&mut self, records: impl Iterator<Item = TaskRecord>, result: &TaskWalk) {
         self.finished = true;
@@ -161,7 +178,7 @@ impl Walked {
     }
 
     /// The tasks of a slot's holder; none if the walk cannot tell, since the cgroup came after it.
-    fn of_slot(&self, number: u32, key: CgroupKey) -> Option<[u64; STATES]> {
+    fn of_slot(&self, number: u32, key: CgroupKey) -> Option<[u64; TaskState::COUNT]> {
         if !self.finished {
             return None;
         }
@@ -170,7 +187,7 @@ impl Walked {
             SLOT_UNATTRIBUTED => Some(self.unrecorded),
             SLOT_KERNEL => Some(of(KEY_KERNEL).unwrap_or_default()),
             SLOT_ROOT => Some(of(KEY_ROOT).unwrap_or_default()),
-            _ => of(key).or_else(|| self.held.as_ref()?.contains(&key).then_some([0; STATES])),
+            _ => of(key).or_else(|| self.held.as_ref()?.contains(&key).then_some([0; TaskState::COUNT])),
         }
     }
 }
@@ -181,12 +198,12 @@ mod tests {
 
     const POD: CgroupKey = 77;
 
-    fn record(key: CgroupKey, tasks: [u32; STATES]) -> TaskRecord {
+    fn record(key: CgroupKey, tasks: [u32; TaskState::COUNT]) -> TaskRecord {
         TaskRecord { key, tasks }
     }
 
     #[track_caller]
-    fn check(walked: &Walked, number: u32, key: CgroupKey, expected: Option<[u64; STATES]>) {
+    fn check(walked: &Walked, number: u32, key: CgroupKey, expected: Option<[u64; TaskState::COUNT]>) {
         assert_eq!(walked.of_slot(number, key), expected);
     }
 
@@ -194,10 +211,13 @@ mod tests {
     fn records_of_one_cgroup_are_added_up_and_the_rest_is_unattributed() {
         let mut walked = Walked::default();
         let records = [record(POD, [1, 0, 2, 0]), record(KEY_KERNEL, [0, 0, 9, 1]), record(POD, [0, 3, 1, 0])];
-        walked.fill(records.into_iter(), &TaskWalk { finished: 1, records: 3, unrecorded: [0, 0, 5, 0] });
+        walked.fill(
+            records.into_iter(),
+            &TaskWalk { finished: 1, records: 3, unrecorded: [0, 0, 5, 0], ..TaskWalk::default() },
+        );
         check(&walked, 9, POD, Some([1, 3, 3, 0]));
         check(&walked, SLOT_KERNEL, 0, Some([0, 0, 9, 1]));
-        check(&walked, SLOT_ROOT, 0, Some([0; STATES]));
+        check(&walked, SLOT_ROOT, 0, Some([0; TaskState::COUNT]));
         check(&walked, SLOT_UNATTRIBUTED, 0, Some([0, 0, 5, 0]));
     }
 
@@ -206,7 +226,7 @@ mod tests {
         let mut walked = Walked { held: Some(HashSet::from_iter([POD])), ..Walked::default() };
         check(&walked, 9, POD, None);
         walked.fill(std::iter::empty(), &TaskWalk { finished: 1, ..TaskWalk::default() });
-        check(&walked, 9, POD, Some([0; STATES]));
+        check(&walked, 9, POD, Some([0; TaskState::COUNT]));
         check(&walked, 10, POD + 1, None);
     }
 }

@@ -1,0 +1,133 @@
+//! One slot's figures over all CPUs, summed up at each sweep. Pure.
+
+use podlens_common::{
+    histogram::{BUCKETS, bucket},
+    scheduler::{Account, Cause, OffCpu, SlotTotals, WAITS_LIMIT},
+};
+
+use crate::signal::Histogram;
+
+/// The sums.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Totals {
+    pub(super) on_cpu_ns: u64,
+    pub(super) voluntary: u64,
+    pub(super) involuntary: u64,
+    pub(super) off_cpu_ns: [u64; OffCpu::COUNT],
+    pub(super) wait_ns: [u64; Cause::COUNT],
+    /// At each hashed bucket.
+    pub(super) waits: [u64; BUCKETS],
+    pub(super) throttled_wait_ns: u64,
+    pub(super) migrations: u64,
+    /// At each hashed bucket.
+    pub(super) throttles: [u64; BUCKETS],
+    pub(super) throttles_ns: u64,
+}
+
+impl Totals {
+    /// The slot's own totals, to which the CPUs' accounts come. They are read before the accounts: a count of waits
+    /// that runs over meanwhile is then told too low until the next sweep, and never too high.
+    pub(super) fn of(slot: &SlotTotals) -> Self {
+        let SlotTotals { throttles, throttles_ns, throttled_wait_ns, migrations, carried_waits, reserved: _ } = *slot;
+        Self {
+            on_cpu_ns: 0,
+            voluntary: 0,
+            involuntary: 0,
+            off_cpu_ns: [0; OffCpu::COUNT],
+            wait_ns: [0; Cause::COUNT],
+            waits: carried_waits.map(|carried| carried * u64::from(WAITS_LIMIT)),
+            throttled_wait_ns,
+            migrations,
+            throttles,
+            throttles_ns,
+        }
+    }
+
+    /// Adds what one CPU has accounted. Each field is named, so that none is forgotten.
+    pub(super) fn add(&mut self, account: &Account) {
+        let Account {
+            on_cpu_ns,
+            voluntary,
+            involuntary,
+            off_cpu_ns,
+            wait_ns,
+            waits,
+            // What the programs remember of a throttle.
+            throttle_queue: _,
+            throttle_total_ns: _,
+            throttle_until_ns: _,
+            throttle_began_ns: _,
+            throttle_from_ns: _,
+        } = account;
+        let sums =
+            [(&mut self.on_cpu_ns, on_cpu_ns), (&mut self.voluntary, voluntary), (&mut self.involuntary, involuntary)];
+        let lists = self.off_cpu_ns.iter_mut().zip(off_cpu_ns).chain(self.wait_ns.iter_mut().zip(wait_ns));
+        for (sum, more) in sums.into_iter().chain(lists) {
+            *sum = sum.wrapping_add(*more);
+        }
+        for (sum, more) in self.waits.iter_mut().zip(waits) {
+            *sum = sum.wrapping_add((*more).into());
+        }
+    }
+}
+
+/// A distribution's cells: its buckets, from what is counted at each hash, then its sum.
+pub(super) fn distribution(hashed: &[u64; BUCKETS], sum_ns: u64) -> [u64; Histogram::CELLS] {
+    let mut cells = [0; Histogram::CELLS];
+    for (hash, count) in hashed.iter().enumerate() {
+        if let Some(cell) = bucket(hash).and_then(|bucket| cells.get_mut(bucket)) {
+            *cell = *count;
+        }
+    }
+    if let Some(sum) = cells.last_mut() {
+        *sum = sum_ns;
+    }
+    cells
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::indexing_slicing)]
+    use super::*;
+
+    #[test]
+    fn waits_that_were_carried_from_some_cpu_are_in_the_sum() {
+        let mut slot = SlotTotals::EMPTY;
+        slot.carried_waits[5] = 2;
+        let mut totals = Totals::of(&slot);
+        for waits in [7, WAITS_LIMIT - 1] {
+            let mut account = Account::EMPTY;
+            account.waits[5] = waits;
+            totals.add(&account);
+        }
+        assert_eq!(totals.waits[5], 3 * u64::from(WAITS_LIMIT) + 6);
+        assert_eq!(totals.waits.iter().filter(|count| **count != 0).count(), 1);
+    }
+
+    #[test]
+    fn accounts_of_all_cpus_are_summed_field_by_field() {
+        let account = Account {
+            on_cpu_ns: 1,
+            voluntary: 2,
+            involuntary: 3,
+            off_cpu_ns: [4, 5],
+            wait_ns: [6, 7, 8, 9, 10, 11],
+            throttle_queue: 99,
+            ..Account::EMPTY
+        };
+        let mut totals = Totals::of(&SlotTotals { migrations: 12, throttled_wait_ns: 13, ..SlotTotals::EMPTY });
+        totals.add(&account);
+        totals.add(&account);
+        let expected = Totals {
+            on_cpu_ns: 2,
+            voluntary: 4,
+            involuntary: 6,
+            off_cpu_ns: [8, 10],
+            wait_ns: [12, 14, 16, 18, 20, 22],
+            migrations: 12,
+            throttled_wait_ns: 13,
+            ..Totals::of(&SlotTotals::EMPTY)
+        };
+        assert_eq!(totals, expected);
+    }
+}
