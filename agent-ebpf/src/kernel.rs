@@ -6,7 +6,7 @@
 use core::arch::asm;
 
 use aya_ebpf::helpers::bpf_probe_read_kernel;
-use podlens_common::cgroup::Bandwidth;
+use podlens_common::cpu::Bandwidth;
 
 /// `PF_KTHREAD` of linux/sched.h.
 const PF_KTHREAD: u32 = 0x0020_0000;

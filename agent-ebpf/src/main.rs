@@ -10,6 +10,7 @@
 #![feature(asm_experimental_arch)]
 
 mod atomic;
+mod events;
 mod kernel;
 mod lifecycle;
 mod object;

@@ -109,7 +109,7 @@ fn the_list_of_keys_is_what_the_configuration_takes() {
 }
 
 fn push_collector(text: &mut String, spec: &CollectorSpec) {
-    let CollectorSpec { name, about, metrics, split } = spec;
+    let CollectorSpec { name, about, metrics, split, .. } = spec;
     let switch = if switchable().contains(name) {
         format!("`collectors.{name}: false` switches it off.")
     } else {

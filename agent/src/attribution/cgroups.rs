@@ -13,13 +13,30 @@ use podlens_common::cgroup::CgroupKey;
 
 use super::entity::{entity, subtree};
 use crate::{
-    collectors::{Subtree, lifecycle::Event},
+    collectors::Subtree,
     kernel::hierarchy::Hierarchies,
     signal::{Entity, EntityKey},
 };
 
 /// How long a removed cgroup's path is kept for slices that ended after the removal.
 const KEEP_REMOVED: Duration = Duration::from_mins(1);
+
+/// What happened to a cgroup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It was made.
+    Born {
+        /// Its identity.
+        key: CgroupKey,
+        /// Path from the root of its hierarchy.
+        path: String,
+    },
+    /// Its directory was removed.
+    Removed {
+        /// Its identity.
+        key: CgroupKey,
+    },
+}
 
 /// One cgroup.
 #[derive(Clone, Debug)]
@@ -50,17 +67,17 @@ impl Cgroups {
     #[must_use]
     pub fn scan(hierarchies: Hierarchies) -> Self {
         let mut cgroups = Self { hierarchies, known: HashMap::default() };
-        for event in cgroups.rescan() {
-            cgroups.apply(event, Instant::now());
+        for change in cgroups.rescan() {
+            cgroups.apply(change, Instant::now());
         }
         cgroups
     }
 
-    /// Follows one event.
-    pub fn apply(&mut self, event: Event, now: Instant) {
-        match event {
-            Event::Born { key, path } => self.insert(key, path),
-            Event::Removed { key, .. } => {
+    /// Follows one birth or removal.
+    pub fn apply(&mut self, change: Change, now: Instant) {
+        match change {
+            Change::Born { key, path } => self.insert(key, path),
+            Change::Removed { key } => {
                 if let Some(cgroup) = self.known.get_mut(&key) {
                     cgroup.removed.get_or_insert(now);
                 }
@@ -71,16 +88,16 @@ impl Cgroups {
     /// Compares with the trees as they are: for events that were lost. Gives those that make them good, which
     /// are still to be applied.
     #[must_use]
-    pub fn rescan(&self) -> Vec<Event> {
+    pub fn rescan(&self) -> Vec<Change> {
         let found: HashMap<CgroupKey, String> =
             self.hierarchies.scan().into_iter().map(|directory| (directory.key, directory.path)).collect();
         let gone = |(key, cgroup): (&CgroupKey, &Cgroup)| {
-            (cgroup.removed.is_none() && !found.contains_key(key)).then_some(Event::Removed { key: *key, last: None })
+            (cgroup.removed.is_none() && !found.contains_key(key)).then_some(Change::Removed { key: *key })
         };
-        let mut events: Vec<Event> = self.known.iter().filter_map(gone).collect();
+        let mut changes: Vec<Change> = self.known.iter().filter_map(gone).collect();
         let new = found.into_iter().filter(|(key, _)| !self.known.contains_key(key));
-        events.extend(new.map(|(key, path)| Event::Born { key, path }));
-        events
+        changes.extend(new.map(|(key, path)| Change::Born { key, path }));
+        changes
     }
 
     /// What is known of a cgroup.

@@ -10,9 +10,12 @@ pub mod tasks;
 
 use std::collections::BTreeMap;
 
-use podlens_common::cgroup::{Bandwidth, CgroupKey, Slot};
+use podlens_common::cgroup::{CgroupKey, Slot};
 
-use crate::signal::{Metric, Row};
+use crate::{
+    kernel::events::{Malformed, Record},
+    signal::{Metric, Row},
+};
 
 /// What is the same for a collector on every node.
 #[derive(Debug)]
@@ -25,6 +28,8 @@ pub struct CollectorSpec {
     pub metrics: &'static [&'static Metric],
     /// The metric that is split by who caused it, if there is one.
     pub split: Option<Split>,
+    /// Kinds of events that are its own.
+    pub events: &'static [u32],
 }
 
 /// A metric that tells by name what another one tells by label.
@@ -125,8 +130,17 @@ pub trait Collector: Send {
     /// slot is not here.
     fn read_cgroups(&mut self, _held: &SlotsInUse, _enter: &mut dyn FnMut(CgroupKey, &Row)) {}
 
-    /// A cgroup is gone: its final values, if it has any here. `last` is what the kernel told of it at its removal.
-    fn removed(&mut self, _key: CgroupKey, _last: Option<Bandwidth>) -> Option<Row> {
+    /// An event of one of its own kinds. What a program tells of a cgroup that is about to be removed comes before
+    /// [`Self::removed`].
+    ///
+    /// # Errors
+    /// The record is not what its kind has.
+    fn event(&mut self, _record: &Record) -> Result<(), Malformed> {
+        Ok(())
+    }
+
+    /// A cgroup is gone: its final values, if it has any here.
+    fn removed(&mut self, _key: CgroupKey) -> Option<Row> {
         None
     }
 

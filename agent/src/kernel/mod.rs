@@ -5,6 +5,7 @@
 
 pub mod btf;
 pub mod capabilities;
+pub mod events;
 pub mod facts;
 pub mod hierarchy;
 pub mod host;

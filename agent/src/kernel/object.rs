@@ -20,6 +20,7 @@ use podlens_common::{
 };
 
 use super::{
+    events::Events,
     facts::Facts,
     hierarchy::Hierarchies,
     immediates::{self, ImmediateError},
@@ -217,12 +218,13 @@ impl Object {
         })
     }
 
-    /// The ring buffer of births and removals.
+    /// The ring buffer of events.
     ///
     /// # Errors
     /// The map cannot be used.
-    pub fn events(&mut self) -> Result<RingBuf<MapData>, ObjectError> {
-        RingBuf::try_from(self.take("EVENTS")?).map_err(|source| map_error("EVENTS", source))
+    pub fn events(&mut self) -> Result<Events, ObjectError> {
+        let ring = RingBuf::try_from(self.take("EVENTS")?).map_err(|source| map_error("EVENTS", source))?;
+        Ok(Events::new(ring))
     }
 
     fn take(&mut self, name: &'static str) -> Result<Map, ObjectError> {

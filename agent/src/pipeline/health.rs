@@ -35,8 +35,8 @@ impl Inner {
             health.slots = [("live", all - removed), ("tombstone", removed), ("free", free)];
             health.lost.extend(of_slots(&kernel.slots));
             health.lost.push(("lifecycle", "slot_stuck", kernel.stuck));
-            if let Some(lifecycle) = &kernel.lifecycle {
-                health.lost.push(("lifecycle", "malformed_event", lifecycle.malformed()));
+            if let Some(events) = &kernel.events {
+                health.lost.push(("lifecycle", "malformed_event", events.malformed()));
             }
         }
         for attached in &self.collectors {

@@ -4,6 +4,7 @@
 //! Exporters ask for a snapshot; whoever asks while one is made waits for that one. Between asks the pipeline
 //! follows births and removals and frees the slots of cgroups that are gone.
 
+mod events;
 mod health;
 mod kernel;
 mod reading;
@@ -17,20 +18,14 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use podlens_common::cgroup::{CgroupKey, SLOT_FIRST};
+use podlens_common::cgroup::CgroupKey;
 use tracing::{error, info, warn};
 
 pub use self::{health::Health, start::StartError};
 use self::{kernel::Kernel, reading::FixedEntities};
 use crate::{
-    attribution::{
-        cgroups::{Cgroup, Cgroups},
-        kubernetes::Names,
-    },
-    collectors::{
-        Collector, EntityCgroup, SlotsInUse, State, cpu,
-        lifecycle::{self, Event},
-    },
+    attribution::{cgroups::Cgroups, kubernetes::Names},
+    collectors::{Collector, State, cpu, lifecycle},
     export::SnapshotSource,
     registry::{Ledger, Snapshot},
 };
@@ -110,7 +105,7 @@ impl Pipeline {
     /// Becomes readable when something is born or removed; none without the collector `lifecycle`.
     #[must_use]
     pub fn events(&self) -> Option<io::Result<OwnedFd>> {
-        self.lock().kernel.as_ref()?.events()
+        self.lock().kernel.as_ref()?.descriptor()
     }
 
     /// Counts about the pipeline itself.
@@ -231,84 +226,6 @@ impl Inner {
         let keys: HashSet<CgroupKey> = held.values().map(|slot| slot.key).collect();
         self.cgroups.forget(now, |key| keys.contains(&key));
         self.unknown.retain(|key, _| keys.contains(key) && self.cgroups.get(*key).is_none());
-    }
-
-    fn follow_events(&mut self, now: Instant) {
-        let Some(kernel) = &mut self.kernel else { return };
-        let events = kernel.drain();
-        let lost = kernel.lost_events();
-        let blind = kernel.is_blind();
-        let some_lost = lost != self.lost_events;
-        if some_lost {
-            self.names.births_lost();
-        }
-        for event in events {
-            self.follow(event, now, !some_lost);
-        }
-        if (some_lost || blind) && now.duration_since(self.scanned) >= RESCAN {
-            if some_lost {
-                warn!(
-                    lost = lost - self.lost_events,
-                    "births or removals of cgroups were lost; walking the trees instead"
-                );
-            }
-            self.lost_events = lost;
-            self.rescan(now);
-        }
-    }
-
-    fn rescan(&mut self, now: Instant) {
-        self.scanned = now;
-        for event in self.cgroups.rescan() {
-            self.follow(event, now, false);
-        }
-    }
-
-    /// Tells all who have to know of a birth or a removal. `in_order`: it is known to come after those before it.
-    fn follow(&mut self, event: Event, now: Instant, in_order: bool) {
-        match event {
-            Event::Born { key, .. } => {
-                self.cgroups.apply(event, now);
-                if let Some(cgroup) = self.cgroups.get(key) {
-                    self.names.born(&cgroup.entity, in_order);
-                    announce(&mut self.collectors, key, cgroup);
-                }
-            }
-            Event::Removed { key, last } => {
-                self.cgroups.apply(event, now);
-                let Some(cgroup) = self.cgroups.get(key) else { return };
-                for Attached { section, collector } in &mut self.collectors {
-                    if let Some(row) = collector.removed(key, last).filter(|row| !row.is_empty()) {
-                        self.ledger.retire(*section, &cgroup.entity, cgroup.since, &row);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Looks for cgroups that hold a slot and were never announced.
-    fn search_unknown(&mut self, held: &SlotsInUse, now: Instant) {
-        let mut unknown = held
-            .iter()
-            .filter(|(number, slot)| **number >= SLOT_FIRST && self.cgroups.get(slot.key).is_none())
-            .peekable();
-        if unknown.peek().is_none() {
-            return;
-        }
-        for (_, slot) in unknown {
-            self.unknown.entry(slot.key).or_insert(now);
-        }
-        if now.duration_since(self.scanned) >= RESCAN {
-            self.rescan(now);
-        }
-    }
-}
-
-/// Tells the collectors of a cgroup that exists.
-fn announce(collectors: &mut [Attached], key: CgroupKey, cgroup: &Cgroup) {
-    let Some(subtree) = cgroup.top else { return };
-    for attached in collectors {
-        attached.collector.born(EntityCgroup { key, path: &cgroup.path, subtree });
     }
 }
 

@@ -6,13 +6,13 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use super::{Attached, Inner, Pipeline, announce, kernel::Kernel, reading::FixedEntities};
+use super::{Attached, Inner, Pipeline, events::announce, kernel::Kernel, reading::FixedEntities};
 use crate::{
     attribution::{cgroups::Cgroups, kubernetes::Names},
     collectors::{
         ALL, Collector, CollectorSpec, State,
         cpu::{self, Cpu},
-        lifecycle::{self, Lifecycle},
+        lifecycle,
         scheduler::{self, Offers, Scheduler},
         tasks::{self, Tasks},
     },
@@ -20,6 +20,7 @@ use crate::{
     kernel::{
         btf::Btf,
         capabilities::Held,
+        events::Events,
         facts::{self, Facts, Part},
         hierarchy::{Hierarchies, HierarchyError},
         host,
@@ -170,16 +171,16 @@ impl States {
     ) -> Result<(Kernel, Vec<Box<dyn Collector>>), ObjectError> {
         let mut object = Object::load(facts, hierarchies, cpus, slots)?;
         let slot_maps = object.slot_maps()?;
-        let lifecycle = self.lifecycle(&mut object, facts);
+        let events = self.lifecycle(&mut object, facts);
         let mut at_work: Vec<Box<dyn Collector>> = Vec::new();
         at_work.extend(self.scheduler(&mut object, facts).map(|scheduler| Box::new(scheduler) as _));
         at_work.extend(self.cpu(hierarchies, facts).map(|cpu| Box::new(cpu) as _));
         at_work.extend(self.tasks(&mut object, facts).map(|tasks| Box::new(tasks) as _));
         object.seal();
-        Ok((Kernel { slots: slot_maps, lifecycle, stuck: 0, _object: object }, at_work))
+        Ok((Kernel { slots: slot_maps, events, stuck: 0, _object: object }, at_work))
     }
 
-    fn lifecycle(&mut self, object: &mut Object, facts: &Facts) -> Option<Lifecycle> {
+    fn lifecycle(&mut self, object: &mut Object, facts: &Facts) -> Option<Events> {
         let name = lifecycle::SPEC.name;
         let consequence = "cgroups are found by walking the trees, and short-lived ones stay without a name";
         if let Some(lack) = facts.lack(Part::Lifecycle) {
@@ -188,7 +189,7 @@ impl States {
         }
         let attached = attach_all(object, lifecycle::PROGRAMS).and_then(|()| object.events());
         match attached {
-            Ok(events) => Some(Lifecycle::new(events)),
+            Ok(events) => Some(events),
             Err(cause) => {
                 self.set(name, State::Failed(format!("{}: {consequence}", refusal(&cause))));
                 None

@@ -7,7 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use podlens_common::cgroup::{Bandwidth, CgroupKey, KEY_V1};
+use podlens_common::{
+    cgroup::{CgroupKey, KEY_V1},
+    cpu::Bandwidth,
+};
 
 use crate::kernel::hierarchy::Hierarchies;
 

@@ -2,7 +2,7 @@
 //!
 //! Called so and not after throttling alone, since one file tells both. It reads the directory of an entity's
 //! topmost cgroup only, whose figures include all below. A removal takes the files along: what the quota had
-//! done by then comes with the removal's event.
+//! done by then comes as an event before the removal.
 
 mod files;
 pub mod metrics;
@@ -14,12 +14,15 @@ use std::{
 };
 
 use foldhash::fast::RandomState;
-use podlens_common::cgroup::{Bandwidth, CgroupKey};
+use podlens_common::{cgroup::CgroupKey, cpu::Bandwidth, event::CPU_LAST_WORDS};
 
 use self::files::{Figures, Files, Room, Wanted};
 use super::{Collector, CollectorSpec, EntityCgroup, SlotsInUse, Subtree};
 use crate::{
-    kernel::hierarchy::Hierarchies,
+    kernel::{
+        events::{Malformed, Record},
+        hierarchy::Hierarchies,
+    },
     signal::{Layout, Row},
 };
 
@@ -29,6 +32,7 @@ pub static SPEC: CollectorSpec = CollectorSpec {
     about: "CPU quota and what it stopped, CPU time by mode",
     metrics: &[&metrics::THROTTLED, &metrics::PERIODS, &metrics::MODE, &metrics::LIMIT],
     split: None,
+    events: &[CPU_LAST_WORDS],
 };
 
 /// Least time between two readings of a cgroup's counters: a file that the caches do not hold costs some microseconds.
@@ -57,6 +61,8 @@ struct Watched {
     counters_read: Option<Instant>,
     /// Its values as of the last reading; counters only rise.
     row: Row,
+    /// What its quota had done by its removal.
+    last_words: Option<Bandwidth>,
 }
 
 impl Cpu {
@@ -89,6 +95,7 @@ impl Collector for Cpu {
                 limit_read: None,
                 counters_read: None,
                 row: self.layout.row(),
+                last_words: None,
             };
             self.watched.insert(cgroup.key, watched);
         }
@@ -109,11 +116,19 @@ impl Collector for Cpu {
         }
     }
 
-    fn removed(&mut self, key: CgroupKey, last: Option<Bandwidth>) -> Option<Row> {
+    fn event(&mut self, record: &Record) -> Result<(), Malformed> {
+        let last_words = record.body()?;
+        if let Some(watched) = self.watched.get_mut(&record.key) {
+            watched.last_words = Some(last_words);
+        }
+        Ok(())
+    }
+
+    fn removed(&mut self, key: CgroupKey) -> Option<Row> {
         let mut watched = self.watched.remove(&key)?;
         self.room.0 += watched.files.open();
         let mut row = self.layout.row();
-        if let Some(bandwidth) = last.filter(|bandwidth| bandwidth.periods > 0) {
+        if let Some(bandwidth) = watched.last_words {
             book_bandwidth(&mut row, &self.layout, &bandwidth);
         }
         watched.row.remove_gauges(&self.layout);

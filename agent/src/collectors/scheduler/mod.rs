@@ -42,6 +42,7 @@ pub static SPEC: CollectorSpec = CollectorSpec {
         &metrics::MIGRATIONS,
         &metrics::CONTEXT_SWITCHES,
     ],
+    events: &[],
 };
 
 /// Times that an entry is read anew if a program writes it at that moment; the programs take well below 1 us.

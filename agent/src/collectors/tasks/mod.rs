@@ -12,7 +12,7 @@ use std::{
 
 use foldhash::fast::RandomState;
 use podlens_common::{
-    cgroup::{Bandwidth, CgroupKey, SLOT_KERNEL, SLOT_ROOT, SLOT_UNATTRIBUTED},
+    cgroup::{CgroupKey, SLOT_KERNEL, SLOT_ROOT, SLOT_UNATTRIBUTED},
     tasks::{KEY_KERNEL, KEY_ROOT, Processes, STATES, TaskRecord, TaskWalk},
 };
 
@@ -28,6 +28,7 @@ pub static SPEC: CollectorSpec = CollectorSpec {
     about: "tasks by state, processes that began and ended",
     metrics: &[&metrics::TASKS, &metrics::CREATED, &metrics::EXITED],
     split: None,
+    events: &[],
 };
 
 /// Programs for processes.
@@ -137,7 +138,7 @@ impl Collector for Tasks {
         }
     }
 
-    fn removed(&mut self, key: CgroupKey, _last: Option<Bandwidth>) -> Option<Row> {
+    fn removed(&mut self, key: CgroupKey) -> Option<Row> {
         self.walked.tasks.remove(&key);
         None
     }

@@ -1,0 +1,120 @@
+//! Everything that follows events: births and removals go to attribution first, then to the collectors; any other event
+//! to the collector that owns its kind.
+//!
+//! Called by the sweep and once a second.
+
+use std::time::Instant;
+
+use podlens_common::{
+    cgroup::{CgroupKey, SLOT_FIRST},
+    event::{CGROUP_BORN, CGROUP_REMOVED},
+};
+use tracing::warn;
+
+use super::{Attached, Inner, RESCAN};
+use crate::{
+    attribution::cgroups::{Cgroup, Change},
+    collectors::{ALL, EntityCgroup, SlotsInUse},
+    kernel::events::{Malformed, Record},
+};
+
+impl Inner {
+    pub(super) fn follow_events(&mut self, now: Instant) {
+        let Some(kernel) = &mut self.kernel else { return };
+        let records = kernel.drain();
+        let lost = kernel.lost_events();
+        let blind = kernel.is_blind();
+        let some_lost = lost != self.lost_events;
+        if some_lost {
+            self.names.births_lost();
+        }
+        for record in records {
+            if let Err(cause) = self.dispatch(&record, now, !some_lost)
+                && let Some(kernel) = &mut self.kernel
+            {
+                kernel.refuse(cause);
+            }
+        }
+        if (some_lost || blind) && now.duration_since(self.scanned) >= RESCAN {
+            if some_lost {
+                warn!(
+                    lost = lost - self.lost_events,
+                    "events of the kernel programs were lost; walking the trees instead"
+                );
+            }
+            self.lost_events = lost;
+            self.rescan(now);
+        }
+    }
+
+    /// `in_order`: it is known to come after those before it.
+    fn dispatch(&mut self, record: &Record, now: Instant, in_order: bool) -> Result<(), Malformed> {
+        match record.kind {
+            CGROUP_BORN => self.follow(Change::Born { key: record.key, path: record.path()? }, now, in_order),
+            CGROUP_REMOVED => self.follow(Change::Removed { key: record.key }, now, in_order),
+            kind => {
+                let owner = ALL.iter().find(|spec| spec.events.contains(&kind)).ok_or(Malformed::Kind { kind })?;
+                // None where it is switched off or does not work here.
+                let at_work = self.collectors.iter_mut().find(|attached| attached.collector.spec().name == owner.name);
+                if let Some(attached) = at_work {
+                    attached.collector.event(record)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn rescan(&mut self, now: Instant) {
+        self.scanned = now;
+        for change in self.cgroups.rescan() {
+            self.follow(change, now, false);
+        }
+    }
+
+    /// Tells all who have to know of a birth or a removal. `in_order`: it is known to come after those before it.
+    fn follow(&mut self, change: Change, now: Instant, in_order: bool) {
+        match change {
+            Change::Born { key, .. } => {
+                self.cgroups.apply(change, now);
+                if let Some(cgroup) = self.cgroups.get(key) {
+                    self.names.born(&cgroup.entity, in_order);
+                    announce(&mut self.collectors, key, cgroup);
+                }
+            }
+            Change::Removed { key } => {
+                self.cgroups.apply(change, now);
+                let Some(cgroup) = self.cgroups.get(key) else { return };
+                for Attached { section, collector } in &mut self.collectors {
+                    if let Some(row) = collector.removed(key).filter(|row| !row.is_empty()) {
+                        self.ledger.retire(*section, &cgroup.entity, cgroup.since, &row);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Looks for cgroups that hold a slot and were never announced.
+    pub(super) fn search_unknown(&mut self, held: &SlotsInUse, now: Instant) {
+        let mut unknown = held
+            .iter()
+            .filter(|(number, slot)| **number >= SLOT_FIRST && self.cgroups.get(slot.key).is_none())
+            .peekable();
+        if unknown.peek().is_none() {
+            return;
+        }
+        for (_, slot) in unknown {
+            self.unknown.entry(slot.key).or_insert(now);
+        }
+        if now.duration_since(self.scanned) >= RESCAN {
+            self.rescan(now);
+        }
+    }
+}
+
+/// Tells the collectors of a cgroup that exists.
+pub(super) fn announce(collectors: &mut [Attached], key: CgroupKey, cgroup: &Cgroup) {
+    let Some(subtree) = cgroup.top else { return };
+    for attached in collectors {
+        attached.collector.born(EntityCgroup { key, path: &cgroup.path, subtree });
+    }
+}
