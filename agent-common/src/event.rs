@@ -11,6 +11,8 @@ pub const CGROUP_BORN: u32 = 1;
 pub const CGROUP_REMOVED: u32 = 2;
 /// What a quota has done to a cgroup that is about to be removed: [`crate::cpu::Bandwidth`]. Comes before the removal.
 pub const CPU_LAST_WORDS: u32 = 3;
+/// The first process of a PID namespace below the host's has ended: [`crate::lifecycle::InitEnd`].
+pub const INIT_ENDED: u32 = 4;
 
 /// What each event begins with.
 #[repr(C)]

@@ -9,5 +9,6 @@
 pub mod cgroup;
 pub mod cpu;
 pub mod event;
+pub mod lifecycle;
 pub mod scheduler;
 pub mod tasks;

@@ -14,7 +14,7 @@ use podlens_common::cgroup::{CgroupKey, Slot};
 
 use crate::{
     kernel::events::{Malformed, Record},
-    signal::{Metric, Row},
+    signal::{EventKind, Metric, Row},
 };
 
 /// What is the same for a collector on every node.
@@ -28,8 +28,10 @@ pub struct CollectorSpec {
     pub metrics: &'static [&'static Metric],
     /// The metric that is split by who caused it, if there is one.
     pub split: Option<Split>,
-    /// Kinds of events that are its own.
-    pub events: &'static [u32],
+    /// Kinds of the kernel programs' records that are its own, as in `podlens_common::event`.
+    pub records: &'static [u32],
+    /// Every event that it can tell of.
+    pub events: &'static [&'static EventKind],
 }
 
 /// A metric that tells by name what another one tells by label.

@@ -35,6 +35,8 @@ unsafe impl Plain for podlens_common::tasks::TaskWalk {}
 unsafe impl Plain for podlens_common::event::EventHeader {}
 // SAFETY: as above.
 unsafe impl Plain for podlens_common::cpu::Bandwidth {}
+// SAFETY: as above.
+unsafe impl Plain for podlens_common::lifecycle::InitEnd {}
 
 /// The value that these bytes are; none if they are not as many as it has.
 pub(super) fn plain<T: Plain>(bytes: &[u8]) -> Option<T> {

@@ -1,22 +1,51 @@
-//! Everything that follows events: births and removals go to attribution first, then to the collectors; any other event
-//! to the collector that owns its kind.
+//! Everything that follows what happens: births and removals go to attribution first, then to the collectors; any other
+//! record of the kernel programs to the collector that owns its kind. What users are to know of is noted in the journal.
 //!
 //! Called by the sweep and once a second.
 
-use std::time::Instant;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
 
 use podlens_common::{
     cgroup::{CgroupKey, SLOT_FIRST},
-    event::{CGROUP_BORN, CGROUP_REMOVED},
+    event::{CGROUP_BORN, CGROUP_REMOVED, INIT_ENDED},
 };
 use tracing::warn;
 
-use super::{Attached, Inner, RESCAN};
+use super::{Attached, Inner, RESCAN, ends::Ends, event_log::EventLog};
 use crate::{
-    attribution::cgroups::{Cgroup, Change},
-    collectors::{ALL, EntityCgroup, SlotsInUse},
-    kernel::events::{Malformed, Record},
+    attribution::{
+        cgroups::{Cgroup, Change},
+        entity::is_container,
+    },
+    collectors::{ALL, EntityCgroup, SlotsInUse, State},
+    kernel::{
+        events::{Malformed, Record},
+        process,
+    },
+    telemetry::events::{self, NamesWatch},
 };
+
+/// What is noted in the journal, and what waits to be.
+pub(super) struct Telling {
+    pub(super) log: Arc<EventLog>,
+    pub(super) ends: Ends,
+    names: NamesWatch,
+}
+
+impl Telling {
+    /// Tells the states in which collectors begin.
+    pub(super) fn new(log: Arc<EventLog>, states: &[(&'static str, State)], now: Instant) -> Self {
+        for (name, state) in states {
+            if let Some(event) = events::collector(name, None, state, SystemTime::now()) {
+                log.note(event);
+            }
+        }
+        Self { log, ends: Ends::default(), names: NamesWatch::new(now) }
+    }
+}
 
 impl Inner {
     pub(super) fn follow_events(&mut self, now: Instant) {
@@ -52,8 +81,19 @@ impl Inner {
         match record.kind {
             CGROUP_BORN => self.follow(Change::Born { key: record.key, path: record.path()? }, now, in_order),
             CGROUP_REMOVED => self.follow(Change::Removed { key: record.key }, now, in_order),
+            INIT_ENDED => {
+                let end = record.body()?;
+                let Some(telling) = &mut self.telling else { return Ok(()) };
+                match self.cgroups.get(record.key) {
+                    Some(cgroup) if is_container(&cgroup.path) => {
+                        telling.ends.seen(&cgroup.entity, end, wall_clock(record.at_ns), now);
+                    }
+                    Some(_) => {}
+                    None => telling.ends.seen_somewhere(),
+                }
+            }
             kind => {
-                let owner = ALL.iter().find(|spec| spec.events.contains(&kind)).ok_or(Malformed::Kind { kind })?;
+                let owner = ALL.iter().find(|spec| spec.records.contains(&kind)).ok_or(Malformed::Kind { kind })?;
                 // None where it is switched off or does not work here.
                 let at_work = self.collectors.iter_mut().find(|attached| attached.collector.spec().name == owner.name);
                 if let Some(attached) = at_work {
@@ -62,6 +102,18 @@ impl Inner {
             }
         }
         Ok(())
+    }
+
+    /// Notes in the journal what there is to tell.
+    pub(super) fn tell(&mut self, now: Instant) {
+        let Some(Telling { log, ends, names }) = &mut self.telling else { return };
+        let synced = self.names.synced();
+        let of_names = names.look(synced, SystemTime::now(), now);
+        let statuses = self.names.take_ends();
+        let of_statuses: Vec<_> = statuses.into_iter().filter_map(|end| ends.status(end)).collect();
+        for event in of_names.into_iter().chain(of_statuses).chain(ends.due(synced.is_some(), now)) {
+            log.note(event);
+        }
     }
 
     pub(super) fn rescan(&mut self, now: Instant) {
@@ -84,6 +136,11 @@ impl Inner {
             Change::Removed { key } => {
                 self.cgroups.apply(change, now);
                 let Some(cgroup) = self.cgroups.get(key) else { return };
+                if let Some(telling) = &mut self.telling
+                    && cgroup.top.is_some()
+                {
+                    telling.ends.removed(&cgroup.entity, now);
+                }
                 for Attached { section, collector } in &mut self.collectors {
                     if let Some(row) = collector.removed(key).filter(|row| !row.is_empty()) {
                         self.ledger.retire(*section, &cgroup.entity, cgroup.since, &row);
@@ -109,6 +166,11 @@ impl Inner {
             self.rescan(now);
         }
     }
+}
+
+/// The moment of an event by the clock on the wall.
+fn wall_clock(at_ns: u64) -> SystemTime {
+    SystemTime::now() - Duration::from_nanos(process::boot_ns().saturating_sub(at_ns))
 }
 
 /// Tells the collectors of a cgroup that exists.

@@ -18,12 +18,19 @@ pub struct Health {
     pub sweep: Duration,
     /// Entities that are gone and wait for their last export.
     pub gone_entities: u64,
+    /// Events by kind; empty where nobody is told.
+    pub events: Vec<(&'static str, u64)>,
 }
 
 impl Inner {
     pub(super) fn health(&self) -> Health {
         let mut health = Health { sweep: self.sweep, gone_entities: self.ledger.gone() as u64, ..Health::default() };
         health.lost.push(("registry", "expired_unexported", self.ledger.expired()));
+        if let Some(telling) = &self.telling {
+            health.events = telling.log.noted();
+            health.lost.push(("journal", "overflow", telling.log.overflowed()));
+            health.lost.push(("lifecycle", "end_unknown", telling.ends.lost()));
+        }
         if let Some(kernel) = &self.kernel {
             let held = kernel.held();
             let removed = held

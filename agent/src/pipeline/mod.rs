@@ -4,6 +4,8 @@
 //! Exporters ask for a snapshot; whoever asks while one is made waits for that one. Between asks the pipeline
 //! follows births and removals and frees the slots of cgroups that are gone.
 
+mod ends;
+mod event_log;
 mod events;
 mod health;
 mod kernel;
@@ -21,8 +23,12 @@ use std::{
 use podlens_common::cgroup::CgroupKey;
 use tracing::{error, info, warn};
 
-pub use self::{health::Health, start::StartError};
-use self::{kernel::Kernel, reading::FixedEntities};
+pub use self::{
+    event_log::{EventLog, kinds},
+    health::Health,
+    start::StartError,
+};
+use self::{events::Telling, kernel::Kernel, reading::FixedEntities};
 use crate::{
     attribution::{cgroups::Cgroups, kubernetes::Names},
     collectors::{Collector, State, cpu, lifecycle},
@@ -66,6 +72,8 @@ struct Inner {
     sweep: Duration,
     since: SystemTime,
     fixed: FixedEntities,
+    /// None where nobody is to be told of events.
+    telling: Option<Telling>,
 }
 
 /// A collector at work and its section of the ledger.
@@ -102,10 +110,16 @@ impl Pipeline {
         self.lock().reap();
     }
 
-    /// Becomes readable when something is born or removed; none without the collector `lifecycle`.
+    /// Becomes readable when the kernel programs have reported something; none without the collector `lifecycle`.
     #[must_use]
     pub fn events(&self) -> Option<io::Result<OwnedFd>> {
         self.lock().kernel.as_ref()?.descriptor()
+    }
+
+    /// What has happened; none where nobody is to be told.
+    #[must_use]
+    pub fn event_log(&self) -> Option<Arc<EventLog>> {
+        self.lock().telling.as_ref().map(|telling| Arc::clone(&telling.log))
     }
 
     /// Counts about the pipeline itself.
@@ -214,6 +228,7 @@ impl Inner {
     fn reap(&mut self) {
         let now = Instant::now();
         self.follow_events(now);
+        self.tell(now);
         self.refresh_names(now);
         if self.unknown.is_empty() && !self.cgroups.any_removed() {
             return;

@@ -3,6 +3,7 @@
 //! Pods' values never come here: the registry of the `prometheus` crate is for the handful of numbers that the
 //! agent itself counts. Whoever has such a number makes its collector here once and keeps the handle.
 
+pub mod events;
 pub mod pipeline;
 mod push;
 

@@ -32,7 +32,8 @@ pub static SPEC: CollectorSpec = CollectorSpec {
     about: "CPU quota and what it stopped, CPU time by mode",
     metrics: &[&metrics::THROTTLED, &metrics::PERIODS, &metrics::MODE, &metrics::LIMIT],
     split: None,
-    events: &[CPU_LAST_WORDS],
+    records: &[CPU_LAST_WORDS],
+    events: &[],
 };
 
 /// Least time between two readings of a cgroup's counters: a file that the caches do not hold costs some microseconds.

@@ -1,9 +1,11 @@
-//! Collector `lifecycle`: births and removals of cgroups, as the kernel reports them.
+//! Collector `lifecycle`: births and removals of cgroups and ends of containers, as the kernel reports them.
 //!
-//! It has no metrics of its own; attribution follows its events, so that a cgroup that lives for a moment has
+//! It has no metrics of its own; attribution follows its records, so that a cgroup that lives for a moment has
 //! a path all the same. `pipeline::events` hands them on.
 
-use podlens_common::event::{CGROUP_BORN, CGROUP_REMOVED};
+pub mod events;
+
+use podlens_common::event::{CGROUP_BORN, CGROUP_REMOVED, INIT_ENDED};
 
 use super::CollectorSpec;
 
@@ -13,7 +15,8 @@ pub static SPEC: CollectorSpec = CollectorSpec {
     about: "births and removals of cgroups, so that short lives have a name",
     metrics: &[],
     split: None,
-    events: &[CGROUP_BORN, CGROUP_REMOVED],
+    records: &[CGROUP_BORN, CGROUP_REMOVED, INIT_ENDED],
+    events: &[&events::EXITED, &events::FAILED],
 };
 
 /// Its programs and their tracepoints.

@@ -42,6 +42,7 @@ pub static SPEC: CollectorSpec = CollectorSpec {
         &metrics::MIGRATIONS,
         &metrics::CONTEXT_SWITCHES,
     ],
+    records: &[],
     events: &[],
 };
 

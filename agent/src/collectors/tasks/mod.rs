@@ -28,6 +28,7 @@ pub static SPEC: CollectorSpec = CollectorSpec {
     about: "tasks by state, processes that began and ended",
     metrics: &[&metrics::TASKS, &metrics::CREATED, &metrics::EXITED],
     split: None,
+    records: &[],
     events: &[],
 };
 
