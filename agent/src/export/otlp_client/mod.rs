@@ -1,14 +1,14 @@
-//! Pushes snapshots to an OpenTelemetry collector over gRPC, for as long as podlens runs.
+//! Pushes snapshots to an OpenTelemetry collector over gRPC or HTTP, for as long as podlens runs.
 //!
 //! Builds no message itself ([`crate::export::otlp`] does) and decides nothing about identity. Snapshots wait in
 //! a bounded queue, as snapshots and not as messages, which take many times their memory; an outage so costs
 //! a few snapshots, and the oldest is dropped and counted. Started by the pipeline.
 
 mod config;
+pub(crate) mod connection;
 mod queue;
-mod retry;
 mod sender;
-mod wire;
+pub(crate) mod transport;
 
 use std::{
     sync::{
@@ -20,7 +20,7 @@ use std::{
 
 use tokio::time::{Instant, MissedTickBehavior};
 
-pub use self::config::{OtlpConfig, OtlpConfigError, OtlpTls};
+pub use self::config::{OtlpConfig, OtlpConfigError, OtlpTls, Protocol};
 use self::{queue::Queue, sender::Sender};
 use crate::{
     backoff::hash,

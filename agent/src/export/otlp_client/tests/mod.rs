@@ -1,4 +1,4 @@
-//! Tests of the client against a real gRPC server in this process, which behaves as told.
+//! Tests of the client against real servers in this process, which behave as told: gRPC here, HTTP in http.rs.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
@@ -26,7 +26,9 @@ use tonic::{
 };
 use tonic_types::{ErrorDetails, StatusExt};
 
-use super::{EXPORTER, OtlpClient, OtlpConfig, OtlpConfigError, OtlpCounters, OtlpTls, first_delay};
+mod http;
+
+use super::{EXPORTER, OtlpClient, OtlpConfig, OtlpConfigError, OtlpCounters, OtlpTls, Protocol, first_delay};
 use crate::{
     export::{
         fixture::{FakeSource, container, eventually, large, parse, snapshot, state},
@@ -378,14 +380,20 @@ fn nodes_export_at_different_moments_of_the_interval_and_each_at_its_own() {
 }
 
 #[tokio::test]
-async fn settings_that_cannot_work_are_refused_at_once() {
+async fn settings_that_cannot_work_are_refused_at_once_whatever_the_protocol() {
+    for protocol in [Protocol::Grpc, Protocol::HttpProtobuf] {
+        refuses_what_cannot_work(protocol);
+    }
+}
+
+fn refuses_what_cannot_work(protocol: Protocol) {
     let check = |config: &OtlpConfig, expected: &str| {
         let source = FakeSource::new(snapshot(1), false);
         let client = OtlpClient::new(config, "node-1", source, Arc::new(OtlpCounters::default()));
         let error: OtlpConfigError = client.err().expect(expected);
         assert!(error.to_string().contains(expected), "{error}");
     };
-    let good = OtlpConfig::default();
+    let good = OtlpConfig { protocol, ..OtlpConfig::default() };
     for endpoint in ["", "localhost:4317", "ftp://x:1", "http://", "not a url"] {
         check(&OtlpConfig { endpoint: endpoint.into(), ..good.clone() }, "give http://HOST:PORT");
     }
@@ -399,7 +407,8 @@ async fn settings_that_cannot_work_are_refused_at_once() {
     check(&tls(half), "set both or neither");
     let not_pem = OtlpTls { certificate_pem: Some(b"x".to_vec()), key_pem: Some(b"y".to_vec()), ..OtlpTls::default() };
     check(&tls(not_pem), "check that each file is PEM");
-    assert!(tls(OtlpTls::default()).to_endpoint().is_ok());
+    let source = FakeSource::new(snapshot(1), false);
+    assert!(OtlpClient::new(&tls(OtlpTls::default()), "node-1", source, Arc::default()).is_ok());
     let debug = format!("{:?}", header("authorization", "Bearer 1234"));
     assert!(debug.contains("authorization") && !debug.contains("1234"), "{debug}");
 }
@@ -441,12 +450,25 @@ async fn an_encrypted_endpoint_is_used_only_where_both_sides_certificates_hold()
     let service = MetricsServiceServer::new(collector.clone()).accept_compressed(CompressionEncoding::Gzip);
     let server = tonic::transport::Server::builder().tls_config(tls).unwrap().add_service(service);
     tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
+    let pair = Pair { authority: server_authority_pem, client: client_pem, client_key: client_key_pem };
+    check_tls(&format!("https://localhost:{port}"), Protocol::Grpc, pair).await;
+}
 
+/// The server's authority, and the client's certificate and key, as PEM.
+struct Pair {
+    authority: String,
+    client: String,
+    client_key: String,
+}
+
+/// Sends to an encrypted receiver with the right certificates and with each wrong one.
+async fn check_tls(endpoint: &str, protocol: Protocol, pair: Pair) {
     let check = async |tls: OtlpTls, accepted: bool| {
         let config = OtlpConfig {
-            endpoint: format!("https://localhost:{port}"),
+            protocol,
+            endpoint: endpoint.to_owned(),
             tls,
-            ..config(SocketAddr::from(([127, 0, 0, 1], port)))
+            ..config(SocketAddr::from(([127, 0, 0, 1], 1)))
         };
         let running = start(&config, FakeSource::new(snapshot(7), false));
         let settled = || running.counts()[3] > 0 || !running.source.exported().is_empty();
@@ -454,9 +476,9 @@ async fn an_encrypted_endpoint_is_used_only_where_both_sides_certificates_hold()
         assert_eq!(!running.source.exported().is_empty(), accepted, "{:?}", running.counts());
     };
     let good = OtlpTls {
-        authority_pem: Some(server_authority_pem.into_bytes()),
-        certificate_pem: Some(client_pem.into_bytes()),
-        key_pem: Some(client_key_pem.into_bytes()),
+        authority_pem: Some(pair.authority.into_bytes()),
+        certificate_pem: Some(pair.client.into_bytes()),
+        key_pem: Some(pair.client_key.into_bytes()),
         server_name: None,
     };
     check(good.clone(), true).await;
