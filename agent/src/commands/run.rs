@@ -24,7 +24,7 @@ use crate::{
     attribution::kubernetes::source,
     config::{Compression, Config, Otlp},
     export::{
-        otlp_client::{EXPORTER, OtlpClient, OtlpConfig, OtlpCounters, OtlpTls},
+        otlp_client::{EXPORTER, OtlpClient, OtlpConfig, OtlpCounters, OtlpLogClient, OtlpLogCounters, OtlpTls},
         server::{Content, Server, Verdict},
     },
     kernel::process,
@@ -69,6 +69,10 @@ async fn serve(config: &Config) -> Result<()> {
     let pipeline = Arc::new(Pipeline::start(config)?);
     let source = Arc::new(Source(Arc::clone(&pipeline)));
     OwnMetrics::register(&telemetry, &pipeline)?;
+    let log_counters = pipeline.event_log().map(|_| Arc::new(OtlpLogCounters::default()));
+    if let Some(counters) = &log_counters {
+        telemetry.count_log_records(Arc::clone(counters))?;
+    }
     // The port is taken before anything is pushed: a second agent beside this one stops here, unheard.
     let server = Server::bind(config.listen, content(&pipeline, &source, &telemetry, &beat, config)).await?;
     info!(address = %server.address(), node = config.node, "serving");
@@ -88,6 +92,9 @@ async fn serve(config: &Config) -> Result<()> {
         let client = OtlpClient::new(&otlp, &config.node, source, counters)?;
         info!(endpoint = otlp.endpoint, interval = ?otlp.interval, "pushing");
         tasks.spawn(client.run(shutdown.clone()));
+        if let (Some(events), Some(counters)) = (pipeline.event_log(), log_counters) {
+            tasks.spawn(OtlpLogClient::new(&otlp, &config.node, events, counters)?.run(shutdown.clone()));
+        }
     }
 
     tokio::select! {

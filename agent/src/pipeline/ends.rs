@@ -203,7 +203,7 @@ mod tests {
     fn the_kernels_status_is_split_as_wait_does_and_a_signal_counts_as_runtimes_count_it() {
         let split = |status| signal_and_code(InitEnd { status, level: 1 });
         assert_eq!(split(0), (None, 0));
-        assert_eq!(split(3 << 8), (None, 3));
+        assert_eq!(split(0x300), (None, 3));
         assert_eq!(split(0x09), (Some(9), 137));
         assert_eq!(split(0x80 | 11), (Some(11), 139), "with a core dump");
     }

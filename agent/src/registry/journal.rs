@@ -124,6 +124,12 @@ impl Journal {
         self.take_while(reader, most, names, |_| true)
     }
 
+    /// Each reader has taken everything.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     /// How many events each kind had.
     pub fn noted(&self) -> impl Iterator<Item = (&'static str, u64)> {
         self.noted.iter().map(|(name, count)| (*name, *count))

@@ -20,13 +20,18 @@ use prometheus::{
 };
 
 pub use self::push::{SelfPush, SelfPushError};
-use crate::export::{otlp_client::OtlpCounters, prometheus::Format};
+use crate::export::{
+    otlp_client::{OtlpCounters, OtlpLogCounters},
+    prometheus::Format,
+};
 
 /// Bounds for durations within the agent, in seconds: from 0.1 ms to 1 s in steps of about three.
 const DURATION_BOUNDS: [f64; 9] = [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0];
 
 const POINTS_NAME: &str = "podlens_otlp_points_total";
 const POINTS_HELP: &str = "OTLP points by what became of them";
+const RECORDS_NAME: &str = "podlens_otlp_log_records_total";
+const RECORDS_HELP: &str = "OTLP log records by what became of them";
 
 /// Why one of the agent's own metrics cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -70,11 +75,27 @@ impl SelfTelemetry {
         build_info.set(1);
         telemetry.register(build_info)?;
         if let Some(counters) = otlp {
-            telemetry.register(PointsCollector::new(counters)?)?;
+            let read = move || {
+                let OtlpCounters { sent, dropped, rejected, .. } = &*counters;
+                [sent, dropped, rejected].map(|counter| counter.load(Ordering::Relaxed))
+            };
+            telemetry.register(Results::new(POINTS_NAME, POINTS_HELP, read)?)?;
         }
         // Not pushed: the conventions name a process' metrics differently, and a collector has a receiver for them.
         telemetry.registry.register(Box::new(ProcessCollector::for_self())).map_err(named("process_*"))?;
         Ok(telemetry)
+    }
+
+    /// What becomes of log records.
+    ///
+    /// # Errors
+    /// If the metric exists.
+    pub fn count_log_records(&self, counters: Arc<OtlpLogCounters>) -> Result<(), SelfTelemetryError> {
+        let read = move || {
+            let OtlpLogCounters { sent, dropped, rejected } = &*counters;
+            [sent, dropped, rejected].map(|counter| counter.load(Ordering::Relaxed))
+        };
+        self.register(Results::new(RECORDS_NAME, RECORDS_HELP, read)?)
     }
 
     /// A gauge of whole numbers, for example `podlens_slots` by `state`.
@@ -186,35 +207,39 @@ fn open_metrics(text: &str) -> String {
     page
 }
 
-/// The OTLP client's counters as a metric. They stay plain atomics, so that the client needs no registry.
+/// What became of a client's points or records, as a metric. Clients keep plain atomics, so that they need no registry.
 #[derive(Clone)]
-struct PointsCollector {
-    counters: Arc<OtlpCounters>,
+struct Results {
+    name: &'static str,
+    help: &'static str,
     desc: Desc,
+    /// Sent, dropped, rejected.
+    read: Arc<dyn Fn() -> [u64; 3] + Send + Sync>,
 }
 
-impl PointsCollector {
-    fn new(counters: Arc<OtlpCounters>) -> Result<Self, SelfTelemetryError> {
-        let desc =
-            Desc::new(POINTS_NAME.into(), POINTS_HELP.into(), vec!["result".into()], std::collections::HashMap::new())
-                .map_err(named(POINTS_NAME))?;
-        Ok(Self { counters, desc })
+impl Results {
+    fn new(
+        name: &'static str,
+        help: &'static str,
+        read: impl Fn() -> [u64; 3] + Send + Sync + 'static,
+    ) -> Result<Self, SelfTelemetryError> {
+        let desc = Desc::new(name.into(), help.into(), vec!["result".into()], std::collections::HashMap::new())
+            .map_err(named(name))?;
+        Ok(Self { name, help, desc, read: Arc::new(read) })
     }
 }
 
-impl Collector for PointsCollector {
+impl Collector for Results {
     fn desc(&self) -> Vec<&Desc> {
         vec![&self.desc]
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let Ok(vector) = IntCounterVec::new(Opts::new(POINTS_NAME, POINTS_HELP), &["result"]) else {
+        let Ok(vector) = IntCounterVec::new(Opts::new(self.name, self.help), &["result"]) else {
             return Vec::new();
         };
-        for (result, counter) in
-            [("sent", &self.counters.sent), ("dropped", &self.counters.dropped), ("rejected", &self.counters.rejected)]
-        {
-            vector.with_label_values(&[result]).inc_by(counter.load(Ordering::Relaxed));
+        for (result, count) in ["sent", "dropped", "rejected"].into_iter().zip((self.read)()) {
+            vector.with_label_values(&[result]).inc_by(count);
         }
         vector.collect()
     }

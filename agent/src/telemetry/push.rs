@@ -21,7 +21,7 @@ use prometheus::{
 
 use super::{SelfTelemetry, number};
 use crate::export::{
-    otlp::SCHEMA_URL,
+    otlp::{self, SCHEMA_URL},
     otlp_client::{OtlpConfig, OtlpConfigError},
 };
 
@@ -59,15 +59,7 @@ impl SelfPush {
         let exporter = if config.gzip { exporter.with_compression(Compression::Gzip) } else { exporter };
         let reader = PeriodicReader::builder(exporter.build()?).with_interval(config.interval).build();
         let resource = Resource::builder_empty()
-            .with_schema_url(
-                [
-                    KeyValue::new("service.name", "podlens"),
-                    KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
-                    KeyValue::new("service.instance.id", node.to_owned()),
-                    KeyValue::new("k8s.node.name", node.to_owned()),
-                ],
-                SCHEMA_URL,
-            )
+            .with_schema_url(otlp::of_agent(node).map(|(key, value)| KeyValue::new(key, value.to_owned())), SCHEMA_URL)
             .build();
         let provider = SdkMeterProvider::builder().with_resource(resource).with_reader(reader).build();
         let scope = InstrumentationScope::builder("podlens").with_version(env!("CARGO_PKG_VERSION")).build();

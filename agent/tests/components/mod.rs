@@ -47,7 +47,7 @@ fn program(component: &str, name: &str) -> PathBuf {
 }
 
 /// An address of loopback that nobody listened on a moment ago.
-fn free_address() -> SocketAddr {
+pub fn free_address() -> SocketAddr {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
         .and_then(|listener| listener.local_addr())
         .expect("loopback has a free port")

@@ -1,4 +1,4 @@
-//! OTLP metrics as a pure function of a snapshot.
+//! OTLP metrics as a pure function of a snapshot; log records in [`logs`].
 //!
 //! Not a client: [`crate::export::otlp_client`] sends what this builds. One `ResourceMetrics` an entity, because
 //! identity belongs to the resource: a container has `k8s.node.name`, `k8s.namespace.name`, `k8s.pod.name`,
@@ -9,6 +9,7 @@
 //!
 //! Everything is cumulative. A counter's start is its entity's.
 
+pub mod logs;
 mod point;
 mod proto;
 mod resource;
@@ -23,7 +24,7 @@ use bytes::Bytes;
 use self::{point::Moment, proto::field};
 pub use self::{
     point::{CULPRIT_NAMESPACE_KEY, CULPRIT_POD_KEY, CULPRIT_UNIT_KEY},
-    resource::{SCHEMA_URL, UNIT_KEY},
+    resource::{SCHEMA_URL, UNIT_KEY, of_agent},
 };
 use crate::{
     registry::{Sample, Snapshot},
@@ -64,8 +65,7 @@ struct Part<'a> {
     snapshot: &'a Snapshot,
     positions: std::vec::IntoIter<Position>,
     next: Option<Position>,
-    /// For each entity, where in the snapshot's facts those about it and its pod are.
-    facts: Vec<Vec<usize>>,
+    facts: Facts,
     /// When the series ended; none where the samples are current.
     ended: Option<SystemTime>,
 }
@@ -120,7 +120,7 @@ impl<'a> Part<'a> {
         positions.sort_by_key(|position| position.entity);
         let mut positions = positions.into_iter();
         let next = positions.next();
-        Self { snapshot, positions, next, facts: facts(snapshot), ended }
+        Self { snapshot, positions, next, facts: Facts::of(snapshot), ended }
     }
 
     /// Writes the next entity's metrics; their number of points.
@@ -135,11 +135,7 @@ impl<'a> Part<'a> {
         };
         let mut points = 0;
         proto::nested_long(out, field::REQUEST_RESOURCE_METRICS, |out| {
-            let facts = self.facts.get(at);
-            let fact = |label: &str| {
-                let known = facts?.iter().filter_map(|at| self.snapshot.infos.get(*at)).flat_map(|info| &info.labels);
-                known.into_iter().find(|(name, _)| *name == label).map(|(_, value)| &**value)
-            };
+            let fact = |label: &str| self.facts.get(self.snapshot, at, label);
             proto::nested_long(out, field::RESOURCE_METRICS_RESOURCE, |out| {
                 resource::write(out, &state.entity, &self.snapshot.node, fact);
             });
@@ -186,7 +182,23 @@ impl<'a> Part<'a> {
     }
 }
 
-/// A pod's facts are about each of its containers.
+/// For each entity, where in the snapshot's facts those about it and its pod are.
+struct Facts(Vec<Vec<usize>>);
+
+impl Facts {
+    /// A pod's facts are about each of its containers.
+    fn of(snapshot: &Snapshot) -> Self {
+        Self(facts(snapshot))
+    }
+
+    /// What is known of the entity at this position, by the label in Prometheus.
+    fn get<'a>(&self, snapshot: &'a Snapshot, entity: usize, label: &str) -> Option<&'a str> {
+        let infos = self.0.get(entity)?.iter().filter_map(|at| snapshot.infos.get(*at));
+        let mut labels = infos.flat_map(|info| &info.labels);
+        labels.find(|(name, _)| *name == label).map(|(_, value)| &**value)
+    }
+}
+
 fn facts(snapshot: &Snapshot) -> Vec<Vec<usize>> {
     let mut facts = vec![Vec::new(); snapshot.entities.len()];
     let pod_of = |entity: &Entity| match entity {

@@ -1,4 +1,5 @@
-//! Pushes snapshots to an OpenTelemetry collector over gRPC or HTTP, for as long as podlens runs.
+//! Pushes snapshots, and in [`logs`] events, to an OpenTelemetry collector over gRPC or HTTP, for as long as podlens
+//! runs.
 //!
 //! Builds no message itself ([`crate::export::otlp`] does) and decides nothing about identity. Snapshots wait in
 //! a bounded queue, as snapshots and not as messages, which take many times their memory; an outage so costs
@@ -6,6 +7,7 @@
 
 mod config;
 pub(crate) mod connection;
+mod logs;
 mod queue;
 mod sender;
 pub(crate) mod transport;
@@ -20,7 +22,10 @@ use std::{
 
 use tokio::time::{Instant, MissedTickBehavior};
 
-pub use self::config::{OtlpConfig, OtlpConfigError, OtlpTls, Protocol};
+pub use self::{
+    config::{OtlpConfig, OtlpConfigError, OtlpTls, Protocol},
+    logs::{OtlpLogClient, OtlpLogCounters},
+};
 use self::{queue::Queue, sender::Sender};
 use crate::{
     backoff::hash,

@@ -27,6 +27,7 @@ use tonic::{
 use tonic_types::{ErrorDetails, StatusExt};
 
 mod http;
+mod logs;
 
 use super::{EXPORTER, OtlpClient, OtlpConfig, OtlpConfigError, OtlpCounters, OtlpTls, Protocol, first_delay};
 use crate::{

@@ -34,7 +34,6 @@ pub(crate) const METRICS: Service = Service {
 };
 
 /// Takes an `ExportLogsServiceRequest`.
-#[allow(dead_code, reason = "the exporter of events is its caller")]
 pub(crate) const LOGS: Service = Service {
     signal: "logs",
     grpc_path: "/opentelemetry.proto.collector.logs.v1.LogsService/Export",
