@@ -68,8 +68,8 @@ While the receiver is away 4,096 events wait, and the oldest give way. `podlens_
 A container's end has two witnesses and is told once. The pod status is preferred: it has the reason, and the kernel adds
 the signal. Where none comes within 15 s of the container's removal, outside pods and without a source of names the kernel's
 word is told: the end of the first process of a PID namespace in a container's cgroup, once that cgroup is removed. A
-container that shares its pod's or the node's PID namespace is told by its pod status alone, and ends before the agent's
-start are not told.
+container that shares its pod's or the node's PID namespace is told by its pod status alone. A pod's sandbox is not told, nor
+what ended before the agent's start.
 
 | event | severity | means |
 | --- | --- | --- |

@@ -10,19 +10,22 @@ use std::{
     fs,
     io::Write as _,
     process::{Child, Command, Stdio},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use common::{Agent, TestCgroup, container_id, pod_uid};
-use components::{Collector, free_address};
-use serde_json::Value;
+use components::{Collector, Reply, Server, free_address};
+use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// A shell in the cgroup that becomes this command once it is told to.
 fn start_in(cgroup: &TestCgroup, command: &str) -> Child {
     let script = format!("read go; exec {command}");
-    let mut child = Command::new("sh").args(["-c", &script]).stdin(Stdio::piped()).spawn().unwrap();
+    // `unshare` complains where its child is killed.
+    let mut child =
+        Command::new("sh").args(["-c", &script]).stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     cgroup.add(child.id());
     writeln!(child.stdin.take().unwrap(), "go").unwrap();
     child
@@ -48,8 +51,8 @@ fn kill_first_process(unshare: &mut Child) {
 fn attributes(of: &Value) -> BTreeMap<String, String> {
     let list = of["attributes"].as_array().cloned().unwrap_or_default();
     let text = |value: &Value| {
-        let value = value["stringValue"].as_str().or_else(|| value["intValue"].as_str());
-        value.map_or_else(|| panic!("no text and no number in {of}"), str::to_owned)
+        let single = value["stringValue"].as_str().or_else(|| value["intValue"].as_str());
+        single.map_or_else(|| value.to_string(), str::to_owned)
     };
     list.iter().map(|one| (one["key"].as_str().unwrap().to_owned(), text(&one["value"]))).collect()
 }
@@ -129,6 +132,83 @@ fn the_end_of_a_container_comes_once_with_its_resource_its_exit_code_and_its_sig
     let [sent, dropped, rejected] = wait_until_settled(&agent);
     assert!(sent >= 3);
     assert_eq!((dropped, rejected), (0, 0));
+}
+
+/// An API server with this pod; the watch tells once what `changed` has.
+fn api_server(pod: Value, changed: Arc<Mutex<Option<Value>>>) -> Server {
+    Server::start(move |request| {
+        let body = if request.path.contains("watch=true") {
+            let change = changed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            change.map_or_else(String::new, |pod| format!("{}\n", json!({ "type": "MODIFIED", "object": pod })))
+        } else {
+            json!({ "kind": "PodList", "apiVersion": "v1", "metadata": { "resourceVersion": "5" }, "items": [pod] })
+                .to_string()
+        };
+        Reply { content_type: "application/json", body }
+    })
+}
+
+fn pod(uid: &str, id: &str, state: &Value) -> Value {
+    json!({
+        "kind": "Pod", "apiVersion": "v1",
+        "metadata": { "name": "web-0", "namespace": "shop", "uid": uid, "resourceVersion": "6" },
+        "spec": { "restartPolicy": "Always", "containers": [{ "name": "app", "image": "shop/web:3" }] },
+        "status": { "containerStatuses": [
+            { "name": "app", "containerID": format!("containerd://{id}"), "state": state }
+        ] },
+    })
+}
+
+#[test]
+fn the_pod_status_tells_an_end_with_its_reason_under_the_pods_name_and_the_kernel_adds_the_signal() {
+    let (uid, id) = (pod_uid(95), container_id(95));
+    let changed = Arc::new(Mutex::new(None));
+    let server = api_server(pod(&uid, &id, &json!({ "running": {} })), Arc::clone(&changed));
+    let directory = tempfile::tempdir().unwrap();
+    let kubeconfig = directory.path().join("kubeconfig");
+    let cluster = json!({ "name": "c", "cluster": { "server": format!("http://{}", server.address()) } });
+    let file = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "x", "clusters": [cluster],
+        "users": [{ "name": "u", "user": {} }],
+        "contexts": [{ "name": "x", "context": { "cluster": "c", "user": "u" } }],
+    });
+    fs::write(&kubeconfig, file.to_string()).unwrap();
+    let collector = Collector::start();
+    let agent = Agent::start(&[
+        ("PODLENS_OTLP_ENDPOINT", &collector.grpc_endpoint()),
+        ("PODLENS_KUBERNETES_KUBECONFIG", kubeconfig.to_str().unwrap()),
+    ]);
+    let cgroup = TestCgroup::container(&uid, 95);
+    kill_first_process(&mut start_in(&cgroup, "unshare --pid --fork sleep 1000"));
+    cgroup.remove();
+    let now = Command::new("date").args(["-u", "+%Y-%m-%dT%H:%M:%SZ"]).output().unwrap().stdout;
+    let now = String::from_utf8(now).unwrap().trim().to_owned();
+    let terminated = json!({ "terminated": {
+        "containerID": format!("containerd://{id}"), "exitCode": 137, "reason": "OOMKilled",
+        "startedAt": now, "finishedAt": now,
+    } });
+    *changed.lock().unwrap() = Some(pod(&uid, &id, &terminated));
+
+    let (resource, record) = wait_for_end(&collector, 95);
+    for (key, value) in [
+        ("k8s.namespace.name", "shop"),
+        ("k8s.pod.name", "web-0"),
+        ("k8s.pod.uid", &uid),
+        ("k8s.container.name", "app"),
+        ("container.image.name", "shop/web"),
+    ] {
+        assert_eq!(resource.get(key).map(String::as_str), Some(value), "{key} in {resource:?}");
+    }
+    let expected = [
+        ("process.exit.code", "137"),
+        ("podlens.exit.signal", "9"),
+        ("k8s.container.status.reason", "OOMKilled"),
+        ("podlens.container.started", &now),
+        ("podlens.source", "pod_status"),
+    ];
+    assert_eq!(attributes(&record), text(&expected));
+    wait_until_settled(&agent);
+    assert_eq!(records(&collector.logs(), "container.id", &id).len(), 1);
 }
 
 #[test]

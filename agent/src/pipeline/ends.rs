@@ -85,8 +85,9 @@ impl Ends {
         Some(of_status(entity, ended, seen.map(|waiting| waiting.end)))
     }
 
-    /// What is to be told by the kernel's word alone. `statuses`: pods' statuses are being read.
-    pub(super) fn due(&mut self, statuses: bool, now: Instant) -> Vec<Event> {
+    /// What is to be told by the kernel's word alone. `statuses`: pods' statuses are being read. A sandbox is a container to
+    /// nobody but the runtime.
+    pub(super) fn due(&mut self, statuses: bool, is_sandbox: impl Fn(&Entity) -> bool, now: Instant) -> Vec<Event> {
         let mut due = Vec::new();
         self.waiting.retain(|entity, waiting| {
             let Some(removed) = waiting.removed else { return now.duration_since(waiting.since) < REMOVAL };
@@ -94,7 +95,9 @@ impl Ends {
             if may_come && now.duration_since(removed) < STATUS_WAIT {
                 return true;
             }
-            due.push(of_kernel(entity.clone(), waiting));
+            if !is_sandbox(entity) {
+                due.push(of_kernel(entity.clone(), waiting));
+            }
             false
         });
         due.sort_by_key(|event| event.at);
@@ -187,6 +190,10 @@ mod tests {
         End { pod_uid: UID.into(), ended }
     }
 
+    fn no_sandbox(_: &Entity) -> bool {
+        false
+    }
+
     fn of<'a>(event: &'a Event, attribute: &Attribute) -> Option<&'a AttributeValue> {
         event.attributes.iter().find(|(known, _)| *known == attribute).map(|(_, value)| value)
     }
@@ -205,7 +212,7 @@ mod tests {
         assert_eq!(split(0), (None, 0));
         assert_eq!(split(0x300), (None, 3));
         assert_eq!(split(0x09), (Some(9), 137));
-        assert_eq!(split(0x80 | 11), (Some(11), 139), "with a core dump");
+        assert_eq!(split(0x8b), (Some(11), 139), "with a core dump");
     }
 
     #[test]
@@ -213,9 +220,9 @@ mod tests {
         let (mut ends, now) = (Ends::default(), Instant::now());
         ends.seen(&container(), KILLED, at(99), now);
         ends.removed(&container(), now);
-        assert_eq!(ends.due(true, now + STATUS_WAIT / 2), []);
+        assert_eq!(ends.due(true, no_sandbox, now + STATUS_WAIT / 2), []);
         check(&ends.status(status(137)).unwrap(), 137, Some(9), "pod_status");
-        assert_eq!(ends.due(true, now + STATUS_WAIT * 2), []);
+        assert_eq!(ends.due(true, no_sandbox, now + STATUS_WAIT * 2), []);
     }
 
     #[test]
@@ -223,7 +230,7 @@ mod tests {
         let (mut ends, now) = (Ends::default(), Instant::now());
         ends.seen(&container(), KILLED, at(99), now);
         ends.removed(&container(), now);
-        let due = ends.due(true, now + STATUS_WAIT);
+        let due = ends.due(true, no_sandbox, now + STATUS_WAIT);
         assert_eq!(due.len(), 1);
         check(&due[0], 137, Some(9), "kernel");
         assert_eq!(ends.status(status(137)), None);
@@ -236,9 +243,9 @@ mod tests {
         for (entity, statuses) in [(container(), false), (unit, true)] {
             let mut ends = Ends::default();
             ends.seen(&entity, WELL, at(99), now);
-            assert_eq!(ends.due(statuses, now), [], "its cgroup is there");
+            assert_eq!(ends.due(statuses, no_sandbox, now), [], "its cgroup is there");
             ends.removed(&entity, now);
-            let due = ends.due(statuses, now);
+            let due = ends.due(statuses, no_sandbox, now);
             assert_eq!(due.len(), 1);
             check(&due[0], 0, None, "kernel");
         }
@@ -249,16 +256,25 @@ mod tests {
         let (mut ends, now) = (Ends::default(), Instant::now());
         let nested = InitEnd { status: 0, level: 2 };
         ends.seen(&container(), nested, at(50), now);
-        assert_eq!(ends.due(false, now + REMOVAL), []);
+        assert_eq!(ends.due(false, no_sandbox, now + REMOVAL), []);
         ends.removed(&container(), now + REMOVAL);
-        assert_eq!(ends.due(false, now + REMOVAL), [], "it was forgotten");
+        assert_eq!(ends.due(false, no_sandbox, now + REMOVAL), [], "it was forgotten");
         // Of those that end together with the container the outermost counts, in whichever order they come.
         ends.seen(&container(), KILLED, at(99), now);
         ends.seen(&container(), nested, at(99), now);
         ends.removed(&container(), now);
-        let due = ends.due(false, now);
+        let due = ends.due(false, no_sandbox, now);
         assert_eq!(due.len(), 1);
         check(&due[0], 137, Some(9), "kernel");
+    }
+
+    #[test]
+    fn a_pods_sandbox_is_no_container() {
+        let (mut ends, now) = (Ends::default(), Instant::now());
+        ends.seen(&container(), WELL, at(99), now);
+        ends.removed(&container(), now);
+        assert_eq!(ends.due(true, |_| true, now + STATUS_WAIT), []);
+        assert_eq!(ends.due(true, no_sandbox, now + STATUS_WAIT), [], "it is forgotten");
     }
 
     #[test]
@@ -266,13 +282,13 @@ mod tests {
         let (mut ends, now) = (Ends::default(), Instant::now());
         ends.seen(&container(), KILLED, at(100), now);
         ends.removed(&container(), now);
-        assert_eq!(ends.due(false, now).len(), 1);
+        assert_eq!(ends.due(false, no_sandbox, now).len(), 1);
         for number in 0..MOST {
             let other = EntityKey::from(pod_entity(UID, &format!("{number:064x}")));
             ends.seen(&other, WELL, at(200), now);
             ends.removed(&other, now);
         }
-        assert_eq!(ends.due(false, now).len(), MOST);
+        assert_eq!(ends.due(false, no_sandbox, now).len(), MOST);
         assert_eq!((ends.told.len(), ends.status(status(137))), (MOST, None));
     }
 }

@@ -25,6 +25,7 @@ use crate::{
         events::{Malformed, Record},
         process,
     },
+    signal::{Entity, Naming as _},
     telemetry::events::{self, NamesWatch},
 };
 
@@ -111,7 +112,9 @@ impl Inner {
         let of_names = names.look(synced, SystemTime::now(), now);
         let statuses = self.names.take_ends();
         let of_statuses: Vec<_> = statuses.into_iter().filter_map(|end| ends.status(end)).collect();
-        for event in of_names.into_iter().chain(of_statuses).chain(ends.due(synced.is_some(), now)) {
+        let names = self.names.view();
+        let due = ends.due(synced.is_some(), |entity| is_sandbox(&names.name(entity)), now);
+        for event in of_names.into_iter().chain(of_statuses).chain(due) {
             log.note(event);
         }
     }
@@ -166,6 +169,11 @@ impl Inner {
             self.rescan(now);
         }
     }
+}
+
+/// Names tell a sandbox as a container without a name.
+fn is_sandbox(named: &Entity) -> bool {
+    matches!(named, Entity::Container(container) if container.container.is_empty() && !container.container_id.is_empty())
 }
 
 /// The moment of an event by the clock on the wall.

@@ -63,7 +63,9 @@ mod tests {
     const ID: &str = "3f1b0c5a9d7e2468ace013579bdf02468ace013579bdf02468ace013579bdf02";
 
     fn ended(json: &str) -> Option<Ended> {
-        serde_json::from_str::<WireTerminated>(&json.replace("ID", &format!("containerd://{ID}"))).unwrap().to_ended()
+        serde_json::from_str::<WireTerminated>(&json.replace("\"ID\"", &format!("\"containerd://{ID}\"")))
+            .unwrap()
+            .to_ended()
     }
 
     #[test]
