@@ -1,6 +1,7 @@
 //! Export: the snapshot as Prometheus text and as OTLP, and the server and the client that hand it out.
 //!
-//! The encoders ([`prometheus`], [`otlp`]) are functions from a snapshot to bytes or messages. The server and
+//! The encoders ([`prometheus`], [`otlp`]) are functions from a snapshot to bytes or messages; [`own`] writes the agent's
+//! own metrics. The server and
 //! the client ask the pipeline for a snapshot and tell it what has left the node; they know no collector and
 //! no metric by name.
 
@@ -9,6 +10,7 @@ pub(crate) mod fixture;
 pub mod json;
 pub mod otlp;
 pub mod otlp_client;
+pub mod own;
 pub mod prometheus;
 pub mod server;
 
