@@ -17,11 +17,11 @@ use podlens::{
     attribution::kubernetes::{metrics as names, source},
     collectors::{ALL, CollectorSpec, State, switchable},
     config::{self, Config, NameSource},
-    export::{otlp_client::OtlpCounters, prometheus::Format},
+    export::{own, prometheus::Format},
     pipeline::{Pipeline, kinds},
     signal::{Container, Entity, EventKind, InfoMetric, Kind, Metric, Unit},
-    telemetry::SelfTelemetry,
     telemetry::pipeline::OwnMetrics,
+    telemetry::{SelfTelemetry, log_records::LogRecords, otlp::COUNTERS},
 };
 use tokio::{sync::watch, task::JoinSet};
 
@@ -282,8 +282,8 @@ fn own_page() -> String {
     for (name, state) in pipeline.states() {
         assert!(matches!(state, State::Running | State::Degraded(_)), "{name} must run for its counters: {state:?}");
     }
-    let telemetry = SelfTelemetry::new("any", Some(Arc::new(OtlpCounters::default()))).unwrap();
-    telemetry.count_log_records(Arc::default()).unwrap();
+    let telemetry = SelfTelemetry::new("any", Some(&COUNTERS)).unwrap();
+    telemetry.register(LogRecords::new(Arc::default()).unwrap()).unwrap();
     OwnMetrics::register(&telemetry, &pipeline).unwrap();
 
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -303,5 +303,5 @@ fn own_page() -> String {
         pipeline.names().born(&unknown, true);
         std::thread::sleep(Duration::from_millis(20));
     }
-    telemetry.encode(Format::Text)
+    own::page(&telemetry, Format::Text)
 }

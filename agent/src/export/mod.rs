@@ -1,7 +1,8 @@
 //! Export: the snapshot as Prometheus text and as OTLP, events as OTLP, and the server and the clients that hand them
 //! out.
 //!
-//! The encoders ([`prometheus`], [`otlp`]) are functions from a snapshot to bytes or messages. The server and
+//! The encoders ([`prometheus`], [`otlp`]) are functions from a snapshot to bytes or messages; [`own`] writes the agent's
+//! own metrics. The server and
 //! the client ask the pipeline for a snapshot and tell it what has left the node; they know no collector and
 //! no metric by name.
 
@@ -10,6 +11,7 @@ pub(crate) mod fixture;
 pub mod json;
 pub mod otlp;
 pub mod otlp_client;
+pub mod own;
 pub mod prometheus;
 pub mod server;
 

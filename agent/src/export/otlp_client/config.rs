@@ -145,10 +145,7 @@ impl OtlpConfig {
     }
 
     /// The endpoint for gRPC, ready to be connected to.
-    ///
-    /// # Errors
-    /// If it is not a URL or its certificates cannot be used.
-    pub fn to_endpoint(&self) -> Result<Endpoint, OtlpConfigError> {
+    pub(super) fn to_endpoint(&self) -> Result<Endpoint, OtlpConfigError> {
         let unusable = || OtlpConfigError::Endpoint { endpoint: self.endpoint.clone() };
         let endpoint = Endpoint::from_shared(self.endpoint.clone()).map_err(|_| unusable())?;
         let endpoint = endpoint
@@ -165,10 +162,7 @@ impl OtlpConfig {
     }
 
     /// The headers as gRPC metadata.
-    ///
-    /// # Errors
-    /// If one has a name or a value that gRPC does not allow.
-    pub fn to_metadata(&self) -> Result<MetadataMap, OtlpConfigError> {
+    pub(super) fn to_metadata(&self) -> Result<MetadataMap, OtlpConfigError> {
         let mut metadata = MetadataMap::with_capacity(self.headers.len());
         for (name, value) in &self.headers {
             let refused = || OtlpConfigError::Header { name: name.clone() };

@@ -4,10 +4,7 @@
 //! delivered in the end is counted, so that records made are those sent, dropped and rejected.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -23,6 +20,7 @@ use super::{
 use crate::{
     export::{EventSource, otlp::logs},
     signal::shutdown::{Shutdown, stopped},
+    telemetry::log_records::LogRecordCounters,
 };
 
 /// The name under which the client takes events.
@@ -32,21 +30,10 @@ const RECORDS: usize = 512;
 /// Events of so long go into one request.
 const GATHER: Duration = Duration::from_secs(1);
 
-/// What became of the records, for the agent's own metrics.
-#[derive(Debug, Default)]
-pub struct OtlpLogCounters {
-    /// Records that the receiver took.
-    pub sent: AtomicU64,
-    /// Records never delivered: they left a full journal, their request was refused for good, or podlens stopped.
-    pub dropped: Arc<AtomicU64>,
-    /// Records in delivered requests that the receiver reports as rejected.
-    pub rejected: AtomicU64,
-}
-
 /// The push exporter of events.
 pub struct OtlpLogClient<S> {
     source: Arc<S>,
-    counters: Arc<OtlpLogCounters>,
+    counters: Arc<LogRecordCounters>,
     connection: Connection,
     /// A request that was taken from the journal and is not settled, and its records.
     open: Option<(Bytes, u64)>,
@@ -61,7 +48,7 @@ impl<S: EventSource> OtlpLogClient<S> {
         config: &OtlpConfig,
         node: &str,
         source: Arc<S>,
-        counters: Arc<OtlpLogCounters>,
+        counters: Arc<LogRecordCounters>,
     ) -> Result<Self, OtlpConfigError> {
         let connection = Connection::new(config, LOGS, node)?;
         source.subscribe(EXPORTER, Arc::clone(&counters.dropped));

@@ -2,28 +2,45 @@
 
 use std::{
     sync::{Arc, atomic::Ordering},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
+use bytes::Bytes;
+
 use super::{
-    OtlpConfig, OtlpConfigError, OtlpCounters,
+    OtlpConfig, OtlpConfigError,
     connection::{Connection, Outcome},
     queue::{Front, Queue},
     transport::METRICS,
 };
-use crate::{export::otlp, registry::Snapshot};
+use crate::{
+    export::{
+        otlp::{self, Request},
+        own,
+    },
+    registry::Snapshot,
+    telemetry::{SelfTelemetry, otlp::OtlpCounters},
+};
 
 /// Sends requests and keeps what must be remembered between them.
 pub(super) struct Sender {
     connection: Connection,
-    counters: Arc<OtlpCounters>,
+    counters: &'static OtlpCounters,
+    own: Option<Arc<SelfTelemetry>>,
+    node: Arc<str>,
     /// The last snapshot that was accepted completely: entities in it that are in no later one get their last point.
     accepted: Option<Arc<Snapshot>>,
 }
 
 impl Sender {
-    pub(super) fn new(config: &OtlpConfig, node: &str, counters: Arc<OtlpCounters>) -> Result<Self, OtlpConfigError> {
-        Ok(Self { connection: Connection::new(config, METRICS, node)?, counters, accepted: None })
+    pub(super) fn new(
+        config: &OtlpConfig,
+        node: &str,
+        counters: &'static OtlpCounters,
+        own: Option<Arc<SelfTelemetry>>,
+    ) -> Result<Self, OtlpConfigError> {
+        let connection = Connection::new(config, METRICS, node)?;
+        Ok(Self { connection, counters, own, node: node.into(), accepted: None })
     }
 
     /// Sends whatever comes into the queue. Never ends.
@@ -48,9 +65,12 @@ impl Sender {
     async fn send(&mut self, queue: &Queue, front: Front, acknowledge: &impl Fn(u64)) -> Option<Duration> {
         let snapshot = front.snapshot;
         let accepted = self.accepted.clone();
-        let requests = otlp::requests(&snapshot, accepted.as_deref()).skip(front.done_requests);
-        for request in requests {
-            match self.connection.offer(request.bytes).await {
+        let mut own = self.own_request();
+        let mut requests = otlp::requests(&snapshot, accepted.as_deref()).skip(front.done_requests).peekable();
+        // Where nothing is measured, the agent's own metrics say so.
+        let alone = (requests.peek().is_none() && front.done_requests == 0 && !own.is_empty()).then(Request::default);
+        for request in requests.chain(alone) {
+            match self.connection.offer(joined(std::mem::take(&mut own), request.bytes)).await {
                 Outcome::Accepted { rejected } => {
                     let rejected = rejected.min(request.points);
                     self.counters.rejected.fetch_add(rejected, Ordering::Relaxed);
@@ -76,5 +96,19 @@ impl Sender {
             self.accepted = Some(snapshot);
         }
         None
+    }
+
+    fn own_request(&self) -> Bytes {
+        let own = self.own.as_deref();
+        own.map(|own| own::request(own, &self.node, SystemTime::now())).unwrap_or_default()
+    }
+}
+
+/// Two encoded messages of one kind as one: their lists are joined.
+fn joined(first: Bytes, second: Bytes) -> Bytes {
+    match (first.is_empty(), second.is_empty()) {
+        (true, _) => second,
+        (_, true) => first,
+        _ => [first, second].concat().into(),
     }
 }

@@ -9,12 +9,10 @@ use opentelemetry_proto::tonic::collector::logs::v1::{
 
 use super::*;
 use crate::{
-    export::{
-        EventSource,
-        otlp_client::{OtlpLogClient, OtlpLogCounters},
-    },
+    export::{EventSource, otlp_client::OtlpLogClient},
     registry::{EventBatch, Journal},
     signal::{Event, EventKind, PathNames, Severity},
+    telemetry::log_records::LogRecordCounters,
 };
 
 static KIND: EventKind = EventKind {
@@ -99,7 +97,7 @@ impl EventSource for FewEvents {
 
 struct Fixture {
     events: Arc<FewEvents>,
-    counters: Arc<OtlpLogCounters>,
+    counters: Arc<LogRecordCounters>,
     stop: watch::Sender<bool>,
     client: JoinHandle<()>,
 }
@@ -107,7 +105,7 @@ struct Fixture {
 impl Fixture {
     fn start(address: SocketAddr, limit: usize) -> Self {
         let events = Arc::new(FewEvents(Mutex::new(Journal::with_limit(limit))));
-        let counters = Arc::new(OtlpLogCounters::default());
+        let counters = Arc::new(LogRecordCounters::default());
         let client = OtlpLogClient::new(&config(address), "node", Arc::clone(&events), Arc::clone(&counters)).unwrap();
         let (stop, shutdown) = watch::channel(false);
         Self { events, counters, stop, client: tokio::spawn(client.run(shutdown)) }
@@ -115,7 +113,7 @@ impl Fixture {
 
     /// Sent, dropped, rejected.
     fn counts(&self) -> [u64; 3] {
-        let OtlpLogCounters { sent, dropped, rejected } = &*self.counters;
+        let LogRecordCounters { sent, dropped, rejected } = &*self.counters;
         [sent, dropped, rejected].map(|counter| counter.load(Ordering::Relaxed))
     }
 
@@ -123,7 +121,7 @@ impl Fixture {
         self.stop.send_replace(true);
         let counters = Arc::clone(&self.counters);
         self.client.await.unwrap();
-        let OtlpLogCounters { sent, dropped, rejected } = &*counters;
+        let LogRecordCounters { sent, dropped, rejected } = &*counters;
         [sent, dropped, rejected].map(|counter| counter.load(Ordering::Relaxed))
     }
 }

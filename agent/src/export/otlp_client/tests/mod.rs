@@ -29,7 +29,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 mod http;
 mod logs;
 
-use super::{EXPORTER, OtlpClient, OtlpConfig, OtlpConfigError, OtlpCounters, OtlpTls, Protocol, first_delay};
+use super::{EXPORTER, OtlpClient, OtlpConfig, OtlpConfigError, OtlpTls, Protocol, first_delay};
 use crate::{
     export::{
         fixture::{FakeSource, container, eventually, large, parse, snapshot, state},
@@ -40,6 +40,7 @@ use crate::{
         prometheus::{self, Format},
     },
     registry::Snapshot,
+    telemetry::{SelfTelemetry, otlp::OtlpCounters},
 };
 
 /// What the collector does with one request. After the last one it accepts.
@@ -124,14 +125,23 @@ fn config(address: SocketAddr) -> OtlpConfig {
 
 struct Running {
     source: Arc<FakeSource>,
-    counters: Arc<OtlpCounters>,
+    counters: &'static OtlpCounters,
     stop: watch::Sender<bool>,
     ended: JoinHandle<()>,
 }
 
+/// Counters of this test alone.
+fn counters() -> &'static OtlpCounters {
+    Box::leak(Box::default())
+}
+
 fn start(config: &OtlpConfig, source: Arc<FakeSource>) -> Running {
-    let counters = Arc::new(OtlpCounters::default());
-    let client = OtlpClient::new(config, "node-1", Arc::clone(&source), Arc::clone(&counters)).unwrap();
+    start_with(config, source, None)
+}
+
+fn start_with(config: &OtlpConfig, source: Arc<FakeSource>, own: Option<Arc<SelfTelemetry>>) -> Running {
+    let counters = counters();
+    let client = OtlpClient::new(config, "node-1", Arc::clone(&source), counters, own).unwrap();
     let (stop, shutdown) = watch::channel(false);
     Running { source, counters, stop, ended: tokio::spawn(client.run(shutdown)) }
 }
@@ -139,7 +149,7 @@ fn start(config: &OtlpConfig, source: Arc<FakeSource>) -> Running {
 impl Running {
     /// Sent, dropped and rejected points, and failed attempts.
     fn counts(&self) -> [u64; 4] {
-        let counters = &self.counters;
+        let counters = self.counters;
         [&counters.sent, &counters.dropped, &counters.rejected, &counters.failed_attempts]
             .map(|counter| counter.load(Ordering::Relaxed))
     }
@@ -161,6 +171,23 @@ async fn accepted_snapshots_are_counted_acknowledged_and_equal_to_the_text_page(
     let message = collector.received()[0].clone();
     let page = prometheus::encode(&snapshot(7), None, Format::Text);
     assert_eq!(messages_as_prometheus(&[message]), parse(&String::from_utf8(page).unwrap()));
+}
+
+#[tokio::test]
+async fn the_agents_own_metrics_travel_with_each_snapshot_and_alone_where_nothing_is_measured() {
+    let nothing = Snapshot { entities: Vec::new(), families: Vec::new(), infos: Vec::new(), ..snapshot(7) };
+    for (snapshot, resources) in [(snapshot(7), 4), (nothing, 1)] {
+        let collector = Collector::default();
+        let own = Arc::new(SelfTelemetry::new("1.2.3", None).unwrap());
+        let source = FakeSource::new(snapshot, false);
+        let running = start_with(&config(collector.serve().await), source, Some(own));
+        eventually("an acknowledgement", || !running.source.exported().is_empty()).await;
+        let request = &collector.received()[0];
+        assert_eq!(request.resource_metrics.len(), resources);
+        let name = &request.resource_metrics[0].scope_metrics[0].metrics[0].name;
+        assert_eq!(name, "podlens.build.info");
+        assert_eq!(running.counts()[1..], [0, 0, 0]);
+    }
 }
 
 #[tokio::test]
@@ -253,7 +280,7 @@ async fn peers_that_speak_no_grpc_are_retried_without_end_and_the_queue_stays_bo
         running.stop.send(true).unwrap();
         running.ended.await.unwrap();
         let collected = running.source.asked.load(Ordering::Relaxed) * per_snapshot();
-        let counters = &running.counters;
+        let counters = running.counters;
         assert_eq!(counters.dropped.load(Ordering::Relaxed), collected, "{answer:?}");
     }
 }
@@ -390,7 +417,7 @@ async fn settings_that_cannot_work_are_refused_at_once_whatever_the_protocol() {
 fn refuses_what_cannot_work(protocol: Protocol) {
     let check = |config: &OtlpConfig, expected: &str| {
         let source = FakeSource::new(snapshot(1), false);
-        let client = OtlpClient::new(config, "node-1", source, Arc::new(OtlpCounters::default()));
+        let client = OtlpClient::new(config, "node-1", source, counters(), None);
         let error: OtlpConfigError = client.err().expect(expected);
         assert!(error.to_string().contains(expected), "{error}");
     };
@@ -409,7 +436,7 @@ fn refuses_what_cannot_work(protocol: Protocol) {
     let not_pem = OtlpTls { certificate_pem: Some(b"x".to_vec()), key_pem: Some(b"y".to_vec()), ..OtlpTls::default() };
     check(&tls(not_pem), "check that each file is PEM");
     let source = FakeSource::new(snapshot(1), false);
-    assert!(OtlpClient::new(&tls(OtlpTls::default()), "node-1", source, Arc::default()).is_ok());
+    assert!(OtlpClient::new(&tls(OtlpTls::default()), "node-1", source, counters(), None).is_ok());
     let debug = format!("{:?}", header("authorization", "Bearer 1234"));
     assert!(debug.contains("authorization") && !debug.contains("1234"), "{debug}");
 }
@@ -417,7 +444,7 @@ fn refuses_what_cannot_work(protocol: Protocol) {
 /// The shape of a snapshot does not matter to the queue, its number does.
 #[tokio::test]
 async fn an_unchanged_snapshot_is_sent_again_only_after_it_left_the_queue() {
-    let queue = super::Queue::new(3, Arc::new(OtlpCounters::default()));
+    let queue = super::Queue::new(3, counters());
     let same: Arc<Snapshot> = Arc::new(snapshot(1));
     queue.push(Arc::clone(&same));
     queue.push(same);
