@@ -296,7 +296,9 @@ impl States {
             Some(lack) => Err(lack.to_owned()),
             None => attach_all(object, tasks::PROGRAMS).and_then(|()| object.processes()).map_err(|it| refusal(&it)),
         };
-        if let (Ok(true), Err(lack)) | (Err(lack), _) = (ends, &processes) {
+        if let (Ok(true), Err(lack)) | (Err(lack), _) = (ends, &processes)
+            && self.is_on(name)
+        {
             self.degrade(name, &[format!("{lack}: {untold}")]);
         }
         processes
