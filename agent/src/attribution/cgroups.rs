@@ -13,9 +13,8 @@ use podlens_common::cgroup::CgroupKey;
 
 use super::entity::{entity, subtree};
 use crate::{
-    collectors::Subtree,
     kernel::hierarchy::Hierarchies,
-    signal::{Entity, EntityKey},
+    signal::{Entity, EntityKey, Subtree},
 };
 
 /// How long a removed cgroup's path is kept for slices that ended after the removal.

@@ -16,10 +16,7 @@
 use std::sync::Arc;
 
 use super::path::{CgroupKind, has_stem, is_user_manager, parse};
-use crate::{
-    collectors::Subtree,
-    signal::{Container, Entity},
-};
+use crate::signal::{Container, Entity, Subtree};
 
 /// As long as `docker ps` and `crictl ps` show an id.
 const SHORT_ID_DIGITS: usize = 12;
@@ -83,10 +80,7 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
     use super::{entity, subtree};
-    use crate::{
-        collectors::Subtree,
-        signal::{Container, Entity},
-    };
+    use crate::signal::{Container, Entity, Subtree};
 
     const ID: &str = "3f1b0c5a9d7e2468ace013579bdf02468ace013579bdf02468ace013579bdf02";
     const UID: &str = "0b1e7c52-6a3d-4c1f-9f7e-2d5a8b9c0d1e";

@@ -8,6 +8,7 @@ use std::{
     time::{Instant, SystemTime},
 };
 
+use super::facts;
 use crate::{
     attribution::kubernetes::Names,
     collectors,
@@ -67,26 +68,21 @@ impl EventSource for EventLog {
     }
 
     fn take(&self, exporter: &str, most: usize, at_once: bool) -> EventBatch {
-        let names = self.names.view();
+        let names = &*self.names;
         let events = if at_once {
-            self.journal().take_at_once(exporter, most, &names)
+            self.journal().take_at_once(exporter, most, names)
         } else {
-            self.journal().take(exporter, most, Instant::now(), &names)
+            self.journal().take(exporter, most, Instant::now(), names)
         };
         let entities: HashSet<&Entity> = events.iter().filter_map(|event| event.entity.as_ref()).collect();
         let now = SystemTime::now();
         // Facts are told of the living alone, and an event may well be about an end.
-        let state = |entity: &Entity| EntityState { entity: entity.clone(), since: now, gone: false, carried: false };
-        let mut described = Snapshot {
-            sequence: 0,
-            taken: now,
-            node: Arc::clone(&self.node),
-            entities: entities.into_iter().map(state).collect(),
-            families: Vec::new(),
-            infos: Vec::new(),
-        };
-        names.describe(&mut described);
-        described.families.clear();
+        let state =
+            |entity: &Entity| EntityState { entity: entity.clone().into(), since: now, gone: false, carried: false };
+        let entities: Vec<EntityState> = entities.into_iter().map(state).collect();
+        let infos = facts::infos_of(&entities, names);
+        let described =
+            Snapshot { sequence: 0, taken: now, node: Arc::clone(&self.node), entities, sections: Vec::new(), infos };
         EventBatch { events, described }
     }
 }

@@ -112,8 +112,7 @@ impl Inner {
         let of_names = names.look(synced, SystemTime::now(), now);
         let statuses = self.names.take_ends();
         let of_statuses: Vec<_> = statuses.into_iter().filter_map(|end| ends.status(end)).collect();
-        let names = self.names.view();
-        let due = ends.due(synced.is_some(), |entity| is_sandbox(&names.name(entity)), now);
+        let due = ends.due(synced.is_some(), |entity| is_sandbox(&self.names.name(entity)), now);
         for event in of_names.into_iter().chain(of_statuses).chain(due) {
             log.note(event);
         }
@@ -131,6 +130,7 @@ impl Inner {
         match change {
             Change::Born { key, .. } => {
                 self.cgroups.apply(change, now);
+                self.settled = None;
                 if let Some(cgroup) = self.cgroups.get(key) {
                     self.names.born(&cgroup.entity, in_order);
                     announce(&mut self.collectors, key, cgroup);
@@ -146,7 +146,8 @@ impl Inner {
                 }
                 for Attached { section, collector } in &mut self.collectors {
                     if let Some(row) = collector.removed(key).filter(|row| !row.is_empty()) {
-                        self.ledger.retire(*section, &cgroup.entity, cgroup.since, &row);
+                        let entity = self.ledger.entity(&cgroup.entity, cgroup.since);
+                        self.ledger.retire(*section, entity, &row);
                     }
                 }
             }
@@ -154,10 +155,10 @@ impl Inner {
     }
 
     /// Looks for cgroups that hold a slot and were never announced.
-    pub(super) fn search_unknown(&mut self, held: &SlotsInUse, now: Instant) {
-        let mut unknown = held
+    pub(super) fn search_unknown(&mut self, in_use: &SlotsInUse, now: Instant) {
+        let mut unknown = in_use
             .iter()
-            .filter(|(number, slot)| **number >= SLOT_FIRST && self.cgroups.get(slot.key).is_none())
+            .filter(|(number, slot)| *number >= SLOT_FIRST && self.cgroups.get(slot.key).is_none())
             .peekable();
         if unknown.peek().is_none() {
             return;

@@ -178,7 +178,7 @@ fn noted(entry: &Entry, names: &impl Naming) -> Noted {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::signal::{PathNames, Severity};
+    use crate::signal::Severity;
 
     static KIND: EventKind = EventKind {
         name: "test.happened",
@@ -193,6 +193,10 @@ mod tests {
     struct Half;
 
     impl Naming for Half {
+        fn version(&self) -> u64 {
+            0
+        }
+
         fn name(&self, entity: &Entity) -> Entity {
             match entity {
                 Entity::Unit(name) if name.starts_with("known") => Entity::unit(&format!("{name}, by name")),
@@ -293,11 +297,11 @@ mod tests {
     fn the_first_reader_gets_what_happened_before_it_came() {
         let mut journal = Journal::with_limit(2);
         for _ in 0..5 {
-            journal.note(event("a"), SystemTime::UNIX_EPOCH, Instant::now());
+            journal.note(event("known a"), SystemTime::UNIX_EPOCH, Instant::now());
         }
         assert_eq!((journal.noted().collect::<Vec<_>>(), journal.overflowed()), (vec![("test.happened", 5)], 3));
         journal.subscribe("late", Arc::default());
-        let taken = journal.take("late", 9, Instant::now(), &PathNames);
+        let taken = journal.take("late", 9, Instant::now(), &Half);
         assert_eq!(taken.iter().map(|noted| noted.sequence).collect::<Vec<_>>(), [3, 4]);
     }
 }

@@ -12,17 +12,16 @@
 //! | pacer.rs | how often something is looked for, pure |
 //! | pod.rs, event.rs, workload.rs, quantity.rs | from JSON to what names need, pure |
 //! | table.rs | what is known, pure |
-//! | describe.rs | facts about entities for a snapshot, pure |
+//! | facts.rs | facts about a container beside its names, pure |
 //!
 //! Without names values are exported under the pod's uid and the container's id: nothing waits, nothing is guessed.
 
 pub mod api;
 pub mod bundle;
 pub mod client;
-pub mod describe;
 pub mod event;
+mod facts;
 pub mod kubelet;
-pub mod metrics;
 mod pacer;
 pub mod pod;
 mod quantity;
@@ -41,14 +40,12 @@ use std::{
 
 use tokio::sync::Notify;
 
+pub use self::facts::{Facts, PodFacts};
 use self::{
     pod::Pod,
     table::{ContainerFacts, End, Table, Unknown},
 };
-use crate::{
-    registry::Snapshot,
-    signal::{Entity, Naming},
-};
+use crate::signal::{Container, Entity, Naming};
 
 /// Names are kept so much longer than the last value that may need them.
 const MARGIN: Duration = Duration::from_mins(1);
@@ -138,13 +135,10 @@ impl Names {
         self.write().learn(facts, Instant::now());
     }
 
-    /// One consistent view for a whole snapshot.
+    /// What is known about a container beside its names.
     #[must_use]
-    pub fn view(&self) -> View<'_> {
-        View {
-            table: self.table.read().unwrap_or_else(PoisonError::into_inner),
-            active: self.counts().synced.is_some(),
-        }
+    pub fn facts(&self, container: &Container) -> Facts {
+        Facts::of(&self.read(), container)
     }
 
     /// A cgroup of this entity was born: its name is wanted at once, since it may be gone in a moment. `in_order`: after
@@ -154,7 +148,7 @@ impl Names {
         if in_order {
             self.write().born(container, Instant::now());
         }
-        if !container.container_id.is_empty() && !self.view().table.knows(entity) {
+        if !container.container_id.is_empty() && !self.read().knows(entity) {
             let unknown =
                 Unknown { pod_uid: Arc::clone(&container.pod_uid), container_id: Arc::clone(&container.container_id) };
             self.want([unknown]);
@@ -167,9 +161,13 @@ impl Names {
     }
 
     /// Meets everyone whose names may still be asked for, and whether each has a living cgroup.
-    pub fn refresh<'a>(&self, entities: impl IntoIterator<Item = (&'a Entity, bool)>) {
+    ///
+    /// True if nobody lacks a name.
+    pub fn refresh<'a>(&self, entities: impl IntoIterator<Item = (&'a Entity, bool)>) -> bool {
         let unknown = self.write().refresh(entities, Instant::now());
+        let all_named = unknown.is_empty();
         self.want(unknown);
+        all_named
     }
 
     /// Counts about names.
@@ -181,7 +179,7 @@ impl Names {
         requests.sort_unstable();
         let synced = counts.synced;
         drop(counts);
-        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let table = self.read();
         NamesHealth {
             requests,
             pods: table.listed() as u64,
@@ -230,13 +228,17 @@ impl Names {
         }
     }
 
+    fn read(&self) -> RwLockReadGuard<'_, Table> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn write(&self) -> RwLockWriteGuard<'_, Table> {
         self.table.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether somebody still lacks this name.
     fn lacks(&self, unknown: &Unknown) -> bool {
-        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let table = self.read();
         !table.knows_id(&unknown.pod_uid, &unknown.container_id)
     }
 
@@ -249,28 +251,18 @@ impl Names {
     }
 }
 
-/// The names at one moment.
-#[derive(Debug)]
-pub struct View<'a> {
-    table: RwLockReadGuard<'a, Table>,
-    /// There is a source that may bring more.
-    active: bool,
-}
-
-impl View<'_> {
-    /// Adds what is known about a snapshot's entities beside their names.
-    pub fn describe(&self, snapshot: &mut Snapshot) {
-        describe::describe(&self.table, snapshot);
+/// Each answer is of its own moment: nobody who brings names waits for a whole sweep.
+impl Naming for Names {
+    fn version(&self) -> u64 {
+        self.read().version()
     }
-}
 
-impl Naming for View<'_> {
     fn name(&self, entity: &Entity) -> Entity {
-        self.table.name(entity)
+        self.read().name(entity)
     }
 
     fn is_pending(&self, entity: &Entity) -> bool {
-        self.active && !self.table.knows(entity)
+        self.counts().synced.is_some() && !self.read().knows(entity)
     }
 }
 

@@ -17,13 +17,13 @@ use foldhash::fast::RandomState;
 use podlens_common::{cgroup::CgroupKey, cpu::Bandwidth, event::CPU_LAST_WORDS};
 
 use self::files::{Figures, Files, Room, Wanted};
-use super::{Collector, CollectorSpec, EntityCgroup, SlotsInUse, Subtree};
+use super::{Collector, CollectorSpec, EntityCgroup, Readings, Sweep};
 use crate::{
     kernel::{
         events::{Malformed, Record},
         hierarchy::Hierarchies,
     },
-    signal::{Layout, Row},
+    signal::{Layout, Row, Subtree},
 };
 
 /// The collector.
@@ -31,7 +31,6 @@ pub static SPEC: CollectorSpec = CollectorSpec {
     name: "cpu",
     about: "CPU quota and what it stopped, CPU time by mode",
     metrics: &[&metrics::THROTTLED, &metrics::PERIODS, &metrics::MODE, &metrics::LIMIT],
-    split: None,
     records: &[CPU_LAST_WORDS],
     events: &[],
 };
@@ -102,7 +101,10 @@ impl Collector for Cpu {
         }
     }
 
-    fn read_cgroups(&mut self, _held: &SlotsInUse, enter: &mut dyn FnMut(CgroupKey, &Row)) {
+    fn read(&mut self, sweep: &Sweep<'_>, readings: &mut dyn Readings) {
+        if !sweep.whole {
+            return;
+        }
         let now = Instant::now();
         for (key, watched) in &mut self.watched {
             if let Some(figures) = watched.read(&self.layout, &mut self.room, now) {
@@ -113,7 +115,7 @@ impl Collector for Cpu {
                 watched.row.remove_gauges(&self.layout);
                 watched.row.at_least(&self.found);
             }
-            enter(*key, &watched.row);
+            readings.cgroup(*key, &watched.row);
         }
     }
 

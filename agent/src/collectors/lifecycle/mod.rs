@@ -14,7 +14,6 @@ pub static SPEC: CollectorSpec = CollectorSpec {
     name: "lifecycle",
     about: "births and removals of cgroups, so that short lives have a name",
     metrics: &[],
-    split: None,
     records: &[CGROUP_BORN, CGROUP_REMOVED, INIT_ENDED],
     events: &[&events::EXITED, &events::FAILED],
 };

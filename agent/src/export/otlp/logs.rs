@@ -24,8 +24,8 @@ use crate::{
 #[must_use]
 pub fn request(batch: &EventBatch) -> ExportLogsServiceRequest {
     let facts = Facts::of(&batch.described);
-    let positions: HashMap<&Entity, usize> =
-        batch.described.entities.iter().enumerate().map(|(at, state)| (&state.entity, at)).collect();
+    let positions: HashMap<&Entity, u32> =
+        batch.described.entities.iter().zip(0..).map(|(state, at)| (&*state.entity, at)).collect();
     let mut resources: Vec<(Option<&Entity>, ResourceLogs)> = Vec::new();
     for event in &batch.events {
         let entity = event.entity.as_ref();
@@ -142,7 +142,7 @@ mod tests {
             taken: UNIX_EPOCH,
             node: "node-1".into(),
             entities: entities.iter().cloned().map(state).collect(),
-            families: Vec::new(),
+            sections: Vec::new(),
             infos: vec![
                 Info {
                     metric: &POD_INFO,
@@ -150,7 +150,8 @@ mod tests {
                     labels: vec![("workload", "web".into()), ("workload_type", "deployment".into())],
                 },
                 Info { metric: &CONTAINER_INFO, entity: 0, labels: vec![("image", "shop/web:3".into())] },
-            ],
+            ]
+            .into(),
         };
         EventBatch { events, described }
     }

@@ -175,7 +175,7 @@ async fn accepted_snapshots_are_counted_acknowledged_and_equal_to_the_text_page(
 
 #[tokio::test]
 async fn the_agents_own_metrics_travel_with_each_snapshot_and_alone_where_nothing_is_measured() {
-    let nothing = Snapshot { entities: Vec::new(), families: Vec::new(), infos: Vec::new(), ..snapshot(7) };
+    let nothing = Snapshot { entities: Vec::new(), sections: Vec::new(), infos: Arc::new([]), ..snapshot(7) };
     for (snapshot, resources) in [(snapshot(7), 4), (nothing, 1)] {
         let collector = Collector::default();
         let own = Arc::new(SelfTelemetry::new("1.2.3", None).unwrap());
