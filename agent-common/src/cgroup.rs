@@ -1,4 +1,4 @@
-//! Cgroups as the kernel programs see them: keys, slots, births and deaths.
+//! Cgroups as the kernel programs see them: keys and slots.
 
 /// The identity of a cgroup on this node for as long as the node runs: the kernel's `kernfs_node.id`, which
 /// is also the inode number of the cgroup's directory, with [`KEY_V1`] added for a cgroup of the version 1
@@ -94,51 +94,6 @@ pub struct Slot {
 /// Entries of each CPU's cache of slots; a power of two.
 pub const CACHE_ENTRIES: u32 = 1024;
 
-/// The birth of a cgroup.
-pub const EVENT_BORN: u32 = 1;
-/// The removal of a cgroup: its directory is gone, no task can enter it again.
-pub const EVENT_REMOVED: u32 = 2;
-
-/// Longest cgroup path, in bytes, that an event carries. Kubernetes' longest are near 250.
-pub const PATH_BYTES: usize = 1024;
-
-/// What the ring buffer carries for a birth or a removal; `path` is cut after its `path_bytes`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct Event {
-    /// The cgroup.
-    pub key: CgroupKey,
-    /// Its parent.
-    pub parent: CgroupKey,
-    /// [`EVENT_BORN`] or [`EVENT_REMOVED`].
-    pub kind: u32,
-    /// Bytes of `path` that follow, without a terminating zero.
-    pub path_bytes: u32,
-    /// What its quota has done by its removal; nothing at its birth.
-    pub bandwidth: Bandwidth,
-    /// 1: `bandwidth` was read.
-    pub has_bandwidth: u32,
-    /// Padding.
-    pub reserved: u32,
-    /// Path from the root of the cgroup's hierarchy.
-    pub path: [u8; PATH_BYTES],
-}
-
-/// Bytes of an [`Event`] before its path.
-pub const EVENT_HEADER_BYTES: usize = 56;
-
-/// What a CPU quota has done to a cgroup so far, as cpu.stat tells it.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Bandwidth {
-    /// Periods of the quota in which the cgroup had something to run.
-    pub periods: u64,
-    /// Those in which it was stopped.
-    pub throttled_periods: u64,
-    /// For how long it was stopped, summed over CPUs.
-    pub throttled_ns: u64,
-}
-
 /// What went wrong in the kernel while slots and events were handed out; each is a count.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -147,9 +102,9 @@ pub struct Losses {
     pub no_free_slot: u64,
     /// A cgroup could not be entered in the table of slots.
     pub table_full: u64,
-    /// A birth or a removal did not fit the ring buffer.
+    /// An event did not fit the ring buffer.
     pub event_lost: u64,
-    /// A path was longer than [`PATH_BYTES`] or could not be read.
+    /// A path was longer than [`crate::event::PATH_BYTES`] or could not be read.
     pub path_unreadable: u64,
     /// A cgroup was found in the hash, not in its CPU's cache: cost, not loss.
     pub cache_misses: u64,
@@ -159,6 +114,4 @@ pub struct Losses {
 
 const _: () = assert!(size_of::<Assigned>() == 16);
 const _: () = assert!(size_of::<Slot>() == 32);
-const _: () = assert!(size_of::<Bandwidth>() == 24);
-const _: () = assert!(size_of::<Event>() == EVENT_HEADER_BYTES + PATH_BYTES);
 const _: () = assert!(size_of::<Losses>() == 48);

@@ -7,7 +7,10 @@
 #![allow(clippy::inline_always, reason = "a call in a kernel program costs more than what these functions do")]
 
 pub mod cgroup;
+pub mod cpu;
+pub mod event;
 pub mod histogram;
 mod label;
+pub mod lifecycle;
 pub mod scheduler;
 pub mod tasks;

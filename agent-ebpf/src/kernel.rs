@@ -6,10 +6,12 @@
 use core::arch::asm;
 
 use aya_ebpf::helpers::bpf_probe_read_kernel;
-use podlens_common::cgroup::Bandwidth;
+use podlens_common::cpu::Bandwidth;
 
 /// `PF_KTHREAD` of linux/sched.h.
 const PF_KTHREAD: u32 = 0x0020_0000;
+/// `SIGNAL_GROUP_EXIT` of linux/sched/signal.h.
+const SIGNAL_GROUP_EXIT: u32 = 4;
 /// `TASK_ON_RQ_MIGRATING` of kernel/sched/sched.h.
 const TASK_ON_RQ_MIGRATING: u8 = 2;
 /// The first id that a kernfs gives, to its root.
@@ -137,6 +139,14 @@ constants! {
     TASK_TASKS;
     TASK_THREAD_NODE;
     TASK_LEADER;
+    TASK_EXIT_CODE;
+    TASK_THREAD_PID;
+    PID_LEVEL;
+    PID_NUMBERS;
+    SIGNAL_FLAGS;
+    SIGNAL_EXIT_CODE;
+    /// 1: ends of PID namespaces' first processes are told.
+    TELLS_ENDS;
     SIGNAL_THREADS;
     CGROUP_CPU;
     GROUP_PERIODS;
@@ -181,6 +191,10 @@ pub(crate) fn has_v1() -> bool {
 #[inline(always)]
 pub(crate) fn switch_has_state() -> bool {
     SWITCH_HAS_STATE.load() != 0
+}
+#[inline(always)]
+pub(crate) fn tells_ends() -> bool {
+    TELLS_ENDS.load() != 0
 }
 #[inline(always)]
 pub(crate) fn exit_tells_group() -> bool {
@@ -286,12 +300,23 @@ structure! {
         run_delay_ns: u64 = TASK_RUN_DELAY;
         dispatches: u64 = TASK_DISPATCHES;
         signal: Signal = TASK_SIGNAL;
+        leader: Task = TASK_LEADER;
+        exit_code: u32 = TASK_EXIT_CODE;
+        thread_pid: Pid = TASK_THREAD_PID;
     }
 }
 structure! {
     /// `struct signal_struct`: what the threads of a process share
     Signal {
         living: u32 = SIGNAL_LIVING;
+        flags: u32 = SIGNAL_FLAGS;
+        exit_code: u32 = SIGNAL_EXIT_CODE;
+    }
+}
+structure! {
+    /// `struct pid`: a process' numbers, one in each namespace from the host's down to its own
+    Pid {
+        level: u32 = PID_LEVEL;
     }
 }
 structure! {
@@ -376,6 +401,25 @@ impl Task {
     pub(crate) fn state(self) -> u32 {
         // SAFETY: `state` and `__state` both begin with these 32 bits on little endian machines.
         unsafe { Member::read(self.0, TASK_STATE) }
+    }
+}
+
+impl Pid {
+    /// The process' number in its own namespace.
+    #[inline(always)]
+    pub(crate) fn number(self) -> Option<u32> {
+        // `struct upid` is a number and a pointer.
+        let at = self.address() + PID_NUMBERS.load() + u64::from(self.level()) * 16;
+        // SAFETY: the helper checks the address.
+        unsafe { bpf_probe_read_kernel(at as *const u32) }.ok()
+    }
+}
+
+impl Signal {
+    /// How the whole process was told to end, if it was not its main thread alone that did.
+    #[inline(always)]
+    pub(crate) fn group_exit(self) -> Option<u32> {
+        if self.flags() & SIGNAL_GROUP_EXIT != 0 { Some(self.exit_code()) } else { None }
     }
 }
 

@@ -11,6 +11,7 @@
 
 mod atomic;
 mod cells;
+mod events;
 mod kernel;
 mod lifecycle;
 mod object;

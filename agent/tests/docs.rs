@@ -1,4 +1,4 @@
-//! docs/metrics.md and docs/config.md, made from the definitions that the agent itself uses.
+//! docs/metrics.md, docs/events.md and docs/config.md, made from the definitions that the agent itself uses.
 //!
 //! Compares with the files; `cargo xtask docs` sets `PODLENS_TEST_UPDATE` and so rewrites them. The agent's own
 //! metrics are read from a page that a pipeline at work has written, so the kernel programs must run here.
@@ -17,11 +17,11 @@ use podlens::{
     attribution::kubernetes::source,
     collectors::{ALL, CollectorSpec, State, switchable},
     config::{self, Config, NameSource},
-    export::{otlp_client::OtlpCounters, prometheus::Format},
-    pipeline::{Pipeline, facts},
-    signal::{Container, Entity, InfoMetric, Kind, Label, LabelValues, Metric, Unit},
-    telemetry::SelfTelemetry,
+    export::{own, prometheus::Format},
+    pipeline::{Pipeline, facts, kinds},
+    signal::{Container, Entity, EventKind, InfoMetric, Kind, Label, LabelValues, Metric, Unit},
     telemetry::pipeline::OwnMetrics,
+    telemetry::{SelfTelemetry, log_records::LogRecords, otlp::COUNTERS},
 };
 use tokio::{sync::watch, task::JoinSet};
 
@@ -49,6 +49,31 @@ In OTLP each entity is a resource, and the name is the one under \"OTLP\"; a met
 
 Histograms are counted in 32 buckets whose bounds are powers of two in seconds, from 2^-24 s (60 ns) to 64 s. OTLP gets
 them all, as an exponential histogram of scale 0; Prometheus text gets every second bound from 2^-20 s (1 us) to 4 s.
+";
+
+const EVENTS: &str = "\
+# Events
+
+Made from the definitions by `cargo xtask docs`; change those instead.
+
+An event is told once, as an OTLP log record, over the connection that the metrics use. `event_name` is the name below;
+the record's resource is its entity's, the same as in metrics, or the agent's own (`service.name` = `podlens`). The time is
+when it happened, the observed time when podlens noticed it. An event waits up to 30 s for the name of a new pod. What is
+not known has no attribute.
+
+While the receiver is away 4,096 events wait, and the oldest give way. `podlens_events_total` counts what was noted,
+`podlens_otlp_log_records_total` what became of it: sent, dropped and rejected add up to it.
+
+`events.enabled: false` switches all of them off: then, and without an OTLP endpoint, nothing is watched for them.
+
+A container's end has two witnesses and is told once. The pod status is preferred: it has the reason, and the kernel adds
+the signal. Where none comes within 15 s of the container's removal, outside pods and without a source of names the kernel's
+word is told: the end of the first process of a PID namespace in a container's cgroup, once that cgroup is removed. A
+container that shares its pod's or the node's PID namespace is told by its pod status alone. A pod's sandbox is not told, nor
+what ended before the agent's start.
+
+| event | severity | means |
+| --- | --- | --- |
 ";
 
 const CONFIG: &str = "\
@@ -105,12 +130,29 @@ fn the_list_of_metrics_is_what_the_definitions_give() {
 }
 
 #[test]
+fn the_list_of_events_is_what_the_definitions_give() {
+    let mut text = EVENTS.to_owned();
+    for kind in kinds() {
+        writeln!(text, "| `{}` | {} | {} |", kind.name, kind.severity.text(), kind.about).unwrap();
+    }
+    for EventKind { name, about, entity, attributes, source, .. } in kinds() {
+        let attributes: Vec<String> =
+            attributes.iter().map(|one| format!("`{}`: {}", one.name, one.about.to_owned())).collect();
+        let mut rows = vec![("about", (*entity).to_owned())];
+        rows.extend(attributes.into_iter().map(|attribute| ("attribute", attribute)));
+        rows.push(("source", (*source).to_owned()));
+        push_section(&mut text, name, about, &rows);
+    }
+    check("events.md", &text);
+}
+
+#[test]
 fn the_list_of_keys_is_what_the_configuration_takes() {
     check("config.md", &format!("{CONFIG}{}", config::reference()));
 }
 
 fn push_collector(text: &mut String, spec: &CollectorSpec) {
-    let CollectorSpec { name, about, metrics } = spec;
+    let CollectorSpec { name, about, metrics, .. } = spec;
     let switch = if switchable().contains(name) {
         format!("`collectors.{name}: false` switches it off.")
     } else {
@@ -193,8 +235,8 @@ const CLOSED: &[&str] = &["collector", "state", "reason"];
 fn push_own(text: &mut String, page: &str) {
     let families = parse(page);
     text.push_str(
-        "\n## The agent itself\n\nServed beside the others, without the labels of an entity. `podlens_otlp_points_total` \
-         exists where an OTLP endpoint is configured, `podlens_names_...` where there is a source of names.\n\n\
+        "\n## The agent itself\n\nServed beside the others, without the labels of an entity. `podlens_otlp_...` \
+         and `podlens_events_total` exist where an OTLP endpoint is configured, `podlens_names_...` where there is a source of names.\n\n\
          | metric | kind | labels | meaning |\n| --- | --- | --- | --- |\n",
     );
     for (name, family) in &families {
@@ -240,11 +282,13 @@ fn own_page() -> String {
     let mut config = Config::defaults(&switchable());
     config.kubernetes.source = NameSource::Bundle;
     nobodys_run.path().clone_into(&mut config.kubernetes.bundle_root);
+    config.otlp.endpoint = Some(http::Uri::from_static("http://127.0.0.1:4317"));
     let pipeline = Arc::new(Pipeline::start(&config).unwrap());
     for (name, state) in pipeline.states() {
         assert!(matches!(state, State::Running | State::Degraded(_)), "{name} must run for its counters: {state:?}");
     }
-    let telemetry = SelfTelemetry::new("any", Some(Arc::new(OtlpCounters::default()))).unwrap();
+    let telemetry = SelfTelemetry::new("any", Some(&COUNTERS)).unwrap();
+    telemetry.register(LogRecords::new(Arc::default()).unwrap()).unwrap();
     OwnMetrics::register(&telemetry, &pipeline).unwrap();
 
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -264,5 +308,5 @@ fn own_page() -> String {
         pipeline.names().born(&unknown, true);
         std::thread::sleep(Duration::from_millis(20));
     }
-    telemetry.encode(Format::Text)
+    own::page(&telemetry, Format::Text)
 }

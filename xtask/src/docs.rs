@@ -1,4 +1,4 @@
-//! `cargo xtask docs`: docs/metrics.md and docs/config.md, written or compared by the test agent/tests/docs.rs, which
+//! `cargo xtask docs`: docs/metrics.md, docs/events.md and docs/config.md, written or compared by the test agent/tests/docs.rs, which
 //! sees the definitions themselves. `cargo xtask test` compares them among the other tests.
 
 use std::process::{Command, ExitCode};

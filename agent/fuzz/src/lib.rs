@@ -19,16 +19,27 @@ use podlens::{
         path::{CgroupKind, parse},
     },
     config::Config,
-    kernel::btf::Btf,
+    kernel::{btf::Btf, events::Record},
     signal::{Container, Entity, Naming as _},
+};
+use podlens_common::{
+    cpu::Bandwidth,
+    event::{EventHeader, PATH_BYTES},
 };
 
 /// A target's name and what must hold for an input.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: &[Target] =
-    &[("path", path), ("pods", pods), ("bundle", bundle), ("watch", watch), ("config", config), ("btf", btf)];
+pub const TARGETS: &[Target] = &[
+    ("path", path),
+    ("pods", pods),
+    ("bundle", bundle),
+    ("watch", watch),
+    ("config", config),
+    ("btf", btf),
+    ("event", event),
+];
 
 const UID: &str = "0b1e7c52-6a3d-4c1f-9f7e-2d5a8b9c0d1e";
 const ID: &str = "3f1b0c5a9d7e2468ace013579bdf02468ace013579bdf02468ace013579bdf02";
@@ -271,4 +282,21 @@ pub fn btf(input: &[u8]) {
     }
     let _ = btf.enum_value("e", "A");
     let _ = btf.struct_size("s");
+}
+
+/// An event of the kernel programs.
+pub fn event(input: &[u8]) {
+    const HEADER_BYTES: usize = size_of::<EventHeader>();
+    let Ok(record) = Record::decode(input) else { return };
+    let body = &input[HEADER_BYTES..];
+    assert_eq!(record.kind.to_ne_bytes(), input[..4], "the kind is the first word");
+    assert_eq!(u32::from_ne_bytes(input[4..8].try_into().unwrap()) as usize, input.len(), "no byte is left over");
+    assert_eq!(record.body::<Bandwidth>().is_ok(), body.len() == size_of::<Bandwidth>());
+    match record.path() {
+        Ok(path) => {
+            assert!(!body.is_empty() && body.len() <= PATH_BYTES);
+            assert_eq!(path, String::from_utf8_lossy(body));
+        }
+        Err(_) => assert!(body.is_empty() || body.len() > PATH_BYTES),
+    }
 }

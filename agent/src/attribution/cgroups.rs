@@ -13,13 +13,29 @@ use podlens_common::cgroup::CgroupKey;
 
 use super::entity::{entity, subtree};
 use crate::{
-    collectors::lifecycle::Event,
     kernel::cgroupfs::hierarchies::Hierarchies,
     signal::{Entity, EntityKey, Subtree},
 };
 
 /// How long a removed cgroup's path is kept for slices that ended after the removal.
 const KEEP_REMOVED: Duration = Duration::from_mins(1);
+
+/// What happened to a cgroup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It was made.
+    Born {
+        /// Its identity.
+        key: CgroupKey,
+        /// Path from the root of its hierarchy.
+        path: String,
+    },
+    /// Its directory was removed.
+    Removed {
+        /// Its identity.
+        key: CgroupKey,
+    },
+}
 
 /// One cgroup.
 #[derive(Clone, Debug)]
@@ -58,14 +74,14 @@ impl Cgroups {
         cgroups
     }
 
-    /// Follows one event.
-    pub fn apply(&mut self, event: Event, now: Instant) {
-        match event {
-            Event::Born { key, path } => match self.hierarchies.localize(key, &path) {
+    /// Follows one birth or removal.
+    pub fn apply(&mut self, change: Change, now: Instant) {
+        match change {
+            Change::Born { key, path } => match self.hierarchies.localize(key, &path) {
                 Some(local) => self.insert(key, local),
                 None => self.insert_outside(key, path),
             },
-            Event::Removed { key, .. } => {
+            Change::Removed { key } => {
                 self.assume_outside(key);
                 if let Some(cgroup) = self.known.get_mut(&key) {
                     cgroup.removed.get_or_insert(now);
@@ -77,17 +93,17 @@ impl Cgroups {
     /// Compares with the trees as they are: for events that were lost. Gives those that make them good, which
     /// are still to be applied.
     #[must_use]
-    pub fn rescan(&self) -> Vec<Event> {
+    pub fn rescan(&self) -> Vec<Change> {
         let found: HashMap<CgroupKey, String> =
             self.hierarchies.scan().into_iter().map(|directory| (directory.key, directory.path)).collect();
         let gone = |(key, cgroup): (&CgroupKey, &Cgroup)| {
             (cgroup.is_visible && cgroup.removed.is_none() && !found.contains_key(key))
-                .then_some(Event::Removed { key: *key, last: None })
+                .then_some(Change::Removed { key: *key })
         };
-        let mut events: Vec<Event> = self.known.iter().filter_map(gone).collect();
+        let mut changes: Vec<Change> = self.known.iter().filter_map(gone).collect();
         let new = found.into_iter().filter(|(key, _)| self.known.get(key).is_none_or(|cgroup| !cgroup.is_visible));
-        events.extend(new.map(|(key, path)| Event::Born { key, path: self.hierarchies.globalize(key, path) }));
-        events
+        changes.extend(new.map(|(key, path)| Change::Born { key, path: self.hierarchies.globalize(key, path) }));
+        changes
     }
 
     /// A cgroup that no walk has found is outside of the mounted tree, if that is not all of the kernel's.

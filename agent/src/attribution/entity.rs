@@ -52,7 +52,15 @@ pub fn subtree(path: &str) -> Option<Subtree> {
     (entity(above) != entity(path)).then_some(subtree)
 }
 
-fn pod_entity(pod_uid: &str, container_id: &str) -> Entity {
+/// The entity of the cgroup at `path` is a container, in a pod or outside.
+#[must_use]
+pub fn is_container(path: &str) -> bool {
+    matches!(parse(path), CgroupKind::Container { .. } | CgroupKind::StandaloneContainer { .. })
+}
+
+/// A container of a pod as its cgroup's path would tell it, or without an id the pod's own cgroup.
+#[must_use]
+pub fn pod_entity(pod_uid: &str, container_id: &str) -> Entity {
     let pod_uid: Arc<str> = pod_uid.into();
     Entity::Container(Container {
         namespace: "".into(),

@@ -8,9 +8,12 @@ pub mod lifecycle;
 pub mod scheduler;
 pub mod tasks;
 
-use podlens_common::cgroup::{Bandwidth, CgroupKey, Slot};
+use podlens_common::cgroup::{CgroupKey, Slot};
 
-use crate::signal::{Metric, Row, Subtree};
+use crate::{
+    kernel::events::{Malformed, Record},
+    signal::{EventKind, Metric, Row, Subtree},
+};
 
 /// What is the same for a collector on every node.
 #[derive(Debug)]
@@ -21,6 +24,10 @@ pub struct CollectorSpec {
     pub about: &'static str,
     /// Every metric that it can have.
     pub metrics: &'static [&'static Metric],
+    /// Kinds of the kernel programs' records that are its own, as in `podlens_common::event`.
+    pub records: &'static [u32],
+    /// Every event that it can tell of.
+    pub events: &'static [&'static EventKind],
 }
 
 /// All collectors, in the order in which their metrics are exported.
@@ -94,8 +101,17 @@ pub trait Collector: Send {
     /// A cgroup exists that is the topmost one of its entity.
     fn born(&mut self, _cgroup: EntityCgroup<'_>) {}
 
-    /// A cgroup is gone: its final values, if it has any here. `last` is what the kernel told of it at its removal.
-    fn removed(&mut self, _key: CgroupKey, _last: Option<Bandwidth>) -> Option<Row> {
+    /// An event of one of its own kinds. What a program tells of a cgroup that is about to be removed comes before
+    /// [`Self::removed`].
+    ///
+    /// # Errors
+    /// The record is not what its kind has.
+    fn event(&mut self, _record: &Record) -> Result<(), Malformed> {
+        Ok(())
+    }
+
+    /// A cgroup is gone: its final values, if it has any here.
+    fn removed(&mut self, _key: CgroupKey) -> Option<Row> {
         None
     }
 

@@ -24,14 +24,18 @@ use crate::{
     attribution::kubernetes::source,
     config::{Compression, Config, Otlp},
     export::{
-        otlp_client::{EXPORTER, OtlpClient, OtlpConfig, OtlpCounters, OtlpTls},
+        otlp_client::{EXPORTER, OtlpClient, OtlpConfig, OtlpLogClient, OtlpTls},
         server::{Content, Server, Verdict},
     },
     kernel::process,
     pipeline::{Pipeline, Source, log_states},
     signal::shutdown::{Shutdown, stopped},
-    telemetry::pipeline::OwnMetrics,
-    telemetry::{SelfPush, SelfTelemetry},
+    telemetry::{
+        SelfTelemetry,
+        log_records::{LogRecordCounters, LogRecords},
+        otlp::COUNTERS,
+        pipeline::OwnMetrics,
+    },
 };
 
 const REAP: Duration = Duration::from_secs(1);
@@ -64,11 +68,14 @@ async fn serve(config: &Config) -> Result<()> {
     let beat = Arc::new(AtomicU64::new(0));
 
     let otlp = otlp_settings(&config.otlp)?;
-    let counters = otlp.as_ref().map(|_| Arc::new(OtlpCounters::default()));
-    let telemetry = Arc::new(SelfTelemetry::new(env!("CARGO_PKG_VERSION"), counters.clone())?);
+    let telemetry = Arc::new(SelfTelemetry::new(env!("CARGO_PKG_VERSION"), otlp.as_ref().map(|_| &COUNTERS))?);
     let pipeline = Arc::new(Pipeline::start(config)?);
     let source = Arc::new(Source(Arc::clone(&pipeline)));
     OwnMetrics::register(&telemetry, &pipeline)?;
+    let log_counters = pipeline.event_log().map(|_| Arc::new(LogRecordCounters::default()));
+    if let Some(counters) = &log_counters {
+        telemetry.register(LogRecords::new(Arc::clone(counters))?)?;
+    }
     // The port is taken before anything is pushed: a second agent beside this one stops here, unheard.
     let server = Server::bind(config.listen, content(&pipeline, &source, &telemetry, &beat, config)).await?;
     info!(address = %server.address(), node = config.node, "serving");
@@ -81,13 +88,14 @@ async fn serve(config: &Config) -> Result<()> {
     if let Some(events) = pipeline.events() {
         tasks.spawn(follow(Arc::clone(&pipeline), events, shutdown.clone()));
     }
-    let mut own_push = None;
-    if let (Some(otlp), Some(counters)) = (otlp, counters) {
+    if let Some(otlp) = otlp {
         pipeline.expect_exporter(EXPORTER);
-        own_push = Some(SelfPush::start(&telemetry, &otlp, &config.node)?);
-        let client = OtlpClient::new(&otlp, &config.node, source, counters)?;
+        let client = OtlpClient::new(&otlp, &config.node, source, &COUNTERS, Some(telemetry))?;
         info!(endpoint = otlp.endpoint, interval = ?otlp.interval, "pushing");
         tasks.spawn(client.run(shutdown.clone()));
+        if let (Some(events), Some(counters)) = (pipeline.event_log(), log_counters) {
+            tasks.spawn(OtlpLogClient::new(&otlp, &config.node, events, counters)?.run(shutdown.clone()));
+        }
     }
 
     tokio::select! {
@@ -95,12 +103,7 @@ async fn serve(config: &Config) -> Result<()> {
         _ = interrupt.recv() => info!(signal = "SIGINT", "stopping"),
     }
     stop.send_replace(true);
-    let last_acts = async {
-        if let Some(push) = own_push {
-            push.stop().await;
-        }
-        while tasks.join_next().await.is_some() {}
-    };
+    let last_acts = async { while tasks.join_next().await.is_some() {} };
     if tokio::time::timeout(LAST_ACTS, last_acts).await.is_err() {
         warn!(bound = ?LAST_ACTS, "some tasks did not end in time and were given up");
     }

@@ -100,6 +100,14 @@ pub(super) const KEYS: &[Key] = &[
         set: Set::PerCollector(|config, name, text| assign(config.collectors.get_mut(name)?, boolean(text))),
     },
     Key {
+        path: "events.enabled",
+        expects: "true or false",
+        default: "true",
+        example: "false",
+        help: "Whether events, such as the end of a container, are told to the OpenTelemetry receiver as log records; nothing is watched for them without a receiver",
+        set: Set::Value(|config, text| assign(&mut config.events.enabled, boolean(text))),
+    },
+    Key {
         path: "log.level",
         expects: "error, warn, info, debug or trace",
         default: "info",

@@ -42,9 +42,17 @@ pub struct Config {
     pub linger: Duration,
     /// Every known collector, and whether it is to run.
     pub collectors: BTreeMap<String, bool>,
+    pub events: Events,
     pub log: Log,
     pub otlp: Otlp,
     pub kubernetes: Kubernetes,
+}
+
+/// What becomes of events.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the key of the same name documents each field")]
+pub struct Events {
+    pub enabled: bool,
 }
 
 /// What the agent logs.
@@ -160,6 +168,7 @@ impl Config {
             cgroup_root: PathBuf::from("/sys/fs/cgroup"),
             linger: Duration::from_mins(5),
             collectors: collectors.iter().map(|&name| (name.to_owned(), true)).collect(),
+            events: Events { enabled: true },
             log: Log { level: LogLevel::Info, format: LogFormat::Text },
             otlp: Otlp {
                 endpoint: None,

@@ -1,6 +1,8 @@
-//! Export: the snapshot as Prometheus text and as OTLP, and the server and the client that hand it out.
+//! Export: the snapshot as Prometheus text and as OTLP, events as OTLP, and the server and the clients that hand them
+//! out.
 //!
-//! The encoders ([`prometheus`], [`otlp`]) are functions from a snapshot to bytes or messages. The server and
+//! The encoders ([`prometheus`], [`otlp`]) are functions from a snapshot to bytes or messages; [`own`] writes the agent's
+//! own metrics. The server and
 //! the client ask the pipeline for a snapshot and tell it what has left the node; they know no collector and
 //! no metric by name.
 
@@ -9,12 +11,16 @@ pub(crate) mod fixture;
 pub mod json;
 pub mod otlp;
 pub mod otlp_client;
+pub mod own;
 pub mod prometheus;
 pub mod server;
 
-use std::{future::Future, sync::Arc};
+use std::{
+    future::Future,
+    sync::{Arc, atomic::AtomicU64},
+};
 
-use crate::registry::Snapshot;
+use crate::registry::{EventBatch, Snapshot};
 
 /// Where the exporters get their snapshots. The pipeline implements it.
 pub trait SnapshotSource: Send + Sync + 'static {
@@ -24,4 +30,14 @@ pub trait SnapshotSource: Send + Sync + 'static {
     /// `exporter` has delivered the snapshot of this sequence number completely, so what was final in it may be
     /// forgotten as far as this exporter is concerned.
     fn exported(&self, exporter: &str, sequence: u64);
+}
+
+/// Where the exporters get events. The pipeline implements it.
+pub trait EventSource: Send + Sync + 'static {
+    /// Keeps events for this exporter, bounded, and adds to `dropped` what left before it was taken.
+    fn subscribe(&self, exporter: &'static str, dropped: Arc<AtomicU64>);
+
+    /// The next events for this exporter, at most so many, whose names are known or were waited for; with `at_once`
+    /// whether or not they are. Each is given once: from then on it is the exporter's to deliver or to count.
+    fn take(&self, exporter: &str, most: usize, at_once: bool) -> EventBatch;
 }

@@ -28,6 +28,8 @@ pub enum Part {
     Processes,
     /// The walk through all tasks.
     Walk,
+    /// How a PID namespace's first process ended.
+    Ends,
 }
 
 /// A kernel fact that was not found.
@@ -107,6 +109,11 @@ const WANTED: &[Wanted] = &[
     wanted(Part::Walk, "TASK_THREAD_NODE", POINTER, &["task_struct.thread_node"]),
     wanted(Part::Walk, "TASK_LEADER", POINTER, &["task_struct.group_leader"]),
     wanted(Part::Walk, "SIGNAL_THREADS", POINTER, &["signal_struct.thread_head"]),
+    wanted(Part::Ends, "TASK_EXIT_CODE", 4, &["task_struct.exit_code"]),
+    wanted(Part::Ends, "TASK_THREAD_PID", POINTER, &["task_struct.thread_pid"]),
+    wanted(Part::Ends, "PID_LEVEL", 4, &["pid.level"]),
+    wanted(Part::Ends, "SIGNAL_FLAGS", 4, &["signal_struct.flags"]),
+    wanted(Part::Ends, "SIGNAL_EXIT_CODE", 4, &["signal_struct.group_exit_code"]),
 ];
 
 /// Looks everything up.
@@ -132,6 +139,7 @@ pub fn resolve(btf: &Btf) -> Facts {
     }
     // `cgroup.self` is a whole structure and `subsys` an array: their offsets are wanted, not their sizes.
     facts.offset(btf, Part::Slots, "CGROUP_SELF", "cgroup.self", 0);
+    facts.offset(btf, Part::Ends, "PID_NUMBERS", "pid.numbers", 0);
     facts.cpu_controller(btf);
     facts.switch_prototype(btf);
     facts.exit_prototype(btf);
@@ -165,6 +173,23 @@ pub fn resolve(btf: &Btf) -> Facts {
 }
 
 impl Facts {
+    /// From now on ends of PID namespaces' first processes are told.
+    ///
+    /// # Errors
+    /// What is lacking.
+    pub fn tell_ends(&mut self) -> Result<(), String> {
+        if let Some(lack) = [Part::Ends, Part::Processes].into_iter().find_map(|part| self.lack(part)) {
+            return Err(lack.to_owned());
+        }
+        // The walk needs them too, but may lack something else.
+        let is_known = |name: &str| self.constants.iter().any(|(known, _)| *known == name);
+        if !is_known("TASK_LEADER") || !is_known("TASK_SIGNAL") {
+            return Err("`task_struct` has no leader or no signals in this kernel".to_owned());
+        }
+        self.constants.push(("TELLS_ENDS", 1));
+        Ok(())
+    }
+
     /// All that the part needs was found.
     #[must_use]
     pub fn has(&self, part: Part) -> bool {
@@ -274,6 +299,7 @@ mod tests {
             Part::Bandwidth,
             Part::Processes,
             Part::Walk,
+            Part::Ends,
         ] {
             let lack = facts.lack(part).unwrap_or_else(|| panic!("{part:?} lacks nothing"));
             assert!(lack.contains("this kernel has no"), "{lack}");

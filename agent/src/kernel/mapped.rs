@@ -31,6 +31,18 @@ unsafe impl Plain for podlens_common::tasks::Processes {}
 unsafe impl Plain for podlens_common::tasks::TaskRecord {}
 // SAFETY: as above.
 unsafe impl Plain for podlens_common::tasks::TaskWalk {}
+// SAFETY: as above.
+unsafe impl Plain for podlens_common::event::EventHeader {}
+// SAFETY: as above.
+unsafe impl Plain for podlens_common::cpu::Bandwidth {}
+// SAFETY: as above.
+unsafe impl Plain for podlens_common::lifecycle::InitEnd {}
+
+/// The value that these bytes are; none if they are not as many as it has.
+pub(super) fn plain<T: Plain>(bytes: &[u8]) -> Option<T> {
+    // SAFETY: there are as many bytes as the type has, and any of them are a value of it.
+    (bytes.len() == size_of::<T>()).then(|| unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+}
 
 /// The array, shared with the kernel programs.
 ///

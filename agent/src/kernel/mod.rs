@@ -6,6 +6,7 @@
 pub mod btf;
 pub mod capabilities;
 pub mod cgroupfs;
+pub mod events;
 pub mod facts;
 pub mod host;
 pub mod immediates;

@@ -21,6 +21,7 @@ use podlens_common::{
 
 use super::{
     cgroupfs::hierarchies::Hierarchies,
+    events::Events,
     facts::Facts,
     immediates::{self, ImmediateError},
     iterator::Iterator,
@@ -217,12 +218,13 @@ impl Object {
         })
     }
 
-    /// The ring buffer of births and removals.
+    /// The ring buffer of events.
     ///
     /// # Errors
     /// The map cannot be used.
-    pub fn events(&mut self) -> Result<RingBuf<MapData>, ObjectError> {
-        RingBuf::try_from(self.take("EVENTS")?).map_err(|source| map_error("EVENTS", source))
+    pub fn events(&mut self) -> Result<Events, ObjectError> {
+        let ring = RingBuf::try_from(self.take("EVENTS")?).map_err(|source| map_error("EVENTS", source))?;
+        Ok(Events::new(ring))
     }
 
     fn take(&mut self, name: &'static str) -> Result<Map, ObjectError> {

@@ -89,11 +89,7 @@ impl Facts {
         let as_of = Some((names.version(), version));
         if self.as_of != as_of {
             self.as_of = as_of;
-            let known: Vec<(u32, &Container, Known)> = (0_u32..)
-                .zip(&snapshot.entities)
-                .filter_map(|(entity, state)| Some((entity, living(state)?)))
-                .map(|(entity, container)| (entity, container, names.facts(container)))
-                .collect();
+            let known = known(&snapshot.entities, names);
             self.infos = infos(&known).into();
             self.section = self.resources(snapshot.entities.len(), &known);
         }
@@ -113,6 +109,17 @@ impl Facts {
         });
         Section::of_rows(Arc::clone(&self.layout), entities, rows, Vec::new())
     }
+}
+
+/// Facts about these entities, for whoever has no snapshot.
+pub(super) fn infos_of(entities: &[EntityState], names: &Names) -> Arc<[Info]> {
+    infos(&known(entities, names)).into()
+}
+
+/// What is known of those that live.
+fn known<'a>(entities: &'a [EntityState], names: &Names) -> Vec<(u32, &'a Container, Known)> {
+    let living = (0_u32..).zip(entities).filter_map(|(entity, state)| Some((entity, living(state)?)));
+    living.map(|(entity, container)| (entity, container, names.facts(container))).collect()
 }
 
 /// The nearest whole number; a quantity can be a part of a byte.

@@ -20,12 +20,19 @@ pub struct Health {
     pub sweep: Duration,
     /// Entities that are gone and wait for their last export.
     pub gone_entities: u64,
+    /// Events by kind; empty where nobody is told.
+    pub events: Vec<(&'static str, u64)>,
 }
 
 impl Inner {
     pub(super) fn health(&self) -> Health {
         let mut health = Health { sweep: self.sweep, gone_entities: self.ledger.gone() as u64, ..Health::default() };
         health.lost.push(("registry", "expired_unexported", self.ledger.expired()));
+        if let Some(telling) = &self.telling {
+            health.events = telling.log.noted();
+            health.lost.push(("journal", "overflow", telling.log.overflowed()));
+            health.lost.push(("lifecycle", "end_unknown", telling.ends.lost()));
+        }
         if let Some(kernel) = &self.kernel {
             let in_use = kernel.in_use();
             let is_removed = |slot: &Slot| self.cgroups.get(slot.key).is_some_and(|cgroup| cgroup.removed.is_some());
@@ -35,8 +42,8 @@ impl Inner {
             health.slots = [("live", all - removed), ("tombstone", removed), ("free", free)];
             health.lost.extend(of_slots(&kernel.slots));
             health.lost.push(("lifecycle", "slot_stuck", kernel.stuck));
-            if let Some(lifecycle) = &kernel.lifecycle {
-                health.lost.push(("lifecycle", "malformed_event", lifecycle.malformed()));
+            if let Some(events) = &kernel.events {
+                health.lost.push(("lifecycle", "malformed_event", events.malformed()));
             }
         }
         for attached in &self.collectors {

@@ -1,4 +1,4 @@
-//! What is attached to the kernel beside the collectors: the slots and the events of births and removals.
+//! What is attached to the kernel beside the collectors: the slots and the events.
 
 use std::{io, os::fd::OwnedFd};
 
@@ -6,17 +6,17 @@ use podlens_common::cgroup::{SLOT_FIRST, Slot};
 use tracing::warn;
 
 use crate::{
-    collectors::{
-        SlotsInUse,
-        lifecycle::{Event, Lifecycle},
+    collectors::SlotsInUse,
+    kernel::{
+        events::{Events, Malformed, Record},
+        object::{Object, SlotMaps},
     },
-    kernel::object::{Object, SlotMaps},
 };
 
 /// The loaded programs' common part.
 pub(super) struct Kernel {
     pub(super) slots: SlotMaps,
-    pub(super) lifecycle: Option<Lifecycle>,
+    pub(super) events: Option<Events>,
     /// Slots that could not be given back: they stay out of use.
     pub(super) stuck: u64,
     // Detaches all programs when it goes.
@@ -45,17 +45,24 @@ impl Kernel {
         }
     }
 
-    /// A descriptor that becomes readable when something is born or removed.
-    pub(super) fn events(&self) -> Option<io::Result<OwnedFd>> {
-        self.lifecycle.as_ref().map(Lifecycle::events)
+    /// A descriptor that becomes readable when something has happened.
+    pub(super) fn descriptor(&self) -> Option<io::Result<OwnedFd>> {
+        self.events.as_ref().map(Events::descriptor)
     }
 
-    /// Births and removals since the last call.
-    pub(super) fn drain(&mut self) -> Vec<Event> {
-        self.lifecycle.as_mut().map(Lifecycle::drain).unwrap_or_default()
+    /// Events since the last call.
+    pub(super) fn drain(&mut self) -> Vec<Record> {
+        self.events.as_mut().map(Events::drain).unwrap_or_default()
     }
 
-    /// Births and removals that did not come through.
+    /// An event could not be understood.
+    pub(super) fn refuse(&mut self, cause: Malformed) {
+        if let Some(events) = &mut self.events {
+            events.refuse(cause);
+        }
+    }
+
+    /// Events that did not come through.
     pub(super) fn lost_events(&self) -> u64 {
         let losses = self.slots.losses();
         losses.event_lost + losses.path_unreadable
@@ -63,6 +70,6 @@ impl Kernel {
 
     /// Nothing tells of births and removals.
     pub(super) fn is_blind(&self) -> bool {
-        self.lifecycle.is_none()
+        self.events.is_none()
     }
 }

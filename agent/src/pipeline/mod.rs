@@ -4,6 +4,9 @@
 //! Exporters ask for a snapshot; whoever asks while one is made waits for that one. Between asks the pipeline
 //! follows births and removals and frees the slots of cgroups that are gone.
 
+mod ends;
+mod event_log;
+mod events;
 pub mod facts;
 mod health;
 mod kernel;
@@ -18,20 +21,18 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use podlens_common::cgroup::{CgroupKey, SLOT_FIRST};
+use podlens_common::cgroup::CgroupKey;
 use tracing::{error, info, warn};
 
-use self::{facts::Facts, kernel::Kernel, reading::FixedEntities};
-pub use self::{health::Health, start::StartError};
+pub use self::{
+    event_log::{EventLog, kinds},
+    health::Health,
+    start::StartError,
+};
+use self::{events::Telling, facts::Facts, kernel::Kernel, reading::FixedEntities};
 use crate::{
-    attribution::{
-        cgroups::{Cgroup, Cgroups},
-        kubernetes::Names,
-    },
-    collectors::{
-        Collector, EntityCgroup, SlotsInUse, State, cpu,
-        lifecycle::{self, Event},
-    },
+    attribution::{cgroups::Cgroups, kubernetes::Names},
+    collectors::{Collector, State, cpu, lifecycle},
     export::SnapshotSource,
     registry::{Ledger, Snapshot},
     signal::Naming as _,
@@ -84,6 +85,8 @@ struct Inner {
     facts: Facts,
     /// Snapshots that may still be in use. The memory of those that are not is used again.
     snapshots: Vec<Arc<Snapshot>>,
+    /// None where nobody is to be told of events.
+    telling: Option<Telling>,
 }
 
 /// A collector at work and its section of the ledger.
@@ -130,10 +133,16 @@ impl Pipeline {
         *lock(&self.health) = inner.health();
     }
 
-    /// Becomes readable when something is born or removed; none without the collector `lifecycle`.
+    /// Becomes readable when the kernel programs have reported something; none without the collector `lifecycle`.
     #[must_use]
     pub fn events(&self) -> Option<io::Result<OwnedFd>> {
-        lock(&self.inner).kernel.as_ref()?.events()
+        lock(&self.inner).kernel.as_ref()?.descriptor()
+    }
+
+    /// What has happened; none where nobody is to be told.
+    #[must_use]
+    pub fn event_log(&self) -> Option<Arc<EventLog>> {
+        lock(&self.inner).telling.as_ref().map(|telling| Arc::clone(&telling.log))
     }
 
     /// Counts about the pipeline itself, as of the last time that it moved.
@@ -255,6 +264,7 @@ impl Inner {
     fn reap(&mut self) {
         let now = Instant::now();
         self.follow_events(now);
+        self.tell(now);
         self.refresh_names(now);
         if self.unknown.is_empty() && !self.cgroups.any_removed() {
             return;
@@ -267,89 +277,6 @@ impl Inner {
         let keys: HashSet<CgroupKey> = in_use.iter().map(|(_, slot)| slot.key).collect();
         self.cgroups.forget(now, |key| keys.contains(&key));
         self.unknown.retain(|key, _| keys.contains(key) && self.cgroups.get(*key).is_none());
-    }
-
-    fn follow_events(&mut self, now: Instant) {
-        let Some(kernel) = &mut self.kernel else { return };
-        let events = kernel.drain();
-        let lost = kernel.lost_events();
-        let blind = kernel.is_blind();
-        let some_lost = lost != self.lost_events;
-        if some_lost {
-            self.names.births_lost();
-        }
-        for event in events {
-            self.follow(event, now, !some_lost);
-        }
-        if (some_lost || blind) && now.duration_since(self.scanned) >= RESCAN {
-            if some_lost {
-                warn!(
-                    lost = lost - self.lost_events,
-                    "births or removals of cgroups were lost; walking the trees instead"
-                );
-            }
-            self.lost_events = lost;
-            self.rescan(now);
-        }
-    }
-
-    fn rescan(&mut self, now: Instant) {
-        self.scanned = now;
-        for event in self.cgroups.rescan() {
-            self.follow(event, now, false);
-        }
-    }
-
-    /// Tells all who have to know of a birth or a removal. `in_order`: it is known to come after those before it.
-    fn follow(&mut self, event: Event, now: Instant, in_order: bool) {
-        match event {
-            Event::Born { key, .. } => {
-                self.cgroups.apply(event, now);
-                self.settled = None;
-                if let Some(cgroup) = self.cgroups.get(key) {
-                    self.names.born(&cgroup.entity, in_order);
-                    announce(&mut self.collectors, key, cgroup);
-                }
-            }
-            Event::Removed { key, last } => {
-                self.cgroups.apply(event, now);
-                let Some(cgroup) = self.cgroups.get(key) else { return };
-                for Attached { section, collector } in &mut self.collectors {
-                    if let Some(row) = collector.removed(key, last).filter(|row| !row.is_empty()) {
-                        let entity = self.ledger.entity(&cgroup.entity, cgroup.since);
-                        self.ledger.retire(*section, entity, &row);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Looks for cgroups that hold a slot and were never announced.
-    fn search_unknown(&mut self, in_use: &SlotsInUse, now: Instant) {
-        let mut unknown = in_use
-            .iter()
-            .filter(|(number, slot)| *number >= SLOT_FIRST && self.cgroups.get(slot.key).is_none())
-            .peekable();
-        if unknown.peek().is_none() {
-            return;
-        }
-        for (_, slot) in unknown {
-            self.unknown.entry(slot.key).or_insert(now);
-        }
-        if now.duration_since(self.scanned) >= RESCAN {
-            self.rescan(now);
-            for key in self.unknown.keys() {
-                self.cgroups.assume_outside(*key);
-            }
-        }
-    }
-}
-
-/// Tells the collectors of a cgroup that exists.
-fn announce(collectors: &mut [Attached], key: CgroupKey, cgroup: &Cgroup) {
-    let Some(subtree) = cgroup.top else { return };
-    for attached in collectors {
-        attached.collector.born(EntityCgroup { key, path: &cgroup.path, subtree });
     }
 }
 

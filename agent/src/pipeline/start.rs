@@ -6,13 +6,21 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use super::{Attached, Inner, Pipeline, announce, facts, kernel::Kernel, reading::FixedEntities};
+use podlens_common::tasks::Processes;
+
+use super::{
+    Attached, EventLog, Inner, Pipeline,
+    events::{Telling, announce},
+    facts,
+    kernel::Kernel,
+    reading::FixedEntities,
+};
 use crate::{
     attribution::{cgroups::Cgroups, kubernetes::Names},
     collectors::{
         ALL, Collector, CollectorSpec, State,
         cpu::{self, Cpu},
-        lifecycle::{self, Lifecycle},
+        lifecycle,
         scheduler::{self, Offers, Scheduler},
         tasks::{self, Tasks},
     },
@@ -24,8 +32,10 @@ use crate::{
             files::FileReader,
             hierarchies::{Hierarchies, HierarchyError},
         },
+        events::Events,
         facts::{Facts, Part, resolve},
         host,
+        mapped::MappedArray,
         object::{Object, ObjectError},
     },
     registry::{Ledger, ledger::Definition},
@@ -54,7 +64,9 @@ impl Pipeline {
         let cpus = host::possible_cpus().map_err(StartError::Cpus)?;
         let mut states = States::new(config);
         let mut collectors = Vec::new();
-        let kernel = states.attach(&hierarchies, cpus, config.slots, &mut collectors);
+        // Without an exporter nobody would ever take them.
+        let tells_events = config.events.enabled && config.otlp.endpoint.is_some();
+        let kernel = states.attach(&hierarchies, cpus, config.slots, tells_events, &mut collectors);
         // After the events are being recorded, so that nothing is born between.
         let cgroups = Cgroups::scan(hierarchies);
         for (key, cgroup) in cgroups.iter() {
@@ -65,6 +77,10 @@ impl Pipeline {
         let (now, since) = (Instant::now(), SystemTime::now());
         let fixed = FixedEntities::new(since, cgroups.is_part());
         let names = Arc::new(Names::new(config.linger));
+        let telling = tells_events.then(|| {
+            names.tell_ends(since);
+            Telling::new(Arc::new(EventLog::new(&config.node, Arc::clone(&names))), &states.list, now)
+        });
         let inner = Inner {
             cgroups,
             names: Arc::clone(&names),
@@ -80,6 +96,7 @@ impl Pipeline {
             fixed,
             facts,
             snapshots: Vec::new(),
+            telling,
         };
         let health = Mutex::new(inner.health());
         Ok(Self {
@@ -151,9 +168,10 @@ impl States {
         hierarchies: &Hierarchies,
         cpus: u32,
         slots: u32,
+        tells_events: bool,
         collectors: &mut Vec<Attached>,
     ) -> Option<Kernel> {
-        let facts = match Btf::read_file(Path::new("/sys/kernel/btf/vmlinux")) {
+        let mut facts = match Btf::read_file(Path::new("/sys/kernel/btf/vmlinux")) {
             Ok(btf) => resolve(&btf),
             Err(cause) => {
                 self.set_all(&State::Unsupported(cause.to_string()));
@@ -164,7 +182,8 @@ impl States {
             self.set_all(&State::Unsupported(lack.to_owned()));
             return None;
         }
-        match self.load(&facts, hierarchies, cpus, slots) {
+        let ends = if tells_events { facts.tell_ends().map(|()| true) } else { Ok(false) };
+        match self.load(&facts, hierarchies, cpus, slots, &ends) {
             Ok((kernel, at_work)) => {
                 collectors.extend(at_work.into_iter().filter_map(attached));
                 Some(kernel)
@@ -182,19 +201,21 @@ impl States {
         hierarchies: &Hierarchies,
         cpus: u32,
         slots: u32,
+        ends: &Result<bool, String>,
     ) -> Result<(Kernel, Vec<Box<dyn Collector>>), ObjectError> {
         let mut object = Object::load(facts, hierarchies, cpus, slots)?;
         let slot_maps = object.slot_maps()?;
-        let lifecycle = self.lifecycle(&mut object, facts);
+        let events = self.lifecycle(&mut object, facts);
+        let processes = self.processes(&mut object, facts, ends);
         let mut at_work: Vec<Box<dyn Collector>> = Vec::new();
         at_work.extend(self.scheduler(&mut object, facts).map(|scheduler| Box::new(scheduler) as _));
         at_work.extend(self.cpu(hierarchies, facts).map(|cpu| Box::new(cpu) as _));
-        at_work.extend(self.tasks(&mut object, facts).map(|tasks| Box::new(tasks) as _));
+        at_work.extend(self.tasks(&mut object, facts, processes).map(|tasks| Box::new(tasks) as _));
         object.seal();
-        Ok((Kernel { slots: slot_maps, lifecycle, stuck: 0, _object: object }, at_work))
+        Ok((Kernel { slots: slot_maps, events, stuck: 0, _object: object }, at_work))
     }
 
-    fn lifecycle(&mut self, object: &mut Object, facts: &Facts) -> Option<Lifecycle> {
+    fn lifecycle(&mut self, object: &mut Object, facts: &Facts) -> Option<Events> {
         let name = lifecycle::SPEC.name;
         let consequence = "cgroups are found by walking the trees, and short-lived ones stay without a name";
         if let Some(lack) = facts.lack(Part::Lifecycle) {
@@ -203,7 +224,7 @@ impl States {
         }
         let attached = attach_all(object, lifecycle::PROGRAMS).and_then(|()| object.events());
         match attached {
-            Ok(events) => Some(Lifecycle::new(events)),
+            Ok(events) => Some(events),
             Err(cause) => {
                 self.set(name, State::Failed(format!("{}: {consequence}", refusal(&cause))));
                 None
@@ -275,16 +296,41 @@ impl States {
         }
     }
 
-    fn tasks(&mut self, object: &mut Object, facts: &Facts) -> Option<Tasks> {
+    /// Attaches the programs that follow processes, where `tasks` counts them or `ends` of containers are told.
+    fn processes(
+        &mut self,
+        object: &mut Object,
+        facts: &Facts,
+        ends: &Result<bool, String>,
+    ) -> Result<MappedArray<Processes>, String> {
+        let name = lifecycle::SPEC.name;
+        let untold = "ends of containers are told by pods' statuses alone";
+        if !self.is_on(tasks::SPEC.name) && *ends != Ok(true) {
+            return Err("nobody asked for it".to_owned());
+        }
+        let processes = match facts.lack(Part::Processes) {
+            Some(lack) => Err(lack.to_owned()),
+            None => attach_all(object, tasks::PROGRAMS).and_then(|()| object.processes()).map_err(|it| refusal(&it)),
+        };
+        if let (Ok(true), Err(lack)) | (Err(lack), _) = (ends, &processes)
+            && self.is_on(name)
+        {
+            self.degrade(name, &[format!("{lack}: {untold}")]);
+        }
+        processes
+    }
+
+    fn tasks(
+        &mut self,
+        object: &mut Object,
+        facts: &Facts,
+        processes: Result<MappedArray<Processes>, String>,
+    ) -> Option<Tasks> {
         let name = tasks::SPEC.name;
         if !self.is_on(name) {
             return None;
         }
         let mut lacks: Vec<String> = Vec::new();
-        let processes = match facts.lack(Part::Processes) {
-            Some(lack) => Err(lack.to_owned()),
-            None => attach_all(object, tasks::PROGRAMS).and_then(|()| object.processes()).map_err(|it| refusal(&it)),
-        };
         let processes = processes.map_err(|lack| lacks.push(format!("{lack}: counts of processes are missing"))).ok();
         let walk = match facts.lack(Part::Walk) {
             Some(lack) => Err(lack.to_owned()),

@@ -1,14 +1,16 @@
-//! The ground floor: what a value is, whom it belongs to, and how a metric is defined.
+//! The ground floor: what a value is, whom it belongs to, and how a metric or an event is defined.
 //!
 //! Pure data that every other part speaks in. It imports nothing of ours, does no I/O and knows no metric by name.
 
 pub mod entity;
+pub mod event;
 pub mod histogram;
 pub mod metric;
 pub mod row;
 pub mod shutdown;
 
 pub use entity::{Container, Entity, EntityKey, Naming, Subtree};
+pub use event::{Attribute, AttributeValue, Attributes, Event, EventKind, Severity};
 pub use histogram::Histogram;
 pub use metric::{Aggregation, InfoMetric, Kind, Label, LabelValues, Metric, Split, Unit};
 pub use row::{Column, Layout, Row};

@@ -1,31 +1,26 @@
-//! The agent's metrics about itself: one registry, served beside the pods' values and pushed as OTLP.
+//! The agent's metrics about itself: one registry, which `export::own` serves beside the pods' values and pushes with
+//! them.
 //!
 //! Pods' values never come here: the registry of the `prometheus` crate is for the handful of numbers that the
-//! agent itself counts. Whoever has such a number makes its collector here once and keeps the handle.
+//! agent itself counts. Whoever has such a number makes its collector here once and keeps the handle. How the numbers
+//! leave the node is no matter of this folder.
 
+pub mod events;
+pub mod log_records;
+pub mod otlp;
 pub mod pipeline;
-mod push;
 
-use std::{
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
-    time::Duration,
-};
+use std::time::{Duration, SystemTime};
 
 use prometheus::{
-    Encoder, GaugeVec, Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
-    core::{Collector, Desc},
-    process_collector::ProcessCollector,
-    proto::{MetricFamily, MetricType},
+    GaugeVec, Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, core::Collector,
+    process_collector::ProcessCollector, proto::MetricFamily,
 };
 
-pub use self::push::{SelfPush, SelfPushError};
-use crate::export::{otlp_client::OtlpCounters, prometheus::Format};
+use self::otlp::{OtlpCollector, OtlpCounters};
 
 /// Bounds for durations within the agent, in seconds: from 0.1 ms to 1 s in steps of about three.
 const DURATION_BOUNDS: [f64; 9] = [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0];
-
-const POINTS_NAME: &str = "podlens_otlp_points_total";
-const POINTS_HELP: &str = "OTLP points by what became of them";
 
 /// Why one of the agent's own metrics cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -43,25 +38,31 @@ pub enum SelfTelemetryError {
 /// The agent's own metrics.
 pub struct SelfTelemetry {
     registry: Registry,
+    /// Served and never pushed: the conventions name a process's metrics differently, and a collector has a receiver for
+    /// them.
+    process: Registry,
     scrape_seconds: Histogram,
-    /// Everything that is pushed as OTLP too.
-    pushed: Mutex<Vec<Arc<dyn Collector>>>,
+    started: SystemTime,
 }
 
 impl SelfTelemetry {
-    /// The metrics that export itself has: the build, the process, scrapes and OTLP points. `otlp` is left out where
-    /// nothing is pushed.
+    /// The metrics that export itself has: the build, the process, scrapes and what the OTLP client does. `otlp` is left
+    /// out where nothing is pushed.
     ///
     /// # Errors
     /// If a definition is wrong.
-    pub fn new(version: &str, otlp: Option<Arc<OtlpCounters>>) -> Result<Self, SelfTelemetryError> {
+    pub fn new(version: &str, otlp: Option<&'static OtlpCounters>) -> Result<Self, SelfTelemetryError> {
         let scrape_seconds = "podlens_scrape_seconds";
         let options =
             HistogramOpts::new(scrape_seconds, "Time from the request for a metrics page until its answer is ready")
                 .buckets(DURATION_BOUNDS.to_vec());
         let histogram = Histogram::with_opts(options).map_err(named(scrape_seconds))?;
-        let telemetry =
-            Self { registry: Registry::new(), scrape_seconds: histogram.clone(), pushed: Mutex::new(Vec::new()) };
+        let telemetry = Self {
+            registry: Registry::new(),
+            process: Registry::new(),
+            scrape_seconds: histogram.clone(),
+            started: SystemTime::now(),
+        };
         telemetry.register(histogram)?;
         let build = "podlens_build_info";
         let options = Opts::new(build, "Always 1; the label tells the version").const_label("version", version);
@@ -69,10 +70,9 @@ impl SelfTelemetry {
         build_info.set(1);
         telemetry.register(build_info)?;
         if let Some(counters) = otlp {
-            telemetry.register(PointsCollector::new(counters)?)?;
+            telemetry.register(OtlpCollector::new(counters)?)?;
         }
-        // Not pushed: the conventions name a process' metrics differently, and a collector has a receiver for them.
-        telemetry.registry.register(Box::new(ProcessCollector::for_self())).map_err(named("process_*"))?;
+        telemetry.process.register(Box::new(ProcessCollector::for_self())).map_err(named("process_*"))?;
         Ok(telemetry)
     }
 
@@ -106,7 +106,7 @@ impl SelfTelemetry {
         Ok(counter)
     }
 
-    /// A distribution of durations within the agent, for example `podlens_sweep_seconds`. Not pushed as OTLP.
+    /// A distribution of durations within the agent, for example `podlens_scrape_seconds`.
     ///
     /// # Errors
     /// If the definition is wrong or the metric exists.
@@ -117,41 +117,36 @@ impl SelfTelemetry {
         Ok(histogram)
     }
 
-    /// Serves a collector's metrics, and pushes its counters and gauges.
+    /// Adds a collector's metrics.
     ///
     /// # Errors
     /// If one of them exists already.
-    pub fn register(&self, collector: impl Collector + Clone + 'static) -> Result<(), SelfTelemetryError> {
+    pub fn register(&self, collector: impl Collector + 'static) -> Result<(), SelfTelemetryError> {
         let name = collector.desc().first().map(|desc| desc.fq_name.clone()).unwrap_or_default();
-        self.registry.register(Box::new(collector.clone())).map_err(named(&name))?;
-        self.pushed.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::new(collector));
-        Ok(())
+        self.registry.register(Box::new(collector)).map_err(named(&name))
     }
 
-    /// All of the agent's own metrics as text, without the page's end.
+    /// All of the agent's own metrics, read now, but for those of its process.
     #[must_use]
-    pub fn encode(&self, format: Format) -> String {
-        let families = self.registry.gather();
-        let mut page = Vec::new();
-        if let Err(error) = TextEncoder::new().encode(&families, &mut page) {
-            // The rest of the page is worth having.
-            tracing::error!(%error, "the agent's own metrics could not be encoded");
-            return String::new();
-        }
-        let page = String::from_utf8(page).unwrap_or_default();
-        match format {
-            Format::Text => page,
-            Format::OpenMetrics => open_metrics(&page),
-        }
+    pub fn gather(&self) -> Vec<MetricFamily> {
+        self.registry.gather()
+    }
+
+    /// The metrics of the process, read now.
+    #[must_use]
+    pub fn gather_process(&self) -> Vec<MetricFamily> {
+        self.process.gather()
+    }
+
+    /// When counting began.
+    #[must_use]
+    pub fn started(&self) -> SystemTime {
+        self.started
     }
 
     /// One answered request for a metrics page.
     pub(crate) fn observe_scrape(&self, duration: Duration) {
         self.scrape_seconds.observe(duration.as_secs_f64());
-    }
-
-    fn pushed(&self) -> Vec<Arc<dyn Collector>> {
-        self.pushed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -159,74 +154,3 @@ fn named(name: &str) -> impl FnOnce(prometheus::Error) -> SelfTelemetryError {
     let name = name.to_owned();
     move |source| SelfTelemetryError::Register { name, source }
 }
-
-/// Text 0.0.4 as `OpenMetrics`: a counter's family loses the suffix of its samples, quotes in help are escaped.
-fn open_metrics(text: &str) -> String {
-    let mut page = String::with_capacity(text.len() + 64);
-    // TYPE follows HELP, and only TYPE tells what the family is.
-    let mut help: Option<(&str, &str)> = None;
-    let mut push = |parts: &[&str]| parts.iter().for_each(|part| page.push_str(part));
-    for line in text.lines() {
-        if let Some(rest) = line.strip_prefix("# HELP ") {
-            help = Some(rest.split_once(' ').unwrap_or((rest, "")));
-        } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
-            let family = match kind {
-                "counter" => name.strip_suffix("_total").unwrap_or(name),
-                _ => name,
-            };
-            if let Some((_, text)) = help.take() {
-                push(&["# HELP ", family, " ", &text.replace('"', "\\\""), "\n"]);
-            }
-            push(&["# TYPE ", family, " ", kind, "\n"]);
-        } else {
-            push(&[line, "\n"]);
-        }
-    }
-    page
-}
-
-/// The OTLP client's counters as a metric. They stay plain atomics, so that the client needs no registry.
-#[derive(Clone)]
-struct PointsCollector {
-    counters: Arc<OtlpCounters>,
-    desc: Desc,
-}
-
-impl PointsCollector {
-    fn new(counters: Arc<OtlpCounters>) -> Result<Self, SelfTelemetryError> {
-        let desc =
-            Desc::new(POINTS_NAME.into(), POINTS_HELP.into(), vec!["result".into()], std::collections::HashMap::new())
-                .map_err(named(POINTS_NAME))?;
-        Ok(Self { counters, desc })
-    }
-}
-
-impl Collector for PointsCollector {
-    fn desc(&self) -> Vec<&Desc> {
-        vec![&self.desc]
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        let Ok(vector) = IntCounterVec::new(Opts::new(POINTS_NAME, POINTS_HELP), &["result"]) else {
-            return Vec::new();
-        };
-        for (result, counter) in
-            [("sent", &self.counters.sent), ("dropped", &self.counters.dropped), ("rejected", &self.counters.rejected)]
-        {
-            vector.with_label_values(&[result]).inc_by(counter.load(Ordering::Relaxed));
-        }
-        vector.collect()
-    }
-}
-
-/// The value of a counter's or a gauge's sample.
-fn number(kind: MetricType, metric: &prometheus::proto::Metric) -> Option<f64> {
-    match kind {
-        MetricType::COUNTER => Some(metric.get_counter().get_value()),
-        MetricType::GAUGE => Some(metric.get_gauge().get_value()),
-        _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests;

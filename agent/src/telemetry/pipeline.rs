@@ -23,6 +23,7 @@ pub struct OwnMetrics {
     sweep: GaugeVec,
     gone: GaugeVec,
     lost: CounterVec,
+    events: CounterVec,
     unseen: CounterVec,
     names_requests: CounterVec,
     names_pods: GaugeVec,
@@ -58,6 +59,7 @@ impl OwnMetrics {
                 &[],
             )?,
             lost: counter("podlens_lost_total", "What could not be counted or named", &["collector", "reason"])?,
+            events: counter("podlens_events_total", "Events that were noted, by the event's name", &["event"])?,
             unseen: counter(
                 "podlens_cpu_unseen_seconds_total",
                 "CPU time of which it is not known who had it, since switches went unreported",
@@ -86,6 +88,7 @@ impl Collector for OwnMetrics {
             self.sweep.desc(),
             self.gone.desc(),
             self.lost.desc(),
+            self.events.desc(),
             self.unseen.desc(),
             self.names_requests.desc(),
             self.names_pods.desc(),
@@ -113,6 +116,9 @@ impl Collector for OwnMetrics {
         for (collector, reason, count) in health.lost.iter().chain(&of_names) {
             raise(&self.lost, &[*collector, *reason], *count as f64);
         }
+        for (event, count) in &health.events {
+            raise(&self.events, &[*event], *count as f64);
+        }
         for (source, verb, result, count) in &names.requests {
             raise(&self.names_requests, &[*source, *verb, *result], *count as f64);
         }
@@ -127,6 +133,7 @@ impl Collector for OwnMetrics {
             self.sweep.collect(),
             self.gone.collect(),
             self.lost.collect(),
+            self.events.collect(),
             self.unseen.collect(),
             self.names_requests.collect(),
             self.names_pods.collect(),

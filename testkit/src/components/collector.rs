@@ -41,6 +41,11 @@ pub struct Collector {
 impl Collector {
     /// Starts it with receivers for OTLP over gRPC and over HTTP.
     pub fn start() -> Self {
+        Self::start_at(free_address())
+    }
+
+    /// The same with the receiver for gRPC at this address.
+    pub fn start_at(grpc: SocketAddr) -> Self {
         let otelcol = program(COMPONENT, "otelcol");
         let exports = Arc::new(Mutex::new(Vec::new()));
         let server = Server::start({
@@ -53,7 +58,7 @@ impl Collector {
                 Reply { content_type: "application/json", body: "{}".to_owned() }
             }
         });
-        let (grpc, http) = (free_address(), free_address());
+        let http = free_address();
         let directory = Directory::new("otelcol");
         let configuration = directory.write("otelcol.yml", &configuration(grpc, http, server.address()));
         let mut command = Command::new(otelcol);
@@ -101,6 +106,14 @@ impl Collector {
         wait_for("the collector's metrics", limit, || {
             let metrics = self.metrics();
             found(&metrics).ok_or_else(|| format!("not in {} bodies; its log:\n{}", metrics.len(), self.log()))
+        })
+    }
+
+    /// The same in the bodies of log records.
+    pub fn wait_for_logs<T>(&self, limit: Duration, found: impl Fn(&[Value]) -> Option<T>) -> T {
+        wait_for("the collector's log records", limit, || {
+            let logs = self.logs();
+            found(&logs).ok_or_else(|| format!("not in {logs:?}; its log:\n{}", self.log()))
         })
     }
 

@@ -35,7 +35,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use tokio::sync::Notify;
@@ -43,7 +43,7 @@ use tokio::sync::Notify;
 pub use self::facts::{Facts, PodFacts};
 use self::{
     pod::Pod,
-    table::{ContainerFacts, Table, Unknown},
+    table::{ContainerFacts, End, Table, Unknown},
 };
 use crate::signal::{Container, Entity, Naming};
 
@@ -106,6 +106,23 @@ impl Names {
     /// A pod is gone.
     pub fn delete(&self, uid: &str) {
         self.write().delete(uid, Instant::now());
+    }
+
+    /// Keeps from now on the ends of containers that end after `since`, until [`Self::take_ends`].
+    pub fn tell_ends(&self, since: SystemTime) {
+        self.write().tell_ends(since);
+    }
+
+    /// The ends that pods' statuses have told since the last call.
+    #[must_use]
+    pub fn take_ends(&self) -> Vec<End> {
+        self.write().take_ends()
+    }
+
+    /// Whether the source answers now; none without a source.
+    #[must_use]
+    pub fn synced(&self) -> Option<bool> {
+        self.counts().synced
     }
 
     /// These are all pods.

@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use podlens_common::cgroup::{Bandwidth, CgroupKey, KEY_V1};
+use podlens_common::{
+    cgroup::{CgroupKey, KEY_V1},
+    cpu::Bandwidth,
+};
 
 use crate::kernel::cgroupfs::{
     files::{CgroupFile, FileReader, Source, TURN, Turn},

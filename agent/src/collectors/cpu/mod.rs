@@ -2,7 +2,7 @@
 //!
 //! Called so and not after throttling alone, since one file tells both. It reads the directory of an entity's
 //! topmost cgroup only, whose figures include all below. A removal takes the files along: what the quota had
-//! done by then comes with the removal's event.
+//! done by then comes as an event before the removal.
 
 mod files;
 pub mod metrics;
@@ -10,14 +10,17 @@ pub mod metrics;
 use std::{collections::HashMap, time::Instant};
 
 use foldhash::fast::RandomState;
-use podlens_common::cgroup::{Bandwidth, CgroupKey};
+use podlens_common::{cgroup::CgroupKey, cpu::Bandwidth, event::CPU_LAST_WORDS};
 
 use self::files::{CpuFiles, Figures};
 use super::{Collector, CollectorSpec, EntityCgroup, Readings, Sweep};
 use crate::{
-    kernel::cgroupfs::{
-        files::{FileReader, LATE, Watch},
-        hierarchies::Hierarchies,
+    kernel::{
+        cgroupfs::{
+            files::{FileReader, LATE, Watch},
+            hierarchies::Hierarchies,
+        },
+        events::{Malformed, Record},
     },
     signal::{Layout, Row, Subtree},
 };
@@ -27,6 +30,8 @@ pub static SPEC: CollectorSpec = CollectorSpec {
     name: "cpu",
     about: "CPU quota and what it stopped, CPU time by mode",
     metrics: &[&metrics::THROTTLED, &metrics::PERIODS, &metrics::MODE, &metrics::LIMIT],
+    records: &[CPU_LAST_WORDS],
+    events: &[],
 };
 
 /// The collector at work.
@@ -49,6 +54,8 @@ struct Watched {
     booked: Option<Instant>,
     /// Its values as of that reading; counters only rise.
     row: Row,
+    /// What its quota had done by its removal.
+    last_words: Option<Bandwidth>,
 }
 
 impl Cpu {
@@ -73,7 +80,8 @@ impl Collector for Cpu {
         let EntityCgroup { key, path, subtree } = cgroup;
         if let Some(files) = CpuFiles::of(&self.hierarchies, &self.reader, key, path, subtree == Subtree::Own) {
             let files = self.reader.watch(files);
-            let watched = Watched { subtree, since: Instant::now(), files, booked: None, row: self.layout.row() };
+            let (since, row) = (Instant::now(), self.layout.row());
+            let watched = Watched { subtree, since, files, booked: None, row, last_words: None };
             self.watched.insert(key, watched);
         }
     }
@@ -92,11 +100,19 @@ impl Collector for Cpu {
         }
     }
 
-    fn removed(&mut self, key: CgroupKey, last: Option<Bandwidth>) -> Option<Row> {
+    fn event(&mut self, record: &Record) -> Result<(), Malformed> {
+        let last_words = record.body()?;
+        if let Some(watched) = self.watched.get_mut(&record.key) {
+            watched.last_words = Some(last_words);
+        }
+        Ok(())
+    }
+
+    fn removed(&mut self, key: CgroupKey) -> Option<Row> {
         let mut watched = self.watched.remove(&key)?;
         watched.take(&self.layout, &mut self.found);
         let mut row = self.layout.row();
-        if let Some(bandwidth) = last.filter(|bandwidth| bandwidth.periods > 0) {
+        if let Some(bandwidth) = watched.last_words {
             book_bandwidth(&mut row, &self.layout, &bandwidth);
         }
         watched.row.remove_gauges(&self.layout);
@@ -230,7 +246,7 @@ mod tests {
         sweep_until_read(&mut cpu, 2);
         root.close().unwrap();
         assert_eq!(sweep(&mut cpu), 2, "without a file to open");
-        let row = cpu.removed(1, None).unwrap();
+        let row = cpu.removed(1).unwrap();
         let cells = |metric| cpu.layout.column(metric).and_then(|column| row.cells(column));
         assert_eq!(cells(&metrics::MODE), Some([10_000, 20_000].as_slice()));
         assert_eq!(cells(&metrics::LIMIT), None, "what is gone has no limit");

@@ -42,6 +42,8 @@ pub static SPEC: CollectorSpec = CollectorSpec {
         &metrics::MIGRATIONS,
         &metrics::CONTEXT_SWITCHES,
     ],
+    records: &[],
+    events: &[],
 };
 
 /// Times that an entry is read anew if a program writes it at that moment; the programs take well below 1 us.

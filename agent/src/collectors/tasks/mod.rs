@@ -12,7 +12,7 @@ use std::{
 
 use foldhash::fast::RandomState;
 use podlens_common::{
-    cgroup::{Bandwidth, CgroupKey, SLOT_KERNEL, SLOT_ROOT, SLOT_UNATTRIBUTED},
+    cgroup::{CgroupKey, SLOT_KERNEL, SLOT_ROOT, SLOT_UNATTRIBUTED},
     tasks::{KEY_KERNEL, KEY_ROOT, Processes, TaskRecord, TaskState, TaskWalk},
 };
 
@@ -27,6 +27,8 @@ pub static SPEC: CollectorSpec = CollectorSpec {
     name: "tasks",
     about: "tasks by state, processes that began and ended",
     metrics: &[&metrics::TASKS, &metrics::CREATED, &metrics::EXITED],
+    records: &[],
+    events: &[],
 };
 
 /// Programs for processes.
@@ -141,7 +143,7 @@ impl Collector for Tasks {
         }
     }
 
-    fn removed(&mut self, key: CgroupKey, _last: Option<Bandwidth>) -> Option<Row> {
+    fn removed(&mut self, key: CgroupKey) -> Option<Row> {
         self.walked.tasks.remove(&key);
         None
     }

@@ -1,4 +1,4 @@
-//! OTLP metrics as a pure function of a snapshot.
+//! OTLP metrics as a pure function of a snapshot; log records in [`logs`].
 //!
 //! Not a client: [`crate::export::otlp_client`] sends what this builds. One `ResourceMetrics` an entity, because
 //! identity belongs to the resource: a container has `k8s.node.name`, `k8s.namespace.name`, `k8s.pod.name`,
@@ -9,6 +9,7 @@
 //!
 //! Everything is cumulative. A counter's start is its entity's.
 
+pub mod logs;
 mod point;
 mod proto;
 mod resource;
@@ -23,7 +24,7 @@ use bytes::Bytes;
 use self::{point::Moment, proto::field};
 pub use self::{
     point::{CULPRIT_NAMESPACE_KEY, CULPRIT_POD_KEY, CULPRIT_UNIT_KEY},
-    resource::{SCHEMA_URL, UNIT_KEY},
+    resource::{SCHEMA_URL, UNIT_KEY, of_agent},
 };
 use crate::{
     registry::{EntityState, Family, Sample, Snapshot},
@@ -34,7 +35,7 @@ use crate::{
 pub const REQUEST_BYTES: usize = 2 * 1000 * 1000;
 
 /// A request and how many points it carries.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Request {
     /// An `ExportMetricsServiceRequest` as it goes over the wire.
     pub bytes: Bytes,
@@ -56,8 +57,7 @@ struct Part<'a> {
     snapshot: &'a Snapshot,
     /// Positions of those that are still to be sent.
     entities: std::vec::IntoIter<u32>,
-    /// For each entity, where in the snapshot's facts those about it and its pod are.
-    facts: Vec<Vec<usize>>,
+    facts: Facts,
     /// When the series ended; none where the samples are current.
     ended: Option<SystemTime>,
 }
@@ -99,7 +99,7 @@ impl<'a> Part<'a> {
         let is_wanted = |state: &EntityState| !state.carried && wanted(&state.entity);
         let entities = (0_u32..).zip(&snapshot.entities).filter(|(_, state)| is_wanted(state));
         let entities: Vec<u32> = entities.map(|(position, _)| position).collect();
-        Self { snapshot, entities: entities.into_iter(), facts: facts(snapshot), ended }
+        Self { snapshot, entities: entities.into_iter(), facts: Facts::of(snapshot), ended }
     }
 
     /// Writes the metrics of the next entity that has any; their number of points.
@@ -115,11 +115,7 @@ impl<'a> Part<'a> {
         };
         let mut points = 0;
         proto::nested_long(out, field::REQUEST_RESOURCE_METRICS, |out| {
-            let facts = usize::try_from(entity).ok().and_then(|at| self.facts.get(at));
-            let fact = |label: &str| {
-                let known = facts?.iter().filter_map(|at| self.snapshot.infos.get(*at)).flat_map(|info| &info.labels);
-                known.into_iter().find(|(name, _)| *name == label).map(|(_, value)| &**value)
-            };
+            let fact = |label: &str| self.facts.get(self.snapshot, entity, label);
             proto::nested_long(out, field::RESOURCE_METRICS_RESOURCE, |out| {
                 resource::write(out, &state.entity, &self.snapshot.node, fact);
             });
@@ -162,7 +158,23 @@ fn write_metric<'a>(
     points
 }
 
-/// A pod's facts are about each of its containers.
+/// For each entity, where in the snapshot's facts those about it and its pod are.
+struct Facts(Vec<Vec<usize>>);
+
+impl Facts {
+    /// A pod's facts are about each of its containers.
+    fn of(snapshot: &Snapshot) -> Self {
+        Self(facts(snapshot))
+    }
+
+    /// What is known of the entity at this position, by the label in Prometheus.
+    fn get<'a>(&self, snapshot: &'a Snapshot, entity: u32, label: &str) -> Option<&'a str> {
+        let infos = self.0.get(usize::try_from(entity).ok()?)?.iter().filter_map(|at| snapshot.infos.get(*at));
+        let mut labels = infos.flat_map(|info| &info.labels);
+        labels.find(|(name, _)| *name == label).map(|(_, value)| &**value)
+    }
+}
+
 fn facts(snapshot: &Snapshot) -> Vec<Vec<usize>> {
     let mut facts = vec![Vec::new(); snapshot.entities.len()];
     let pod_of = |entity: &Entity| match entity {

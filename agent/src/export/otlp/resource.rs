@@ -1,6 +1,6 @@
 //! An entity as an OTLP resource: its attributes and the entities that they identify.
 //!
-//! Called by the encoder only. What is not known is left out, never guessed.
+//! Called by the encoders only, and by the agent's own metrics for the agent's. What is not known is left out, never guessed.
 
 use super::proto::{self, field};
 use crate::signal::{Container, Entity};
@@ -32,6 +32,17 @@ const WORKLOAD_KEYS: [(&str, &str); 6] = [
     ("replicaset", "k8s.replicaset.name"),
     ("statefulset", "k8s.statefulset.name"),
 ];
+
+/// The attributes of the agent's own resource.
+#[must_use]
+pub fn of_agent(node: &str) -> [(&'static str, &str); 4] {
+    [
+        ("service.name", "podlens"),
+        ("service.version", env!("CARGO_PKG_VERSION")),
+        ("service.instance.id", node),
+        (NODE_KEY, node),
+    ]
+}
 
 /// Writes the resource of an entity. `fact` gives what is known beside its names, by the label in Prometheus.
 pub(super) fn write<'a>(out: &mut Vec<u8>, entity: &Entity, node: &str, fact: impl Fn(&str) -> Option<&'a str>) {

@@ -2,6 +2,7 @@
 
 use std::{fmt, time::Duration};
 
+use http::{HeaderMap, Uri};
 use tonic::{
     metadata::{MetadataKey, MetadataMap, MetadataValue},
     transport::{Certificate, ClientTlsConfig, Endpoint, Identity},
@@ -10,8 +11,12 @@ use tonic::{
 /// Settings of the push exporter. Temporality is cumulative; there is no other.
 #[derive(Clone)]
 pub struct OtlpConfig {
-    /// `http://HOST:PORT` or, encrypted, `https://HOST:PORT`.
+    /// How the receiver is spoken to.
+    pub protocol: Protocol,
+    /// `http://HOST:PORT` or, encrypted, `https://HOST:PORT`. Over HTTP a path may follow.
     pub endpoint: String,
+    /// Over HTTP: the endpoint's path is the service's own, and none is added.
+    pub endpoint_has_path: bool,
     /// Sent with each request. May hold secrets, so `Debug` shows the names alone.
     pub headers: Vec<(String, String)>,
     /// Time that one attempt may take, the connection included.
@@ -27,6 +32,15 @@ pub struct OtlpConfig {
     pub queue_snapshots: usize,
     /// Pause after the first failed attempt; it doubles up to 30 s.
     pub first_pause: Duration,
+}
+
+/// How an OTLP receiver is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// gRPC over HTTP/2.
+    Grpc,
+    /// Protobuf over HTTP/1.1.
+    HttpProtobuf,
 }
 
 /// Certificates for an encrypted endpoint, as PEM.
@@ -45,7 +59,7 @@ pub struct OtlpTls {
 /// Why a configuration cannot work.
 #[derive(Debug, thiserror::Error)]
 pub enum OtlpConfigError {
-    /// The endpoint is not a URL that gRPC can use.
+    /// The endpoint is not a URL that can be used.
     #[error("OTLP endpoint {endpoint:?} cannot be used: give http://HOST:PORT or https://HOST:PORT")]
     Endpoint {
         /// As configured.
@@ -70,7 +84,7 @@ pub enum OtlpConfigError {
         /// As configured.
         endpoint: String,
         /// What the library says.
-        source: tonic::transport::Error,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A duration of nothing.
     #[error("the OTLP {setting} is zero: give at least 1 ms")]
@@ -83,7 +97,9 @@ pub enum OtlpConfigError {
 impl Default for OtlpConfig {
     fn default() -> Self {
         Self {
+            protocol: Protocol::Grpc,
             endpoint: "http://localhost:4317".into(),
+            endpoint_has_path: false,
             headers: Vec::new(),
             timeout: Duration::from_secs(10),
             interval: Duration::from_secs(15),
@@ -100,6 +116,7 @@ impl fmt::Debug for OtlpConfig {
         let header_names: Vec<&str> = self.headers.iter().map(|(name, _)| name.as_str()).collect();
         formatter
             .debug_struct("OtlpConfig")
+            .field("protocol", &self.protocol)
             .field("endpoint", &self.endpoint)
             .field("header_names", &header_names)
             .field("timeout", &self.timeout)
@@ -111,11 +128,8 @@ impl fmt::Debug for OtlpConfig {
 }
 
 impl OtlpConfig {
-    /// The endpoint, ready to be connected to.
-    ///
-    /// # Errors
-    /// If it is not a URL, a duration is zero, or its certificates cannot be used.
-    pub fn to_endpoint(&self) -> Result<Endpoint, OtlpConfigError> {
+    /// What is the same for all protocols.
+    pub(super) fn check(&self) -> Result<(), OtlpConfigError> {
         for (setting, duration) in
             [("timeout", self.timeout), ("interval", self.interval), ("first pause", self.first_pause)]
         {
@@ -123,6 +137,15 @@ impl OtlpConfig {
                 return Err(OtlpConfigError::Zero { setting });
             }
         }
+        let uri: Option<Uri> = self.endpoint.parse().ok();
+        let is_usable = uri.is_some_and(|uri| {
+            matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|host| !host.is_empty())
+        });
+        if is_usable { Ok(()) } else { Err(OtlpConfigError::Endpoint { endpoint: self.endpoint.clone() }) }
+    }
+
+    /// The endpoint for gRPC, ready to be connected to.
+    pub(super) fn to_endpoint(&self) -> Result<Endpoint, OtlpConfigError> {
         let unusable = || OtlpConfigError::Endpoint { endpoint: self.endpoint.clone() };
         let endpoint = Endpoint::from_shared(self.endpoint.clone()).map_err(|_| unusable())?;
         let endpoint = endpoint
@@ -133,16 +156,13 @@ impl OtlpConfig {
             (Some("http"), Some(_)) => Ok(endpoint),
             (Some("https"), Some(_)) => endpoint
                 .tls_config(self.tls()?)
-                .map_err(|source| OtlpConfigError::Tls { endpoint: self.endpoint.clone(), source }),
+                .map_err(|source| OtlpConfigError::Tls { endpoint: self.endpoint.clone(), source: source.into() }),
             _ => Err(unusable()),
         }
     }
 
     /// The headers as gRPC metadata.
-    ///
-    /// # Errors
-    /// If one has a name or a value that gRPC does not allow.
-    pub fn to_metadata(&self) -> Result<MetadataMap, OtlpConfigError> {
+    pub(super) fn to_metadata(&self) -> Result<MetadataMap, OtlpConfigError> {
         let mut metadata = MetadataMap::with_capacity(self.headers.len());
         for (name, value) in &self.headers {
             let refused = || OtlpConfigError::Header { name: name.clone() };
@@ -151,6 +171,12 @@ impl OtlpConfig {
             metadata.append(key, value);
         }
         Ok(metadata)
+    }
+
+    /// The headers as HTTP takes them. What gRPC does not allow is refused here too, so that the protocol may be changed
+    /// without a look at the headers.
+    pub(super) fn to_headers(&self) -> Result<HeaderMap, OtlpConfigError> {
+        Ok(self.to_metadata()?.into_headers())
     }
 
     fn tls(&self) -> Result<ClientTlsConfig, OtlpConfigError> {

@@ -1,31 +1,34 @@
-//! Pushes snapshots to an OpenTelemetry collector over gRPC, for as long as podlens runs.
+//! Pushes snapshots, and in [`logs`] events, to an OpenTelemetry collector over gRPC or HTTP, for as long as podlens
+//! runs.
 //!
 //! Builds no message itself ([`crate::export::otlp`] does) and decides nothing about identity. Snapshots wait in
 //! a bounded queue, as snapshots and not as messages, which take many times their memory; an outage so costs
 //! a few snapshots, and the oldest is dropped and counted. Started by the pipeline.
 
 mod config;
+pub(crate) mod connection;
+mod logs;
 mod queue;
-mod retry;
 mod sender;
-mod wire;
+pub(crate) mod transport;
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::{Duration, SystemTime},
 };
 
 use tokio::time::{Instant, MissedTickBehavior};
 
-pub use self::config::{OtlpConfig, OtlpConfigError, OtlpTls};
+pub use self::{
+    config::{OtlpConfig, OtlpConfigError, OtlpTls, Protocol},
+    logs::OtlpLogClient,
+};
 use self::{queue::Queue, sender::Sender};
 use crate::{
     backoff::hash,
     export::{SnapshotSource, otlp},
     signal::shutdown::{Shutdown, stopped},
+    telemetry::{SelfTelemetry, otlp::OtlpCounters},
 };
 
 /// The name under which the client acknowledges snapshots.
@@ -34,23 +37,10 @@ pub const EXPORTER: &str = "otlp";
 /// How long the last export may take after a stop was asked for.
 const LAST_EXPORT: Duration = Duration::from_secs(2);
 
-/// What became of the points, for the agent's own metrics.
-#[derive(Debug, Default)]
-pub struct OtlpCounters {
-    /// Points that the receiver took.
-    pub sent: AtomicU64,
-    /// Points never delivered: their snapshot left a full queue, their request was refused for good, or podlens stopped.
-    pub dropped: AtomicU64,
-    /// Points in delivered requests that the receiver reports as rejected.
-    pub rejected: AtomicU64,
-    /// Attempts that failed, repetitions included.
-    pub failed_attempts: AtomicU64,
-}
-
 /// The push exporter.
 pub struct OtlpClient<S> {
     source: Arc<S>,
-    counters: Arc<OtlpCounters>,
+    counters: &'static OtlpCounters,
     sender: Sender,
     queue: Queue,
     interval: Duration,
@@ -58,7 +48,8 @@ pub struct OtlpClient<S> {
 }
 
 impl<S: SnapshotSource> OtlpClient<S> {
-    /// A client that has not connected yet. `node` decides the moment of its exports.
+    /// A client that has not connected yet. `node` decides the moment of its exports; the agent's own metrics, if they are
+    /// given, travel with each snapshot.
     ///
     /// # Errors
     /// If the configuration cannot work whatever the receiver does.
@@ -66,11 +57,12 @@ impl<S: SnapshotSource> OtlpClient<S> {
         config: &OtlpConfig,
         node: &str,
         source: Arc<S>,
-        counters: Arc<OtlpCounters>,
+        counters: &'static OtlpCounters,
+        own: Option<Arc<SelfTelemetry>>,
     ) -> Result<Self, OtlpConfigError> {
         Ok(Self {
-            sender: Sender::new(config, node, Arc::clone(&counters))?,
-            queue: Queue::new(config.queue_snapshots, Arc::clone(&counters)),
+            sender: Sender::new(config, node, counters, own)?,
+            queue: Queue::new(config.queue_snapshots, counters),
             interval: config.interval,
             node: node.into(),
             source,

@@ -7,15 +7,14 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::OtlpCounters;
-use crate::{export::otlp, registry::Snapshot};
+use crate::{export::otlp, registry::Snapshot, telemetry::otlp::OtlpCounters};
 
 /// The queue between the collecting and the sending half.
 pub(super) struct Queue {
     entries: Mutex<VecDeque<Entry>>,
     filled: Notify,
     limit: usize,
-    counters: Arc<OtlpCounters>,
+    counters: &'static OtlpCounters,
 }
 
 /// The oldest snapshot and how far it was sent.
@@ -33,7 +32,7 @@ struct Entry {
 }
 
 impl Queue {
-    pub(super) fn new(limit: usize, counters: Arc<OtlpCounters>) -> Self {
+    pub(super) fn new(limit: usize, counters: &'static OtlpCounters) -> Self {
         let entries = Mutex::new(VecDeque::new());
         Self { entries, filled: Notify::new(), limit: limit.max(1), counters }
     }

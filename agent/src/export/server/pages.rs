@@ -10,7 +10,10 @@ use flate2::{Compression, write::GzEncoder};
 use tokio::sync::Mutex;
 
 use crate::{
-    export::prometheus::{self, Filter, Format},
+    export::{
+        own,
+        prometheus::{self, Filter, Format},
+    },
     registry::Snapshot,
     telemetry::SelfTelemetry,
 };
@@ -56,7 +59,7 @@ impl Pages {
             return Ok(page.bytes.clone());
         }
         let encoded = move || {
-            let own = telemetry.encode(form.format);
+            let own = own::page(&telemetry, form.format);
             encode(form, room, &own, |page| prometheus::write_samples(&snapshot, None, form.format, page))
         };
         let bytes = blocking(encoded).await?;

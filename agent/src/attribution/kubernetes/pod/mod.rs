@@ -3,10 +3,14 @@
 //! Pure decoding: from JSON to [`Pod`]. Fields that podlens does not use, the values of environment variables
 //! among them, are skipped while parsing and never held. `api` and `kubelet` call it, `table` keeps the result.
 
+mod ended;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use serde::Deserialize;
 
+pub use self::ended::Ended;
+use self::ended::WireTerminated;
 use super::{quantity, workload::Workload};
 
 /// A pod.
@@ -49,6 +53,8 @@ pub struct Container {
     pub phase: Phase,
     /// Whether another instance may follow one that has ended.
     pub restart: Restart,
+    /// Instances whose end the status tells: the present one and the one before.
+    pub ended: Vec<Ended>,
 }
 
 /// What a container is for.
@@ -271,14 +277,6 @@ struct WireState {
     terminated: Option<WireTerminated>,
 }
 
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct WireTerminated {
-    exit_code: i64,
-    #[serde(rename = "containerID")]
-    container_id: String,
-}
-
 impl WirePod {
     pub(super) fn into_pod(self) -> Result<Pod, PodError> {
         let Self { metadata, spec, status } = self;
@@ -363,7 +361,9 @@ fn container(role: Role, pod_policy: &str, spec: WireContainer, status: WireCont
         (None, Some(ended)) => Phase::Ended { well: ended.exit_code == 0 },
         (None, None) => Phase::Waiting,
     };
+    let terminated = [&status.state, &status.last_state].into_iter().filter_map(|state| state.terminated.as_ref());
     Container {
+        ended: terminated.filter_map(WireTerminated::to_ended).collect(),
         restart: Restart::of(role, pod_policy, &spec),
         name: spec.name.into(),
         image: spec.image.into(),

@@ -9,19 +9,21 @@ mod sandbox;
 use std::{
     collections::HashMap,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use foldhash::fast::RandomState;
 
 use self::sandbox::{Birth, Candidate};
-use super::pod::{Container, Pod};
+use super::pod::{Container, Ended, Pod};
 use crate::{signal, signal::Entity};
 
 /// A pod's object is kept so long after its last cgroup, though no source lists the pod any more; names stay.
 const DESCRIBED: Duration = Duration::from_secs(10);
 /// Most pods that are kept although no source lists them any more.
 const UNLISTED_PODS: usize = 16_384;
+/// Most ends that wait to be taken; they are taken once a second.
+const ENDS: usize = 4096;
 /// Most containers that are kept of one pod; a container that crashes in a loop makes new ids for ever.
 const CONTAINERS_PER_POD: usize = 512;
 
@@ -68,6 +70,18 @@ pub struct Table {
     conflicts: u64,
     /// Changes of pods that are forgotten, and their number.
     forgotten_changes: u64,
+    /// Ends of containers since this moment are told; none where nobody wants to know.
+    tells_ends: Option<SystemTime>,
+    ends: Vec<End>,
+}
+
+/// The end of a container, told once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct End {
+    /// The uid in its cgroup's path.
+    pub pod_uid: Arc<str>,
+    /// How it ended.
+    pub ended: Ended,
 }
 
 #[derive(Debug)]
@@ -95,6 +109,8 @@ struct Known {
     name: Option<Arc<str>>,
     image: Arc<str>,
     used: Instant,
+    /// Its end was told.
+    end_told: bool,
 }
 
 impl Table {
@@ -109,6 +125,38 @@ impl Table {
             dropped: 0,
             conflicts: 0,
             forgotten_changes: 0,
+            tells_ends: None,
+            ends: Vec::new(),
+        }
+    }
+
+    /// Tells from now on of containers that end after `since`.
+    pub fn tell_ends(&mut self, since: SystemTime) {
+        self.tells_ends = Some(since);
+    }
+
+    /// The ends that were learnt since the last call.
+    pub fn take_ends(&mut self) -> Vec<End> {
+        std::mem::take(&mut self.ends)
+    }
+
+    /// What a pod's status tells of ends; each once, for as long as the status may tell it.
+    fn note_ends(&mut self, pod: &Pod) {
+        let Some(since) = self.tells_ends else { return };
+        let Some(entry) = self.pods.get_mut(&pod.uid) else { return };
+        for ended in pod.containers.iter().flat_map(|container| &container.ended) {
+            // The status knows whole seconds alone.
+            if ended.finished + Duration::from_secs(1) <= since {
+                continue;
+            }
+            let Some(known) = entry.containers.get_mut(&ended.id).filter(|known| !known.end_told) else { continue };
+            known.end_told = true;
+            if self.ends.len() < ENDS {
+                let pod_uid = Arc::clone(pod.cgroup_uid.as_ref().unwrap_or(&pod.uid));
+                self.ends.push(End { pod_uid, ended: ended.clone() });
+            } else {
+                self.dropped += 1;
+            }
         }
     }
 
@@ -128,6 +176,8 @@ impl Table {
             }
         }
         entry.cgroup_uid.clone_from(&pod.cgroup_uid);
+        self.note_ends(&pod);
+        let Some(entry) = self.pods.get_mut(&pod.uid) else { return };
         let uid = Arc::clone(&pod.uid);
         let cgroup_uid = pod.cgroup_uid.clone();
         entry.pod = Some(pod);
@@ -377,7 +427,7 @@ impl Entry {
             // A status is firmer than the guess that an unlisted container is the sandbox.
             Some(known) if known.name.is_some() || name.is_none() => known.used = now,
             _ => {
-                let known = Known { name: name.cloned(), image: Arc::clone(image), used: now };
+                let known = Known { name: name.cloned(), image: Arc::clone(image), used: now, end_told: false };
                 self.containers.insert(Arc::clone(id), known);
                 self.changes += 1;
             }

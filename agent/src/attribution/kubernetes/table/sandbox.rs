@@ -41,7 +41,7 @@ impl Table {
         let Some(entry) = self.of_cgroup_mut(pod_uid) else { return };
         let lists_others = |pod: &Pod| pod.has_sandbox && pod.containers.iter().any(|one| one.id.is_some());
         if !entry.containers.contains_key(&first) && entry.pod.as_ref().is_some_and(lists_others) {
-            entry.containers.insert(first, Known { name: None, image: "".into(), used: now });
+            entry.containers.insert(first, Known { name: None, image: "".into(), used: now, end_told: false });
             entry.changes += 1;
         }
     }
@@ -68,7 +68,7 @@ impl Entry {
                 if now.duration_since(known.since) < CERTAIN_AFTER {
                     Some(known)
                 } else {
-                    self.containers.insert(id, Known { name: None, image: "".into(), used: now });
+                    self.containers.insert(id, Known { name: None, image: "".into(), used: now, end_told: false });
                     self.changes += 1;
                     None
                 }

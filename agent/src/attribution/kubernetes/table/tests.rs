@@ -4,13 +4,13 @@
 
 use std::{
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, UNIX_EPOCH},
 };
 
 use super::{CONTAINERS_PER_POD, ContainerFacts, DESCRIBED, Table, UNLISTED_PODS, sandbox::CERTAIN_AFTER};
 use crate::{
     attribution::kubernetes::{
-        pod::{Container, Phase, Pod, Resources, Restart},
+        pod::{Container, Ended, Phase, Pod, Resources, Restart},
         workload::Workload,
     },
     signal::{self, Entity},
@@ -41,6 +41,18 @@ fn running(name: &str, id: &str) -> Container {
         previous_id: None,
         phase: if id.is_empty() { Phase::Waiting } else { Phase::Running },
         restart: Restart::Always,
+        ended: Vec::new(),
+    }
+}
+
+fn ended(id: &str, second: u64) -> Ended {
+    Ended {
+        id: id.into(),
+        exit_code: 1,
+        signal: None,
+        reason: "Error".into(),
+        started: "".into(),
+        finished: UNIX_EPOCH + Duration::from_secs(second),
     }
 }
 
@@ -360,4 +372,50 @@ fn births_are_forgotten() {
     let mut table = witnessed(&["", "s", "1"], &[], |_, _| {});
     table.refresh([], Instant::now() + KEEP);
     assert!(table.births.is_empty());
+}
+
+/// A pod whose one container has ended like this, and ran as instance 2 before.
+fn crashed(ends: &[Ended]) -> Pod {
+    let mut pod = pod("u1", "web", &[("app", "3")]);
+    pod.containers[0].previous_id = Some("2".into());
+    pod.containers[0].ended = ends.to_vec();
+    pod
+}
+
+#[track_caller]
+fn check_ends(table: &mut Table, expected: &[&str]) {
+    let ends = table.take_ends();
+    assert!(ends.iter().all(|end| &*end.pod_uid == "u1"));
+    assert_eq!(ends.iter().map(|end| &*end.ended.id).collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn the_end_of_each_instance_is_told_once_however_often_it_is_listed() {
+    let (mut table, now) = (Table::new(KEEP), Instant::now());
+    table.tell_ends(UNIX_EPOCH);
+    for _ in 0..2 {
+        table.apply(crashed(&[ended("2", 10)]), now);
+    }
+    check_ends(&mut table, &["2"]);
+    table.replace_all(vec![crashed(&[ended("3", 20), ended("2", 10)])], now);
+    check_ends(&mut table, &["3"]);
+    table.delete("u1", now);
+    table.replace_all(vec![crashed(&[ended("3", 20), ended("2", 10)])], now);
+    check_ends(&mut table, &[]);
+}
+
+#[test]
+fn what_ended_before_the_agent_began_is_not_told() {
+    let (mut table, now) = (Table::new(KEEP), Instant::now());
+    table.tell_ends(UNIX_EPOCH + Duration::from_millis(15_500));
+    table.apply(crashed(&[ended("3", 15), ended("2", 14)]), now);
+    // It may have been in the second half of that second.
+    check_ends(&mut table, &["3"]);
+}
+
+#[test]
+fn nothing_is_kept_of_ends_that_nobody_asks_for() {
+    let (mut table, now) = (Table::new(KEEP), Instant::now());
+    table.apply(crashed(&[ended("2", 10)]), now);
+    check_ends(&mut table, &[]);
 }

@@ -76,6 +76,13 @@ const MEMBERS: &[(&[&str], Holds)] = &[
     (&["task_struct.signal"], Pointer),
     (&["signal_struct.thread_head"], Embedded),
     (&["signal_struct.live.counter"], Bytes(4)),
+    (&["signal_struct.flags"], Bytes(4)),
+    (&["signal_struct.group_exit_code"], Bytes(4)),
+    (&["task_struct.exit_code"], Bytes(4)),
+    (&["task_struct.thread_pid"], Pointer),
+    (&["pid.level"], Bytes(4)),
+    (&["pid.numbers"], Array(16)),
+    (&["upid.nr"], Bytes(4)),
 ];
 
 fn fetched(series: &str) -> PathBuf {

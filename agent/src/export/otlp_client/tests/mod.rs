@@ -1,4 +1,4 @@
-//! Tests of the client against a real gRPC server in this process, which behaves as told.
+//! Tests of the client against real servers in this process, which behave as told: gRPC here, HTTP in http.rs.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
@@ -26,7 +26,10 @@ use tonic::{
 };
 use tonic_types::{ErrorDetails, StatusExt};
 
-use super::{EXPORTER, OtlpClient, OtlpConfig, OtlpConfigError, OtlpCounters, OtlpTls, first_delay};
+mod http;
+mod logs;
+
+use super::{EXPORTER, OtlpClient, OtlpConfig, OtlpConfigError, OtlpTls, Protocol, first_delay};
 use crate::{
     export::{
         fixture::{FakeSource, container, eventually, large, parse, snapshot, state},
@@ -37,6 +40,7 @@ use crate::{
         prometheus::{self, Format},
     },
     registry::Snapshot,
+    telemetry::{SelfTelemetry, otlp::OtlpCounters},
 };
 
 /// What the collector does with one request. After the last one it accepts.
@@ -121,14 +125,23 @@ fn config(address: SocketAddr) -> OtlpConfig {
 
 struct Running {
     source: Arc<FakeSource>,
-    counters: Arc<OtlpCounters>,
+    counters: &'static OtlpCounters,
     stop: watch::Sender<bool>,
     ended: JoinHandle<()>,
 }
 
+/// Counters of this test alone.
+fn counters() -> &'static OtlpCounters {
+    Box::leak(Box::default())
+}
+
 fn start(config: &OtlpConfig, source: Arc<FakeSource>) -> Running {
-    let counters = Arc::new(OtlpCounters::default());
-    let client = OtlpClient::new(config, "node-1", Arc::clone(&source), Arc::clone(&counters)).unwrap();
+    start_with(config, source, None)
+}
+
+fn start_with(config: &OtlpConfig, source: Arc<FakeSource>, own: Option<Arc<SelfTelemetry>>) -> Running {
+    let counters = counters();
+    let client = OtlpClient::new(config, "node-1", Arc::clone(&source), counters, own).unwrap();
     let (stop, shutdown) = watch::channel(false);
     Running { source, counters, stop, ended: tokio::spawn(client.run(shutdown)) }
 }
@@ -136,7 +149,7 @@ fn start(config: &OtlpConfig, source: Arc<FakeSource>) -> Running {
 impl Running {
     /// Sent, dropped and rejected points, and failed attempts.
     fn counts(&self) -> [u64; 4] {
-        let counters = &self.counters;
+        let counters = self.counters;
         [&counters.sent, &counters.dropped, &counters.rejected, &counters.failed_attempts]
             .map(|counter| counter.load(Ordering::Relaxed))
     }
@@ -158,6 +171,23 @@ async fn accepted_snapshots_are_counted_acknowledged_and_equal_to_the_text_page(
     let message = collector.received()[0].clone();
     let page = prometheus::encode(&snapshot(7), None, Format::Text);
     assert_eq!(messages_as_prometheus(&[message]), parse(&String::from_utf8(page).unwrap()));
+}
+
+#[tokio::test]
+async fn the_agents_own_metrics_travel_with_each_snapshot_and_alone_where_nothing_is_measured() {
+    let nothing = Snapshot { entities: Vec::new(), sections: Vec::new(), infos: Arc::new([]), ..snapshot(7) };
+    for (snapshot, resources) in [(snapshot(7), 4), (nothing, 1)] {
+        let collector = Collector::default();
+        let own = Arc::new(SelfTelemetry::new("1.2.3", None).unwrap());
+        let source = FakeSource::new(snapshot, false);
+        let running = start_with(&config(collector.serve().await), source, Some(own));
+        eventually("an acknowledgement", || !running.source.exported().is_empty()).await;
+        let request = &collector.received()[0];
+        assert_eq!(request.resource_metrics.len(), resources);
+        let name = &request.resource_metrics[0].scope_metrics[0].metrics[0].name;
+        assert_eq!(name, "podlens.build.info");
+        assert_eq!(running.counts()[1..], [0, 0, 0]);
+    }
 }
 
 #[tokio::test]
@@ -250,7 +280,7 @@ async fn peers_that_speak_no_grpc_are_retried_without_end_and_the_queue_stays_bo
         running.stop.send(true).unwrap();
         running.ended.await.unwrap();
         let collected = running.source.asked.load(Ordering::Relaxed) * per_snapshot();
-        let counters = &running.counters;
+        let counters = running.counters;
         assert_eq!(counters.dropped.load(Ordering::Relaxed), collected, "{answer:?}");
     }
 }
@@ -378,14 +408,20 @@ fn nodes_export_at_different_moments_of_the_interval_and_each_at_its_own() {
 }
 
 #[tokio::test]
-async fn settings_that_cannot_work_are_refused_at_once() {
+async fn settings_that_cannot_work_are_refused_at_once_whatever_the_protocol() {
+    for protocol in [Protocol::Grpc, Protocol::HttpProtobuf] {
+        refuses_what_cannot_work(protocol);
+    }
+}
+
+fn refuses_what_cannot_work(protocol: Protocol) {
     let check = |config: &OtlpConfig, expected: &str| {
         let source = FakeSource::new(snapshot(1), false);
-        let client = OtlpClient::new(config, "node-1", source, Arc::new(OtlpCounters::default()));
+        let client = OtlpClient::new(config, "node-1", source, counters(), None);
         let error: OtlpConfigError = client.err().expect(expected);
         assert!(error.to_string().contains(expected), "{error}");
     };
-    let good = OtlpConfig::default();
+    let good = OtlpConfig { protocol, ..OtlpConfig::default() };
     for endpoint in ["", "localhost:4317", "ftp://x:1", "http://", "not a url"] {
         check(&OtlpConfig { endpoint: endpoint.into(), ..good.clone() }, "give http://HOST:PORT");
     }
@@ -399,7 +435,8 @@ async fn settings_that_cannot_work_are_refused_at_once() {
     check(&tls(half), "set both or neither");
     let not_pem = OtlpTls { certificate_pem: Some(b"x".to_vec()), key_pem: Some(b"y".to_vec()), ..OtlpTls::default() };
     check(&tls(not_pem), "check that each file is PEM");
-    assert!(tls(OtlpTls::default()).to_endpoint().is_ok());
+    let source = FakeSource::new(snapshot(1), false);
+    assert!(OtlpClient::new(&tls(OtlpTls::default()), "node-1", source, counters(), None).is_ok());
     let debug = format!("{:?}", header("authorization", "Bearer 1234"));
     assert!(debug.contains("authorization") && !debug.contains("1234"), "{debug}");
 }
@@ -407,7 +444,7 @@ async fn settings_that_cannot_work_are_refused_at_once() {
 /// The shape of a snapshot does not matter to the queue, its number does.
 #[tokio::test]
 async fn an_unchanged_snapshot_is_sent_again_only_after_it_left_the_queue() {
-    let queue = super::Queue::new(3, Arc::new(OtlpCounters::default()));
+    let queue = super::Queue::new(3, counters());
     let same: Arc<Snapshot> = Arc::new(snapshot(1));
     queue.push(Arc::clone(&same));
     queue.push(same);
@@ -441,12 +478,25 @@ async fn an_encrypted_endpoint_is_used_only_where_both_sides_certificates_hold()
     let service = MetricsServiceServer::new(collector.clone()).accept_compressed(CompressionEncoding::Gzip);
     let server = tonic::transport::Server::builder().tls_config(tls).unwrap().add_service(service);
     tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
+    let pair = Pair { authority: server_authority_pem, client: client_pem, client_key: client_key_pem };
+    check_tls(&format!("https://localhost:{port}"), Protocol::Grpc, pair).await;
+}
 
+/// The server's authority, and the client's certificate and key, as PEM.
+struct Pair {
+    authority: String,
+    client: String,
+    client_key: String,
+}
+
+/// Sends to an encrypted receiver with the right certificates and with each wrong one.
+async fn check_tls(endpoint: &str, protocol: Protocol, pair: Pair) {
     let check = async |tls: OtlpTls, accepted: bool| {
         let config = OtlpConfig {
-            endpoint: format!("https://localhost:{port}"),
+            protocol,
+            endpoint: endpoint.to_owned(),
             tls,
-            ..config(SocketAddr::from(([127, 0, 0, 1], port)))
+            ..config(SocketAddr::from(([127, 0, 0, 1], 1)))
         };
         let running = start(&config, FakeSource::new(snapshot(7), false));
         let settled = || running.counts()[3] > 0 || !running.source.exported().is_empty();
@@ -454,9 +504,9 @@ async fn an_encrypted_endpoint_is_used_only_where_both_sides_certificates_hold()
         assert_eq!(!running.source.exported().is_empty(), accepted, "{:?}", running.counts());
     };
     let good = OtlpTls {
-        authority_pem: Some(server_authority_pem.into_bytes()),
-        certificate_pem: Some(client_pem.into_bytes()),
-        key_pem: Some(client_key_pem.into_bytes()),
+        authority_pem: Some(pair.authority.into_bytes()),
+        certificate_pem: Some(pair.client.into_bytes()),
+        key_pem: Some(pair.client_key.into_bytes()),
         server_name: None,
     };
     check(good.clone(), true).await;

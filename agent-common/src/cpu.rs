@@ -1,0 +1,15 @@
+//! Records of the collector `cpu`.
+
+/// What a CPU quota has done to a cgroup so far, as cpu.stat tells it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bandwidth {
+    /// Periods of the quota in which the cgroup had something to run.
+    pub periods: u64,
+    /// Those in which it was stopped.
+    pub throttled_periods: u64,
+    /// For how long it was stopped, summed over CPUs.
+    pub throttled_ns: u64,
+}
+
+const _: () = assert!(size_of::<Bandwidth>() == 24);

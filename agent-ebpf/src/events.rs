@@ -1,0 +1,74 @@
+//! The road to the daemon for what happens once: one ring buffer, into which any program sends a record.
+//!
+//! What does not fit is counted. Rare events only: a place in the ring costs more than a context switch may.
+
+use aya_ebpf::{
+    helpers::{bpf_get_smp_processor_id, bpf_ktime_get_boot_ns, bpf_probe_read_kernel_str_bytes},
+    macros::map,
+    maps::{PerCpuArray, RingBuf},
+};
+use podlens_common::{
+    cgroup::CgroupKey,
+    event::{EventHeader, PATH_BYTES, PathEvent},
+};
+
+use crate::slots::lose;
+
+/// Events in the order in which they happened on each CPU.
+#[map]
+static EVENTS: RingBuf = RingBuf::with_byte_size(512 * 1024, 0);
+#[map]
+static EVENT_BUFFER: PerCpuArray<PathEvent> = PerCpuArray::with_max_entries(1, 0);
+
+/// An event whose record has one size.
+#[repr(C)]
+struct Event<T> {
+    header: EventHeader,
+    record: T,
+}
+
+/// Sends an event with a record. `T` has no padding: the kernel hands on what is there.
+#[inline(always)]
+pub(crate) fn send<T: 'static>(kind: u32, key: CgroupKey, record: T) {
+    let Some(mut event) = EVENTS.reserve::<Event<T>>(0) else {
+        // SAFETY: the helper has no precondition.
+        let cpu = unsafe { bpf_get_smp_processor_id() };
+        lose!(cpu, event_lost);
+        return;
+    };
+    event.write(Event { header: header(kind, size_of::<Event<T>>(), key), record });
+    event.submit(0);
+}
+
+/// Sends an event about a cgroup by its path.
+#[inline(always)]
+pub(crate) fn send_path(kind: u32, key: CgroupKey, path: *const u8) {
+    // SAFETY: the helper has no precondition.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    let Some(event) = EVENT_BUFFER.get_ptr_mut(0) else { return };
+    // SAFETY: the buffer is this CPU's and preemption is off; the kernel copies at most the path's length.
+    let path_bytes = match unsafe { bpf_probe_read_kernel_str_bytes(path, &mut (*event).path) } {
+        Ok(path) => path.len(),
+        Err(_) => 0,
+    };
+    if path_bytes == 0 || path_bytes >= PATH_BYTES - 1 {
+        lose!(cpu, path_unreadable);
+        return;
+    }
+    let bytes = size_of::<EventHeader>() + (path_bytes & (PATH_BYTES - 1));
+    // SAFETY: as above; the bytes up to there were written.
+    let sent = unsafe {
+        (*event).header = header(kind, bytes, key);
+        EVENTS.output::<[u8]>(core::slice::from_raw_parts(event.cast::<u8>(), bytes), 0)
+    };
+    if sent.is_err() {
+        lose!(cpu, event_lost);
+    }
+}
+
+#[inline(always)]
+fn header(kind: u32, bytes: usize, key: CgroupKey) -> EventHeader {
+    // SAFETY: the helper has no precondition.
+    let at_ns = unsafe { bpf_ktime_get_boot_ns() };
+    EventHeader { kind, bytes: bytes as u32, key, at_ns }
+}

@@ -1,0 +1,195 @@
+//! What went wrong with a request, and whether and when it is tried again. Pure.
+
+use std::{
+    error::Error,
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode, header};
+use prost::Message as _;
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+/// What to do about a failed attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Again, not before the server's own delay if it gave one.
+    Retry(Option<Duration>),
+    /// Never: the same request would fail again.
+    Refused,
+}
+
+/// A failed attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Failure {
+    pub(crate) verdict: Verdict,
+    /// The protocol's own word for it.
+    pub(crate) code: String,
+    /// What the receiver says.
+    pub(crate) message: String,
+    /// The first cause where it failed on this side, such as "connection refused".
+    pub(crate) cause: Option<String>,
+}
+
+/// Of an explanation that is no OTLP.
+const SHOWN_CHARACTERS: usize = 200;
+
+impl Failure {
+    /// No answer within the time for one attempt.
+    pub(super) fn timeout() -> Self {
+        Self {
+            verdict: Verdict::Retry(None),
+            code: "timeout".into(),
+            message: "no answer within the timeout".into(),
+            cause: None,
+        }
+    }
+
+    /// The connection failed.
+    pub(super) fn here(cause: &(dyn Error + 'static)) -> Self {
+        let message = cause.to_string();
+        Self { verdict: Verdict::Retry(None), code: "connection".into(), message, cause: innermost(cause) }
+    }
+
+    pub(super) fn from_grpc(status: &Status) -> Self {
+        Self {
+            verdict: verdict(status),
+            code: format!("{:?}", status.code()),
+            message: status.message().into(),
+            cause: innermost(status),
+        }
+    }
+
+    pub(super) fn from_http(status: StatusCode, headers: &HeaderMap, body: &Bytes) -> Self {
+        let verdict = match status {
+            StatusCode::TOO_MANY_REQUESTS
+            | StatusCode::BAD_GATEWAY
+            | StatusCode::SERVICE_UNAVAILABLE
+            | StatusCode::GATEWAY_TIMEOUT => Verdict::Retry(retry_after(headers, SystemTime::now())),
+            _ => Verdict::Refused,
+        };
+        Self { verdict, code: status.to_string(), message: explanation(headers, body), cause: None }
+    }
+}
+
+/// The verdict of the OTLP specification for gRPC.
+fn verdict(status: &Status) -> Verdict {
+    let delay = status.get_details_retry_info().and_then(|retry| retry.retry_delay);
+    match status.code() {
+        Code::Cancelled
+        | Code::DeadlineExceeded
+        | Code::Aborted
+        | Code::OutOfRange
+        | Code::Unavailable
+        | Code::DataLoss => Verdict::Retry(delay),
+        // Without a delay it may mean that this request is too large, which no repetition changes.
+        Code::ResourceExhausted if delay.is_some() => Verdict::Retry(delay),
+        // A status with a source was made here, because the connection failed, and not by a server.
+        _ if status.source().is_some() => Verdict::Retry(None),
+        _ => Verdict::Refused,
+    }
+}
+
+/// Seconds, or a date of which the time from `now` counts.
+fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let value = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
+    match value.parse() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        Err(_) => httpdate::parse_http_date(value).ok()?.duration_since(now).ok(),
+    }
+}
+
+/// The message of the `Status` that OTLP wants in an answer, else the beginning of what is there.
+fn explanation(headers: &HeaderMap, body: &Bytes) -> String {
+    let is_protobuf = headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/x-protobuf");
+    match tonic_types::pb::Status::decode(body.clone()) {
+        Ok(status) if is_protobuf => status.message,
+        _ => String::from_utf8_lossy(body).trim().chars().take(SHOWN_CHARACTERS).collect(),
+    }
+}
+
+/// The text of the first cause, which an error does not show by itself.
+fn innermost(error: &(dyn Error + 'static)) -> Option<String> {
+    let mut cause = error.source()?;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    Some(cause.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+    use tonic_types::{ErrorDetails, StatusExt};
+
+    use super::*;
+
+    #[test]
+    fn codes_are_retried_as_the_specification_lists_them() {
+        let retried = [
+            Code::Cancelled,
+            Code::DeadlineExceeded,
+            Code::Aborted,
+            Code::OutOfRange,
+            Code::Unavailable,
+            Code::DataLoss,
+        ];
+        for number in 1..=16 {
+            let code = Code::from_i32(number);
+            let expected = if retried.contains(&code) { Verdict::Retry(None) } else { Verdict::Refused };
+            assert_eq!(verdict(&Status::new(code, "")), expected, "{code:?}");
+        }
+    }
+
+    #[test]
+    fn the_servers_delay_is_read_and_makes_an_exhausted_resource_retryable() {
+        let details = ErrorDetails::with_retry_info(Some(Duration::from_secs(7)));
+        for code in [Code::ResourceExhausted, Code::Unavailable] {
+            let status = Status::with_error_details(code, "slow down", details.clone());
+            assert_eq!(verdict(&status), Verdict::Retry(Some(Duration::from_secs(7))));
+        }
+        let status = Status::with_error_details(Code::InvalidArgument, "never", details);
+        assert_eq!(verdict(&status), Verdict::Refused);
+    }
+
+    fn answered(status: u16, headers: &[(&'static str, &str)], body: &[u8]) -> Failure {
+        let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
+        Failure::from_http(StatusCode::from_u16(status).unwrap(), &headers, &Bytes::copy_from_slice(body))
+    }
+
+    #[test]
+    fn http_statuses_are_retried_as_the_specification_lists_them() {
+        for status in 300..600 {
+            let expected = if [429, 502, 503, 504].contains(&status) { Verdict::Retry(None) } else { Verdict::Refused };
+            assert_eq!(answered(status, &[], b"").verdict, expected, "{status}");
+        }
+    }
+
+    #[test]
+    fn the_servers_delay_over_http_is_seconds_or_a_date() {
+        let delay = |value: &str| {
+            let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
+            retry_after(&HeaderMap::from_iter([(header::RETRY_AFTER, value.parse().unwrap())]), now)
+        };
+        assert_eq!(delay("7"), Some(Duration::from_secs(7)));
+        assert_eq!(delay("Sun, 06 Nov 1994 08:50:07 GMT"), Some(Duration::from_secs(30)));
+        for value in ["Sun, 06 Nov 1994 08:49:07 GMT", "soon", "-1", ""] {
+            assert_eq!(delay(value), None, "{value}");
+        }
+        assert_eq!(answered(503, &[("retry-after", "7")], b"").verdict, Verdict::Retry(Some(Duration::from_secs(7))));
+        assert_eq!(answered(400, &[("retry-after", "7")], b"").verdict, Verdict::Refused);
+    }
+
+    #[test]
+    fn an_explanation_is_the_message_of_a_status_or_the_beginning_of_a_text() {
+        let status = tonic_types::pb::Status { code: 3, message: "too old".into(), details: Vec::new() };
+        let protobuf = [("content-type", "application/x-protobuf")];
+        assert_eq!(answered(400, &protobuf, &status.encode_to_vec()).message, "too old");
+        assert_eq!(answered(404, &[("content-type", "text/plain")], b"not found\n").message, "not found");
+        assert_eq!(answered(413, &[], "x".repeat(1000).as_bytes()).message, "x".repeat(200));
+        assert_eq!(answered(413, &protobuf, b"\xff\xff").message, "\u{fffd}\u{fffd}");
+        assert_eq!(answered(413, &[], b"").code, "413 Payload Too Large");
+    }
+}

@@ -1,0 +1,187 @@
+//! OTLP over HTTP/1.1, messages in protobuf.
+
+use std::{io::Write as _, sync::Arc};
+
+use bytes::Bytes;
+use flate2::{Compression, write::GzEncoder};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, header, uri::PathAndQuery};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper_rustls::{ConfigBuilderExt as _, FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::{
+    client::legacy::{self, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use prost::Message as _;
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
+};
+
+use super::{Accepted, Answer, Failure, OtlpConfig, OtlpConfigError, Service};
+
+const PROTOBUF: HeaderValue = HeaderValue::from_static("application/x-protobuf");
+
+/// Far more than any answer needs.
+const ANSWER_BYTES: usize = 64 << 10;
+
+/// Posts to one service.
+pub(super) struct Client {
+    uri: Uri,
+    headers: HeaderMap,
+    gzip: bool,
+    inner: legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+}
+
+impl Client {
+    pub(super) fn new(config: &OtlpConfig, service: Service) -> Result<Self, OtlpConfigError> {
+        let mut headers = config.to_headers()?;
+        headers.insert(header::CONTENT_TYPE, PROTOBUF);
+        headers
+            .entry(header::USER_AGENT)
+            .or_insert(HeaderValue::from_static(concat!("podlens/", env!("CARGO_PKG_VERSION"))));
+        if config.gzip {
+            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        }
+        let mut connector = HttpConnector::new();
+        connector.enforce_http(false);
+        connector.set_nodelay(true);
+        let builder = HttpsConnectorBuilder::new().with_tls_config(tls(config)?).https_or_http();
+        let builder = match server_name(config)? {
+            Some(name) => builder.with_server_name_resolver(FixedServerNameResolver::new(name)),
+            None => builder,
+        };
+        let connector = builder.enable_http1().wrap_connector(connector);
+        Ok(Self {
+            uri: uri(config, service)?,
+            headers,
+            gzip: config.gzip,
+            inner: legacy::Client::builder(TokioExecutor::new()).build(connector),
+        })
+    }
+
+    pub(super) fn target(&self) -> String {
+        without_credentials(&self.uri, true)
+    }
+
+    /// One request.
+    pub(super) async fn send(&mut self, message: Bytes) -> Result<Accepted, Failure> {
+        let message = if self.gzip { compressed(&message).map_err(|cause| Failure::here(&cause))? } else { message };
+        let mut request = Request::new(Full::new(message));
+        *request.method_mut() = http::Method::POST;
+        *request.uri_mut() = self.uri.clone();
+        *request.headers_mut() = self.headers.clone();
+        let answer = self.inner.request(request).await.map_err(|cause| Failure::here(&cause))?;
+        let (head, body) = answer.into_parts();
+        let body = Limited::new(body, ANSWER_BYTES).collect().await.map(http_body_util::Collected::to_bytes);
+        // Some receivers answer 202 or 204, without a message.
+        if head.status.is_success() {
+            let body = body.map_err(|cause| Failure::here(&*cause))?;
+            return Ok(accepted(&head, &body));
+        }
+        // What the receiver decided holds without its explanation too.
+        Err(Failure::from_http(head.status, &head.headers, &body.unwrap_or_default()))
+    }
+}
+
+/// An answer that is no message, as from a proxy in between, says that all was taken.
+fn accepted(head: &http::response::Parts, body: &Bytes) -> Accepted {
+    if head.status != StatusCode::OK || head.headers.get(header::CONTENT_TYPE) != Some(&PROTOBUF) {
+        return Accepted::default();
+    }
+    Answer::decode(body.clone()).map(Accepted::from).unwrap_or_default()
+}
+
+fn compressed(message: &Bytes) -> std::io::Result<Bytes> {
+    let mut encoder = GzEncoder::new(Vec::with_capacity(message.len() / 8), Compression::default());
+    encoder.write_all(message)?;
+    encoder.finish().map(Bytes::from)
+}
+
+/// The endpoint with the service's path below its own, unless the endpoint is the service's already.
+fn uri(config: &OtlpConfig, service: Service) -> Result<Uri, OtlpConfigError> {
+    let unusable = || OtlpConfigError::Endpoint { endpoint: config.endpoint.clone() };
+    let mut parts = config.endpoint.parse::<Uri>().map_err(|_| unusable())?.into_parts();
+    if !config.endpoint_has_path {
+        let base = parts.path_and_query.as_ref().map_or("", PathAndQuery::path).trim_end_matches('/');
+        parts.path_and_query = Some(format!("{base}/{}", service.http_path).parse().map_err(|_| unusable())?);
+    }
+    Uri::from_parts(parts).map_err(|_| unusable())
+}
+
+/// A URL for the log: it can hide a password before the host.
+pub(super) fn without_credentials(uri: &Uri, with_path: bool) -> String {
+    format!(
+        "{}://{}{}{}",
+        uri.scheme_str().unwrap_or_default(),
+        uri.host().unwrap_or_default(),
+        uri.port().map(|port| format!(":{port}")).unwrap_or_default(),
+        if with_path { uri.path() } else { "" },
+    )
+}
+
+fn tls(config: &OtlpConfig) -> Result<ClientConfig, OtlpConfigError> {
+    let unusable = |source: Box<dyn std::error::Error + Send + Sync>| OtlpConfigError::Tls {
+        endpoint: config.endpoint.clone(),
+        source,
+    };
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|cause| unusable(cause.into()))?;
+    let builder = match &config.tls.authority_pem {
+        Some(pem) => {
+            let mut roots = RootCertStore::empty();
+            for certificate in CertificateDer::pem_slice_iter(pem) {
+                roots
+                    .add(certificate.map_err(|cause| unusable(cause.into()))?)
+                    .map_err(|cause| unusable(cause.into()))?;
+            }
+            builder.with_root_certificates(roots)
+        }
+        None => builder.with_webpki_roots(),
+    };
+    match (&config.tls.certificate_pem, &config.tls.key_pem) {
+        (Some(certificate), Some(key)) => {
+            let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(certificate).collect();
+            let key = PrivateKeyDer::from_pem_slice(key).map_err(|cause| unusable(cause.into()))?;
+            builder
+                .with_client_auth_cert(chain.map_err(|cause| unusable(cause.into()))?, key)
+                .map_err(|cause| unusable(cause.into()))
+        }
+        (None, None) => Ok(builder.with_no_client_auth()),
+        _ => Err(OtlpConfigError::HalfIdentity),
+    }
+}
+
+fn server_name(config: &OtlpConfig) -> Result<Option<ServerName<'static>>, OtlpConfigError> {
+    let Some(name) = config.tls.server_name.clone() else { return Ok(None) };
+    ServerName::try_from(name)
+        .map(Some)
+        .map_err(|cause| OtlpConfigError::Tls { endpoint: config.endpoint.clone(), source: cause.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+    use super::{
+        super::{LOGS, METRICS},
+        OtlpConfig, uri,
+    };
+
+    #[test]
+    fn a_services_path_follows_the_endpoints_own_unless_the_endpoint_is_the_services() {
+        for (endpoint, has_path, metrics, logs) in [
+            ("http://c:4318", false, "http://c:4318/v1/metrics", "http://c:4318/v1/logs"),
+            ("http://c:4318/", false, "http://c:4318/v1/metrics", "http://c:4318/v1/logs"),
+            ("https://c/api/v1/otlp", false, "https://c/api/v1/otlp/v1/metrics", "https://c/api/v1/otlp/v1/logs"),
+            ("https://c/otlp//", false, "https://c/otlp/v1/metrics", "https://c/otlp/v1/logs"),
+            ("http://c:4318/in", true, "http://c:4318/in", "http://c:4318/in"),
+            ("http://c:4318", true, "http://c:4318/", "http://c:4318/"),
+        ] {
+            let config = OtlpConfig { endpoint: endpoint.into(), endpoint_has_path: has_path, ..OtlpConfig::default() };
+            assert_eq!(uri(&config, METRICS).unwrap().to_string(), metrics, "{endpoint}");
+            assert_eq!(uri(&config, LOGS).unwrap().to_string(), logs, "{endpoint}");
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! Everything that follows what happens: births and removals go to attribution first, then to the collectors; any other
+//! record of the kernel programs to the collector that owns its kind. What users are to know of is noted in the journal.
+//!
+//! Called by the sweep and once a second.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use podlens_common::{
+    cgroup::{CgroupKey, SLOT_FIRST},
+    event::{CGROUP_BORN, CGROUP_REMOVED, INIT_ENDED},
+};
+use tracing::warn;
+
+use super::{Attached, Inner, RESCAN, ends::Ends, event_log::EventLog};
+use crate::{
+    attribution::{
+        cgroups::{Cgroup, Change},
+        entity::is_container,
+    },
+    collectors::{ALL, EntityCgroup, SlotsInUse, State},
+    kernel::{
+        events::{Malformed, Record},
+        process,
+    },
+    signal::{Entity, Naming as _},
+    telemetry::events::{self, NamesWatch},
+};
+
+/// What is noted in the journal, and what waits to be.
+pub(super) struct Telling {
+    pub(super) log: Arc<EventLog>,
+    pub(super) ends: Ends,
+    names: NamesWatch,
+}
+
+impl Telling {
+    /// Tells the states in which collectors begin.
+    pub(super) fn new(log: Arc<EventLog>, states: &[(&'static str, State)], now: Instant) -> Self {
+        for (name, state) in states {
+            if let Some(event) = events::collector(name, None, state, SystemTime::now()) {
+                log.note(event);
+            }
+        }
+        Self { log, ends: Ends::default(), names: NamesWatch::new(now) }
+    }
+}
+
+impl Inner {
+    pub(super) fn follow_events(&mut self, now: Instant) {
+        let Some(kernel) = &mut self.kernel else { return };
+        let records = kernel.drain();
+        let lost = kernel.lost_events();
+        let blind = kernel.is_blind();
+        let some_lost = lost != self.lost_events;
+        if some_lost {
+            self.names.births_lost();
+        }
+        for record in records {
+            if let Err(cause) = self.dispatch(&record, now, !some_lost)
+                && let Some(kernel) = &mut self.kernel
+            {
+                kernel.refuse(cause);
+            }
+        }
+        if (some_lost || blind) && now.duration_since(self.scanned) >= RESCAN {
+            if some_lost {
+                warn!(
+                    lost = lost - self.lost_events,
+                    "events of the kernel programs were lost; walking the trees instead"
+                );
+            }
+            self.lost_events = lost;
+            self.rescan(now);
+        }
+    }
+
+    /// `in_order`: it is known to come after those before it.
+    fn dispatch(&mut self, record: &Record, now: Instant, in_order: bool) -> Result<(), Malformed> {
+        match record.kind {
+            CGROUP_BORN => self.follow(Change::Born { key: record.key, path: record.path()? }, now, in_order),
+            CGROUP_REMOVED => self.follow(Change::Removed { key: record.key }, now, in_order),
+            INIT_ENDED => {
+                let end = record.body()?;
+                let Some(telling) = &mut self.telling else { return Ok(()) };
+                match self.cgroups.get(record.key) {
+                    Some(cgroup) if is_container(&cgroup.path) => {
+                        telling.ends.seen(&cgroup.entity, end, wall_clock(record.at_ns), now);
+                    }
+                    Some(_) => {}
+                    None => telling.ends.seen_somewhere(),
+                }
+            }
+            kind => {
+                let owner = ALL.iter().find(|spec| spec.records.contains(&kind)).ok_or(Malformed::Kind { kind })?;
+                // None where it is switched off or does not work here.
+                let at_work = self.collectors.iter_mut().find(|attached| attached.collector.spec().name == owner.name);
+                if let Some(attached) = at_work {
+                    attached.collector.event(record)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes in the journal what there is to tell.
+    pub(super) fn tell(&mut self, now: Instant) {
+        let Some(Telling { log, ends, names }) = &mut self.telling else { return };
+        let synced = self.names.synced();
+        let of_names = names.look(synced, SystemTime::now(), now);
+        let statuses = self.names.take_ends();
+        let of_statuses: Vec<_> = statuses.into_iter().filter_map(|end| ends.status(end)).collect();
+        let due = ends.due(synced.is_some(), |entity| is_sandbox(&self.names.name(entity)), now);
+        for event in of_names.into_iter().chain(of_statuses).chain(due) {
+            log.note(event);
+        }
+    }
+
+    pub(super) fn rescan(&mut self, now: Instant) {
+        self.scanned = now;
+        for change in self.cgroups.rescan() {
+            self.follow(change, now, false);
+        }
+    }
+
+    /// Tells all who have to know of a birth or a removal. `in_order`: it is known to come after those before it.
+    fn follow(&mut self, change: Change, now: Instant, in_order: bool) {
+        match change {
+            Change::Born { key, .. } => {
+                self.cgroups.apply(change, now);
+                self.settled = None;
+                if let Some(cgroup) = self.cgroups.get(key) {
+                    self.names.born(&cgroup.entity, in_order);
+                    announce(&mut self.collectors, key, cgroup);
+                }
+            }
+            Change::Removed { key } => {
+                self.cgroups.apply(change, now);
+                let Some(cgroup) = self.cgroups.get(key) else { return };
+                if let Some(telling) = &mut self.telling
+                    && cgroup.top.is_some()
+                {
+                    telling.ends.removed(&cgroup.entity, now);
+                }
+                for Attached { section, collector } in &mut self.collectors {
+                    if let Some(row) = collector.removed(key).filter(|row| !row.is_empty()) {
+                        let entity = self.ledger.entity(&cgroup.entity, cgroup.since);
+                        self.ledger.retire(*section, entity, &row);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Looks for cgroups that hold a slot and were never announced.
+    pub(super) fn search_unknown(&mut self, in_use: &SlotsInUse, now: Instant) {
+        let mut unknown = in_use
+            .iter()
+            .filter(|(number, slot)| *number >= SLOT_FIRST && self.cgroups.get(slot.key).is_none())
+            .peekable();
+        if unknown.peek().is_none() {
+            return;
+        }
+        for (_, slot) in unknown {
+            self.unknown.entry(slot.key).or_insert(now);
+        }
+        if now.duration_since(self.scanned) >= RESCAN {
+            self.rescan(now);
+            for key in self.unknown.keys() {
+                self.cgroups.assume_outside(*key);
+            }
+        }
+    }
+}
+
+/// Names tell a sandbox as a container without a name.
+fn is_sandbox(named: &Entity) -> bool {
+    matches!(named, Entity::Container(container) if container.container.is_empty() && !container.container_id.is_empty())
+}
+
+/// The moment of an event by the clock on the wall.
+fn wall_clock(at_ns: u64) -> SystemTime {
+    SystemTime::now() - Duration::from_nanos(process::boot_ns().saturating_sub(at_ns))
+}
+
+/// Tells the collectors of a cgroup that exists.
+pub(super) fn announce(collectors: &mut [Attached], key: CgroupKey, cgroup: &Cgroup) {
+    let Some(subtree) = cgroup.top else { return };
+    for attached in collectors {
+        attached.collector.born(EntityCgroup { key, path: &cgroup.path, subtree });
+    }
+}

@@ -1,0 +1,181 @@
+//! Events about the agent itself: what its collectors and its source of names are doing.
+//!
+//! Pure: from states to events. `pipeline` notes them.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::{
+    collectors::State,
+    signal::{Attribute, AttributeValue, Event, EventKind, Severity},
+};
+
+static COLLECTOR: Attribute = Attribute { name: "podlens.collector", about: "The collector's name" };
+static STATE: Attribute = Attribute { name: "podlens.state", about: "The state that it is in now" };
+static REASON: Attribute = Attribute { name: "podlens.reason", about: "Why, as `/readyz` tells it" };
+
+const AGENT: &str = "the agent";
+const STATES: &[&Attribute] = &[&COLLECTOR, &STATE, &REASON];
+
+/// All of them.
+pub static ALL: &[&EventKind] =
+    &[&COLLECTOR_RUNNING, &COLLECTOR_DEGRADED, &COLLECTOR_FAILED, &NAMES_LOST, &NAMES_RESTORED];
+
+/// A collector measures everything again.
+pub static COLLECTOR_RUNNING: EventKind = EventKind {
+    name: "podlens.collector.running",
+    severity: Severity::Info,
+    about: "A collector measures everything again",
+    entity: AGENT,
+    attributes: STATES,
+    source: "the collector's state",
+};
+
+/// A collector measures less than it could.
+pub static COLLECTOR_DEGRADED: EventKind = EventKind {
+    name: "podlens.collector.degraded",
+    severity: Severity::Warn,
+    about: "A collector measures, but something is missing",
+    entity: AGENT,
+    attributes: STATES,
+    source: "the collector's state, at the start and when it changes",
+};
+
+/// A collector measures nothing.
+pub static COLLECTOR_FAILED: EventKind = EventKind {
+    name: "podlens.collector.failed",
+    severity: Severity::Error,
+    about: "A collector does not measure: it failed, or this node lacks what it needs",
+    entity: AGENT,
+    attributes: STATES,
+    source: "the collector's state, at the start and when it changes",
+};
+
+/// New containers have no names.
+pub static NAMES_LOST: EventKind = EventKind {
+    name: "podlens.names.lost",
+    severity: Severity::Warn,
+    about: "The source of names does not answer: new pods keep their uids",
+    entity: AGENT,
+    attributes: &[],
+    source: "`podlens_names_synced`, looked at once a second; at the start after 30 s",
+};
+
+/// The source of names answers again.
+pub static NAMES_RESTORED: EventKind = EventKind {
+    name: "podlens.names.restored",
+    severity: Severity::Info,
+    about: "The source of names answers again",
+    entity: AGENT,
+    attributes: &[],
+    source: "`podlens_names_synced`, looked at once a second",
+};
+
+/// A source of names may take so long for its first answer.
+const FIRST_ANSWER: Duration = Duration::from_secs(30);
+
+/// The event of a collector that is now in `state`; none where nobody needs to know. `before` is none at the start.
+#[must_use]
+pub fn collector(name: &str, before: Option<&State>, state: &State, at: SystemTime) -> Option<Event> {
+    if before == Some(state) {
+        return None;
+    }
+    let kind = match state {
+        State::Running if before.is_some_and(|before| *before != State::Disabled) => &COLLECTOR_RUNNING,
+        State::Running | State::Disabled => return None,
+        State::Degraded(_) => &COLLECTOR_DEGRADED,
+        State::Unsupported(_) | State::Failed(_) => &COLLECTOR_FAILED,
+    };
+    let mut attributes: Vec<(&Attribute, AttributeValue)> =
+        vec![(&COLLECTOR, name.into()), (&STATE, state.name().into())];
+    attributes.extend(state.reason().map(|reason| (&REASON, reason.into())));
+    Some(Event { kind, at, entity: None, attributes })
+}
+
+/// Notices when the source of names is lost and when it is back.
+#[derive(Debug)]
+pub struct NamesWatch {
+    began: Instant,
+    /// As it was at the last look; none before its first answer.
+    synced: Option<bool>,
+}
+
+impl NamesWatch {
+    /// Nothing is known yet.
+    #[must_use]
+    pub fn new(began: Instant) -> Self {
+        Self { began, synced: None }
+    }
+
+    /// The source answers now, or does not; none where there is no source.
+    pub fn look(&mut self, synced: Option<bool>, at: SystemTime, now: Instant) -> Option<Event> {
+        let synced = synced?;
+        let is_over = now.duration_since(self.began) >= FIRST_ANSWER;
+        let kind = match (self.synced, synced) {
+            (Some(true), false) => &NAMES_LOST,
+            (None, false) if is_over => &NAMES_LOST,
+            (Some(false), true) => &NAMES_RESTORED,
+            (None, true) => {
+                self.synced = Some(true);
+                return None;
+            }
+            _ => return None,
+        };
+        self.synced = Some(synced);
+        Some(Event { kind, at, entity: None, attributes: Vec::new() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AT: SystemTime = SystemTime::UNIX_EPOCH;
+
+    fn check(before: Option<&State>, state: &State, expected: Option<&EventKind>) {
+        let event = collector("cpu", before, state, AT);
+        assert_eq!(event.as_ref().map(|event| event.kind), expected, "{before:?} to {state:?}");
+    }
+
+    #[test]
+    fn a_collector_tells_what_it_lacks_and_when_it_is_well_again() {
+        let degraded = State::Degraded("no legs".to_owned());
+        let failed = State::Failed("refused".to_owned());
+        let unsupported = State::Unsupported("no BTF".to_owned());
+        check(None, &State::Running, None);
+        check(None, &State::Disabled, None);
+        check(None, &degraded, Some(&COLLECTOR_DEGRADED));
+        check(None, &failed, Some(&COLLECTOR_FAILED));
+        check(None, &unsupported, Some(&COLLECTOR_FAILED));
+        check(Some(&degraded), &degraded, None);
+        check(Some(&degraded), &failed, Some(&COLLECTOR_FAILED));
+        check(Some(&failed), &State::Running, Some(&COLLECTOR_RUNNING));
+        let event = collector("cpu", None, &degraded, AT).map(|event| event.attributes);
+        let expected: Vec<(&Attribute, AttributeValue)> =
+            vec![(&COLLECTOR, "cpu".into()), (&STATE, "degraded".into()), (&REASON, "no legs".into())];
+        assert_eq!(event, Some(expected));
+    }
+
+    #[track_caller]
+    fn check_names(looks: &[(u64, Option<bool>)], expected: &[&EventKind]) {
+        let began = Instant::now();
+        let mut watch = NamesWatch::new(began);
+        let looks = looks.iter().filter_map(|(second, synced)| {
+            watch.look(*synced, AT, began + Duration::from_secs(*second)).map(|event| event.kind)
+        });
+        assert_eq!(looks.collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn a_source_of_names_is_told_once_when_it_is_lost_and_once_when_it_is_back() {
+        check_names(&[(0, None), (99, None)], &[]);
+        check_names(&[(1, Some(true)), (2, Some(true))], &[]);
+        let both = [&NAMES_LOST, &NAMES_RESTORED];
+        check_names(&[(1, Some(true)), (2, Some(false)), (3, Some(false)), (4, Some(true))], &both);
+    }
+
+    #[test]
+    fn a_source_of_names_has_half_a_minute_for_its_first_answer() {
+        check_names(&[(0, Some(false)), (29, Some(false)), (30, Some(true))], &[]);
+        check_names(&[(0, Some(false)), (30, Some(false)), (31, Some(false))], &[&NAMES_LOST]);
+    }
+}
