@@ -18,8 +18,8 @@ use crate::{
     },
     config::Config,
     kernel::{
+        self,
         btf::Btf,
-        capabilities::Held,
         facts::{self, Facts, Part},
         hierarchy::{Hierarchies, HierarchyError},
         host,
@@ -315,20 +315,7 @@ fn attach_all(object: &mut Object, programs: &[(&'static str, &str)]) -> Result<
     programs.iter().try_for_each(|(program, tracepoint)| object.attach(program, tracepoint))
 }
 
-/// Why the kernel refused something, missing capabilities first.
+/// Why the kernel refused something.
 fn refusal(cause: &ObjectError) -> String {
-    match missing_capabilities() {
-        Some(missing) => format!("{missing}; {}", crate::log::with_causes(cause)),
-        None => crate::log::with_causes(cause),
-    }
-}
-
-/// The capabilities that are missing, in words with the remedy.
-fn missing_capabilities() -> Option<String> {
-    let missing = Held::read(Path::new("/proc")).ok()?.missing();
-    let names: Vec<&str> = missing.iter().map(|capability| capability.name).collect();
-    (!names.is_empty()).then(|| {
-        let names = names.join(", ");
-        format!("the process lacks the capabilities {names}: add them to the container's securityContext.capabilities.add, or start podlens as root")
-    })
+    kernel::refusal::told(cause)
 }
