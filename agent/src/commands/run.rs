@@ -68,7 +68,7 @@ async fn serve(config: &Config) -> Result<()> {
     let source = Arc::new(Source(Arc::clone(&pipeline)));
     OwnMetrics::register(&telemetry, &pipeline)?;
     // The port is taken before anything is pushed: a second agent beside this one stops here, unheard.
-    let server = Server::bind(config.listen, content(&pipeline, &source, &telemetry, &beat, config)).await?;
+    let server = Server::bind(config.listen, content(&pipeline, &source, &telemetry, &beat, config))?;
     info!(address = %server.address(), node = config.node, "serving");
     log_states(pipeline.states());
 
@@ -154,6 +154,7 @@ fn content(
         alive: Arc::new(alive),
         ready: Arc::new(ready),
         node: config.node.as_str().into(),
+        linger: config.linger,
     }
 }
 
