@@ -22,9 +22,11 @@ use tracing::{info, warn};
 
 use crate::{
     attribution::kubernetes::source,
-    config::{Compression, Config, Otlp},
+    config::{self, Compression, Config, Histograms},
     export::{
-        otlp_client::{EXPORTER, OtlpClient, OtlpConfig, OtlpTls},
+        otlp::{Options, is_of_entity},
+        otlp_client::{self, EXPORTER, OtlpClient, OtlpConfig, OtlpTls},
+        own,
         server::{Content, Server, Verdict},
     },
     kernel::process,
@@ -62,7 +64,7 @@ async fn serve(config: &Config) -> Result<()> {
     let (stop, shutdown) = watch::channel(false);
     let beat = Arc::new(AtomicU64::new(0));
 
-    let otlp = otlp_settings(&config.otlp)?;
+    let otlp = otlp_settings(config)?;
     let telemetry = Arc::new(SelfTelemetry::new(env!("CARGO_PKG_VERSION"), otlp.as_ref().map(|_| &COUNTERS))?);
     let pipeline = Arc::new(Pipeline::start(config)?);
     let source = Arc::new(Source(Arc::clone(&pipeline)));
@@ -99,8 +101,9 @@ async fn serve(config: &Config) -> Result<()> {
 }
 
 /// The client's settings; none if nothing is to be pushed.
-fn otlp_settings(settings: &Otlp) -> Result<Option<OtlpConfig>> {
-    let Some(endpoint) = &settings.endpoint else { return Ok(None) };
+fn otlp_settings(config: &Config) -> Result<Option<OtlpConfig>> {
+    let settings = &config.otlp;
+    let Some(endpoint) = settings.endpoint.as_ref().filter(|_| settings.enabled) else { return Ok(None) };
     let pem = |path: &Option<PathBuf>| {
         path.as_ref()
             .map(|path| {
@@ -108,9 +111,21 @@ fn otlp_settings(settings: &Otlp) -> Result<Option<OtlpConfig>> {
             })
             .transpose()
     };
+    let given = &settings.resource_attributes;
+    let of_all = given.iter().filter(|(key, _)| !is_of_entity(key));
+    let options = Options {
+        explicit_histograms: settings.histograms == Histograms::Explicit,
+        service_attributes: settings.service_attributes,
+        attributes: of_all.map(|(key, value)| (key.clone(), value.clone())).collect(),
+    };
     Ok(Some(OtlpConfig {
-        endpoint: endpoint.to_string(),
-        headers: settings.headers.0.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+        protocol: match settings.protocol {
+            config::Protocol::Grpc => otlp_client::Protocol::Grpc,
+            config::Protocol::HttpProtobuf => otlp_client::Protocol::HttpProtobuf,
+        },
+        endpoint: endpoint.url.to_string(),
+        endpoint_has_path: endpoint.is_for_metrics,
+        headers: settings.headers.values.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
         timeout: settings.timeout,
         interval: settings.interval,
         gzip: settings.compression == Compression::Gzip,
@@ -120,6 +135,8 @@ fn otlp_settings(settings: &Otlp) -> Result<Option<OtlpConfig>> {
             key_pem: pem(&settings.client_key)?,
             server_name: None,
         },
+        options,
+        own_resource: own::resource_attributes(&config.node, given, settings.service_name.as_deref()),
         ..OtlpConfig::default()
     }))
 }

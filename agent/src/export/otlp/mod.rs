@@ -23,7 +23,7 @@ use bytes::Bytes;
 use self::{point::Moment, proto::field};
 pub use self::{
     point::{CULPRIT_NAMESPACE_KEY, CULPRIT_POD_KEY, CULPRIT_UNIT_KEY},
-    resource::{SCHEMA_URL, UNIT_KEY},
+    resource::{SCHEMA_URL, UNIT_KEY, is_of_entity},
 };
 use crate::{
     registry::{Sample, Snapshot},
@@ -42,6 +42,20 @@ pub struct Request {
     pub points: u64,
 }
 
+/// What is written beyond, or other than, what a snapshot says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Distributions have the buckets of the Prometheus page, in place of powers of two.
+    pub explicit_histograms: bool,
+    /// Each resource is a service too: `service.name`, `service.namespace` and `service.instance.id`.
+    pub service_attributes: bool,
+    /// Attributes of each resource, unless it has one of that name. Those for which [`is_of_entity`] holds do not belong
+    /// here: they would name the agent where somebody else is measured.
+    pub attributes: Vec<(String, String)>,
+}
+
+static NO_OPTIONS: Options = Options { explicit_histograms: false, service_attributes: false, attributes: Vec::new() };
+
 /// One sample of a snapshot by its positions, for walking the samples entity by entity.
 #[derive(Clone, Copy)]
 struct Position {
@@ -57,6 +71,7 @@ pub struct Requests<'a> {
     /// An encoded entity that did not fit into the previous request, and its points.
     held: Option<(Vec<u8>, u64)>,
     limit_bytes: usize,
+    options: &'a Options,
 }
 
 /// Samples of one snapshot, to be sent as values or as marks that there is no value any more.
@@ -98,7 +113,7 @@ fn requests_of<'a>(snapshot: &'a Snapshot, previous: Option<&'a Snapshot>, limit
     }
     // Taken from the end.
     parts.reverse();
-    Requests { parts, held: None, limit_bytes }
+    Requests { parts, held: None, limit_bytes, options: &NO_OPTIONS }
 }
 
 impl<'a> Part<'a> {
@@ -124,7 +139,7 @@ impl<'a> Part<'a> {
     }
 
     /// Writes the next entity's metrics; their number of points.
-    fn write_next(&mut self, out: &mut Vec<u8>) -> Option<u64> {
+    fn write_next(&mut self, out: &mut Vec<u8>, options: &Options) -> Option<u64> {
         let entity = self.next?.entity;
         let at = usize::try_from(entity).ok()?;
         let state = self.snapshot.entities.get(at)?;
@@ -141,7 +156,7 @@ impl<'a> Part<'a> {
                 known.into_iter().find(|(name, _)| *name == label).map(|(_, value)| &**value)
             };
             proto::nested_long(out, field::RESOURCE_METRICS_RESOURCE, |out| {
-                resource::write(out, &state.entity, &self.snapshot.node, fact);
+                resource::write(out, &state.entity, &self.snapshot.node, fact, options);
             });
             proto::nested_long(out, field::RESOURCE_METRICS_SCOPE_METRICS, |out| {
                 proto::nested(out, field::SCOPE_METRICS_SCOPE, |out| {
@@ -149,7 +164,7 @@ impl<'a> Part<'a> {
                     proto::string(out, field::SCOPE_VERSION, env!("CARGO_PKG_VERSION"));
                 });
                 while let Some(first) = self.next.filter(|position| position.entity == entity) {
-                    points += self.write_metric(out, first, moment);
+                    points += self.write_metric(out, first, moment, options.explicit_histograms);
                 }
                 proto::string(out, field::SCOPE_METRICS_SCHEMA_URL, SCHEMA_URL);
             });
@@ -159,19 +174,19 @@ impl<'a> Part<'a> {
     }
 
     /// Writes an entity's samples of one metric, beginning with the next one; the number of its points.
-    fn write_metric(&mut self, out: &mut Vec<u8>, first: Position, moment: Moment) -> u64 {
+    fn write_metric(&mut self, out: &mut Vec<u8>, first: Position, moment: Moment, explicit: bool) -> u64 {
         let Some((metric, _)) = self.sample(first) else {
             self.next = self.positions.next();
             return 0;
         };
         let mut points = 0;
         proto::nested_long(out, field::SCOPE_METRICS_METRICS, |out| {
-            point::metric(out, metric, |out| {
+            point::metric(out, metric, explicit, |out| {
                 while let Some(position) =
                     self.next.filter(|next| (next.entity, next.family) == (first.entity, first.family))
                 {
                     if let Some((_, sample)) = self.sample(position) {
-                        points += u64::from(point::point(out, metric, sample, self.snapshot, moment));
+                        points += u64::from(point::point(out, metric, explicit, sample, self.snapshot, moment));
                     }
                     self.next = self.positions.next();
                 }
@@ -212,11 +227,17 @@ fn facts(snapshot: &Snapshot) -> Vec<Vec<usize>> {
     facts
 }
 
-impl Requests<'_> {
+impl<'a> Requests<'a> {
+    /// The same requests with options. To be called before the first one is taken.
+    #[must_use]
+    pub fn with(self, options: &'a Options) -> Self {
+        Self { options, ..self }
+    }
+
     /// Writes the next entity's metrics; their number of points.
     fn write_next(&mut self, out: &mut Vec<u8>) -> Option<u64> {
         while let Some(part) = self.parts.last_mut() {
-            if let Some(points) = part.write_next(out) {
+            if let Some(points) = part.write_next(out, self.options) {
                 return Some(points);
             }
             self.parts.pop();
