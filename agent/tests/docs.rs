@@ -188,7 +188,7 @@ const CLOSED: &[&str] = &["collector", "state", "reason"];
 fn push_own(text: &mut String, page: &str) {
     let families = parse(page);
     text.push_str(
-        "\n## The agent itself\n\nServed beside the others, without the labels of an entity. `podlens_otlp_points_total` \
+        "\n## The agent itself\n\nServed beside the others, without the labels of an entity. `podlens_otlp_...` \
          exists where an OTLP endpoint is configured, `podlens_names_...` where there is a source of names.\n\n\
          | metric | kind | labels | meaning |\n| --- | --- | --- | --- |\n",
     );
