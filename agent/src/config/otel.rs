@@ -291,6 +291,7 @@ fn timeout(config: &mut Config, text: &str, _: &mut Context<'_>) -> Option<Taken
 }
 
 /// Keeps every pair that can be sent and names every other.
+#[allow(clippy::unnecessary_wraps, reason = "one of the setters, which all have this type")]
 fn headers(config: &mut Config, text: &str, context: &mut Context<'_>) -> Option<Taken> {
     let variable = context.name;
     let pairs = text.split(',').map(str::trim).enumerate().filter(|(_, pair)| !pair.is_empty());
@@ -308,7 +309,11 @@ fn headers(config: &mut Config, text: &str, context: &mut Context<'_>) -> Option
         match value::percent_decoded(text).filter(|_| is_name).and_then(|text| header(name, &text)) {
             Some((name, text)) => _ = config.otlp.headers.values.insert(name, text),
             None => {
-                config.otlp.headers.unsendable.push(format!("{named} of {variable}, which is not one that can be sent"))
+                config
+                    .otlp
+                    .headers
+                    .unsendable
+                    .push(format!("{named} of {variable}, which is not one that can be sent"));
             }
         }
     }

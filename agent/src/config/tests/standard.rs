@@ -23,6 +23,7 @@ fn defaults() -> Otlp {
     super::expected_defaults().otlp
 }
 
+#[allow(clippy::unnecessary_wraps, reason = "as the settings hold it")]
 fn endpoint(url: &str, is_for_metrics: bool) -> Option<Endpoint> {
     Some(Endpoint { url: url.parse().unwrap(), is_for_metrics })
 }

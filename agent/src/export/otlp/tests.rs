@@ -129,7 +129,7 @@ pub(crate) fn messages_as_prometheus(messages: &[ExportMetricsServiceRequest]) -
                         }
                     }
                 }
-                other => panic!("{other:?}"),
+                other @ Data::Summary(_) => panic!("{other:?}"),
             }
         }
     }

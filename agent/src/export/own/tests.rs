@@ -88,7 +88,7 @@ fn the_same_numbers_are_pushed_under_a_resource_of_the_agents_own() {
     for duration in [Duration::from_millis(2), Duration::from_millis(2), Duration::from_secs(3)] {
         telemetry.observe_scrape(duration);
     }
-    let now = UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+    let now = UNIX_EPOCH + Duration::from_hours(500_000);
     let message = ExportMetricsServiceRequest::decode(request(
         &telemetry,
         &resource_attributes("node-1", &BTreeMap::new(), None),
