@@ -37,7 +37,7 @@ pub struct Run {
     /// The configuration.
     #[command(flatten)]
     pub config: ConfigFile,
-    /// Where to serve /metrics [default: 0.0.0.0:9464]
+    /// Where to serve /metrics [default: [::]:9464]
     #[arg(long, value_name = "ADDRESS:PORT", value_parser = |text: &str| check_value("listen", text))]
     pub listen: Option<String>,
     #[allow(clippy::doc_markdown, reason = "help for the terminal")]

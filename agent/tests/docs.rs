@@ -282,7 +282,8 @@ fn own_page() -> String {
     let mut config = Config::defaults(&switchable());
     config.kubernetes.source = NameSource::Bundle;
     nobodys_run.path().clone_into(&mut config.kubernetes.bundle_root);
-    config.otlp.endpoint = Some(http::Uri::from_static("http://127.0.0.1:4317"));
+    config.otlp.endpoint =
+        Some(config::Endpoint { url: http::Uri::from_static("http://127.0.0.1:4317"), is_for_metrics: false });
     let pipeline = Arc::new(Pipeline::start(&config).unwrap());
     for (name, state) in pipeline.states() {
         assert!(matches!(state, State::Running | State::Degraded(_)), "{name} must run for its counters: {state:?}");

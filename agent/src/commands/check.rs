@@ -13,6 +13,7 @@ use crate::{
         capabilities::{Capability, FOR_LOCKED_MEMORY, Held, NEEDED},
         cgroupfs::hierarchies::Hierarchies,
         host,
+        refusal::Circumstances,
     },
     pipeline::Pipeline,
     signal::Entity,
@@ -50,6 +51,8 @@ fn report(config: &Config) -> (String, bool) {
     for capability in NEEDED.into_iter().chain(is_charged.then_some(FOR_LOCKED_MEMORY)) {
         line(&format!("CAP_{}", capability.name), &verdict(capability, held));
     }
+    let circumstances = Circumstances::read(Path::new("/proc"), Path::new("/sys"));
+    line("lockdown", &circumstances.lockdown());
     line("names", &names(config));
     let pipeline = match Pipeline::start(config) {
         Ok(pipeline) => pipeline,

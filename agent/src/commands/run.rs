@@ -22,9 +22,11 @@ use tracing::{info, warn};
 
 use crate::{
     attribution::kubernetes::source,
-    config::{Compression, Config, Otlp},
+    config::{self, Compression, Config, Histograms},
     export::{
-        otlp_client::{EXPORTER, OtlpClient, OtlpConfig, OtlpLogClient, OtlpTls},
+        otlp::{Options, is_of_entity},
+        otlp_client::{self, EXPORTER, OtlpClient, OtlpConfig, OtlpLogClient, OtlpTls},
+        own,
         server::{Content, Server, Verdict},
     },
     kernel::process,
@@ -67,7 +69,7 @@ async fn serve(config: &Config) -> Result<()> {
     let (stop, shutdown) = watch::channel(false);
     let beat = Arc::new(AtomicU64::new(0));
 
-    let otlp = otlp_settings(&config.otlp)?;
+    let otlp = otlp_settings(config)?;
     let telemetry = Arc::new(SelfTelemetry::new(env!("CARGO_PKG_VERSION"), otlp.as_ref().map(|_| &COUNTERS))?);
     let pipeline = Arc::new(Pipeline::start(config)?);
     let source = Arc::new(Source(Arc::clone(&pipeline)));
@@ -77,7 +79,7 @@ async fn serve(config: &Config) -> Result<()> {
         telemetry.register(LogRecords::new(Arc::clone(counters))?)?;
     }
     // The port is taken before anything is pushed: a second agent beside this one stops here, unheard.
-    let server = Server::bind(config.listen, content(&pipeline, &source, &telemetry, &beat, config)).await?;
+    let server = Server::bind(config.listen, content(&pipeline, &source, &telemetry, &beat, config))?;
     info!(address = %server.address(), node = config.node, "serving");
     log_states(pipeline.states());
 
@@ -111,8 +113,9 @@ async fn serve(config: &Config) -> Result<()> {
 }
 
 /// The client's settings; none if nothing is to be pushed.
-fn otlp_settings(settings: &Otlp) -> Result<Option<OtlpConfig>> {
-    let Some(endpoint) = &settings.endpoint else { return Ok(None) };
+fn otlp_settings(config: &Config) -> Result<Option<OtlpConfig>> {
+    let settings = &config.otlp;
+    let Some(endpoint) = settings.endpoint.as_ref().filter(|_| settings.enabled) else { return Ok(None) };
     let pem = |path: &Option<PathBuf>| {
         path.as_ref()
             .map(|path| {
@@ -120,9 +123,21 @@ fn otlp_settings(settings: &Otlp) -> Result<Option<OtlpConfig>> {
             })
             .transpose()
     };
+    let given = &settings.resource_attributes;
+    let of_all = given.iter().filter(|(key, _)| !is_of_entity(key));
+    let options = Options {
+        explicit_histograms: settings.histograms == Histograms::Explicit,
+        service_attributes: settings.service_attributes,
+        attributes: of_all.map(|(key, value)| (key.clone(), value.clone())).collect(),
+    };
     Ok(Some(OtlpConfig {
-        endpoint: endpoint.to_string(),
-        headers: settings.headers.0.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+        protocol: match settings.protocol {
+            config::Protocol::Grpc => otlp_client::Protocol::Grpc,
+            config::Protocol::HttpProtobuf => otlp_client::Protocol::HttpProtobuf,
+        },
+        endpoint: endpoint.url.to_string(),
+        endpoint_has_path: endpoint.is_for_metrics,
+        headers: settings.headers.values.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
         timeout: settings.timeout,
         interval: settings.interval,
         gzip: settings.compression == Compression::Gzip,
@@ -132,6 +147,8 @@ fn otlp_settings(settings: &Otlp) -> Result<Option<OtlpConfig>> {
             key_pem: pem(&settings.client_key)?,
             server_name: None,
         },
+        options,
+        own_resource: own::resource_attributes(&config.node, given, settings.service_name.as_deref()),
         ..OtlpConfig::default()
     }))
 }
@@ -166,6 +183,7 @@ fn content(
         alive: Arc::new(alive),
         ready: Arc::new(ready),
         node: config.node.as_str().into(),
+        linger: config.linger,
     }
 }
 

@@ -5,8 +5,8 @@
 use std::{path::PathBuf, time::Duration};
 
 use super::{
-    Compression, Config, LogFormat, LogLevel, NameSource,
-    value::{absolute_path, boolean, choice, duration, endpoint, header, is_node_name, whole},
+    Compression, Config, Endpoint, Headers, Histograms, LogFormat, LogLevel, NameSource, Protocol,
+    value::{absolute_path, boolean, choice, duration, endpoint, header, is_node_name, socket_address, whole},
 };
 
 /// One key of the configuration.
@@ -44,10 +44,10 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         path: "listen",
         expects: "an IP address and a port, such as 0.0.0.0:9464 or [::]:9464",
-        default: "0.0.0.0:9464",
+        default: "[::]:9464",
         example: "127.0.0.1:9100",
-        help: "Where the agent serves /metrics and its health",
-        set: Set::Value(|config, text| assign(&mut config.listen, text.parse().ok())),
+        help: "Where the agent serves /metrics and its health; [::] is every address, IPv6 or IPv4, that the host has; without a port it is 9464",
+        set: Set::Value(|config, text| assign(&mut config.listen, socket_address(text))),
     },
     Key {
         path: "node",
@@ -114,8 +114,7 @@ pub(super) const KEYS: &[Key] = &[
         example: "debug",
         help: "The least severe messages that are logged",
         set: Set::Value(|config, text| {
-            let all = [LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug, LogLevel::Trace];
-            assign(&mut config.log.level, all.into_iter().find(|level| level.as_str() == text))
+            assign(&mut config.log.level, LogLevel::ALL.into_iter().find(|level| level.as_str() == text))
         }),
     },
     Key {
@@ -129,12 +128,34 @@ pub(super) const KEYS: &[Key] = &[
         }),
     },
     Key {
+        path: "otlp.enabled",
+        expects: "true or false",
+        default: "true",
+        example: "false",
+        help: "Whether metrics are pushed to `otlp.endpoint`",
+        set: Set::Value(|config, text| assign(&mut config.otlp.enabled, boolean(text))),
+    },
+    Key {
+        path: "otlp.protocol",
+        expects: "grpc or http/protobuf",
+        default: "grpc",
+        example: "http/protobuf",
+        help: "How the receiver is spoken to; receivers have a port for each, by convention 4317 for gRPC and 4318 for HTTP",
+        set: Set::Value(|config, text| {
+            let choices = [("grpc", Protocol::Grpc), ("http/protobuf", Protocol::HttpProtobuf)];
+            assign(&mut config.otlp.protocol, choice(text, &choices))
+        }),
+    },
+    Key {
         path: "otlp.endpoint",
         expects: "a URL with http:// or https://, without user or query, such as http://collector:4317",
         default: "(none: nothing is pushed)",
         example: "http://collector:4317",
-        help: "The OpenTelemetry receiver that metrics are pushed to over gRPC",
-        set: Set::Value(|config, text| assign(&mut config.otlp.endpoint, endpoint(text).map(Some))),
+        help: "The OpenTelemetry receiver that metrics are pushed to; over HTTP /v1/metrics is added to its path, but not to that of `OTEL_EXPORTER_OTLP_METRICS_ENDPOINT`",
+        set: Set::Value(|config, text| {
+            let endpoint = endpoint(text).map(|url| Endpoint { url, is_for_metrics: false });
+            assign(&mut config.otlp.endpoint, endpoint.map(Some))
+        }),
     },
     Key {
         path: "otlp.interval",
@@ -159,10 +180,10 @@ pub(super) const KEYS: &[Key] = &[
         example: "x-scope=team%20a",
         help: "Headers of each request, for example for authorization; never logged",
         set: Set::Map {
-            clear: |config| config.otlp.headers.0.clear(),
+            clear: |config| config.otlp.headers = Headers::default(),
             put: |config, name, text| {
                 let (name, text) = header(name, text)?;
-                config.otlp.headers.0.insert(name, text);
+                config.otlp.headers.values.insert(name, text);
                 Some(())
             },
         },
@@ -181,7 +202,7 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         path: "otlp.certificate",
         expects: "an absolute path",
-        default: "(the system's)",
+        default: "(the public ones, as Mozilla lists them)",
         example: "/etc/podlens/ca.pem",
         help: "PEM file of the authorities that may sign the receiver's certificate",
         set: Set::Value(|config, text| assign_path(&mut config.otlp.certificate, text)),
@@ -201,6 +222,46 @@ pub(super) const KEYS: &[Key] = &[
         example: "/etc/podlens/client.key",
         help: "PEM file of the key of `otlp.client_certificate`",
         set: Set::Value(|config, text| assign_path(&mut config.otlp.client_key, text)),
+    },
+    Key {
+        path: "otlp.histograms",
+        expects: "exponential or explicit",
+        default: "exponential",
+        example: "explicit",
+        help: "How distributions are pushed: in powers of two, or with the buckets of the Prometheus page for receivers that take no exponential ones",
+        set: Set::Value(|config, text| {
+            let choices = [("exponential", Histograms::Exponential), ("explicit", Histograms::Explicit)];
+            assign(&mut config.otlp.histograms, choice(text, &choices))
+        }),
+    },
+    Key {
+        path: "otlp.resource_attributes",
+        expects: "attribute names with values; in a variable name=value,name=value with percent-encoded names and values",
+        default: "(none)",
+        example: "k8s.cluster.name=prod",
+        help: "Attributes of every resource; those that would name another pod, container or service are only the agent's own",
+        set: Set::Map {
+            clear: |config| config.otlp.resource_attributes.clear(),
+            put: |config, name, text| {
+                (!name.is_empty()).then(|| _ = config.otlp.resource_attributes.insert(name.to_owned(), text.to_owned()))
+            },
+        },
+    },
+    Key {
+        path: "otlp.service_name",
+        expects: "a text",
+        default: "(`service.name` of `otlp.resource_attributes`, else podlens)",
+        example: "node-agent",
+        help: "`service.name` of the agent's own metrics",
+        set: Set::Value(|config, text| assign(&mut config.otlp.service_name, Some(Some(text.to_owned())))),
+    },
+    Key {
+        path: "otlp.service_attributes",
+        expects: "true or false",
+        default: "false",
+        example: "true",
+        help: "Whether each resource has `service.name`, `service.namespace` and `service.instance.id`, by which Prometheus' own OTLP receiver tells resources apart",
+        set: Set::Value(|config, text| assign(&mut config.otlp.service_attributes, boolean(text))),
     },
     Key {
         path: "kubernetes.source",

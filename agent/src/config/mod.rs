@@ -18,7 +18,7 @@ use std::{
     collections::BTreeMap,
     ffi::OsString,
     fmt,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -26,6 +26,9 @@ use std::{
 pub use error::{Error, Origin};
 pub use reference::reference;
 pub use setting::check_value;
+
+/// Where the agent serves unless told otherwise.
+const PORT: u16 = 9464;
 
 /// Where kubelets serve unless told otherwise.
 const KUBELET_PORT: u16 = 10250;
@@ -75,6 +78,9 @@ pub enum LogLevel {
 }
 
 impl LogLevel {
+    /// The most severe first.
+    pub(crate) const ALL: [Self; 5] = [Self::Error, Self::Warn, Self::Info, Self::Debug, Self::Trace];
+
     /// As tracing's filters spell it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -101,8 +107,10 @@ pub enum LogFormat {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the key of the same name documents each field")]
 pub struct Otlp {
+    pub enabled: bool,
+    pub protocol: Protocol,
     /// None: nothing is pushed.
-    pub endpoint: Option<http::Uri>,
+    pub endpoint: Option<Endpoint>,
     pub interval: Duration,
     pub timeout: Duration,
     pub headers: Headers,
@@ -110,6 +118,44 @@ pub struct Otlp {
     pub certificate: Option<PathBuf>,
     pub client_certificate: Option<PathBuf>,
     pub client_key: Option<PathBuf>,
+    pub histograms: Histograms,
+    pub resource_attributes: BTreeMap<String, String>,
+    pub service_name: Option<String>,
+    pub service_attributes: bool,
+}
+
+impl Otlp {
+    /// Events have somewhere to go: a receiver that was not given for metrics alone.
+    #[must_use]
+    pub fn takes_events(&self) -> bool {
+        self.enabled && self.endpoint.as_ref().is_some_and(|endpoint| !endpoint.is_for_metrics)
+    }
+}
+
+/// Where metrics are pushed to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The receiver.
+    pub url: http::Uri,
+    /// Over HTTP: the path is the metrics' own, and none is added to it.
+    pub is_for_metrics: bool,
+}
+
+/// How the receiver is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are OTLP's")]
+pub enum Protocol {
+    Grpc,
+    HttpProtobuf,
+}
+
+/// How a distribution is pushed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Histograms {
+    /// Buckets in powers of two, all that the kernel programs count.
+    Exponential,
+    /// The buckets of the Prometheus page.
+    Explicit,
 }
 
 /// Where pods' and containers' names come from.
@@ -146,13 +192,18 @@ pub enum Compression {
     Gzip,
 }
 
-/// Headers of each push, by lower-case name. They carry credentials, so `Debug` shows no value.
+/// Headers of each push. They carry credentials, so `Debug` shows no value.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Headers(pub BTreeMap<String, String>);
+pub struct Headers {
+    /// By lower-case name.
+    pub values: BTreeMap<String, String>,
+    /// What was given as a header and cannot be sent: in words, without its value.
+    unsendable: Vec<String>,
+}
 
 impl fmt::Debug for Headers {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_set().entries(self.0.keys()).finish()
+        formatter.debug_set().entries(self.values.keys()).finish()
     }
 }
 
@@ -161,7 +212,7 @@ impl Config {
     #[must_use]
     pub fn defaults(collectors: &[&str]) -> Self {
         Self {
-            listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 9464)),
+            listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT)),
             node: String::new(),
             max_age: Duration::from_secs(1),
             slots: 1024,
@@ -171,6 +222,8 @@ impl Config {
             events: Events { enabled: true },
             log: Log { level: LogLevel::Info, format: LogFormat::Text },
             otlp: Otlp {
+                enabled: true,
+                protocol: Protocol::Grpc,
                 endpoint: None,
                 interval: Duration::from_secs(15),
                 timeout: Duration::from_secs(10),
@@ -179,6 +232,10 @@ impl Config {
                 certificate: None,
                 client_certificate: None,
                 client_key: None,
+                histograms: Histograms::Exponential,
+                resource_attributes: BTreeMap::new(),
+                service_name: None,
+                service_attributes: false,
             },
             kubernetes: Kubernetes {
                 source: NameSource::Auto,
@@ -244,7 +301,8 @@ pub fn load(inputs: &Inputs<'_>) -> Result<Loaded, Error> {
     let variables = env::Variables::new(&inputs.variables);
     let mut config = Config::defaults(inputs.collectors);
 
-    let warnings = otel::apply(&mut config, &variables);
+    let mut warnings = otel::apply(&mut config, &variables);
+    let standard_identity = (config.otlp.client_certificate.clone(), config.otlp.client_key.clone());
     if let Some(text) = variables.text("NODE_IP")? {
         config.kubernetes.kubelet_url = kubelet_at(text)?;
     }
@@ -260,6 +318,8 @@ pub fn load(inputs: &Inputs<'_>) -> Result<Loaded, Error> {
     if config.node.is_empty() {
         config.node = node_name(&variables, inputs.host_name.as_deref())?;
     }
+    warnings.extend(otel::pass_over_half_identity(&mut config, &standard_identity));
+    warnings.extend(otel::hold_back_without_headers(&mut config));
     if config.otlp.client_certificate.is_some() != config.otlp.client_key.is_some() {
         return Err(Error::HalfClientCertificate);
     }

@@ -1,6 +1,12 @@
 //! Texts to values. None means that the text is not one; the key's list of expectations says what is.
 
-use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
+use std::{
+    borrow::Cow,
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
+    path::PathBuf,
+    time::Duration,
+};
 
 pub(super) fn choice<T: Copy>(text: &str, choices: &[(&str, T)]) -> Option<T> {
     choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value)
@@ -42,6 +48,13 @@ pub(super) fn absolute_path(text: &str) -> Option<PathBuf> {
     (path.is_absolute() && !text.contains('\0')).then_some(path)
 }
 
+/// An address with or without a port. IPv6 may go without brackets where no port follows.
+pub(super) fn socket_address(text: &str) -> Option<SocketAddr> {
+    let with_port = || text.parse().ok();
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    with_port().or_else(|| bare.parse::<IpAddr>().ok().map(|address| SocketAddr::new(address, super::PORT)))
+}
+
 pub(super) fn endpoint(text: &str) -> Option<http::Uri> {
     let uri: http::Uri = text.parse().ok()?;
     let has_receiver = uri.host().is_some_and(|host| !host.is_empty()) && uri.query().is_none();
@@ -65,33 +78,28 @@ pub(super) fn header(name: &str, value: &str) -> Option<(String, String)> {
     (is_text && !is_binary).then(|| (name.as_str().to_owned(), value.to_owned()))
 }
 
-/// `name=value,name=value` with percent-encoded values, as in `OTEL_EXPORTER_OTLP_HEADERS`.
+/// `name=value,name=value` with percent-encoding, as in `OTEL_RESOURCE_ATTRIBUTES`.
 pub(super) fn pairs(text: &str) -> Option<Vec<(String, String)>> {
+    let decoded = |text: &str| percent_decoded(text.trim()).filter(|_| is_percent_encoded(text));
     text.split(',')
         .map(str::trim)
         .filter(|pair| !pair.is_empty())
         .map(|pair| {
             let (name, value) = pair.split_once('=')?;
-            Some((name.trim().to_owned(), percent_decoded(value.trim())?))
+            Some((decoded(name)?, decoded(value)?))
         })
         .collect()
 }
 
-fn percent_decoded(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, after)) = rest.split_first() {
-        rest = after;
-        if byte == b'%' {
-            let (digits, after) = rest.split_at_checked(2)?;
-            let digits = std::str::from_utf8(digits).ok().filter(|_| digits.iter().all(u8::is_ascii_hexdigit))?;
-            bytes.push(u8::from_str_radix(digits, 16).ok()?);
-            rest = after;
-        } else {
-            bytes.push(byte);
-        }
-    }
-    String::from_utf8(bytes).ok()
+/// Each % begins an encoding.
+pub(super) fn is_percent_encoded(text: &str) -> bool {
+    let is_encoding = |after: &str| after.as_bytes().get(..2).is_some_and(|two| two.iter().all(u8::is_ascii_hexdigit));
+    text.split('%').skip(1).all(is_encoding)
+}
+
+/// A % that begins no encoding stands for itself. None if the bytes are not UTF-8.
+pub(super) fn percent_decoded(text: &str) -> Option<String> {
+    percent_encoding::percent_decode_str(text).decode_utf8().ok().map(Cow::into_owned)
 }
 
 #[cfg(test)]
@@ -100,7 +108,25 @@ mod tests {
 
     use std::time::Duration;
 
-    use super::{duration, endpoint, header, pairs, whole};
+    use super::{duration, endpoint, header, pairs, socket_address, whole};
+
+    #[test]
+    fn an_address_to_listen_on_may_go_without_a_port() {
+        for (text, expected) in [
+            ("::", Some("[::]:9464")),
+            ("[::]", Some("[::]:9464")),
+            ("[::]:80", Some("[::]:80")),
+            ("0.0.0.0", Some("0.0.0.0:9464")),
+            ("127.0.0.1:9100", Some("127.0.0.1:9100")),
+            ("fd00::5", Some("[fd00::5]:9464")),
+            ("localhost:80", None),
+            (":9464", None),
+            ("9464", None),
+            ("", None),
+        ] {
+            assert_eq!(socket_address(text), expected.map(|text| text.parse().unwrap()), "{text}");
+        }
+    }
 
     #[test]
     fn a_duration_is_whole_numbers_with_units_the_largest_first() {
@@ -185,6 +211,8 @@ mod tests {
         check("a=%2", None);
         check("a=%+1", None);
         check("a=%é", None);
+        check("a%2Cb=c", Some(&[("a,b", "c")]));
+        check("a=100%", None);
         check("a=%ff", None);
     }
 

@@ -14,3 +14,4 @@ pub mod iterator;
 pub mod mapped;
 pub mod object;
 pub mod process;
+pub mod refusal;

@@ -26,8 +26,8 @@ use crate::{
     },
     config::Config,
     kernel::{
+        self,
         btf::Btf,
-        capabilities::Held,
         cgroupfs::{
             files::FileReader,
             hierarchies::{Hierarchies, HierarchyError},
@@ -65,7 +65,7 @@ impl Pipeline {
         let mut states = States::new(config);
         let mut collectors = Vec::new();
         // Without an exporter nobody would ever take them.
-        let tells_events = config.events.enabled && config.otlp.endpoint.is_some();
+        let tells_events = config.events.enabled && config.otlp.takes_events();
         let kernel = states.attach(&hierarchies, cpus, config.slots, tells_events, &mut collectors);
         // After the events are being recorded, so that nothing is born between.
         let cgroups = Cgroups::scan(hierarchies);
@@ -374,20 +374,7 @@ fn attach_all(object: &mut Object, programs: &[(&'static str, &str)]) -> Result<
     programs.iter().try_for_each(|(program, tracepoint)| object.attach(program, tracepoint))
 }
 
-/// Why the kernel refused something, missing capabilities first.
+/// Why the kernel refused something.
 fn refusal(cause: &ObjectError) -> String {
-    match missing_capabilities() {
-        Some(missing) => format!("{missing}; {}", crate::log::with_causes(cause)),
-        None => crate::log::with_causes(cause),
-    }
-}
-
-/// The capabilities that are missing, in words with the remedy.
-fn missing_capabilities() -> Option<String> {
-    let missing = Held::read(Path::new("/proc")).ok()?.missing();
-    let names: Vec<&str> = missing.iter().map(|capability| capability.name).collect();
-    (!names.is_empty()).then(|| {
-        let names = names.join(", ");
-        format!("the process lacks the capabilities {names}: add them to the container's securityContext.capabilities.add, or start podlens as root")
-    })
+    kernel::refusal::told(cause)
 }

@@ -4,6 +4,7 @@
 mod file_messages;
 mod other_messages;
 mod sources;
+mod standard;
 
 use super::{Config, Error, Inputs, Loaded, load};
 

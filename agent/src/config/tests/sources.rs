@@ -1,10 +1,8 @@
 //! The configuration from all its sources, and the order in which they win.
 
-use std::{collections::BTreeMap, time::Duration};
-
 use super::{
     super::{
-        Compression, Config, Error, Headers, Inputs, Origin, Otlp,
+        Config, Error, Inputs, Origin,
         keys::{KEYS, Set},
         load, reference, setting,
     },
@@ -69,9 +67,9 @@ fn each_key_is_set_alike_by_file_and_by_variable() {
         let path = key.path.replace("<name>", "scheduler");
         let variable = format!("PODLENS_{}", path.replace('.', "_").to_uppercase());
         let by_variable = load(&inputs(&[(&variable, key.example)])).unwrap().config;
-        let value = match key.set {
-            Set::Map { .. } => "{X-Scope: team a}",
-            Set::Value(_) | Set::PerCollector(_) => key.example,
+        let value = match (&key.set, key.example.split_once('=')) {
+            (Set::Map { .. }, Some((name, value))) => format!("{{{name}: {}}}", value.replace("%20", " ")),
+            _ => key.example.to_owned(),
         };
         let yaml = match path.split_once('.') {
             Some((section, name)) => format!("{section}:\n  {name}: {value}\n"),
@@ -96,7 +94,7 @@ fn a_client_certificate_and_its_key_are_set_together() {
 
 #[test]
 fn each_source_wins_over_the_one_before() {
-    let endpoint = |config: &Config| config.otlp.endpoint.as_ref().unwrap().to_string();
+    let endpoint = |config: &Config| config.otlp.endpoint.as_ref().unwrap().url.to_string();
     let standard = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://standard:1");
     let own = ("PODLENS_OTLP_ENDPOINT", "http://own:1");
     let yaml = "otlp: {endpoint: 'http://file:1'}";
@@ -137,7 +135,7 @@ fn podlens_config_names_the_file_and_the_flag_wins() {
 
 #[test]
 fn headers_of_a_later_source_replace_those_of_an_earlier_one() {
-    let headers = |config: &Config| config.otlp.headers.0.clone().into_iter().collect::<Vec<_>>();
+    let headers = |config: &Config| config.otlp.headers.values.clone().into_iter().collect::<Vec<_>>();
     let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     let yaml = "otlp:\n  headers:\n    Authorization: Bearer x.y=\n    a.b: \"\"\n";
     let by_file = config(yaml, &[("OTEL_EXPORTER_OTLP_HEADERS", "c=d")]);
@@ -157,71 +155,6 @@ fn texts_that_yaml_takes_for_numbers_stay_texts() {
     ] {
         assert_eq!(config(yaml, &[]).node, node, "{yaml}");
     }
-}
-
-#[test]
-fn standard_variables_follow_opentelemetrys_rules() {
-    let otlp = |variables: &[(&str, &str)]| config("", variables).otlp;
-    let endpoint = |variables: &[(&str, &str)]| otlp(variables).endpoint.unwrap().to_string();
-    let base = ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://c:4318/x");
-    assert_eq!(endpoint(&[base]), "https://c:4318/x");
-    let for_metrics = ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "http://m:4318/y");
-    assert_eq!(endpoint(&[base, for_metrics]), "http://m:4318/y");
-    let without_scheme = ("OTEL_EXPORTER_OTLP_ENDPOINT", "c:4317");
-    assert_eq!(endpoint(&[without_scheme]), "https://c:4317/");
-    assert_eq!(endpoint(&[without_scheme, ("OTEL_EXPORTER_OTLP_INSECURE", "TRUE")]), "http://c:4317/");
-    let secure_metrics = ("OTEL_EXPORTER_OTLP_METRICS_INSECURE", "false");
-    assert_eq!(endpoint(&[without_scheme, secure_metrics, ("OTEL_EXPORTER_OTLP_INSECURE", "true")]), "https://c:4317/");
-
-    let all = otlp(&[
-        ("OTEL_METRIC_EXPORT_INTERVAL", "2500"),
-        ("OTEL_EXPORTER_OTLP_TIMEOUT", "1500"),
-        ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
-        ("OTEL_EXPORTER_OTLP_HEADERS", "a=b"),
-        ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/ca"),
-        ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", "/c"),
-        ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "/k"),
-    ]);
-    let expected = Otlp {
-        endpoint: None,
-        interval: Duration::from_millis(2500),
-        timeout: Duration::from_millis(1500),
-        headers: Headers(BTreeMap::from([("a".to_owned(), "b".to_owned())])),
-        compression: Compression::Gzip,
-        certificate: Some("/ca".into()),
-        client_certificate: Some("/c".into()),
-        client_key: Some("/k".into()),
-    };
-    assert_eq!(all, expected);
-}
-
-#[test]
-fn a_standard_variable_that_cannot_be_used_is_passed_over_with_a_warning() {
-    let loaded = load(&inputs(&[
-        ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "http/json"),
-        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
-        ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "delta"),
-        ("OTEL_EXPORTER_OTLP_HEADERS", "a=b,secret"),
-        ("OTEL_METRIC_EXPORT_INTERVAL", ""),
-        ("OTEL_SOMETHING_ELSE", "x"),
-    ]))
-    .unwrap();
-    assert_eq!(loaded.config.otlp.headers, Headers::default());
-    assert_eq!(loaded.config.otlp.interval, Duration::from_secs(15));
-    assert_eq!(
-        loaded.warnings,
-        [
-            "environment variable OTEL_EXPORTER_OTLP_METRICS_PROTOCOL has no value that podlens can use; passed over",
-            "environment variable OTEL_EXPORTER_OTLP_PROTOCOL has no value that podlens can use; passed over",
-            "environment variable OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE has no value that podlens can use; passed over",
-            "environment variable OTEL_EXPORTER_OTLP_HEADERS has no value that podlens can use; passed over",
-        ]
-    );
-    let fits = inputs(&[
-        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
-        ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "Cumulative"),
-    ]);
-    assert_eq!(load(&fits).unwrap().warnings, Vec::<String>::new());
 }
 
 #[test]
@@ -254,7 +187,7 @@ fn the_reference_has_one_row_for_each_key() {
     assert_eq!(rows[0], "| key | variable | value | default | example | meaning |");
     assert_eq!(
         rows[2],
-        "| `listen` | `PODLENS_LISTEN` | an IP address and a port, such as 0.0.0.0:9464 or [::]:9464 | `0.0.0.0:9464` | `127.0.0.1:9100` | Where the agent serves /metrics and its health |"
+        "| `listen` | `PODLENS_LISTEN` | an IP address and a port, such as 0.0.0.0:9464 or [::]:9464 | `[::]:9464` | `127.0.0.1:9100` | Where the agent serves /metrics and its health; [::] is every address, IPv6 or IPv4, that the host has; without a port it is 9464 |"
     );
     for key in KEYS {
         let start = format!("| `{}` |", key.path);

@@ -4,7 +4,7 @@
 //! its entity's, the same as in metrics, or the agent's own. Events are rare, so the messages are the generated ones; only
 //! the resource comes from the encoder of metrics, so that the two cannot differ.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use opentelemetry_proto::tonic::{
     collector::logs::v1::ExportLogsServiceRequest,
@@ -14,15 +14,16 @@ use opentelemetry_proto::tonic::{
 };
 use prost::Message as _;
 
-use super::{Facts, SCHEMA_URL, resource, unix_ns};
+use super::{Facts, Options, SCHEMA_URL, resource, unix_ns};
 use crate::{
     registry::{EventBatch, Noted},
     signal::{AttributeValue, Entity},
 };
 
-/// The request that carries a batch, its events in order within each resource.
+/// The request that carries a batch, its events in order within each resource; `of_agent` are the attributes of the agent's
+/// own.
 #[must_use]
-pub fn request(batch: &EventBatch) -> ExportLogsServiceRequest {
+pub fn request(batch: &EventBatch, of_agent: &BTreeMap<String, String>, options: &Options) -> ExportLogsServiceRequest {
     let facts = Facts::of(&batch.described);
     let positions: HashMap<&Entity, u32> =
         batch.described.entities.iter().zip(0..).map(|(state, at)| (&*state.entity, at)).collect();
@@ -32,10 +33,10 @@ pub fn request(batch: &EventBatch) -> ExportLogsServiceRequest {
         let at = resources.iter().position(|(known, _)| *known == entity).unwrap_or_else(|| {
             let node = &*batch.described.node;
             let resource = match entity {
-                None => of_agent(node),
+                None => agent(of_agent),
                 Some(entity) => {
                     let fact = |label: &str| facts.get(&batch.described, *positions.get(entity)?, label);
-                    of_entity(entity, node, fact)
+                    of_entity(entity, node, fact, options)
                 }
             };
             resources.push((entity, resource_logs(resource)));
@@ -74,15 +75,15 @@ fn resource_logs(resource: Resource) -> ResourceLogs {
     ResourceLogs { resource: Some(resource), scope_logs, schema_url: SCHEMA_URL.to_owned() }
 }
 
-fn of_entity<'a>(entity: &Entity, node: &str, fact: impl Fn(&str) -> Option<&'a str>) -> Resource {
+fn of_entity<'a>(entity: &Entity, node: &str, fact: impl Fn(&str) -> Option<&'a str>, options: &Options) -> Resource {
     let mut bytes = Vec::new();
-    resource::write(&mut bytes, entity, node, fact);
+    resource::write(&mut bytes, entity, node, fact, options);
     // What the encoder of metrics writes is a resource.
     Resource::decode(bytes.as_slice()).unwrap_or_default()
 }
 
-fn of_agent(node: &str) -> Resource {
-    let attributes = resource::of_agent(node).map(|(key, value)| key_value(key, text(value))).into();
+fn agent(attributes: &BTreeMap<String, String>) -> Resource {
+    let attributes = attributes.iter().map(|(key, value)| key_value(key, text(value))).collect();
     Resource { attributes, ..Resource::default() }
 }
 
@@ -169,7 +170,11 @@ mod tests {
     #[test]
     fn a_record_tells_its_event_by_name_when_it_was_and_when_it_was_noticed() {
         let web = container("shop", "web-0", "app");
-        let request = request(&batch(std::slice::from_ref(&web), vec![noted(7, Some(&web))]));
+        let request = request(
+            &batch(std::slice::from_ref(&web), vec![noted(7, Some(&web))]),
+            &BTreeMap::new(),
+            &Options::default(),
+        );
         let scope = &request.resource_logs[0].scope_logs[0];
         assert_eq!(scope.scope.as_ref().unwrap().name, "podlens");
         let record = &scope.log_records[0];
@@ -183,7 +188,8 @@ mod tests {
     fn the_resource_is_the_entitys_with_its_facts_and_each_is_there_once() {
         let (web, unit) = (container("shop", "web-0", "app"), Entity::unit("docker/3f1b0c5a9d7e"));
         let events = vec![noted(1, Some(&web)), noted(2, Some(&unit)), noted(3, Some(&web)), noted(4, None)];
-        let request = request(&batch(&[web, unit], events));
+        let own = BTreeMap::from([("service.name".to_owned(), "podlens".to_owned())]);
+        let request = request(&batch(&[web, unit], events), &own, &Options::default());
         let times: Vec<Vec<u64>> = request
             .resource_logs
             .iter()

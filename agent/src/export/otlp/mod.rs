@@ -24,7 +24,7 @@ use bytes::Bytes;
 use self::{point::Moment, proto::field};
 pub use self::{
     point::{CULPRIT_NAMESPACE_KEY, CULPRIT_POD_KEY, CULPRIT_UNIT_KEY},
-    resource::{SCHEMA_URL, UNIT_KEY, of_agent},
+    resource::{SCHEMA_URL, UNIT_KEY, is_of_entity},
 };
 use crate::{
     registry::{EntityState, Family, Sample, Snapshot},
@@ -43,6 +43,20 @@ pub struct Request {
     pub points: u64,
 }
 
+/// What is written beyond, or other than, what a snapshot says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Distributions have the buckets of the Prometheus page, in place of powers of two.
+    pub explicit_histograms: bool,
+    /// Each resource is a service too: `service.name`, `service.namespace` and `service.instance.id`.
+    pub service_attributes: bool,
+    /// Attributes of each resource, unless it has one of that name. Those for which [`is_of_entity`] holds do not belong
+    /// here: they would name the agent where somebody else is measured.
+    pub attributes: Vec<(String, String)>,
+}
+
+static NO_OPTIONS: Options = Options { explicit_histograms: false, service_attributes: false, attributes: Vec::new() };
+
 /// The requests of one export, built one at a time: all of them take far more memory than the snapshot.
 pub struct Requests<'a> {
     /// What is still to be sent: the values, then the last points of entities that are gone.
@@ -50,6 +64,7 @@ pub struct Requests<'a> {
     /// An encoded entity that did not fit into the previous request, and its points.
     held: Option<(Vec<u8>, u64)>,
     limit_bytes: usize,
+    options: &'a Options,
 }
 
 /// Entities of one snapshot, whose samples are to be sent as values or as marks that there is no value any more.
@@ -90,7 +105,7 @@ fn requests_of<'a>(snapshot: &'a Snapshot, previous: Option<&'a Snapshot>, limit
     }
     // Taken from the end.
     parts.reverse();
-    Requests { parts, held: None, limit_bytes }
+    Requests { parts, held: None, limit_bytes, options: &NO_OPTIONS }
 }
 
 impl<'a> Part<'a> {
@@ -103,7 +118,7 @@ impl<'a> Part<'a> {
     }
 
     /// Writes the metrics of the next entity that has any; their number of points.
-    fn write_next(&mut self, out: &mut Vec<u8>) -> Option<u64> {
+    fn write_next(&mut self, out: &mut Vec<u8>, options: &Options) -> Option<u64> {
         let has_samples =
             |entity: &u32| self.snapshot.metrics_of(*entity).any(|(_, mut samples)| samples.next().is_some());
         let entity = self.entities.find(has_samples)?;
@@ -117,7 +132,7 @@ impl<'a> Part<'a> {
         proto::nested_long(out, field::REQUEST_RESOURCE_METRICS, |out| {
             let fact = |label: &str| self.facts.get(self.snapshot, entity, label);
             proto::nested_long(out, field::RESOURCE_METRICS_RESOURCE, |out| {
-                resource::write(out, &state.entity, &self.snapshot.node, fact);
+                resource::write(out, &state.entity, &self.snapshot.node, fact, options);
             });
             proto::nested_long(out, field::RESOURCE_METRICS_SCOPE_METRICS, |out| {
                 proto::nested(out, field::SCOPE_METRICS_SCOPE, |out| {
@@ -125,7 +140,7 @@ impl<'a> Part<'a> {
                     proto::string(out, field::SCOPE_VERSION, env!("CARGO_PKG_VERSION"));
                 });
                 for (family, samples) in self.snapshot.metrics_of(entity) {
-                    points += write_metric(out, family, samples, self.snapshot, moment);
+                    points += write_metric(out, family, samples, self.snapshot, moment, options.explicit_histograms);
                 }
                 proto::string(out, field::SCOPE_METRICS_SCHEMA_URL, SCHEMA_URL);
             });
@@ -142,6 +157,7 @@ fn write_metric<'a>(
     samples: impl Iterator<Item = Sample<'a>>,
     snapshot: &Snapshot,
     moment: Moment,
+    explicit: bool,
 ) -> u64 {
     let mut samples = samples.peekable();
     if samples.peek().is_none() {
@@ -149,9 +165,9 @@ fn write_metric<'a>(
     }
     let mut points = 0;
     proto::nested_long(out, field::SCOPE_METRICS_METRICS, |out| {
-        point::metric(out, family.metric(), |out| {
+        point::metric(out, family.metric(), explicit, |out| {
             for sample in samples {
-                points += u64::from(point::point(out, family, sample, snapshot, moment));
+                points += u64::from(point::point(out, family, explicit, sample, snapshot, moment));
             }
         });
     });
@@ -199,11 +215,17 @@ fn facts(snapshot: &Snapshot) -> Vec<Vec<usize>> {
     facts
 }
 
-impl Requests<'_> {
+impl<'a> Requests<'a> {
+    /// The same requests with options. To be called before the first one is taken.
+    #[must_use]
+    pub fn with(self, options: &'a Options) -> Self {
+        Self { options, ..self }
+    }
+
     /// Writes the next entity's metrics; their number of points.
     fn write_next(&mut self, out: &mut Vec<u8>) -> Option<u64> {
         while let Some(part) = self.parts.last_mut() {
-            if let Some(points) = part.write_next(out) {
+            if let Some(points) = part.write_next(out, self.options) {
                 return Some(points);
             }
             self.parts.pop();

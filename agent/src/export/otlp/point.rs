@@ -9,6 +9,7 @@ use super::{
     resource::attribute,
 };
 use crate::{
+    export::prometheus::histogram::BOUNDS,
     registry::{Family, Sample, Snapshot, Value, snapshot::Culprit},
     signal::{Column, Entity, Histogram, Kind, Metric, Unit},
 };
@@ -43,7 +44,7 @@ impl Moment {
 }
 
 /// Writes a metric with the points that `points` writes.
-pub(super) fn metric(out: &mut Vec<u8>, metric: &Metric, points: impl FnOnce(&mut Vec<u8>)) {
+pub(super) fn metric(out: &mut Vec<u8>, metric: &Metric, explicit: bool, points: impl FnOnce(&mut Vec<u8>)) {
     proto::string(out, field::METRIC_NAME, metric.otlp_name);
     proto::string(out, field::METRIC_DESCRIPTION, metric.help);
     let unit: &[&str] = match metric.unit {
@@ -56,6 +57,7 @@ pub(super) fn metric(out: &mut Vec<u8>, metric: &Metric, points: impl FnOnce(&mu
     let data = match metric.kind {
         Kind::Counter => field::METRIC_SUM,
         Kind::Gauge => field::METRIC_GAUGE,
+        Kind::Histogram if explicit => field::METRIC_HISTOGRAM,
         Kind::Histogram => field::METRIC_EXPONENTIAL_HISTOGRAM,
     };
     // One number is short; values by label are several, and a distribution has many.
@@ -77,13 +79,15 @@ pub(super) fn metric(out: &mut Vec<u8>, metric: &Metric, points: impl FnOnce(&mu
 pub(super) fn point(
     out: &mut Vec<u8>,
     family: Family<'_>,
+    explicit: bool,
     sample: Sample<'_>,
     snapshot: &Snapshot,
     moment: Moment,
 ) -> bool {
     let Some(attributes) = Attributes::of(family, &sample, snapshot) else { return false };
     if let Value::Histogram(histogram) = sample.value {
-        proto::nested(out, field::DATA_POINTS, |out| write_histogram(out, histogram, &attributes, moment));
+        let write = if explicit { write_explicit } else { write_exponential };
+        proto::nested(out, field::DATA_POINTS, |out| write(out, histogram, &attributes, moment));
         return true;
     }
     let start_unix_ns = if family.metric().kind == Kind::Counter { moment.start_unix_ns } else { 0 };
@@ -153,7 +157,7 @@ impl<'a> Attributes<'a> {
     }
 }
 
-fn write_histogram(out: &mut Vec<u8>, histogram: Histogram<'_>, attributes: &Attributes<'_>, moment: Moment) {
+fn write_exponential(out: &mut Vec<u8>, histogram: Histogram<'_>, attributes: &Attributes<'_>, moment: Moment) {
     attributes.write(out, field::HISTOGRAM_ATTRIBUTES);
     proto::fixed(out, field::POINT_START_TIME, moment.start_unix_ns);
     proto::fixed(out, field::POINT_TIME, moment.time_unix_ns);
@@ -180,6 +184,26 @@ fn write_histogram(out: &mut Vec<u8>, histogram: Histogram<'_>, attributes: &Att
     }
     proto::number(out, field::HISTOGRAM_FLAGS, moment.flags());
     proto::fixed_always(out, field::HISTOGRAM_ZERO_THRESHOLD, ZERO_THRESHOLD_SECONDS.to_bits());
+}
+
+/// The buckets of the Prometheus page, each alone, and one for what is above the last bound.
+fn write_explicit(out: &mut Vec<u8>, histogram: Histogram<'_>, attributes: &Attributes<'_>, moment: Moment) {
+    proto::fixed(out, field::POINT_START_TIME, moment.start_unix_ns);
+    proto::fixed(out, field::POINT_TIME, moment.time_unix_ns);
+    if !moment.ended {
+        proto::fixed(out, field::HISTOGRAM_COUNT, histogram.count());
+        proto::fixed_always(out, field::HISTOGRAM_SUM, seconds(histogram.sum_ns()).to_bits());
+        let ends = BOUNDS.iter().map(|(last, _)| last + 1).chain([Histogram::BUCKETS]);
+        let counts = ends.scan(0, |first, end| {
+            let within = histogram.buckets().get(std::mem::replace(first, end)..end).unwrap_or_default();
+            Some(within.iter().sum())
+        });
+        proto::fixed_list(out, field::EXPLICIT_BUCKET_COUNTS, counts);
+        let bounds = BOUNDS.iter().filter_map(|(last, _)| Histogram::upper_bound_exponent(*last));
+        proto::fixed_list(out, field::EXPLICIT_BOUNDS, bounds.map(|exponent| 2_f64.powi(exponent).to_bits()));
+    }
+    attributes.write(out, field::EXPLICIT_ATTRIBUTES);
+    proto::number(out, field::HISTOGRAM_FLAGS, moment.flags());
 }
 
 fn seconds(value_ns: u64) -> f64 {

@@ -31,6 +31,7 @@ pub(super) mod field {
     pub(in super::super) const METRIC_UNIT: u32 = 3;
     pub(in super::super) const METRIC_GAUGE: u32 = 5;
     pub(in super::super) const METRIC_SUM: u32 = 7;
+    pub(in super::super) const METRIC_HISTOGRAM: u32 = 9;
     pub(in super::super) const METRIC_EXPONENTIAL_HISTOGRAM: u32 = 10;
 
     /// In gauges, sums and histograms alike, as the next one is in the last two.
@@ -54,6 +55,11 @@ pub(super) mod field {
     pub(in super::super) const HISTOGRAM_POSITIVE: u32 = 8;
     pub(in super::super) const HISTOGRAM_FLAGS: u32 = 10;
     pub(in super::super) const HISTOGRAM_ZERO_THRESHOLD: u32 = 14;
+
+    /// Of the distribution with explicit bounds; count, sum and flags are as above.
+    pub(in super::super) const EXPLICIT_BUCKET_COUNTS: u32 = 6;
+    pub(in super::super) const EXPLICIT_BOUNDS: u32 = 7;
+    pub(in super::super) const EXPLICIT_ATTRIBUTES: u32 = 9;
 
     pub(in super::super) const BUCKETS_OFFSET: u32 = 1;
     pub(in super::super) const BUCKETS_COUNTS: u32 = 2;
@@ -138,6 +144,11 @@ pub(super) fn fixed(out: &mut Vec<u8>, field: u32, value: u64) {
 pub(super) fn fixed_always(out: &mut Vec<u8>, field: u32, value: u64) {
     tag(out, field, FIXED64);
     out.extend_from_slice(&value.to_le_bytes());
+}
+
+/// Numbers of eight bytes, one after the other.
+pub(super) fn fixed_list(out: &mut Vec<u8>, field: u32, values: impl Iterator<Item = u64>) {
+    nested(out, field, |out| values.for_each(|value| out.extend_from_slice(&value.to_le_bytes())));
 }
 
 pub(super) fn varint(out: &mut Vec<u8>, mut value: u64) {

@@ -2,7 +2,10 @@
 //!
 //! Called by the encoders only, and by the agent's own metrics for the agent's. What is not known is left out, never guessed.
 
-use super::proto::{self, field};
+use super::{
+    Options,
+    proto::{self, field},
+};
 use crate::signal::{Container, Entity};
 
 /// The conventions that the attributes follow.
@@ -20,6 +23,28 @@ const CONTAINER_ID_KEY: &str = "container.id";
 const IMAGE_NAME_KEY: &str = "container.image.name";
 const IMAGE_TAGS_KEY: &str = "container.image.tags";
 
+/// By these three, Prometheus' own OTLP receiver tells resources apart: the first two become `job`, the last `instance`.
+const SERVICE_NAME_KEY: &str = "service.name";
+const SERVICE_NAMESPACE_KEY: &str = "service.namespace";
+const SERVICE_INSTANCE_KEY: &str = "service.instance.id";
+
+/// Beginnings of attributes that tell which pod, container, service or process a resource is.
+const OF_ENTITY: [&str; 13] = [
+    "container.",
+    "k8s.container.",
+    "k8s.cronjob.",
+    "k8s.daemonset.",
+    "k8s.deployment.",
+    "k8s.job.",
+    "k8s.namespace.",
+    "k8s.pod.",
+    "k8s.replicaset.",
+    "k8s.statefulset.",
+    "podlens.",
+    "process.",
+    "service.",
+];
+
 /// Digits of a container's id that stand for its name until the name is known.
 const SHORT_ID_DIGITS: usize = 12;
 
@@ -33,19 +58,21 @@ const WORKLOAD_KEYS: [(&str, &str); 6] = [
     ("statefulset", "k8s.statefulset.name"),
 ];
 
-/// The attributes of the agent's own resource.
+/// The attribute tells which pod, container, service or process a resource is. One that a user gives for podlens is podlens'
+/// own, and on no other resource.
 #[must_use]
-pub fn of_agent(node: &str) -> [(&'static str, &str); 4] {
-    [
-        ("service.name", "podlens"),
-        ("service.version", env!("CARGO_PKG_VERSION")),
-        ("service.instance.id", node),
-        (NODE_KEY, node),
-    ]
+pub fn is_of_entity(key: &str) -> bool {
+    OF_ENTITY.iter().any(|beginning| key.starts_with(beginning))
 }
 
 /// Writes the resource of an entity. `fact` gives what is known beside its names, by the label in Prometheus.
-pub(super) fn write<'a>(out: &mut Vec<u8>, entity: &Entity, node: &str, fact: impl Fn(&str) -> Option<&'a str>) {
+pub(super) fn write<'a>(
+    out: &mut Vec<u8>,
+    entity: &Entity,
+    node: &str,
+    fact: impl Fn(&str) -> Option<&'a str>,
+    options: &Options,
+) {
     let mut keys: Vec<&str> = Vec::with_capacity(8);
     let mut add = |key: &'static str, value: &str| {
         if !value.is_empty() {
@@ -77,7 +104,36 @@ pub(super) fn write<'a>(out: &mut Vec<u8>, entity: &Entity, node: &str, fact: im
             }
         }
     }
+    if options.service_attributes {
+        service(out, entity, node, fact("workload"));
+    }
+    for (key, value) in options.attributes.iter().filter(|(key, _)| !keys.contains(&key.as_str())) {
+        attribute(out, field::RESOURCE_ATTRIBUTES, key, value);
+    }
     entities(out, entity, &keys);
+}
+
+/// Writes the entity as a service: a pod's workload, or else the pod; a unit by its name. The instance is the container by
+/// its id: with names alone, a container that was made again would share the series of the one before it, whose last values
+/// may come in the same request.
+fn service(out: &mut Vec<u8>, entity: &Entity, node: &str, workload: Option<&str>) {
+    let mut add = |key: &str, value: &str| {
+        if !value.is_empty() {
+            attribute(out, field::RESOURCE_ATTRIBUTES, key, value);
+        }
+    };
+    match entity {
+        Entity::Unit(unit) => {
+            add(SERVICE_NAME_KEY, unit);
+            add(SERVICE_INSTANCE_KEY, &format!("{node}/{unit}"));
+        }
+        Entity::Container(container) => {
+            add(SERVICE_NAMESPACE_KEY, &container.namespace);
+            add(SERVICE_NAME_KEY, workload.unwrap_or(&container.pod));
+            let is_pod = container.container_id.is_empty();
+            add(SERVICE_INSTANCE_KEY, if is_pod { &container.pod_uid } else { &container.container_id });
+        }
+    }
 }
 
 /// An image's name and its tag, which is empty for an image that is named by its digest.

@@ -17,12 +17,12 @@ use opentelemetry_proto::tonic::{
 use proptest::prelude::*;
 use prost::Message;
 
-use super::{REQUEST_BYTES, Request, Requests, points, requests, requests_of, resource, unix_ns};
+use super::{Options, REQUEST_BYTES, Request, Requests, points, requests, requests_of, resource, unix_ns};
 use crate::{
     export::{
         fixture::{
-            ALL, LATENCY, Series, any_snapshot, container, distribution, large, parse, snapshot, snapshot_of, state,
-            taken, values, with_facts,
+            ALL, CPU, LATENCY, Series, any_snapshot, container, distribution, large, parse, snapshot, snapshot_of,
+            state, taken, values, with_facts,
         },
         prometheus::{self, Format},
     },
@@ -116,7 +116,23 @@ pub(crate) fn messages_as_prometheus(messages: &[ExportMetricsServiceRequest]) -
                         add(format!("{name}_bucket"), &labels, all as f64);
                     }
                 }
-                other => panic!("{other:?}"),
+                Data::Histogram(histogram) => {
+                    assert_eq!(histogram.aggregation_temporality, 2);
+                    for point in &histogram.data_points {
+                        let mut labels = labels(&point.attributes);
+                        add(format!("{name}_sum"), &labels, point.sum.unwrap());
+                        add(format!("{name}_count"), &labels, point.count as f64);
+                        assert_eq!(point.bucket_counts.len(), point.explicit_bounds.len() + 1);
+                        let bounds = point.explicit_bounds.iter().map(|bound| prometheus_number(*bound));
+                        let mut cumulative = 0;
+                        for (count, bound) in point.bucket_counts.iter().zip(bounds.chain(["+Inf".to_owned()])) {
+                            cumulative += count;
+                            labels.insert("le".into(), bound);
+                            add(format!("{name}_bucket"), &labels, cumulative as f64);
+                        }
+                    }
+                }
+                other @ Data::Summary(_) => panic!("{other:?}"),
             }
         }
     }
@@ -153,9 +169,20 @@ proptest! {
     }
 
     #[test]
+    fn explicit_buckets_are_those_of_the_text_page(snapshot in any_snapshot()) {
+        let options = Options { explicit_histograms: true, ..Options::default() };
+        let requests: Vec<Request> = requests(&snapshot, None).with(&options).collect();
+        prop_assert_eq!(as_prometheus(&requests), from_text(&snapshot));
+    }
+
+    #[test]
     fn bytes_are_those_of_the_generated_encoder(snapshot in any_snapshot()) {
-        for request in requests(&snapshot, Some(&super::tests::snapshot(0))) {
-            prop_assert_eq!(message(&request).encode_to_vec(), request.bytes.to_vec());
+        let attributes = vec![("k8s.cluster.name".to_owned(), "prod".to_owned())];
+        let all = Options { explicit_histograms: true, service_attributes: true, attributes };
+        for options in [Options::default(), all] {
+            for request in requests(&snapshot, Some(&super::tests::snapshot(0))).with(&options) {
+                prop_assert_eq!(message(&request).encode_to_vec(), request.bytes.to_vec());
+            }
         }
     }
 
@@ -190,7 +217,7 @@ fn large_snapshots_are_split_below_the_receivers_limit() {
 fn identity_is_told_as_far_as_it_is_known() {
     let check = |entity: &Entity, expected: &[(&str, &str)], entities: &[&str]| {
         let mut bytes = Vec::new();
-        resource::write(&mut bytes, entity, "node-1", |_| None);
+        resource::write(&mut bytes, entity, "node-1", |_| None, &Options::default());
         let resource = Resource::decode(bytes.as_slice()).unwrap();
         let expected = expected.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
         assert_eq!(strings(&resource.attributes), expected, "{entity:?}");
@@ -389,4 +416,65 @@ fn an_image_is_split_at_its_tag_or_digest() {
     ] {
         assert_eq!(resource::image(text), expected, "{text}");
     }
+}
+
+/// The attributes of each resource of a snapshot, lists aside.
+fn resources(snapshot: &Snapshot, options: &Options) -> Vec<BTreeMap<String, String>> {
+    let requests: Vec<Request> = requests(snapshot, None).with(options).collect();
+    let messages = requests.iter().flat_map(|request| message(request).resource_metrics);
+    let attributes = messages.map(|of_entity| {
+        let mut attributes = of_entity.resource.unwrap().attributes;
+        attributes.retain(|one| one.key != "container.image.tags");
+        strings(&attributes)
+    });
+    attributes.collect()
+}
+
+#[test]
+fn a_users_attributes_are_on_each_resource_but_replace_nothing() {
+    let attributes = [("k8s.cluster.name", "prod"), ("k8s.node.name", "other")];
+    let attributes = attributes.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec();
+    let options = Options { attributes, ..Options::default() };
+    let (with, without) = (resources(&snapshot(1), &options), resources(&snapshot(1), &Options::default()));
+    assert!(!with.is_empty());
+    for (with, mut without) in with.into_iter().zip(without) {
+        without.insert("k8s.cluster.name".to_owned(), "prod".to_owned());
+        assert_eq!(with, without);
+    }
+}
+
+#[test]
+fn what_names_a_pod_a_container_or_a_service_is_told_from_what_names_a_place() {
+    for key in
+        ["k8s.pod.name", "k8s.namespace.name", "container.id", "service.name", "k8s.deployment.name", "podlens.unit"]
+    {
+        assert!(super::is_of_entity(key), "{key}");
+    }
+    for key in ["k8s.cluster.name", "cloud.region", "deployment.environment.name", "k8s.node.uid", "host.name", "team"]
+    {
+        assert!(!super::is_of_entity(key), "{key}");
+    }
+}
+
+#[test]
+fn as_services_all_resources_differ_by_their_instance() {
+    let options = Options { service_attributes: true, ..Options::default() };
+    let mut entities = with_facts().entities;
+    // The same container made again: its last values come beside the first ones of its successor.
+    let Entity::Container(again) = &*entities[0].entity else { panic!("no container") };
+    let again = Container { container_id: "f".repeat(64).into(), ..again.clone() };
+    entities.push(state(Entity::Container(again)));
+    let of_each = [values(&CPU, &[(0, &[1]), (1, &[2]), (2, &[3]), (3, &[4])])];
+    let snapshot = Snapshot { infos: with_facts().infos, ..snapshot_of(entities, &of_each) };
+    let found = resources(&snapshot, &options);
+    let mut instances: Vec<&str> = found.iter().map(|one| one["service.instance.id"].as_str()).collect();
+    let all = instances.len();
+    instances.sort_unstable();
+    instances.dedup();
+    assert!(all >= 3 && instances.len() == all, "{found:?}");
+    assert_eq!(found[0]["service.name"], "web", "a workload is the service of its pods");
+    assert_eq!(found[0]["service.namespace"], found[0]["k8s.namespace.name"]);
+    let unit = found.iter().find(|one| one.contains_key("podlens.unit")).expect("a unit");
+    assert_eq!(unit["service.name"], unit["podlens.unit"]);
+    assert_eq!(unit["service.instance.id"], format!("{}/{}", unit["k8s.node.name"], unit["podlens.unit"]));
 }

@@ -1,12 +1,14 @@
 //! What the OTLP client can be told, and its check before anything is sent.
 
-use std::{fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use http::{HeaderMap, Uri};
 use tonic::{
     metadata::{MetadataKey, MetadataMap, MetadataValue},
     transport::{Certificate, ClientTlsConfig, Endpoint, Identity},
 };
+
+use crate::export::otlp;
 
 /// Settings of the push exporter. Temporality is cumulative; there is no other.
 #[derive(Clone)]
@@ -28,6 +30,10 @@ pub struct OtlpConfig {
     pub gzip: bool,
     /// Used where the endpoint is encrypted.
     pub tls: OtlpTls,
+    /// How pods' values are written.
+    pub options: otlp::Options,
+    /// The resource of the agent's own metrics.
+    pub own_resource: BTreeMap<String, String>,
     /// Snapshots that may wait while the receiver is away, at least 1.
     pub queue_snapshots: usize,
     /// Pause after the first failed attempt; it doubles up to 30 s.
@@ -105,6 +111,8 @@ impl Default for OtlpConfig {
             interval: Duration::from_secs(15),
             gzip: false,
             tls: OtlpTls::default(),
+            options: otlp::Options::default(),
+            own_resource: BTreeMap::new(),
             queue_snapshots: 4,
             first_pause: Duration::from_secs(1),
         }

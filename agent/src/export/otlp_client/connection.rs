@@ -43,7 +43,7 @@ impl Connection {
         Ok(Self {
             transport,
             backoff: Backoff::new(config.first_pause, node),
-            health: Health { signal, endpoint, state: State::Unknown, warned: false },
+            health: Health { signal, endpoint, state: State::Unknown, warned: None },
         })
     }
 
@@ -76,8 +76,8 @@ struct Health {
     signal: &'static str,
     endpoint: String,
     state: State,
-    /// The receiver's last answer had a warning.
-    warned: bool,
+    /// What the log said of the receiver's last answer.
+    warned: Option<&'static str>,
 }
 
 #[derive(Clone, Copy)]
@@ -119,11 +119,44 @@ impl Health {
     }
 
     fn accepted(&mut self, accepted: &Accepted) {
-        let Accepted { rejected, message } = accepted;
-        if *rejected > 0 && !self.warned {
-            let Self { signal, endpoint, .. } = self;
-            tracing::warn!(signal, endpoint, rejected, message, "the OTLP receiver rejects points");
+        if let Some(event) = self.warning(accepted) {
+            let (Self { signal, endpoint, .. }, Accepted { rejected, message }) = (self, accepted);
+            tracing::warn!(signal, endpoint, rejected, message, "{event}");
         }
-        self.warned = *rejected > 0;
+    }
+
+    /// What the log has to say of an answer: the first one that rejects something or has a warning, until one has neither.
+    fn warning(&mut self, accepted: &Accepted) -> Option<&'static str> {
+        let event = match accepted {
+            Accepted { rejected: 1.., .. } => Some("the OTLP receiver rejects a part of what it gets"),
+            Accepted { message, .. } if !message.is_empty() => {
+                Some("the OTLP receiver takes everything, with a warning")
+            }
+            Accepted { .. } => None,
+        };
+        let is_new = event != self.warned;
+        self.warned = event;
+        event.filter(|_| is_new)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Accepted, Health, State};
+
+    #[test]
+    fn a_rejection_and_a_warning_without_one_are_logged_once_each() {
+        let mut health = Health { signal: "metrics", endpoint: String::new(), state: State::Unknown, warned: None };
+        let mut logged = |rejected: u64, message: &str| {
+            health.warning(&Accepted { rejected, message: message.to_owned() }).is_some()
+        };
+        assert!(!logged(0, ""));
+        assert!(logged(0, "use the newer endpoint"));
+        assert!(!logged(0, "use the newer endpoint"));
+        assert!(!logged(0, "use the newer endpoint, for the 3rd time"));
+        assert!(logged(2, "too old"));
+        assert!(!logged(3, "too old"));
+        assert!(!logged(0, ""));
+        assert!(logged(1, "too old"), "again, after it was over");
     }
 }

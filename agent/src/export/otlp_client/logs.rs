@@ -4,6 +4,7 @@
 //! delivered in the end is counted, so that records made are those sent, dropped and rejected.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -18,7 +19,10 @@ use super::{
     transport::LOGS,
 };
 use crate::{
-    export::{EventSource, otlp::logs},
+    export::{
+        EventSource,
+        otlp::{Options, logs},
+    },
     signal::shutdown::{Shutdown, stopped},
     telemetry::log_records::LogRecordCounters,
 };
@@ -35,6 +39,9 @@ pub struct OtlpLogClient<S> {
     source: Arc<S>,
     counters: Arc<LogRecordCounters>,
     connection: Connection,
+    /// Attributes of the agent's own resource.
+    own_resource: BTreeMap<String, String>,
+    options: Options,
     /// A request that was taken from the journal and is not settled, and its records.
     open: Option<(Bytes, u64)>,
 }
@@ -52,7 +59,8 @@ impl<S: EventSource> OtlpLogClient<S> {
     ) -> Result<Self, OtlpConfigError> {
         let connection = Connection::new(config, LOGS, node)?;
         source.subscribe(EXPORTER, Arc::clone(&counters.dropped));
-        Ok(Self { source, counters, connection, open: None })
+        let (own_resource, options) = (config.own_resource.clone(), config.options.clone());
+        Ok(Self { source, counters, connection, own_resource, options, open: None })
     }
 
     /// Exports until a stop is asked for, then what is left within two seconds.
@@ -95,7 +103,8 @@ impl<S: EventSource> OtlpLogClient<S> {
         if self.open.is_none() {
             let batch = self.source.take(EXPORTER, RECORDS, at_once);
             let records = batch.events.len() as u64;
-            self.open = (records > 0).then(|| (logs::request(&batch).encode_to_vec().into(), records));
+            self.open = (records > 0)
+                .then(|| (logs::request(&batch, &self.own_resource, &self.options).encode_to_vec().into(), records));
         }
         self.open.is_some()
     }

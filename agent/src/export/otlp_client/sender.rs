@@ -1,6 +1,7 @@
 //! The sending half: takes the oldest snapshot, sends its requests one after the other, repeats what failed.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, atomic::Ordering},
     time::{Duration, SystemTime},
 };
@@ -27,7 +28,8 @@ pub(super) struct Sender {
     connection: Connection,
     counters: &'static OtlpCounters,
     own: Option<Arc<SelfTelemetry>>,
-    node: Arc<str>,
+    own_resource: BTreeMap<String, String>,
+    options: otlp::Options,
     /// The last snapshot that was accepted completely: entities in it that are in no later one get their last point.
     accepted: Option<Arc<Snapshot>>,
 }
@@ -40,7 +42,8 @@ impl Sender {
         own: Option<Arc<SelfTelemetry>>,
     ) -> Result<Self, OtlpConfigError> {
         let connection = Connection::new(config, METRICS, node)?;
-        Ok(Self { connection, counters, own, node: node.into(), accepted: None })
+        let (own_resource, options) = (config.own_resource.clone(), config.options.clone());
+        Ok(Self { connection, counters, own, own_resource, options, accepted: None })
     }
 
     /// Sends whatever comes into the queue. Never ends.
@@ -66,7 +69,8 @@ impl Sender {
         let snapshot = front.snapshot;
         let accepted = self.accepted.clone();
         let mut own = self.own_request();
-        let mut requests = otlp::requests(&snapshot, accepted.as_deref()).skip(front.done_requests).peekable();
+        let requests = otlp::requests(&snapshot, accepted.as_deref()).with(&self.options);
+        let mut requests = requests.skip(front.done_requests).peekable();
         // Where nothing is measured, the agent's own metrics say so.
         let alone = (requests.peek().is_none() && front.done_requests == 0 && !own.is_empty()).then(Request::default);
         for request in requests.chain(alone) {
@@ -100,7 +104,7 @@ impl Sender {
 
     fn own_request(&self) -> Bytes {
         let own = self.own.as_deref();
-        own.map(|own| own::request(own, &self.node, SystemTime::now())).unwrap_or_default()
+        own.map(|own| own::request(own, &self.own_resource, SystemTime::now())).unwrap_or_default()
     }
 }
 

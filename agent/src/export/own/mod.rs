@@ -6,7 +6,10 @@
 mod page;
 mod push;
 
-pub use self::{page::page, push::request};
+pub use self::{
+    page::page,
+    push::{request, resource_attributes},
+};
 
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,7 @@
 //! A few dozen points per push, so they are built as messages. They travel with the pods' values, over the same connection
 //! and under the same rules.
 
-use std::time::SystemTime;
+use std::{collections::BTreeMap, time::SystemTime};
 
 use bytes::Bytes;
 use opentelemetry_proto::tonic::{
@@ -19,16 +19,36 @@ use prometheus::proto::{self, MetricFamily, MetricType};
 use prost::Message as _;
 
 use crate::{
-    export::otlp::{SCHEMA_URL, of_agent, unix_ns},
+    export::otlp::{SCHEMA_URL, unix_ns},
     telemetry::SelfTelemetry,
 };
 
+/// The agent's resource: what it says of itself, over which a user's attributes go, and over those the name of its service.
+#[must_use]
+pub fn resource_attributes(
+    node: &str,
+    given: &BTreeMap<String, String>,
+    service_name: Option<&str>,
+) -> BTreeMap<String, String> {
+    let own = [
+        ("service.name", "podlens"),
+        ("service.version", env!("CARGO_PKG_VERSION")),
+        ("service.instance.id", node),
+        ("k8s.node.name", node),
+    ];
+    let owned = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
+    let mut attributes: BTreeMap<String, String> = own.into_iter().map(owned).collect();
+    attributes.extend(given.clone());
+    attributes.extend(service_name.map(|name| owned(("service.name", name))));
+    attributes
+}
+
 /// An encoded `ExportMetricsServiceRequest` with all own metrics but those of the process.
 #[must_use]
-pub fn request(telemetry: &SelfTelemetry, node: &str, now: SystemTime) -> Bytes {
+pub fn request(telemetry: &SelfTelemetry, resource: &BTreeMap<String, String>, now: SystemTime) -> Bytes {
     let moment = Moment { start_unix_ns: unix_ns(telemetry.started()), time_unix_ns: unix_ns(now) };
-    let resource =
-        Resource { attributes: of_agent(node).map(|(key, value)| attribute(key, value)).into(), ..Resource::default() };
+    let attributes = resource.iter().map(|(key, value)| attribute(key, value)).collect();
+    let resource = Resource { attributes, ..Resource::default() };
     let scope = InstrumentationScope {
         name: "podlens".into(),
         version: env!("CARGO_PKG_VERSION").into(),

@@ -15,7 +15,7 @@ use opentelemetry_proto::tonic::{
 };
 use prost::Message as _;
 
-use super::request;
+use super::{request, resource_attributes};
 use crate::{
     export::{fixture::parse, prometheus::Format},
     telemetry::{SelfTelemetry, otlp::OtlpCounters},
@@ -89,7 +89,12 @@ fn the_same_numbers_are_pushed_under_a_resource_of_the_agents_own() {
         telemetry.observe_scrape(duration);
     }
     let now = UNIX_EPOCH + Duration::from_hours(500_000);
-    let message = ExportMetricsServiceRequest::decode(request(&telemetry, "node-1", now)).unwrap();
+    let message = ExportMetricsServiceRequest::decode(request(
+        &telemetry,
+        &resource_attributes("node-1", &BTreeMap::new(), None),
+        now,
+    ))
+    .unwrap();
     let [of_agent] = &message.resource_metrics[..] else { panic!("{message:?}") };
     let resource = of_agent.resource.as_ref().unwrap();
     let identity: BTreeMap<&str, String> =
@@ -137,4 +142,19 @@ fn string(pair: &KeyValue) -> String {
         any_value::Value::StringValue(text) => text,
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn the_agents_resource_takes_what_a_user_gives_over_what_it_says_of_itself() {
+    let check = |given: &[(&str, &str)], service_name: Option<&str>, expected: &[(&str, &str)]| {
+        let given = given.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let found = resource_attributes("node-1", &given, service_name);
+        for (key, value) in expected {
+            assert_eq!(found.get(*key).map(String::as_str), Some(*value), "{found:?}");
+        }
+    };
+    check(&[], None, &[("service.name", "podlens"), ("service.instance.id", "node-1")]);
+    let given = [("service.name", "a"), ("service.instance.id", "b"), ("k8s.pod.name", "podlens-x"), ("team", "c")];
+    check(&given, None, &given);
+    check(&given, Some("d"), &[("service.name", "d"), ("team", "c")]);
 }

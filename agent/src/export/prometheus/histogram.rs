@@ -5,7 +5,7 @@ use crate::signal::Histogram;
 
 /// The classic buckets: position of the kernel's bucket that ends there, and its bound in seconds as a decimal.
 /// Every one is a kernel bound, so nothing is interpolated; steps of four from 1 us to 4 s.
-pub(super) const BOUNDS: [(usize, &str); 12] = [
+pub(in crate::export) const BOUNDS: [(usize, &str); 12] = [
     (4, "9.5367431640625e-07"),
     (6, "3.814697265625e-06"),
     (8, "1.52587890625e-05"),

@@ -4,7 +4,7 @@
 //! metrics. Labels of an entity are rendered once a page, since they make up most of its bytes. The protobuf
 //! format, which alone can carry native histograms, is not here; it would be one more [`Format`].
 
-mod histogram;
+pub(super) mod histogram;
 mod info;
 mod merge;
 

@@ -1,12 +1,17 @@
-//! One connection's bytes: cuts a peer that does not take its answer, and tells when a page is delivered.
+//! One connection's bytes: cuts a peer that dawdles over a request's head or does not take its answer, and tells when a
+//! page is delivered.
 //!
-//! hyper bounds the time for a request's head but not the time for writing an answer, hence this wrapper.
+//! hyper bounds the time until a request's head has come, the idle time before it included, and not the time for writing an
+//! answer. A kept connection may be idle for much longer than a head may take, hence this wrapper.
 
 use std::{
     convert::Infallible,
     io,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -85,10 +90,16 @@ impl Body for Payload {
     }
 }
 
+/// Set when a request's head has come whole.
+pub(super) type HeadCame = Arc<AtomicBool>;
+
 /// The connection as hyper sees it.
 pub(super) struct Stream {
     inner: TokioIo<TcpStream>,
     patience: Duration,
+    /// Runs from a request's first byte, and from the connection's beginning, until the head has come.
+    head: Option<Pin<Box<Sleep>>>,
+    head_came: HeadCame,
     /// Runs from the first write that the peer kept waiting until everything is flushed, whatever trickles through
     /// in between.
     stalled: Option<Pin<Box<Sleep>>>,
@@ -96,8 +107,15 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    pub(super) fn new(inner: TokioIo<TcpStream>, patience: Duration, delivery: Arc<Delivery>) -> Self {
-        Self { inner, patience, stalled: None, delivery }
+    /// Call it within a runtime.
+    pub(super) fn new(
+        inner: TokioIo<TcpStream>,
+        patience: Duration,
+        head_came: HeadCame,
+        delivery: Arc<Delivery>,
+    ) -> Self {
+        let head = Some(Box::pin(tokio::time::sleep(patience)));
+        Self { inner, patience, head, head_came, stalled: None, delivery }
     }
 
     fn bounded<T>(&mut self, written: Poll<io::Result<T>>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
@@ -117,7 +135,21 @@ impl Read for Stream {
         context: &mut Context<'_>,
         buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_read(context, buffer)
+        if self.head_came.swap(false, Ordering::Relaxed) {
+            self.head = None;
+        }
+        let read = Pin::new(&mut self.inner).poll_read(context, buffer);
+        match &mut self.head {
+            Some(head) if read.is_pending() => {
+                ready!(head.as_mut().poll(context));
+                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+            }
+            None if read.is_ready() => {
+                self.head = Some(Box::pin(tokio::time::sleep(self.patience)));
+                read
+            }
+            _ => read,
+        }
     }
 }
 

@@ -7,14 +7,16 @@
 
 mod answer;
 mod connection;
+mod listen;
 mod pages;
+mod scrapers;
 mod seats;
 
 use std::{
     io,
     net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Duration,
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    time::{Duration, Instant},
 };
 
 use hyper::{server::conn::http1, service::service_fn};
@@ -26,8 +28,9 @@ use tokio::{
 
 use self::{
     answer::Answers,
-    connection::{Delivery, Stream},
+    connection::{Delivery, HeadCame, Stream},
     pages::Pages,
+    scrapers::Scrapers,
     seats::{Seat, Seats},
 };
 use crate::{
@@ -39,8 +42,12 @@ use crate::{
 /// Connections served at one time.
 const CONNECTIONS: usize = 64;
 
-/// For a request's head to arrive, idle time on a kept connection included, and for a peer to take an answer.
+/// For a request's head to arrive once it has begun, and for a peer to take an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A kept connection may be idle for so long: longer than between two scrapes, and longer than Prometheus itself keeps one
+/// (5 min), so that no scrape meets a connection that is about to be closed here.
+const IDLE: Duration = Duration::from_mins(6);
 
 /// For answers under way when a stop is asked for.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
@@ -76,6 +83,8 @@ pub struct Content<S> {
     pub ready: Probe,
     /// For the index.
     pub node: Arc<str>,
+    /// How long final values wait for those who scrape.
+    pub linger: Duration,
 }
 
 /// Why there is no server.
@@ -96,20 +105,22 @@ pub struct Server<S> {
     listener: TcpListener,
     address: SocketAddr,
     answers: Arc<Answers<S>>,
+    scrapers: Arc<Mutex<Scrapers>>,
     patience: Duration,
 }
 
 impl<S: SnapshotSource> Server<S> {
-    /// Takes the address; requests are answered once it runs.
+    /// Takes the address; requests are answered once it runs. Call it within a runtime.
     ///
     /// # Errors
     /// If the address is taken, is not this machine's, or is not allowed.
-    pub async fn bind(address: SocketAddr, content: Content<S>) -> Result<Self, ServerError> {
+    pub fn bind(address: SocketAddr, content: Content<S>) -> Result<Self, ServerError> {
         let failed = |source| ServerError::Bind { address, source };
-        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let listener = listen::listen(address).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
+        let scrapers = Arc::new(Mutex::new(Scrapers::new(content.linger)));
         let answers = Arc::new(Answers { content, pages: Pages::default() });
-        Ok(Self { listener, address, answers, patience: PATIENCE })
+        Ok(Self { listener, address, answers, scrapers, patience: PATIENCE })
     }
 
     /// Where it listens, with the port that the kernel chose if 0 was asked for.
@@ -164,13 +175,18 @@ impl<S: SnapshotSource> Server<S> {
         // An answer is one write or a few large ones; nothing is gained by waiting for more.
         let _ = stream.set_nodelay(true);
         let delivery = {
-            let answers = Arc::clone(&answers);
+            let (answers, scrapers) = (Arc::clone(&answers), Arc::clone(&self.scrapers));
             Arc::new(Delivery::new(move |sequence| {
-                answers.content.source.exported(&format!("prometheus/{peer}"), sequence);
+                let mut scrapers = scrapers.lock().unwrap_or_else(PoisonError::into_inner);
+                let acknowledged = scrapers.delivered(peer, sequence, Instant::now());
+                drop(scrapers);
+                answers.content.source.exported(&format!("prometheus/{peer}"), acknowledged);
             }))
         };
-        let stream = Stream::new(TokioIo::new(stream), patience, Arc::clone(&delivery));
+        let head_came = HeadCame::default();
+        let stream = Stream::new(TokioIo::new(stream), patience, Arc::clone(&head_came), Arc::clone(&delivery));
         let service = service_fn(move |request| {
+            head_came.store(true, Ordering::Relaxed);
             let (answers, delivery, seat) = (Arc::clone(&answers), Arc::clone(&delivery), Arc::clone(&held));
             async move {
                 let answer = seat.answering(answers.answer(&request, &delivery)).await;
@@ -179,7 +195,7 @@ impl<S: SnapshotSource> Server<S> {
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(patience)
+            .header_read_timeout(IDLE)
             .max_buf_size(HEAD_BYTES)
             .max_headers(HEADERS)
             .serve_connection(stream, service);
@@ -204,7 +220,7 @@ fn remedy(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::AddrInUse => "another process, perhaps another podlens, listens there: stop it or use --listen",
         io::ErrorKind::AddrNotAvailable => {
-            "the address is not one of this machine's: use --listen with one that is, or 0.0.0.0"
+            "the address is not one of this machine's: use --listen with one that is, or [::] for all"
         }
         io::ErrorKind::PermissionDenied => "ports below 1024 need a privilege: use --listen with a higher one",
         _ => "use --listen with another address",

@@ -32,23 +32,24 @@ struct Running {
     ended: JoinHandle<()>,
 }
 
-async fn start(source: Arc<FakeSource>, patience: Duration) -> Running {
+fn start(source: Arc<FakeSource>, patience: Duration) -> Running {
     let content = Content {
         source: Arc::clone(&source),
         telemetry: Arc::new(SelfTelemetry::new("1.2.3", None).unwrap()),
         alive: Arc::new(|| Verdict { good: true, text: "ok\n".into() }),
         ready: Arc::new(|| Verdict { good: false, text: "scheduler: failed\n".into() }),
         node: "node<1>".into(),
+        linger: Duration::from_mins(5),
     };
-    let mut server = Server::bind("127.0.0.1:0".parse().unwrap(), content).await.unwrap();
+    let mut server = Server::bind("127.0.0.1:0".parse().unwrap(), content).unwrap();
     server.patience = patience;
     let (stop, shutdown) = watch::channel(false);
     let address = server.address();
     Running { address, source, stop, ended: tokio::spawn(server.run(shutdown)) }
 }
 
-async fn started() -> Running {
-    start(FakeSource::new(snapshot(7), false), PATIENCE).await
+fn started() -> Running {
+    start(FakeSource::new(snapshot(7), false), PATIENCE)
 }
 
 struct Answer {
@@ -87,7 +88,7 @@ async fn request(address: SocketAddr, method: &str, path: &str, headers: &str) -
 
 #[tokio::test]
 async fn each_path_and_method_has_its_answer() {
-    let running = started().await;
+    let running = started();
     for (method, path, status, content) in [
         ("GET", "/", "200 OK", "node&lt;1&gt;"),
         ("GET", "/healthz", "200 OK", "ok\n"),
@@ -107,20 +108,50 @@ async fn each_path_and_method_has_its_answer() {
 }
 
 #[tokio::test]
-async fn a_page_is_the_encoders_text_and_is_acknowledged_once() {
-    let running = started().await;
+async fn a_page_is_the_encoders_text_and_is_acknowledged_once_all_behind_the_address_came() {
+    let running = started();
     let answer = request(running.address, "GET", "/metrics", "").await;
     assert_eq!(answer.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
     let encoded = prometheus::encode(&snapshot(7), None, Format::Text);
     assert!(answer.body.starts_with(&encoded), "{}", answer.text());
     let source = Arc::clone(&running.source);
     eventually("an acknowledgement", || !source.exported().is_empty()).await;
-    assert_eq!(source.exported(), [("prometheus/127.0.0.1".to_owned(), 7)]);
+    assert_eq!(source.exported(), [("prometheus/127.0.0.1".to_owned(), 0)], "another may share the address");
+    // Until everyone has come who would at this pace.
+    for _ in 0..100 {
+        if source.exported().last().is_some_and(|(_, acknowledged)| *acknowledged >= 7) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        source.snapshot.lock().unwrap().sequence += 1;
+        request(running.address, "GET", "/metrics", "").await;
+    }
+    let (exporters, sequences): (Vec<String>, Vec<u64>) = source.exported().into_iter().unzip();
+    assert!(exporters.iter().all(|exporter| exporter == "prometheus/127.0.0.1"), "{exporters:?}");
+    assert!(sequences.is_sorted() && sequences.last() >= Some(&7), "{sequences:?}");
+}
+
+#[tokio::test]
+async fn a_kept_connection_may_be_idle_for_longer_than_a_head_may_take() {
+    let running = start(FakeSource::new(snapshot(1), false), Duration::from_millis(100));
+    let mut stream = TcpStream::connect(running.address).await.unwrap();
+    for _ in 0..3 {
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let mut piece = [0; 1000];
+        assert!(stream.read(&mut piece).await.unwrap() > 0);
+        tokio::time::sleep(Duration::from_millis(400)).await;
+    }
+    // A head that has begun has the same time as on a new connection.
+    let began = Instant::now();
+    stream.write_all(b"GET /healthz HTTP/1.1\r\n").await.unwrap();
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest).await;
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
 }
 
 #[tokio::test]
 async fn open_metrics_is_given_to_those_who_prefer_it() {
-    let running = started().await;
+    let running = started();
     let accept = "accept: application/openmetrics-text;version=1.0.0;q=0.5,text/plain;q=0.2\r\n";
     let answer = request(running.address, "GET", "/metrics", accept).await;
     let expected = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -133,7 +164,7 @@ async fn open_metrics_is_given_to_those_who_prefer_it() {
 
 #[tokio::test]
 async fn a_filtered_page_and_a_head_request_acknowledge_nothing() {
-    let running = started().await;
+    let running = started();
     let filtered = request(running.address, "GET", "/metrics?namespace=shop&pod=web-1", "").await;
     assert!(filtered.text().contains("web-1") && !filtered.text().contains("{unit="));
     assert!(!filtered.text().contains("podlens_build_info"));
@@ -150,7 +181,7 @@ async fn a_filtered_page_and_a_head_request_acknowledge_nothing() {
 
 #[tokio::test]
 async fn gzip_is_the_same_page() {
-    let running = started().await;
+    let running = started();
     let plain = prometheus::encode(&snapshot(7), None, Format::Text);
     let answer = request(running.address, "GET", "/metrics", "accept-encoding: gzip\r\n").await;
     assert_eq!(answer.header("content-encoding"), Some("gzip"));
@@ -161,7 +192,7 @@ async fn gzip_is_the_same_page() {
 
 #[tokio::test]
 async fn two_scrapers_at_one_moment_get_one_encoding() {
-    let running = start(FakeSource::new(large(200, 20), false), PATIENCE).await;
+    let running = start(FakeSource::new(large(200, 20), false), PATIENCE);
     let (one, two) =
         tokio::join!(request(running.address, "GET", "/metrics", ""), request(running.address, "GET", "/metrics", ""),);
     // The page has the process' CPU time and the number of scrapes in it, so two encodings would differ.
@@ -176,7 +207,7 @@ async fn two_scrapers_at_one_moment_get_one_encoding() {
 
 #[tokio::test]
 async fn garbage_and_oversized_heads_are_refused_and_harm_nobody() {
-    let running = started().await;
+    let running = started();
     let many = "a: b\r\n".repeat(100);
     let long = "x".repeat(100_000);
     for (what, request) in [
@@ -200,7 +231,7 @@ async fn request_health(address: SocketAddr) -> bool {
 
 #[tokio::test]
 async fn a_peer_that_sends_slowly_is_cut() {
-    let running = start(FakeSource::new(snapshot(1), false), Duration::from_millis(200)).await;
+    let running = start(FakeSource::new(snapshot(1), false), Duration::from_millis(200));
     let began = Instant::now();
     let mut stream = TcpStream::connect(running.address).await.unwrap();
     stream.write_all(b"GET /metrics HTTP/1.1\r\nhost:").await.unwrap();
@@ -214,7 +245,7 @@ async fn a_peer_that_sends_slowly_is_cut() {
 async fn a_peer_that_does_not_take_its_answer_is_cut_and_acknowledges_nothing() {
     // More than both kernels' socket buffers hold.
     let source = FakeSource::new(large(1000, 80), false);
-    let running = start(source, Duration::from_millis(300)).await;
+    let running = start(source, Duration::from_millis(300));
     let mut stream = TcpStream::connect(running.address).await.unwrap();
     stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     // Takes a little now and then, which must not help.
@@ -250,7 +281,7 @@ async fn assert_nobody_is_kept_out(address: SocketAddr) {
 
 #[tokio::test]
 async fn connections_that_send_nothing_keep_nobody_out_however_many_there_are() {
-    let running = started().await;
+    let running = started();
     let mut idle = Vec::new();
     for _ in 0..3 * CONNECTIONS {
         idle.push(TcpStream::connect(running.address).await.unwrap());
@@ -271,7 +302,7 @@ async fn connections_that_send_nothing_keep_nobody_out_however_many_there_are() 
 
 #[tokio::test]
 async fn connections_that_do_not_take_their_answers_keep_nobody_out_either() {
-    let running = start(FakeSource::new(large(1000, 80), false), PATIENCE).await;
+    let running = start(FakeSource::new(large(1000, 80), false), PATIENCE);
     let mut deaf = Vec::new();
     for _ in 0..CONNECTIONS {
         let mut stream = TcpStream::connect(running.address).await.unwrap();
@@ -287,7 +318,7 @@ async fn connections_that_do_not_take_their_answers_keep_nobody_out_either() {
 
 #[tokio::test]
 async fn a_connection_serves_several_requests() {
-    let running = started().await;
+    let running = started();
     let two = "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\nGET /readyz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
     let answer = send(running.address, two).await;
     assert!(answer.text().contains("scheduler: failed"), "{}", answer.text());
@@ -295,7 +326,7 @@ async fn a_connection_serves_several_requests() {
 
 #[tokio::test]
 async fn a_stop_ends_the_server_even_with_a_kept_connection() {
-    let running = started().await;
+    let running = started();
     let mut stream = TcpStream::connect(running.address).await.unwrap();
     stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     let mut piece = [0; 1000];
@@ -317,8 +348,9 @@ async fn a_taken_address_is_named_with_a_remedy() {
         alive: Arc::new(|| Verdict { good: true, text: String::new() }),
         ready: Arc::new(|| Verdict { good: true, text: String::new() }),
         node: "node-1".into(),
+        linger: Duration::from_mins(5),
     };
-    let Err(error) = Server::bind(address, content).await else { panic!("bound twice") };
+    let Err(error) = Server::bind(address, content) else { panic!("bound twice") };
     let ServerError::Bind { .. } = &error;
     let text = error.to_string();
     assert!(text.contains(&address.to_string()) && text.contains("use --listen"), "{text}");

@@ -1,0 +1,175 @@
+//! Why the kernel refused something, in one sentence with the way out: missing rights, a lockdown or a seccomp filter, none
+//! of which its answer tells apart.
+//!
+//! The pipeline calls it for a collector's state, and `podlens check` for its report.
+
+use std::{error::Error, fs, io, path::Path};
+
+use super::capabilities::Held;
+
+const LOCKDOWN: &str = "kernel/security/lockdown";
+
+/// What the process and the kernel say of themselves, as far as it bears on a refusal.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Circumstances {
+    /// Needed capabilities that are not held; none if that is not known.
+    missing: Option<Vec<&'static str>>,
+    /// The mode of the lockdown; none where the kernel has none or does not show it.
+    lockdown: Option<String>,
+    /// A seccomp filter judges each system call.
+    filtered: bool,
+    /// A file's capabilities are not granted.
+    no_new_privileges: bool,
+}
+
+impl Circumstances {
+    /// Reads them anew.
+    #[must_use]
+    pub fn read(proc: &Path, sys: &Path) -> Self {
+        let status = fs::read_to_string(proc.join("self/status")).unwrap_or_default();
+        let lockdown = fs::read_to_string(sys.join(LOCKDOWN)).unwrap_or_default();
+        let missing = Held::read(proc).ok().map(|held| held.missing().iter().map(|it| it.name).collect());
+        Self { missing, ..Self::parse(&status, &lockdown) }
+    }
+
+    fn parse(status: &str, lockdown: &str) -> Self {
+        let value = |key: &str| status.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);
+        // The mode in force stands in brackets: `none integrity [confidentiality]`.
+        let mode = lockdown.split_once('[').and_then(|(_, rest)| rest.split_once(']')).map(|(mode, _)| mode.to_owned());
+        Self {
+            missing: None,
+            lockdown: mode,
+            filtered: value("Seccomp:") == Some("2"),
+            no_new_privileges: value("NoNewPrivs:") == Some("1"),
+        }
+    }
+
+    /// The lockdown for a report: its mode, and what to do about the one that stops podlens.
+    #[must_use]
+    pub fn lockdown(&self) -> String {
+        match self.lockdown.as_deref() {
+            None => "none that the kernel shows".to_owned(),
+            Some("confidentiality") => lockdown_sentence(),
+            Some(mode) => mode.to_owned(),
+        }
+    }
+
+    /// What explains that the kernel refused something with this error; none if nothing here does.
+    #[must_use]
+    pub fn explain(&self, errno: Option<i32>, text: &str) -> Option<String> {
+        if let Some(missing) = self.missing.as_deref().filter(|missing| !missing.is_empty()) {
+            let names = missing.join(", ");
+            let from_file = if self.no_new_privileges {
+                "; with allowPrivilegeEscalation: false (no_new_privs) only root gets them"
+            } else {
+                ""
+            };
+            return Some(format!(
+                "the process lacks the capabilities {names}: add them to the container's securityContext.capabilities.add, or start podlens as root{from_file}"
+            ));
+        }
+        // The verifier then does not know the functions that read kernel memory.
+        let is_unread = text.contains("probe_read_kernel") && text.contains("cannot use helper");
+        if self.lockdown.as_deref() == Some("confidentiality") || is_unread {
+            return Some(lockdown_sentence());
+        }
+        let is_denied = matches!(errno, Some(libc::EPERM | libc::EACCES | libc::ENOSYS));
+        // The verifier explains itself; a filter says nothing.
+        (is_denied && self.filtered && self.missing.is_some()).then(|| {
+            "the process holds the capabilities, but a seccomp filter refuses bpf() or perf_event_open(): set securityContext.seccompProfile to a profile that allows both, such as type: Unconfined".to_owned()
+        })
+    }
+}
+
+fn lockdown_sentence() -> String {
+    "the kernel is locked down for confidentiality (/sys/kernel/security/lockdown), so that no BPF program may read kernel memory: boot with lockdown=integrity or without lockdown=".to_owned()
+}
+
+/// An error of the kernel in words, what explains it first.
+#[must_use]
+pub fn told(error: &(dyn Error + 'static)) -> String {
+    let text = crate::log::with_causes(error);
+    let circumstances = Circumstances::read(Path::new("/proc"), Path::new("/sys"));
+    match circumstances.explain(errno(error), &text) {
+        Some(explanation) => format!("{explanation}; {text}"),
+        None => text,
+    }
+}
+
+/// The kernel's number for what went wrong, from the first cause that has one.
+fn errno(error: &(dyn Error + 'static)) -> Option<i32> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(number) = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
+            return Some(number);
+        }
+        next = error.source();
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+    use super::{Circumstances, errno};
+
+    const NO_HELPER: &str = "the kernel refused the BPF program sched_switch: program of this type cannot use helper bpf_probe_read_kernel#113";
+
+    fn circumstances(missing: Option<&[&'static str]>, status: &str, lockdown: &str) -> Circumstances {
+        Circumstances { missing: missing.map(<[_]>::to_vec), ..Circumstances::parse(status, lockdown) }
+    }
+
+    /// What is named for an error.
+    #[track_caller]
+    fn check(circumstances: &Circumstances, errno: i32, text: &str, expected: Option<&str>) {
+        let found = circumstances.explain(Some(errno), text);
+        match (&found, expected) {
+            (None, None) => {}
+            (Some(found), Some(expected)) => assert!(found.contains(expected), "{found}"),
+            _ => panic!("{found:?}, but expected {expected:?}"),
+        }
+    }
+
+    #[test]
+    fn missing_rights_come_first_and_then_a_lockdown_and_then_a_filter() {
+        let (filtered, plain) = ("NoNewPrivs:\t0\nSeccomp:\t2\n", "NoNewPrivs:\t0\nSeccomp:\t0\n");
+        let (locked, open) = ("none integrity [confidentiality]\n", "[none] integrity confidentiality\n");
+        let held: Option<&[&str]> = Some(&[]);
+        let lacking: Option<&[&str]> = Some(&["BPF"]);
+        check(&circumstances(lacking, filtered, locked), libc::EPERM, "", Some("lacks the capabilities BPF"));
+        check(&circumstances(held, filtered, locked), libc::EINVAL, NO_HELPER, Some("boot with lockdown=integrity"));
+        check(&circumstances(held, plain, locked), libc::EPERM, "", Some("locked down for confidentiality"));
+        check(&circumstances(held, filtered, open), libc::EPERM, "", Some("seccompProfile"));
+        check(&circumstances(held, filtered, open), libc::ENOSYS, "", Some("seccompProfile"));
+        check(&circumstances(held, plain, open), libc::EPERM, "", None);
+        check(&circumstances(held, filtered, open), libc::EINVAL, "R1 invalid mem access", None);
+        // A container sees no securityfs, but the verifier's words tell.
+        check(&circumstances(held, filtered, ""), libc::EINVAL, NO_HELPER, Some("boot with lockdown=integrity"));
+        check(&circumstances(None, filtered, ""), libc::EPERM, "", None);
+    }
+
+    #[test]
+    fn integrity_stops_nothing() {
+        let integrity = circumstances(Some(&[]), "", "none [integrity] confidentiality\n");
+        check(&integrity, libc::EPERM, "", None);
+        assert_eq!(integrity.lockdown(), "integrity");
+        assert_eq!(circumstances(None, "", "").lockdown(), "none that the kernel shows");
+        let locked = circumstances(None, "", "none integrity [confidentiality]\n");
+        assert!(locked.lockdown().contains("boot with lockdown=integrity"));
+    }
+
+    #[test]
+    fn no_new_privileges_is_named_where_rights_are_missing() {
+        let told = circumstances(Some(&["PERFMON"]), "NoNewPrivs:\t1\n", "").explain(None, "").unwrap();
+        assert!(told.contains("allowPrivilegeEscalation: false"), "{told}");
+    }
+
+    #[test]
+    fn the_kernels_number_is_found_below_other_errors() {
+        let denied = std::io::Error::from_raw_os_error(libc::EPERM);
+        let outer = crate::kernel::object::ObjectError::Iterate { name: "walk", source: denied };
+        assert_eq!(errno(&outer), Some(libc::EPERM));
+        assert_eq!(errno(&std::fmt::Error), None);
+    }
+}
