@@ -3,19 +3,17 @@
 use aya_ebpf::{
     helpers::{bpf_get_smp_processor_id, bpf_probe_read_kernel_str_bytes},
     macros::{btf_tracepoint, map},
-    maps::{PerCpuArray, RingBuf},
+    maps::PerCpuArray,
     programs::BtfTracePointContext,
 };
 use podlens_common::cgroup::{Bandwidth, EVENT_BORN, EVENT_HEADER_BYTES, EVENT_REMOVED, Event, PATH_BYTES};
 
 use crate::{
+    events,
     kernel::{self, Cgroup},
     slots::lose,
 };
 
-/// Births and removals, in the order in which they happened on each CPU.
-#[map]
-static EVENTS: RingBuf = RingBuf::with_byte_size(512 * 1024, 0);
 #[map]
 static EVENT_BUFFER: PerCpuArray<Event> = PerCpuArray::with_max_entries(1, 0);
 
@@ -66,9 +64,9 @@ fn report(context: &BtfTracePointContext, kind: u32) {
         (*event).path_bytes = path_bytes as u32;
         let bytes =
             core::slice::from_raw_parts(event.cast::<u8>(), EVENT_HEADER_BYTES + (path_bytes & (PATH_BYTES - 1)));
-        EVENTS.output::<[u8]>(bytes, 0)
+        events::send(bytes)
     };
-    if sent.is_err() {
+    if !sent {
         lose!(cpu, event_lost);
     }
 }

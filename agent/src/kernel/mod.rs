@@ -5,11 +5,11 @@
 
 pub mod btf;
 pub mod capabilities;
-pub mod facts;
 pub mod hierarchy;
 pub mod host;
 pub mod immediates;
 pub mod iterator;
 pub mod mapped;
+pub mod needs;
 pub mod object;
 pub mod process;

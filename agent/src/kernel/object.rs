@@ -20,16 +20,16 @@ use podlens_common::{
 };
 
 use super::{
-    facts::Facts,
     hierarchy::Hierarchies,
     immediates::{self, ImmediateError},
     iterator::Iterator,
     mapped::{MappedArray, Plain},
+    needs::Answers,
     process,
 };
 
 /// The programs, as `build.rs` made them.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/podlens-bpf"));
+pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/podlens-bpf"));
 
 /// Why the programs do not run.
 #[derive(Debug, thiserror::Error)]
@@ -95,6 +95,17 @@ pub enum ObjectError {
     },
 }
 
+/// What the programs need to know of the node beside its kernel's types, by name.
+#[must_use]
+pub fn node(hierarchies: &Hierarchies, cpus: u32, slots: u32) -> [(&'static str, u32); 4] {
+    [
+        ("HAS_V1", u32::from(hierarchies.v1.is_some())),
+        ("V1_HIERARCHY", hierarchies.v1_number),
+        ("SLOTS_COUNT", slots),
+        ("CPUS_COUNT", cpus),
+    ]
+}
+
 /// The loaded object.
 pub struct Object {
     ebpf: Ebpf,
@@ -109,15 +120,8 @@ impl Object {
     ///
     /// # Errors
     /// What the kernel refuses.
-    pub fn load(facts: &Facts, hierarchies: &Hierarchies, cpus: u32, slots: u32) -> Result<Self, ObjectError> {
+    pub fn load(answers: &Answers, cpus: u32, slots: u32) -> Result<Self, ObjectError> {
         let btf = Btf::from_sys_fs().map_err(ObjectError::Btf)?;
-        let mut constants = facts.constants.clone();
-        constants.extend([
-            ("HAS_V1", u32::from(hierarchies.v1.is_some())),
-            ("V1_HIERARCHY", hierarchies.v1_number),
-            ("SLOTS_COUNT", slots),
-            ("CPUS_COUNT", cpus),
-        ]);
         let mut loader = EbpfLoader::new();
         loader.btf(Some(&btf)).verifier_log_level(VerifierLogLevel::DISABLE);
         for (name, entries) in [
@@ -134,7 +138,7 @@ impl Object {
         ] {
             loader.map_max_entries(name, entries);
         }
-        let object = immediates::insert(OBJECT, &constants)?;
+        let object = immediates::insert(OBJECT, &answers.numbers().collect())?;
         let ebpf = loader.load(&object).map_err(|source| ObjectError::Load(Box::new(source)))?;
         Ok(Self { ebpf, btf: Some(btf), cpus, slots })
     }

@@ -20,10 +20,10 @@ use crate::{
     kernel::{
         btf::Btf,
         capabilities::Held,
-        facts::{self, Facts, Part},
         hierarchy::{Hierarchies, HierarchyError},
         host,
-        object::{Object, ObjectError},
+        needs::{self, Answers},
+        object::{self, Object, ObjectError},
     },
     registry::{Ledger, ledger::Section},
     signal::Layout,
@@ -138,18 +138,22 @@ impl States {
         slots: u32,
         collectors: &mut Vec<Attached>,
     ) -> Option<Kernel> {
-        let facts = match Btf::read_file(Path::new("/sys/kernel/btf/vmlinux")) {
-            Ok(btf) => facts::resolve(&btf),
+        let btf = match Btf::read_file(Path::new("/sys/kernel/btf/vmlinux")) {
+            Ok(btf) => btf,
             Err(cause) => {
                 self.set_all(&State::Unsupported(cause.to_string()));
                 return None;
             }
         };
-        if let Some(lack) = facts.lack(Part::Slots) {
-            self.set_all(&State::Unsupported(lack.to_owned()));
-            return None;
-        }
-        match self.load(&facts, hierarchies, cpus, slots) {
+        let node = object::node(hierarchies, cpus, slots);
+        let answers = match needs::programs(object::OBJECT).and_then(|programs| Answers::new(&programs, btf, &node)) {
+            Ok(answers) => answers,
+            Err(cause) => {
+                self.set_all(&State::Failed(cause.to_string()));
+                return None;
+            }
+        };
+        match self.load(&answers, hierarchies, cpus, slots) {
             Ok((kernel, at_work)) => {
                 collectors.extend(at_work.into_iter().filter_map(attached));
                 Some(kernel)
@@ -163,26 +167,26 @@ impl States {
 
     fn load(
         &mut self,
-        facts: &Facts,
+        answers: &Answers,
         hierarchies: &Hierarchies,
         cpus: u32,
         slots: u32,
     ) -> Result<(Kernel, Vec<Box<dyn Collector>>), ObjectError> {
-        let mut object = Object::load(facts, hierarchies, cpus, slots)?;
+        let mut object = Object::load(answers, cpus, slots)?;
         let slot_maps = object.slot_maps()?;
-        let lifecycle = self.lifecycle(&mut object, facts);
+        let lifecycle = self.lifecycle(&mut object, answers);
         let mut at_work: Vec<Box<dyn Collector>> = Vec::new();
-        at_work.extend(self.scheduler(&mut object, facts).map(|scheduler| Box::new(scheduler) as _));
-        at_work.extend(self.cpu(hierarchies, facts).map(|cpu| Box::new(cpu) as _));
-        at_work.extend(self.tasks(&mut object, facts).map(|tasks| Box::new(tasks) as _));
+        at_work.extend(self.scheduler(&mut object, answers).map(|scheduler| Box::new(scheduler) as _));
+        at_work.extend(self.cpu(hierarchies, answers).map(|cpu| Box::new(cpu) as _));
+        at_work.extend(self.tasks(&mut object, answers).map(|tasks| Box::new(tasks) as _));
         object.seal();
         Ok((Kernel { slots: slot_maps, lifecycle, stuck: 0, _object: object }, at_work))
     }
 
-    fn lifecycle(&mut self, object: &mut Object, facts: &Facts) -> Option<Lifecycle> {
+    fn lifecycle(&mut self, object: &mut Object, answers: &Answers) -> Option<Lifecycle> {
         let name = lifecycle::SPEC.name;
         let consequence = "cgroups are found by walking the trees, and short-lived ones stay without a name";
-        if let Some(lack) = facts.lack(Part::Lifecycle) {
+        if let Some(lack) = refusal_of(answers, lifecycle::PROGRAMS) {
             self.set(name, State::Unsupported(format!("{lack}: {consequence}")));
             return None;
         }
@@ -196,28 +200,28 @@ impl States {
         }
     }
 
-    fn scheduler(&mut self, object: &mut Object, facts: &Facts) -> Option<Scheduler> {
+    fn scheduler(&mut self, object: &mut Object, answers: &Answers) -> Option<Scheduler> {
         let name = scheduler::SPEC.name;
         if !self.is_on(name) {
             return None;
         }
-        if let Some(lack) = facts.lack(Part::Scheduler) {
-            self.set(name, State::Unsupported(lack.to_owned()));
+        if let Some(lack) = refusal_of(answers, scheduler::PROGRAMS) {
+            self.set(name, State::Unsupported(lack));
             return None;
         }
         let mut lacks: Vec<String> = Vec::new();
-        if let Some(lack) = facts.lack(Part::Throttle) {
+        if let Some(lack) = answers.lack("throttle") {
             lacks.push(format!("{lack}: time stopped by a pod's own quota counts as waiting"));
-        } else if let Some(lack) = facts.lack(Part::ThrottleExact) {
+        } else if let Some(lack) = answers.lack("cfs_rq.throttled_clock_self_time") {
             lacks.push(format!(
                 "{lack}: time stopped by a pod's own quota is known by a clock that slows down with the CPU, and what that clock misses counts as waiting"
             ));
         }
-        let legs = match facts.lack(Part::Legs) {
-            Some(lack) => Err(lack.to_owned()),
+        let legs = match refusal_of(answers, &[scheduler::LEGS_PROGRAM]) {
+            Some(lack) => Err(lack),
             None => attach_all(object, &[scheduler::LEGS_PROGRAM]).map_err(|cause| crate::log::with_causes(&cause)),
         };
-        let offers = Offers { migrations: legs.is_ok(), throttles: facts.has(Part::Throttle) };
+        let offers = Offers { migrations: legs.is_ok(), throttles: answers.lack("throttle").is_none() };
         if let Err(lack) = legs {
             lacks.push(format!("{lack}: migrations and the part of a wait before one are missing"));
         }
@@ -237,13 +241,13 @@ impl States {
     }
 
     /// Reads files alone, but learns of cgroups and of their last figures through `lifecycle`.
-    fn cpu(&mut self, hierarchies: &Hierarchies, facts: &Facts) -> Option<Cpu> {
+    fn cpu(&mut self, hierarchies: &Hierarchies, answers: &Answers) -> Option<Cpu> {
         let name = cpu::SPEC.name;
         if !self.is_on(name) {
             return None;
         }
         let mut lacks: Vec<String> = lacking_controllers(hierarchies).map(str::to_owned).into_iter().collect();
-        let last = facts.lack(Part::Bandwidth).map(str::to_owned);
+        let last = answers.lack("bandwidth");
         let blind = || (!self.is_on(lifecycle::SPEC.name)).then(|| "removals of cgroups are not reported".to_owned());
         if let Some(lack) = last.or_else(blind) {
             lacks.push(format!("{lack}: what a quota did between the last reading and the cgroup's end is missing"));
@@ -260,19 +264,19 @@ impl States {
         }
     }
 
-    fn tasks(&mut self, object: &mut Object, facts: &Facts) -> Option<Tasks> {
+    fn tasks(&mut self, object: &mut Object, answers: &Answers) -> Option<Tasks> {
         let name = tasks::SPEC.name;
         if !self.is_on(name) {
             return None;
         }
         let mut lacks: Vec<String> = Vec::new();
-        let processes = match facts.lack(Part::Processes) {
-            Some(lack) => Err(lack.to_owned()),
+        let processes = match refusal_of(answers, tasks::PROGRAMS) {
+            Some(lack) => Err(lack),
             None => attach_all(object, tasks::PROGRAMS).and_then(|()| object.processes()).map_err(|it| refusal(&it)),
         };
         let processes = processes.map_err(|lack| lacks.push(format!("{lack}: counts of processes are missing"))).ok();
-        let walk = match facts.lack(Part::Walk) {
-            Some(lack) => Err(lack.to_owned()),
+        let walk = match answers.refusal("task_walk").map(str::to_owned) {
+            Some(lack) => Err(lack),
             None => object.walk().map_err(|it| refusal(&it)),
         };
         let walk = walk.map_err(|lack| lacks.push(format!("{lack}: tasks by state are missing"))).ok();
@@ -309,6 +313,14 @@ fn lacking_controllers(hierarchies: &Hierarchies) -> Option<&'static str> {
 fn attached(collector: Box<dyn Collector>) -> Option<Attached> {
     let section = ALL.iter().position(|spec| spec.name == collector.spec().name)?;
     Some(Attached { section, collector })
+}
+
+/// What these programs need and lack: of the kernel's types, or their tracepoint itself.
+fn refusal_of(answers: &Answers, programs: &[(&str, &str)]) -> Option<String> {
+    programs.iter().find_map(|(program, tracepoint)| {
+        let hook = || answers.btf().tracepoint(tracepoint).err().map(|cause| cause.to_string());
+        answers.refusal(program).map(str::to_owned).or_else(hook)
+    })
 }
 
 fn attach_all(object: &mut Object, programs: &[(&'static str, &str)]) -> Result<(), ObjectError> {
