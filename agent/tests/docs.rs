@@ -15,7 +15,7 @@ use std::{
 
 use podlens::{
     attribution::kubernetes::{metrics as names, source},
-    collectors::{ALL, CollectorSpec, State, switchable},
+    collectors::{ALL, Spec, State, switchable},
     config::{self, Config, NameSource},
     export::{otlp_client::OtlpCounters, prometheus::Format},
     pipeline::Pipeline,
@@ -108,8 +108,8 @@ fn the_list_of_keys_is_what_the_configuration_takes() {
     check("config.md", &format!("{CONFIG}{}", config::reference()));
 }
 
-fn push_collector(text: &mut String, spec: &CollectorSpec) {
-    let CollectorSpec { name, about, metrics, split } = spec;
+fn push_collector(text: &mut String, spec: &Spec) {
+    let Spec { name, about, metrics, split, .. } = spec;
     let switch = if switchable().contains(name) {
         format!("`collectors.{name}: false` switches it off.")
     } else {

@@ -5,27 +5,17 @@
 
 pub mod cpu;
 pub mod lifecycle;
+pub mod memory;
 pub mod scheduler;
+pub mod spec;
 pub mod tasks;
 
 use std::collections::BTreeMap;
 
 use podlens_common::cgroup::{Bandwidth, CgroupKey, Slot};
 
+pub use self::spec::Spec;
 use crate::signal::{Metric, Row};
-
-/// What is the same for a collector on every node.
-#[derive(Debug)]
-pub struct CollectorSpec {
-    /// The one name: folder, module of the records, configuration key, anchor in the documentation.
-    pub name: &'static str,
-    /// What it tells, in one line.
-    pub about: &'static str,
-    /// Every metric that it can have.
-    pub metrics: &'static [&'static Metric],
-    /// The metric that is split by who caused it, if there is one.
-    pub split: Option<Split>,
-}
 
 /// A metric that tells by name what another one tells by label.
 #[derive(Clone, Copy, Debug)]
@@ -39,12 +29,12 @@ pub struct Split {
 }
 
 /// All collectors, in the order in which their metrics are exported.
-pub static ALL: &[&CollectorSpec] = &[&lifecycle::SPEC, &scheduler::SPEC, &cpu::SPEC, &tasks::SPEC];
+pub static ALL: &[&Spec] = &[&lifecycle::SPEC, &scheduler::SPEC, &cpu::SPEC, &tasks::SPEC];
 
-/// The names of the collectors that can be switched off. Without `lifecycle` nothing has a name.
+/// The names of the collectors that can be switched off.
 #[must_use]
 pub fn switchable() -> Vec<&'static str> {
-    ALL.iter().map(|spec| spec.name).filter(|name| *name != lifecycle::SPEC.name).collect()
+    ALL.iter().filter(|spec| spec.is_optional).map(|spec| spec.name).collect()
 }
 
 /// What became of a collector on this node.
@@ -98,7 +88,7 @@ impl State {
 /// kernel programs, cgroups by their key, or both.
 pub trait Collector: Send {
     /// What it is.
-    fn spec(&self) -> &'static CollectorSpec;
+    fn spec(&self) -> &'static Spec;
 
     /// A sweep of everything is about to begin.
     fn prepare(&mut self) {}

@@ -39,7 +39,8 @@ const HALVES: [usize; 2] = [4, 12];
 ///
 /// # Errors
 /// The bytes are no object.
-pub fn insert(bytes: &[u8], numbers: &HashMap<&str, u32>) -> Result<Vec<u8>, ImmediateError> {
+pub fn insert<'a>(bytes: &[u8], numbers: impl IntoIterator<Item = (&'a str, u32)>) -> Result<Vec<u8>, ImmediateError> {
+    let numbers: HashMap<&str, u32> = numbers.into_iter().collect();
     let header = FileHeader64::<Endianness>::parse(bytes)?;
     let endian = header.endian()?;
     let sections = header.sections(endian, bytes)?;
@@ -114,7 +115,7 @@ mod tests {
 
     use object::{Object as _, ObjectSection as _, ObjectSymbol as _, RelocationTarget, read::elf::ElfFile64};
 
-    use super::{HashMap, NOTHING, insert};
+    use super::{NOTHING, insert};
     use crate::kernel::object::OBJECT;
 
     /// Names of undefined symbols that instructions refer to, and where.
@@ -149,7 +150,7 @@ mod tests {
     #[track_caller]
     fn check(task_pid: u32) -> usize {
         let before = references(OBJECT);
-        let completed = insert(OBJECT, &[("u32 task_struct.pid", task_pid), ("SLOTS_COUNT", u32::MAX)].into()).unwrap();
+        let completed = insert(OBJECT, [("u32 task_struct.pid", task_pid), ("SLOTS_COUNT", u32::MAX)]).unwrap();
         assert_eq!(references(&completed), []);
         let mut short = 0;
         for (name, at) in before {
@@ -178,7 +179,7 @@ mod tests {
     #[test]
     fn an_object_that_is_cut_off_is_refused() {
         for length in [0, 1, 63, 64, 1000, OBJECT.len() / 2, OBJECT.len() - 1] {
-            assert!(insert(&OBJECT[..length], &HashMap::new()).is_err(), "{length} bytes");
+            assert!(insert(&OBJECT[..length], []).is_err(), "{length} bytes");
         }
     }
 }

@@ -13,24 +13,25 @@ use std::{
 /// The type consists of integers and arrays of integers without implicit padding.
 pub unsafe trait Plain: Copy + 'static {}
 
-// SAFETY: `podlens_common` declares these of integers and arrays alone, padding written out.
-unsafe impl Plain for podlens_common::cgroup::Slot {}
-// SAFETY: as above.
-unsafe impl Plain for podlens_common::cgroup::Losses {}
-// SAFETY: as above.
-unsafe impl Plain for podlens_common::scheduler::Account {}
-// SAFETY: as above.
-unsafe impl Plain for podlens_common::scheduler::Now {}
-// SAFETY: as above.
-unsafe impl Plain for podlens_common::scheduler::Throttles {}
-// SAFETY: as above.
-unsafe impl Plain for podlens_common::scheduler::Culprits {}
-// SAFETY: as above.
-unsafe impl Plain for podlens_common::tasks::Processes {}
-// SAFETY: as above.
-unsafe impl Plain for podlens_common::tasks::TaskRecord {}
-// SAFETY: as above.
-unsafe impl Plain for podlens_common::tasks::TaskWalk {}
+/// The records that arrays hold, one name a record.
+macro_rules! plain {
+    ($($record:ty),* $(,)?) => {
+        // SAFETY: `podlens_common` declares each of integers and arrays alone, padding written out.
+        $(unsafe impl Plain for $record {})*
+    };
+}
+
+plain!(
+    podlens_common::cgroup::Losses,
+    podlens_common::cgroup::Slot,
+    podlens_common::scheduler::Account,
+    podlens_common::scheduler::Culprits,
+    podlens_common::scheduler::Now,
+    podlens_common::scheduler::Throttles,
+    podlens_common::tasks::Processes,
+    podlens_common::tasks::TaskRecord,
+    podlens_common::tasks::TaskWalk,
+);
 
 /// The array, shared with the kernel programs.
 ///
@@ -81,6 +82,13 @@ impl<T: Plain> MappedArray<T> {
         }
         let base = NonNull::new(address.cast::<u8>()).ok_or_else(|| io::Error::other("mmap gave address 0"))?;
         Ok(Self { base, entries, entry_bytes, mapped_bytes, of: PhantomData })
+    }
+
+    /// How many entries there are.
+    #[must_use]
+    #[allow(clippy::len_without_is_empty, reason = "no map of the kernel is empty")]
+    pub fn len(&self) -> usize {
+        self.entries
     }
 
     /// Copies an entry out.

@@ -6,10 +6,14 @@
 pub mod btf;
 pub mod capabilities;
 pub mod hierarchy;
+pub mod hooks;
 pub mod host;
 pub mod immediates;
 pub mod iterator;
 pub mod mapped;
+pub mod maps;
+pub mod memory_limit;
 pub mod needs;
 pub mod object;
 pub mod process;
+pub mod slots;

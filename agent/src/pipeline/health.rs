@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Inner;
-use crate::kernel::object::SlotMaps;
+use crate::kernel::slots::SlotMaps;
 
 /// Counts that the agent tells about itself.
 #[derive(Clone, Debug, Default)]

@@ -10,7 +10,7 @@ use crate::{
         SlotsInUse,
         lifecycle::{Event, Lifecycle},
     },
-    kernel::object::{Object, SlotMaps},
+    kernel::{object::Object, slots::SlotMaps},
 };
 
 /// The loaded programs' common part.

@@ -27,10 +27,7 @@ use crate::{
         cgroups::{Cgroup, Cgroups},
         kubernetes::Names,
     },
-    collectors::{
-        Collector, EntityCgroup, SlotsInUse, State, cpu,
-        lifecycle::{self, Event},
-    },
+    collectors::{ALL, Collector, EntityCgroup, SlotsInUse, Spec, State, lifecycle::Event, spec::Kind},
     export::SnapshotSource,
     registry::{Ledger, Snapshot},
 };
@@ -90,10 +87,10 @@ impl Pipeline {
     /// other collector was asked for.
     #[must_use]
     pub fn is_useful(&self) -> bool {
-        let with_programs = |name: &str| name != lifecycle::SPEC.name && name != cpu::SPEC.name;
-        let asked = self.states.iter().any(|(name, state)| with_programs(name) && *state != State::Disabled);
-        let counts = |name: &str| with_programs(name) || (!asked && name == cpu::SPEC.name);
-        self.states.iter().any(|(name, state)| counts(name) && state.delivers())
+        let all = || ALL.iter().zip(&self.states).map(|(spec, (_, state))| (spec, state));
+        let asked = all().any(|(spec, state)| spec.measures_by_programs() && *state != State::Disabled);
+        let counts = |spec: &Spec| spec.measures_by_programs() || (!asked && spec.kind == Kind::Files);
+        all().any(|(spec, state)| counts(spec) && state.delivers())
     }
 
     /// A view of now, made by the caller's thread.

@@ -1,6 +1,7 @@
 //! Starting the pipeline: what the node offers decides which collectors run.
 
 use std::{
+    error::Error,
     path::Path,
     sync::{Arc, Mutex},
     time::{Instant, SystemTime},
@@ -10,11 +11,10 @@ use super::{Attached, Inner, Pipeline, announce, kernel::Kernel, reading::FixedE
 use crate::{
     attribution::{cgroups::Cgroups, kubernetes::Names},
     collectors::{
-        ALL, Collector, CollectorSpec, State,
-        cpu::{self, Cpu},
-        lifecycle::{self, Lifecycle},
-        scheduler::{self, Offers, Scheduler},
-        tasks::{self, Tasks},
+        ALL, Spec, State,
+        lifecycle::Lifecycle,
+        memory,
+        spec::{Part, Start},
     },
     config::Config,
     kernel::{
@@ -23,11 +23,15 @@ use crate::{
         hierarchy::{Hierarchies, HierarchyError},
         host,
         needs::{self, Answers},
-        object::{self, Object, ObjectError},
+        object::{self, Object, ObjectError, Ring},
+        slots::SlotMaps,
     },
     registry::{Ledger, ledger::Section},
     signal::Layout,
 };
+
+/// The running kernel's types.
+const BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// Why the agent cannot even run without values.
 #[derive(Debug, thiserror::Error)]
@@ -49,15 +53,15 @@ impl Pipeline {
     pub fn start(config: &Config) -> Result<Self, StartError> {
         let hierarchies = Hierarchies::find(&config.cgroup_root)?;
         let cpus = host::possible_cpus().map_err(StartError::Cpus)?;
-        let mut states = States::new(config);
-        let mut collectors = Vec::new();
-        let kernel = states.attach(&hierarchies, cpus, config.slots, &mut collectors);
+        let mut loader = Loader::new(config, &hierarchies, cpus, config.slots);
+        let kernel = loader.load();
+        let Loader { states, mut collectors, .. } = loader;
         // After the events are being recorded, so that nothing is born between.
         let cgroups = Cgroups::scan(hierarchies);
         for (key, cgroup) in cgroups.iter() {
             announce(&mut collectors, key, cgroup);
         }
-        let sections = ALL.iter().map(|spec| section(spec, &states)).collect();
+        let sections = ALL.iter().zip(&states).map(|(spec, (_, state))| section(spec, state)).collect();
         let (now, since) = (Instant::now(), SystemTime::now());
         let names = Arc::new(Names::new(config.linger));
         let inner = Inner {
@@ -77,7 +81,7 @@ impl Pipeline {
         Ok(Self {
             node: config.node.as_str().into(),
             max_age: config.max_age,
-            states: states.list,
+            states,
             started: now,
             names,
             inner: Mutex::new(inner),
@@ -87,248 +91,181 @@ impl Pipeline {
 }
 
 /// The collector's part of the ledger.
-fn section(spec: &CollectorSpec, states: &States) -> Section {
+fn section(spec: &Spec, state: &State) -> Section {
     Section {
         layout: Layout::new(spec.metrics),
-        active: states.is_on(spec.name),
+        active: state.delivers(),
         split: spec.split.map(|split| (split.metric, split.of, split.label_values)),
     }
 }
 
-/// The collectors' states, as they become known.
-struct States {
-    list: Vec<(&'static str, State)>,
+/// Loads the kernel programs and starts the collectors, one after another.
+struct Loader<'a> {
+    hierarchies: &'a Hierarchies,
+    cpus: u32,
+    slots: u32,
+    /// Each collector's state, in the order of all.
+    states: Vec<(&'static str, State)>,
+    collectors: Vec<Attached>,
+    events: Option<Ring>,
 }
 
-impl States {
-    fn new(config: &Config) -> Self {
-        let list = ALL
-            .iter()
-            .map(|spec| {
-                let on = config.collectors.get(spec.name).copied().unwrap_or(true);
-                (spec.name, if on { State::Running } else { State::Disabled })
-            })
-            .collect();
-        Self { list }
+impl<'a> Loader<'a> {
+    fn new(config: &Config, hierarchies: &'a Hierarchies, cpus: u32, slots: u32) -> Self {
+        let state = |spec: &Spec| {
+            let on = config.collectors.get(spec.name).copied().unwrap_or(true);
+            if on { State::Running } else { State::Disabled }
+        };
+        let states = ALL.iter().map(|spec| (spec.name, state(spec))).collect();
+        Self { hierarchies, cpus, slots, states, collectors: Vec::new(), events: None }
     }
 
-    fn set(&mut self, name: &str, state: State) {
-        if let Some((_, present)) = self.list.iter_mut().find(|(known, _)| *known == name)
-            && *present != State::Disabled
-        {
+    /// Starts what works on this node; none if nothing can be loaded, and then no collector runs.
+    fn load(&mut self) -> Option<Kernel> {
+        match self.try_load() {
+            Ok(kernel) => Some(kernel),
+            Err(why) => {
+                self.collectors.clear();
+                for (_, state) in self.states.iter_mut().filter(|(_, state)| *state != State::Disabled) {
+                    *state = why.clone();
+                }
+                None
+            }
+        }
+    }
+
+    fn try_load(&mut self) -> Result<Kernel, State> {
+        let btf = Btf::read_file(Path::new(BTF)).map_err(|cause| State::Unsupported(cause.to_string()))?;
+        let node = object::node(self.hierarchies, self.cpus, self.slots);
+        let answers = needs::programs(object::OBJECT)
+            .and_then(|programs| Answers::new(&programs, btf, &node))
+            .map_err(|cause| State::Failed(cause.to_string()))?;
+        let asked: Vec<&str> = self.running().collect();
+        let entries = memory::entries(self.cpus, self.slots, |spec, part| {
+            asked.contains(&spec.name) && lack_of(spec, &answers).is_none() && lack(part, &answers).is_none()
+        });
+        let failed = |cause: ObjectError| State::Failed(refusal(&cause));
+        let mut object = Object::load(&answers, entries.into_iter()).map_err(failed)?;
+        let slots = SlotMaps::new(&mut object, self.slots).map_err(failed)?;
+        for (section, spec) in ALL.iter().enumerate() {
+            let is_asked = asked.contains(&spec.name);
+            if let (true, Err(why)) = (is_asked, self.start(section, spec, &answers, &mut object)) {
+                self.set(section, why);
+            }
+        }
+        object.seal();
+        let lifecycle = self.events.take().map(Lifecycle::new);
+        Ok(Kernel { slots, lifecycle, stuck: 0, _object: object })
+    }
+
+    /// Attaches a collector's programs and starts it.
+    ///
+    /// # Errors
+    /// The state of one that does not run.
+    fn start(
+        &mut self,
+        section: usize,
+        spec: &'static Spec,
+        answers: &Answers,
+        object: &mut Object,
+    ) -> Result<(), State> {
+        let told = |why: String| spec.without.map_or(why.clone(), |without| format!("{why}: {without}"));
+        if let Some(lack) = lack_of(spec, answers) {
+            return Err(State::Unsupported(told(lack)));
+        }
+        let (mut attached, mut lacks) = (Vec::new(), Vec::new());
+        for part in spec.parts {
+            let refused = match lack(part, answers) {
+                Some(lack) => Err(lack),
+                None => attach(object, part).map_err(|cause| refusal(&cause)),
+            };
+            match (refused, part.without) {
+                (Ok(()), _) => attached.extend(part.programs.iter().map(|program| program.name)),
+                (Err(why), Some(without)) => lacks.push(format!("{why}: {without}")),
+                (Err(why), None) => {
+                    detach(object, &attached);
+                    return Err(State::Failed(told(why)));
+                }
+            }
+        }
+        if attached.is_empty() && !spec.parts.is_empty() {
+            return Err(State::Unsupported(told(lacks.join("; "))));
+        }
+        let wishes = spec.wishes.iter().filter_map(|group| {
+            group.iter().find_map(|wish| answers.lack(wish.of).map(|lack| format!("{lack}: {}", wish.without)))
+        });
+        lacks.extend(wishes);
+        let running: Vec<&str> = self.collectors.iter().map(|attached| attached.collector.spec().name).collect();
+        let mut start = Start {
+            object,
+            hierarchies: self.hierarchies,
+            cpus: self.cpus,
+            slots: self.slots,
+            answers,
+            attached: &attached,
+            running: &running,
+        };
+        let started = match (spec.start)(&mut start) {
+            Ok(started) => started,
+            Err(cause) => {
+                detach(object, &attached);
+                return Err(State::Failed(told(refusal(&*cause))));
+            }
+        };
+        lacks.extend(started.lacks);
+        self.events = self.events.take().or(started.events);
+        self.collectors.push(Attached { section, collector: started.collector });
+        if !lacks.is_empty() {
+            self.set(section, State::Degraded(lacks.join("; ")));
+        }
+        Ok(())
+    }
+
+    fn set(&mut self, section: usize, state: State) {
+        if let Some((_, present)) = self.states.get_mut(section) {
             *present = state;
         }
     }
 
-    fn is_on(&self, name: &str) -> bool {
-        self.list.iter().any(|(known, state)| *known == name && state.delivers())
-    }
-
-    fn set_all(&mut self, state: &State) {
-        for spec in ALL {
-            self.set(spec.name, state.clone());
-        }
-    }
-
-    /// Loads the object and attaches each collector; none if nothing can be loaded.
-    fn attach(
-        &mut self,
-        hierarchies: &Hierarchies,
-        cpus: u32,
-        slots: u32,
-        collectors: &mut Vec<Attached>,
-    ) -> Option<Kernel> {
-        let btf = match Btf::read_file(Path::new("/sys/kernel/btf/vmlinux")) {
-            Ok(btf) => btf,
-            Err(cause) => {
-                self.set_all(&State::Unsupported(cause.to_string()));
-                return None;
-            }
-        };
-        let node = object::node(hierarchies, cpus, slots);
-        let answers = match needs::programs(object::OBJECT).and_then(|programs| Answers::new(&programs, btf, &node)) {
-            Ok(answers) => answers,
-            Err(cause) => {
-                self.set_all(&State::Failed(cause.to_string()));
-                return None;
-            }
-        };
-        match self.load(&answers, hierarchies, cpus, slots) {
-            Ok((kernel, at_work)) => {
-                collectors.extend(at_work.into_iter().filter_map(attached));
-                Some(kernel)
-            }
-            Err(cause) => {
-                self.set_all(&State::Failed(refusal(&cause)));
-                None
-            }
-        }
-    }
-
-    fn load(
-        &mut self,
-        answers: &Answers,
-        hierarchies: &Hierarchies,
-        cpus: u32,
-        slots: u32,
-    ) -> Result<(Kernel, Vec<Box<dyn Collector>>), ObjectError> {
-        let mut object = Object::load(answers, cpus, slots)?;
-        let slot_maps = object.slot_maps()?;
-        let lifecycle = self.lifecycle(&mut object, answers);
-        let mut at_work: Vec<Box<dyn Collector>> = Vec::new();
-        at_work.extend(self.scheduler(&mut object, answers).map(|scheduler| Box::new(scheduler) as _));
-        at_work.extend(self.cpu(hierarchies, answers).map(|cpu| Box::new(cpu) as _));
-        at_work.extend(self.tasks(&mut object, answers).map(|tasks| Box::new(tasks) as _));
-        object.seal();
-        Ok((Kernel { slots: slot_maps, lifecycle, stuck: 0, _object: object }, at_work))
-    }
-
-    fn lifecycle(&mut self, object: &mut Object, answers: &Answers) -> Option<Lifecycle> {
-        let name = lifecycle::SPEC.name;
-        let consequence = "cgroups are found by walking the trees, and short-lived ones stay without a name";
-        if let Some(lack) = refusal_of(answers, lifecycle::PROGRAMS) {
-            self.set(name, State::Unsupported(format!("{lack}: {consequence}")));
-            return None;
-        }
-        let attached = attach_all(object, lifecycle::PROGRAMS).and_then(|()| object.events());
-        match attached {
-            Ok(events) => Some(Lifecycle::new(events)),
-            Err(cause) => {
-                self.set(name, State::Failed(format!("{}: {consequence}", refusal(&cause))));
-                None
-            }
-        }
-    }
-
-    fn scheduler(&mut self, object: &mut Object, answers: &Answers) -> Option<Scheduler> {
-        let name = scheduler::SPEC.name;
-        if !self.is_on(name) {
-            return None;
-        }
-        if let Some(lack) = refusal_of(answers, scheduler::PROGRAMS) {
-            self.set(name, State::Unsupported(lack));
-            return None;
-        }
-        let mut lacks: Vec<String> = Vec::new();
-        if let Some(lack) = answers.lack("throttle") {
-            lacks.push(format!("{lack}: time stopped by a pod's own quota counts as waiting"));
-        } else if let Some(lack) = answers.lack("cfs_rq.throttled_clock_self_time") {
-            lacks.push(format!(
-                "{lack}: time stopped by a pod's own quota is known by a clock that slows down with the CPU, and what that clock misses counts as waiting"
-            ));
-        }
-        let legs = match refusal_of(answers, &[scheduler::LEGS_PROGRAM]) {
-            Some(lack) => Err(lack),
-            None => attach_all(object, &[scheduler::LEGS_PROGRAM]).map_err(|cause| crate::log::with_causes(&cause)),
-        };
-        let offers = Offers { migrations: legs.is_ok(), throttles: answers.lack("throttle").is_none() };
-        if let Err(lack) = legs {
-            lacks.push(format!("{lack}: migrations and the part of a wait before one are missing"));
-        }
-        let maps = attach_all(object, scheduler::PROGRAMS).and_then(|()| object.scheduler_maps());
-        match maps {
-            Ok(maps) => {
-                if !lacks.is_empty() {
-                    self.set(name, State::Degraded(lacks.join("; ")));
-                }
-                Some(Scheduler::new(maps, offers))
-            }
-            Err(cause) => {
-                self.set(name, State::Failed(refusal(&cause)));
-                None
-            }
-        }
-    }
-
-    /// Reads files alone, but learns of cgroups and of their last figures through `lifecycle`.
-    fn cpu(&mut self, hierarchies: &Hierarchies, answers: &Answers) -> Option<Cpu> {
-        let name = cpu::SPEC.name;
-        if !self.is_on(name) {
-            return None;
-        }
-        let mut lacks: Vec<String> = lacking_controllers(hierarchies).map(str::to_owned).into_iter().collect();
-        let last = answers.lack("bandwidth");
-        let blind = || (!self.is_on(lifecycle::SPEC.name)).then(|| "removals of cgroups are not reported".to_owned());
-        if let Some(lack) = last.or_else(blind) {
-            lacks.push(format!("{lack}: what a quota did between the last reading and the cgroup's end is missing"));
-        }
-        match Cpu::new(hierarchies.clone()) {
-            Ok(cpu) => {
-                self.degrade(name, &lacks);
-                Some(cpu)
-            }
-            Err(cause) => {
-                self.set(name, State::Failed(format!("cannot tell how many files may be open: {cause}")));
-                None
-            }
-        }
-    }
-
-    fn tasks(&mut self, object: &mut Object, answers: &Answers) -> Option<Tasks> {
-        let name = tasks::SPEC.name;
-        if !self.is_on(name) {
-            return None;
-        }
-        let mut lacks: Vec<String> = Vec::new();
-        let processes = match refusal_of(answers, tasks::PROGRAMS) {
-            Some(lack) => Err(lack),
-            None => attach_all(object, tasks::PROGRAMS).and_then(|()| object.processes()).map_err(|it| refusal(&it)),
-        };
-        let processes = processes.map_err(|lack| lacks.push(format!("{lack}: counts of processes are missing"))).ok();
-        let walk = match answers.refusal("task_walk").map(str::to_owned) {
-            Some(lack) => Err(lack),
-            None => object.walk().map_err(|it| refusal(&it)),
-        };
-        let walk = walk.map_err(|lack| lacks.push(format!("{lack}: tasks by state are missing"))).ok();
-        if processes.is_none() && walk.is_none() {
-            self.set(name, State::Unsupported(lacks.join("; ")));
-            return None;
-        }
-        self.degrade(name, &lacks);
-        Some(Tasks::new(processes, walk))
-    }
-
-    /// It works, but for what is lacking.
-    fn degrade(&mut self, name: &str, lacks: &[String]) {
-        if !lacks.is_empty() {
-            self.set(name, State::Degraded(lacks.join("; ")));
-        }
+    /// The collectors that are to run, or do.
+    fn running(&self) -> impl Iterator<Item = &'static str> {
+        self.states.iter().filter(|(_, state)| state.delivers()).map(|(name, _)| *name)
     }
 }
 
-/// What the controllers of this node leave untold, in words.
-fn lacking_controllers(hierarchies: &Hierarchies) -> Option<&'static str> {
-    let controllers = hierarchies.v2.as_ref().map(|root| std::fs::read_to_string(root.join("cgroup.controllers")));
-    let in_v2 = matches!(controllers, Some(Ok(text)) if text.split_whitespace().any(|name| name == "cpu"));
-    if hierarchies.v1.is_none() && !in_v2 {
-        Some("the node's cgroup tree has no cpu controller: quotas and what they stop are missing")
-    } else if hierarchies.v1.is_some() && hierarchies.v1_cpuacct.is_none() {
-        Some("the node has no cpuacct hierarchy: CPU time by mode is missing")
-    } else {
-        None
+/// What a collector cannot do without and this kernel lacks, in words.
+fn lack_of(spec: &Spec, answers: &Answers) -> Option<String> {
+    spec.parts.iter().filter(|part| part.without.is_none()).find_map(|part| lack(part, answers))
+}
+
+/// What the programs of a part need and this kernel lacks, in words.
+fn lack(part: &Part, answers: &Answers) -> Option<String> {
+    part.programs
+        .iter()
+        .find_map(|program| answers.refusal(program.name).map(str::to_owned).or_else(|| program.hook.lack(answers)))
+}
+
+/// Attaches all programs of a part, or none.
+fn attach(object: &mut Object, part: &Part) -> Result<(), ObjectError> {
+    let mut attached = Vec::new();
+    for program in part.programs {
+        if let Err(cause) = object.attach(program.name, program.hook) {
+            detach(object, &attached);
+            return Err(cause);
+        }
+        attached.push(program.name);
     }
+    Ok(())
 }
 
-/// The collector with its section: its place in the list of all.
-fn attached(collector: Box<dyn Collector>) -> Option<Attached> {
-    let section = ALL.iter().position(|spec| spec.name == collector.spec().name)?;
-    Some(Attached { section, collector })
-}
-
-/// What these programs need and lack: of the kernel's types, or their tracepoint itself.
-fn refusal_of(answers: &Answers, programs: &[(&str, &str)]) -> Option<String> {
-    programs.iter().find_map(|(program, tracepoint)| {
-        let hook = || answers.btf().tracepoint(tracepoint).err().map(|cause| cause.to_string());
-        answers.refusal(program).map(str::to_owned).or_else(hook)
-    })
-}
-
-fn attach_all(object: &mut Object, programs: &[(&'static str, &str)]) -> Result<(), ObjectError> {
-    programs.iter().try_for_each(|(program, tracepoint)| object.attach(program, tracepoint))
+fn detach(object: &mut Object, programs: &[&str]) {
+    for program in programs {
+        object.detach(program);
+    }
 }
 
 /// Why the kernel refused something, missing capabilities first.
-fn refusal(cause: &ObjectError) -> String {
+fn refusal(cause: &dyn Error) -> String {
     match missing_capabilities() {
         Some(missing) => format!("{missing}; {}", crate::log::with_causes(cause)),
         None => crate::log::with_causes(cause),

@@ -6,6 +6,7 @@
 
 mod files;
 pub mod metrics;
+mod start;
 
 use std::{
     collections::HashMap,
@@ -17,18 +18,11 @@ use foldhash::fast::RandomState;
 use podlens_common::cgroup::{Bandwidth, CgroupKey};
 
 use self::files::{Figures, Files, Room, Wanted};
-use super::{Collector, CollectorSpec, EntityCgroup, SlotsInUse, Subtree};
+pub use self::start::SPEC;
+use super::{Collector, EntityCgroup, SlotsInUse, Spec, Subtree};
 use crate::{
     kernel::hierarchy::Hierarchies,
     signal::{Layout, Row},
-};
-
-/// The collector.
-pub static SPEC: CollectorSpec = CollectorSpec {
-    name: "cpu",
-    about: "CPU quota and what it stopped, CPU time by mode",
-    metrics: &[&metrics::THROTTLED, &metrics::PERIODS, &metrics::MODE, &metrics::LIMIT],
-    split: None,
 };
 
 /// Least time between two readings of a cgroup's counters: a file that the caches do not hold costs some microseconds.
@@ -72,7 +66,7 @@ impl Cpu {
 }
 
 impl Collector for Cpu {
-    fn spec(&self) -> &'static CollectorSpec {
+    fn spec(&self) -> &'static Spec {
         &SPEC
     }
 

@@ -3,26 +3,17 @@
 //! It has no metrics of its own; attribution follows its events, so that a cgroup that lives for a moment has
 //! a path all the same.
 
+mod start;
+
 use std::{
     io,
     os::fd::{AsFd as _, OwnedFd},
 };
 
-use aya::maps::{MapData, RingBuf};
 use podlens_common::cgroup::{Bandwidth, CgroupKey, EVENT_BORN, EVENT_HEADER_BYTES, EVENT_REMOVED};
 
-use super::CollectorSpec;
-
-/// The collector.
-pub static SPEC: CollectorSpec = CollectorSpec {
-    name: "lifecycle",
-    about: "births and removals of cgroups, so that short lives have a name",
-    metrics: &[],
-    split: None,
-};
-
-/// Its programs and their tracepoints.
-pub const PROGRAMS: &[(&str, &str)] = &[("cgroup_mkdir", "cgroup_mkdir"), ("cgroup_rmdir", "cgroup_rmdir")];
+pub use self::start::SPEC;
+use crate::kernel::object::Ring;
 
 /// What happened to a cgroup.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,14 +36,14 @@ pub enum Event {
 
 /// The collector at work.
 pub struct Lifecycle {
-    events: RingBuf<MapData>,
+    events: Ring,
     malformed: u64,
 }
 
 impl Lifecycle {
     /// A collector over the programs' ring buffer.
     #[must_use]
-    pub fn new(events: RingBuf<MapData>) -> Self {
+    pub fn new(events: Ring) -> Self {
         Self { events, malformed: 0 }
     }
 

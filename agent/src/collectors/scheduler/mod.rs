@@ -6,51 +6,23 @@
 mod clock;
 mod culprits;
 pub mod metrics;
+mod start;
 
 use std::collections::HashMap;
 
 use foldhash::fast::RandomState;
 use podlens_common::{
     cgroup::Holder,
-    scheduler::{Account, CAUSE_NEIGHBOR, CAUSE_SYSTEM, Culprits, Now, Throttles, bucket},
+    scheduler::{Account, Culprits, Now, Throttles, bucket},
 };
 
+pub use self::start::{SPEC, SchedulerMaps};
 use self::{clock::RunQueueClock, culprits::Ways};
-use super::{Caused, Collector, CollectorSpec, SlotsInUse, Split};
-use crate::{
-    kernel::object::SchedulerMaps,
-    signal::{Histogram, Layout, Row},
-};
-
-/// The collector.
-pub static SPEC: CollectorSpec = CollectorSpec {
-    name: "scheduler",
-    about: "CPU time, waits for a CPU and their causes, time off the CPU, migrations, context switches",
-    split: Some(Split {
-        metric: &metrics::CPU_WAIT_CAUSED,
-        of: &metrics::CPU_WAIT,
-        label_values: &[CAUSE_NEIGHBOR, CAUSE_SYSTEM],
-    }),
-    metrics: &[
-        &metrics::CPU,
-        &metrics::RUN_QUEUE_LATENCY,
-        &metrics::CPU_WAIT,
-        &metrics::CPU_WAIT_CAUSED,
-        &metrics::THROTTLED_WAIT,
-        &metrics::THROTTLE_LATENCY,
-        &metrics::OFF_CPU,
-        &metrics::MIGRATIONS,
-        &metrics::CONTEXT_SWITCHES,
-    ],
-};
+use super::{Caused, Collector, SlotsInUse, Spec};
+use crate::signal::{Histogram, Layout, Row};
 
 /// Times that an entry is read anew if a program writes it at that moment; the programs take well below 1 us.
 const LOOKS: u32 = 100;
-
-/// Programs without which it does not run.
-pub const PROGRAMS: &[(&str, &str)] = &[("cgroup_attach", "cgroup_attach_task"), ("sched_switch", "sched_switch")];
-/// The program for the legs of waits that end in a migration.
-pub const LEGS_PROGRAM: (&str, &str) = ("sched_migrate", "sched_migrate_task");
 
 /// What this kernel lets the programs see beyond slices, waits and switches. The rest has no value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +50,7 @@ pub struct Scheduler {
 }
 
 impl Collector for Scheduler {
-    fn spec(&self) -> &'static CollectorSpec {
+    fn spec(&self) -> &'static Spec {
         &SPEC
     }
 

@@ -58,7 +58,7 @@ impl Answers {
             let number = match Request::parse(name).ok_or_else(unknown)? {
                 Request::Named(name) => node.iter().find(|(known, _)| *known == name).ok_or_else(unknown)?.1,
                 Request::Choice(condition, then, or) => {
-                    choices.push((name, condition, [or, then]));
+                    choices.push((name, condition, then, or));
                     continue;
                 }
                 Request::Fact(fact, without) => match (fact.answer(&answers.btf), without) {
@@ -77,12 +77,12 @@ impl Answers {
             };
             answers.numbers.insert(name.clone(), number);
         }
-        for (name, condition, numbers) in choices {
+        for (name, condition, then, or) in choices {
             let is_there = match condition {
                 Condition::Feature(feature) => !answers.features.contains_key(feature),
                 Condition::Fact(fact) => fact.answer(&answers.btf).is_ok(),
             };
-            answers.numbers.insert(name.clone(), numbers[usize::from(is_there)]);
+            answers.numbers.insert(name.clone(), if is_there { then } else { or });
         }
         for program in programs {
             let lacks: Vec<String> =
