@@ -27,7 +27,7 @@ use crate::{
         cgroups::{Cgroup, Cgroups},
         kubernetes::Names,
     },
-    collectors::{ALL, Collector, EntityCgroup, SlotsInUse, Spec, State, lifecycle::Event, spec::Kind},
+    collectors::{ALL, Collector, EntityCgroup, SlotsInUse, Spec, State, lifecycle::Event, memory::Plan, spec::Kind},
     export::SnapshotSource,
     registry::{Ledger, Snapshot},
 };
@@ -47,6 +47,7 @@ pub struct Pipeline {
     node: Arc<str>,
     max_age: Duration,
     states: Vec<(&'static str, State)>,
+    memory: Plan,
     started: Instant,
     names: Arc<Names>,
     inner: Mutex<Inner>,
@@ -81,6 +82,12 @@ impl Pipeline {
     #[must_use]
     pub fn states(&self) -> &[(&'static str, State)] {
         &self.states
+    }
+
+    /// How the kernel's memory is used.
+    #[must_use]
+    pub fn memory(&self) -> &Plan {
+        &self.memory
     }
 
     /// Some collector with kernel programs delivers values. What the kernel's files tell is enough only where no

@@ -13,7 +13,7 @@ use crate::{
     collectors::{
         ALL, Spec, State,
         lifecycle::Lifecycle,
-        memory,
+        memory::{self, MemoryError, Plan, Room},
         spec::{Part, Start},
     },
     config::Config,
@@ -21,7 +21,7 @@ use crate::{
         btf::Btf,
         capabilities::Held,
         hierarchy::{Hierarchies, HierarchyError},
-        host,
+        host, memory_limit,
         needs::{self, Answers},
         object::{self, Object, ObjectError, Ring},
         slots::SlotMaps,
@@ -42,6 +42,9 @@ pub enum StartError {
     /// The number of CPUs sizes everything.
     #[error("cannot tell how many CPUs this node can have")]
     Cpus(#[source] std::io::Error),
+    /// The maps would leave too little of the memory limit.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
 }
 
 impl Pipeline {
@@ -53,7 +56,18 @@ impl Pipeline {
     pub fn start(config: &Config) -> Result<Self, StartError> {
         let hierarchies = Hierarchies::find(&config.cgroup_root)?;
         let cpus = host::possible_cpus().map_err(StartError::Cpus)?;
-        let mut loader = Loader::new(config, &hierarchies, cpus, config.slots);
+        let states = states(config);
+        let limit = memory_limit::read(Path::new("/proc"), Path::new("/sys/fs/cgroup"));
+        let asked: Vec<&str> = running(&states).collect();
+        let memory = Plan::new(&Room { cpus, limit, slots: config.slots, collectors: &asked })?;
+        let mut loader = Loader {
+            hierarchies: &hierarchies,
+            cpus,
+            slots: memory.slots,
+            states,
+            collectors: Vec::new(),
+            events: None,
+        };
         let kernel = loader.load();
         let Loader { states, mut collectors, .. } = loader;
         // After the events are being recorded, so that nothing is born between.
@@ -82,6 +96,7 @@ impl Pipeline {
             node: config.node.as_str().into(),
             max_age: config.max_age,
             states,
+            memory,
             started: now,
             names,
             inner: Mutex::new(inner),
@@ -110,16 +125,7 @@ struct Loader<'a> {
     events: Option<Ring>,
 }
 
-impl<'a> Loader<'a> {
-    fn new(config: &Config, hierarchies: &'a Hierarchies, cpus: u32, slots: u32) -> Self {
-        let state = |spec: &Spec| {
-            let on = config.collectors.get(spec.name).copied().unwrap_or(true);
-            if on { State::Running } else { State::Disabled }
-        };
-        let states = ALL.iter().map(|spec| (spec.name, state(spec))).collect();
-        Self { hierarchies, cpus, slots, states, collectors: Vec::new(), events: None }
-    }
-
+impl Loader<'_> {
     /// Starts what works on this node; none if nothing can be loaded, and then no collector runs.
     fn load(&mut self) -> Option<Kernel> {
         match self.try_load() {
@@ -140,7 +146,7 @@ impl<'a> Loader<'a> {
         let answers = needs::programs(object::OBJECT)
             .and_then(|programs| Answers::new(&programs, btf, &node))
             .map_err(|cause| State::Failed(cause.to_string()))?;
-        let asked: Vec<&str> = self.running().collect();
+        let asked: Vec<&str> = running(&self.states).collect();
         let entries = memory::entries(self.cpus, self.slots, |spec, part| {
             asked.contains(&spec.name) && lack_of(spec, &answers).is_none() && lack(part, &answers).is_none()
         });
@@ -226,11 +232,20 @@ impl<'a> Loader<'a> {
             *present = state;
         }
     }
+}
 
-    /// The collectors that are to run, or do.
-    fn running(&self) -> impl Iterator<Item = &'static str> {
-        self.states.iter().filter(|(_, state)| state.delivers()).map(|(name, _)| *name)
-    }
+/// What is to run by the configuration.
+fn states(config: &Config) -> Vec<(&'static str, State)> {
+    let state = |spec: &Spec| {
+        let on = config.collectors.get(spec.name).copied().unwrap_or(true);
+        if on { State::Running } else { State::Disabled }
+    };
+    ALL.iter().map(|spec| (spec.name, state(spec))).collect()
+}
+
+/// The collectors that are to run.
+fn running(states: &[(&'static str, State)]) -> impl Iterator<Item = &'static str> {
+    states.iter().filter(|(_, state)| state.delivers()).map(|(name, _)| *name)
 }
 
 /// What a collector cannot do without and this kernel lacks, in words.
