@@ -25,7 +25,7 @@ const CEILING: Formula = Formula { fixed: 16_000_000, per_cpu: 250_000, ..Formul
 
 /// What the node gives, and what is wanted of it.
 #[derive(Clone, Copy, Debug)]
-pub struct Room<'a> {
+pub struct Demand<'a> {
     /// CPUs that can exist.
     pub cpus: u32,
     /// The memory limit of this process, in bytes.
@@ -85,8 +85,8 @@ impl Plan {
     ///
     /// # Errors
     /// The maps would take more than half of the memory limit.
-    pub fn new(room: &Room<'_>) -> Result<Self, MemoryError> {
-        let Room { cpus, limit, slots, collectors } = *room;
+    pub fn new(room: &Demand<'_>) -> Result<Self, MemoryError> {
+        let Demand { cpus, limit, slots, collectors } = *room;
         let formulae = formulae(|spec| collectors.contains(&spec.name));
         let bytes = |slots| formulae.iter().map(|(_, formula)| formula.on(cpus, slots)).sum::<u64>();
         let fits = |slots| limit.is_none_or(|limit| bytes(slots) <= limit / 2);
@@ -199,7 +199,7 @@ pub fn tables() -> String {
     text.push_str("\n| possible CPUs | slots, chosen without a memory limit | bytes |\n| --- | --- | --- |\n");
     let collectors: Vec<&'static str> = ALL.iter().map(|spec| spec.name).collect();
     for cpus in [2, 8, 32, 64, 128, 320] {
-        if let Ok(plan) = Plan::new(&Room { cpus, limit: None, slots: None, collectors: &collectors }) {
+        if let Ok(plan) = Plan::new(&Demand { cpus, limit: None, slots: None, collectors: &collectors }) {
             let _ = writeln!(text, "| {cpus} | {} | {} |", grouped(plan.slots.into()), grouped(plan.bytes()));
         }
     }
@@ -225,14 +225,14 @@ mod tests {
 
     use std::collections::BTreeMap;
 
-    use super::{ALL, MOST, MemoryError, OBJECT, Plan, Room, STEP, definitions, entries, grouped, slots};
+    use super::{ALL, Demand, MOST, MemoryError, OBJECT, Plan, STEP, definitions, entries, grouped, slots};
     use crate::{collectors::lifecycle, kernel::needs};
 
     const MB: u64 = 1_000_000;
 
     fn plan(cpus: u32, limit: Option<u64>, slots: Option<u32>) -> Result<Plan, MemoryError> {
         let collectors: Vec<&'static str> = ALL.iter().map(|spec| spec.name).collect();
-        Plan::new(&Room { cpus, limit, slots, collectors: &collectors })
+        Plan::new(&Demand { cpus, limit, slots, collectors: &collectors })
     }
 
     #[test]
@@ -283,7 +283,7 @@ mod tests {
         let text = plan(128, Some(64 * MB), None).unwrap().to_string();
         assert!(text.contains("memory limit of 64.0 MB"), "{text}");
         let few =
-            Plan::new(&Room { cpus: 128, limit: None, slots: None, collectors: &["lifecycle", "tasks"] }).unwrap();
+            Plan::new(&Demand { cpus: 128, limit: None, slots: None, collectors: &["lifecycle", "tasks"] }).unwrap();
         assert_eq!(few.slots, MOST, "what is switched off takes no room: {few}");
     }
 

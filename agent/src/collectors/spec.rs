@@ -155,3 +155,36 @@ impl Started {
         Self { collector: Box::new(collector), events: None, lacks: Vec::new() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use crate::{
+        collectors::ALL,
+        kernel::{
+            btf::Btf,
+            needs::{Answers, programs},
+            object::OBJECT,
+        },
+    };
+
+    #[test]
+    fn a_kernel_that_has_nothing_fulfils_no_wish_and_has_no_hook() {
+        // The smallest BTF: a header, and no type at all.
+        let header = [0x9f, 0xeb, 1, 0, 24, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0];
+        let btf = Btf::parse(header.to_vec()).unwrap();
+        let node = [("HAS_V1", 0), ("V1_HIERARCHY", 0), ("SLOTS_COUNT", 64), ("CPUS_COUNT", 2)];
+        let answers = Answers::new(&programs(OBJECT).unwrap(), btf, &node).unwrap();
+        for spec in ALL {
+            for wish in spec.wishes.iter().copied().flatten() {
+                let lack = answers.lack(wish.of).unwrap_or_else(|| panic!("{}: nobody knows {}", spec.name, wish.of));
+                assert!(lack.contains("this kernel has no"), "{lack}");
+            }
+            for program in spec.programs() {
+                let lack = program.hook.lack(&answers).unwrap_or_else(|| panic!("{} has its hook", program.name));
+                assert!(lack.contains("this kernel has no"), "{lack}");
+            }
+        }
+    }
+}

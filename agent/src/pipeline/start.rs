@@ -13,7 +13,7 @@ use crate::{
     collectors::{
         ALL, Spec, State,
         lifecycle::Lifecycle,
-        memory::{self, MemoryError, Plan, Room},
+        memory::{self, Demand, MemoryError, Plan},
         spec::{Part, Start},
     },
     config::Config,
@@ -52,14 +52,14 @@ impl Pipeline {
     /// why, and the agent goes on without it.
     ///
     /// # Errors
-    /// The node's cgroups or CPUs cannot be found.
+    /// The node's cgroups or CPUs cannot be found, or the programs' maps do not fit the memory limit.
     pub fn start(config: &Config) -> Result<Self, StartError> {
         let hierarchies = Hierarchies::find(&config.cgroup_root)?;
         let cpus = host::possible_cpus().map_err(StartError::Cpus)?;
         let states = states(config);
         let limit = memory_limit::read(Path::new("/proc"), Path::new("/sys/fs/cgroup"));
         let asked: Vec<&str> = running(&states).collect();
-        let memory = Plan::new(&Room { cpus, limit, slots: config.slots, collectors: &asked })?;
+        let memory = Plan::new(&Demand { cpus, limit, slots: config.slots, collectors: &asked })?;
         let mut loader = Loader {
             hierarchies: &hierarchies,
             cpus,

@@ -129,13 +129,13 @@ pub enum BtfError {
         path: String,
     },
     /// No structure or union of that name.
-    #[error("this kernel has no structure `{name}`; what needs it does not work here")]
+    #[error("this kernel has no structure `{name}`")]
     MissingStructure {
         /// Its name.
         name: String,
     },
     /// The structure exists, the member does not.
-    #[error("this kernel has no member `{member}` in `{structure}`; what needs it does not work here")]
+    #[error("this kernel has no member `{member}` in `{structure}`")]
     MissingMember {
         /// The structure, with the way to it: `task_struct.se`.
         structure: String,
@@ -167,7 +167,7 @@ pub enum BtfError {
         bits: u32,
     },
     /// No enumeration of that name, or none with that constant.
-    #[error("this kernel has no constant `{enumerator}` in `enum {enumeration}`; what needs it does not work here")]
+    #[error("this kernel has no constant `{enumerator}` in `enum {enumeration}`")]
     MissingEnumerator {
         /// The enumeration.
         enumeration: String,
@@ -175,9 +175,7 @@ pub enum BtfError {
         enumerator: String,
     },
     /// No such tracepoint.
-    #[error(
-        "this kernel has no tracepoint `{name}` that BPF programs can attach to with types; what needs it does not work here"
-    )]
+    #[error("this kernel has no tracepoint `{name}` that BPF programs can attach to with types")]
     MissingTracepoint {
         /// Its name.
         name: String,

@@ -40,8 +40,8 @@ pub struct Answers {
     numbers: HashMap<String, u32>,
     /// By program: what it needs and lacks, in words.
     refusals: BTreeMap<String, String>,
-    /// By feature: what it lacks.
-    features: HashMap<String, String>,
+    /// By feature: what it lacks, if it lacks something.
+    features: HashMap<String, Option<String>>,
 }
 
 impl Answers {
@@ -61,25 +61,32 @@ impl Answers {
                     choices.push((name, condition, then, or));
                     continue;
                 }
-                Request::Fact(fact, without) => match (fact.answer(&answers.btf), without) {
-                    (Ok(number), _) => number,
-                    (Err(_), Without::ItAlone) => continue,
-                    (Err(lack), Without::Feature(feature)) => {
-                        answers.features.entry(feature.to_owned()).or_insert_with(|| lack.to_string());
-                        continue;
+                Request::Fact(fact, without) => {
+                    let answer = fact.answer(&answers.btf);
+                    let lack = answer.as_ref().err().map(ToString::to_string);
+                    match (lack, without) {
+                        (lack, Without::Feature(feature)) => {
+                            let known = answers.features.entry(feature.to_owned()).or_default();
+                            *known = known.take().or(lack);
+                        }
+                        (Some(_), Without::Other(other)) if other.answer(&answers.btf).is_ok() => {}
+                        (Some(lack), Without::Other(_) | Without::Refused) => {
+                            missing.insert(name, lack);
+                        }
+                        (_, _) => {}
                     }
-                    (Err(_), Without::Other(other)) if other.answer(&answers.btf).is_ok() => continue,
-                    (Err(lack), _) => {
-                        missing.insert(name, lack.to_string());
-                        continue;
-                    }
-                },
+                    let Ok(number) = answer else { continue };
+                    number
+                }
             };
             answers.numbers.insert(name.clone(), number);
         }
         for (name, condition, then, or) in choices {
             let is_there = match condition {
-                Condition::Feature(feature) => !answers.features.contains_key(feature),
+                Condition::Feature(feature) => {
+                    let unknown = || NeedsError::Unknown { request: name.clone() };
+                    answers.features.get(feature).ok_or_else(unknown)?.is_none()
+                }
                 Condition::Fact(fact) => fact.answer(&answers.btf).is_ok(),
             };
             answers.numbers.insert(name.clone(), if is_there { then } else { or });
@@ -111,7 +118,7 @@ impl Answers {
     pub fn lack(&self, wish: &str) -> Option<String> {
         match Request::parse(wish) {
             Some(Request::Fact(fact, _)) => fact.answer(&self.btf).err().map(|lack| lack.to_string()),
-            _ => self.features.get(wish).cloned(),
+            _ => self.features.get(wish).cloned().flatten(),
         }
     }
 

@@ -82,13 +82,16 @@ fn a_name_that_is_no_request_is_refused() {
     ] {
         assert_eq!(Request::parse(name), None, "{name:?}");
     }
-    let program = Program {
-        name: "p".to_owned(),
-        section: "tp_btf/p".to_owned(),
-        requests: BTreeSet::from(["memcpy".to_owned()]),
-    };
-    let error = Answers::new(&[program], empty(), &NODE).expect_err("nobody knows `memcpy`");
-    assert!(matches!(error, NeedsError::Unknown { .. }) && error.to_string().contains("`memcpy`"), "{error}");
+    // A function that no object has, and a feature that nothing belongs to.
+    for name in ["memcpy", "bandwith ? 1 : 0"] {
+        let program = Program {
+            name: "p".to_owned(),
+            section: "tp_btf/p".to_owned(),
+            requests: BTreeSet::from([name.to_owned(), "u32 a.b?bandwidth".to_owned()]),
+        };
+        let error = Answers::new(&[program], empty(), &NODE).expect_err("nobody knows it");
+        assert!(matches!(error, NeedsError::Unknown { .. }) && error.to_string().contains(name), "{error}");
+    }
 }
 
 #[test]
