@@ -4,6 +4,7 @@
 #![no_std]
 #![no_main]
 
+#[path = "core/object.rs"]
 mod object;
 
 use aya_ebpf::{

@@ -1,12 +1,16 @@
-//! Collector `lifecycle`: tells the daemon of births and removals of cgroups, and before a removal what other
-//! collectors' figures of that cgroup were, since its files are gone by then.
+//! Collector `lifecycle`: tells the daemon of births and removals of cgroups, before a removal what other collectors'
+//! figures of that cgroup were, since its files are gone by then, and how a container's first process ended.
 
-use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
-use podlens_common::event::{CGROUP_BORN, CGROUP_REMOVED, CPU_LAST_WORDS};
+use aya_ebpf::{helpers::bpf_get_smp_processor_id, macros::btf_tracepoint, programs::BtfTracePointContext};
+use podlens_common::{
+    event::{CGROUP_BORN, CGROUP_REMOVED, CPU_LAST_WORDS, INIT_ENDED},
+    lifecycle::InitEnd,
+};
 
 use crate::{
     events,
-    kernel::{self, Cgroup},
+    kernel::{self, Cgroup, Task, exit_tells_group},
+    slots,
 };
 
 /// `cgroup_mkdir(cgroup, path)`: before any task can enter the group.
@@ -31,4 +35,38 @@ pub fn cgroup_rmdir(context: BtfTracePointContext) -> i32 {
         events::send_path(CGROUP_REMOVED, key, context.arg(1));
     }
     0
+}
+
+/// `sched_process_exit(task[, group_dead])`, before the task leaves its cgroup: tells the end of a process that is the
+/// first of a PID namespace below the host's, and so all of a container's.
+///
+/// Attached beside the collector `tasks`' own program only where somebody takes events. Where the tracepoint does not
+/// tell who is the last thread, two that end at the same moment may tell the same end twice.
+#[btf_tracepoint(function = "sched_process_exit")]
+pub fn init_exit(context: BtfTracePointContext) -> i32 {
+    let task = Task::from_raw(context.arg(0));
+    let (leader, signal) = (task.leader(), task.signals());
+    if leader.is_null() || signal.is_null() {
+        return 0;
+    }
+    let last = if exit_tells_group() { context.arg::<u64>(1) & 1 != 0 } else { signal.living() == 0 };
+    if last {
+        tell_end(task, leader, signal);
+    }
+    0
+}
+
+#[inline(always)]
+fn tell_end(task: Task, leader: Task, signal: kernel::Signal) {
+    let pid = leader.thread_pid();
+    if pid.is_null() || pid.level() == 0 || pid.number() != Some(1) {
+        return;
+    }
+    // SAFETY: the helper has no precondition.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    let slot = slots::of_task(task, cpu).slot();
+    let Some(key) = slots::record(slot).map(|record| record.key).filter(|key| *key != 0) else { return };
+    // As wait_task_zombie() of kernel/exit.c chooses.
+    let status = signal.group_exit().unwrap_or(leader.exit_code());
+    events::send(INIT_ENDED, key, InitEnd { status, level: pid.level() });
 }

@@ -1,21 +1,18 @@
 //! podlens' kernel programs, one module a collector, in one object.
 //!
 //! One object, since all programs share the table of slots and a loader cannot hand the maps of one object to
-//! another without a BPF file system. A program whose kernel facts are missing is not loaded; the daemon
-//! decides that from BTF before it asks the verifier.
+//! another without a BPF file system. Each program says by the names of its constants what it needs of the kernel
+//! (core/kernel); the daemon reads that from the object and asks BTF, and a program that lacks something is not loaded.
 #![no_std]
 #![no_main]
-// For two instructions that the compiler has no word for: an atomic addition without a result (atomic.rs), and a number
-// that the daemon puts in (kernel.rs).
+// For two instructions that the compiler has no word for: an atomic addition without a result (core/atomic.rs), and a
+// number that the daemon puts in (core/kernel).
 #![feature(asm_experimental_arch)]
 
-mod atomic;
-mod cells;
-mod events;
-mod kernel;
+mod core;
 mod lifecycle;
-mod object;
 mod processes;
 mod scheduler;
-mod slots;
 mod walk;
+
+use self::core::{atomic, cells, events, kernel, slots};

@@ -1,4 +1,4 @@
-//! Collector `tasks`: processes that begin and end, by slot. For `lifecycle`, how a PID namespace's first one ended.
+//! Collector `tasks`: processes that begin and end, by slot.
 //!
 //! Thread groups count, not threads. Both hooks are rare beside a context switch, so one entry a slot with
 //! atomic additions does, and memory does not grow with the number of CPUs.
@@ -10,11 +10,11 @@ use aya_ebpf::{
     maps::{Array, LruHashMap},
     programs::BtfTracePointContext,
 };
-use podlens_common::{event::INIT_ENDED, lifecycle::InitEnd, tasks::Processes};
+use podlens_common::tasks::Processes;
 
 use crate::{
-    atomic, events,
-    kernel::{Task, exit_tells_group, tells_ends},
+    atomic,
+    kernel::{Task, exit_tells_group},
     slots,
 };
 
@@ -52,35 +52,11 @@ pub fn process_exit(context: BtfTracePointContext) -> i32 {
     } else {
         is_alone(task) && ENDED.insert(task.tgid(), 1, u64::from(BPF_NOEXIST)).is_ok()
     };
-    if last {
-        let slot = slot_of(task);
-        if let Some(processes) = PROCESSES.get_ptr_mut(slot) {
-            // SAFETY: as above.
-            unsafe { atomic::add(&raw mut (*processes).exited, 1) };
-        }
-        if tells_ends() {
-            tell_end(task, slot);
-        }
+    if last && let Some(processes) = PROCESSES.get_ptr_mut(slot_of(task)) {
+        // SAFETY: as above.
+        unsafe { atomic::add(&raw mut (*processes).exited, 1) };
     }
     0
-}
-
-/// Tells the end of a process that is the first of a PID namespace below the host's, and so all of a container's. Called
-/// with its last thread.
-#[inline(always)]
-fn tell_end(task: Task, slot: u32) {
-    let (leader, signal) = (task.leader(), task.signal());
-    if leader.is_null() || signal.is_null() {
-        return;
-    }
-    let pid = leader.thread_pid();
-    if pid.is_null() || pid.level() == 0 || pid.number() != Some(1) {
-        return;
-    }
-    let Some(key) = slots::record(slot).map(|record| record.key).filter(|key| *key != 0) else { return };
-    // As wait_task_zombie() of kernel/exit.c chooses.
-    let status = signal.group_exit().unwrap_or(leader.exit_code());
-    events::send(INIT_ENDED, key, InitEnd { status, level: pid.level() });
 }
 
 /// No thread of its group lives any more.

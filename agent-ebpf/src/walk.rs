@@ -154,6 +154,7 @@ pub extern "C" fn task_walk(_context: *mut c_void) -> i32 {
     };
     if goes_on {
         let step: extern "C" fn(u32, *mut c_void) -> c_long = step;
+        offsets::needs_loop();
         // SAFETY: the callback has the form that the kernel calls.
         unsafe { bpf_loop(STEPS, step as *mut c_void, core::ptr::null_mut(), 0) };
     }

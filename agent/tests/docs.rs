@@ -15,7 +15,7 @@ use std::{
 
 use podlens::{
     attribution::kubernetes::source,
-    collectors::{ALL, CollectorSpec, State, switchable},
+    collectors::{ALL, Spec, State, map_memory, switchable},
     config::{self, Config, NameSource},
     export::{own, prometheus::Format},
     pipeline::{Pipeline, facts, kinds},
@@ -125,8 +125,30 @@ fn the_list_of_metrics_is_what_the_definitions_give() {
     for metric in [&facts::CPU_REQUEST, &facts::MEMORY_REQUEST, &facts::MEMORY_LIMIT] {
         push_metric(&mut text, metric);
     }
-    push_own(&mut text, &own_page());
+    let page = own_page();
+    check_losses(&page);
+    push_own(&mut text, &page);
     check("metrics.md", &text);
+}
+
+/// The part of a document between two marks must be `wanted`, or becomes it.
+fn check_part(name: &str, wanted: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name);
+    let present = std::fs::read_to_string(&path).unwrap();
+    let (begin, end) = ("<!-- made by `cargo xtask docs` -->\n", "<!-- end -->");
+    let (before, rest) = present.split_once(begin).unwrap_or_else(|| panic!("{name} has no line {begin:?}"));
+    let (part, after) = rest.split_once(end).unwrap_or_else(|| panic!("{name} has no line {end:?}"));
+    if std::env::var_os("PODLENS_TEST_UPDATE").is_some() {
+        return std::fs::write(&path, [before, begin, wanted, end, after].concat()).unwrap();
+    }
+    assert!(part == wanted, "{name} is not what the definitions give: run `cargo xtask docs`");
+}
+
+#[test]
+fn the_tables_of_memory_are_what_the_collectors_say() {
+    for name in ["ARCHITECTURE.md", "docs/overhead.md"] {
+        check_part(name, &map_memory::tables());
+    }
 }
 
 #[test]
@@ -151,8 +173,8 @@ fn the_list_of_keys_is_what_the_configuration_takes() {
     check("config.md", &format!("{CONFIG}{}", config::reference()));
 }
 
-fn push_collector(text: &mut String, spec: &CollectorSpec) {
-    let CollectorSpec { name, about, metrics, .. } = spec;
+fn push_collector(text: &mut String, spec: &Spec) {
+    let Spec { name, about, metrics, .. } = spec;
     let switch = if switchable().contains(name) {
         format!("`collectors.{name}: false` switches it off.")
     } else {
@@ -231,6 +253,18 @@ struct OwnFamily {
 
 /// Labels of the agent's own metrics whose values are the same on every node.
 const CLOSED: &[&str] = &["collector", "state", "reason"];
+
+/// What a collector tells of losses is in its specification, and the other way round.
+fn check_losses(page: &str) {
+    for spec in ALL {
+        let collector = format!("collector=\"{}\"", spec.name);
+        let lines = page.lines().filter(|line| line.starts_with("podlens_lost_total{") && line.contains(&collector));
+        let reason = |line: &str| line.split_once("reason=\"").unwrap().1.split('"').next().unwrap().to_owned();
+        let told: BTreeSet<String> = lines.map(reason).collect();
+        let known: BTreeSet<String> = spec.losses.iter().map(|reason| (*reason).to_owned()).collect();
+        assert_eq!(told, known, "{}", spec.name);
+    }
+}
 
 fn push_own(text: &mut String, page: &str) {
     let families = parse(page);

@@ -5,38 +5,26 @@
 
 pub mod cpu;
 pub mod lifecycle;
+pub mod map_memory;
 pub mod scheduler;
+pub mod spec;
 pub mod tasks;
 
 use podlens_common::cgroup::{CgroupKey, Slot};
 
+pub use self::spec::Spec;
 use crate::{
     kernel::events::{Malformed, Record},
-    signal::{EventKind, Metric, Row, Subtree},
+    signal::{Metric, Row, Subtree},
 };
 
-/// What is the same for a collector on every node.
-#[derive(Debug)]
-pub struct CollectorSpec {
-    /// The one name: folder, module of the records, configuration key, anchor in the documentation.
-    pub name: &'static str,
-    /// What it tells, in one line.
-    pub about: &'static str,
-    /// Every metric that it can have.
-    pub metrics: &'static [&'static Metric],
-    /// Kinds of the kernel programs' records that are its own, as in `podlens_common::event`.
-    pub records: &'static [u32],
-    /// Every event that it can tell of.
-    pub events: &'static [&'static EventKind],
-}
-
 /// All collectors, in the order in which their metrics are exported.
-pub static ALL: &[&CollectorSpec] = &[&lifecycle::SPEC, &scheduler::SPEC, &cpu::SPEC, &tasks::SPEC];
+pub static ALL: &[&Spec] = &[&lifecycle::SPEC, &scheduler::SPEC, &cpu::SPEC, &tasks::SPEC];
 
-/// The names of the collectors that can be switched off. Without `lifecycle` nothing has a name.
+/// The names of the collectors that can be switched off.
 #[must_use]
 pub fn switchable() -> Vec<&'static str> {
-    ALL.iter().map(|spec| spec.name).filter(|name| *name != lifecycle::SPEC.name).collect()
+    ALL.iter().filter(|spec| spec.is_optional).map(|spec| spec.name).collect()
 }
 
 /// What became of a collector on this node.
@@ -89,7 +77,7 @@ impl State {
 /// A collector at work. The pipeline calls it.
 pub trait Collector: Send {
     /// What it is.
-    fn spec(&self) -> &'static CollectorSpec;
+    fn spec(&self) -> &'static Spec;
 
     /// Tells what there is at this moment, by the layout of the collector's metrics: of slots of the kernel programs, of
     /// cgroups by their key, or both.

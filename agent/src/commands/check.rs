@@ -61,6 +61,7 @@ fn report(config: &Config) -> (String, bool) {
             return (text, false);
         }
     };
+    line("memory", &pipeline.memory().to_string());
     for (name, state) in pipeline.states() {
         let about = ALL.iter().find(|spec| spec.name == *name).map_or("", |spec| spec.about);
         let verdict = match state.reason() {

@@ -40,7 +40,8 @@ pub struct Config {
     pub listen: SocketAddr,
     pub node: String,
     pub max_age: Duration,
-    pub slots: u32,
+    /// None: as many as fit.
+    pub slots: Option<u32>,
     pub cgroup_root: PathBuf,
     pub linger: Duration,
     /// Every known collector, and whether it is to run.
@@ -215,7 +216,7 @@ impl Config {
             listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT)),
             node: String::new(),
             max_age: Duration::from_secs(1),
-            slots: 1024,
+            slots: None,
             cgroup_root: PathBuf::from("/sys/fs/cgroup"),
             linger: Duration::from_mins(5),
             collectors: collectors.iter().map(|&name| (name.to_owned(), true)).collect(),

@@ -1,7 +1,7 @@
 //! Puts numbers into the kernel programs' instructions before they are loaded.
 //!
 //! The programs refer to what only the node knows, as the offset of a member, by symbols that the object does not
-//! define. An instruction that loads the address of such a symbol gets the number instead, and its relocation is
+//! define (see `needs`). An instruction that loads the address of such a symbol gets the number instead, and its relocation is
 //! taken out. Where the number is only added to a pointer, to load what lies there, the load gets it. Pure: from an object's bytes to others. `object` calls it.
 
 use std::collections::HashMap;
@@ -34,12 +34,13 @@ const NOTHING: [u8; 8] = [0x05, 0, 0, 0, 0, 0, 0, 0];
 const HALVES: [usize; 2] = [4, 12];
 
 /// The object with these numbers in place of the addresses of the symbols of their names. A symbol that it does
-/// not define and that has no number here is 0.
+/// not define and that has no number here is 0: it stands in a program that is refused, or behind a branch that another
+/// number removes.
 ///
 /// # Errors
 /// The bytes are no object.
-pub fn insert(bytes: &[u8], constants: &[(&str, u32)]) -> Result<Vec<u8>, ImmediateError> {
-    let constants: HashMap<&[u8], u32> = constants.iter().map(|(name, value)| (name.as_bytes(), *value)).collect();
+pub fn insert<'a>(bytes: &[u8], numbers: impl IntoIterator<Item = (&'a str, u32)>) -> Result<Vec<u8>, ImmediateError> {
+    let numbers: HashMap<&str, u32> = numbers.into_iter().collect();
     let header = FileHeader64::<Endianness>::parse(bytes)?;
     let endian = header.endian()?;
     let sections = header.sections(endian, bytes)?;
@@ -57,7 +58,8 @@ pub fn insert(bytes: &[u8], constants: &[(&str, u32)]) -> Result<Vec<u8>, Immedi
             let name = symbol.name(endian, symbols.strings())?;
             if symbol.is_undefined(endian) && !name.is_empty() {
                 let instruction = instructions + position(relocation.r_offset(endian), "instruction")?;
-                let value = constants.get(name).copied().unwrap_or(0);
+                let number = std::str::from_utf8(name).ok().and_then(|name| numbers.get(name));
+                let value = number.copied().unwrap_or(0);
                 for (at, half) in HALVES.into_iter().zip([value, 0]) {
                     write(&mut completed, instruction + at, &half.to_le_bytes())?;
                 }
@@ -114,8 +116,7 @@ mod tests {
     use object::{Object as _, ObjectSection as _, ObjectSymbol as _, RelocationTarget, read::elf::ElfFile64};
 
     use super::{NOTHING, insert};
-
-    static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/podlens-bpf"));
+    use crate::kernel::object::OBJECT;
 
     /// Names of undefined symbols that instructions refer to, and where.
     fn references(bytes: &[u8]) -> Vec<(String, usize)> {
@@ -149,18 +150,18 @@ mod tests {
     #[track_caller]
     fn check(task_pid: u32) -> usize {
         let before = references(OBJECT);
-        let completed = insert(OBJECT, &[("TASK_PID", task_pid), ("SLOTS_COUNT", u32::MAX)]).unwrap();
+        let completed = insert(OBJECT, [("u32 task_struct.pid", task_pid), ("SLOTS_COUNT", u32::MAX)]).unwrap();
         assert_eq!(references(&completed), []);
         let mut short = 0;
         for (name, at) in before {
             let expected = match name.as_str() {
-                "TASK_PID" => u64::from(task_pid),
+                "u32 task_struct.pid" => u64::from(task_pid),
                 "SLOTS_COUNT" => u64::from(u32::MAX),
                 _ => 0,
             };
             let found = shortened(&completed, at);
             assert_eq!(found.unwrap_or_else(|| number(&completed, at)), expected, "{name} at {at}");
-            if let (Some(_), "TASK_PID") = (found, name.as_str()) {
+            if let (Some(_), "u32 task_struct.pid") = (found, name.as_str()) {
                 let (loaded, base) = (OBJECT[at + 25] & 15, OBJECT[at + 17] >> 4);
                 assert_eq!(completed[at + 25], base << 4 | loaded, "target and base of the load at {at}");
                 short += 1;
@@ -178,7 +179,7 @@ mod tests {
     #[test]
     fn an_object_that_is_cut_off_is_refused() {
         for length in [0, 1, 63, 64, 1000, OBJECT.len() / 2, OBJECT.len() - 1] {
-            assert!(insert(&OBJECT[..length], &[]).is_err(), "{length} bytes");
+            assert!(insert(&OBJECT[..length], []).is_err(), "{length} bytes");
         }
     }
 }

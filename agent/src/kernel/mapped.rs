@@ -13,30 +13,28 @@ use std::{
 /// The type consists of integers and arrays of integers without implicit padding.
 pub unsafe trait Plain: Copy + 'static {}
 
-// SAFETY: `podlens_common` declares these of integers and arrays alone, padding written out.
-unsafe impl Plain for podlens_common::cgroup::Slot {}
-// SAFETY: as above.
-unsafe impl Plain for podlens_common::cgroup::Losses {}
-// SAFETY: as above.
-unsafe impl Plain for podlens_common::scheduler::Account {}
-// SAFETY: as above.
-unsafe impl Plain for podlens_common::scheduler::Now {}
-// SAFETY: as above.
-unsafe impl Plain for podlens_common::scheduler::SlotTotals {}
-// SAFETY: as above.
-unsafe impl Plain for podlens_common::scheduler::culprits::Culprits {}
-// SAFETY: as above.
-unsafe impl Plain for podlens_common::tasks::Processes {}
-// SAFETY: as above.
-unsafe impl Plain for podlens_common::tasks::TaskRecord {}
-// SAFETY: as above.
-unsafe impl Plain for podlens_common::tasks::TaskWalk {}
-// SAFETY: as above.
-unsafe impl Plain for podlens_common::event::EventHeader {}
-// SAFETY: as above.
-unsafe impl Plain for podlens_common::cpu::Bandwidth {}
-// SAFETY: as above.
-unsafe impl Plain for podlens_common::lifecycle::InitEnd {}
+/// The records that arrays and events hold, one name per record.
+macro_rules! plain {
+    ($($record:ty),* $(,)?) => {
+        // SAFETY: `podlens_common` declares each of integers and arrays alone, padding written out.
+        $(unsafe impl Plain for $record {})*
+    };
+}
+
+plain!(
+    podlens_common::cgroup::Losses,
+    podlens_common::cgroup::Slot,
+    podlens_common::cpu::Bandwidth,
+    podlens_common::event::EventHeader,
+    podlens_common::lifecycle::InitEnd,
+    podlens_common::scheduler::Account,
+    podlens_common::scheduler::Now,
+    podlens_common::scheduler::SlotTotals,
+    podlens_common::scheduler::culprits::Culprits,
+    podlens_common::tasks::Processes,
+    podlens_common::tasks::TaskRecord,
+    podlens_common::tasks::TaskWalk,
+);
 
 /// The value that these bytes are; none if they are not as many as it has.
 pub(super) fn plain<T: Plain>(bytes: &[u8]) -> Option<T> {
@@ -93,6 +91,13 @@ impl<T: Plain> MappedArray<T> {
         }
         let base = NonNull::new(address.cast::<u8>()).ok_or_else(|| io::Error::other("mmap gave address 0"))?;
         Ok(Self { base, entries, entry_bytes, mapped_bytes, of: PhantomData })
+    }
+
+    /// How many entries there are.
+    #[must_use]
+    #[allow(clippy::len_without_is_empty, reason = "no map of the kernel is empty")]
+    pub fn len(&self) -> usize {
+        self.entries
     }
 
     /// Copies an entry out.

@@ -10,27 +10,23 @@ use std::{
 
 use aya::{
     Btf, Ebpf, EbpfLoader, VerifierLogLevel,
-    maps::{HashMap, Map, MapData, MapError, Queue, RingBuf},
-    programs::{BtfTracePoint, Iter, ProgramError},
-};
-use podlens_common::{
-    cgroup::{CACHE_ENTRIES, CgroupKey, Losses, SLOT_FIRST, Slot},
-    scheduler::{Account, Cpu, Now, SlotTotals, culprits::Culprits},
-    tasks::{Processes, TASK_RECORDS, TaskRecord, TaskWalk},
+    maps::{Map, MapError, RingBuf},
+    programs::{BtfTracePoint, Iter, Program, ProgramError},
 };
 
 use super::{
     cgroupfs::hierarchies::Hierarchies,
     events::Events,
-    facts::Facts,
+    hooks::Hook,
     immediates::{self, ImmediateError},
     iterator::Iterator,
     mapped::{MappedArray, Plain},
+    needs::Answers,
     process,
 };
 
 /// The programs, as `build.rs` made them.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/podlens-bpf"));
+pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/podlens-bpf"));
 
 /// Why the programs do not run.
 #[derive(Debug, thiserror::Error)]
@@ -96,89 +92,87 @@ pub enum ObjectError {
     },
 }
 
+/// What the programs need to know of the node beside its kernel's types, by name.
+#[must_use]
+pub fn node(hierarchies: &Hierarchies, cpus: u32, slots: u32) -> [(&'static str, u32); 4] {
+    [
+        ("HAS_V1", u32::from(hierarchies.keyed_v1().is_some())),
+        ("V1_HIERARCHY", hierarchies.keyed_v1().map_or(0, |tree| tree.number)),
+        ("SLOTS_COUNT", slots),
+        ("CPUS_COUNT", cpus),
+    ]
+}
+
 /// The loaded object.
 pub struct Object {
     ebpf: Ebpf,
     /// Until [`Object::seal`].
     btf: Option<Btf>,
-    cpus: u32,
-    slots: u32,
 }
 
 impl Object {
-    /// Loads the maps and the constants; no program runs yet.
+    /// Makes the maps, with these numbers of entries by name, and writes the numbers into the programs; none runs yet.
     ///
     /// # Errors
     /// What the kernel refuses.
-    pub fn load(facts: &Facts, hierarchies: &Hierarchies, cpus: u32, slots: u32) -> Result<Self, ObjectError> {
+    pub fn load(
+        answers: &Answers,
+        entries: impl std::iter::Iterator<Item = (&'static str, u32)>,
+    ) -> Result<Self, ObjectError> {
         let btf = Btf::from_sys_fs().map_err(ObjectError::Btf)?;
-        let mut constants = facts.constants.clone();
-        constants.extend([
-            ("HAS_V1", u32::from(hierarchies.keyed_v1().is_some())),
-            ("V1_HIERARCHY", hierarchies.keyed_v1().map_or(0, |tree| tree.number)),
-            ("SLOTS_COUNT", slots),
-            ("CPUS_COUNT", cpus),
-        ]);
         let mut loader = EbpfLoader::new();
         loader.btf(Some(&btf)).verifier_log_level(VerifierLogLevel::DISABLE);
-        for (name, entries) in [
-            ("SLOTS", slots),
-            ("FREE_SLOTS", slots),
-            ("SLOT_OF", slots * 2),
-            ("SLOT_CACHE", cpus * CACHE_ENTRIES),
-            ("LOSSES", cpus),
-            ("ACCOUNTS", cpus * slots),
-            ("CULPRITS", cpus * slots),
-            ("SLOT_TOTALS", slots),
-            ("CPUS", cpus),
-            ("PROCESSES", slots),
-        ] {
+        for (name, entries) in entries {
             loader.map_max_entries(name, entries);
         }
-        let object = immediates::insert(OBJECT, &constants)?;
+        let object = immediates::insert(OBJECT, answers.numbers())?;
         let ebpf = loader.load(&object).map_err(|source| ObjectError::Load(Box::new(source)))?;
-        Ok(Self { ebpf, btf: Some(btf), cpus, slots })
+        Ok(Self { ebpf, btf: Some(btf) })
     }
 
-    /// Loads one program and attaches it to the tracepoint of the given name.
+    /// Loads one program and attaches it. One that the daemon itself starts is only loaded: [`Object::iterator`].
     ///
     /// # Errors
-    /// The verifier or the tracepoint refuses it.
-    pub fn attach(&mut self, name: &'static str, tracepoint: &str) -> Result<(), ObjectError> {
+    /// The verifier or the hook refuses it.
+    pub fn attach(&mut self, name: &'static str, hook: Hook) -> Result<(), ObjectError> {
         let program = self.ebpf.program_mut(name).ok_or(ObjectError::Missing { name })?;
-        let program: &mut BtfTracePoint =
-            program.try_into().map_err(|source| ObjectError::Verify { name, source: Box::new(source) })?;
+        let verify = |source| ObjectError::Verify { name, source: Box::new(source) };
         let btf = self.btf.as_ref().ok_or(ObjectError::Sealed { name })?;
-        program.load(tracepoint, btf).map_err(|source| ObjectError::Verify { name, source: Box::new(source) })?;
-        program.attach().map_err(|source| ObjectError::Attach { name, source: Box::new(source) })?;
+        match hook {
+            Hook::Tracepoint { name: tracepoint, .. } => {
+                let program: &mut BtfTracePoint = program.try_into().map_err(verify)?;
+                program.load(tracepoint, btf).map_err(verify)?;
+                program.attach().map_err(|source| ObjectError::Attach { name, source: Box::new(source) })?;
+            }
+            Hook::TaskIterator => {
+                let program: &mut Iter = program.try_into().map_err(verify)?;
+                program.load("task", btf).map_err(verify)?;
+            }
+        }
         Ok(())
     }
 
-    /// Loads the program that walks through all tasks, and makes it ready to be started.
+    /// Takes a program out of the kernel again.
+    pub fn detach(&mut self, name: &str) {
+        // Whatever the kernel answers, it is gone with the process at the latest.
+        if let Some(program) = self.ebpf.program_mut(name) {
+            let _ = match program {
+                Program::BtfTracePoint(program) => program.unload(),
+                Program::Iter(program) => program.unload(),
+                _ => Ok(()),
+            };
+        }
+    }
+
+    /// A loaded iterating program, ready to be started.
     ///
     /// # Errors
-    /// The verifier refuses it, or the kernel has no iterator over tasks.
-    pub fn walk(&mut self) -> Result<WalkMaps, ObjectError> {
-        let name = "task_walk";
+    /// The program is not loaded, or the kernel has no such iterator.
+    pub fn iterator(&mut self, name: &'static str) -> Result<Iterator, ObjectError> {
         let program = self.ebpf.program_mut(name).ok_or(ObjectError::Missing { name })?;
         let verify = |source| ObjectError::Verify { name, source: Box::new(source) };
         let program: &mut Iter = program.try_into().map_err(verify)?;
-        let btf = self.btf.as_ref().ok_or(ObjectError::Sealed { name })?;
-        program.load("task", btf).map_err(verify)?;
-        let iterator = Iterator::over(program.fd().map_err(verify)?.as_fd());
-        Ok(WalkMaps {
-            iterator: iterator.map_err(|source| ObjectError::Iterate { name, source })?,
-            records: self.mapped("TASK_RECORDS_OF", TASK_RECORDS)?,
-            result: self.mapped("TASK_WALK", 1)?,
-        })
-    }
-
-    /// Counts of processes, by slot.
-    ///
-    /// # Errors
-    /// The map cannot be used.
-    pub fn processes(&mut self) -> Result<MappedArray<Processes>, ObjectError> {
-        self.mapped("PROCESSES", self.slots)
+        Iterator::over(program.fd().map_err(verify)?.as_fd()).map_err(|source| ObjectError::Iterate { name, source })
     }
 
     /// Frees what only loading needs: 30 MB of the kernel's type information. No program can be attached after.
@@ -187,155 +181,41 @@ impl Object {
         process::trim_memory();
     }
 
-    /// The maps behind slots.
-    ///
-    /// # Errors
-    /// A map cannot be used.
-    pub fn slot_maps(&mut self) -> Result<SlotMaps, ObjectError> {
-        let slots = self.mapped("SLOTS", self.slots)?;
-        let losses = self.mapped("LOSSES", self.cpus)?;
-        let slot_of = HashMap::try_from(self.take("SLOT_OF")?).map_err(|source| map_error("SLOT_OF", source))?;
-        let mut free = Queue::try_from(self.take("FREE_SLOTS")?).map_err(|source| map_error("FREE_SLOTS", source))?;
-        for slot in SLOT_FIRST..self.slots {
-            free.push(slot, 0).map_err(|source| map_error("FREE_SLOTS", source))?;
-        }
-        Ok(SlotMaps { slots, losses, slot_of, free, cpus: self.cpus, count: self.slots })
-    }
-
-    /// The maps of the collector `scheduler`.
-    ///
-    /// # Errors
-    /// A map cannot be used.
-    pub fn scheduler_maps(&mut self) -> Result<SchedulerMaps, ObjectError> {
-        Ok(SchedulerMaps {
-            accounts: self.mapped("ACCOUNTS", self.cpus * self.slots)?,
-            culprits: self.mapped("CULPRITS", self.cpus * self.slots)?,
-            totals: self.mapped("SLOT_TOTALS", self.slots)?,
-            // Each entry begins with what the daemon reads of it.
-            cpus: self.mapped_every("CPUS", self.cpus, size_of::<Cpu>())?,
-            cpu_count: self.cpus,
-            slot_count: self.slots,
-        })
-    }
-
-    /// The ring buffer of events.
+    /// An array of values that begin with a `T` each, mapped into this process.
     ///
     /// # Errors
     /// The map cannot be used.
-    pub fn events(&mut self) -> Result<Events, ObjectError> {
-        let ring = RingBuf::try_from(self.take("EVENTS")?).map_err(|source| map_error("EVENTS", source))?;
-        Ok(Events::new(ring))
+    pub fn array<T: Plain>(&mut self, name: &'static str) -> Result<MappedArray<T>, ObjectError> {
+        let map = self.ebpf.map(name).ok_or(ObjectError::Missing { name })?;
+        let Map::Array(map) = map else { return Err(map_error(name, io::Error::other("it is no array"))) };
+        let info = map.info().map_err(|source| map_error(name, source))?;
+        let size = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
+        let entry_bytes = size(info.value_size()).next_multiple_of(8);
+        let descriptor: BorrowedFd<'_> = map.fd().as_fd();
+        MappedArray::new(descriptor, size(info.max_entries()), entry_bytes).map_err(|source| map_error(name, source))
     }
 
-    fn take(&mut self, name: &'static str) -> Result<Map, ObjectError> {
-        self.ebpf.take_map(name).ok_or(ObjectError::Missing { name })
+    /// The ring of events, for its one reader.
+    ///
+    /// # Errors
+    /// The map cannot be used.
+    pub fn events(&mut self, name: &'static str) -> Result<Events, ObjectError> {
+        self.take(name, RingBuf::try_from).map(Events::new)
     }
 
-    fn mapped<T: Plain>(&mut self, name: &'static str, entries: u32) -> Result<MappedArray<T>, ObjectError> {
-        self.mapped_every(name, entries, size_of::<T>())
-    }
-
-    fn mapped_every<T: Plain>(
+    /// A map of another kind, for its one user.
+    pub(super) fn take<T>(
         &mut self,
         name: &'static str,
-        entries: u32,
-        entry_bytes: usize,
-    ) -> Result<MappedArray<T>, ObjectError> {
-        let map = self.ebpf.map(name).ok_or(ObjectError::Missing { name })?;
-        let descriptor = descriptor(map).map_err(|source| map_error(name, source))?;
-        MappedArray::new(descriptor, usize::try_from(entries).unwrap_or(usize::MAX), entry_bytes)
-            .map_err(|source| map_error(name, source))
-    }
-}
-
-fn descriptor(map: &Map) -> Result<BorrowedFd<'_>, io::Error> {
-    match map {
-        Map::Array(map) => Ok(map.fd().as_fd()),
-        _ => Err(io::Error::other("it is no array")),
+        of: impl FnOnce(Map) -> Result<T, MapError>,
+    ) -> Result<T, ObjectError> {
+        let map = self.ebpf.take_map(name).ok_or(ObjectError::Missing { name })?;
+        of(map).map_err(|source| map_error(name, source))
     }
 }
 
 fn map_error(name: &'static str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ObjectError {
     ObjectError::Map { name, source: source.into() }
-}
-
-/// The maps of the collector `scheduler`; accounts and culprits are indexed by CPU times slots plus slot.
-#[derive(Debug)]
-pub struct SchedulerMaps {
-    /// Accounts, by CPU and slot.
-    pub accounts: MappedArray<Account>,
-    /// Culprits, by CPU and waiting slot.
-    pub culprits: MappedArray<Culprits>,
-    /// What is summed up over all CPUs, by slot.
-    pub totals: MappedArray<SlotTotals>,
-    /// What each CPU is doing.
-    pub cpus: MappedArray<Now>,
-    /// How many CPUs can exist.
-    pub cpu_count: u32,
-    /// How many slots there are.
-    pub slot_count: u32,
-}
-
-/// The walk through all tasks and what it writes.
-#[derive(Debug)]
-pub struct WalkMaps {
-    /// Starts it.
-    pub iterator: Iterator,
-    /// What it met.
-    pub records: MappedArray<TaskRecord>,
-    /// How it ended.
-    pub result: MappedArray<TaskWalk>,
-}
-
-/// Who holds which slot, and the way to give slots back.
-pub struct SlotMaps {
-    slots: MappedArray<Slot>,
-    losses: MappedArray<Losses>,
-    slot_of: HashMap<MapData, CgroupKey, u64>,
-    free: Queue<MapData, u32>,
-    cpus: u32,
-    count: u32,
-}
-
-impl SlotMaps {
-    /// How many slots there are.
-    #[must_use]
-    pub fn count(&self) -> u32 {
-        self.count
-    }
-
-    /// Who holds the slot.
-    #[must_use]
-    pub fn get(&self, slot: u32) -> Option<Slot> {
-        self.slots.get(usize::try_from(slot).ok()?)
-    }
-
-    /// Gives a slot back whose cgroup is gone and whose accounts were cleared.
-    ///
-    /// # Errors
-    /// A map operation fails; the slot then stays out of use.
-    pub fn release(&mut self, slot: u32, held: Slot) -> Result<(), MapError> {
-        self.slot_of.remove(&held.key)?;
-        let free = Slot { generation: held.generation.wrapping_add(1), ..Slot::default() };
-        self.slots.set(usize::try_from(slot).unwrap_or(usize::MAX), free);
-        self.free.push(slot, 0)
-    }
-
-    /// What went wrong in the kernel, over all CPUs.
-    #[must_use]
-    pub fn losses(&self) -> Losses {
-        let mut sum = Losses::default();
-        for cpu in 0..self.cpus {
-            let Some(one) = usize::try_from(cpu).ok().and_then(|cpu| self.losses.get(cpu)) else { continue };
-            sum.no_free_slot += one.no_free_slot;
-            sum.table_full += one.table_full;
-            sum.event_lost += one.event_lost;
-            sum.path_unreadable += one.path_unreadable;
-            sum.cache_misses += one.cache_misses;
-            sum.no_cgroup += one.no_cgroup;
-        }
-        sum
-    }
 }
 
 #[cfg(test)]

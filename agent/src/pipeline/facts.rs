@@ -7,7 +7,7 @@ use std::{collections::HashSet, sync::Arc};
 
 use crate::{
     attribution::kubernetes::{Facts as Known, Names, pod::Resources},
-    collectors::{ALL, CollectorSpec, cpu},
+    collectors::{Spec, cpu},
     registry::{EntityState, Info, Section, Snapshot},
     signal::{Container, Entity, InfoMetric, Kind, Layout, Metric, Naming as _, Unit},
 };
@@ -76,9 +76,8 @@ pub(super) struct Facts {
 impl Facts {
     /// Nothing yet. What an active collector reads from the kernel is left to it, which knows it better, that there is
     /// none included.
-    pub(super) fn new(is_active: impl Fn(&CollectorSpec) -> bool) -> Self {
-        let of_collectors: Vec<&'static Metric> =
-            ALL.iter().filter(|spec| is_active(spec)).flat_map(|spec| spec.metrics).copied().collect();
+    pub(super) fn new(active: impl IntoIterator<Item = &'static Spec>) -> Self {
+        let of_collectors: Vec<&'static Metric> = active.into_iter().flat_map(|spec| spec.metrics).copied().collect();
         let metrics = GAUGES.iter().map(|(metric, _)| *metric).filter(|metric| !of_collectors.contains(metric));
         let layout = Arc::new(Layout::new(&metrics.collect::<Vec<_>>()));
         Self { as_of: None, infos: Arc::new([]), section: Section::new(Arc::clone(&layout)), layout }
@@ -175,6 +174,7 @@ mod tests {
     use super::Facts;
     use crate::{
         attribution::kubernetes::{Names, pod::PodList},
+        collectors::ALL,
         registry::{EntityState, Snapshot, Value},
         signal::{Container, Entity, Naming as _},
     };
@@ -237,7 +237,7 @@ mod tests {
     #[test]
     fn facts_requests_and_limits_are_told_once_for_what_lives() {
         let names = Names::new(Duration::from_mins(5));
-        let mut facts = Facts::new(|_| true);
+        let mut facts = Facts::new(ALL.iter().copied());
         let nothing = described(&mut facts, &names);
         assert!(nothing.infos.is_empty() && values(&nothing).is_empty());
         names.replace_all(list().pods);
@@ -268,7 +268,7 @@ mod tests {
     #[test]
     fn facts_are_found_again_only_when_names_or_entities_have_changed() {
         let names = Names::new(Duration::from_mins(5));
-        let mut facts = Facts::new(|_| true);
+        let mut facts = Facts::new(ALL.iter().copied());
         names.replace_all(list().pods);
         let first = described(&mut facts, &names);
         assert!(Arc::ptr_eq(&first.infos, &described(&mut facts, &names).infos));

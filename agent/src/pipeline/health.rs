@@ -5,7 +5,7 @@ use std::time::Duration;
 use podlens_common::cgroup::Slot;
 
 use super::Inner;
-use crate::kernel::object::SlotMaps;
+use crate::kernel::slots::SlotMaps;
 
 /// Counts that the agent tells about itself.
 #[derive(Clone, Debug, Default)]

@@ -9,7 +9,8 @@ use crate::{
     collectors::SlotsInUse,
     kernel::{
         events::{Events, Malformed, Record},
-        object::{Object, SlotMaps},
+        object::Object,
+        slots::SlotMaps,
     },
 };
 

@@ -32,7 +32,7 @@ pub use self::{
 use self::{events::Telling, facts::Facts, kernel::Kernel, reading::FixedEntities};
 use crate::{
     attribution::{cgroups::Cgroups, kubernetes::Names},
-    collectors::{Collector, State, cpu, lifecycle},
+    collectors::{ALL, Collector, Spec, State, map_memory::Plan, spec::Kind},
     export::SnapshotSource,
     registry::{Ledger, Snapshot},
     signal::Naming as _,
@@ -55,6 +55,7 @@ pub struct Pipeline {
     node: Arc<str>,
     max_age: Duration,
     states: Vec<(&'static str, State)>,
+    memory: Plan,
     started: Instant,
     names: Arc<Names>,
     inner: Mutex<Inner>,
@@ -102,14 +103,20 @@ impl Pipeline {
         &self.states
     }
 
+    /// How the kernel's memory is used.
+    #[must_use]
+    pub fn memory(&self) -> &Plan {
+        &self.memory
+    }
+
     /// Some collector with kernel programs delivers values. What the kernel's files tell is enough only where no
     /// other collector was asked for.
     #[must_use]
     pub fn is_useful(&self) -> bool {
-        let with_programs = |name: &str| name != lifecycle::SPEC.name && name != cpu::SPEC.name;
-        let asked = self.states.iter().any(|(name, state)| with_programs(name) && *state != State::Disabled);
-        let counts = |name: &str| with_programs(name) || (!asked && name == cpu::SPEC.name);
-        self.states.iter().any(|(name, state)| counts(name) && state.delivers())
+        let all = || ALL.iter().zip(&self.states).map(|(spec, (_, state))| (spec, state));
+        let asked = all().any(|(spec, state)| spec.measures_by_programs() && *state != State::Disabled);
+        let counts = |spec: &Spec| spec.measures_by_programs() || (!asked && spec.kind == Kind::Files);
+        all().any(|(spec, state)| counts(spec) && state.delivers())
     }
 
     /// A view of now, made by the caller's thread. Reads everything, so it takes milliseconds.

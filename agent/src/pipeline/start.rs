@@ -6,41 +6,41 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use podlens_common::tasks::Processes;
-
 use super::{
-    Attached, EventLog, Inner, Pipeline,
+    Attached, Inner, Pipeline,
+    event_log::EventLog,
     events::{Telling, announce},
-    facts,
+    facts::Facts,
     kernel::Kernel,
     reading::FixedEntities,
 };
 use crate::{
     attribution::{cgroups::Cgroups, kubernetes::Names},
     collectors::{
-        ALL, Collector, CollectorSpec, State,
-        cpu::{self, Cpu},
-        lifecycle,
-        scheduler::{self, Offers, Scheduler},
-        tasks::{self, Tasks},
+        ALL, Spec, State,
+        map_memory::{self, Demand, MemoryError, Plan},
+        spec::{Part, Start},
     },
     config::Config,
     kernel::{
-        self,
         btf::Btf,
         cgroupfs::{
             files::FileReader,
             hierarchies::{Hierarchies, HierarchyError},
         },
         events::Events,
-        facts::{Facts, Part, resolve},
-        host,
-        mapped::MappedArray,
-        object::{Object, ObjectError},
+        host, memory_limit,
+        needs::{self, Answers},
+        object::{self, Object, ObjectError},
+        refusal,
+        slots::SlotMaps,
     },
     registry::{Ledger, ledger::Definition},
     signal::Layout,
 };
+
+/// The running kernel's types.
+const BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// Why the agent cannot even run without values.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +51,9 @@ pub enum StartError {
     /// The number of CPUs sizes everything.
     #[error("cannot tell how many CPUs this node can have")]
     Cpus(#[source] std::io::Error),
+    /// The maps would leave too little of the memory limit.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
 }
 
 impl Pipeline {
@@ -58,28 +61,42 @@ impl Pipeline {
     /// why, and the agent goes on without it.
     ///
     /// # Errors
-    /// The node's cgroups or CPUs cannot be found.
+    /// The node's cgroups or CPUs cannot be found, or the programs' maps do not fit the memory limit.
     pub fn start(config: &Config) -> Result<Self, StartError> {
         let hierarchies = Hierarchies::find(&config.cgroup_root)?;
         let cpus = host::possible_cpus().map_err(StartError::Cpus)?;
-        let mut states = States::new(config);
-        let mut collectors = Vec::new();
+        let states = states(config);
+        let limit = memory_limit::read(Path::new("/proc"), Path::new("/sys/fs/cgroup"));
+        let asked: Vec<&str> = running(&states).collect();
+        let memory = Plan::new(&Demand { cpus, limit, slots: config.slots, collectors: &asked })?;
         // Without an exporter nobody would ever take them.
         let tells_events = config.events.enabled && config.otlp.takes_events();
-        let kernel = states.attach(&hierarchies, cpus, config.slots, tells_events, &mut collectors);
+        let mut loader = Loader {
+            hierarchies: &hierarchies,
+            cpus,
+            slots: memory.slots,
+            tells_events,
+            states,
+            collectors: Vec::new(),
+            events: None,
+            files: None,
+        };
+        let kernel = loader.load();
+        let Loader { states, mut collectors, .. } = loader;
         // After the events are being recorded, so that nothing is born between.
         let cgroups = Cgroups::scan(hierarchies);
         for (key, cgroup) in cgroups.iter() {
             announce(&mut collectors, key, cgroup);
         }
-        let definitions = ALL.iter().map(|spec| definition(spec, &states)).collect();
-        let facts = facts::Facts::new(|spec| states.is_on(spec.name));
+        let definitions = ALL.iter().zip(&states).map(|(spec, (_, state))| definition(spec, state)).collect();
+        let facts =
+            Facts::new(ALL.iter().zip(&states).filter(|(_, (_, state))| state.delivers()).map(|(spec, _)| *spec));
         let (now, since) = (Instant::now(), SystemTime::now());
         let fixed = FixedEntities::new(since, cgroups.is_part());
         let names = Arc::new(Names::new(config.linger));
         let telling = tells_events.then(|| {
             names.tell_ends(since);
-            Telling::new(Arc::new(EventLog::new(&config.node, Arc::clone(&names))), &states.list, now)
+            Telling::new(Arc::new(EventLog::new(&config.node, Arc::clone(&names))), &states, now)
         });
         let inner = Inner {
             cgroups,
@@ -102,7 +119,8 @@ impl Pipeline {
         Ok(Self {
             node: config.node.as_str().into(),
             max_age: config.max_age,
-            states: states.list,
+            states,
+            memory,
             started: now,
             names,
             inner: Mutex::new(inner),
@@ -114,267 +132,177 @@ impl Pipeline {
 }
 
 /// The collector's part of the ledger.
-fn definition(spec: &CollectorSpec, states: &States) -> Definition {
-    Definition { layout: Arc::new(Layout::new(spec.metrics)), active: states.is_on(spec.name) }
+fn definition(spec: &Spec, state: &State) -> Definition {
+    Definition { layout: Arc::new(Layout::new(spec.metrics)), active: state.delivers() }
 }
 
-/// The collectors' states, as they become known.
-struct States {
-    list: Vec<(&'static str, State)>,
+/// Loads the kernel programs and starts the collectors, one after another.
+struct Loader<'a> {
+    hierarchies: &'a Hierarchies,
+    cpus: u32,
+    slots: u32,
+    /// Somebody takes events.
+    tells_events: bool,
+    /// Each collector's state, in the order of all.
+    states: Vec<(&'static str, State)>,
+    collectors: Vec<Attached>,
+    events: Option<Events>,
     files: Option<FileReader>,
 }
 
-impl States {
-    fn new(config: &Config) -> Self {
-        let list = ALL
-            .iter()
-            .map(|spec| {
-                let on = config.collectors.get(spec.name).copied().unwrap_or(true);
-                (spec.name, if on { State::Running } else { State::Disabled })
-            })
-            .collect();
-        Self { list, files: None }
-    }
-
-    /// The one reader of cgroups' files, started for the first collector that needs it.
-    fn files(&mut self) -> std::io::Result<FileReader> {
-        match &self.files {
-            Some(files) => Ok(files.clone()),
-            None => Ok(self.files.insert(FileReader::start()?).clone()),
+impl Loader<'_> {
+    /// Starts what works on this node; none if nothing can be loaded, and then no collector runs.
+    fn load(&mut self) -> Option<Kernel> {
+        match self.try_load() {
+            Ok(kernel) => Some(kernel),
+            Err(why) => {
+                self.collectors.clear();
+                for (_, state) in self.states.iter_mut().filter(|(_, state)| *state != State::Disabled) {
+                    *state = why.clone();
+                }
+                None
+            }
         }
     }
 
-    fn set(&mut self, name: &str, state: State) {
-        if let Some((_, present)) = self.list.iter_mut().find(|(known, _)| *known == name)
-            && *present != State::Disabled
-        {
+    fn try_load(&mut self) -> Result<Kernel, State> {
+        let btf = Btf::read_file(Path::new(BTF)).map_err(|cause| State::Unsupported(cause.to_string()))?;
+        let node = object::node(self.hierarchies, self.cpus, self.slots);
+        let answers = needs::programs(object::OBJECT)
+            .and_then(|programs| Answers::new(&programs, btf, &node))
+            .map_err(|cause| State::Failed(cause.to_string()))?;
+        let asked: Vec<&str> = running(&self.states).collect();
+        let entries = map_memory::entries(self.cpus, self.slots, |spec, part| {
+            asked.contains(&spec.name)
+                && (self.tells_events || !part.for_events)
+                && lack_of(spec, &answers).is_none()
+                && lack(part, &answers).is_none()
+        });
+        let failed = |cause: ObjectError| State::Failed(refusal::told(&cause));
+        let mut object = Object::load(&answers, entries.into_iter()).map_err(failed)?;
+        let slots = SlotMaps::new(&mut object, self.slots).map_err(failed)?;
+        for (section, spec) in ALL.iter().enumerate() {
+            let is_asked = asked.contains(&spec.name);
+            if let (true, Err(why)) = (is_asked, self.start(section, spec, &answers, &mut object)) {
+                self.set(section, why);
+            }
+        }
+        object.seal();
+        Ok(Kernel { slots, events: self.events.take(), stuck: 0, _object: object })
+    }
+
+    /// Attaches a collector's programs and starts it.
+    ///
+    /// # Errors
+    /// The state of one that does not run.
+    fn start(
+        &mut self,
+        section: usize,
+        spec: &'static Spec,
+        answers: &Answers,
+        object: &mut Object,
+    ) -> Result<(), State> {
+        let told = |why: String| spec.without.map_or(why.clone(), |without| format!("{why}: {without}"));
+        if let Some(lack) = lack_of(spec, answers) {
+            return Err(State::Unsupported(told(lack)));
+        }
+        let (mut attached, mut lacks) = (Vec::new(), Vec::new());
+        for part in spec.parts.iter().filter(|part| self.tells_events || !part.for_events) {
+            let refused = match lack(part, answers) {
+                Some(lack) => Err(lack),
+                None => attach(object, part).map_err(|cause| refusal::told(&cause)),
+            };
+            match (refused, part.without) {
+                (Ok(()), _) => attached.extend(part.programs.iter().map(|program| program.name)),
+                (Err(why), Some(without)) => lacks.push(format!("{why}: {without}")),
+                (Err(why), None) => {
+                    detach(object, &attached);
+                    return Err(State::Failed(told(why)));
+                }
+            }
+        }
+        if attached.is_empty() && !spec.parts.is_empty() {
+            return Err(State::Unsupported(told(lacks.join("; "))));
+        }
+        let wishes = spec.wishes.iter().filter_map(|group| {
+            group.iter().find_map(|wish| answers.lack(wish.of).map(|lack| format!("{lack}: {}", wish.without)))
+        });
+        lacks.extend(wishes);
+        let running: Vec<&str> = self.collectors.iter().map(|attached| attached.collector.spec().name).collect();
+        let mut start = Start {
+            object,
+            files: &mut self.files,
+            hierarchies: self.hierarchies,
+            cpus: self.cpus,
+            slots: self.slots,
+            answers,
+            attached: &attached,
+            running: &running,
+        };
+        let started = match (spec.start)(&mut start) {
+            Ok(started) => started,
+            Err(cause) => {
+                detach(object, &attached);
+                return Err(State::Failed(told(refusal::told(&*cause))));
+            }
+        };
+        lacks.extend(started.lacks);
+        self.events = self.events.take().or(started.events);
+        self.collectors.push(Attached { section, collector: started.collector });
+        if !lacks.is_empty() {
+            self.set(section, State::Degraded(lacks.join("; ")));
+        }
+        Ok(())
+    }
+
+    fn set(&mut self, section: usize, state: State) {
+        if let Some((_, present)) = self.states.get_mut(section) {
             *present = state;
         }
     }
-
-    fn is_on(&self, name: &str) -> bool {
-        self.list.iter().any(|(known, state)| *known == name && state.delivers())
-    }
-
-    fn set_all(&mut self, state: &State) {
-        for spec in ALL {
-            self.set(spec.name, state.clone());
-        }
-    }
-
-    /// Loads the object and attaches each collector; none if nothing can be loaded.
-    fn attach(
-        &mut self,
-        hierarchies: &Hierarchies,
-        cpus: u32,
-        slots: u32,
-        tells_events: bool,
-        collectors: &mut Vec<Attached>,
-    ) -> Option<Kernel> {
-        let mut facts = match Btf::read_file(Path::new("/sys/kernel/btf/vmlinux")) {
-            Ok(btf) => resolve(&btf),
-            Err(cause) => {
-                self.set_all(&State::Unsupported(cause.to_string()));
-                return None;
-            }
-        };
-        if let Some(lack) = facts.lack(Part::Slots) {
-            self.set_all(&State::Unsupported(lack.to_owned()));
-            return None;
-        }
-        let ends = if tells_events { facts.tell_ends().map(|()| true) } else { Ok(false) };
-        match self.load(&facts, hierarchies, cpus, slots, &ends) {
-            Ok((kernel, at_work)) => {
-                collectors.extend(at_work.into_iter().filter_map(attached));
-                Some(kernel)
-            }
-            Err(cause) => {
-                self.set_all(&State::Failed(refusal(&cause)));
-                None
-            }
-        }
-    }
-
-    fn load(
-        &mut self,
-        facts: &Facts,
-        hierarchies: &Hierarchies,
-        cpus: u32,
-        slots: u32,
-        ends: &Result<bool, String>,
-    ) -> Result<(Kernel, Vec<Box<dyn Collector>>), ObjectError> {
-        let mut object = Object::load(facts, hierarchies, cpus, slots)?;
-        let slot_maps = object.slot_maps()?;
-        let events = self.lifecycle(&mut object, facts);
-        let processes = self.processes(&mut object, facts, ends);
-        let mut at_work: Vec<Box<dyn Collector>> = Vec::new();
-        at_work.extend(self.scheduler(&mut object, facts).map(|scheduler| Box::new(scheduler) as _));
-        at_work.extend(self.cpu(hierarchies, facts).map(|cpu| Box::new(cpu) as _));
-        at_work.extend(self.tasks(&mut object, facts, processes).map(|tasks| Box::new(tasks) as _));
-        object.seal();
-        Ok((Kernel { slots: slot_maps, events, stuck: 0, _object: object }, at_work))
-    }
-
-    fn lifecycle(&mut self, object: &mut Object, facts: &Facts) -> Option<Events> {
-        let name = lifecycle::SPEC.name;
-        let consequence = "cgroups are found by walking the trees, and short-lived ones stay without a name";
-        if let Some(lack) = facts.lack(Part::Lifecycle) {
-            self.set(name, State::Unsupported(format!("{lack}: {consequence}")));
-            return None;
-        }
-        let attached = attach_all(object, lifecycle::PROGRAMS).and_then(|()| object.events());
-        match attached {
-            Ok(events) => Some(events),
-            Err(cause) => {
-                self.set(name, State::Failed(format!("{}: {consequence}", refusal(&cause))));
-                None
-            }
-        }
-    }
-
-    fn scheduler(&mut self, object: &mut Object, facts: &Facts) -> Option<Scheduler> {
-        let name = scheduler::SPEC.name;
-        if !self.is_on(name) {
-            return None;
-        }
-        if let Some(lack) = facts.lack(Part::Scheduler) {
-            self.set(name, State::Unsupported(lack.to_owned()));
-            return None;
-        }
-        let mut lacks: Vec<String> = Vec::new();
-        if let Some(lack) = facts.lack(Part::Throttle) {
-            lacks.push(format!("{lack}: time stopped by a pod's own quota counts as waiting"));
-        } else if let Some(lack) = facts.lack(Part::ThrottleExact) {
-            lacks.push(format!(
-                "{lack}: time stopped by a pod's own quota is known by a clock that slows down with the CPU, and what that clock misses counts as waiting"
-            ));
-        }
-        let legs = match facts.lack(Part::Legs) {
-            Some(lack) => Err(lack.to_owned()),
-            None => attach_all(object, &[scheduler::SEGMENTS_PROGRAM]).map_err(|cause| crate::log::with_causes(&cause)),
-        };
-        let offers = Offers { migrations: legs.is_ok(), throttles: facts.has(Part::Throttle) };
-        if let Err(lack) = legs {
-            lacks.push(format!("{lack}: migrations and the part of a wait before one are missing"));
-        }
-        let maps = attach_all(object, scheduler::PROGRAMS).and_then(|()| object.scheduler_maps());
-        match maps {
-            Ok(maps) => {
-                if !lacks.is_empty() {
-                    self.set(name, State::Degraded(lacks.join("; ")));
-                }
-                Some(Scheduler::new(maps, offers))
-            }
-            Err(cause) => {
-                self.set(name, State::Failed(refusal(&cause)));
-                None
-            }
-        }
-    }
-
-    /// Reads files alone, but learns of cgroups and of their last figures through `lifecycle`.
-    fn cpu(&mut self, hierarchies: &Hierarchies, facts: &Facts) -> Option<Cpu> {
-        let name = cpu::SPEC.name;
-        if !self.is_on(name) {
-            return None;
-        }
-        let mut lacks: Vec<String> = lacking_controllers(hierarchies).map(str::to_owned).into_iter().collect();
-        let last = facts.lack(Part::Bandwidth).map(str::to_owned);
-        let blind = || (!self.is_on(lifecycle::SPEC.name)).then(|| "removals of cgroups are not reported".to_owned());
-        if let Some(lack) = last.or_else(blind) {
-            lacks.push(format!("{lack}: what a quota did between the last reading and the cgroup's end is missing"));
-        }
-        match self.files() {
-            Ok(files) => {
-                self.degrade(name, &lacks);
-                Some(Cpu::new(hierarchies.clone(), files))
-            }
-            Err(cause) => {
-                self.set(name, State::Failed(format!("cannot start the reader of cgroups' files: {cause}")));
-                None
-            }
-        }
-    }
-
-    /// Attaches the programs that follow processes, where `tasks` counts them or `ends` of containers are told.
-    fn processes(
-        &mut self,
-        object: &mut Object,
-        facts: &Facts,
-        ends: &Result<bool, String>,
-    ) -> Result<MappedArray<Processes>, String> {
-        let name = lifecycle::SPEC.name;
-        let untold = "ends of containers are told by pods' statuses alone";
-        if !self.is_on(tasks::SPEC.name) && *ends != Ok(true) {
-            return Err("nobody asked for it".to_owned());
-        }
-        let processes = match facts.lack(Part::Processes) {
-            Some(lack) => Err(lack.to_owned()),
-            None => attach_all(object, tasks::PROGRAMS).and_then(|()| object.processes()).map_err(|it| refusal(&it)),
-        };
-        if let (Ok(true), Err(lack)) | (Err(lack), _) = (ends, &processes)
-            && self.is_on(name)
-        {
-            self.degrade(name, &[format!("{lack}: {untold}")]);
-        }
-        processes
-    }
-
-    fn tasks(
-        &mut self,
-        object: &mut Object,
-        facts: &Facts,
-        processes: Result<MappedArray<Processes>, String>,
-    ) -> Option<Tasks> {
-        let name = tasks::SPEC.name;
-        if !self.is_on(name) {
-            return None;
-        }
-        let mut lacks: Vec<String> = Vec::new();
-        let processes = processes.map_err(|lack| lacks.push(format!("{lack}: counts of processes are missing"))).ok();
-        let walk = match facts.lack(Part::Walk) {
-            Some(lack) => Err(lack.to_owned()),
-            None => object.walk().map_err(|it| refusal(&it)),
-        };
-        let walk = walk.map_err(|lack| lacks.push(format!("{lack}: tasks by state are missing"))).ok();
-        if processes.is_none() && walk.is_none() {
-            self.set(name, State::Unsupported(lacks.join("; ")));
-            return None;
-        }
-        self.degrade(name, &lacks);
-        Some(Tasks::new(processes, walk))
-    }
-
-    /// It works, but for what is lacking.
-    fn degrade(&mut self, name: &str, lacks: &[String]) {
-        if !lacks.is_empty() {
-            self.set(name, State::Degraded(lacks.join("; ")));
-        }
-    }
 }
 
-/// What the controllers of this node leave untold, in words.
-fn lacking_controllers(hierarchies: &Hierarchies) -> Option<&'static str> {
-    if hierarchies.of("cpu").is_none() {
-        Some("the node's cgroup tree has no cpu controller: quotas and what they stop are missing")
-    } else if hierarchies.keyed_v1().is_some() && hierarchies.v1("cpuacct").is_none() {
-        Some("the node has no cpuacct hierarchy: CPU time by mode is missing")
-    } else {
-        None
+/// What is to run by the configuration.
+fn states(config: &Config) -> Vec<(&'static str, State)> {
+    let state = |spec: &Spec| {
+        let on = config.collectors.get(spec.name).copied().unwrap_or(true);
+        if on { State::Running } else { State::Disabled }
+    };
+    ALL.iter().map(|spec| (spec.name, state(spec))).collect()
+}
+
+/// The collectors that are to run.
+fn running(states: &[(&'static str, State)]) -> impl Iterator<Item = &'static str> {
+    states.iter().filter(|(_, state)| state.delivers()).map(|(name, _)| *name)
+}
+
+/// What a collector cannot do without and this kernel lacks, in words.
+fn lack_of(spec: &Spec, answers: &Answers) -> Option<String> {
+    spec.parts.iter().filter(|part| part.without.is_none()).find_map(|part| lack(part, answers))
+}
+
+/// What the programs of a part need and this kernel lacks, in words.
+fn lack(part: &Part, answers: &Answers) -> Option<String> {
+    part.programs
+        .iter()
+        .find_map(|program| answers.refusal(program.name).map(str::to_owned).or_else(|| program.hook.lack(answers)))
+}
+
+/// Attaches all programs of a part, or none.
+fn attach(object: &mut Object, part: &Part) -> Result<(), ObjectError> {
+    let mut attached = Vec::new();
+    for program in part.programs {
+        if let Err(cause) = object.attach(program.name, program.hook) {
+            detach(object, &attached);
+            return Err(cause);
+        }
+        attached.push(program.name);
     }
+    Ok(())
 }
 
-/// The collector with its section: its place in the list of all.
-fn attached(collector: Box<dyn Collector>) -> Option<Attached> {
-    let section = ALL.iter().position(|spec| spec.name == collector.spec().name)?;
-    Some(Attached { section, collector })
-}
-
-fn attach_all(object: &mut Object, programs: &[(&'static str, &str)]) -> Result<(), ObjectError> {
-    programs.iter().try_for_each(|(program, tracepoint)| object.attach(program, tracepoint))
-}
-
-/// Why the kernel refused something.
-fn refusal(cause: &ObjectError) -> String {
-    kernel::refusal::told(cause)
+fn detach(object: &mut Object, programs: &[&str]) {
+    for program in programs {
+        object.detach(program);
+    }
 }

@@ -6,14 +6,16 @@
 
 mod files;
 pub mod metrics;
+mod start;
 
 use std::{collections::HashMap, time::Instant};
 
 use foldhash::fast::RandomState;
-use podlens_common::{cgroup::CgroupKey, cpu::Bandwidth, event::CPU_LAST_WORDS};
+use podlens_common::{cgroup::CgroupKey, cpu::Bandwidth};
 
 use self::files::{CpuFiles, Figures};
-use super::{Collector, CollectorSpec, EntityCgroup, Readings, Sweep};
+pub use self::start::SPEC;
+use super::{Collector, EntityCgroup, Readings, Spec, Sweep};
 use crate::{
     kernel::{
         cgroupfs::{
@@ -23,15 +25,6 @@ use crate::{
         events::{Malformed, Record},
     },
     signal::{Layout, Row, Subtree},
-};
-
-/// The collector.
-pub static SPEC: CollectorSpec = CollectorSpec {
-    name: "cpu",
-    about: "CPU quota and what it stopped, CPU time by mode",
-    metrics: &[&metrics::THROTTLED, &metrics::PERIODS, &metrics::MODE, &metrics::LIMIT],
-    records: &[CPU_LAST_WORDS],
-    events: &[],
 };
 
 /// The collector at work.
@@ -69,7 +62,7 @@ impl Cpu {
 }
 
 impl Collector for Cpu {
-    fn spec(&self) -> &'static CollectorSpec {
+    fn spec(&self) -> &'static Spec {
         &SPEC
     }
 

@@ -4,19 +4,6 @@
 //! a path all the same. `pipeline::events` hands them on.
 
 pub mod events;
+mod start;
 
-use podlens_common::event::{CGROUP_BORN, CGROUP_REMOVED, INIT_ENDED};
-
-use super::CollectorSpec;
-
-/// The collector.
-pub static SPEC: CollectorSpec = CollectorSpec {
-    name: "lifecycle",
-    about: "births and removals of cgroups, so that short lives have a name",
-    metrics: &[],
-    records: &[CGROUP_BORN, CGROUP_REMOVED, INIT_ENDED],
-    events: &[&events::EXITED, &events::FAILED],
-};
-
-/// Its programs and their tracepoints.
-pub const PROGRAMS: &[(&str, &str)] = &[("cgroup_mkdir", "cgroup_mkdir"), ("cgroup_rmdir", "cgroup_rmdir")];
+pub use self::start::SPEC;

@@ -6,6 +6,7 @@
 mod clock;
 mod culprits;
 pub mod metrics;
+mod start;
 mod totals;
 
 use std::collections::HashMap;
@@ -16,43 +17,17 @@ use podlens_common::{
     scheduler::{Account, Now, SlotTotals, SwitchKind, culprits::Culprits},
 };
 
+pub use self::start::{SPEC, SchedulerMaps};
 use self::{
     clock::RunQueueClock,
     culprits::{Caused, Seen},
     totals::{Totals, distribution},
 };
-use super::{Collector, CollectorSpec, Readings, SlotsInUse, Sweep};
-use crate::{
-    kernel::object::SchedulerMaps,
-    signal::{Layout, Row},
-};
-
-/// The collector.
-pub static SPEC: CollectorSpec = CollectorSpec {
-    name: "scheduler",
-    about: "CPU time, waits for a CPU and their causes, time off the CPU, migrations, context switches",
-    metrics: &[
-        &metrics::CPU,
-        &metrics::RUN_QUEUE_LATENCY,
-        &metrics::CPU_WAIT,
-        &metrics::CPU_WAIT_CAUSED,
-        &metrics::THROTTLED_WAIT,
-        &metrics::THROTTLE_LATENCY,
-        &metrics::OFF_CPU,
-        &metrics::MIGRATIONS,
-        &metrics::CONTEXT_SWITCHES,
-    ],
-    records: &[],
-    events: &[],
-};
+use super::{Collector, Readings, SlotsInUse, Spec, Sweep};
+use crate::signal::{Layout, Row};
 
 /// Times that an entry is read anew if a program writes it at that moment; the programs take well below 1 us.
 const LOOKS: u32 = 100;
-
-/// Programs without which it does not run.
-pub const PROGRAMS: &[(&str, &str)] = &[("cgroup_attach", "cgroup_attach_task"), ("sched_switch", "sched_switch")];
-/// The program for the segments of waits that end in a migration.
-pub const SEGMENTS_PROGRAM: (&str, &str) = ("sched_migrate", "sched_migrate_task");
 
 /// What this kernel lets the programs see beyond slices, waits and switches. The rest has no value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +55,7 @@ pub struct Scheduler {
 }
 
 impl Collector for Scheduler {
-    fn spec(&self) -> &'static CollectorSpec {
+    fn spec(&self) -> &'static Spec {
         &SPEC
     }
 

@@ -4,6 +4,7 @@
 //! whose tasks only sleep needs no slot for that.
 
 pub mod metrics;
+mod start;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -16,23 +17,12 @@ use podlens_common::{
     tasks::{KEY_KERNEL, KEY_ROOT, Processes, TaskRecord, TaskState, TaskWalk},
 };
 
-use super::{Collector, CollectorSpec, Readings, SlotsInUse, Sweep};
+pub use self::start::{SPEC, WalkMaps};
+use super::{Collector, Readings, SlotsInUse, Spec, Sweep};
 use crate::{
-    kernel::{mapped::MappedArray, object::WalkMaps},
+    kernel::mapped::MappedArray,
     signal::{Layout, Row},
 };
-
-/// The collector.
-pub static SPEC: CollectorSpec = CollectorSpec {
-    name: "tasks",
-    about: "tasks by state, processes that began and ended",
-    metrics: &[&metrics::TASKS, &metrics::CREATED, &metrics::EXITED],
-    records: &[],
-    events: &[],
-};
-
-/// Programs for processes.
-pub const PROGRAMS: &[(&str, &str)] = &[("process_fork", "sched_process_fork"), ("process_exit", "sched_process_exit")];
 
 /// Least time between two walks: one costs in proportion to the node's tasks, not to its pods.
 const WALK_INTERVAL: Duration = Duration::from_secs(10);
@@ -118,7 +108,7 @@ impl Tasks {
 }
 
 impl Collector for Tasks {
-    fn spec(&self) -> &'static CollectorSpec {
+    fn spec(&self) -> &'static Spec {
         &SPEC
     }
 

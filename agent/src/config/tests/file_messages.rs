@@ -45,14 +45,14 @@ fn an_unknown_key_is_refused_with_its_place_and_the_nearest_valid_one() {
 #[test]
 fn a_wrong_value_is_refused_with_its_place_and_what_is_expected() {
     for (yaml, expected) in [
-        ("slots: 63", "c.yaml:1:8: `slots` is `63`, but must be a whole number from 64 to 16384"),
-        ("slots: 16385", "c.yaml:1:8: `slots` is `16385`, but must be a whole number from 64 to 16384"),
-        ("slots: many", "c.yaml:1:8: `slots` is `many`, but must be a whole number from 64 to 16384"),
-        ("slots: [1]", "c.yaml:1:8: `slots` is a list, but must be a whole number from 64 to 16384"),
-        ("slots:\n  a: 1", "c.yaml:2:3: `slots` is a mapping, but must be a whole number from 64 to 16384"),
+        ("slots: 63", "c.yaml:1:8: `slots` is `63`, but must be auto or a whole number from 64 to 16384"),
+        ("slots: 16385", "c.yaml:1:8: `slots` is `16385`, but must be auto or a whole number from 64 to 16384"),
+        ("slots: many", "c.yaml:1:8: `slots` is `many`, but must be auto or a whole number from 64 to 16384"),
+        ("slots: [1]", "c.yaml:1:8: `slots` is a list, but must be auto or a whole number from 64 to 16384"),
+        ("slots:\n  a: 1", "c.yaml:2:3: `slots` is a mapping, but must be auto or a whole number from 64 to 16384"),
         (
             "slots:\nnode: a",
-            "c.yaml:1:1: `slots` has no value; remove the line, or give it a whole number from 64 to 16384",
+            "c.yaml:1:1: `slots` has no value; remove the line, or give it auto or a whole number from 64 to 16384",
         ),
         (
             "node: ''",

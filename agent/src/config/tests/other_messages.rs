@@ -44,7 +44,7 @@ fn a_wrong_variable_is_refused_by_name() {
         (
             "PODLENS_SLOTS",
             "10",
-            "environment variable PODLENS_SLOTS: `slots` is `10`, but must be a whole number from 64 to 16384",
+            "environment variable PODLENS_SLOTS: `slots` is `10`, but must be auto or a whole number from 64 to 16384",
         ),
         ("PODLENS_CONFIG", "", "environment variable PODLENS_CONFIG is empty; set it or unset it"),
         ("NODE_NAME", "", "environment variable NODE_NAME is empty; set it or unset it"),

@@ -129,8 +129,8 @@ fn podlens_config_names_the_file_and_the_flag_wins() {
     std::fs::write(&one, "slots: 100").unwrap();
     std::fs::write(&two, "slots: 200").unwrap();
     let by_variable = inputs(&[("PODLENS_CONFIG", one.to_str().unwrap())]);
-    assert_eq!(load(&by_variable).unwrap().config.slots, 100);
-    assert_eq!(load(&Inputs { file: Some(two), ..by_variable }).unwrap().config.slots, 200);
+    assert_eq!(load(&by_variable).unwrap().config.slots, Some(100));
+    assert_eq!(load(&Inputs { file: Some(two), ..by_variable }).unwrap().config.slots, Some(200));
 }
 
 #[test]

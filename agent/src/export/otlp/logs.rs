@@ -188,7 +188,7 @@ mod tests {
     fn the_resource_is_the_entitys_with_its_facts_and_each_is_there_once() {
         let (web, unit) = (container("shop", "web-0", "app"), Entity::unit("docker/3f1b0c5a9d7e"));
         let events = vec![noted(1, Some(&web)), noted(2, Some(&unit)), noted(3, Some(&web)), noted(4, None)];
-        let own = BTreeMap::from([("service.name".to_owned(), "podlens".to_owned())]);
+        let own = crate::export::own::resource_attributes("node-1", &BTreeMap::new(), None);
         let request = request(&batch(&[web, unit], events), &own, &Options::default());
         let times: Vec<Vec<u64>> = request
             .resource_logs

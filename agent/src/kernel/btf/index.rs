@@ -111,7 +111,9 @@ const VOID: Record = Record { kind: Kind::Void, name_offset: 0, count: 0, flag: 
 #[derive(Debug)]
 pub(super) struct Index {
     bytes: Vec<u8>,
+    types: Range<usize>,
     strings: Range<usize>,
+    layouts: Range<usize>,
     /// Position of type id `n + 1`; id 0 is void and has no record.
     positions: Vec<u32>,
     /// (hash of the name, type id), sorted.
@@ -127,13 +129,14 @@ struct Sections {
 impl Index {
     pub(super) fn build(bytes: Vec<u8>) -> Result<Self, BtfError> {
         let sections = sections(&bytes)?;
-        let mut index = Self { bytes, strings: sections.strings, positions: Vec::new(), names: Vec::new() };
-        let mut position = sections.types.start;
-        while position < sections.types.end {
+        let Sections { types, strings, layouts } = sections;
+        let mut index = Self { bytes, types, strings, layouts, positions: Vec::new(), names: Vec::new() };
+        let (mut position, end) = (index.types.start, index.types.end);
+        while position < end {
             let record = index.record_at(position)?;
             let next = position
-                .checked_add(index.record_bytes(position, record, &sections.layouts)?)
-                .filter(|next| *next <= sections.types.end)
+                .checked_add(index.record_bytes(position, record)?)
+                .filter(|next| *next <= end)
                 .ok_or(BtfError::Malformed { what: "a type that reaches beyond its section", position })?;
             let start =
                 u32::try_from(position).map_err(|_| BtfError::Malformed { what: "more than 4 GiB", position })?;
@@ -151,6 +154,29 @@ impl Index {
         index.names.shrink_to_fit();
         index.positions.shrink_to_fit();
         Ok(index)
+    }
+
+    /// The bytes of this BTF with those of a module behind it: the module's type ids and places of strings go on where
+    /// these end, so sections that are put together are one BTF.
+    pub(super) fn joined(&self, module: &[u8]) -> Result<Vec<u8>, BtfError> {
+        let split = sections(module)?;
+        let own = |range: &Range<usize>| self.bytes.get(range.clone()).unwrap_or_default();
+        let others = |range: &Range<usize>| module.get(range.clone()).unwrap_or_default();
+        let layouts = if self.layouts.is_empty() { others(&split.layouts) } else { own(&self.layouts) };
+        let types = [own(&self.types), others(&split.types)].concat();
+        let strings = [own(&self.strings), others(&split.strings)].concat();
+        let length = |part: &[u8]| {
+            u32::try_from(part.len()).map_err(|_| BtfError::Malformed { what: "more than 4 GiB", position: 0 })
+        };
+        let (type_bytes, string_bytes) = (length(&types)?, length(&strings)?);
+        let header_bytes = length(&[0; HEADER_WITH_LAYOUT_BYTES])?;
+        let mut bytes = [MAGIC.to_le_bytes(), [1, 0]].concat();
+        for word in [header_bytes, 0, type_bytes, type_bytes, string_bytes, type_bytes + string_bytes, length(layouts)?]
+        {
+            bytes.extend(word.to_le_bytes());
+        }
+        bytes.extend([&*types, &*strings, layouts].concat());
+        Ok(bytes)
     }
 
     /// The record of a type id; 0 is void.
@@ -212,15 +238,15 @@ impl Index {
         })
     }
 
-    fn record_bytes(&self, position: usize, record: Record, layouts: &Range<usize>) -> Result<usize, BtfError> {
+    fn record_bytes(&self, position: usize, record: Record) -> Result<usize, BtfError> {
         let (fixed, per_element) = match record.kind {
             Kind::Void => {
                 return Err(BtfError::Malformed { what: "a record of kind void", position });
             }
             Kind::Unknown => {
                 let kind = kind_number(u32_at(&self.bytes, position + 4)?);
-                let layout = layouts.start + kind as usize * 4;
-                match self.bytes.get(layout..layouts.end) {
+                let layout = self.layouts.start + kind as usize * 4;
+                match self.bytes.get(layout..self.layouts.end) {
                     Some([fixed, per_element, _, _, ..]) => (usize::from(*fixed), usize::from(*per_element)),
                     _ => {
                         return Err(BtfError::UnknownKind { kind, type_id: self.positions.len() + 1 });

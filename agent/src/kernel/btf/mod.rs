@@ -2,7 +2,7 @@
 //! worth, which arguments a tracepoint passes, whether a function exists.
 //!
 //! Pure: bytes in, answers out ([`Btf::read_file`] alone touches a file). It is not a general BTF library:
-//! no writing, no split BTF of modules, no relocations. The loader calls it once at start, writes the
+//! no writing, no relocations. The loader calls it once at start, writes the
 //! answers into the constants of the kernel programs and drops it, so it keeps the raw bytes, one position
 //! per type and one hash per name, and no strings of its own.
 //!
@@ -60,10 +60,12 @@ pub enum Shape {
     Enumeration,
     /// An address.
     Pointer,
-    /// Elements of one size, in a row.
+    /// Elements of one size, in a row; those of all dimensions.
     Array {
         /// Size of one element.
         element_bytes: u32,
+        /// How many there are.
+        elements: u32,
     },
     /// A structure, embedded whole.
     Structure,
@@ -127,13 +129,13 @@ pub enum BtfError {
         path: String,
     },
     /// No structure or union of that name.
-    #[error("this kernel has no structure `{name}`; what needs it does not work here")]
+    #[error("this kernel has no structure `{name}`")]
     MissingStructure {
         /// Its name.
         name: String,
     },
     /// The structure exists, the member does not.
-    #[error("this kernel has no member `{member}` in `{structure}`; what needs it does not work here")]
+    #[error("this kernel has no member `{member}` in `{structure}`")]
     MissingMember {
         /// The structure, with the way to it: `task_struct.se`.
         structure: String,
@@ -165,7 +167,7 @@ pub enum BtfError {
         bits: u32,
     },
     /// No enumeration of that name, or none with that constant.
-    #[error("this kernel has no constant `{enumerator}` in `enum {enumeration}`; what needs it does not work here")]
+    #[error("this kernel has no constant `{enumerator}` in `enum {enumeration}`")]
     MissingEnumerator {
         /// The enumeration.
         enumeration: String,
@@ -173,9 +175,7 @@ pub enum BtfError {
         enumerator: String,
     },
     /// No such tracepoint.
-    #[error(
-        "this kernel has no tracepoint `{name}` that BPF programs can attach to with types; what needs it does not work here"
-    )]
+    #[error("this kernel has no tracepoint `{name}` that BPF programs can attach to with types")]
     MissingTracepoint {
         /// Its name.
         name: String,
@@ -199,6 +199,14 @@ impl Btf {
     /// meets are not looked for here.
     pub fn parse(bytes: Vec<u8>) -> Result<Self, BtfError> {
         Index::build(bytes).map(|index| Self { index })
+    }
+
+    /// These types and those of a kernel module, whose file in `/sys/kernel/btf` goes on where the kernel's own ends.
+    ///
+    /// # Errors
+    /// As for [`Btf::parse`].
+    pub fn with_module(&self, module: &[u8]) -> Result<Self, BtfError> {
+        Self::parse(self.index.joined(module)?)
     }
 }
 

@@ -122,14 +122,28 @@ impl Btf {
             Kind::Float => Shape::Float,
             Kind::Enumeration | Kind::Enumeration64 => Shape::Enumeration,
             Kind::Pointer => Shape::Pointer,
-            Kind::Array => {
-                let element = self.index.word(&record, 0, 3, 0)?;
-                Shape::Array { element_bytes: self.size_bytes(element, MAX_CHAIN, asked)? }
-            }
+            Kind::Array => self.array(&record, asked)?,
             Kind::Structure => Shape::Structure,
             Kind::Union => Shape::Union,
             _ => Shape::Other,
         })
+    }
+
+    /// An array of arrays is one of all their elements: older kernels write it so, newer ones array by array.
+    fn array(&self, outermost: &Record, asked: &str) -> Result<Shape, BtfError> {
+        let (mut record, mut elements) = (*outermost, 1_u32);
+        for _ in 0..MAX_CHAIN {
+            let length = self.index.word(&record, 0, 3, 2)?;
+            elements = elements
+                .checked_mul(length)
+                .ok_or(BtfError::Malformed { what: "an array beyond 4 GiB", position: record.trailing })?;
+            let (element, inner) = self.unqualified(self.index.word(&record, 0, 3, 0)?, asked)?;
+            if inner.kind != Kind::Array {
+                return Ok(Shape::Array { element_bytes: self.size_bytes(element, MAX_CHAIN, asked)?, elements });
+            }
+            record = inner;
+        }
+        Err(BtfError::Endless { name: asked.to_owned() })
     }
 }
 

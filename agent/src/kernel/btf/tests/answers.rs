@@ -1,7 +1,7 @@
 //! What each question answers.
 
 use super::super::{BtfError, Member, Shape};
-use super::blob::{Blob, ENUM, ENUM64, FLAG, FUNC, FUNC_PROTO, PTR, STRUCT, TYPEDEF, rich};
+use super::blob::{ARRAY, Blob, ENUM, ENUM64, FLAG, FUNC, FUNC_PROTO, PTR, STRUCT, TYPEDEF, rich};
 
 fn check(path: &str, expected: Result<(u32, u32, Shape), &str>) {
     let answer = rich().parse().member(path);
@@ -24,11 +24,44 @@ fn a_path_walks_embedded_and_unnamed_structures_and_all_aliases() {
     check("task.whole", Ok((24, 4, integer)));
     check("task.right", Ok((28, 4, integer)));
     check("task.alias", Ok((32, 8, Shape::Pointer)));
-    check("task.array", Ok((40, 40, Shape::Array { element_bytes: 8 })));
-    check("task.matrix", Ok((80, 120, Shape::Array { element_bytes: 40 })));
+    check("task.array", Ok((40, 40, Shape::Array { element_bytes: 8, elements: 5 })));
+    check("task.matrix", Ok((80, 120, Shape::Array { element_bytes: 8, elements: 15 })));
     check("task.ready", Ok((200, 1, Shape::Boolean)));
     check("bits.plain", Ok((0, 4, integer)));
     check("old_bits.plain", Ok((0, 4, integer)));
+}
+
+#[test]
+fn an_array_of_arrays_is_the_same_however_the_kernel_writes_it() {
+    let mut blob = Blob::new();
+    let flat = blob.add("", ARRAY, 0, 0, &[1, 1, 25]);
+    let row = blob.add("", ARRAY, 0, 0, &[1, 1, 5]);
+    let nested = blob.add("", ARRAY, 0, 0, &[row, 1, 5]);
+    blob.aggregate("group", STRUCT, 200, &[("flat", flat, 0), ("nested", nested, 800)]);
+    let btf = blob.parse();
+    for (path, offset_bytes) in [("group.flat", 0), ("group.nested", 100)] {
+        let shape = Shape::Array { element_bytes: 4, elements: 25 };
+        assert_eq!(btf.member(path).unwrap(), Member { offset_bytes, size_bytes: 100, shape }, "{path}");
+    }
+}
+
+#[test]
+fn a_modules_types_go_on_where_the_kernels_end() {
+    let base = rich();
+    let kernel = base.parse();
+    // Ids and places of strings continue: what the module writes first has the id behind the kernel's last.
+    let mut module = Blob { types: Vec::new(), strings: base.strings.clone(), count: base.count };
+    let task = base.count - 2;
+    let pointer = module.add("", PTR, 0, task, &[]);
+    module.aggregate("veth", STRUCT, 16, &[("peer", pointer, 0), ("flags", 1, 64)]);
+    module.strings.drain(..base.strings.len());
+    let joined = kernel.with_module(&module.bytes()).unwrap();
+    assert_eq!(joined.member("veth.peer").unwrap().shape, Shape::Pointer);
+    assert_eq!(joined.member("veth.flags").unwrap().offset_bytes, 8);
+    assert_eq!(joined.member("task.se.queue").unwrap(), kernel.member("task.se.queue").unwrap());
+    assert!(kernel.member("veth.peer").is_err(), "the kernel's own types stay as they were");
+    assert!(kernel.with_module(&module.bytes()[..20]).is_err());
+    assert!(kernel.with_module(&[0; 64]).is_err());
 }
 
 #[test]

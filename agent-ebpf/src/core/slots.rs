@@ -14,7 +14,7 @@ use podlens_common::cgroup::{
     Assigned, CACHE_ENTRIES, CgroupKey, Holder, KEY_V1, Losses, SLOT_KERNEL, SLOT_ROOT, Slot,
 };
 
-use crate::kernel::{Cgroup, KernfsNode, ROOT_SERIAL, Task, has_v1, slots_count};
+use super::kernel::{Cgroup, KernfsNode, ROOT_SERIAL, Task, has_v1, slots_count};
 
 /// Ancestors that are searched for the container and the pod of a cgroup.
 const ANCESTORS: u32 = 10;
@@ -91,20 +91,27 @@ pub(crate) fn of_task_after(recent: &mut Assigned, task: Task, cpu: u32) -> Hold
     if recent.serial == serial {
         return recent.holder;
     }
-    let Some(cached) = SLOT_CACHE.get_ptr_mut(cpu * CACHE_ENTRIES + cache_index(serial)) else {
+    let Some(holder) = of_cgroup(cgroup, serial, cpu) else {
         return Holder::UNATTRIBUTED;
     };
+    *recent = Assigned { serial, holder };
+    holder
+}
+
+/// The slot of a cgroup that is no root, by its serial number; assigned now if it has none yet, none if it cannot be.
+#[inline(always)]
+pub(crate) fn of_cgroup(cgroup: Cgroup, serial: u64, cpu: u32) -> Option<Holder> {
+    let cached = SLOT_CACHE.get_ptr_mut(cpu * CACHE_ENTRIES + cache_index(serial))?;
     // SAFETY: only this CPU writes the entry, with preemption off.
     let cached = unsafe { &mut *cached };
     if cached.serial != serial {
         let holder = find_or_assign(cgroup, cpu);
         if holder == Holder::UNATTRIBUTED {
-            return holder;
+            return None;
         }
         *cached = Assigned { serial, holder };
     }
-    *recent = Assigned { serial, holder: cached.holder };
-    cached.holder
+    Some(cached.holder)
 }
 
 #[inline(never)]
@@ -202,7 +209,7 @@ fn denotes(node: KernfsNode) -> u32 {
         return OTHER;
     };
     // SAFETY: the buffer is this CPU's, and the kernel copies at most its length.
-    match unsafe { bpf_probe_read_kernel_str_bytes(node.name(), &mut *buffer) } {
+    match unsafe { bpf_probe_read_kernel_str_bytes(node.name().as_ptr(), &mut *buffer) } {
         Ok(name) => denoted(name.len() as u32),
         Err(_) => OTHER,
     }

@@ -1,0 +1,144 @@
+//! The kernel's own structures, read through numbers that the daemon knows and the compiler does not.
+//!
+//! Such a number is an undefined symbol, and its **name is the request**: the daemon reads the names from the object,
+//! program by program, answers them from the running kernel's BTF, and writes the numbers into the instructions, as a
+//! linker would do. So a read is one load, a branch on what is missing is removed (docs/adr/0008), and a program that
+//! needs what this kernel does not have is refused by name before the verifier sees it. The requests:
+//!
+//! | name | number |
+//! | --- | --- |
+//! | `u32 task_struct.pid` | offset of a member from which so many bytes are loaded; it may be wider |
+//! | `task_struct.tasks` | offset of a member of any size |
+//! | `u32 task_struct.__state\|task_struct.state` | the same, under the first of several spellings that the kernel has |
+//! | `u64 css_set.subsys[cgroup_subsys_id.cpu_cgrp_id]` | the same, of the element that an enumeration's constant tells |
+//! | `enum bpf_func_id.BPF_FUNC_loop` | the constant of an enumeration |
+//! | `sched_switch(4)` | how many arguments the tracepoint has, which must be so many at least |
+//! | `REQUEST unless REQUEST` | the first one, which may be missing (and is 0 then) where the kernel has the second |
+//! | `REQUEST?feature` | the same, where what is missing lets the program do without a feature; it is 0 then |
+//! | `REQUEST?` | the same, where nothing else belongs to the feature |
+//! | `feature ? 1 : 0` | the first number where all requests of that feature were answered, else the second |
+//! | `REQUEST ? 1 : 0` | the same of one request |
+//! | `SLOTS_COUNT` | what the daemon itself knows under this name |
+//!
+//! agent/src/kernel/needs reads them.
+
+mod cgroup;
+pub(crate) mod offsets;
+mod sched;
+mod task;
+
+pub(crate) use self::{
+    cgroup::{Cgroup, KernfsNode, ROOT_ID, ROOT_SERIAL, bandwidth},
+    sched::{CfsRq, has_throttled},
+    task::{Signal, Task, executed_ns_at, exit_tells_group, switch_has_state, thread_group_at},
+};
+
+/// The number of a request. Loaded anew at each use: to keep it would take a place on the stack.
+macro_rules! number {
+    ($($request:expr),+) => {{
+        let value: u64;
+        // Not `pure`, so that it is not kept.
+        // SAFETY: the instruction has no effect but its result.
+        unsafe {
+            core::arch::asm!(
+                concat!("{value} = \"", $($request),+, "\" ll"),
+                value = out(reg) value,
+                options(nomem, nostack, preserves_flags)
+            );
+        }
+        value
+    }};
+}
+use number;
+
+/// A load in the one form that the daemon shortens: the offset, the sum, and the load of what lies there.
+macro_rules! load {
+    ($base:expr, $type:literal, $request:literal, $class:ident) => {{
+        let value;
+        // SAFETY: the verifier checks type and bounds of each such load; the daemon has compared the sizes.
+        unsafe {
+            core::arch::asm!(
+                concat!("{sum} = \"", $type, " ", $request, "\" ll"),
+                "{sum} += {base}",
+                concat!("{value} = *(", $type, " *)({sum} + 0)"),
+                sum = out(reg) _,
+                value = lateout($class) value,
+                base = in(reg) $base,
+                options(readonly, nostack, preserves_flags)
+            );
+        }
+        value
+    }};
+}
+use load;
+
+/// A member: a number, or a pointer to another structure.
+macro_rules! member {
+    ($base:expr, u64, $request:literal) => {{
+        let value: u64 = $crate::kernel::load!($base, "u64", $request, reg);
+        value
+    }};
+    ($base:expr, u32, $request:literal) => {{
+        let value: u32 = $crate::kernel::load!($base, "u32", $request, wreg);
+        value
+    }};
+    ($base:expr, u8, $request:literal) => {{
+        let value: u8 = $crate::kernel::load!($base, "u8", $request, wreg);
+        value
+    }};
+    ($base:expr, $structure:ident, $request:literal) => {{
+        let pointer: *const u8 = $crate::kernel::load!($base, "u64", $request, reg);
+        $structure::from_raw(pointer)
+    }};
+}
+use member;
+
+/// Defines a pointer to a kernel structure and its readable members, each with the path that is its request.
+macro_rules! structure {
+    ($(#[$doc:meta])* $name:ident { $($member:ident: $type:ident = $request:literal;)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy)]
+        #[repr(transparent)]
+        pub(crate) struct $name(*const u8);
+        #[allow(dead_code)]
+        impl $name {
+            #[inline(always)]
+            pub(crate) const fn from_raw(pointer: *const u8) -> Self {
+                Self(pointer)
+            }
+            #[inline(always)]
+            pub(crate) fn is_null(self) -> bool {
+                self.0.is_null()
+            }
+            #[inline(always)]
+            pub(crate) fn address(self) -> u64 {
+                self.0 as u64
+            }
+            $(
+                #[inline(always)]
+                pub(crate) fn $member(self) -> $type {
+                    $crate::kernel::member!(self.0, $type, $request)
+                }
+            )*
+        }
+    };
+}
+use structure;
+
+/// Slots a CPU.
+#[inline(always)]
+pub(crate) fn slots_count() -> u64 {
+    number!("SLOTS_COUNT")
+}
+
+/// CPUs that can exist.
+#[inline(always)]
+pub(crate) fn cpus_count() -> u64 {
+    number!("CPUS_COUNT")
+}
+
+/// A version 1 CPU hierarchy tells the cgroup of tasks that the version 2 tree leaves in its root.
+#[inline(always)]
+pub(crate) fn has_v1() -> bool {
+    number!("HAS_V1") != 0
+}

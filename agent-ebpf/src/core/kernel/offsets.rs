@@ -1,0 +1,37 @@
+//! Offsets as numbers, for a program that reads kernel memory by address.
+
+use super::number;
+
+macro_rules! offsets {
+    ($($function:ident = $request:literal;)*) => {
+        $(#[inline(always)]
+        pub(crate) fn $function() -> u64 {
+            number!($request)
+        })*
+    };
+}
+
+offsets! {
+    task_leader = "u64 task_struct.group_leader";
+    task_tasks = "task_struct.tasks";
+    task_thread_node = "task_struct.thread_node";
+    task_signal = "u64 task_struct.signal";
+    task_pid = "u32 task_struct.pid";
+    task_flags = "u32 task_struct.flags";
+    task_exit_state = "u32 task_struct.exit_state";
+    task_state = "u32 task_struct.__state|task_struct.state";
+    task_on_cpu = "u8 task_struct.on_cpu";
+    task_cgroups = "u64 task_struct.cgroups";
+    signal_threads = "signal_struct.thread_head";
+    set_default = "u64 css_set.dfl_cgrp";
+    set_cpu = "u64 css_set.subsys[cgroup_subsys_id.cpu_cgrp_id]";
+    css_cgroup = "u64 cgroup_subsys_state.cgroup";
+    cgroup_kn = "u64 cgroup.kn";
+    kn_id = "u64 kernfs_node.id";
+}
+
+/// Says that the program calls `bpf_loop` (5.17 and later).
+#[inline(always)]
+pub(crate) fn needs_loop() {
+    number!("enum bpf_func_id.BPF_FUNC_loop");
+}

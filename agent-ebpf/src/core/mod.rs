@@ -1,0 +1,9 @@
+//! What the programs of all collectors share: the way from a task or a cgroup to its slot, the ring of events, records as cells, and
+//! the kernel's own structures. It knows no collector.
+
+pub(crate) mod atomic;
+pub(crate) mod cells;
+pub(crate) mod events;
+pub(crate) mod kernel;
+pub(crate) mod object;
+pub(crate) mod slots;

@@ -1,0 +1,53 @@
+//! What the collector `cpu` is made of, and how it starts. It reads files alone, but learns of cgroups and of their last
+//! figures through `lifecycle`.
+
+use std::error::Error;
+
+use podlens_common::event::CPU_LAST_WORDS;
+
+use super::{Cpu, metrics};
+use crate::{
+    collectors::{
+        lifecycle,
+        spec::{Kind, Spec, Start, Started, Wish},
+    },
+    kernel::cgroupfs::hierarchies::Hierarchies,
+};
+
+/// The collector.
+pub static SPEC: Spec = Spec {
+    name: "cpu",
+    about: "CPU quota and what it stopped, CPU time by mode",
+    kind: Kind::Files,
+    is_optional: true,
+    parts: &[],
+    wishes: &[&[Wish { of: "bandwidth", without: NO_LAST_FIGURES }]],
+    without: None,
+    metrics: &[&metrics::THROTTLED, &metrics::PERIODS, &metrics::MODE, &metrics::LIMIT],
+    records: &[CPU_LAST_WORDS],
+    events: &[],
+    losses: &["late_file"],
+    start,
+};
+
+const NO_LAST_FIGURES: &str = "what a quota did between the last reading and the cgroup's end is missing";
+
+fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
+    let mut lacks: Vec<String> = lacking_controllers(start.hierarchies).map(str::to_owned).into_iter().collect();
+    if start.has("bandwidth") && !start.is_running(lifecycle::SPEC.name) {
+        lacks.push(format!("removals of cgroups are not reported: {NO_LAST_FIGURES}"));
+    }
+    let files = start.files().map_err(|cause| format!("cannot start the reader of cgroups' files: {cause}"))?;
+    Ok(Started { lacks, ..Started::whole(Cpu::new(start.hierarchies.clone(), files)) })
+}
+
+/// What the controllers of this node leave untold, in words.
+fn lacking_controllers(hierarchies: &Hierarchies) -> Option<&'static str> {
+    if hierarchies.of("cpu").is_none() {
+        Some("the node's cgroup tree has no cpu controller: quotas and what they stop are missing")
+    } else if hierarchies.keyed_v1().is_some() && hierarchies.v1("cpuacct").is_none() {
+        Some("the node has no cpuacct hierarchy: CPU time by mode is missing")
+    } else {
+        None
+    }
+}

@@ -1,0 +1,70 @@
+//! What the collector `lifecycle` is made of, and how it starts.
+
+use std::error::Error;
+
+use podlens_common::event::{CGROUP_BORN, CGROUP_REMOVED, INIT_ENDED};
+
+use super::events;
+use crate::{
+    collectors::{
+        Collector, Readings, Sweep,
+        spec::{Kind, Part, Program, Spec, Start, Started},
+    },
+    kernel::maps::Map,
+};
+
+/// The collector.
+pub static SPEC: Spec = Spec {
+    name: "lifecycle",
+    about: "births and removals of cgroups, so that short lives have a name",
+    kind: Kind::Programs,
+    is_optional: false,
+    parts: &[
+        Part {
+            without: None,
+            for_events: false,
+            programs: &[
+                Program::on_tracepoint("cgroup_mkdir", "cgroup_mkdir", 2),
+                Program::on_tracepoint("cgroup_rmdir", "cgroup_rmdir", 2),
+            ],
+            maps: &[Map::fixed("EVENTS"), Map::fixed("EVENT_BUFFER")],
+        },
+        Part {
+            without: Some("ends of containers are told by pods' statuses alone"),
+            for_events: true,
+            programs: &[Program::on_tracepoint("init_exit", "sched_process_exit", 1)],
+            maps: &[],
+        },
+    ],
+    wishes: &[],
+    without: Some("cgroups are found by walking the trees, and short-lived ones stay without a name"),
+    metrics: &[],
+    records: &[CGROUP_BORN, CGROUP_REMOVED, INIT_ENDED],
+    events: &[&events::EXITED, &events::FAILED],
+    losses: &[
+        "no_free_slot",
+        "table_full",
+        "event_lost",
+        "path_unreadable",
+        "no_cgroup",
+        "slot_stuck",
+        "malformed_event",
+    ],
+    start,
+};
+
+/// It has no values of its own; the pipeline reads its events.
+struct Announced;
+
+impl Collector for Announced {
+    fn spec(&self) -> &'static Spec {
+        &SPEC
+    }
+
+    fn read(&mut self, _: &Sweep<'_>, _: &mut dyn Readings) {}
+}
+
+fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
+    let events = start.object.events("EVENTS")?;
+    Ok(Started { events: Some(events), ..Started::whole(Announced) })
+}

@@ -1,0 +1,96 @@
+//! What the collector `scheduler` is made of, and how it starts.
+
+use std::error::Error;
+
+use podlens_common::scheduler::{Account, Now, SlotTotals, culprits::Culprits};
+
+use super::{Offers, Scheduler, metrics};
+use crate::{
+    collectors::spec::{Kind, Part, Program, Spec, Start, Started, Wish},
+    kernel::{mapped::MappedArray, maps::Map},
+};
+
+/// The collector.
+pub static SPEC: Spec = Spec {
+    name: "scheduler",
+    about: "CPU time, waits for a CPU and their causes, time off the CPU, migrations, context switches",
+    kind: Kind::Programs,
+    is_optional: true,
+    parts: &[
+        Part {
+            without: Some("migrations and the part of a wait before one are missing"),
+            for_events: false,
+            programs: &[Program::on_tracepoint("sched_migrate", "sched_migrate_task", 1)],
+            maps: &[],
+        },
+        Part {
+            without: None,
+            for_events: false,
+            programs: &[
+                Program::on_tracepoint("cgroup_attach", "cgroup_attach_task", 4),
+                Program::on_tracepoint("sched_switch", "sched_switch", 3),
+            ],
+            maps: &[
+                Map::per_cpu_and_slot("ACCOUNTS"),
+                Map::per_cpu_and_slot("CULPRITS"),
+                Map::per_cpu("CPUS", 1),
+                Map::per_slot("SLOT_TOTALS", 1),
+                // The table of threads.
+                Map::fixed(".bss"),
+            ],
+        },
+    ],
+    wishes: &[&[
+        Wish { of: "throttle", without: "time stopped by a pod's own quota counts as waiting" },
+        Wish {
+            of: "cfs_rq.throttled_clock_self_time",
+            without: "time stopped by a pod's own quota is known by a clock that slows down with the CPU, and what that clock misses counts as waiting",
+        },
+    ]],
+    without: None,
+    metrics: &[
+        &metrics::CPU,
+        &metrics::RUN_QUEUE_LATENCY,
+        &metrics::CPU_WAIT,
+        &metrics::CPU_WAIT_CAUSED,
+        &metrics::THROTTLED_WAIT,
+        &metrics::THROTTLE_LATENCY,
+        &metrics::OFF_CPU,
+        &metrics::MIGRATIONS,
+        &metrics::CONTEXT_SWITCHES,
+    ],
+    records: &[],
+    events: &[],
+    losses: &["unknown_segment", "unknown_sleep", "missed_switch"],
+    start,
+};
+
+/// The maps; accounts and culprits are indexed by CPU times slots plus slot.
+#[derive(Debug)]
+pub struct SchedulerMaps {
+    /// Accounts, by CPU and slot.
+    pub accounts: MappedArray<Account>,
+    /// Culprits, by CPU and waiting slot.
+    pub culprits: MappedArray<Culprits>,
+    /// What all CPUs count together, by slot.
+    pub totals: MappedArray<SlotTotals>,
+    /// What each CPU is doing, with which each entry begins.
+    pub cpus: MappedArray<Now>,
+    /// How many CPUs can exist.
+    pub cpu_count: u32,
+    /// How many slots there are.
+    pub slot_count: u32,
+}
+
+fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
+    let offers = Offers { migrations: start.runs("sched_migrate"), throttles: start.has("throttle") };
+    let maps = SchedulerMaps {
+        accounts: start.object.array("ACCOUNTS")?,
+        culprits: start.object.array("CULPRITS")?,
+        totals: start.object.array("SLOT_TOTALS")?,
+        cpus: start.object.array("CPUS")?,
+        cpu_count: start.cpus,
+        slot_count: start.slots,
+    };
+    Ok(Started::whole(Scheduler::new(maps, offers)))
+}

@@ -1,0 +1,208 @@
+//! What a collector is, on every node: its programs, maps, metrics and losses, and what is missing without a part of it.
+//!
+//! Whatever handles all collectors derives from this: loading and attaching, the sizes of maps, memory, `podlens check`,
+//! the configuration's keys, the documentation.
+
+use std::error::Error;
+
+use super::Collector;
+use crate::{
+    kernel::{
+        cgroupfs::{files::FileReader, hierarchies::Hierarchies},
+        events::Events,
+        hooks::Hook,
+        maps::Map,
+        needs::Answers,
+        object::Object,
+    },
+    signal::{EventKind, Metric},
+};
+
+/// A collector, on every node.
+#[derive(Debug)]
+pub struct Spec {
+    /// The one name: folder, module of the records, configuration key, anchor in the documentation.
+    pub name: &'static str,
+    /// What it tells, in one line.
+    pub about: &'static str,
+    /// Where it reads.
+    pub kind: Kind,
+    /// The configuration can switch it off.
+    pub is_optional: bool,
+    /// Its kernel programs, by what runs together, in the order in which they are attached.
+    pub parts: &'static [Part],
+    /// What some kernels lack: of the wishes of one group, the first that is missing is told.
+    pub wishes: &'static [&'static [Wish]],
+    /// What the node goes without if it does not run, in words, where that is more than its metrics.
+    pub without: Option<&'static str>,
+    /// Every metric that it can have.
+    pub metrics: &'static [&'static Metric],
+    /// Kinds of the kernel programs' records that are its own, as in `podlens_common::event`.
+    pub records: &'static [u32],
+    /// Every event that it can tell of.
+    pub events: &'static [&'static EventKind],
+    /// The reasons for which it can lose something.
+    pub losses: &'static [&'static str],
+    /// Starts it, when its programs are attached.
+    pub start: fn(&mut Start<'_>) -> Result<Started, Box<dyn Error>>,
+}
+
+/// Where a collector reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Maps of kernel programs.
+    Programs,
+    /// The kernel's files.
+    Files,
+}
+
+/// Programs that run together or not at all, and their maps.
+#[derive(Debug)]
+pub struct Part {
+    /// What is missing without them, in words; none: without them the collector does not run.
+    pub without: Option<&'static str>,
+    /// They run only where somebody takes events.
+    pub for_events: bool,
+    /// The programs, in the order in which they are attached.
+    pub programs: &'static [Program],
+    /// The maps that are theirs.
+    pub maps: &'static [Map],
+}
+
+/// One kernel program.
+#[derive(Clone, Copy, Debug)]
+pub struct Program {
+    /// Its name in the object.
+    pub name: &'static str,
+    /// What it is attached to.
+    pub hook: Hook,
+}
+
+impl Program {
+    /// A program on a tracepoint, of which it takes so many arguments in any case.
+    #[must_use]
+    pub const fn on_tracepoint(name: &'static str, tracepoint: &'static str, arguments: u32) -> Self {
+        Self { name, hook: Hook::Tracepoint { name: tracepoint, arguments } }
+    }
+}
+
+/// A feature of the programs, or a fact of the kernel, that a collector can do without.
+#[derive(Clone, Copy, Debug)]
+pub struct Wish {
+    /// The feature's name in the programs' requests, or a request.
+    pub of: &'static str,
+    /// What is missing without it, in words.
+    pub without: &'static str,
+}
+
+impl Spec {
+    /// Its programs.
+    pub fn programs(&self) -> impl Iterator<Item = &'static Program> {
+        self.parts.iter().flat_map(|part| part.programs)
+    }
+
+    /// Values of its own come from kernel programs, so that podlens is of use where it runs.
+    #[must_use]
+    pub fn measures_by_programs(&self) -> bool {
+        self.kind == Kind::Programs && !self.metrics.is_empty()
+    }
+}
+
+/// What a collector starts from.
+pub struct Start<'a> {
+    /// The loaded object, for its maps and iterators.
+    pub object: &'a mut Object,
+    /// The one reader of cgroups' files, started for the first collector that asks for it.
+    pub(crate) files: &'a mut Option<FileReader>,
+    /// The node's cgroup trees.
+    pub hierarchies: &'a Hierarchies,
+    /// How many CPUs can exist.
+    pub cpus: u32,
+    /// How many slots there are.
+    pub slots: u32,
+    pub(crate) answers: &'a Answers,
+    pub(crate) attached: &'a [&'static str],
+    pub(crate) running: &'a [&'static str],
+}
+
+impl Start<'_> {
+    /// The program of this name is attached.
+    #[must_use]
+    pub fn runs(&self, program: &str) -> bool {
+        self.attached.contains(&program)
+    }
+
+    /// The programs have this feature here.
+    #[must_use]
+    pub fn has(&self, feature: &str) -> bool {
+        self.answers.lack(feature).is_none()
+    }
+
+    /// The one reader of cgroups' files.
+    ///
+    /// # Errors
+    /// Its thread cannot be started.
+    pub fn files(&mut self) -> std::io::Result<FileReader> {
+        match &self.files {
+            Some(files) => Ok(files.clone()),
+            None => Ok(self.files.insert(FileReader::start()?).clone()),
+        }
+    }
+
+    /// The collector of this name runs; only of those that come before.
+    #[must_use]
+    pub fn is_running(&self, collector: &str) -> bool {
+        self.running.contains(&collector)
+    }
+}
+
+/// A collector that has started.
+pub struct Started {
+    /// The collector.
+    pub collector: Box<dyn Collector>,
+    /// The ring in which births and removals come, of the collector whose programs write them.
+    pub events: Option<Events>,
+    /// What it has to do without, in words, beyond what its specification says.
+    pub lacks: Vec<String>,
+}
+
+impl Started {
+    /// One that lacks nothing more.
+    #[must_use]
+    pub fn whole(collector: impl Collector + 'static) -> Self {
+        Self { collector: Box::new(collector), events: None, lacks: Vec::new() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use crate::{
+        collectors::ALL,
+        kernel::{
+            btf::Btf,
+            needs::{Answers, programs},
+            object::OBJECT,
+        },
+    };
+
+    #[test]
+    fn a_kernel_that_has_nothing_fulfils_no_wish_and_has_no_hook() {
+        // The smallest BTF: a header, and no type at all.
+        let header = [0x9f, 0xeb, 1, 0, 24, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0];
+        let btf = Btf::parse(header.to_vec()).unwrap();
+        let node = [("HAS_V1", 0), ("V1_HIERARCHY", 0), ("SLOTS_COUNT", 64), ("CPUS_COUNT", 2)];
+        let answers = Answers::new(&programs(OBJECT).unwrap(), btf, &node).unwrap();
+        for spec in ALL {
+            for wish in spec.wishes.iter().copied().flatten() {
+                let lack = answers.lack(wish.of).unwrap_or_else(|| panic!("{}: nobody knows {}", spec.name, wish.of));
+                assert!(lack.contains("this kernel has no"), "{lack}");
+            }
+            for program in spec.programs() {
+                let lack = program.hook.lack(&answers).unwrap_or_else(|| panic!("{} has its hook", program.name));
+                assert!(lack.contains("this kernel has no"), "{lack}");
+            }
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! Where a program can be attached, and what the kernel must have for that.
+
+use super::needs::{Answers, Fact};
+
+/// What makes the kernel run a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// A tracepoint, whose arguments the program takes with the kernel's types (`tp_btf`).
+    Tracepoint {
+        /// Its name.
+        name: &'static str,
+        /// How many arguments the program takes in any case.
+        arguments: u32,
+    },
+    /// A reading by the daemon, of the iterator over tasks (`iter/task`).
+    TaskIterator,
+}
+
+impl Hook {
+    /// The section of the object in which a program for this hook lies.
+    #[must_use]
+    pub fn section(self) -> String {
+        match self {
+            Self::Tracepoint { name, .. } => format!("tp_btf/{name}"),
+            Self::TaskIterator => "iter/task".to_owned(),
+        }
+    }
+
+    /// Why this kernel cannot run a program so, in words; none if it can.
+    #[must_use]
+    pub fn lack(self, answers: &Answers) -> Option<String> {
+        match self {
+            Self::Tracepoint { name, arguments } => {
+                Fact::Tracepoint { name, arguments }.answer(answers.btf()).err().map(|lack| lack.to_string())
+            }
+            Self::TaskIterator => {
+                let is_there = answers.btf().function_exists("bpf_iter_task");
+                (!is_there).then(|| "this kernel has no iterator over tasks for BPF programs".to_owned())
+            }
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! The grammar of a request, and its answer from BTF. agent-ebpf/src/core/kernel explains it to who writes programs.
+
+use super::super::btf::{Btf, BtfError, Member, Shape};
+
+/// One symbol's name, understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request<'a> {
+    /// What the daemon itself knows under this name.
+    Named(&'a str),
+    /// A fact of the kernel's types, and what becomes of a program without it.
+    Fact(Fact<'a>, Without<'a>),
+    /// The first number if the condition holds, else the second.
+    Choice(Condition<'a>, u32, u32),
+}
+
+/// A fact of the kernel's types, which is one number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fact<'a> {
+    /// The offset of a member, under the first of its spellings that the kernel has.
+    Member {
+        /// Bytes that are loaded; none for a member of any size.
+        bytes: Option<u32>,
+        /// `structure.member[.member]`, the last one with `[ENUMERATION.CONSTANT]` where it is an element of an array.
+        paths: Vec<&'a str>,
+    },
+    /// The value of an enumeration's constant.
+    Enumerator {
+        /// The enumeration.
+        enumeration: &'a str,
+        /// Its constant.
+        constant: &'a str,
+    },
+    /// How many arguments a tracepoint has.
+    Tracepoint {
+        /// Its name.
+        name: &'a str,
+        /// How many it must have at least.
+        arguments: u32,
+    },
+}
+
+/// What becomes of a program if a fact is missing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Without<'a> {
+    /// It is refused.
+    Refused,
+    /// It is refused, unless this fact is there.
+    Other(Fact<'a>),
+    /// It does without a feature.
+    Feature(&'a str),
+    /// It does without this alone.
+    ItAlone,
+}
+
+/// What decides between two numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Condition<'a> {
+    /// All facts of a feature are there.
+    Feature(&'a str),
+    /// This fact is there.
+    Fact(Fact<'a>),
+}
+
+/// Why a fact is missing.
+#[derive(Debug, thiserror::Error)]
+pub enum Lack {
+    /// BTF has no such thing.
+    #[error(transparent)]
+    Types(#[from] BtfError),
+    /// The member is narrower than what would be loaded.
+    #[error("`{path}` has {found} bytes in this kernel, not {wanted}")]
+    Narrow {
+        /// Its spellings.
+        path: String,
+        /// What it has.
+        found: u32,
+        /// What is loaded.
+        wanted: u32,
+    },
+    /// The array is shorter, or it is no array.
+    #[error("`{path}` is no array of more than {index} elements in this kernel")]
+    NoElement {
+        /// The array.
+        path: String,
+        /// The element's index.
+        index: i64,
+    },
+    /// The tracepoint tells less.
+    #[error("the tracepoint `{name}` has {found} arguments in this kernel, not {wanted}")]
+    Arguments {
+        /// Its name.
+        name: String,
+        /// How many it has.
+        found: usize,
+        /// How many are needed.
+        wanted: u32,
+    },
+    /// The constant does not fit an instruction.
+    #[error("the constant `{name}` is {value} in this kernel, which is no number of 32 bits")]
+    Wide {
+        /// Its name.
+        name: String,
+        /// What it is.
+        value: i64,
+    },
+}
+
+impl<'a> Request<'a> {
+    /// Understands a name; none if it is no request.
+    #[must_use]
+    pub fn parse(name: &'a str) -> Option<Self> {
+        if let Some((condition, numbers)) = name.split_once(" ? ") {
+            let (then, or) = numbers.split_once(" : ")?;
+            let condition = if is_word(condition) {
+                Condition::Feature(condition)
+            } else {
+                Condition::Fact(Fact::parse(condition)?)
+            };
+            return Some(Self::Choice(condition, then.parse().ok()?, or.parse().ok()?));
+        }
+        if let Some((fact, other)) = name.split_once(" unless ") {
+            return Some(Self::Fact(Fact::parse(fact)?, Without::Other(Fact::parse(other)?)));
+        }
+        match name.split_once('?') {
+            Some((fact, "")) => Some(Self::Fact(Fact::parse(fact)?, Without::ItAlone)),
+            Some((fact, feature)) if is_word(feature) => {
+                Some(Self::Fact(Fact::parse(fact)?, Without::Feature(feature)))
+            }
+            Some(_) => None,
+            None if is_word(name) => Some(Self::Named(name)),
+            None => Some(Self::Fact(Fact::parse(name)?, Without::Refused)),
+        }
+    }
+}
+
+impl<'a> Fact<'a> {
+    fn parse(text: &'a str) -> Option<Self> {
+        if let Some(constant) = text.strip_prefix("enum ") {
+            let (enumeration, constant) = constant.split_once('.')?;
+            return (is_word(enumeration) && is_word(constant)).then_some(Self::Enumerator { enumeration, constant });
+        }
+        if let Some((name, arguments)) = text.strip_suffix(')').and_then(|call| call.split_once('(')) {
+            let arguments = arguments.parse().ok()?;
+            return is_word(name).then_some(Self::Tracepoint { name, arguments });
+        }
+        let (bytes, paths) = match text.split_once(' ') {
+            Some((width, paths)) => (Some(bytes_of(width)?), paths),
+            None => (None, text),
+        };
+        let paths: Vec<&str> = paths.split('|').collect();
+        paths.iter().all(|path| is_path(path)).then_some(Self::Member { bytes, paths })
+    }
+
+    /// The number, by this kernel's types.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn answer(&self, btf: &Btf) -> Result<u32, Lack> {
+        match self {
+            Self::Member { bytes, paths } => {
+                let member = first(btf, paths)?;
+                match bytes {
+                    Some(wanted) if member.size_bytes < *wanted => {
+                        Err(Lack::Narrow { path: paths.join("` or `"), found: member.size_bytes, wanted: *wanted })
+                    }
+                    _ => Ok(member.offset_bytes),
+                }
+            }
+            Self::Enumerator { enumeration, constant } => {
+                let value = btf.enum_value(enumeration, constant)?;
+                u32::try_from(value).map_err(|_| Lack::Wide { name: (*constant).to_owned(), value })
+            }
+            Self::Tracepoint { name, arguments } => {
+                let found = btf.tracepoint(name)?.len();
+                match u32::try_from(found) {
+                    Ok(number) if number >= *arguments => Ok(number),
+                    _ => Err(Lack::Arguments { name: (*name).to_owned(), found, wanted: *arguments }),
+                }
+            }
+        }
+    }
+}
+
+/// The first spelling that the kernel has; the refusal is the first one's.
+fn first(btf: &Btf, paths: &[&str]) -> Result<Member, Lack> {
+    let mut refusal = None;
+    for path in paths {
+        match member(btf, path) {
+            Ok(member) => return Ok(member),
+            Err(lack) => refusal = refusal.or(Some(lack)),
+        }
+    }
+    Err(refusal.unwrap_or_else(|| BtfError::Path { path: String::new() }.into()))
+}
+
+/// A member, or one element of it.
+fn member(btf: &Btf, path: &str) -> Result<Member, Lack> {
+    let Some((array, constant)) = element(path) else { return Ok(btf.member(path)?) };
+    let (enumeration, constant) = constant.split_once('.').unwrap_or((constant, ""));
+    let index = btf.enum_value(enumeration, constant)?;
+    let member = btf.member(array)?;
+    let number = u32::try_from(index).ok();
+    match (member.shape, number) {
+        (Shape::Array { element_bytes, elements }, Some(number)) if number < elements => Ok(Member {
+            offset_bytes: member.offset_bytes + number * element_bytes,
+            size_bytes: element_bytes,
+            ..member
+        }),
+        _ => Err(Lack::NoElement { path: array.to_owned(), index }),
+    }
+}
+
+/// Array and index of an element's path.
+fn element(path: &str) -> Option<(&str, &str)> {
+    path.strip_suffix(']')?.split_once('[')
+}
+
+fn bytes_of(width: &str) -> Option<u32> {
+    [("u8", 1), ("u16", 2), ("u32", 4), ("u64", 8)].into_iter().find(|(name, _)| *name == width).map(|(_, bytes)| bytes)
+}
+
+fn is_path(path: &str) -> bool {
+    let (members, constant) = element(path).map_or((path, None), |(array, index)| (array, Some(index)));
+    let are_words = |text: &str| text.contains('.') && text.split('.').all(is_word);
+    are_words(members) && constant.is_none_or(|constant| are_words(constant) && constant.matches('.').count() == 1)
+}
+
+fn is_word(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}

@@ -1,0 +1,85 @@
+//! Who holds which slot, and the way to give slots back: the maps that all programs share.
+
+use aya::maps::{HashMap, MapData, MapError, Queue};
+use podlens_common::cgroup::{CACHE_ENTRIES, CgroupKey, Losses, SLOT_FIRST, Slot};
+
+use super::{
+    mapped::MappedArray,
+    maps::Map,
+    object::{Object, ObjectError},
+};
+
+/// The maps.
+pub static MAPS: &[Map] = &[
+    Map::per_slot("SLOTS", 1),
+    Map::per_slot("FREE_SLOTS", 1),
+    // Twice, since slots are freed a while after their cgroups are gone.
+    Map::per_slot("SLOT_OF", 2),
+    Map::per_cpu("SLOT_CACHE", CACHE_ENTRIES),
+    Map::per_cpu("LOSSES", 1),
+    Map::fixed("NAME_BUFFER"),
+];
+
+/// The maps at work.
+pub struct SlotMaps {
+    slots: MappedArray<Slot>,
+    losses: MappedArray<Losses>,
+    slot_of: HashMap<MapData, CgroupKey, u64>,
+    free: Queue<MapData, u32>,
+    count: u32,
+}
+
+impl SlotMaps {
+    /// Takes the maps, and makes all slots free.
+    ///
+    /// # Errors
+    /// A map cannot be used.
+    pub fn new(object: &mut Object, count: u32) -> Result<Self, ObjectError> {
+        let slots = object.array("SLOTS")?;
+        let losses = object.array("LOSSES")?;
+        let slot_of = object.take("SLOT_OF", HashMap::try_from)?;
+        let mut free: Queue<MapData, u32> = object.take("FREE_SLOTS", Queue::try_from)?;
+        for slot in SLOT_FIRST..count {
+            free.push(slot, 0).map_err(|source| ObjectError::Map { name: "FREE_SLOTS", source: source.into() })?;
+        }
+        Ok(Self { slots, losses, slot_of, free, count })
+    }
+
+    /// How many slots there are.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// Who holds the slot.
+    #[must_use]
+    pub fn get(&self, slot: u32) -> Option<Slot> {
+        self.slots.get(usize::try_from(slot).ok()?)
+    }
+
+    /// Gives a slot back whose cgroup is gone and whose accounts were cleared.
+    ///
+    /// # Errors
+    /// A map operation fails; the slot then stays out of use.
+    pub fn release(&mut self, slot: u32, held: Slot) -> Result<(), MapError> {
+        self.slot_of.remove(&held.key)?;
+        let free = Slot { generation: held.generation.wrapping_add(1), ..Slot::default() };
+        self.slots.set(usize::try_from(slot).unwrap_or(usize::MAX), free);
+        self.free.push(slot, 0)
+    }
+
+    /// What went wrong in the kernel, over all CPUs.
+    #[must_use]
+    pub fn losses(&self) -> Losses {
+        let mut sum = Losses::default();
+        for one in (0..self.losses.len()).filter_map(|cpu| self.losses.get(cpu)) {
+            sum.no_free_slot += one.no_free_slot;
+            sum.table_full += one.table_full;
+            sum.event_lost += one.event_lost;
+            sum.path_unreadable += one.path_unreadable;
+            sum.cache_misses += one.cache_misses;
+            sum.no_cgroup += one.no_cgroup;
+        }
+        sum
+    }
+}
