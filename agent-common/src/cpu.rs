@@ -1,8 +1,10 @@
 //! Records of the collector `cpu`.
 
+use bytemuck::{Pod, Zeroable};
+
 /// What a CPU quota has done to a cgroup so far, as cpu.stat tells it.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Bandwidth {
     /// Periods of the quota in which the cgroup had something to run.
     pub periods: u64,

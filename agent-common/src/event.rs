@@ -3,6 +3,8 @@
 //! Each is a header and, behind it, the one record that its kind has. Rare things only: nothing on the path of a
 //! context switch is an event.
 
+use bytemuck::{Pod, Zeroable};
+
 use crate::cgroup::CgroupKey;
 
 /// The birth of a cgroup. Its record is the path.
@@ -16,7 +18,7 @@ pub const INIT_ENDED: u32 = 4;
 
 /// What each event begins with.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct EventHeader {
     /// Which event it is; tells the record that follows.
     pub kind: u32,

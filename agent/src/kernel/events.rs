@@ -9,12 +9,11 @@ use std::{
 };
 
 use aya::maps::{MapData, RingBuf};
+use bytemuck::{Pod, try_pod_read_unaligned};
 use podlens_common::{
     cgroup::CgroupKey,
     event::{EventHeader, PATH_BYTES},
 };
-
-use super::mapped::{Plain, plain};
 
 const HEADER_BYTES: usize = size_of::<EventHeader>();
 
@@ -57,7 +56,7 @@ impl Record {
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let short = Malformed::Size { kind: 0, bytes: bytes.len() };
         let (head, body) = bytes.split_at_checked(HEADER_BYTES).ok_or(short)?;
-        let EventHeader { kind, bytes: claimed, key, at_ns } = plain(head).ok_or(short)?;
+        let EventHeader { kind, bytes: claimed, key, at_ns } = try_pod_read_unaligned(head).map_err(|_| short)?;
         if usize::try_from(claimed) != Ok(bytes.len()) {
             return Err(Malformed::Size { kind, bytes: bytes.len() });
         }
@@ -68,8 +67,8 @@ impl Record {
     ///
     /// # Errors
     /// It has another size.
-    pub fn body<T: Plain>(&self) -> Result<T, Malformed> {
-        plain(&self.body).ok_or_else(|| self.size())
+    pub fn body<T: Pod>(&self) -> Result<T, Malformed> {
+        try_pod_read_unaligned(&self.body).map_err(|_| self.size())
     }
 
     /// Its path, of a kind whose record is one. What is no UTF-8 is replaced.
