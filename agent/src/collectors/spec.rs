@@ -3,7 +3,7 @@
 //! Whatever handles all collectors derives from this: loading and attaching, the sizes of maps, memory, `podlens check`,
 //! the configuration's keys, the documentation.
 
-use std::error::Error;
+use std::{error::Error, sync::Arc};
 
 use super::Collector;
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
         needs::Answers,
         object::Object,
     },
-    signal::{EventKind, Metric},
+    signal::{EventKind, Layout, Metric},
 };
 
 /// A collector, on every node.
@@ -120,6 +120,8 @@ pub struct Start<'a> {
     pub cpus: u32,
     /// How many slots there are.
     pub slots: u32,
+    /// How the ledger lays out this collector's rows.
+    pub layout: Arc<Layout>,
     pub(crate) answers: &'a Answers,
     pub(crate) attached: &'a [&'static str],
     pub(crate) running: &'a [&'static str],

@@ -29,14 +29,14 @@ use crate::{
             hierarchies::{Hierarchies, HierarchyError},
         },
         events::Events,
-        host, memory_limit,
+        host, labels, memory_limit,
         needs::{self, Answers},
         object::{self, Object, ObjectError},
         refusal,
         slots::SlotMaps,
     },
     registry::{Ledger, ledger::Definition},
-    signal::Layout,
+    signal::{LabelValues, Layout, Metric},
 };
 
 /// The running kernel's types.
@@ -77,18 +77,20 @@ impl Pipeline {
             slots: memory.slots,
             tells_events,
             states,
+            layouts: ALL.iter().map(|spec| Arc::new(Layout::new(spec.metrics))).collect(),
             collectors: Vec::new(),
             events: None,
             files: None,
         };
         let kernel = loader.load();
-        let Loader { states, mut collectors, .. } = loader;
+        let Loader { states, layouts, mut collectors, .. } = loader;
         // After the events are being recorded, so that nothing is born between.
         let cgroups = Cgroups::scan(hierarchies);
         for (key, cgroup) in cgroups.iter() {
             announce(&mut collectors, key, cgroup);
         }
-        let definitions = ALL.iter().zip(&states).map(|(spec, (_, state))| definition(spec, state)).collect();
+        let definition = |(layout, (_, state)): (_, &(_, State))| Definition { layout, active: state.delivers() };
+        let definitions = layouts.into_iter().zip(&states).map(definition).collect();
         let facts =
             Facts::new(ALL.iter().zip(&states).filter(|(_, (_, state))| state.delivers()).map(|(spec, _)| *spec));
         let (now, since) = (Instant::now(), SystemTime::now());
@@ -131,11 +133,6 @@ impl Pipeline {
     }
 }
 
-/// The collector's part of the ledger.
-fn definition(spec: &Spec, state: &State) -> Definition {
-    Definition { layout: Arc::new(Layout::new(spec.metrics)), active: state.delivers() }
-}
-
 /// Loads the kernel programs and starts the collectors, one after another.
 struct Loader<'a> {
     hierarchies: &'a Hierarchies,
@@ -145,6 +142,8 @@ struct Loader<'a> {
     tells_events: bool,
     /// Each collector's state, in the order of all.
     states: Vec<(&'static str, State)>,
+    /// How each collector's rows are laid out, likewise.
+    layouts: Vec<Arc<Layout>>,
     collectors: Vec<Attached>,
     events: Option<Events>,
     files: Option<FileReader>,
@@ -171,6 +170,8 @@ impl Loader<'_> {
         let answers = needs::programs(object::OBJECT)
             .and_then(|programs| Answers::new(&programs, btf, &node))
             .map_err(|cause| State::Failed(cause.to_string()))?;
+        let names = |of: &_| labels::names(answers.btf(), of).unwrap_or_default();
+        self.layouts = ALL.iter().map(|spec| Arc::new(Layout::with_kernel_names(spec.metrics, &names))).collect();
         let asked: Vec<&str> = running(&self.states).collect();
         let entries = map_memory::entries(self.cpus, self.slots, |spec, part| {
             asked.contains(&spec.name)
@@ -228,6 +229,7 @@ impl Loader<'_> {
             group.iter().find_map(|wish| answers.lack(wish.of).map(|lack| format!("{lack}: {}", wish.without)))
         });
         lacks.extend(wishes);
+        lacks.extend(spec.metrics.iter().filter_map(|metric| unnamed(metric, answers)));
         let running: Vec<&str> = self.collectors.iter().map(|attached| attached.collector.spec().name).collect();
         let mut start = Start {
             object,
@@ -235,6 +237,7 @@ impl Loader<'_> {
             hierarchies: self.hierarchies,
             cpus: self.cpus,
             slots: self.slots,
+            layout: self.layouts.get(section).cloned().unwrap_or_default(),
             answers,
             attached: &attached,
             running: &running,
@@ -286,6 +289,17 @@ fn lack(part: &Part, answers: &Answers) -> Option<String> {
     part.programs
         .iter()
         .find_map(|program| answers.refusal(program.name).map(str::to_owned).or_else(|| program.hook.lack(answers)))
+}
+
+/// Why this kernel does not name all labels of a metric, in words.
+fn unnamed(metric: &Metric, answers: &Answers) -> Option<String> {
+    metric.labels.iter().find_map(|label| match &label.values {
+        LabelValues::Fixed(_) => None,
+        LabelValues::Kernel(of) => {
+            let lack = labels::names(answers.btf(), of).err()?;
+            Some(format!("{lack}: {} is missing", metric.name))
+        }
+    })
 }
 
 /// Attaches all programs of a part, or none.

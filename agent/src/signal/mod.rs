@@ -12,5 +12,5 @@ pub mod shutdown;
 pub use entity::{Container, Entity, EntityKey, Naming, Subtree};
 pub use event::{Attribute, AttributeValue, Attributes, Event, EventKind, Severity};
 pub use histogram::Histogram;
-pub use metric::{Aggregation, InfoMetric, Kind, Label, LabelValues, Metric, Split, Unit};
+pub use metric::{Aggregation, InfoMetric, KernelEnum, Kind, Label, LabelValues, Metric, Split, Unit};
 pub use row::{Column, Layout, Row};

@@ -1,7 +1,7 @@
 //! What the collector `cpu` is made of, and how it starts. It reads files alone, but learns of cgroups and of their last
 //! figures through `lifecycle`.
 
-use std::error::Error;
+use std::{error::Error, sync::Arc};
 
 use podlens_common::event::CPU_LAST_WORDS;
 
@@ -38,7 +38,7 @@ fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
         lacks.push(format!("removals of cgroups are not reported: {NO_LAST_FIGURES}"));
     }
     let files = start.files().map_err(|cause| format!("cannot start the reader of cgroups' files: {cause}"))?;
-    Ok(Started { lacks, ..Started::whole(Cpu::new(start.hierarchies.clone(), files)) })
+    Ok(Started { lacks, ..Started::whole(Cpu::new(Arc::clone(&start.layout), start.hierarchies.clone(), files)) })
 }
 
 /// What the controllers of this node leave untold, in words.

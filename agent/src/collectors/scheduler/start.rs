@@ -1,6 +1,6 @@
 //! What the collector `scheduler` is made of, and how it starts.
 
-use std::error::Error;
+use std::{error::Error, sync::Arc};
 
 use podlens_common::scheduler::{Account, Now, SlotTotals, culprits::Culprits};
 
@@ -92,5 +92,5 @@ fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
         cpu_count: start.cpus,
         slot_count: start.slots,
     };
-    Ok(Started::whole(Scheduler::new(maps, offers)))
+    Ok(Started::whole(Scheduler::new(Arc::clone(&start.layout), maps, offers)))
 }

@@ -1,6 +1,6 @@
 //! What the collector `tasks` is made of, and how it starts.
 
-use std::error::Error;
+use std::{error::Error, sync::Arc};
 
 use podlens_common::tasks::{TaskRecord, TaskWalk};
 
@@ -64,5 +64,5 @@ fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
     } else {
         None
     };
-    Ok(Started::whole(Tasks::new(processes, walk)))
+    Ok(Started::whole(Tasks::new(Arc::clone(&start.layout), processes, walk)))
 }
