@@ -4,6 +4,7 @@
 //! `podlens check`, the documentation and the ledger's sections derive from it.
 
 pub mod cpu;
+mod distribution;
 pub mod lifecycle;
 pub mod map_memory;
 pub mod scheduler;
@@ -12,7 +13,7 @@ pub mod tasks;
 
 use podlens_common::cgroup::{CgroupKey, Slot};
 
-pub use self::spec::Spec;
+pub use self::{distribution::distribution, spec::Spec};
 use crate::{
     kernel::events::{Malformed, Record},
     signal::{Metric, Row, Subtree},

@@ -21,9 +21,9 @@ pub use self::start::{SPEC, SchedulerMaps};
 use self::{
     clock::RunQueueClock,
     culprits::{Caused, Seen},
-    totals::{Totals, distribution},
+    totals::Totals,
 };
-use super::{Collector, Readings, SlotsInUse, Spec, Sweep};
+use super::{Collector, Readings, SlotsInUse, Spec, Sweep, distribution};
 use crate::signal::{Layout, Row};
 
 /// Times that an entry is read anew if a program writes it at that moment; the programs take well below 1 us.
