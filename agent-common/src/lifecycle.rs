@@ -2,6 +2,11 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use crate::event;
+
+/// The first process of a PID namespace below the host's has ended: [`InitEnd`].
+pub const INIT_ENDED: u32 = event::kind("lifecycle.init_ended");
+
 /// How the first process of a PID namespace ended.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]

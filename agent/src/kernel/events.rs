@@ -39,7 +39,7 @@ pub enum Malformed {
 /// One event, its record still undecoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// Which event it is, as in `podlens_common::event`.
+    /// Which event it is: `podlens_common::event::kind`.
     pub kind: u32,
     /// The cgroup that it is about.
     pub key: CgroupKey,
@@ -141,8 +141,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use podlens_common::{
-        cpu::Bandwidth,
-        event::{CGROUP_BORN, CPU_LAST_WORDS},
+        cpu::{Bandwidth, LAST_WORDS},
+        event::CGROUP_BORN,
     };
 
     use super::*;
@@ -171,7 +171,7 @@ mod tests {
         let born = Record::decode(&event(CGROUP_BORN, 4, b"/a/b")).unwrap();
         assert_eq!((born.kind, born.key, born.at_ns), (CGROUP_BORN, 42, 7));
         assert_eq!(born.path().as_deref(), Ok("/a/b"));
-        let last = Record::decode(&event(CPU_LAST_WORDS, 24, &quota())).unwrap();
+        let last = Record::decode(&event(LAST_WORDS, 24, &quota())).unwrap();
         assert_eq!(last.body::<Bandwidth>(), Ok(QUOTA));
     }
 
@@ -187,8 +187,8 @@ mod tests {
     #[test]
     fn a_record_of_another_size_than_its_kind_has_is_refused() {
         for bytes in [0, 23, 25] {
-            let event = Record::decode(&event(CPU_LAST_WORDS, bytes, &vec![0; bytes])).unwrap();
-            assert_eq!(event.body::<Bandwidth>(), Err(Malformed::Size { kind: CPU_LAST_WORDS, bytes: 24 + bytes }));
+            let event = Record::decode(&event(LAST_WORDS, bytes, &vec![0; bytes])).unwrap();
+            assert_eq!(event.body::<Bandwidth>(), Err(Malformed::Size { kind: LAST_WORDS, bytes: 24 + bytes }));
         }
         for bytes in [0, PATH_BYTES + 1] {
             let event = Record::decode(&event(CGROUP_BORN, bytes, &vec![b'a'; bytes])).unwrap();

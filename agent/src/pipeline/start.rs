@@ -1,6 +1,7 @@
 //! Starting the pipeline: what the node offers decides which collectors run.
 
 use std::{
+    collections::HashMap,
     path::Path,
     sync::{Arc, Mutex},
     time::{Instant, SystemTime},
@@ -17,9 +18,9 @@ use super::{
 use crate::{
     attribution::{cgroups::Cgroups, kubernetes::Names},
     collectors::{
-        ALL, Spec, State,
+        ALL, Spec, State, lifecycle,
         map_memory::{self, Demand, MemoryError, Plan},
-        spec::{Part, Start},
+        spec::{Kind, Part, Program, Start},
     },
     config::Config,
     kernel::{
@@ -78,6 +79,7 @@ impl Pipeline {
             tells_events,
             states,
             layouts: ALL.iter().map(|spec| Arc::new(Layout::new(spec.metrics))).collect(),
+            last_words: HashMap::new(),
             collectors: Vec::new(),
             events: None,
             files: None,
@@ -108,7 +110,7 @@ impl Pipeline {
             kernel,
             collectors,
             ledger: Ledger::new(definitions, config.linger),
-            unknown: std::collections::HashMap::new(),
+            unknown: HashMap::new(),
             scanned: now,
             lost_events: 0,
             sweep: std::time::Duration::ZERO,
@@ -144,6 +146,8 @@ struct Loader<'a> {
     states: Vec<(&'static str, State)>,
     /// How each collector's rows are laid out, likewise.
     layouts: Vec<Arc<Layout>>,
+    /// What came of the parts that tell last words, by collector and part, until the collector is started.
+    last_words: HashMap<(usize, usize), Result<(), String>>,
     collectors: Vec<Attached>,
     events: Option<Events>,
     files: Option<FileReader>,
@@ -175,13 +179,14 @@ impl Loader<'_> {
         let asked: Vec<&str> = running(&self.states).collect();
         let entries = map_memory::entries(self.cpus, self.slots, |spec, part| {
             asked.contains(&spec.name)
-                && (self.tells_events || !part.for_events)
+                && part.is_wanted(self.tells_events)
                 && lack_of(spec, &answers).is_none()
                 && lack(part, &answers).is_none()
         });
         let failed = |cause: ObjectError| State::Failed(refusal::told(&cause));
         let mut object = Object::load(&answers, entries.into_iter()).map_err(failed)?;
         let slots = SlotMaps::new(&mut object, self.slots).map_err(failed)?;
+        self.last_words = self.attach_last_words(&asked, &answers, &mut object);
         for (section, spec) in ALL.iter().enumerate() {
             let is_asked = asked.contains(&spec.name);
             if let (true, Err(why)) = (is_asked, self.start(section, spec, &answers, &mut object)) {
@@ -190,6 +195,29 @@ impl Loader<'_> {
         }
         object.seal();
         Ok(Kernel { slots, events: self.events.take(), stuck: 0, _object: object })
+    }
+
+    /// Attaches what tells last words of a cgroup, before `lifecycle` is started: the kernel calls the programs on one hook in
+    /// the order in which they were attached, so last words are in the ring before the removal. Gives what came of it, by
+    /// collector and part.
+    fn attach_last_words(
+        &self,
+        asked: &[&str],
+        answers: &Answers,
+        object: &mut Object,
+    ) -> HashMap<(usize, usize), Result<(), String>> {
+        let others = |spec: &&Spec| asked.contains(&spec.name) && spec.name != lifecycle::SPEC.name;
+        let mut done = HashMap::new();
+        for (section, spec) in
+            ALL.iter().enumerate().filter(|(_, spec)| others(spec) && lack_of(spec, answers).is_none())
+        {
+            for (at, part) in spec.parts.iter().enumerate() {
+                if part.tells_last_words() && part.is_wanted(self.tells_events) {
+                    done.insert((section, at), attach_if_possible(object, part, answers));
+                }
+            }
+        }
+        done
     }
 
     /// Attaches a collector's programs and starts it.
@@ -208,21 +236,19 @@ impl Loader<'_> {
             return Err(State::Unsupported(told(lack)));
         }
         let (mut attached, mut lacks) = (Vec::new(), Vec::new());
-        for part in spec.parts.iter().filter(|part| self.tells_events || !part.for_events) {
-            let refused = match lack(part, answers) {
-                Some(lack) => Err(lack),
-                None => attach(object, part).map_err(|cause| refusal::told(&cause)),
-            };
-            match (refused, part.without) {
+        let tells_events = self.tells_events;
+        for (at, part) in spec.parts.iter().enumerate().filter(|(_, part)| part.is_wanted(tells_events)) {
+            let done = self.last_words.remove(&(section, at));
+            match (done.unwrap_or_else(|| attach_if_possible(object, part, answers)), part.without) {
                 (Ok(()), _) => attached.extend(part.programs.iter().map(|program| program.name)),
                 (Err(why), Some(without)) => lacks.push(format!("{why}: {without}")),
                 (Err(why), None) => {
-                    detach(object, &attached);
+                    detach(object, spec.programs());
                     return Err(State::Failed(told(why)));
                 }
             }
         }
-        if attached.is_empty() && !spec.parts.is_empty() {
+        if attached.is_empty() && spec.kind == Kind::Programs {
             return Err(State::Unsupported(told(lacks.join("; "))));
         }
         let wishes = spec.wishes.iter().filter_map(|group| {
@@ -245,7 +271,7 @@ impl Loader<'_> {
         let started = match (spec.start)(&mut start) {
             Ok(started) => started,
             Err(cause) => {
-                detach(object, &attached);
+                detach(object, spec.programs());
                 return Err(State::Failed(told(refusal::told(&*cause))));
             }
         };
@@ -304,19 +330,26 @@ fn unnamed(metric: &Metric, answers: &Answers) -> Option<String> {
 
 /// Attaches all programs of a part, or none.
 fn attach(object: &mut Object, part: &Part) -> Result<(), ObjectError> {
-    let mut attached = Vec::new();
     for program in part.programs {
         if let Err(cause) = object.attach(program.name, program.hook) {
-            detach(object, &attached);
+            detach(object, part.programs);
             return Err(cause);
         }
-        attached.push(program.name);
     }
     Ok(())
 }
 
-fn detach(object: &mut Object, programs: &[&str]) {
+/// The same, or why not, in words.
+fn attach_if_possible(object: &mut Object, part: &Part, answers: &Answers) -> Result<(), String> {
+    match lack(part, answers) {
+        Some(lack) => Err(lack),
+        None => attach(object, part).map_err(|cause| refusal::told(&cause)),
+    }
+}
+
+/// Takes those of these programs that are attached out of the kernel.
+fn detach(object: &mut Object, programs: impl IntoIterator<Item = &'static Program>) {
     for program in programs {
-        object.detach(program);
+        object.detach(program.name);
     }
 }

@@ -15,7 +15,7 @@ use podlens_common::{cgroup::CgroupKey, cpu::Bandwidth};
 
 use self::files::{CpuFiles, Figures};
 pub use self::start::SPEC;
-use super::{Collector, EntityCgroup, Readings, Spec, Sweep};
+use super::{Collector, EntityCgroup, Noticed, Readings, Spec, Sweep};
 use crate::{
     kernel::{
         cgroupfs::{
@@ -92,12 +92,12 @@ impl Collector for Cpu {
         }
     }
 
-    fn event(&mut self, record: &Record) -> Result<(), Malformed> {
+    fn event(&mut self, record: &Record) -> Result<Option<Noticed>, Malformed> {
         let last_words = record.body()?;
         if let Some(watched) = self.watched.get_mut(&record.key) {
             watched.last_words = Some(last_words);
         }
-        Ok(())
+        Ok(None)
     }
 
     fn removed(&mut self, key: CgroupKey) -> Option<Row> {

@@ -20,15 +20,19 @@ pub static SPEC: Spec = Spec {
         Part {
             without: Some("migrations and the part of a wait before one are missing"),
             for_events: false,
-            programs: &[Program::on_tracepoint("sched_migrate", "sched_migrate_task", 1)],
+            programs: &[Program::on_tracepoint("sched_migrate", "sched_migrate_task", &["task_struct"])],
             maps: &[],
         },
         Part {
             without: None,
             for_events: false,
             programs: &[
-                Program::on_tracepoint("cgroup_attach", "cgroup_attach_task", 4),
-                Program::on_tracepoint("sched_switch", "sched_switch", 3),
+                Program::on_tracepoint(
+                    "cgroup_attach",
+                    "cgroup_attach_task",
+                    &["cgroup", "char", "task_struct", "_Bool"],
+                ),
+                Program::on_tracepoint("sched_switch", "sched_switch", &["_Bool", "task_struct", "task_struct"]),
             ],
             maps: &[
                 Map::per_cpu_and_slot("ACCOUNTS"),

@@ -21,8 +21,8 @@ pub static SPEC: Spec = Spec {
             without: Some("counts of processes are missing"),
             for_events: false,
             programs: &[
-                Program::on_tracepoint("process_fork", "sched_process_fork", 2),
-                Program::on_tracepoint("process_exit", "sched_process_exit", 1),
+                Program::on_tracepoint("process_fork", "sched_process_fork", &["task_struct", "task_struct"]),
+                Program::on_tracepoint("process_exit", "sched_process_exit", &["task_struct"]),
             ],
             maps: &[Map::per_slot("PROCESSES", 1), Map::fixed("ENDED")],
         },
