@@ -55,6 +55,7 @@ pub static SPEC: Spec = Spec {
         "no_cgroup",
         "slot_stuck",
         "malformed_event",
+        "end_unknown",
     ],
     start,
 };
