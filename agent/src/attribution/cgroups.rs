@@ -11,9 +11,10 @@ use std::{
 use foldhash::fast::RandomState;
 use podlens_common::cgroup::CgroupKey;
 
-use super::entity::{entity, subtree};
+use super::entity::{folded, subtree};
 use crate::{
     collectors::{Subtree, lifecycle::Event},
+    config::Units,
     kernel::hierarchy::Hierarchies,
     signal::{Entity, EntityKey},
 };
@@ -42,14 +43,15 @@ pub struct Cgroup {
 #[derive(Debug)]
 pub struct Cgroups {
     hierarchies: Hierarchies,
+    units: Units,
     known: HashMap<CgroupKey, Cgroup, RandomState>,
 }
 
 impl Cgroups {
     /// The cgroups that exist now. The events that follow must already be recorded.
     #[must_use]
-    pub fn scan(hierarchies: Hierarchies) -> Self {
-        let mut cgroups = Self { hierarchies, known: HashMap::default() };
+    pub fn scan(hierarchies: Hierarchies, units: Units) -> Self {
+        let mut cgroups = Self { hierarchies, units, known: HashMap::default() };
         for event in cgroups.rescan() {
             cgroups.apply(event, Instant::now());
         }
@@ -125,7 +127,7 @@ impl Cgroups {
     }
 
     fn insert(&mut self, key: CgroupKey, path: String) {
-        let (entity, top) = (EntityKey::from(entity(&path)), subtree(&path));
+        let (entity, top) = (EntityKey::from(folded(&path, self.units)), subtree(&path));
         let culprit = entity.as_culprit();
         self.known.insert(key, Cgroup { path, entity, culprit, top, since: SystemTime::now(), removed: None });
     }

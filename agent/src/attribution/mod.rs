@@ -3,5 +3,5 @@
 pub mod cgroups;
 pub mod entity;
 pub mod kubernetes;
-
 pub mod path;
+pub mod unit_name;

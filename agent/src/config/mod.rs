@@ -40,11 +40,23 @@ pub struct Config {
     pub slots: u32,
     pub cgroup_root: PathBuf,
     pub linger: Duration,
+    pub units: Units,
     /// Every known collector, and whether it is to run.
     pub collectors: BTreeMap<String, bool>,
     pub log: Log,
     pub otlp: Otlp,
     pub kubernetes: Kubernetes,
+}
+
+/// How finely what is in no pod is told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Units {
+    /// Each unit, container outside pods and plain cgroup has series of its own.
+    Each,
+    /// They count under their topmost slice or directory.
+    Slice,
+    /// All of them are one.
+    Off,
 }
 
 /// What the agent logs.
@@ -158,6 +170,7 @@ impl Config {
             max_age: Duration::from_secs(1),
             slots: 1024,
             cgroup_root: PathBuf::from("/sys/fs/cgroup"),
+            units: Units::Each,
             linger: Duration::from_mins(5),
             collectors: collectors.iter().map(|&name| (name.to_owned(), true)).collect(),
             log: Log { level: LogLevel::Info, format: LogFormat::Text },

@@ -53,7 +53,7 @@ impl Pipeline {
         let mut collectors = Vec::new();
         let kernel = states.attach(&hierarchies, cpus, config.slots, &mut collectors);
         // After the events are being recorded, so that nothing is born between.
-        let cgroups = Cgroups::scan(hierarchies);
+        let cgroups = Cgroups::scan(hierarchies, config.units);
         for (key, cgroup) in cgroups.iter() {
             announce(&mut collectors, key, cgroup);
         }
