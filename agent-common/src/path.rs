@@ -46,6 +46,25 @@ pub trait Name {
     /// The byte at an index; any byte where the name has none.
     fn byte(&self, index: usize) -> u8;
 
+    /// The byte so far behind another. Apart from [`Self::byte`] for a kernel program, whose verifier wants to see a
+    /// loop's own number count.
+    #[inline(always)]
+    fn byte_behind(&self, from: usize, index: usize) -> u8 {
+        self.byte(from + index)
+    }
+
+    /// Whether all bytes from `from` to before `to` are of a class. As [`last_colon`].
+    #[inline(always)]
+    fn all(&self, from: usize, to: usize, class: u32) -> bool {
+        all(self, from, to, class)
+    }
+
+    /// [`is_pod`]. As [`last_colon`].
+    #[inline(always)]
+    fn is_pod(&self, end: usize) -> bool {
+        is_pod(self, end)
+    }
+
     /// [`last_colon`]. A kernel program goes through a function that the verifier proves once.
     #[inline(always)]
     fn last_colon(&self, end: usize) -> usize {
@@ -120,20 +139,24 @@ macro_rules! is {
     };
 }
 
-/// What a cgroup is by its name alone.
+/// What a cgroup is by its name alone. No directory can have a longer name than [`NAME_BYTES`].
+#[must_use]
+pub fn kind(name: &str) -> u32 {
+    if name.len() > NAME_BYTES { OTHER } else { denoted(&name) }
+}
+
+/// The same for a name of at most [`NAME_BYTES`]. Its length is not compared with that: the compiler would take the
+/// bounds out of the loops, which the verifier has to see.
 #[inline(always)]
 #[must_use]
 pub fn denoted<N: Name + ?Sized>(name: &N) -> u32 {
     let bytes = name.bytes();
-    if bytes > NAME_BYTES {
-        return OTHER;
-    }
-    if bytes > 3 && spells!(name, 0, b"pod") && all(name, 3, bytes, is_in_directory_uid) {
+    if bytes > 3 && spells!(name, 0, b"pod") && name.all(3, bytes, DIRECTORY_UID) {
         return POD_DIRECTORY;
     }
     let is_scope = ends!(name, b".scope");
     let end = if is_scope { bytes - 6 } else { bytes };
-    if end >= 64 && all(name, end - 64, end, is_hexadecimal) {
+    if end >= 64 && name.all(end - 64, end, HEXADECIMAL) {
         if bytes == 64 {
             return BARE_ID;
         }
@@ -148,10 +171,10 @@ pub fn denoted<N: Name + ?Sized>(name: &N) -> u32 {
         return STANDALONE;
     }
     if ends!(name, b".slice") {
-        return if is_pod(name, bytes - 6) { POD_SLICE } else { SLICE };
+        return if name.is_pod(bytes - 6) { POD_SLICE } else { SLICE };
     }
     if ends!(name, b".service") {
-        let is_manager = bytes > 13 && spells!(name, 0, b"user@") && all(name, 5, bytes - 8, is_digit);
+        let is_manager = bytes > 13 && spells!(name, 0, b"user@") && name.all(5, bytes - 8, DIGITS);
         return if is_manager { MANAGER } else { UNIT };
     }
     if is_scope || ends!(name, b".socket") || ends!(name, b".mount") || ends!(name, b".swap") {
@@ -170,28 +193,28 @@ pub fn denoted<N: Name + ?Sized>(name: &N) -> u32 {
 #[inline(always)]
 #[must_use]
 pub fn last_colon<N: Name + ?Sized>(name: &N, end: usize) -> usize {
-    let mut back = 1;
-    while back <= NAME_BYTES && back <= end {
-        if name.byte(end - back) == b':' {
-            return end - back + 1;
+    let (mut index, mut found) = (0, 0);
+    while index < NAME_BYTES && index < end {
+        if name.byte(index) == b':' {
+            found = index + 1;
         }
-        back += 1;
+        index += 1;
     }
-    0
+    found
 }
 
 /// The end of the last `-pod` before `end`; 0 for none.
 #[inline(always)]
 #[must_use]
 pub fn last_pod<N: Name + ?Sized>(name: &N, end: usize) -> usize {
-    let mut back = 4;
-    while back <= NAME_BYTES && back <= end {
-        if spells!(name, end - back, b"-pod") {
-            return end - back + 4;
+    let (mut index, mut found) = (0, 0);
+    while index < NAME_BYTES && index + 4 <= end {
+        if spells!(name, index, b"-pod") {
+            found = index + 4;
         }
-        back += 1;
+        index += 1;
     }
-    0
+    found
 }
 
 /// A name that ends with `:ID` at `colon`: `SLICE:PREFIX:ID`.
@@ -202,7 +225,7 @@ fn mixed<N: Name + ?Sized>(name: &N, colon: usize) -> u32 {
     if prefix < 8 || !spells!(name, prefix - 7, b".slice") {
         return OTHER;
     }
-    if is_pod(name, prefix - 7) {
+    if name.is_pod(prefix - 7) {
         POD_CONTAINER
     } else if colon > prefix && is_engine(name, prefix, colon - prefix) {
         STANDALONE
@@ -215,9 +238,10 @@ fn mixed<N: Name + ?Sized>(name: &N, colon: usize) -> u32 {
 /// for the kubelet puts before it. In a slice's name a dash means a level, so the kubelet writes the uid's dashes as
 /// underscores.
 #[inline(always)]
-fn is_pod<N: Name + ?Sized>(name: &N, end: usize) -> bool {
+#[must_use]
+pub fn is_pod<N: Name + ?Sized>(name: &N, end: usize) -> bool {
     let uid = name.last_pod(end);
-    if uid < 12 || uid >= end || !all(name, uid, end, is_in_slice_uid) {
+    if uid < 12 || uid >= end || !name.all(uid, end, SLICE_UID) {
         return false;
     }
     let head = uid - 4;
@@ -248,19 +272,26 @@ fn is_engine<N: Name + ?Sized>(name: &N, at: usize, bytes: usize) -> bool {
 #[inline(always)]
 fn is_ecs_container<N: Name + ?Sized>(name: &N) -> bool {
     let bytes = name.bytes();
-    bytes >= 41
-        && bytes <= 43
-        && name.byte(32) == b'-'
-        && all(name, 0, 32, is_hexadecimal)
-        && all(name, 33, bytes, is_digit)
+    bytes >= 41 && bytes <= 43 && name.byte(32) == b'-' && name.all(0, 32, HEXADECIMAL) && name.all(33, bytes, DIGITS)
 }
 
-/// Whether all bytes from `from` to before `to` are of a kind.
+/// Decimal digits.
+pub const DIGITS: u32 = 1;
+/// Digits as ids have them.
+pub const HEXADECIMAL: u32 = 2;
+/// What a uid in a directory's name is made of.
+pub const DIRECTORY_UID: u32 = 4;
+/// What a uid in a slice's name is made of.
+pub const SLICE_UID: u32 = 8;
+
+/// Whether all bytes from `from` to before `to` are of a class.
 #[inline(always)]
-fn all<N: Name + ?Sized>(name: &N, from: usize, to: usize, is_one: impl Fn(u8) -> bool) -> bool {
+#[must_use]
+pub fn all<N: Name + ?Sized>(name: &N, from: usize, to: usize, class: u32) -> bool {
+    let bytes = to.wrapping_sub(from);
     let mut index = 0;
-    while index < NAME_BYTES && from + index < to {
-        if !is_one(name.byte(from + index)) {
+    while index < NAME_BYTES && index < bytes {
+        if classes(name.byte_behind(from, index)) & class == 0 {
             return false;
         }
         index += 1;
@@ -268,29 +299,22 @@ fn all<N: Name + ?Sized>(name: &N, from: usize, to: usize, is_one: impl Fn(u8) -
     true
 }
 
+/// The classes of a byte, each one bit.
 #[inline(always)]
-fn is_digit(byte: u8) -> bool {
-    byte.wrapping_sub(b'0') < 10
-}
-
-#[inline(always)]
-fn is_letter(byte: u8) -> bool {
-    (byte | 0x20).wrapping_sub(b'a') < 26
-}
-
-#[inline(always)]
-fn is_hexadecimal(byte: u8) -> bool {
-    is_digit(byte) || byte.wrapping_sub(b'a') < 6
-}
-
-#[inline(always)]
-fn is_in_directory_uid(byte: u8) -> bool {
-    is_digit(byte) || is_letter(byte) || byte == b'-'
-}
-
-#[inline(always)]
-fn is_in_slice_uid(byte: u8) -> bool {
-    is_digit(byte) || is_letter(byte) || byte == b'_'
+fn classes(byte: u8) -> u32 {
+    if byte.wrapping_sub(b'0') < 10 {
+        DIGITS | HEXADECIMAL | DIRECTORY_UID | SLICE_UID
+    } else if byte.wrapping_sub(b'a') < 6 {
+        HEXADECIMAL | DIRECTORY_UID | SLICE_UID
+    } else if (byte | 0x20).wrapping_sub(b'a') < 26 {
+        DIRECTORY_UID | SLICE_UID
+    } else if byte == b'-' {
+        DIRECTORY_UID
+    } else if byte == b'_' {
+        SLICE_UID
+    } else {
+        0
+    }
 }
 
 /// The way from a cgroup up to the root, without the root itself.

@@ -17,7 +17,7 @@
 
 use std::sync::Arc;
 
-use podlens_common::path::{CLASS, MANAGER, OTHER, PODMAN_PARENT, PODS, SLICE, denoted};
+use podlens_common::path::{CLASS, MANAGER, OTHER, PODMAN_PARENT, PODS, SLICE, kind};
 
 use super::{
     path::{CgroupKind, Runtime, parse, segments},
@@ -62,7 +62,7 @@ pub fn folded(path: &str, units: Units) -> Entity {
     match units {
         Units::Each => entity,
         Units::Off => Entity::unit(ALL_UNITS),
-        Units::Slice => match denoted(&topmost) {
+        Units::Slice => match kind(topmost) {
             SLICE => Entity::unit(&unit_name::common(topmost)),
             OTHER | PODS | CLASS | PODMAN_PARENT => Entity::Unit(format!("/{topmost}").into()),
             _ => entity,
@@ -76,7 +76,7 @@ pub fn folded(path: &str, units: Units) -> Entity {
 pub fn subtree(path: &str) -> Option<Subtree> {
     let subtree = match parse(path) {
         CgroupKind::Root => return None,
-        CgroupKind::Unit { name, .. } if matches!(denoted(&name), SLICE | MANAGER) => return None,
+        CgroupKind::Unit { name, .. } if matches!(kind(name), SLICE | MANAGER) => return None,
         CgroupKind::Container { .. } | CgroupKind::StandaloneContainer { .. } | CgroupKind::Unit { .. } => Subtree::Own,
         // Each plain cgroup below it is an entity of its own.
         CgroupKind::Pod { .. } | CgroupKind::Plain(_) => Subtree::Shared,

@@ -17,7 +17,7 @@ use std::borrow::Cow;
 
 use podlens_common::path::{
     BARE_ID, CLASS, CONTAINER, MANAGER, POD_CONTAINER, POD_DIRECTORY, POD_SLICE, PODMAN_PARENT, PODS, SLICE,
-    STANDALONE, UNIT, denoted,
+    STANDALONE, UNIT,
 };
 
 /// What a cgroup is, by its path.
@@ -151,7 +151,7 @@ pub fn read(path: &str) -> Reading<'_> {
     let mut reading = Reading { kind: CgroupKind::Root, group_at: 0, container_at: 0 };
     let (mut grandparent, mut parent) = (Segment::ROOT, Segment::ROOT);
     for (number, text) in (1..).zip(segments(path)) {
-        let segment = Segment { number, text, kind: denoted(&text) };
+        let segment = Segment { number, text, kind: podlens_common::path::kind(text) };
         reading = match pod_part(grandparent, parent, segment) {
             Some(kind) => Reading { kind, group_at: number, container_at: number },
             None => descend(reading, path, parent, segment),

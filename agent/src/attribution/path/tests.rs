@@ -3,7 +3,7 @@
 
 use proptest::prelude::{Strategy, any, prop_assert, prop_assert_eq, prop_assume, prop_oneof, proptest};
 
-use podlens_common::path::{Lineage, NAME_BYTES, denoted};
+use podlens_common::path::{Lineage, NAME_BYTES, kind};
 
 use super::{CgroupKind, Qos, Runtime, parse, read, segments};
 
@@ -337,7 +337,7 @@ fn up(path: &str) -> (u64, u64) {
     let names: Vec<&str> = segments(path).collect();
     let mut lineage = Lineage::START;
     for (index, name) in names.iter().enumerate().rev() {
-        if lineage.meet(denoted(name), index as u64 + 1) {
+        if lineage.meet(kind(name), index as u64 + 1) {
             break;
         }
     }
@@ -435,7 +435,7 @@ proptest! {
 
     #[test]
     fn a_name_that_is_too_long_for_a_directory_denotes_nothing(more in NAME_BYTES..600) {
-        prop_assert_eq!(denoted(&&*format!("{}.service", "x".repeat(more))), podlens_common::path::OTHER);
+        prop_assert_eq!(kind(&format!("{}.service", "x".repeat(more))), podlens_common::path::OTHER);
     }
 
     #[test]
