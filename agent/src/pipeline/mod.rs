@@ -4,6 +4,7 @@
 //! Exporters ask for a snapshot; whoever asks while one is made waits for that one. Between asks the pipeline
 //! follows births and removals and frees the slots of cgroups that are gone.
 
+mod facts;
 mod health;
 mod kernel;
 mod reading;
@@ -195,7 +196,7 @@ impl Inner {
         self.read_cgroups(&held, began);
         self.ledger.finish(began, &names);
         let mut snapshot = self.ledger.snapshot(SystemTime::now(), node, &names);
-        names.describe(&mut snapshot);
+        facts::describe(&names, &mut snapshot);
         self.sweep = began.elapsed();
         snapshot
     }

@@ -12,17 +12,16 @@
 //! | pacer.rs | how often something is looked for, pure |
 //! | pod.rs, event.rs, workload.rs, quantity.rs | from JSON to what names need, pure |
 //! | table.rs | what is known, pure |
-//! | describe.rs | facts about entities for a snapshot, pure |
+//!
+//! It answers names and [`Facts`] and knows no metric: whoever builds a snapshot makes samples of them.
 //!
 //! Without names values are exported under the pod's uid and the container's id: nothing waits, nothing is guessed.
 
 pub mod api;
 pub mod bundle;
 pub mod client;
-pub mod describe;
 pub mod event;
 pub mod kubelet;
-pub mod metrics;
 mod pacer;
 pub mod pod;
 mod quantity;
@@ -40,15 +39,13 @@ use std::{
 };
 
 use tokio::sync::Notify;
+use tracing::warn;
 
 use self::{
-    pod::Pod,
+    pod::{Pod, Resources},
     table::{ContainerFacts, Table, Unknown},
 };
-use crate::{
-    registry::Snapshot,
-    signal::{Entity, Naming},
-};
+use crate::signal::{Container, Entity, Naming};
 
 /// Names are kept so much longer than the last value that may need them.
 const MARGIN: Duration = Duration::from_mins(1);
@@ -71,6 +68,7 @@ pub struct Names {
 struct Counts {
     requests: HashMap<(&'static str, &'static str, &'static str), u64>,
     synced: Option<bool>,
+    odd: u64,
 }
 
 /// What names tell about themselves.
@@ -86,6 +84,8 @@ pub struct NamesHealth {
     pub dropped: u64,
     /// Answers that contradicted earlier ones.
     pub conflicts: u64,
+    /// Objects in answers that are no pods and were left out.
+    pub odd: u64,
 }
 
 impl Names {
@@ -162,7 +162,7 @@ impl Names {
         let mut requests: Vec<_> =
             counts.requests.iter().map(|((source, verb, result), count)| (*source, *verb, *result, *count)).collect();
         requests.sort_unstable();
-        let synced = counts.synced;
+        let (synced, odd) = (counts.synced, counts.odd);
         drop(counts);
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         NamesHealth {
@@ -171,12 +171,26 @@ impl Names {
             synced,
             dropped: table.dropped(),
             conflicts: table.conflicts(),
+            odd,
         }
     }
 
     /// A request was made.
     fn count(&self, source: &'static str, verb: &'static str, result: &'static str) {
         *self.counts().requests.entry((source, verb, result)).or_default() += 1;
+    }
+
+    /// These objects in an answer are no pods. The log tells of the first one.
+    fn leave_out(&self, odd: &[String]) {
+        let Some(first) = odd.first() else { return };
+        let mut counts = self.counts();
+        if counts.odd == 0 {
+            warn!(
+                object = first,
+                "an object in the list of pods is left out, and its containers keep their ids for names"
+            );
+        }
+        counts.odd += odd.len() as u64;
     }
 
     /// The source answers, or does not.
@@ -223,6 +237,13 @@ impl Names {
         !table.knows_id(&unknown.pod_uid, &unknown.container_id)
     }
 
+    /// Whether the source may yet tell this name though it has answered: it does not list the pod, or lists it
+    /// without all its ids.
+    fn may_come(&self, unknown: &Unknown) -> bool {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        table.may_learn(&unknown.pod_uid)
+    }
+
     fn wanted(&self) -> MutexGuard<'_, HashSet<Unknown>> {
         self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -240,10 +261,26 @@ pub struct View<'a> {
     active: bool,
 }
 
+/// What is known about a container beside its names.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts<'a> {
+    /// Its pod, if a source has the object.
+    pub pod: Option<&'a Pod>,
+    /// Its image, empty if not told; none for the pod's own cgroup.
+    pub image: Option<&'a Arc<str>>,
+    /// What it is guaranteed and allowed, if the pod's object lists it.
+    pub resources: Option<Resources>,
+}
+
 impl View<'_> {
-    /// Adds what is known about a snapshot's entities beside their names.
-    pub fn describe(&self, snapshot: &mut Snapshot) {
-        describe::describe(&self.table, snapshot);
+    /// What is known about the container, under its names or without.
+    #[must_use]
+    pub fn facts(&self, container: &Container) -> Facts<'_> {
+        Facts {
+            pod: self.table.pod(container),
+            image: self.table.image(container),
+            resources: self.table.container(container).map(|container| container.resources),
+        }
     }
 }
 

@@ -122,8 +122,25 @@ impl Table {
         entry.pod = Some(pod);
         if let Some(cgroup_uid) = &cgroup_uid {
             self.by_cgroup_uid.insert(Arc::clone(cgroup_uid), Arc::clone(&uid));
+            self.join(cgroup_uid, &uid, now);
         }
         self.settle_first(&cgroup_uid.unwrap_or(uid), now);
+    }
+
+    /// What annotations told of a static pod under the uid in its cgroup, before its mirror was known, is the mirror's.
+    fn join(&mut self, cgroup_uid: &str, uid: &str, now: Instant) {
+        if self.pods.get(cgroup_uid).is_none_or(|entry| entry.listed) {
+            return;
+        }
+        let Some(early) = self.pods.remove(cgroup_uid) else { return };
+        let Some(entry) = self.pods.get_mut(uid) else { return };
+        if (&early.namespace, &early.name) != (&entry.namespace, &entry.name) {
+            self.conflicts += 1;
+            return;
+        }
+        for (id, known) in early.containers {
+            entry.learn(&id, known.name.as_ref(), &known.image, now);
+        }
     }
 
     /// A cgroup of this entity was born, after all those of its pod that were told before.
@@ -183,11 +200,13 @@ impl Table {
                 None => Arc::clone(&container.container),
             }
         };
+        // A static pod's cgroup has another uid than the API server tells to everybody else.
+        let pod_uid = self.by_cgroup_uid.get(&container.pod_uid).unwrap_or(&container.pod_uid);
         Entity::Container(signal::Container {
             namespace: Arc::clone(&entry.namespace),
             pod: Arc::clone(&entry.name),
             container: label,
-            pod_uid: Arc::clone(&container.pod_uid),
+            pod_uid: Arc::clone(pod_uid),
             container_id: Arc::clone(&container.container_id),
         })
     }
@@ -204,6 +223,14 @@ impl Table {
     pub fn knows_id(&self, pod_uid: &str, container_id: &str) -> bool {
         self.of_cgroup(pod_uid)
             .is_some_and(|entry| container_id.is_empty() || entry.containers.contains_key(container_id))
+    }
+
+    /// Whether more may become known about the containers of this pod: no source has its object, or that lacks some of
+    /// its ids.
+    #[must_use]
+    pub fn may_learn(&self, pod_uid: &str) -> bool {
+        let pod = self.of_cgroup(pod_uid).and_then(|entry| entry.pod.as_ref());
+        pod.is_none_or(|pod| pod.containers.is_empty() || pod.containers.iter().any(|one| one.id.is_none()))
     }
 
     /// The pod of an entity, if a source has its object.
@@ -278,14 +305,14 @@ impl Table {
     }
 
     fn of_cgroup(&self, pod_uid: &str) -> Option<&Entry> {
-        self.pods.get(pod_uid).or_else(|| self.pods.get(self.by_cgroup_uid.get(pod_uid)?))
+        let of_mirror = self.by_cgroup_uid.get(pod_uid).and_then(|uid| self.pods.get(uid));
+        of_mirror.or_else(|| self.pods.get(pod_uid))
     }
 
     fn of_cgroup_mut(&mut self, pod_uid: &str) -> Option<&mut Entry> {
-        if self.pods.contains_key(pod_uid) {
-            return self.pods.get_mut(pod_uid);
-        }
-        self.pods.get_mut(self.by_cgroup_uid.get(pod_uid)?)
+        let of_mirror = self.by_cgroup_uid.get(pod_uid).filter(|uid| self.pods.contains_key(*uid));
+        let uid = of_mirror.map_or(pod_uid, |uid| &**uid);
+        self.pods.get_mut(uid)
     }
 
     /// The pod's entry, made if need be; none if it is known under other names.

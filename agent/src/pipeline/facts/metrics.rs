@@ -24,7 +24,7 @@ const fn resource(name: &'static str, otlp_name: &'static str, unit: Unit, help:
         help,
         label: None,
         source: "pod object",
-        must_equal: "spec.containers[].resources",
+        must_equal: "status.containerStatuses[].resources, else spec.containers[].resources; of a pod spec.resources",
     }
 }
 
