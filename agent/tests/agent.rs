@@ -265,6 +265,15 @@ fn twenty_scrapers_share_one_page_as_long_as_it_is_fresh() {
     assert!(bodies.len() as u64 <= allowed, "{} pages in {:?}", bodies.len(), start.elapsed());
 }
 
+/// Does something when it goes, also in a panic.
+struct OnDrop<F: Fn()>(F);
+
+impl<F: Fn()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
 /// What names an entity's series, whatever they tell.
 fn entity(sample: &common::Sample) -> [String; 4] {
     ["namespace", "pod", "container", "unit"].map(|name| sample.label(name).to_owned())
@@ -280,8 +289,12 @@ fn sums_by_entity(page: &Page, name: &str, include: impl Fn(&common::Sample) -> 
 
 #[track_caller]
 fn assert_sums_are_exact(page: &Page) {
-    let waits = sums_by_entity(page, "podlens_runqueue_latency_seconds_sum", |_| true);
+    let mut waits = sums_by_entity(page, "podlens_runqueue_latency_seconds_sum", |_| true);
     let causes = sums_by_entity(page, "podlens_cpu_wait_seconds_total", |_| true);
+    // Without any observation there is no histogram.
+    for entity in causes.keys() {
+        waits.entry(entity.clone()).or_insert(0);
+    }
     assert_eq!(causes, waits, "the sum over causes is the histogram's sum");
     let others = sums_by_entity(page, "podlens_cpu_wait_seconds_total", |sample| {
         ["neighbor", "system"].contains(&sample.label("cause"))
@@ -299,6 +312,8 @@ fn no_counter_decreases_and_all_sums_are_exact_while_cgroups_come_and_go() {
     let work = Work::Wake { times: 400, sleep: Duration::from_millis(1), spin: Duration::from_millis(1) };
     let mut pages = 0;
     thread::scope(|scope| {
+        // The workers end even if a check fails.
+        let _stop = OnDrop(|| over.store(true, Ordering::Release));
         for worker in 0..2_u32 {
             let over = &over;
             scope.spawn(move || {
@@ -324,17 +339,13 @@ fn no_counter_decreases_and_all_sums_are_exact_while_cgroups_come_and_go() {
             let now: BTreeMap<_, f64> = counters.map(|sample| (sample.series(), sample.value())).collect();
             for (series, value) in &now {
                 let before = last.get(series).copied().unwrap_or(0.0);
-                if *value < before {
-                    over.store(true, Ordering::Release);
-                    panic!("{series:?} fell from {before} to {value} on page {pages}");
-                }
+                assert!(*value >= before, "{series:?} fell from {before} to {value} on page {pages}");
             }
             last = now;
             pages += 1;
             caused_ns = caused_ns.max(page.sum_ns("podlens_cpu_wait_caused_seconds_total", &[]));
             thread::sleep(Duration::from_millis(150));
         }
-        over.store(true, Ordering::Release);
         assert!(caused_ns > 0, "the two loads on one CPU had to wait for each other");
     });
     assert!(pages > 20, "{pages} pages in 20 s are too few to tell");

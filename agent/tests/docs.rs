@@ -14,12 +14,12 @@ use std::{
 };
 
 use podlens::{
-    attribution::kubernetes::{metrics as names, source},
+    attribution::kubernetes::source,
     collectors::{ALL, CollectorSpec, State, switchable},
     config::{self, Config, NameSource},
     export::{otlp_client::OtlpCounters, prometheus::Format},
-    pipeline::Pipeline,
-    signal::{Container, Entity, InfoMetric, Kind, Metric, Unit},
+    pipeline::{Pipeline, facts},
+    signal::{Container, Entity, InfoMetric, Kind, Label, LabelValues, Metric, Unit},
     telemetry::SelfTelemetry,
     telemetry::pipeline::OwnMetrics,
 };
@@ -94,10 +94,10 @@ fn the_list_of_metrics_is_what_the_definitions_give() {
         push_collector(&mut text, spec);
     }
     text.push_str("\n## names\n\nWhat the source of names tells about a pod's containers while they live.\n");
-    push_info(&mut text, &names::POD_INFO, "`uid`, `workload`, `workload_type`, `qos`, `host_network`");
-    push_info(&mut text, &names::CONTAINER_INFO, "`container_id`, `image`");
-    for metric in [&names::CPU_REQUEST, &names::MEMORY_REQUEST, &names::MEMORY_LIMIT] {
-        push_metric(&mut text, metric, false);
+    push_info(&mut text, &facts::POD_INFO, "`uid`, `workload`, `workload_type`, `qos`, `host_network`");
+    push_info(&mut text, &facts::CONTAINER_INFO, "`container_id`, `image`");
+    for metric in [&facts::CPU_REQUEST, &facts::MEMORY_REQUEST, &facts::MEMORY_LIMIT] {
+        push_metric(&mut text, metric);
     }
     push_own(&mut text, &own_page());
     check("metrics.md", &text);
@@ -109,7 +109,7 @@ fn the_list_of_keys_is_what_the_configuration_takes() {
 }
 
 fn push_collector(text: &mut String, spec: &CollectorSpec) {
-    let CollectorSpec { name, about, metrics, split } = spec;
+    let CollectorSpec { name, about, metrics } = spec;
     let switch = if switchable().contains(name) {
         format!("`collectors.{name}: false` switches it off.")
     } else {
@@ -120,11 +120,11 @@ fn push_collector(text: &mut String, spec: &CollectorSpec) {
         text.push_str("\nIt has no metrics of its own.\n");
     }
     for metric in *metrics {
-        push_metric(text, metric, split.is_some_and(|split| std::ptr::eq(split.metric, *metric)));
+        push_metric(text, metric);
     }
 }
 
-fn push_metric(text: &mut String, metric: &Metric, names_culprits: bool) {
+fn push_metric(text: &mut String, metric: &Metric) {
     let Metric { name, otlp_name, help, source, must_equal, .. } = metric;
     let kind = match metric.kind {
         Kind::Counter => "counter",
@@ -137,15 +137,19 @@ fn push_metric(text: &mut String, metric: &Metric, names_culprits: bool) {
         Unit::Count(thing) => format!("1 ({thing})"),
         Unit::Cpus => "1 (cpu)".to_owned(),
     };
-    let labels = match metric.label {
-        _ if names_culprits => {
-            "`culprit_namespace` and `culprit_pod` for a pod, `culprit_unit` for anything else".to_owned()
-        }
-        Some(label) => {
-            let values: Vec<String> = label.values.iter().map(|value| format!("`{value}`")).collect();
+    let of_label = |label: &Label| match label.values {
+        LabelValues::Fixed(values) => {
+            let values: Vec<String> = values.iter().map(|value| format!("`{value}`")).collect();
             format!("`{}`: {}", label.name, values.join(", "))
         }
-        None => "none but the entity's".to_owned(),
+        LabelValues::Kernel(of) => format!("`{}`: as the running kernel names them, `enum {}`", label.name, of.name),
+    };
+    let labels = match metric.labels {
+        _ if metric.split.is_some() => {
+            "`culprit_namespace` and `culprit_pod` for a pod, `culprit_unit` for anything else".to_owned()
+        }
+        [] => "none but the entity's".to_owned(),
+        labels => labels.iter().map(of_label).collect::<Vec<_>>().join("; "),
     };
     let rows = [
         ("kind, unit", format!("{kind}, {unit}")),

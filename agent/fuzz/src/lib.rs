@@ -175,7 +175,7 @@ fn check_names(names: &Names, pod: &Pod, all: &[Pod]) {
             pod_uid: pod.uid.clone(),
             container_id: id.clone(),
         });
-        let Entity::Container(found) = names.view().name(&entity) else { panic!("{entity:?} became a unit") };
+        let Entity::Container(found) = names.name(&entity) else { panic!("{entity:?} became a unit") };
         assert_eq!((&found.pod_uid, &found.container_id), (&pod.uid, id), "identities stay");
         let same_pods = || all.iter().filter(|other| other.uid == pod.uid);
         assert!(

@@ -13,10 +13,10 @@ use podlens_common::cgroup::CgroupKey;
 
 use super::entity::{folded, subtree};
 use crate::{
-    collectors::{Subtree, lifecycle::Event},
+    collectors::lifecycle::Event,
     config::Units,
     kernel::hierarchy::Hierarchies,
-    signal::{Entity, EntityKey},
+    signal::{Entity, EntityKey, Subtree},
 };
 
 /// How long a removed cgroup's path is kept for slices that ended after the removal.

@@ -24,9 +24,8 @@ use super::{
     unit_name,
 };
 use crate::{
-    collectors::Subtree,
     config::Units,
-    signal::{Container, Entity},
+    signal::{Container, Entity, Subtree},
 };
 
 /// Everything outside pods, where the configuration wants no units.
@@ -116,9 +115,8 @@ mod tests {
 
     use super::{entity, folded, subtree};
     use crate::{
-        collectors::Subtree,
         config::Units,
-        signal::{Container, Entity},
+        signal::{Container, Entity, Subtree},
     };
 
     const ID: &str = "3f1b0c5a9d7e2468ace013579bdf02468ace013579bdf02468ace013579bdf02";

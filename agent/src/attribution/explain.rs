@@ -6,7 +6,10 @@ use super::{
     entity::{entity, folded, subtree},
     path::{CgroupKind, Reading, read, segments},
 };
-use crate::{collectors::Subtree, config::Units, signal::Entity};
+use crate::{
+    config::Units,
+    signal::{Entity, Subtree},
+};
 
 /// One line per fact.
 #[must_use]

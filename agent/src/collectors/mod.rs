@@ -8,11 +8,9 @@ pub mod lifecycle;
 pub mod scheduler;
 pub mod tasks;
 
-use std::collections::BTreeMap;
-
 use podlens_common::cgroup::{Bandwidth, CgroupKey, Slot};
 
-use crate::signal::{Metric, Row};
+use crate::signal::{Metric, Row, Subtree};
 
 /// What is the same for a collector on every node.
 #[derive(Debug)]
@@ -23,19 +21,6 @@ pub struct CollectorSpec {
     pub about: &'static str,
     /// Every metric that it can have.
     pub metrics: &'static [&'static Metric],
-    /// The metric that is split by who caused it, if there is one.
-    pub split: Option<Split>,
-}
-
-/// A metric that tells by name what another one tells by label.
-#[derive(Clone, Copy, Debug)]
-pub struct Split {
-    /// The metric with a culprit.
-    pub metric: &'static Metric,
-    /// The metric whose values it splits.
-    pub of: &'static Metric,
-    /// Which label values of that.
-    pub label_values: &'static [usize],
 }
 
 /// All collectors, in the order in which their metrics are exported.
@@ -94,36 +79,20 @@ impl State {
     }
 }
 
-/// A collector at work. The pipeline calls it; a collector implements what its source is made for: slots of the
-/// kernel programs, cgroups by their key, or both.
+/// A collector at work. The pipeline calls it.
 pub trait Collector: Send {
     /// What it is.
     fn spec(&self) -> &'static CollectorSpec;
 
-    /// A sweep of everything is about to begin.
-    fn prepare(&mut self) {}
+    /// Tells what there is at this moment, by the layout of the collector's metrics: of slots of the kernel programs, of
+    /// cgroups by their key, or both.
+    fn read(&mut self, sweep: &Sweep<'_>, readings: &mut dyn Readings);
 
-    /// Hands to `enter` what the cgroup of each of these slots has used up to now, by the collector's layout, and
-    /// gives who delayed whom. A slot that is about to be given back is read as well, for the last time.
-    /// `generation` tells who has a slot at present.
-    fn read_slots(
-        &mut self,
-        _held: &SlotsInUse,
-        _generation: &dyn Fn(u32) -> Option<u32>,
-        _enter: &mut dyn FnMut(u32, &Row),
-    ) -> Vec<Caused> {
-        Vec::new()
-    }
-
-    /// Empties a slot whose cgroup is gone.
+    /// Empties a slot whose cgroup is gone and whose last values were told.
     fn clear(&mut self, _slot: u32) {}
 
     /// A cgroup exists that is the topmost one of its entity.
-    fn born(&mut self, _place: EntityCgroup<'_>) {}
-
-    /// Hands to `enter` what living cgroups have now, by key; what [`Self::read_slots`] told of those that hold a
-    /// slot is not here.
-    fn read_cgroups(&mut self, _held: &SlotsInUse, _enter: &mut dyn FnMut(CgroupKey, &Row)) {}
+    fn born(&mut self, _cgroup: EntityCgroup<'_>) {}
 
     /// A cgroup is gone: its final values, if it has any here. `last` is what the kernel told of it at its removal.
     fn removed(&mut self, _key: CgroupKey, _last: Option<Bandwidth>) -> Option<Row> {
@@ -141,8 +110,62 @@ pub trait Collector: Send {
     }
 }
 
+/// What is read at once.
+#[derive(Clone, Copy)]
+pub struct Sweep<'a> {
+    /// Whose slots are to be told: all that are in use, or those that are about to be given back, for the last time.
+    pub wanted: &'a SlotsInUse,
+    /// All slots in use.
+    pub in_use: &'a SlotsInUse,
+    /// How often a slot was given before its present holder, as of now.
+    pub generation: &'a dyn Fn(u32) -> Option<u32>,
+    /// Everything is told, so cgroups too that hold no slot.
+    pub whole: bool,
+}
+
+/// Where a collector puts what it reads. Whose slots and cgroups they are is not its business.
+pub trait Readings {
+    /// What the cgroup that holds this slot has used up to now.
+    fn slot(&mut self, slot: u32, row: &Row);
+
+    /// What a living cgroup has now that [`Readings::slot`] has not told.
+    fn cgroup(&mut self, key: CgroupKey, row: &Row);
+
+    /// What one slot's tasks lost to another's since the last sweep, by the metric that tells it.
+    fn caused(&mut self, metric: &'static Metric, slot: u32, culprit: u32, amount: u64);
+}
+
 /// Slots in use and their holders, the reserved slots among them.
-pub type SlotsInUse = BTreeMap<u32, Slot>;
+#[derive(Clone, Debug, Default)]
+pub struct SlotsInUse(Vec<(u32, Slot)>);
+
+impl SlotsInUse {
+    /// The slot's holder; none if it is free.
+    #[must_use]
+    pub fn get(&self, number: u32) -> Option<&Slot> {
+        let at = self.0.binary_search_by_key(&number, |(number, _)| *number).ok()?;
+        self.0.get(at).map(|(_, slot)| slot)
+    }
+
+    /// All of them, in the order of their numbers.
+    #[must_use]
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (u32, &Slot)> {
+        self.0.iter().map(|(number, slot)| (*number, slot))
+    }
+
+    /// None is in use.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// From slots in the order of their numbers.
+impl FromIterator<(u32, Slot)> for SlotsInUse {
+    fn from_iter<T: IntoIterator<Item = (u32, Slot)>>(slots: T) -> Self {
+        Self(slots.into_iter().collect())
+    }
+}
 
 /// The topmost cgroup of an entity.
 #[derive(Clone, Copy, Debug)]
@@ -153,24 +176,4 @@ pub struct EntityCgroup<'a> {
     pub path: &'a str,
     /// Whose figures the kernel counts together there.
     pub subtree: Subtree,
-}
-
-/// What lies below an entity's topmost cgroup.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Subtree {
-    /// Nothing that is not the entity's: totals over the subtree are the entity's.
-    Own,
-    /// Other entities, as containers in a pod: only what belongs to the very directory, as its quota, is the entity's.
-    Shared,
-}
-
-/// Time that one slot's tasks lost to another's since the last sweep.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Caused {
-    /// Who waited.
-    pub slot: u32,
-    /// Slot of who held the CPU meanwhile.
-    pub culprit: u32,
-    /// For how long.
-    pub ns: u64,
 }

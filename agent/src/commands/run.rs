@@ -183,7 +183,7 @@ async fn keep_reaping(pipeline: Arc<Pipeline>, beat: Arc<AtomicU64>, shutdown: S
     let work = async {
         loop {
             ticks.tick().await;
-            pipeline.reap();
+            reap(&pipeline).await;
             let uptime_ms = u64::try_from(pipeline.uptime().as_millis()).unwrap_or(u64::MAX);
             beat.store(uptime_ms, Ordering::Relaxed);
         }
@@ -192,6 +192,13 @@ async fn keep_reaping(pipeline: Arc<Pipeline>, beat: Arc<AtomicU64>, shutdown: S
         () = stopped(shutdown) => {}
         () = work => {}
     }
+}
+
+/// On a thread that may wait for a sweep: the runtime's own go on answering.
+async fn reap(pipeline: &Arc<Pipeline>) {
+    let pipeline = Arc::clone(pipeline);
+    // An error means that it panicked, which ends the process.
+    let _ = tokio::task::spawn_blocking(move || pipeline.reap()).await;
 }
 
 /// Reads births and removals as they come, so that a burst does not fill the ring buffer between two ticks.
@@ -205,7 +212,7 @@ async fn follow(pipeline: Arc<Pipeline>, events: io::Result<OwnedFd>, shutdown: 
             let guard: io::Result<_> = readable.readable().await;
             let Ok(mut guard) = guard else { return };
             guard.clear_ready();
-            pipeline.reap();
+            reap(&pipeline).await;
         }
     };
     tokio::select! {

@@ -16,39 +16,67 @@ use proptest::prelude::*;
 
 use super::SnapshotSource;
 use crate::{
-    registry::{EntityState, Family, Info, Sample, Snapshot, Value, snapshot::Culprit},
-    signal::{Container, Entity, Histogram, InfoMetric, Kind, Label, Metric, Unit},
+    registry::{
+        EntityState, Info, Section, Snapshot,
+        snapshot::{Caused, Culprit},
+    },
+    signal::{Container, Entity, Histogram, InfoMetric, Kind, Label, LabelValues, Layout, Metric, Split, Unit},
 };
 
-const fn metric(name: &'static str, otlp_name: &'static str, kind: Kind, unit: Unit, label: Option<Label>) -> Metric {
-    let help = "Help with a \\ and a \"quote\"";
-    Metric { name, otlp_name, kind, unit, help, label, source: "", must_equal: "" }
-}
+const METRIC: Metric = Metric { help: "Help with a \\ and a \"quote\"", ..Metric::BASE };
 
-pub(crate) static CPU: Metric =
-    metric("podlens_cpu_seconds_total", "container.cpu.time", Kind::Counter, Unit::Seconds, None);
-pub(crate) static SWITCHES: Metric = metric(
-    "podlens_context_switches_total",
-    "podlens.context.switches",
-    Kind::Counter,
-    Unit::Count("switch"),
-    Some(Label { name: "kind", values: &["voluntary", "involuntary"] }),
-);
-pub(crate) static LATENCY: Metric =
-    metric("podlens_runqueue_latency_seconds", "podlens.runqueue.latency", Kind::Histogram, Unit::Seconds, None);
-pub(crate) static CAUSED: Metric =
-    metric("podlens_cpu_wait_caused_seconds_total", "podlens.cpu.wait.caused", Kind::Counter, Unit::Seconds, None);
-pub(crate) static MEMORY: Metric = metric(
-    "podlens_memory_bytes",
-    "podlens.memory",
-    Kind::Gauge,
-    Unit::Bytes,
-    Some(Label { name: "type", values: &["anon", "file"] }),
-);
-pub(crate) static LIMIT: Metric =
-    metric("podlens_cpu_limit_cores", "podlens.cpu.limit", Kind::Gauge, Unit::Count("core"), None);
+pub(crate) static CPU: Metric = Metric { name: "podlens_cpu_seconds_total", otlp_name: "container.cpu.time", ..METRIC };
+pub(crate) static SWITCHES: Metric = Metric {
+    name: "podlens_context_switches_total",
+    otlp_name: "podlens.context.switches",
+    unit: Unit::Count("switch"),
+    labels: &[Label { name: "kind", values: LabelValues::Fixed(&["voluntary", "involuntary"]) }],
+    sparse: true,
+    ..METRIC
+};
+pub(crate) static LATENCY: Metric = Metric {
+    name: "podlens_runqueue_latency_seconds",
+    otlp_name: "podlens.runqueue.latency",
+    kind: Kind::Histogram,
+    ..METRIC
+};
+/// The whole of what is split by culprit.
+pub(crate) static WAIT: Metric = Metric { name: "podlens_wait_seconds_total", otlp_name: "podlens.wait", ..METRIC };
+pub(crate) static CAUSED: Metric = Metric {
+    name: "podlens_cpu_wait_caused_seconds_total",
+    otlp_name: "podlens.cpu.wait.caused",
+    split: Some(Split { of: &WAIT, combinations: &[0] }),
+    ..METRIC
+};
+pub(crate) static MEMORY: Metric = Metric {
+    name: "podlens_memory_bytes",
+    otlp_name: "podlens.memory",
+    kind: Kind::Gauge,
+    unit: Unit::Bytes,
+    labels: &[Label { name: "type", values: LabelValues::Fixed(&["anon", "file"]) }],
+    sparse: true,
+    ..METRIC
+};
+pub(crate) static LIMIT: Metric = Metric {
+    name: "podlens_cpu_limit_cores",
+    otlp_name: "podlens.cpu.limit",
+    kind: Kind::Gauge,
+    unit: Unit::Cpus,
+    ..METRIC
+};
+/// A distribution with two labels.
+pub(crate) static DISK: Metric = Metric {
+    name: "podlens_disk_latency_seconds",
+    otlp_name: "podlens.disk.latency",
+    kind: Kind::Histogram,
+    labels: &[
+        Label { name: "operation", values: LabelValues::Fixed(&["read", "write"]) },
+        Label { name: "part", values: LabelValues::Fixed(&["queue", "device"]) },
+    ],
+    ..METRIC
+};
 
-pub(crate) static ALL: [&Metric; 6] = [&CPU, &SWITCHES, &LATENCY, &CAUSED, &MEMORY, &LIMIT];
+pub(crate) static ALL: [&Metric; 7] = [&CPU, &SWITCHES, &LATENCY, &CAUSED, &MEMORY, &LIMIT, &DISK];
 
 pub(crate) static POD_INFO: InfoMetric =
     InfoMetric { name: "podlens_pod_info", help: "Facts about a pod", of_pod: true, source: "" };
@@ -70,11 +98,59 @@ fn hex(text: &str) -> String {
 }
 
 pub(crate) fn state(entity: Entity) -> EntityState {
-    EntityState { entity, since: UNIX_EPOCH + Duration::from_secs(1_700_000_000), gone: false, carried: false }
+    let since = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    EntityState { entity: entity.into(), since, gone: false, carried: false }
 }
 
-pub(crate) fn sample(entity: u32, value: Value) -> Sample {
-    Sample { entity, label_value: 0, culprit: None, value }
+/// One metric's cells by the position of the entity, or what the split metric tells.
+#[derive(Clone)]
+pub(crate) struct Values {
+    metric: &'static Metric,
+    cells: Vec<(u32, Vec<u64>)>,
+    caused: Vec<(u32, Culprit, u64)>,
+}
+
+/// Cells of a metric, in the order of its combinations.
+pub(crate) fn values(metric: &'static Metric, cells: &[(u32, &[u64])]) -> Values {
+    let cells = cells.iter().map(|(entity, cells)| (*entity, cells.to_vec())).collect();
+    Values { metric, cells, caused: Vec::new() }
+}
+
+/// Values of the split metric.
+pub(crate) fn caused(caused: &[(u32, Culprit, u64)]) -> Values {
+    Values { metric: &CAUSED, cells: Vec::new(), caused: caused.to_vec() }
+}
+
+/// A snapshot of these values, one section per metric.
+pub(crate) fn snapshot_of(entities: Vec<EntityState>, values: &[Values]) -> Snapshot {
+    let section = |Values { metric, cells, caused }: &Values| {
+        let layout = Arc::new(Layout::new(&[metric]));
+        let rows = cells.iter().map(|(entity, cells)| {
+            let mut row = layout.row();
+            row.add_all(&layout, metric, cells);
+            (*entity, row)
+        });
+        let rows: Vec<_> = rows.collect();
+        let of = |(entity, culprit, amount): &(u32, Culprit, u64)| Caused {
+            entity: *entity,
+            column: 0,
+            culprit: *culprit,
+            amount: *amount,
+        };
+        Section::of_rows(layout, entities.len(), rows, caused.iter().map(of).collect())
+    };
+    let sections = values.iter().map(section).collect();
+    Snapshot { sequence: 1, taken: taken(), node: "node-1".into(), entities, sections, infos: Arc::new([]) }
+}
+
+/// Cells of a distribution.
+pub(crate) fn distribution(buckets: &[(usize, u64)], sum_ns: u64) -> [u64; Histogram::CELLS] {
+    let mut cells = [0; Histogram::CELLS];
+    for (bucket, count) in buckets {
+        cells[*bucket] = *count;
+    }
+    cells[Histogram::BUCKETS] = sum_ns;
+    cells
 }
 
 pub(crate) fn taken() -> SystemTime {
@@ -83,96 +159,50 @@ pub(crate) fn taken() -> SystemTime {
 
 /// One value of every shape.
 pub(crate) fn snapshot(sequence: u64) -> Snapshot {
-    let mut histogram = Histogram::default();
-    histogram.buckets[0] = 1;
-    histogram.buckets[4] = 2;
-    histogram.buckets[5] = 3;
-    histogram.buckets[30] = 4;
-    histogram.buckets[31] = 5;
-    histogram.sum_ns = 700_000_000_001;
-    let families = vec![
-        Family {
-            metric: &CPU,
-            samples: vec![
-                sample(0, Value::Nanoseconds(1_500_000_000)),
-                sample(1, Value::Nanoseconds(1)),
-                sample(2, Value::Nanoseconds(0)),
-            ],
-        },
-        Family {
-            metric: &SWITCHES,
-            samples: vec![
-                sample(0, Value::Integer(7)),
-                Sample { label_value: 1, ..sample(0, Value::Integer(9_007_199_254_740_993)) },
-            ],
-        },
-        Family { metric: &LATENCY, samples: vec![sample(0, Value::Histogram(Arc::new(histogram)))] },
-        Family {
-            metric: &CAUSED,
-            samples: vec![
-                Sample { culprit: Some(Culprit::Entity(1)), ..sample(0, Value::Nanoseconds(2_000_000_000)) },
-                Sample { culprit: Some(Culprit::Entity(2)), ..sample(0, Value::Nanoseconds(30_000_000)) },
-                Sample { culprit: Some(Culprit::Other), ..sample(0, Value::Nanoseconds(4)) },
-            ],
-        },
-        Family { metric: &MEMORY, samples: vec![sample(1, Value::Integer(4096))] },
-        Family { metric: &LIMIT, samples: vec![sample(0, Value::Float(0.25))] },
+    let histogram = distribution(&[(0, 1), (4, 2), (5, 3), (30, 4), (31, 5)], 700_000_000_001);
+    let entities = vec![
+        state(container("shop", "web-1", "nginx")),
+        state(container("team \"a\"\\b\n", "db-0", "postgres")),
+        state(Entity::unit("containerd.service")),
     ];
-    Snapshot {
-        sequence,
-        taken: taken(),
-        node: "node-1".into(),
-        entities: vec![
-            state(container("shop", "web-1", "nginx")),
-            state(container("team \"a\"\\b\n", "db-0", "postgres")),
-            state(Entity::unit("containerd.service")),
-        ],
-        families,
-        infos: Vec::new(),
-    }
+    let values = [
+        values(&CPU, &[(0, &[1_500_000_000]), (1, &[1]), (2, &[0])]),
+        values(&SWITCHES, &[(0, &[7, 9_007_199_254_740_993])]),
+        values(&LATENCY, &[(0, &histogram)]),
+        caused(&[(0, Culprit::Entity(1), 2_000_000_000), (0, Culprit::Entity(2), 30_000_000), (0, Culprit::Other, 4)]),
+        values(&MEMORY, &[(1, &[4096])]),
+        values(&LIMIT, &[(0, &[250_000_000])]),
+    ];
+    Snapshot { sequence, ..snapshot_of(entities, &values) }
 }
 
 /// The same with facts about the first entity.
 pub(crate) fn with_facts() -> Snapshot {
     let pod = vec![("uid", "u-1".into()), ("workload", "web".into()), ("workload_type", "deployment".into())];
-    let infos = vec![
+    let infos = Arc::new([
         Info { metric: &POD_INFO, entity: 0, labels: pod },
         Info { metric: &CONTAINER_INFO, entity: 0, labels: vec![("image", "registry:5000/nginx:1".into())] },
-    ];
+    ]);
     Snapshot { infos, ..snapshot(1) }
 }
 
-/// The counters of durations.
-const ALL_COUNTERS: [&Metric; 2] = [&CPU, &CAUSED];
-
 /// A large snapshot: `entities` containers with `per_entity` counters each.
 pub(crate) fn large(entities: u32, per_entity: usize) -> Snapshot {
-    let family = |number: usize| Family {
-        metric: ALL_COUNTERS[number % ALL_COUNTERS.len()],
-        samples: (0..entities)
-            .map(|entity| {
-                // Digits without a pattern, as real totals have, since compression is measured with them.
-                let seed = (u64::from(entity) + 1) * (number as u64 + 1);
-                sample(entity, Value::Nanoseconds(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 14))
-            })
-            .collect(),
+    let of_metric = |number: usize| {
+        let value = |entity: u32| {
+            // Digits without a pattern, as real totals have, since compression is measured with them.
+            let seed = (u64::from(entity) + 1) * (number as u64 + 1);
+            (entity, vec![seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 14])
+        };
+        let metric = if number.is_multiple_of(2) { &CPU } else { &WAIT };
+        Values { metric, cells: (0..entities).map(value).collect(), caused: Vec::new() }
     };
-    Snapshot {
-        sequence: 1,
-        taken: taken(),
-        node: "node-1.example.org".into(),
-        entities: (0..entities)
-            .map(|entity| {
-                state(container(
-                    &format!("namespace-{}", entity % 20),
-                    &format!("deployment-7d4b9c6f5-{entity:05}"),
-                    "application",
-                ))
-            })
-            .collect(),
-        families: (0..per_entity).map(family).collect(),
-        infos: Vec::new(),
-    }
+    let of_number = |entity: u32| {
+        let (namespace, pod) = (format!("namespace-{}", entity % 20), format!("deployment-7d4b9c6f5-{entity:05}"));
+        state(container(&namespace, &pod, "application"))
+    };
+    let values: Vec<Values> = (0..per_entity).map(of_metric).collect();
+    Snapshot { node: "node-1.example.org".into(), ..snapshot_of((0..entities).map(of_number).collect(), &values) }
 }
 
 /// Any snapshot with distinct, known entities, whose numbers a `f64` holds exactly.
@@ -183,48 +213,29 @@ pub(crate) fn any_snapshot() -> impl Strategy<Value = Snapshot> {
         (name, name, name).prop_map(|(namespace, pod, name)| container(&namespace, &pod, &name)),
         name.prop_map(|unit| Entity::unit(&unit)),
     ];
-    let histogram = (prop::collection::vec(0_u64..1 << 40, Histogram::BUCKETS), number())
-        .prop_map(|(buckets, sum_ns)| Histogram { buckets: buckets.try_into().unwrap(), sum_ns });
-    let values = (number(), number(), any::<u8>(), histogram);
+    let distributions = prop::collection::vec(0_u64..1 << 40, 4 * Histogram::CELLS);
+    let numbers = (number(), number(), distributions);
     let entities = prop::collection::hash_set(entity, 1..6);
-    (entities, prop::collection::vec(values, 6)).prop_map(|(entities, values)| {
+    (entities, prop::collection::vec(numbers, ALL.len())).prop_map(|(entities, numbers)| {
         let count = u32::try_from(entities.len()).unwrap();
-        let families = ALL.iter().map(|metric| {
-            let samples = (0..count).zip(&values).flat_map(|(entity, value)| {
-                let (first, second, float, histogram) = value;
-                let numbers = match metric.unit {
-                    Unit::Seconds => [Value::Nanoseconds(*first), Value::Nanoseconds(*second)],
-                    _ => [Value::Integer(*first), Value::Integer(*second)],
+        let of_metric = |(metric, (first, second, distributions)): (&&'static Metric, &(u64, u64, Vec<u64>))| {
+            let metric: &'static Metric = metric;
+            if *metric == CAUSED {
+                let of = |entity| {
+                    [(entity, Culprit::Entity((entity + 1) % count), *first), (entity, Culprit::Other, *second)]
                 };
-                let [one, two] = numbers;
-                if metric.kind == Kind::Histogram {
-                    return vec![sample(entity, Value::Histogram(Arc::new(histogram.clone())))];
-                }
-                if metric.name == LIMIT.name {
-                    return vec![sample(entity, Value::Float(f64::from(*float) / 7.0))];
-                }
-                if metric.name == CAUSED.name {
-                    let culprit = Some(Culprit::Entity((entity + 1) % count));
-                    return vec![
-                        Sample { culprit, ..sample(entity, one) },
-                        Sample { culprit: Some(Culprit::Other), ..sample(entity, two) },
-                    ];
-                }
-                if metric.label.is_some() {
-                    return vec![sample(entity, one), Sample { label_value: 1, ..sample(entity, two) }];
-                }
-                vec![sample(entity, one)]
-            });
-            Family { metric, samples: samples.collect() }
-        });
-        Snapshot {
-            sequence: 1,
-            taken: taken(),
-            node: "node-1".into(),
-            families: families.collect(),
-            infos: Vec::new(),
-            entities: entities.into_iter().map(state).collect(),
-        }
+                return caused(&(0..count).flat_map(of).collect::<Vec<_>>());
+            }
+            let cells = match metric.kind {
+                Kind::Histogram if metric.labels.is_empty() => &distributions[..Histogram::CELLS],
+                Kind::Histogram => distributions,
+                _ if metric.labels.is_empty() => &[*first],
+                _ => &[*first, *second],
+            };
+            values(metric, &(0..count).map(|entity| (entity, cells)).collect::<Vec<_>>())
+        };
+        let values: Vec<Values> = ALL.iter().zip(&numbers).map(of_metric).collect();
+        snapshot_of(entities.into_iter().map(state).collect(), &values)
     })
 }
 

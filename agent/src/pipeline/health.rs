@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use podlens_common::cgroup::Slot;
+
 use super::Inner;
 use crate::kernel::object::SlotMaps;
 
@@ -25,12 +27,10 @@ impl Inner {
         let mut health = Health { sweep: self.sweep, gone_entities: self.ledger.gone() as u64, ..Health::default() };
         health.lost.push(("registry", "expired_unexported", self.ledger.expired()));
         if let Some(kernel) = &self.kernel {
-            let held = kernel.held();
-            let removed = held
-                .values()
-                .filter(|slot| self.cgroups.get(slot.key).is_some_and(|cgroup| cgroup.removed.is_some()))
-                .count() as u64;
-            let all = held.len() as u64;
+            let in_use = kernel.in_use();
+            let is_removed = |slot: &Slot| self.cgroups.get(slot.key).is_some_and(|cgroup| cgroup.removed.is_some());
+            let removed = in_use.iter().filter(|(_, slot)| is_removed(slot)).count() as u64;
+            let all = in_use.iter().len() as u64;
             let free = u64::from(kernel.slots.count()).saturating_sub(all).saturating_sub(kernel.stuck);
             health.slots = [("live", all - removed), ("tombstone", removed), ("free", free)];
             health.lost.extend(of_slots(&kernel.slots));

@@ -25,7 +25,7 @@ pub(super) struct Kernel {
 
 impl Kernel {
     /// The slots in use and their holders, the reserved ones among them.
-    pub(super) fn held(&self) -> SlotsInUse {
+    pub(super) fn in_use(&self) -> SlotsInUse {
         (0..self.slots.count())
             .filter_map(|number| Some((number, self.slots.get(number)?)))
             .filter(|(number, slot)| *number < SLOT_FIRST || slot.key != 0)

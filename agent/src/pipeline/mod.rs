@@ -4,7 +4,7 @@
 //! Exporters ask for a snapshot; whoever asks while one is made waits for that one. Between asks the pipeline
 //! follows births and removals and frees the slots of cgroups that are gone.
 
-mod facts;
+pub mod facts;
 mod health;
 mod kernel;
 mod reading;
@@ -21,8 +21,8 @@ use std::{
 use podlens_common::cgroup::{CgroupKey, SLOT_FIRST};
 use tracing::{error, info, warn};
 
+use self::{facts::Facts, kernel::Kernel, reading::FixedEntities};
 pub use self::{health::Health, start::StartError};
-use self::{kernel::Kernel, reading::FixedEntities};
 use crate::{
     attribution::{
         cgroups::{Cgroup, Cgroups},
@@ -34,6 +34,7 @@ use crate::{
     },
     export::SnapshotSource,
     registry::{Ledger, Snapshot},
+    signal::Naming as _,
 };
 
 /// A dying task's last slice ends after its cgroup can be removed: so long the slot is kept. Later ones find
@@ -45,6 +46,8 @@ const SEARCH: Duration = Duration::from_secs(30);
 const RESCAN: Duration = Duration::from_secs(5);
 /// How often names hear who is still there.
 const REFRESH: Duration = Duration::from_secs(2);
+/// The same while all have names and none has changed.
+const SETTLED_REFRESH: Duration = Duration::from_secs(10);
 
 /// The pipeline of one node.
 pub struct Pipeline {
@@ -54,6 +57,11 @@ pub struct Pipeline {
     started: Instant,
     names: Arc<Names>,
     inner: Mutex<Inner>,
+    /// What exporters have delivered since the last sweep began: the newest snapshot of each. Apart from `inner`, so that
+    /// nobody who delivers waits for a sweep.
+    delivered: Mutex<HashMap<String, u64>>,
+    /// As of the last sweep or reaping, likewise.
+    health: Mutex<Health>,
     fresh: tokio::sync::Mutex<Option<(Instant, Arc<Snapshot>)>>,
 }
 
@@ -62,6 +70,8 @@ struct Inner {
     names: Arc<Names>,
     /// When names last heard who is there; none before the first time.
     refreshed: Option<Instant>,
+    /// The version of the names at which all who were there had one.
+    settled: Option<u64>,
     kernel: Option<Kernel>,
     collectors: Vec<Attached>,
     ledger: Ledger,
@@ -70,8 +80,10 @@ struct Inner {
     scanned: Instant,
     lost_events: u64,
     sweep: Duration,
-    since: SystemTime,
     fixed: FixedEntities,
+    facts: Facts,
+    /// Snapshots that may still be in use. The memory of those that are not is used again.
+    snapshots: Vec<Arc<Snapshot>>,
 }
 
 /// A collector at work and its section of the ledger.
@@ -97,32 +109,49 @@ impl Pipeline {
         self.states.iter().any(|(name, state)| counts(name) && state.delivers())
     }
 
-    /// A view of now, made by the caller's thread.
+    /// A view of now, made by the caller's thread. Reads everything, so it takes milliseconds.
     #[must_use]
-    pub fn sweep(&self) -> Snapshot {
-        self.lock().sweep(Arc::clone(&self.node))
+    pub fn sweep(&self) -> Arc<Snapshot> {
+        let mut inner = lock(&self.inner);
+        let now = Instant::now();
+        for (exporter, sequence) in lock(&self.delivered).drain() {
+            inner.ledger.exported(&exporter, sequence, now);
+        }
+        let snapshot = inner.sweep(Arc::clone(&self.node));
+        *lock(&self.health) = inner.health();
+        snapshot
     }
 
-    /// Follows births and removals, and frees slots. To be called about once a second.
+    /// Follows births and removals, and frees slots. To be called about once a second, by a thread that may wait: for a
+    /// sweep, if one is under way.
     pub fn reap(&self) {
-        self.lock().reap();
+        let mut inner = lock(&self.inner);
+        inner.reap();
+        *lock(&self.health) = inner.health();
     }
 
     /// Becomes readable when something is born or removed; none without the collector `lifecycle`.
     #[must_use]
     pub fn events(&self) -> Option<io::Result<OwnedFd>> {
-        self.lock().kernel.as_ref()?.events()
+        lock(&self.inner).kernel.as_ref()?.events()
     }
 
-    /// Counts about the pipeline itself.
+    /// Counts about the pipeline itself, as of the last time that it moved.
     #[must_use]
     pub fn health(&self) -> Health {
-        self.lock().health()
+        lock(&self.health).clone()
     }
 
     /// Expects acknowledgements of this exporter from now on.
     pub fn expect_exporter(&self, name: &str) {
-        self.lock().ledger.exported(name, 0, Instant::now());
+        self.exported(name, 0);
+    }
+
+    /// The exporter has delivered the snapshot of that number. Never waits for a sweep.
+    pub fn exported(&self, exporter: &str, sequence: u64) {
+        let mut delivered = lock(&self.delivered);
+        let newest = delivered.entry(exporter.to_owned()).or_default();
+        *newest = sequence.max(*newest);
     }
 
     /// The names of pods, for a source to fill.
@@ -136,10 +165,10 @@ impl Pipeline {
     pub fn uptime(&self) -> Duration {
         self.started.elapsed()
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The source of both exporters: the pipeline, shared.
@@ -158,12 +187,12 @@ impl SnapshotSource for Source {
         let made = Instant::now();
         // The sweep sleeps a moment to set its clock, and reads more the more CPUs there are.
         let snapshot = match tokio::task::spawn_blocking(move || pipeline.sweep()).await {
-            Ok(snapshot) => Arc::new(snapshot),
+            Ok(snapshot) => snapshot,
             Err(cause) => {
                 error!(%cause, "a sweep ended early; the last snapshot is served again");
                 match fresh.as_ref() {
                     Some((_, last)) => return Arc::clone(last),
-                    None => Arc::new(self.0.lock().empty(Arc::clone(&self.0.node))),
+                    None => Arc::new(empty(Arc::clone(&self.0.node))),
                 }
             }
         };
@@ -172,49 +201,55 @@ impl SnapshotSource for Source {
     }
 
     fn exported(&self, exporter: &str, sequence: u64) {
-        self.0.lock().ledger.exported(exporter, sequence, Instant::now());
+        self.0.exported(exporter, sequence);
     }
 }
 
+/// What is served before the first sweep.
+fn empty(node: Arc<str>) -> Snapshot {
+    let (entities, sections, infos) = (Vec::new(), Vec::new(), Arc::new([]));
+    Snapshot { sequence: 0, taken: SystemTime::now(), node, entities, sections, infos }
+}
+
 impl Inner {
-    fn sweep(&mut self, node: Arc<str>) -> Snapshot {
+    fn sweep(&mut self, node: Arc<str>) -> Arc<Snapshot> {
         let began = Instant::now();
-        // Slots first: whoever holds one was born before, so that its event has come unless it was lost.
-        let held = self.kernel.as_ref().map(Kernel::held).unwrap_or_default();
-        self.follow_events(began);
-        self.search_unknown(&held, began);
-        self.refresh_names(began);
-        // From here on nothing may be written to the names, births included: the view would be waited for for ever.
-        let names = Arc::clone(&self.names);
-        let names = names.view();
-        self.ledger.begin(began, &names);
-        for attached in &mut self.collectors {
-            attached.collector.prepare();
+        for old in self.snapshots.extract_if(.., |snapshot| Arc::strong_count(snapshot) == 1) {
+            if let Ok(old) = Arc::try_unwrap(old) {
+                self.ledger.recycle(old);
+            }
         }
-        let expired = self.expired(&held, began);
-        self.read_slots(&held, &held, &expired, began);
-        self.read_cgroups(&held, began);
-        self.ledger.finish(began, &names);
-        let mut snapshot = self.ledger.snapshot(SystemTime::now(), node, &names);
-        facts::describe(&names, &mut snapshot);
+        // Slots first: whoever holds one was born before, so that its event has come unless it was lost.
+        let in_use = self.kernel.as_ref().map(Kernel::in_use).unwrap_or_default();
+        self.follow_events(began);
+        self.search_unknown(&in_use, began);
+        self.refresh_names(began);
+        let names = Arc::clone(&self.names);
+        self.ledger.begin(began, &*names);
+        let expired = self.expired(&in_use, began);
+        self.read(&in_use, &in_use, &expired, began);
+        self.ledger.finish(began, &*names);
+        let mut snapshot = self.ledger.snapshot(SystemTime::now(), node, &*names);
+        self.facts.describe(&mut snapshot, &names, self.ledger.changes());
+        let snapshot = Arc::new(snapshot);
+        self.snapshots.push(Arc::clone(&snapshot));
         self.sweep = began.elapsed();
         snapshot
     }
 
-    fn empty(&self, node: Arc<str>) -> Snapshot {
-        Snapshot { sequence: 0, taken: self.since, node, entities: Vec::new(), families: Vec::new(), infos: Vec::new() }
-    }
-
-    /// Tells names who is there, unless they have just heard it.
+    /// Tells names who is there, unless they have just heard it. While nothing changes they hear it less often: they then
+    /// learn nothing but that all are still there.
     fn refresh_names(&mut self, now: Instant) {
-        if self.refreshed.is_some_and(|at| now.duration_since(at) < REFRESH) {
+        let due = if self.settled == Some(self.names.version()) { SETTLED_REFRESH } else { REFRESH };
+        if self.refreshed.is_some_and(|at| now.duration_since(at) < due) {
             return;
         }
         self.refreshed = Some(now);
         // The ledger's entities need names for as long as it has values of them, their cgroups gone or not.
-        self.names.refresh(
-            self.cgroups.entities().chain(self.ledger.entities().into_iter().map(|entity| (&**entity, false))),
-        );
+        let of_ledger = self.ledger.entities();
+        let all_named =
+            self.names.refresh(self.cgroups.entities().chain(of_ledger.into_iter().map(|entity| (&**entity, false))));
+        self.settled = all_named.then(|| self.names.version());
     }
 
     fn reap(&mut self) {
@@ -224,12 +259,12 @@ impl Inner {
         if self.unknown.is_empty() && !self.cgroups.any_removed() {
             return;
         }
-        let held = self.kernel.as_ref().map(Kernel::held).unwrap_or_default();
-        let expired = self.expired(&held, now);
+        let in_use = self.kernel.as_ref().map(Kernel::in_use).unwrap_or_default();
+        let expired = self.expired(&in_use, now);
         if !expired.is_empty() {
-            self.read_slots(&expired, &held, &expired, now);
+            self.read(&expired, &in_use, &expired, now);
         }
-        let keys: HashSet<CgroupKey> = held.values().map(|slot| slot.key).collect();
+        let keys: HashSet<CgroupKey> = in_use.iter().map(|(_, slot)| slot.key).collect();
         self.cgroups.forget(now, |key| keys.contains(&key));
         self.unknown.retain(|key, _| keys.contains(key) && self.cgroups.get(*key).is_none());
     }
@@ -270,6 +305,7 @@ impl Inner {
         match event {
             Event::Born { key, .. } => {
                 self.cgroups.apply(event, now);
+                self.settled = None;
                 if let Some(cgroup) = self.cgroups.get(key) {
                     self.names.born(&cgroup.entity, in_order);
                     announce(&mut self.collectors, key, cgroup);
@@ -280,7 +316,8 @@ impl Inner {
                 let Some(cgroup) = self.cgroups.get(key) else { return };
                 for Attached { section, collector } in &mut self.collectors {
                     if let Some(row) = collector.removed(key, last).filter(|row| !row.is_empty()) {
-                        self.ledger.retire(*section, &cgroup.entity, cgroup.since, &row);
+                        let entity = self.ledger.entity(&cgroup.entity, cgroup.since);
+                        self.ledger.retire(*section, entity, &row);
                     }
                 }
             }
@@ -288,10 +325,10 @@ impl Inner {
     }
 
     /// Looks for cgroups that hold a slot and were never announced.
-    fn search_unknown(&mut self, held: &SlotsInUse, now: Instant) {
-        let mut unknown = held
+    fn search_unknown(&mut self, in_use: &SlotsInUse, now: Instant) {
+        let mut unknown = in_use
             .iter()
-            .filter(|(number, slot)| **number >= SLOT_FIRST && self.cgroups.get(slot.key).is_none())
+            .filter(|(number, slot)| *number >= SLOT_FIRST && self.cgroups.get(slot.key).is_none())
             .peekable();
         if unknown.peek().is_none() {
             return;

@@ -10,8 +10,9 @@ use podlens_common::cgroup::{CgroupKey, SLOT_FIRST, SLOT_KERNEL, SLOT_ROOT, SLOT
 use super::{Attached, GRACE, Inner, SEARCH};
 use crate::{
     attribution::cgroups::Cgroups,
-    collectors::SlotsInUse,
-    signal::{Entity, EntityKey},
+    collectors::{Readings, SlotsInUse, Sweep},
+    registry::{EntityId, Ledger},
+    signal::{Entity, EntityKey, Metric, Row},
 };
 
 /// Entities that are there without a cgroup of theirs.
@@ -39,84 +40,120 @@ struct Entities<'a> {
 }
 
 /// An entity, the same as a culprit, and since when it is there.
-type Owned<'a> = (&'a EntityKey, &'a EntityKey, SystemTime);
+type Found<'a> = (&'a EntityKey, &'a EntityKey, SystemTime);
 
 impl<'a> Entities<'a> {
     /// Whose slot it is; none while that is still being looked for.
-    fn of_slot(self, number: u32, key: CgroupKey) -> Option<Owned<'a>> {
-        let fixed = |entity: &'a EntityKey| Some((entity, entity, self.fixed.since));
+    fn of_slot(self, number: u32, key: CgroupKey) -> Option<Found<'a>> {
         match number {
-            SLOT_UNATTRIBUTED => fixed(&self.fixed.unattributed),
-            SLOT_KERNEL => fixed(&self.fixed.kernel),
-            SLOT_ROOT => fixed(&self.fixed.root),
+            SLOT_UNATTRIBUTED => Some(self.fixed(&self.fixed.unattributed)),
+            SLOT_KERNEL => Some(self.fixed(&self.fixed.kernel)),
+            SLOT_ROOT => Some(self.fixed(&self.fixed.root)),
             _ => self.of_cgroup(key).or_else(|| {
                 let searched = self.now.duration_since(*self.unknown.get(&key)?);
-                (searched >= SEARCH).then(|| fixed(&self.fixed.unattributed))?
+                (searched >= SEARCH).then(|| self.fixed(&self.fixed.unattributed))
             }),
         }
     }
 
-    fn of_cgroup(self, key: CgroupKey) -> Option<Owned<'a>> {
+    fn of_cgroup(self, key: CgroupKey) -> Option<Found<'a>> {
         let cgroup = self.cgroups.get(key)?;
         Some((&cgroup.entity, &cgroup.culprit, cgroup.since))
+    }
+
+    fn fixed(self, entity: &'a EntityKey) -> Found<'a> {
+        (entity, entity, self.fixed.since)
+    }
+}
+
+/// Whose a slot is, found once for all collectors.
+struct SlotEntity<'a> {
+    id: EntityId,
+    culprit: &'a EntityKey,
+    /// The slot is about to be given back: these are its last values.
+    expired: bool,
+}
+
+/// Where one collector's readings go.
+struct ToLedger<'a> {
+    section: usize,
+    ledger: &'a mut Ledger,
+    entities: Entities<'a>,
+    /// By the slot's number.
+    slots: &'a [Option<SlotEntity<'a>>],
+}
+
+impl<'a> ToLedger<'a> {
+    fn of_slot(&self, number: u32) -> Option<&'a SlotEntity<'a>> {
+        self.slots.get(usize::try_from(number).ok()?)?.as_ref()
+    }
+}
+
+impl Readings for ToLedger<'_> {
+    fn slot(&mut self, slot: u32, row: &Row) {
+        let Some(SlotEntity { id, expired, .. }) = self.of_slot(slot) else { return };
+        if *expired {
+            self.ledger.retire(self.section, *id, row);
+        } else {
+            self.ledger.observe(self.section, *id, row);
+        }
+    }
+
+    /// A key whose cgroup is not known counts as unattributed.
+    fn cgroup(&mut self, key: CgroupKey, row: &Row) {
+        if row.is_empty() {
+            return;
+        }
+        let unattributed = || self.entities.fixed(&self.entities.fixed.unattributed);
+        let (entity, _, since) = self.entities.of_cgroup(key).unwrap_or_else(unattributed);
+        let id = self.ledger.entity(entity, since);
+        self.ledger.observe(self.section, id, row);
+    }
+
+    fn caused(&mut self, metric: &'static Metric, slot: u32, culprit: u32, amount: u64) {
+        if let (Some(victim), Some(culprit)) = (self.of_slot(slot), self.of_slot(culprit)) {
+            self.ledger.caused(self.section, metric, victim.id, culprit.culprit, amount);
+        }
     }
 }
 
 impl Inner {
-    /// Enters what all collectors have of the slots `wanted`. Values of slots that are over are final, and those
-    /// slots become free.
-    pub(super) fn read_slots(&mut self, wanted: &SlotsInUse, held: &SlotsInUse, expired: &SlotsInUse, now: Instant) {
-        let Self { kernel: Some(kernel), collectors, ledger, cgroups, unknown, fixed, .. } = self else { return };
+    /// Enters what all collectors have of the slots `wanted` and, if those are all, of cgroups without a slot. Values of
+    /// slots that are expired are final, and those slots become free.
+    pub(super) fn read(&mut self, wanted: &SlotsInUse, in_use: &SlotsInUse, expired: &SlotsInUse, now: Instant) {
+        let Self { kernel, collectors, ledger, cgroups, unknown, fixed, .. } = self;
         let entities = Entities { cgroups, unknown, fixed, now };
-        let of_slot = |number: u32| entities.of_slot(number, held.get(&number)?.key);
+        let mut slots: Vec<Option<SlotEntity<'_>>> = Vec::new();
+        for (number, slot) in in_use.iter() {
+            let Ok(at) = usize::try_from(number) else { continue };
+            if let Some((entity, culprit, since)) = entities.of_slot(number, slot.key) {
+                slots.resize_with(slots.len().max(at), || None);
+                let expired = expired.get(number).is_some();
+                slots.push(Some(SlotEntity { id: ledger.entity(entity, since), culprit, expired }));
+            }
+        }
+        let generation = |number| kernel.as_ref().and_then(|kernel| kernel.generation(number));
+        let sweep = Sweep { wanted, in_use, generation: &generation, whole: std::ptr::eq(wanted, in_use) };
         for Attached { section, collector } in &mut *collectors {
-            let caused = collector.read_slots(wanted, &|number| kernel.generation(number), &mut |number, row| {
-                let Some((entity, _, since)) = of_slot(number) else { return };
-                if expired.contains_key(&number) {
-                    ledger.retire(*section, entity, since, row);
-                } else {
-                    ledger.observe(*section, entity, since, row);
-                }
-            });
-            for one in caused {
-                if let (Some((entity, ..)), Some((_, culprit, _))) = (of_slot(one.slot), of_slot(one.culprit)) {
-                    ledger.caused(*section, entity, culprit, one.ns);
-                }
-            }
+            let mut readings = ToLedger { section: *section, ledger, entities, slots: &slots };
+            collector.read(&sweep, &mut readings);
         }
-        for (number, slot) in expired {
+        let Some(kernel) = kernel else { return };
+        for (number, slot) in expired.iter() {
             for attached in &mut *collectors {
-                attached.collector.clear(*number);
+                attached.collector.clear(number);
             }
-            kernel.release(*number, *slot);
-        }
-    }
-
-    /// Enters what collectors have by key. A key whose cgroup is not known counts as unattributed.
-    pub(super) fn read_cgroups(&mut self, held: &SlotsInUse, now: Instant) {
-        let Self { collectors, ledger, cgroups, unknown, fixed, .. } = self;
-        let entities = Entities { cgroups, unknown, fixed, now };
-        for Attached { section, collector } in collectors {
-            collector.read_cgroups(held, &mut |key, row| {
-                if row.is_empty() {
-                    return;
-                }
-                let unattributed = (&fixed.unattributed, &fixed.unattributed, fixed.since);
-                let (entity, _, since) = entities.of_cgroup(key).unwrap_or(unattributed);
-                ledger.observe(*section, entity, since, row);
-            });
+            kernel.release(number, *slot);
         }
     }
 
     /// The slots whose cgroup was removed long enough ago that none of its tasks can run.
-    pub(super) fn expired(&self, held: &SlotsInUse, now: Instant) -> SlotsInUse {
-        let is_over = |key: CgroupKey| {
+    pub(super) fn expired(&self, in_use: &SlotsInUse, now: Instant) -> SlotsInUse {
+        let is_expired = |key: CgroupKey| {
             let removed = self.cgroups.get(key).and_then(|cgroup| cgroup.removed);
             removed.is_some_and(|removed| now.duration_since(removed) >= GRACE)
         };
-        held.iter()
-            .filter(|(number, slot)| **number >= SLOT_FIRST && is_over(slot.key))
-            .map(|(number, slot)| (*number, *slot))
-            .collect()
+        let slots = in_use.iter().filter(|(number, slot)| *number >= SLOT_FIRST && is_expired(slot.key));
+        slots.map(|(number, slot)| (number, *slot)).collect()
     }
 }

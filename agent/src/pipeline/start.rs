@@ -6,7 +6,7 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use super::{Attached, Inner, Pipeline, announce, kernel::Kernel, reading::FixedEntities};
+use super::{Attached, Inner, Pipeline, announce, facts, kernel::Kernel, reading::FixedEntities};
 use crate::{
     attribution::{cgroups::Cgroups, kubernetes::Names},
     collectors::{
@@ -20,12 +20,12 @@ use crate::{
     kernel::{
         btf::Btf,
         capabilities::Held,
-        facts::{self, Facts, Part},
+        facts::{Facts, Part, resolve},
         hierarchy::{Hierarchies, HierarchyError},
         host,
         object::{Object, ObjectError},
     },
-    registry::{Ledger, ledger::Section},
+    registry::{Ledger, ledger::Definition},
     signal::Layout,
 };
 
@@ -57,23 +57,27 @@ impl Pipeline {
         for (key, cgroup) in cgroups.iter() {
             announce(&mut collectors, key, cgroup);
         }
-        let sections = ALL.iter().map(|spec| section(spec, &states)).collect();
+        let definitions = ALL.iter().map(|spec| definition(spec, &states)).collect();
+        let facts = facts::Facts::new(|spec| states.is_on(spec.name));
         let (now, since) = (Instant::now(), SystemTime::now());
         let names = Arc::new(Names::new(config.linger));
         let inner = Inner {
             cgroups,
             names: Arc::clone(&names),
             refreshed: None,
+            settled: None,
             kernel,
             collectors,
-            ledger: Ledger::new(sections, config.linger),
+            ledger: Ledger::new(definitions, config.linger),
             unknown: std::collections::HashMap::new(),
             scanned: now,
             lost_events: 0,
             sweep: std::time::Duration::ZERO,
-            since,
             fixed: FixedEntities::new(since),
+            facts,
+            snapshots: Vec::new(),
         };
+        let health = Mutex::new(inner.health());
         Ok(Self {
             node: config.node.as_str().into(),
             max_age: config.max_age,
@@ -81,18 +85,16 @@ impl Pipeline {
             started: now,
             names,
             inner: Mutex::new(inner),
+            delivered: Mutex::default(),
+            health,
             fresh: tokio::sync::Mutex::new(None),
         })
     }
 }
 
 /// The collector's part of the ledger.
-fn section(spec: &CollectorSpec, states: &States) -> Section {
-    Section {
-        layout: Layout::new(spec.metrics),
-        active: states.is_on(spec.name),
-        split: spec.split.map(|split| (split.metric, split.of, split.label_values)),
-    }
+fn definition(spec: &CollectorSpec, states: &States) -> Definition {
+    Definition { layout: Arc::new(Layout::new(spec.metrics)), active: states.is_on(spec.name) }
 }
 
 /// The collectors' states, as they become known.
@@ -139,7 +141,7 @@ impl States {
         collectors: &mut Vec<Attached>,
     ) -> Option<Kernel> {
         let facts = match Btf::read_file(Path::new("/sys/kernel/btf/vmlinux")) {
-            Ok(btf) => facts::resolve(&btf),
+            Ok(btf) => resolve(&btf),
             Err(cause) => {
                 self.set_all(&State::Unsupported(cause.to_string()));
                 return None;

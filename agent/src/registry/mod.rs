@@ -6,5 +6,5 @@
 pub mod ledger;
 pub mod snapshot;
 
-pub use ledger::Ledger;
-pub use snapshot::{EntityState, Family, Info, Sample, Snapshot, Value};
+pub use ledger::{EntityId, Ledger};
+pub use snapshot::{EntityState, Family, Info, Sample, Section, Snapshot, Value};

@@ -1,8 +1,11 @@
 //! One immutable view of all values, and its parts.
+//!
+//! Values stand as the ledger added them up, one row per entity and section. Whoever wants them by metric walks
+//! [`Snapshot::families`], whoever wants them by entity [`Snapshot::metrics_of`].
 
 use std::{sync::Arc, time::SystemTime};
 
-use crate::signal::{Entity, Histogram, InfoMetric, Metric};
+use crate::signal::{Column, EntityKey, Histogram, InfoMetric, Kind, Layout, Metric, Row, Unit};
 
 /// Everything podlens knows about the node's entities at one moment.
 #[derive(Clone, Debug)]
@@ -13,12 +16,13 @@ pub struct Snapshot {
     pub taken: SystemTime,
     /// Label `node` and resource attribute `k8s.node.name`.
     pub node: Arc<str>,
-    /// All entities; a sample refers to its entity by position.
+    /// All entities, in the order of their names but for culprits that have no values of their own, which stand behind;
+    /// a sample refers to its entity by position.
     pub entities: Vec<EntityState>,
-    /// One family a metric that has samples, in the collectors' order.
-    pub families: Vec<Family>,
+    /// Values, one part per collector, in the collectors' order.
+    pub sections: Vec<Section>,
     /// Facts about entities.
-    pub infos: Vec<Info>,
+    pub infos: Arc<[Info]>,
 }
 
 /// Facts about an entity.
@@ -36,7 +40,7 @@ pub struct Info {
 #[derive(Clone, Debug)]
 pub struct EntityState {
     /// Who it is.
-    pub entity: Entity,
+    pub entity: EntityKey,
     /// When its first cgroup was made, or when podlens started if that is later: the start of its counters.
     pub since: SystemTime,
     /// Its last cgroup is gone: these are its final values.
@@ -46,30 +50,35 @@ pub struct EntityState {
     pub carried: bool,
 }
 
-/// All samples of one metric.
-#[derive(Clone, Debug)]
-pub struct Family {
-    /// The definition.
-    pub metric: &'static Metric,
-    /// The samples, ordered by entity.
-    pub samples: Vec<Sample>,
+/// The values of one collector's metrics. An entity that has none takes no room.
+#[derive(Clone, Debug, Default)]
+pub struct Section {
+    layout: Arc<Layout>,
+    /// Each entity's row, by its position in [`Snapshot::entities`].
+    row_of: Vec<Option<u32>>,
+    /// The bits of the metrics that each row has.
+    present: Vec<u64>,
+    /// All rows, one behind the other.
+    cells: Vec<u64>,
+    /// Values split by who caused them, in the order of the entities.
+    caused: Vec<Caused>,
 }
 
-/// One value of one entity.
-#[derive(Clone, Debug)]
-pub struct Sample {
-    /// Position in [`Snapshot::entities`].
+/// What one entity lost to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caused {
+    /// Position in [`Snapshot::entities`] of who lost it.
     pub entity: u32,
-    /// Position in the values of the metric's own label; 0 where it has none.
-    pub label_value: u8,
-    /// For values split by who caused them.
-    pub culprit: Option<Culprit>,
-    /// The value.
-    pub value: Value,
+    /// Position of the split metric among the section's columns.
+    pub column: u32,
+    /// Who caused it.
+    pub culprit: Culprit,
+    /// How much.
+    pub amount: u64,
 }
 
-/// Who caused a part of somebody else's wait.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// Who caused a part of somebody else's loss.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Culprit {
     /// Position in [`Snapshot::entities`].
     Entity(u32),
@@ -77,9 +86,30 @@ pub enum Culprit {
     Other,
 }
 
+/// All samples of one metric.
+#[derive(Clone, Copy, Debug)]
+pub struct Family<'a> {
+    section: &'a Section,
+    column: &'a Column,
+    number: u32,
+}
+
+/// One value of one entity.
+#[derive(Clone, Copy, Debug)]
+pub struct Sample<'a> {
+    /// Position in [`Snapshot::entities`].
+    pub entity: u32,
+    /// Which combination of the metric's own labels, see [`Column::values`].
+    pub combination: usize,
+    /// For values split by who caused them.
+    pub culprit: Option<Culprit>,
+    /// The value.
+    pub value: Value<'a>,
+}
+
 /// A value, exact as the kernel counted it.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Value {
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Value<'a> {
     /// A number of things or bytes.
     Integer(u64),
     /// A duration, exported in seconds.
@@ -87,13 +117,217 @@ pub enum Value {
     /// A ratio or a fraction.
     Float(f64),
     /// A distribution.
-    Histogram(Arc<Histogram>),
+    Histogram(Histogram<'a>),
 }
 
 impl Snapshot {
-    /// The entity of a sample.
+    /// The entity of that position.
     #[must_use]
-    pub fn entity(&self, sample: &Sample) -> Option<&EntityState> {
-        self.entities.get(usize::try_from(sample.entity).ok()?)
+    pub fn entity(&self, position: u32) -> Option<&EntityState> {
+        self.entities.get(usize::try_from(position).ok()?)
+    }
+
+    /// Every metric of the collectors at work, in their order, with samples or without.
+    pub fn families(&self) -> impl Iterator<Item = Family<'_>> {
+        self.sections.iter().flat_map(Section::families)
+    }
+
+    /// The metrics of one entity, each with its samples.
+    pub fn metrics_of(&self, entity: u32) -> impl Iterator<Item = (Family<'_>, impl Iterator<Item = Sample<'_>>)> {
+        self.families().map(move |family| (family, family.samples_of(entity)))
+    }
+}
+
+impl Section {
+    /// An empty section whose rows are laid out so.
+    #[must_use]
+    pub fn new(layout: Arc<Layout>) -> Self {
+        Self { layout, ..Self::default() }
+    }
+
+    /// A section with these rows, each of the entity of that position among so many, and what entities lost to others,
+    /// in the order of the entities.
+    #[must_use]
+    pub fn of_rows(
+        layout: Arc<Layout>,
+        entities: usize,
+        rows: impl IntoIterator<Item = (u32, Row)>,
+        caused: Vec<Caused>,
+    ) -> Self {
+        let mut section = Self { row_of: vec![None; entities], caused, ..Self::new(layout) };
+        for (entity, row) in rows {
+            let number = section.push_row();
+            section.add(number, &row);
+            if let Some(place) = usize::try_from(entity).ok().and_then(|entity| section.row_of.get_mut(entity)) {
+                *place = Some(number);
+            }
+        }
+        section
+    }
+
+    /// How its rows are laid out.
+    #[must_use]
+    pub fn layout(&self) -> &Arc<Layout> {
+        &self.layout
+    }
+
+    /// Every metric of the section.
+    pub fn families(&self) -> impl Iterator<Item = Family<'_>> {
+        (0..).zip(self.layout.columns()).map(|(number, column)| Family { section: self, column, number })
+    }
+
+    /// Takes everything out and keeps the memory.
+    pub(super) fn clear(&mut self) {
+        self.row_of.clear();
+        self.present.clear();
+        self.cells.clear();
+        self.caused.clear();
+    }
+
+    /// The number of a row that is new and empty.
+    pub(super) fn push_row(&mut self) -> u32 {
+        let number = u32::try_from(self.present.len()).unwrap_or(u32::MAX);
+        self.present.push(0);
+        self.cells.resize(self.cells.len() + self.layout.width(), 0);
+        number
+    }
+
+    /// Adds to a row.
+    pub(super) fn add(&mut self, row: u32, more: &Row) {
+        let Ok(row) = usize::try_from(row) else { return };
+        let width = self.layout.width();
+        if let (Some(cells), Some(present)) =
+            (self.cells.get_mut(row * width..(row + 1) * width), self.present.get_mut(row))
+        {
+            self.layout.add(cells, &more.cells, more.present);
+            *present |= more.present;
+        }
+    }
+
+    /// The next entity's row, which is that one.
+    pub(super) fn push_entity(&mut self, row: Option<u32>) {
+        self.row_of.push(row);
+    }
+
+    /// What an entity lost to another. To be called in the order of the entities.
+    pub(super) fn push_caused(&mut self, caused: Caused) {
+        self.caused.push(caused);
+    }
+
+    /// The cells and the bits of an entity's row.
+    pub(super) fn cells(&self, entity: u32) -> Option<(&[u64], u64)> {
+        let row = usize::try_from((*self.row_of.get(usize::try_from(entity).ok()?)?)?).ok()?;
+        let width = self.layout.width();
+        Some((self.cells.get(row * width..(row + 1) * width)?, *self.present.get(row)?))
+    }
+
+    fn caused_of(&self, entity: u32) -> &[Caused] {
+        let start = self.caused.partition_point(|caused| caused.entity < entity);
+        let rest = self.caused.get(start..).unwrap_or_default();
+        rest.get(..rest.partition_point(|caused| caused.entity == entity)).unwrap_or_default()
+    }
+
+    /// The section with the rows of some entities added to those of others: `into` tells for each entity whose row gets
+    /// its values, itself as a rule. `is_past` tells whose gauges are left out then. `culprit` tells whom a culprit
+    /// counts as.
+    #[must_use]
+    pub fn merged(&self, into: &[u32], is_past: impl Fn(u32) -> bool, culprit: impl Fn(u32) -> Option<u32>) -> Self {
+        let mut merged = Self::new(Arc::clone(&self.layout));
+        let gauges = self.layout.gauges();
+        let mut row = self.layout.row();
+        merged.row_of = vec![None; into.len()];
+        for (entity, target) in (0_u32..).zip(into) {
+            let Some((cells, present)) = self.cells(entity) else { continue };
+            let Some(place) = usize::try_from(*target).ok().and_then(|target| merged.row_of.get(target)) else {
+                continue;
+            };
+            let number = place.unwrap_or_else(|| merged.push_row());
+            row.cells.clear();
+            row.cells.extend_from_slice(cells);
+            row.present = if is_past(entity) { present & !gauges } else { present };
+            self.layout.keep_only(&mut row.cells, row.present);
+            merged.add(number, &row);
+            if let Some(place) = usize::try_from(*target).ok().and_then(|target| merged.row_of.get_mut(target)) {
+                *place = Some(number);
+            }
+        }
+        merged.caused = self
+            .caused
+            .iter()
+            .filter_map(|caused| {
+                let entity = *into.get(usize::try_from(caused.entity).ok()?)?;
+                let culprit = match caused.culprit {
+                    Culprit::Entity(position) => Culprit::Entity(culprit(position)?),
+                    Culprit::Other => Culprit::Other,
+                };
+                Some(Caused { entity, culprit, ..*caused })
+            })
+            .collect();
+        merged.caused.sort_by_key(|caused| (caused.entity, caused.column, caused.culprit));
+        merged.caused.dedup_by(|next, kept| {
+            let same = (next.entity, next.column, next.culprit) == (kept.entity, kept.column, kept.culprit);
+            kept.amount += if same { next.amount } else { 0 };
+            same
+        });
+        merged
+    }
+}
+
+impl<'a> Family<'a> {
+    /// The definition.
+    #[must_use]
+    pub fn metric(self) -> &'static Metric {
+        self.column.metric
+    }
+
+    /// Its place among its section's metrics, with the values of its labels.
+    #[must_use]
+    pub fn column(self) -> &'a Column {
+        self.column
+    }
+
+    /// All samples, in the order of the entities.
+    pub fn samples(self) -> impl Iterator<Item = Sample<'a>> {
+        let entities = u32::try_from(self.section.row_of.len()).unwrap_or(u32::MAX);
+        (0..entities).flat_map(move |entity| self.samples_of(entity))
+    }
+
+    /// The samples of one entity.
+    pub fn samples_of(self, entity: u32) -> impl Iterator<Item = Sample<'a>> {
+        let Self { section, column, number } = self;
+        let is_split = column.metric.split.is_some();
+        let caused = if is_split { section.caused_of(entity) } else { &[] };
+        let caused = caused.iter().filter(move |caused| caused.column == number).map(move |caused| Sample {
+            entity,
+            combination: 0,
+            culprit: Some(caused.culprit),
+            value: number_of(column.metric, caused.amount),
+        });
+        let of_metric = section.cells(entity).and_then(|(cells, present)| column.of(cells, present));
+        let of_metric = of_metric.filter(|_| !is_split);
+        let own = of_metric.into_iter().flat_map(move |of_metric| {
+            (0..column.combinations()).filter_map(move |combination| {
+                let value = value_of(column.metric, column.combination(of_metric, combination)?)?;
+                Some(Sample { entity, combination, culprit: None, value })
+            })
+        });
+        own.chain(caused)
+    }
+}
+
+/// The value of one combination; none where nothing was ever observed of what makes a series only then.
+fn value_of<'a>(metric: &Metric, cells: &'a [u64]) -> Option<Value<'a>> {
+    if metric.kind == Kind::Histogram {
+        return Histogram::at(cells).filter(|histogram| histogram.count() > 0).map(Value::Histogram);
+    }
+    let cell = *cells.first()?;
+    (cell > 0 || !metric.sparse).then(|| number_of(metric, cell))
+}
+
+fn number_of(metric: &Metric, cell: u64) -> Value<'static> {
+    match metric.unit {
+        Unit::Seconds => Value::Nanoseconds(cell),
+        Unit::Bytes | Unit::Count(_) => Value::Integer(cell),
+        Unit::Cpus => Value::Float(cell as f64 / 1e9),
     }
 }

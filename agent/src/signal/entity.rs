@@ -1,9 +1,10 @@
 //! Who a value belongs to: a container of a pod, or a unit of the node.
 
 use std::{
+    cmp::Ordering,
     hash::{DefaultHasher, Hash, Hasher},
     ops::Deref,
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 /// A container of a Kubernetes pod.
@@ -55,14 +56,25 @@ impl Entity {
     }
 }
 
+/// What lies below an entity's topmost cgroup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subtree {
+    /// Nothing that is not the entity's: totals over the subtree are the entity's.
+    Own,
+    /// Other entities as well (a pod's cgroup holds its containers): only the directory's own settings, such as its
+    /// quota, belong to this one.
+    Shared,
+}
+
 /// An entity as a key of tables: its hash is computed once, and copies share the names.
 #[derive(Clone, Debug)]
-pub struct EntityKey(Arc<Hashed>);
+pub struct EntityKey(Arc<Shared>);
 
 #[derive(Debug)]
-struct Hashed {
+struct Shared {
     hash: u64,
     entity: Entity,
+    rendered: OnceLock<Box<[u8]>>,
 }
 
 impl EntityKey {
@@ -77,13 +89,19 @@ impl EntityKey {
             Entity::Unit(_) => self.clone(),
         }
     }
+
+    /// What an exporter writes for this entity's names at each page. Names do not change, so it is made once, by the
+    /// first who asks, and lives as long as they do. There is room for one such text.
+    pub fn rendered(&self, render: impl FnOnce(&Entity) -> Vec<u8>) -> &[u8] {
+        self.0.rendered.get_or_init(|| render(&self.0.entity).into_boxed_slice())
+    }
 }
 
 impl From<Entity> for EntityKey {
     fn from(entity: Entity) -> Self {
         let mut hasher = DefaultHasher::new();
         entity.hash(&mut hasher);
-        Self(Arc::new(Hashed { hash: hasher.finish(), entity }))
+        Self(Arc::new(Shared { hash: hasher.finish(), entity, rendered: OnceLock::new() }))
     }
 }
 
@@ -103,6 +121,19 @@ impl PartialEq for EntityKey {
 
 impl Eq for EntityKey {}
 
+impl PartialOrd for EntityKey {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// By the names.
+impl Ord for EntityKey {
+    fn cmp(&self, other: &Self) -> Ordering {
+        if Arc::ptr_eq(&self.0, &other.0) { Ordering::Equal } else { (**self).cmp(&**other) }
+    }
+}
+
 impl Hash for EntityKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write_u64(self.0.hash);
@@ -111,23 +142,12 @@ impl Hash for EntityKey {
 
 /// What the ledger asks about names. Attribution answers.
 pub trait Naming {
+    /// Grows whenever the name of somebody may have changed.
+    fn version(&self) -> u64;
+
     /// The entity under the names that are known for it now.
     fn name(&self, entity: &Entity) -> Entity;
 
     /// Names are lacking that may well come in a moment.
     fn is_pending(&self, entity: &Entity) -> bool;
-}
-
-/// Entities are called what their cgroups' paths tell.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct PathNames;
-
-impl Naming for PathNames {
-    fn name(&self, entity: &Entity) -> Entity {
-        entity.clone()
-    }
-
-    fn is_pending(&self, _: &Entity) -> bool {
-        false
-    }
 }

@@ -13,6 +13,17 @@ pub enum Kind {
     Histogram,
 }
 
+/// How the values of an entity's several cgroups become one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Aggregation {
+    /// They are added up.
+    Sum,
+    /// The largest counts, as for a peak.
+    Max,
+    /// The one that was read last counts, as for a setting.
+    Last,
+}
+
 /// The unit in which a metric is exported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
@@ -32,11 +43,43 @@ pub struct Label {
     /// Label name in Prometheus, attribute key in OTLP.
     pub name: &'static str,
     /// Every value that the label can take.
-    pub values: &'static [&'static str],
+    pub values: LabelValues,
+}
+
+/// Where a label's values are named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LabelValues {
+    /// Here.
+    Fixed(&'static [&'static str]),
+    /// By the running kernel: the enumeration's constants in the order of their values, which start at 0 or a little
+    /// above. The collector's start looks them up; until then there are none.
+    Kernel(KernelEnum),
+}
+
+/// An enumeration of the kernel whose constants name a label's values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KernelEnum {
+    /// Its name, for example `skb_drop_reason`.
+    pub name: &'static str,
+    /// What each constant begins with and the value does not, for example `SKB_DROP_REASON_`. The rest is told in
+    /// lower case.
+    pub prefix: &'static str,
+    /// Values from this one on count as `other`.
+    pub most: usize,
+}
+
+/// What a split metric tells by name: who caused a part of another metric's value. The names are open and bounded; what
+/// no name accounts for is `(other)`.
+#[derive(Clone, Copy, Debug)]
+pub struct Split {
+    /// The metric whose value it splits.
+    pub of: &'static Metric,
+    /// Which of that metric's label combinations are split.
+    pub combinations: &'static [usize],
 }
 
 /// One metric of one collector.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub struct Metric {
     /// Prometheus family name, with unit and `_total`, for example `podlens_cpu_seconds_total`.
     pub name: &'static str,
@@ -44,17 +87,49 @@ pub struct Metric {
     pub otlp_name: &'static str,
     /// What the value means over time.
     pub kind: Kind,
+    /// How the values of several cgroups become one.
+    pub aggregation: Aggregation,
     /// The exported unit.
     pub unit: Unit,
     /// One line of help, without a final stop.
     pub help: &'static str,
-    /// The metric's own label, if it has one.
-    pub label: Option<Label>,
+    /// The metric's own labels. It has a value for each combination of theirs.
+    pub labels: &'static [Label],
+    /// A combination whose value is 0 makes no series: for labels with many values of which an entity meets few.
+    pub sparse: bool,
+    /// The metric that it splits by who caused it.
+    pub split: Option<Split>,
     /// Where the value comes from, for the documentation.
     pub source: &'static str,
     /// What the value is compared with in the tests, for the documentation.
     pub must_equal: &'static str,
 }
+
+impl Metric {
+    /// What most metrics have in common; definitions take the rest from here.
+    pub const BASE: Self = Self {
+        name: "",
+        otlp_name: "",
+        kind: Kind::Counter,
+        aggregation: Aggregation::Sum,
+        unit: Unit::Seconds,
+        help: "",
+        labels: &[],
+        sparse: false,
+        split: None,
+        source: "",
+        must_equal: "",
+    };
+}
+
+/// A metric is one definition: its address tells it from all others.
+impl PartialEq for Metric {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self, other)
+    }
+}
+
+impl Eq for Metric {}
 
 /// A metric that is always 1 and tells facts by its labels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ pub mod metric;
 pub mod row;
 pub mod shutdown;
 
-pub use entity::{Container, Entity, EntityKey, Naming, PathNames};
+pub use entity::{Container, Entity, EntityKey, Naming, Subtree};
 pub use histogram::Histogram;
-pub use metric::{InfoMetric, Kind, Label, Metric, Unit};
+pub use metric::{Aggregation, InfoMetric, Kind, Label, LabelValues, Metric, Split, Unit};
 pub use row::{Column, Layout, Row};

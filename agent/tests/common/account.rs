@@ -58,8 +58,9 @@ impl Account {
         let switches = |kind: &str| one("podlens_context_switches_total", &[("kind", kind)]).count();
         Self {
             cpu_ns: one("podlens_cpu_seconds_total", &[]).ns(),
-            wait_ns: one(LATENCY_SUM, &[]).ns(),
-            waits: one("podlens_runqueue_latency_seconds_count", &[]).count(),
+            // Without any observation there is no histogram.
+            wait_ns: page.one(LATENCY_SUM, labels).map_or(0, Sample::ns),
+            waits: page.one("podlens_runqueue_latency_seconds_count", labels).map_or(0, Sample::count),
             causes: causes.collect(),
             throttled_ns: one("podlens_cpu_throttled_wait_seconds_total", &[]).ns(),
             voluntary: switches("voluntary"),
@@ -128,8 +129,12 @@ pub fn caused(page: &Page, cgroup: &TestCgroup) -> u64 {
 /// Gives how many entities there are.
 #[track_caller]
 pub fn assert_sums_agree(page: &Page) -> usize {
-    let latency = sums(page, LATENCY_SUM, |_| true);
+    let mut latency = sums(page, LATENCY_SUM, |_| true);
     let wait = sums(page, WAIT, |_| true);
+    // Without any observation there is no histogram.
+    for entity in wait.keys() {
+        latency.entry(entity.clone()).or_insert(0);
+    }
     assert_eq!(wait, latency, "the sum over causes is the histogram's");
     let others = sums(page, WAIT, |sample| matches!(sample.label("cause"), "neighbor" | "system"));
     let mut caused = sums(page, CAUSED, |_| true);

@@ -186,7 +186,7 @@ pub(crate) fn named(names: &Names, n: u32) -> (String, String, String) {
         pod_uid: format!("uid-{n}").into(),
         container_id: id(n).into(),
     });
-    match names.view().name(&entity) {
+    match names.name(&entity) {
         Entity::Container(called) => {
             (called.namespace.to_string(), called.pod.to_string(), called.container.to_string())
         }

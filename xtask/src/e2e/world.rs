@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use super::{
     collector::Collector,
-    kubernetes::{Name, labels},
+    names::{Name, labels},
     prometheus::Prometheus,
     truth::Truth,
     web,

@@ -12,8 +12,7 @@
 //! | pacer.rs | how often something is looked for, pure |
 //! | pod.rs, event.rs, workload.rs, quantity.rs | from JSON to what names need, pure |
 //! | table.rs | what is known, pure |
-//!
-//! It answers names and [`Facts`] and knows no metric: whoever builds a snapshot makes samples of them.
+//! | facts.rs | facts about a container beside its names, pure |
 //!
 //! Without names values are exported under the pod's uid and the container's id: nothing waits, nothing is guessed.
 
@@ -21,6 +20,7 @@ pub mod api;
 pub mod bundle;
 pub mod client;
 pub mod event;
+mod facts;
 pub mod kubelet;
 mod pacer;
 pub mod pod;
@@ -41,8 +41,9 @@ use std::{
 use tokio::sync::Notify;
 use tracing::warn;
 
+pub use self::facts::{Facts, PodFacts};
 use self::{
-    pod::{Pod, Resources},
+    pod::Pod,
     table::{ContainerFacts, Table, Unknown},
 };
 use crate::signal::{Container, Entity, Naming};
@@ -121,13 +122,10 @@ impl Names {
         self.write().learn(facts, Instant::now());
     }
 
-    /// One consistent view for a whole snapshot.
+    /// What is known about a container beside its names.
     #[must_use]
-    pub fn view(&self) -> View<'_> {
-        View {
-            table: self.table.read().unwrap_or_else(PoisonError::into_inner),
-            active: self.counts().synced.is_some(),
-        }
+    pub fn facts(&self, container: &Container) -> Facts {
+        Facts::of(&self.read(), container)
     }
 
     /// A cgroup of this entity was born: its name is wanted at once, since it may be gone in a moment. `in_order`: after
@@ -137,7 +135,7 @@ impl Names {
         if in_order {
             self.write().born(container, Instant::now());
         }
-        if !container.container_id.is_empty() && !self.view().table.knows(entity) {
+        if !container.container_id.is_empty() && !self.read().knows(entity) {
             let unknown =
                 Unknown { pod_uid: Arc::clone(&container.pod_uid), container_id: Arc::clone(&container.container_id) };
             self.want([unknown]);
@@ -150,9 +148,13 @@ impl Names {
     }
 
     /// Meets everyone whose names may still be asked for, and whether each has a living cgroup.
-    pub fn refresh<'a>(&self, entities: impl IntoIterator<Item = (&'a Entity, bool)>) {
+    ///
+    /// True if nobody lacks a name.
+    pub fn refresh<'a>(&self, entities: impl IntoIterator<Item = (&'a Entity, bool)>) -> bool {
         let unknown = self.write().refresh(entities, Instant::now());
+        let all_named = unknown.is_empty();
         self.want(unknown);
+        all_named
     }
 
     /// Counts about names.
@@ -164,7 +166,7 @@ impl Names {
         requests.sort_unstable();
         let (synced, odd) = (counts.synced, counts.odd);
         drop(counts);
-        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let table = self.read();
         NamesHealth {
             requests,
             pods: table.listed() as u64,
@@ -227,21 +229,24 @@ impl Names {
         }
     }
 
+    fn read(&self) -> RwLockReadGuard<'_, Table> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn write(&self) -> RwLockWriteGuard<'_, Table> {
         self.table.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether somebody still lacks this name.
     fn lacks(&self, unknown: &Unknown) -> bool {
-        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let table = self.read();
         !table.knows_id(&unknown.pod_uid, &unknown.container_id)
     }
 
     /// Whether the source may yet tell this name though it has answered: it does not list the pod, or lists it
     /// without all its ids.
     fn may_come(&self, unknown: &Unknown) -> bool {
-        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-        table.may_learn(&unknown.pod_uid)
+        self.read().may_learn(&unknown.pod_uid)
     }
 
     fn wanted(&self) -> MutexGuard<'_, HashSet<Unknown>> {
@@ -253,44 +258,18 @@ impl Names {
     }
 }
 
-/// The names at one moment.
-#[derive(Debug)]
-pub struct View<'a> {
-    table: RwLockReadGuard<'a, Table>,
-    /// There is a source that may bring more.
-    active: bool,
-}
-
-/// What is known about a container beside its names.
-#[derive(Clone, Copy, Debug)]
-pub struct Facts<'a> {
-    /// Its pod, if a source has the object.
-    pub pod: Option<&'a Pod>,
-    /// Its image, empty if not told; none for the pod's own cgroup.
-    pub image: Option<&'a Arc<str>>,
-    /// What it is guaranteed and allowed, if the pod's object lists it.
-    pub resources: Option<Resources>,
-}
-
-impl View<'_> {
-    /// What is known about the container, under its names or without.
-    #[must_use]
-    pub fn facts(&self, container: &Container) -> Facts<'_> {
-        Facts {
-            pod: self.table.pod(container),
-            image: self.table.image(container),
-            resources: self.table.container(container).map(|container| container.resources),
-        }
+/// Each answer is of its own moment: nobody who brings names waits for a whole sweep.
+impl Naming for Names {
+    fn version(&self) -> u64 {
+        self.read().version()
     }
-}
 
-impl Naming for View<'_> {
     fn name(&self, entity: &Entity) -> Entity {
-        self.table.name(entity)
+        self.read().name(entity)
     }
 
     fn is_pending(&self, entity: &Entity) -> bool {
-        self.active && !self.table.knows(entity)
+        self.counts().synced.is_some() && !self.read().knows(entity)
     }
 }
 

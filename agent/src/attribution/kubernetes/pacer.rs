@@ -1,7 +1,8 @@
 //! How often an unknown container is looked for. Pure.
 //!
-//! Each gets a few tries at growing distances. After them it is looked for at equal ones as long as there is hope, so that
-//! one that nobody can name, such as a sandbox without annotations, costs nothing for ever.
+//! Each gets a few tries at growing distances. After them it is looked for at equal ones as long as somebody asks for it and
+//! there is hope, so that neither one that nobody can name, such as a sandbox without annotations, nor one that is long gone
+//! costs anything for ever.
 
 use std::{
     collections::HashMap,
@@ -27,6 +28,8 @@ pub(super) struct Pacer {
 struct Seen {
     since: Instant,
     tried: usize,
+    /// Somebody has asked for it since the last try.
+    wanted: bool,
 }
 
 impl Pacer {
@@ -51,7 +54,7 @@ impl Pacer {
     /// These are wanted.
     pub(super) fn want(&mut self, unknown: impl IntoIterator<Item = Unknown>, now: Instant) {
         for one in unknown {
-            self.seen.entry(one).or_insert(Seen { since: now, tried: 0 });
+            self.seen.entry(one).or_insert(Seen { since: now, tried: 0, wanted: true }).wanted = true;
         }
         if self.seen.len() > REMEMBERED {
             let mut oldest: Vec<(Instant, Unknown)> =
@@ -68,7 +71,7 @@ impl Pacer {
         self.seen.values().filter_map(|seen| Some(seen.since + self.after(seen.tried)?)).min()
     }
 
-    /// What is due by now; each counts as tried. After its first tries that is only who `may_come`.
+    /// What is due by now; each counts as tried. After its first tries that is only who is still wanted and `may_come`.
     pub(super) fn due(&mut self, now: Instant, may_come: impl Fn(&Unknown) -> bool) -> Vec<Unknown> {
         let mut seen = std::mem::take(&mut self.seen);
         let mut due = Vec::new();
@@ -83,7 +86,8 @@ impl Pacer {
                 seen.tried += 1;
             }
             seen.tried += 1;
-            if is_early || may_come(one) {
+            let is_wanted = std::mem::take(&mut seen.wanted);
+            if is_early || (is_wanted && may_come(one)) {
                 due.push(one.clone());
             }
         }
@@ -96,6 +100,7 @@ impl Pacer {
         for one in unknown {
             if let Some(seen) = self.seen.get_mut(one) {
                 seen.tried = seen.tried.saturating_sub(1);
+                seen.wanted = true;
             }
         }
     }
@@ -151,6 +156,22 @@ mod tests {
         }
         let expected = [0, 1, 10, 40, 70, 100, 130, 160, 190];
         assert_eq!(tries, expected.map(|second| (second, unknown(1))));
+    }
+
+    #[test]
+    fn a_name_that_nobody_asks_for_any_more_is_not_looked_for_whatever_hope_there_is() {
+        let (mut pacer, start) = (Pacer::new(TRIES).again_every(Duration::from_secs(30)), Instant::now());
+        let mut tries = Vec::new();
+        for second in 0..300 {
+            let now = start + Duration::from_secs(second);
+            if second < 60 || second == 200 {
+                pacer.want([unknown(1)], now);
+            }
+            if !pacer.due(now, |_| true).is_empty() {
+                tries.push(second);
+            }
+        }
+        assert_eq!(tries, [0, 1, 10, 40, 70, 220]);
     }
 
     #[test]

@@ -34,12 +34,12 @@ fn list() -> PodList {
 #[test]
 fn a_name_is_pending_only_while_there_is_a_source() {
     let names = Names::new(std::time::Duration::from_mins(5));
-    assert!(!names.view().is_pending(&entity(ID)));
+    assert!(!names.is_pending(&entity(ID)));
     names.set_synced(false);
-    assert!(names.view().is_pending(&entity(ID)));
-    assert!(!names.view().is_pending(&Entity::unit("x")));
+    assert!(names.is_pending(&entity(ID)));
+    assert!(!names.is_pending(&Entity::unit("x")));
     names.replace_all(list().pods);
-    assert!(!names.view().is_pending(&entity(ID)));
+    assert!(!names.is_pending(&entity(ID)));
 }
 
 #[tokio::test]

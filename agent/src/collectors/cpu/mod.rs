@@ -17,10 +17,10 @@ use foldhash::fast::RandomState;
 use podlens_common::cgroup::{Bandwidth, CgroupKey};
 
 use self::files::{Figures, Files, Room, Wanted};
-use super::{Collector, CollectorSpec, EntityCgroup, SlotsInUse, Subtree};
+use super::{Collector, CollectorSpec, EntityCgroup, Readings, Sweep};
 use crate::{
     kernel::hierarchy::Hierarchies,
-    signal::{Layout, Row},
+    signal::{Layout, Row, Subtree},
 };
 
 /// The collector.
@@ -28,7 +28,6 @@ pub static SPEC: CollectorSpec = CollectorSpec {
     name: "cpu",
     about: "CPU quota and what it stopped, CPU time by mode",
     metrics: &[&metrics::THROTTLED, &metrics::PERIODS, &metrics::MODE, &metrics::LIMIT],
-    split: None,
 };
 
 /// Least time between two readings of a cgroup's counters: a file that the caches do not hold costs some microseconds.
@@ -94,7 +93,10 @@ impl Collector for Cpu {
         }
     }
 
-    fn read_cgroups(&mut self, _held: &SlotsInUse, enter: &mut dyn FnMut(CgroupKey, &Row)) {
+    fn read(&mut self, sweep: &Sweep<'_>, readings: &mut dyn Readings) {
+        if !sweep.whole {
+            return;
+        }
         let now = Instant::now();
         for (key, watched) in &mut self.watched {
             if let Some(figures) = watched.read(&self.layout, &mut self.room, now) {
@@ -105,7 +107,7 @@ impl Collector for Cpu {
                 watched.row.remove_gauges(&self.layout);
                 watched.row.at_least(&self.found);
             }
-            enter(*key, &watched.row);
+            readings.cgroup(*key, &watched.row);
         }
     }
 

@@ -18,7 +18,6 @@ pub static SPEC: CollectorSpec = CollectorSpec {
     name: "lifecycle",
     about: "births and removals of cgroups, so that short lives have a name",
     metrics: &[],
-    split: None,
 };
 
 /// Its programs and their tracepoints.

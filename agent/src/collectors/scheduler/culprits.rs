@@ -9,7 +9,15 @@ use std::collections::HashMap;
 use foldhash::fast::RandomState;
 use podlens_common::scheduler::{Culprits, WAYS, culprit_holder};
 
-use super::Caused;
+/// Time that one slot's tasks lost to another's since the last sweep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Caused {
+    /// Who waited.
+    pub(super) slot: u32,
+    /// Slot of who held the CPU meanwhile.
+    pub(super) culprit: u32,
+    pub(super) ns: u64,
+}
 
 /// The totals seen last, by the entry's position.
 #[derive(Default)]

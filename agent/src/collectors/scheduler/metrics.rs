@@ -1,6 +1,8 @@
 //! The scheduler's metrics.
 
-use crate::signal::{Kind, Label, Metric, Unit};
+use podlens_common::scheduler::{CAUSE_NEIGHBOR, CAUSE_SYSTEM};
+
+use crate::signal::{Kind, Label, LabelValues, Metric, Split, Unit};
 
 /// Time on a CPU.
 pub static CPU: Metric = Metric {
@@ -9,9 +11,9 @@ pub static CPU: Metric = Metric {
     kind: Kind::Counter,
     unit: Unit::Seconds,
     help: "Time that tasks spent on a CPU, running slices included, time taken by the hypervisor left out",
-    label: None,
     source: "sched_switch, the run queue's clocks",
     must_equal: "cpu.stat usage and cpuacct.usage within 1 %",
+    ..Metric::BASE
 };
 
 /// Waits for a CPU.
@@ -21,9 +23,9 @@ pub static RUN_QUEUE_LATENCY: Metric = Metric {
     kind: Kind::Histogram,
     unit: Unit::Seconds,
     help: "Waits of runnable tasks for a CPU, from the entry in its run queue to the dispatch, throttled time taken out; a wait that went on in another CPU's queue is one observation a queue",
-    label: None,
     source: "sched_switch, sched_migrate_task, sched_info",
     must_equal: "the sum: run_delay of /proc/PID/schedstat, less podlens_cpu_throttled_wait_seconds_total, within 1 %",
+    ..Metric::BASE
 };
 
 /// The same waits, by who ran meanwhile.
@@ -33,9 +35,13 @@ pub static CPU_WAIT: Metric = Metric {
     kind: Kind::Counter,
     unit: Unit::Seconds,
     help: "Time that runnable tasks waited for a CPU, by who held it meanwhile: the container itself, its pod, another pod, a unit of the node or the kernel, nobody; unknown is what reaches back beyond the CPU's history",
-    label: Some(Label { name: "cause", values: &["self", "pod", "neighbor", "system", "idle", "unknown"] }),
+    labels: &[Label {
+        name: "cause",
+        values: LabelValues::Fixed(&["self", "pod", "neighbor", "system", "idle", "unknown"]),
+    }],
     source: "sched_switch, each CPU's last 2,048 slices",
     must_equal: "the sum over causes: the sum of podlens_runqueue_latency_seconds, exactly",
+    ..Metric::BASE
 };
 
 /// The neighbors' and the node's part of the waits, by name.
@@ -45,9 +51,10 @@ pub static CPU_WAIT_CAUSED: Metric = Metric {
     kind: Kind::Counter,
     unit: Unit::Seconds,
     help: "Time that runnable tasks waited while a named other pod or unit held the CPU; culprit_pod (other) stands for all that have no series of their own",
-    label: None,
+    split: Some(Split { of: &CPU_WAIT, combinations: &[CAUSE_NEIGHBOR, CAUSE_SYSTEM] }),
     source: "sched_switch, each CPU's last 2,048 slices",
     must_equal: "the sum over culprits: causes neighbor and system, exactly",
+    ..Metric::BASE
 };
 
 /// Throttled time that looked like waiting.
@@ -57,9 +64,9 @@ pub static THROTTLED_WAIT: Metric = Metric {
     kind: Kind::Counter,
     unit: Unit::Seconds,
     help: "Time that runnable tasks spent in the run queue while their group was stopped by its own quota, summed over tasks; in no other metric",
-    label: None,
     source: "the group's throttled time, read at each dispatch",
     must_equal: "run_delay of /proc/PID/schedstat less the wait",
+    ..Metric::BASE
 };
 
 /// Throttles by their length.
@@ -69,9 +76,9 @@ pub static THROTTLE_LATENCY: Metric = Metric {
     kind: Kind::Histogram,
     unit: Unit::Seconds,
     help: "How long each throttle stopped tasks of the container on a CPU, because of its own quota or one above it; one observation a CPU and cgroup, entered when a task is dispatched there again",
-    label: None,
     source: "the group's throttled time, read at each dispatch",
     must_equal: "the sum: throttled_usec of cpu.stat, where the container's own group has the quota, within 1 %",
+    ..Metric::BASE
 };
 
 /// Time off the CPU.
@@ -81,9 +88,10 @@ pub static OFF_CPU: Metric = Metric {
     kind: Kind::Counter,
     unit: Unit::Seconds,
     help: "Time that tasks were blocked, summed over tasks, entered when they are dispatched again: sleep (until something happens, stopped ones too) or disk (sleep that nothing interrupts)",
-    label: Some(Label { name: "state", values: &["sleep", "disk"] }),
+    labels: &[Label { name: "state", values: LabelValues::Fixed(&["sleep", "disk"]) }],
     source: "sched_switch, sched_info",
     must_equal: "time passed less CPU time and wait, of a pinned task, within 1 %",
+    ..Metric::BASE
 };
 
 /// Migrations.
@@ -93,9 +101,9 @@ pub static MIGRATIONS: Metric = Metric {
     kind: Kind::Counter,
     unit: Unit::Count("migration"),
     help: "Moves of tasks from one CPU to another",
-    label: None,
     source: "sched_migrate_task",
     must_equal: "nr_migrations of /proc/PID/sched, exactly",
+    ..Metric::BASE
 };
 
 /// Switches.
@@ -105,7 +113,8 @@ pub static CONTEXT_SWITCHES: Metric = Metric {
     kind: Kind::Counter,
     unit: Unit::Count("switch"),
     help: "Switches away from a task, because it blocked (voluntary) or because another had to run (involuntary)",
-    label: Some(Label { name: "kind", values: &["voluntary", "involuntary"] }),
+    labels: &[Label { name: "kind", values: LabelValues::Fixed(&["voluntary", "involuntary"]) }],
     source: "sched_switch",
     must_equal: "ru_nvcsw and ru_nivcsw of getrusage, exactly",
+    ..Metric::BASE
 };

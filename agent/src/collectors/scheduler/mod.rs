@@ -12,11 +12,14 @@ use std::collections::HashMap;
 use foldhash::fast::RandomState;
 use podlens_common::{
     cgroup::Holder,
-    scheduler::{Account, CAUSE_NEIGHBOR, CAUSE_SYSTEM, Culprits, Now, Throttles, bucket},
+    scheduler::{Account, Culprits, Now, Throttles, bucket},
 };
 
-use self::{clock::RunQueueClock, culprits::Ways};
-use super::{Caused, Collector, CollectorSpec, SlotsInUse, Split};
+use self::{
+    clock::RunQueueClock,
+    culprits::{Caused, Ways},
+};
+use super::{Collector, CollectorSpec, Readings, SlotsInUse, Sweep};
 use crate::{
     kernel::object::SchedulerMaps,
     signal::{Histogram, Layout, Row},
@@ -26,11 +29,6 @@ use crate::{
 pub static SPEC: CollectorSpec = CollectorSpec {
     name: "scheduler",
     about: "CPU time, waits for a CPU and their causes, time off the CPU, migrations, context switches",
-    split: Some(Split {
-        metric: &metrics::CPU_WAIT_CAUSED,
-        of: &metrics::CPU_WAIT,
-        label_values: &[CAUSE_NEIGHBOR, CAUSE_SYSTEM],
-    }),
     metrics: &[
         &metrics::CPU,
         &metrics::RUN_QUEUE_LATENCY,
@@ -82,18 +80,11 @@ impl Collector for Scheduler {
         &SPEC
     }
 
-    fn prepare(&mut self) {
-        self.set_clock();
-    }
-
-    fn read_slots(
-        &mut self,
-        held: &SlotsInUse,
-        generation: &dyn Fn(u32) -> Option<u32>,
-        enter: &mut dyn FnMut(u32, &Row),
-    ) -> Vec<Caused> {
-        let slots: Vec<u32> = held.keys().copied().collect();
-        self.sweep(&slots, generation, enter)
+    fn read(&mut self, sweep: &Sweep<'_>, readings: &mut dyn Readings) {
+        if sweep.whole {
+            self.set_clock();
+        }
+        self.sweep(sweep.wanted, sweep.generation, readings);
     }
 
     fn clear(&mut self, slot: u32) {
@@ -137,20 +128,21 @@ impl Scheduler {
         self.clock.set(&self.maps.cpus);
     }
 
-    /// Reads the given slots, which are in order: hands their rows to `enter`, and gives who held the CPU while they
-    /// waited since the last sweep. `generation` tells who has a slot at present.
+    /// Reads the given slots: what each has used, and who held the CPU while its tasks waited since the last sweep.
+    /// `generation` tells who has a slot at present.
     pub fn sweep(
         &mut self,
-        slots: &[u32],
+        slots: &SlotsInUse,
         generation: impl Fn(u32) -> Option<u32>,
-        mut enter: impl FnMut(u32, &Row),
-    ) -> Vec<Caused> {
+        readings: &mut (impl Readings + ?Sized),
+    ) {
+        let slots: Vec<u32> = slots.iter().map(|(number, _)| number).collect();
         let mut totals = std::mem::take(&mut self.totals);
         totals.clear();
         totals.resize(slots.len(), Account::EMPTY);
         let mut caused = Vec::new();
         for cpu in 0..self.maps.cpu_count {
-            self.sweep_cpu(cpu, slots, &mut totals, &mut caused, &generation);
+            self.sweep_cpu(cpu, &slots, &mut totals, &mut caused, &generation);
         }
         let Self { maps, offers, layout, rows, found, .. } = self;
         for (slot, total) in slots.iter().zip(&totals) {
@@ -159,10 +151,12 @@ impl Scheduler {
             book(found, layout, *offers, total, &throttles.unwrap_or(Throttles::EMPTY));
             let row = rows.entry(*slot).or_insert_with(|| layout.row());
             row.at_least(found);
-            enter(*slot, row);
+            readings.slot(*slot, row);
+        }
+        for Caused { slot, culprit, ns } in caused {
+            readings.caused(&metrics::CPU_WAIT_CAUSED, slot, culprit, ns);
         }
         self.totals = totals;
-        caused
     }
 
     /// Empties a slot whose cgroup is gone, on all CPUs.
@@ -295,8 +289,8 @@ fn book(row: &mut Row, layout: &Layout, offers: Offers, total: &Account, throttl
 }
 
 /// A distribution's cells: its buckets, from what is counted at each place, then its sum.
-fn distribution(places: &[u64; Histogram::BUCKETS], sum_ns: u64) -> [u64; Histogram::BUCKETS + 1] {
-    let mut cells = [0; Histogram::BUCKETS + 1];
+fn distribution(places: &[u64; Histogram::BUCKETS], sum_ns: u64) -> [u64; Histogram::CELLS] {
+    let mut cells = [0; Histogram::CELLS];
     for (place, count) in places.iter().enumerate() {
         if let Some(cell) = bucket(place).and_then(|bucket| cells.get_mut(bucket)) {
             *cell = *count;

@@ -1,6 +1,6 @@
 //! Metrics of tasks and processes.
 
-use crate::signal::{Kind, Label, Metric, Unit};
+use crate::signal::{Kind, Label, LabelValues, Metric, Unit};
 
 /// Tasks by state.
 pub static TASKS: Metric = Metric {
@@ -9,9 +9,10 @@ pub static TASKS: Metric = Metric {
     kind: Kind::Gauge,
     unit: Unit::Count("task"),
     help: "Tasks (threads) by state, as of a walk through all of them at most 10 s ago: running on a CPU, waiting for one, sleeping (idle, stopped and traced ones too), in a sleep that no signal ends (disk)",
-    label: Some(Label { name: "state", values: &["running", "waiting", "sleeping", "disk"] }),
+    labels: &[Label { name: "state", values: LabelValues::Fixed(&["running", "waiting", "sleeping", "disk"]) }],
     source: "the kernel's list of processes",
     must_equal: "states R, S and D of /proc/PID/task/TID/stat, R split by whether the task has a CPU",
+    ..Metric::BASE
 };
 
 /// Births of processes.
@@ -21,9 +22,9 @@ pub static CREATED: Metric = Metric {
     kind: Kind::Counter,
     unit: Unit::Count("process"),
     help: "Processes, not threads, that began in the cgroup; one that is moved into it later began elsewhere",
-    label: None,
     source: "sched_process_fork",
     must_equal: "the count of forks of a test, exactly",
+    ..Metric::BASE
 };
 
 /// Ends of processes.
@@ -33,7 +34,7 @@ pub static EXITED: Metric = Metric {
     kind: Kind::Counter,
     unit: Unit::Count("process"),
     help: "Processes whose last thread ended in the cgroup",
-    label: None,
     source: "sched_process_exit",
     must_equal: "the count of ended children of a test, exactly",
+    ..Metric::BASE
 };

@@ -16,7 +16,7 @@ use podlens_common::{
     tasks::{KEY_KERNEL, KEY_ROOT, Processes, STATES, TaskRecord, TaskWalk},
 };
 
-use super::{Caused, Collector, CollectorSpec, SlotsInUse};
+use super::{Collector, CollectorSpec, Readings, SlotsInUse, Sweep};
 use crate::{
     kernel::{mapped::MappedArray, object::WalkMaps},
     signal::{Layout, Row},
@@ -27,7 +27,6 @@ pub static SPEC: CollectorSpec = CollectorSpec {
     name: "tasks",
     about: "tasks by state, processes that began and ended",
     metrics: &[&metrics::TASKS, &metrics::CREATED, &metrics::EXITED],
-    split: None,
 };
 
 /// Programs for processes.
@@ -83,14 +82,9 @@ impl Tasks {
             found.add_all(layout, &metrics::TASKS, &tasks);
         }
     }
-}
 
-impl Collector for Tasks {
-    fn spec(&self) -> &'static CollectorSpec {
-        &SPEC
-    }
-
-    fn prepare(&mut self) {
+    /// Walks through all tasks anew, if it is time to.
+    fn walk(&mut self) {
         let Some(walk) = &self.walk else { return };
         if self.walked.at.is_some_and(|at| at.elapsed() < WALK_INTERVAL) {
             return;
@@ -106,34 +100,41 @@ impl Collector for Tasks {
         }
     }
 
-    fn read_slots(
-        &mut self,
-        held: &SlotsInUse,
-        _generation: &dyn Fn(u32) -> Option<u32>,
-        enter: &mut dyn FnMut(u32, &Row),
-    ) -> Vec<Caused> {
-        let keys = || held.values().map(|slot| slot.key).collect();
-        self.walked.held.get_or_insert_with(keys);
-        for (number, slot) in held {
-            self.find(*number, slot.key);
-            enter(*number, &self.found);
+    /// Tells the tasks of cgroups that hold no slot.
+    fn read_without_slot(&mut self, in_use: &SlotsInUse, readings: &mut dyn Readings) {
+        let told = in_use.iter().map(|(_, slot)| slot.key).chain([KEY_KERNEL, KEY_ROOT]);
+        let told: HashSet<CgroupKey, RandomState> = told.collect();
+        for (key, tasks) in self.walked.tasks.iter().filter(|(key, _)| !told.contains(*key)) {
+            self.found.clear();
+            self.found.add_all(&self.layout, &metrics::TASKS, tasks);
+            readings.cgroup(*key, &self.found);
         }
-        Vec::new()
+    }
+}
+
+impl Collector for Tasks {
+    fn spec(&self) -> &'static CollectorSpec {
+        &SPEC
+    }
+
+    fn read(&mut self, sweep: &Sweep<'_>, readings: &mut dyn Readings) {
+        if sweep.whole {
+            self.walk();
+        }
+        let keys = || sweep.in_use.iter().map(|(_, slot)| slot.key).collect();
+        self.walked.held.get_or_insert_with(keys);
+        for (number, slot) in sweep.wanted.iter() {
+            self.find(number, slot.key);
+            readings.slot(number, &self.found);
+        }
+        if sweep.whole {
+            self.read_without_slot(sweep.in_use, readings);
+        }
     }
 
     fn clear(&mut self, slot: u32) {
         if let (Some(processes), Ok(entry)) = (&self.processes, usize::try_from(slot)) {
             processes.set(entry, Processes::default());
-        }
-    }
-
-    fn read_cgroups(&mut self, held: &SlotsInUse, enter: &mut dyn FnMut(CgroupKey, &Row)) {
-        let told = held.values().map(|slot| slot.key).chain([KEY_KERNEL, KEY_ROOT]);
-        let told: HashSet<CgroupKey, RandomState> = told.collect();
-        for (key, tasks) in self.walked.tasks.iter().filter(|(key, _)| !told.contains(*key)) {
-            self.found.clear();
-            self.found.add_all(&self.layout, &metrics::TASKS, tasks);
-            enter(*key, &self.found);
         }
     }
 

@@ -26,8 +26,8 @@ pub use self::{
     resource::{SCHEMA_URL, UNIT_KEY},
 };
 use crate::{
-    registry::{Sample, Snapshot},
-    signal::Entity,
+    registry::{EntityState, Family, Sample, Snapshot},
+    signal::{Entity, EntityKey},
 };
 
 /// A request is closed before it grows beyond this, as long as it can be split: receivers refuse 4 MiB.
@@ -42,14 +42,6 @@ pub struct Request {
     pub points: u64,
 }
 
-/// One sample of a snapshot by its positions, for walking the samples entity by entity.
-#[derive(Clone, Copy)]
-struct Position {
-    entity: u32,
-    family: u32,
-    sample: u32,
-}
-
 /// The requests of one export, built one at a time: all of them take far more memory than the snapshot.
 pub struct Requests<'a> {
     /// What is still to be sent: the values, then the last points of entities that are gone.
@@ -59,11 +51,11 @@ pub struct Requests<'a> {
     limit_bytes: usize,
 }
 
-/// Samples of one snapshot, to be sent as values or as marks that there is no value any more.
+/// Entities of one snapshot, whose samples are to be sent as values or as marks that there is no value any more.
 struct Part<'a> {
     snapshot: &'a Snapshot,
-    positions: std::vec::IntoIter<Position>,
-    next: Option<Position>,
+    /// Positions of those that are still to be sent.
+    entities: std::vec::IntoIter<u32>,
     /// For each entity, where in the snapshot's facts those about it and its pod are.
     facts: Vec<Vec<usize>>,
     /// When the series ended; none where the samples are current.
@@ -80,8 +72,8 @@ pub fn requests<'a>(snapshot: &'a Snapshot, previous: Option<&'a Snapshot>) -> R
 /// How many points [`requests`] gives for a snapshot, last points aside.
 #[must_use]
 pub fn points(snapshot: &Snapshot) -> u64 {
-    let samples = snapshot.families.iter().flat_map(|family| &family.samples);
-    samples.filter(|sample| !snapshot.entity(sample).is_some_and(|state| state.carried)).count() as u64
+    let samples = snapshot.families().flat_map(Family::samples);
+    samples.filter(|sample| !snapshot.entity(sample.entity).is_some_and(|state| state.carried)).count() as u64
 }
 
 /// Nanoseconds since 1970, as OTLP wants them; 0 ("unknown") for what does not fit.
@@ -92,8 +84,8 @@ pub(crate) fn unix_ns(time: SystemTime) -> u64 {
 fn requests_of<'a>(snapshot: &'a Snapshot, previous: Option<&'a Snapshot>, limit_bytes: usize) -> Requests<'a> {
     let mut parts = vec![Part::new(snapshot, None, |_| true)];
     if let Some(previous) = previous {
-        let present: HashSet<&Entity> = snapshot.entities.iter().map(|state| &state.entity).collect();
-        let left = |entity: &Entity| !present.contains(entity);
+        let present: HashSet<&EntityKey> = snapshot.entities.iter().map(|state| &state.entity).collect();
+        let left = |entity: &EntityKey| !present.contains(entity);
         parts.push(Part::new(previous, Some(snapshot.taken), left));
     }
     // Taken from the end.
@@ -102,32 +94,20 @@ fn requests_of<'a>(snapshot: &'a Snapshot, previous: Option<&'a Snapshot>, limit
 }
 
 impl<'a> Part<'a> {
-    fn new(snapshot: &'a Snapshot, ended: Option<SystemTime>, wanted: impl Fn(&Entity) -> bool) -> Self {
+    fn new(snapshot: &'a Snapshot, ended: Option<SystemTime>, wanted: impl Fn(&EntityKey) -> bool) -> Self {
         // Resources are told apart by the instance: each has only what it used itself.
-        let wanted: Vec<bool> = snapshot.entities.iter().map(|state| !state.carried && wanted(&state.entity)).collect();
-        let is_wanted = |sample: &Sample| {
-            usize::try_from(sample.entity).ok().and_then(|entity| wanted.get(entity)).is_some_and(|wanted| *wanted)
-        };
-        let mut positions = Vec::new();
-        for (family, of_metric) in (0_u32..).zip(&snapshot.families) {
-            for (sample, found) in (0_u32..).zip(&of_metric.samples) {
-                if is_wanted(found) {
-                    positions.push(Position { entity: found.entity, family, sample });
-                }
-            }
-        }
-        // Stable, and families are already in the entities' order, so this merges sorted runs.
-        positions.sort_by_key(|position| position.entity);
-        let mut positions = positions.into_iter();
-        let next = positions.next();
-        Self { snapshot, positions, next, facts: facts(snapshot), ended }
+        let is_wanted = |state: &EntityState| !state.carried && wanted(&state.entity);
+        let entities = (0_u32..).zip(&snapshot.entities).filter(|(_, state)| is_wanted(state));
+        let entities: Vec<u32> = entities.map(|(position, _)| position).collect();
+        Self { snapshot, entities: entities.into_iter(), facts: facts(snapshot), ended }
     }
 
-    /// Writes the next entity's metrics; their number of points.
+    /// Writes the metrics of the next entity that has any; their number of points.
     fn write_next(&mut self, out: &mut Vec<u8>) -> Option<u64> {
-        let entity = self.next?.entity;
-        let at = usize::try_from(entity).ok()?;
-        let state = self.snapshot.entities.get(at)?;
+        let has_samples =
+            |entity: &u32| self.snapshot.metrics_of(*entity).any(|(_, mut samples)| samples.next().is_some());
+        let entity = self.entities.find(has_samples)?;
+        let state = self.snapshot.entity(entity)?;
         let moment = Moment {
             start_unix_ns: unix_ns(state.since),
             time_unix_ns: unix_ns(self.ended.unwrap_or(self.snapshot.taken)),
@@ -135,7 +115,7 @@ impl<'a> Part<'a> {
         };
         let mut points = 0;
         proto::nested_long(out, field::REQUEST_RESOURCE_METRICS, |out| {
-            let facts = self.facts.get(at);
+            let facts = usize::try_from(entity).ok().and_then(|at| self.facts.get(at));
             let fact = |label: &str| {
                 let known = facts?.iter().filter_map(|at| self.snapshot.infos.get(*at)).flat_map(|info| &info.labels);
                 known.into_iter().find(|(name, _)| *name == label).map(|(_, value)| &**value)
@@ -148,8 +128,8 @@ impl<'a> Part<'a> {
                     proto::string(out, field::SCOPE_NAME, "podlens");
                     proto::string(out, field::SCOPE_VERSION, env!("CARGO_PKG_VERSION"));
                 });
-                while let Some(first) = self.next.filter(|position| position.entity == entity) {
-                    points += self.write_metric(out, first, moment);
+                for (family, samples) in self.snapshot.metrics_of(entity) {
+                    points += write_metric(out, family, samples, self.snapshot, moment);
                 }
                 proto::string(out, field::SCOPE_METRICS_SCHEMA_URL, SCHEMA_URL);
             });
@@ -157,33 +137,29 @@ impl<'a> Part<'a> {
         });
         Some(points)
     }
+}
 
-    /// Writes an entity's samples of one metric, beginning with the next one; the number of its points.
-    fn write_metric(&mut self, out: &mut Vec<u8>, first: Position, moment: Moment) -> u64 {
-        let Some((metric, _)) = self.sample(first) else {
-            self.next = self.positions.next();
-            return 0;
-        };
-        let mut points = 0;
-        proto::nested_long(out, field::SCOPE_METRICS_METRICS, |out| {
-            point::metric(out, metric, |out| {
-                while let Some(position) =
-                    self.next.filter(|next| (next.entity, next.family) == (first.entity, first.family))
-                {
-                    if let Some((_, sample)) = self.sample(position) {
-                        points += u64::from(point::point(out, metric, sample, self.snapshot, moment));
-                    }
-                    self.next = self.positions.next();
-                }
-            });
+/// Writes an entity's samples of one metric, if there are any; the number of its points.
+fn write_metric<'a>(
+    out: &mut Vec<u8>,
+    family: Family<'a>,
+    samples: impl Iterator<Item = Sample<'a>>,
+    snapshot: &Snapshot,
+    moment: Moment,
+) -> u64 {
+    let mut samples = samples.peekable();
+    if samples.peek().is_none() {
+        return 0;
+    }
+    let mut points = 0;
+    proto::nested_long(out, field::SCOPE_METRICS_METRICS, |out| {
+        point::metric(out, family.metric(), |out| {
+            for sample in samples {
+                points += u64::from(point::point(out, family, sample, snapshot, moment));
+            }
         });
-        points
-    }
-
-    fn sample(&self, position: Position) -> Option<(&'static crate::signal::Metric, &'a Sample)> {
-        let family = self.snapshot.families.get(usize::try_from(position.family).ok()?)?;
-        Some((family.metric, family.samples.get(usize::try_from(position.sample).ok()?)?))
-    }
+    });
+    points
 }
 
 /// A pod's facts are about each of its containers.
@@ -195,12 +171,11 @@ fn facts(snapshot: &Snapshot) -> Vec<Vec<usize>> {
     };
     let mut of_pod: HashMap<_, usize> = HashMap::new();
     for (at, info) in snapshot.infos.iter().enumerate() {
-        let Some(entity) = usize::try_from(info.entity).ok() else { continue };
         if info.metric.of_pod {
-            if let Some(pod) = snapshot.entities.get(entity).and_then(|state| pod_of(&state.entity)) {
+            if let Some(pod) = snapshot.entity(info.entity).and_then(|state| pod_of(&state.entity)) {
                 of_pod.insert(pod, at);
             }
-        } else if let Some(of_entity) = facts.get_mut(entity) {
+        } else if let Some(of_entity) = usize::try_from(info.entity).ok().and_then(|entity| facts.get_mut(entity)) {
             of_entity.push(at);
         }
     }

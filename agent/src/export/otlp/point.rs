@@ -9,8 +9,8 @@ use super::{
     resource::attribute,
 };
 use crate::{
-    registry::{Sample, Snapshot, Value, snapshot::Culprit},
-    signal::{Entity, Histogram, Kind, Metric, Unit},
+    registry::{Family, Sample, Snapshot, Value, snapshot::Culprit},
+    signal::{Column, Entity, Histogram, Kind, Metric, Unit},
 };
 
 /// Attribute with the namespace of the pod that caused a wait.
@@ -59,7 +59,7 @@ pub(super) fn metric(out: &mut Vec<u8>, metric: &Metric, points: impl FnOnce(&mu
         Kind::Histogram => field::METRIC_EXPONENTIAL_HISTOGRAM,
     };
     // One number is short; values by label are several, and a distribution has many.
-    let is_long = metric.label.is_some() || metric.kind == Kind::Histogram;
+    let is_long = !metric.labels.is_empty() || metric.kind == Kind::Histogram;
     let content = |out: &mut Vec<u8>| {
         points(out);
         if metric.kind != Kind::Gauge {
@@ -73,33 +73,34 @@ pub(super) fn metric(out: &mut Vec<u8>, metric: &Metric, points: impl FnOnce(&mu
     if is_long { proto::nested_long(out, data, content) } else { proto::nested(out, data, content) }
 }
 
-/// Writes a sample of a metric. False if it refers to a name that the snapshot does not have, or if its value is not of
-/// the metric's kind: such a sample is left out.
-pub(super) fn point(out: &mut Vec<u8>, metric: &Metric, sample: &Sample, snapshot: &Snapshot, moment: Moment) -> bool {
-    let Some(attributes) = Attributes::of(metric, sample, snapshot) else { return false };
-    match (metric.kind, &sample.value) {
-        (Kind::Histogram, Value::Histogram(histogram)) => {
-            proto::nested(out, field::DATA_POINTS, |out| write_histogram(out, histogram, &attributes, moment));
-        }
-        (Kind::Histogram, _) | (_, Value::Histogram(_)) => return false,
-        (kind, value) => {
-            let start_unix_ns = if kind == Kind::Counter { moment.start_unix_ns } else { 0 };
-            proto::nested(out, field::DATA_POINTS, |out| {
-                proto::fixed(out, field::POINT_START_TIME, start_unix_ns);
-                proto::fixed(out, field::POINT_TIME, moment.time_unix_ns);
-                if !moment.ended {
-                    write_number(out, value);
-                }
-                attributes.write(out, field::NUMBER_ATTRIBUTES);
-                proto::number(out, field::NUMBER_FLAGS, moment.flags());
-            });
-        }
+/// Writes a sample of a metric. False if it refers to an entity that the snapshot does not have: it is left out.
+pub(super) fn point(
+    out: &mut Vec<u8>,
+    family: Family<'_>,
+    sample: Sample<'_>,
+    snapshot: &Snapshot,
+    moment: Moment,
+) -> bool {
+    let Some(attributes) = Attributes::of(family, &sample, snapshot) else { return false };
+    if let Value::Histogram(histogram) = sample.value {
+        proto::nested(out, field::DATA_POINTS, |out| write_histogram(out, histogram, &attributes, moment));
+        return true;
     }
+    let start_unix_ns = if family.metric().kind == Kind::Counter { moment.start_unix_ns } else { 0 };
+    proto::nested(out, field::DATA_POINTS, |out| {
+        proto::fixed(out, field::POINT_START_TIME, start_unix_ns);
+        proto::fixed(out, field::POINT_TIME, moment.time_unix_ns);
+        if !moment.ended {
+            write_number(out, sample.value);
+        }
+        attributes.write(out, field::NUMBER_ATTRIBUTES);
+        proto::number(out, field::NUMBER_FLAGS, moment.flags());
+    });
     true
 }
 
-fn write_number(out: &mut Vec<u8>, value: &Value) {
-    match *value {
+fn write_number(out: &mut Vec<u8>, value: Value<'_>) {
+    match value {
         Value::Nanoseconds(value_ns) => {
             proto::fixed_always(out, field::NUMBER_AS_DOUBLE, seconds(value_ns).to_bits());
         }
@@ -114,7 +115,8 @@ fn write_number(out: &mut Vec<u8>, value: &Value) {
 
 /// What tells a sample from others of its metric and entity.
 struct Attributes<'a> {
-    own: Option<(&'static str, &'static str)>,
+    column: &'a Column,
+    combination: usize,
     culprit: Option<Named<'a>>,
 }
 
@@ -124,23 +126,17 @@ enum Named<'a> {
 }
 
 impl<'a> Attributes<'a> {
-    fn of(metric: &Metric, sample: &Sample, snapshot: &'a Snapshot) -> Option<Self> {
-        let own = match metric.label {
-            Some(label) => Some((label.name, *label.values.get(usize::from(sample.label_value))?)),
-            None => None,
-        };
+    fn of(family: Family<'a>, sample: &Sample<'_>, snapshot: &'a Snapshot) -> Option<Self> {
         let culprit = match sample.culprit {
             None => None,
             Some(Culprit::Other) => Some(Named::Other),
-            Some(Culprit::Entity(position)) => {
-                Some(Named::Entity(&snapshot.entities.get(usize::try_from(position).ok()?)?.entity))
-            }
+            Some(Culprit::Entity(position)) => Some(Named::Entity(&snapshot.entity(position)?.entity)),
         };
-        Some(Self { own, culprit })
+        Some(Self { column: family.column(), combination: sample.combination, culprit })
     }
 
     fn write(&self, out: &mut Vec<u8>, field: u32) {
-        if let Some((name, value)) = self.own {
+        for (name, value) in self.column.values(self.combination) {
             attribute(out, field, name, value);
         }
         match self.culprit {
@@ -157,14 +153,14 @@ impl<'a> Attributes<'a> {
     }
 }
 
-fn write_histogram(out: &mut Vec<u8>, histogram: &Histogram, attributes: &Attributes<'_>, moment: Moment) {
+fn write_histogram(out: &mut Vec<u8>, histogram: Histogram<'_>, attributes: &Attributes<'_>, moment: Moment) {
     attributes.write(out, field::HISTOGRAM_ATTRIBUTES);
     proto::fixed(out, field::POINT_START_TIME, moment.start_unix_ns);
     proto::fixed(out, field::POINT_TIME, moment.time_unix_ns);
     if !moment.ended {
-        let [zero, positive @ ..] = &histogram.buckets;
+        let Some((zero, positive)) = histogram.buckets().split_first() else { return };
         proto::fixed(out, field::HISTOGRAM_COUNT, histogram.count());
-        proto::fixed_always(out, field::HISTOGRAM_SUM, seconds(histogram.sum_ns).to_bits());
+        proto::fixed_always(out, field::HISTOGRAM_SUM, seconds(histogram.sum_ns()).to_bits());
         proto::fixed(out, field::HISTOGRAM_ZERO_COUNT, *zero);
         // Empty buckets at both ends are not sent.
         if let (Some(first), Some(last)) =

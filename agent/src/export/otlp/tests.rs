@@ -20,10 +20,13 @@ use prost::Message;
 use super::{REQUEST_BYTES, Request, Requests, points, requests, requests_of, resource, unix_ns};
 use crate::{
     export::{
-        fixture::{ALL, Series, any_snapshot, container, large, parse, snapshot, state, taken, with_facts},
+        fixture::{
+            ALL, LATENCY, Series, any_snapshot, container, distribution, large, parse, snapshot, snapshot_of, state,
+            taken, values, with_facts,
+        },
         prometheus::{self, Format},
     },
-    registry::{Snapshot, Value},
+    registry::Snapshot,
     signal::{Container, Entity, Histogram},
 };
 
@@ -184,14 +187,6 @@ fn large_snapshots_are_split_below_the_receivers_limit() {
 }
 
 #[test]
-fn samples_need_not_be_ordered_by_entity() {
-    let mut shuffled = snapshot(1);
-    shuffled.families.iter_mut().for_each(|family| family.samples.reverse());
-    let requests: Vec<Request> = requests(&shuffled, None).collect();
-    assert_eq!(as_prometheus(&requests), from_text(&snapshot(1)));
-}
-
-#[test]
 fn identity_is_told_as_far_as_it_is_known() {
     let check = |entity: &Entity, expected: &[(&str, &str)], entities: &[&str]| {
         let mut bytes = Vec::new();
@@ -254,11 +249,8 @@ fn identity_is_told_as_far_as_it_is_known() {
 #[test]
 fn each_bucket_lands_between_the_bounds_that_the_kernel_counted() {
     for bucket in 0..Histogram::BUCKETS {
-        let mut histogram = Histogram::default();
-        histogram.buckets[bucket] = 3;
-        let mut snapshot = snapshot(1);
-        snapshot.families.retain(|family| family.metric.name == "podlens_runqueue_latency_seconds");
-        snapshot.families[0].samples[0].value = Value::Histogram(histogram.into());
+        let entities = vec![state(container("shop", "web-1", "nginx"))];
+        let snapshot = snapshot_of(entities, &[values(&LATENCY, &[(0, &distribution(&[(bucket, 3)], 0))])]);
         let message = &encode(&snapshot)[0];
         let metric = &message.resource_metrics[0].scope_metrics[0].metrics[0];
         let Some(Data::ExponentialHistogram(data)) = &metric.data else { panic!("{metric:?}") };
@@ -310,7 +302,7 @@ fn an_entity_that_left_gets_one_last_point_a_series_without_a_value() {
     let mut current = snapshot(2);
     // The first entity has another container now.
     current.entities[0] = state(container("shop", "web-2", "nginx"));
-    let gone = previous.families.iter().flat_map(|family| &family.samples);
+    let gone = previous.families().flat_map(crate::registry::Family::samples);
     let gone = gone.filter(|sample| sample.entity == 0).count() as u64;
 
     let whole: Requests<'_> = requests(&current, Some(&previous));

@@ -21,7 +21,7 @@ pub(super) const BOUNDS: [(usize, &str); 12] = [
 ];
 
 /// Writes one sample's lines. Each bucket's takes its labels from the first one's, as one piece.
-pub(super) fn push(out: &mut Vec<u8>, name: &str, labels: &[u8], histogram: &Histogram, format: Format) {
+pub(super) fn push(out: &mut Vec<u8>, name: &str, labels: &[u8], histogram: Histogram<'_>, format: Format) {
     let first = out.len();
     push_all(out, &[name, "_bucket{"]);
     out.extend_from_slice(labels);
@@ -32,7 +32,7 @@ pub(super) fn push(out: &mut Vec<u8>, name: &str, labels: &[u8], histogram: &His
         if next > 0 {
             out.extend_from_within(head.clone());
         }
-        let ended = histogram.buckets.get(next..=last).unwrap_or_default();
+        let ended = histogram.buckets().get(next..=last).unwrap_or_default();
         cumulative += ended.iter().sum::<u64>();
         next = last + 1;
         // Text writes whole numbers without a fraction, OpenMetrics with one.
@@ -54,7 +54,7 @@ pub(super) fn push(out: &mut Vec<u8>, name: &str, labels: &[u8], histogram: &His
         out.extend_from_slice(labels);
         out.extend_from_slice(b"} ");
         if is_sum {
-            push_seconds(out, histogram.sum_ns);
+            push_seconds(out, histogram.sum_ns());
         } else {
             push_integer(out, count);
         }

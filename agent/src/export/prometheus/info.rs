@@ -13,10 +13,8 @@ pub(super) fn push(snapshot: &Snapshot, filter: Option<&Filter>, format: Format,
     infos.sort_by_key(|info| info.metric.name);
     let mut family = None;
     for info in infos {
-        let Some(state) = usize::try_from(info.entity).ok().and_then(|entity| snapshot.entities.get(entity)) else {
-            continue;
-        };
-        let Entity::Container(container) = &state.entity else { continue };
+        let Some(state) = snapshot.entity(info.entity) else { continue };
+        let Entity::Container(container) = &*state.entity else { continue };
         if filter.is_some_and(|filter| !filter.admits(&state.entity)) {
             continue;
         }

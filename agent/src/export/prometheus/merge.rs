@@ -3,18 +3,13 @@
 //! Prometheus' labels do not tell a container from the one that it was before its restart, nor a pod from the one of
 //! the same name before it. Their counters are added up, so that the series goes on. Pure; the encoder calls it.
 
-use std::{
-    borrow::Cow,
-    collections::{HashMap, hash_map},
-    hash::Hash,
-    sync::Arc,
-};
+use std::{borrow::Cow, collections::HashMap, hash::Hash, sync::Arc};
 
 use foldhash::fast::RandomState;
 
 use crate::{
-    registry::{Family, Sample, Snapshot, Value, snapshot::Culprit},
-    signal::{Entity, Histogram, Kind},
+    registry::{Family, Snapshot},
+    signal::Entity,
 };
 
 /// The snapshot with no two samples under the same labels. It is the same one if there were none.
@@ -27,17 +22,23 @@ pub(super) fn by_labels(snapshot: &Snapshot) -> Cow<'_, Snapshot> {
         Entity::Container(container) => (&*container.namespace, Some(&*container.pod)),
         Entity::Unit(unit) => (&**unit, None),
     });
-    let has_culprits = || snapshot.families.iter().flat_map(|family| &family.samples).any(|one| one.culprit.is_some());
+    let mut samples = snapshot.families().filter(|family| family.metric().split.is_some()).flat_map(Family::samples);
+    let mut has_culprits = || samples.any(|sample| sample.culprit.is_some());
     if is_each_its_own(&entities) && (is_each_its_own(&culprits) || !has_culprits()) {
         return Cow::Borrowed(snapshot);
     }
     let living = living(snapshot, &entities);
-    let families =
-        snapshot.families.iter().map(|family| merged(family, snapshot, &entities, &culprits, &living)).collect();
+    // What is gone has no present value beside one that lives.
+    let is_past = |entity| {
+        let lives = at(&entities, entity).and_then(|first| at(&living, first)) == Some(true);
+        lives && snapshot.entity(entity).is_none_or(|state| state.gone || state.carried)
+    };
+    let sections =
+        snapshot.sections.iter().map(|section| section.merged(&entities, is_past, |culprit| at(&culprits, culprit)));
     Cow::Owned(Snapshot {
-        families,
+        sections: sections.collect(),
         entities: snapshot.entities.clone(),
-        infos: snapshot.infos.clone(),
+        infos: Arc::clone(&snapshot.infos),
         node: Arc::clone(&snapshot.node),
         ..*snapshot
     })
@@ -64,71 +65,21 @@ fn living(snapshot: &Snapshot, entities: &[u32]) -> Vec<bool> {
     living
 }
 
-fn merged(family: &Family, snapshot: &Snapshot, entities: &[u32], culprits: &[u32], living: &[bool]) -> Family {
-    let mut places: HashMap<(u32, u8, Option<Culprit>), usize, RandomState> = HashMap::default();
-    let mut samples: Vec<Sample> = Vec::with_capacity(family.samples.len());
-    for sample in &family.samples {
-        let Some(entity) = at(entities, sample.entity) else { continue };
-        let culprit = match sample.culprit {
-            Some(Culprit::Entity(position)) => match at(culprits, position) {
-                Some(first) => Some(Culprit::Entity(first)),
-                None => continue,
-            },
-            other => other,
-        };
-        // What is gone has no present value beside one that lives.
-        let is_past = || snapshot.entity(sample).is_none_or(|state| state.gone || state.carried);
-        if family.metric.kind == Kind::Gauge && at(living, entity) == Some(true) && is_past() {
-            continue;
-        }
-        match places.entry((entity, sample.label_value, culprit)) {
-            hash_map::Entry::Vacant(place) => {
-                place.insert(samples.len());
-                samples.push(Sample { entity, culprit, ..sample.clone() });
-            }
-            hash_map::Entry::Occupied(place) => {
-                if let Some(sum) = samples.get_mut(*place.get()) {
-                    add(&mut sum.value, &sample.value);
-                }
-            }
-        }
-    }
-    Family { metric: family.metric, samples }
-}
-
 fn at<T: Copy>(list: &[T], position: u32) -> Option<T> {
     list.get(usize::try_from(position).ok()?).copied()
-}
-
-fn add(sum: &mut Value, more: &Value) {
-    match (sum, more) {
-        (Value::Integer(sum), Value::Integer(more)) | (Value::Nanoseconds(sum), Value::Nanoseconds(more)) => {
-            *sum = sum.saturating_add(*more);
-        }
-        (Value::Float(sum), Value::Float(more)) => *sum += more,
-        (Value::Histogram(sum), Value::Histogram(more)) => {
-            let sum: &mut Histogram = Arc::make_mut(sum);
-            for (bucket, count) in sum.buckets.iter_mut().zip(&more.buckets) {
-                *bucket = bucket.saturating_add(*count);
-            }
-            sum.sum_ns = sum.sum_ns.saturating_add(more.sum_ns);
-        }
-        // One metric has values of one kind.
-        _ => {}
-    }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
-    use std::{borrow::Cow, sync::Arc};
+    use std::borrow::Cow;
 
     use super::by_labels;
     use crate::{
-        export::fixture::{CAUSED, CPU, LATENCY, LIMIT, container, sample, snapshot, state},
-        registry::{EntityState, Family, Sample, Snapshot, Value, snapshot::Culprit},
-        signal::{Entity, Histogram},
+        export::fixture::{CPU, LATENCY, LIMIT, caused, container, distribution, snapshot, snapshot_of, state, values},
+        registry::{Sample, Snapshot, Value, snapshot::Culprit},
+        signal::Entity,
     };
 
     fn instance(pod: &str, name: &str, id: &str) -> Entity {
@@ -136,8 +87,8 @@ mod tests {
         Entity::Container(crate::signal::Container { container_id: id.into(), pod_uid: id.into(), ..one })
     }
 
-    fn of(entities: Vec<EntityState>, families: Vec<Family>) -> Snapshot {
-        Snapshot { entities, families, ..snapshot(1) }
+    fn samples(snapshot: &Snapshot) -> Vec<Sample<'_>> {
+        snapshot.families().flat_map(crate::registry::Family::samples).collect()
     }
 
     #[test]
@@ -147,32 +98,25 @@ mod tests {
 
     #[test]
     fn counters_and_histograms_of_all_instances_are_added_up() {
-        let mut histogram = Histogram { sum_ns: 3, ..Histogram::default() };
-        histogram.buckets[2] = 1;
-        let histogram = Value::Histogram(Arc::new(histogram));
+        let histogram = distribution(&[(2, 1)], 3);
         let entities = ["1", "2"].map(|id| state(instance("web", "app", id))).to_vec();
-        let twice = |value: &Value| vec![sample(0, value.clone()), sample(1, value.clone())];
-        let families = vec![
-            Family { metric: &CPU, samples: twice(&Value::Nanoseconds(5)) },
-            Family { metric: &LATENCY, samples: twice(&histogram) },
-        ];
-        let merged = by_labels(&of(entities, families)).into_owned();
-        let values: Vec<&[Sample]> = merged.families.iter().map(|family| family.samples.as_slice()).collect();
-        assert_eq!((values[0].len(), values[1].len()), (1, 1));
-        assert_eq!(values[0][0].value, Value::Nanoseconds(10));
-        let Value::Histogram(sum) = &values[1][0].value else { panic!("no histogram") };
-        assert_eq!((sum.buckets[2], sum.sum_ns), (2, 6));
+        let of_both = [values(&CPU, &[(0, &[5]), (1, &[5])]), values(&LATENCY, &[(0, &histogram), (1, &histogram)])];
+        let snapshot = snapshot_of(entities, &of_both);
+        let merged = by_labels(&snapshot).into_owned();
+        let [cpu, latency] = samples(&merged)[..] else { panic!("{:?}", samples(&merged)) };
+        assert_eq!(cpu.value, Value::Nanoseconds(10));
+        let Value::Histogram(sum) = latency.value else { panic!("no histogram") };
+        assert_eq!((sum.buckets()[2], sum.sum_ns()), (2, 6));
     }
 
     #[test]
     fn a_gauge_is_that_of_the_living() {
         let mut entities = ["1", "2"].map(|id| state(instance("web", "app", id))).to_vec();
         entities[0].gone = true;
-        let samples = vec![sample(0, Value::Float(1.0)), sample(1, Value::Float(0.5))];
-        let families = vec![Family { metric: &LIMIT, samples }];
-        let merged = by_labels(&of(entities, families)).into_owned();
-        let values: Vec<&Value> = merged.families[0].samples.iter().map(|sample| &sample.value).collect();
-        assert_eq!(values, [&Value::Float(0.5)]);
+        let snapshot = snapshot_of(entities, &[values(&LIMIT, &[(0, &[1_000_000_000]), (1, &[500_000_000])])]);
+        let merged = by_labels(&snapshot).into_owned();
+        let found: Vec<Value<'_>> = samples(&merged).iter().map(|sample| sample.value).collect();
+        assert_eq!(found, [Value::Float(0.5)]);
     }
 
     #[test]
@@ -183,22 +127,22 @@ mod tests {
             state(instance("noisy", "", "3")),
             state(Entity::unit("web")),
         ];
-        let caused = |culprit, ns| Sample { culprit: Some(culprit), ..sample(0, Value::Nanoseconds(ns)) };
-        let samples = vec![
-            caused(Culprit::Entity(1), 1),
-            caused(Culprit::Entity(2), 2),
-            caused(Culprit::Entity(3), 4),
-            caused(Culprit::Other, 8),
+        let by_culprit = [
+            (0, Culprit::Entity(1), 1),
+            (0, Culprit::Entity(2), 2),
+            (0, Culprit::Entity(3), 4),
+            (0, Culprit::Other, 8),
         ];
-        let merged = by_labels(&of(entities, vec![Family { metric: &CAUSED, samples }])).into_owned();
-        let values: Vec<(Option<Culprit>, &Value)> =
-            merged.families[0].samples.iter().map(|sample| (sample.culprit, &sample.value)).collect();
+        let snapshot = snapshot_of(entities, &[caused(&by_culprit)]);
+        let merged = by_labels(&snapshot).into_owned();
+        let found: Vec<(Option<Culprit>, Value<'_>)> =
+            samples(&merged).iter().map(|sample| (sample.culprit, sample.value)).collect();
         assert_eq!(
-            values,
+            found,
             [
-                (Some(Culprit::Entity(1)), &Value::Nanoseconds(3)),
-                (Some(Culprit::Entity(3)), &Value::Nanoseconds(4)),
-                (Some(Culprit::Other), &Value::Nanoseconds(8)),
+                (Some(Culprit::Entity(1)), Value::Nanoseconds(3)),
+                (Some(Culprit::Entity(3)), Value::Nanoseconds(4)),
+                (Some(Culprit::Other), Value::Nanoseconds(8)),
             ]
         );
     }

@@ -11,8 +11,8 @@ mod merge;
 use std::io::{self, Write};
 
 use crate::{
-    registry::{Family, Sample, Snapshot, Value, snapshot::Culprit},
-    signal::{Entity, Kind, Unit},
+    registry::{Family, Snapshot, Value, snapshot::Culprit},
+    signal::{Entity, Kind, Metric, Unit},
 };
 
 /// What a page is written in.
@@ -36,9 +36,6 @@ pub struct Filter {
 
 /// Bytes gathered before they are handed to the writer, so that a compressing writer is not called per sample.
 const CHUNK_BYTES: usize = 32 * 1024;
-
-/// A position in a list of names or of labels, as a sample refers to it.
-type Rendered = Vec<Option<Vec<u8>>>;
 
 impl Format {
     /// The value of the header `Content-Type`.
@@ -129,124 +126,103 @@ pub fn write_samples(
     writer: &mut impl Write,
 ) -> io::Result<()> {
     let snapshot = &*merge::by_labels(snapshot);
-    let entities = render_entities(snapshot, filter);
-    let culprits = render_culprits(snapshot);
-    let mut out = Vec::with_capacity(CHUNK_BYTES + 4096);
-    for family in &snapshot.families {
-        write_family(family, &entities, &culprits, format, &mut out, writer)?;
+    let mut page = Page { snapshot, filter, format, node: Vec::new(), out: Vec::with_capacity(CHUNK_BYTES + 4096) };
+    page.node.push(b',');
+    push_label(&mut page.node, "node", &snapshot.node);
+    for family in snapshot.families() {
+        page.write_family(family, writer)?;
     }
-    info::push(snapshot, filter, format, &mut out);
-    writer.write_all(&out)
+    info::push(snapshot, filter, format, &mut page.out);
+    writer.write_all(&page.out)
 }
 
-/// The identity labels of each entity; none where the filter does not admit it.
-fn render_entities(snapshot: &Snapshot, filter: Option<&Filter>) -> Rendered {
-    let mut node = Vec::new();
-    push_label(&mut node, "node", &snapshot.node);
-    let render = |entity: &Entity| {
-        if filter.is_some_and(|filter| !filter.admits(entity)) {
-            return None;
-        }
-        let mut labels = Vec::with_capacity(160);
-        match entity {
-            Entity::Container(container) => {
-                push_label(&mut labels, "namespace", &container.namespace);
-                labels.push(b',');
-                push_label(&mut labels, "pod", &container.pod);
-                labels.push(b',');
-                push_label(&mut labels, "container", &container.container);
-            }
-            Entity::Unit(unit) => push_label(&mut labels, "unit", unit),
-        }
-        labels.push(b',');
-        labels.extend_from_slice(&node);
-        Some(labels)
-    };
-    snapshot.entities.iter().map(|state| render(&state.entity)).collect()
-}
-
-/// The labels that name each entity as a culprit, with a leading comma. Empty if no sample has a culprit.
-fn render_culprits(snapshot: &Snapshot) -> Rendered {
-    let mut samples = snapshot.families.iter().flat_map(|family| &family.samples);
-    if !samples.any(|sample| sample.culprit.is_some()) {
-        return Vec::new();
-    }
-    let render = |entity: &Entity| {
-        let mut labels = vec![b','];
-        match entity {
-            Entity::Container(container) => {
-                push_label(&mut labels, "culprit_namespace", &container.namespace);
-                labels.push(b',');
-                push_label(&mut labels, "culprit_pod", &container.pod);
-            }
-            Entity::Unit(unit) => push_label(&mut labels, "culprit_unit", unit),
-        }
-        Some(labels)
-    };
-    snapshot.entities.iter().map(|state| render(&state.entity)).collect()
-}
-
-fn write_family(
-    family: &Family,
-    entities: &Rendered,
-    culprits: &Rendered,
+/// A page that is being written.
+struct Page<'a> {
+    snapshot: &'a Snapshot,
+    filter: Option<&'a Filter>,
     format: Format,
-    out: &mut Vec<u8>,
-    writer: &mut impl Write,
-) -> io::Result<()> {
-    let metric = family.metric;
-    let own_labels: Vec<Vec<u8>> = metric
-        .label
-        .map_or_else(Vec::new, |label| label.values.iter().map(|value| rendered_label(label.name, value)).collect());
-    let mut labels = Vec::with_capacity(512);
-    let mut headed = false;
-    for sample in &family.samples {
-        let Some(entity) = at(entities, sample.entity) else {
-            continue;
+    /// The label of the node, with a leading comma.
+    node: Vec<u8>,
+    out: Vec<u8>,
+}
+
+impl Page<'_> {
+    fn write_family(&mut self, family: Family<'_>, writer: &mut impl Write) -> io::Result<()> {
+        let (metric, column) = (family.metric(), family.column());
+        let of_combination = |combination| {
+            let mut labels = Vec::new();
+            for (name, value) in column.values(combination) {
+                labels.push(b',');
+                push_label(&mut labels, name, value);
+            }
+            labels
         };
-        labels.clear();
-        labels.extend_from_slice(entity);
-        if metric.label.is_some() {
-            let Some(own) = own_labels.get(usize::from(sample.label_value)) else {
+        let own_labels: Vec<Vec<u8>> = (0..column.combinations()).map(of_combination).collect();
+        let mut labels = Vec::with_capacity(512);
+        let mut headed = false;
+        for sample in family.samples() {
+            let Some(state) = self.snapshot.entity(sample.entity) else { continue };
+            if self.filter.is_some_and(|filter| !filter.admits(&state.entity)) {
                 continue;
-            };
-            labels.extend_from_slice(own);
-        }
-        match sample.culprit {
-            None => {}
-            Some(Culprit::Other) => labels.extend_from_slice(b",culprit_pod=\"(other)\""),
-            Some(Culprit::Entity(position)) => {
-                let Some(culprit) = at(culprits, position) else {
-                    continue;
-                };
-                labels.extend_from_slice(culprit);
+            }
+            labels.clear();
+            labels.extend_from_slice(state.entity.rendered(identity_labels));
+            labels.extend_from_slice(&self.node);
+            if let Some(own) = own_labels.get(sample.combination) {
+                labels.extend_from_slice(own);
+            }
+            match sample.culprit {
+                None => {}
+                Some(Culprit::Other) => labels.extend_from_slice(b",culprit_pod=\"(other)\""),
+                Some(Culprit::Entity(position)) => match self.snapshot.entity(position) {
+                    Some(culprit) => push_culprit(&mut labels, &culprit.entity),
+                    None => continue,
+                },
+            }
+            if !headed {
+                push_header(&mut self.out, metric, self.format);
+                headed = true;
+            }
+            push_sample(&mut self.out, metric.name, &labels, sample.value, self.format);
+            if self.out.len() >= CHUNK_BYTES {
+                writer.write_all(&self.out)?;
+                self.out.clear();
             }
         }
-        if !headed {
-            push_header(out, family, format);
-            headed = true;
-        }
-        push_sample(out, metric.name, &labels, sample, format);
-        if out.len() >= CHUNK_BYTES {
-            writer.write_all(out)?;
-            out.clear();
-        }
+        Ok(())
     }
-    Ok(())
 }
 
-fn at(rendered: &Rendered, position: u32) -> Option<&[u8]> {
-    rendered.get(usize::try_from(position).ok()?)?.as_deref()
+/// The labels that tell whose a value is, but for the node.
+fn identity_labels(entity: &Entity) -> Vec<u8> {
+    let mut labels = Vec::with_capacity(160);
+    match entity {
+        Entity::Container(container) => {
+            push_label(&mut labels, "namespace", &container.namespace);
+            labels.push(b',');
+            push_label(&mut labels, "pod", &container.pod);
+            labels.push(b',');
+            push_label(&mut labels, "container", &container.container);
+        }
+        Entity::Unit(unit) => push_label(&mut labels, "unit", unit),
+    }
+    labels
 }
 
-fn rendered_label(name: &str, value: &str) -> Vec<u8> {
-    let mut label = vec![b','];
-    push_label(&mut label, name, value);
-    label
+/// The labels that name an entity as a culprit, with a leading comma.
+fn push_culprit(labels: &mut Vec<u8>, entity: &Entity) {
+    labels.push(b',');
+    match entity {
+        Entity::Container(container) => {
+            push_label(labels, "culprit_namespace", &container.namespace);
+            labels.push(b',');
+            push_label(labels, "culprit_pod", &container.pod);
+        }
+        Entity::Unit(unit) => push_label(labels, "culprit_unit", unit),
+    }
 }
 
-fn push_header(out: &mut Vec<u8>, family: &Family, format: Format) {
-    let metric = family.metric;
+fn push_header(out: &mut Vec<u8>, metric: &Metric, format: Format) {
     // OpenMetrics names the family of a counter without the suffix that its samples carry.
     let name = match (format, metric.kind) {
         (Format::OpenMetrics, Kind::Counter) => metric.name.strip_suffix("_total").unwrap_or(metric.name),
@@ -271,8 +247,8 @@ fn push_header(out: &mut Vec<u8>, family: &Family, format: Format) {
     }
 }
 
-fn push_sample(out: &mut Vec<u8>, name: &str, labels: &[u8], sample: &Sample, format: Format) {
-    if let Value::Histogram(histogram) = &sample.value {
+fn push_sample(out: &mut Vec<u8>, name: &str, labels: &[u8], value: Value<'_>, format: Format) {
+    if let Value::Histogram(histogram) = value {
         histogram::push(out, name, labels, histogram, format);
         return;
     }
@@ -280,7 +256,7 @@ fn push_sample(out: &mut Vec<u8>, name: &str, labels: &[u8], sample: &Sample, fo
     out.push(b'{');
     out.extend_from_slice(labels);
     out.extend_from_slice(b"} ");
-    match sample.value {
+    match value {
         Value::Integer(value) => push_integer(out, value),
         Value::Nanoseconds(value_ns) => push_seconds(out, value_ns),
         Value::Float(value) => push_float(out, value),

@@ -16,7 +16,10 @@ use proptest::prelude::*;
 
 use super::{Filter, Format, encode, histogram::BOUNDS, push_float, push_seconds};
 use crate::{
-    export::fixture::{Series, any_snapshot, container, large, parse, snapshot},
+    export::fixture::{
+        DISK, LATENCY, Series, any_snapshot, caused, container, distribution, large, parse, snapshot, snapshot_of,
+        state, values,
+    },
     registry::{self, Snapshot, Value, snapshot::Culprit},
     signal::{self, Entity, Kind},
 };
@@ -157,17 +160,26 @@ fn numbers_are_written_to_the_last_digit() {
 
 #[test]
 fn a_sample_that_refers_to_nothing_is_left_out() {
-    let mut snapshot = snapshot(1);
-    for family in &mut snapshot.families {
-        for sample in &mut family.samples {
-            match sample.culprit {
-                Some(_) => sample.culprit = Some(Culprit::Entity(99)),
-                None if family.metric.label.is_some() => sample.label_value = 99,
-                None => sample.entity = 99,
-            }
-        }
-    }
+    let by_nobody = caused(&[(0, Culprit::Entity(99), 1)]);
+    let snapshot = snapshot_of(vec![state(container("shop", "web-1", "nginx"))], &[by_nobody]);
     assert_eq!(text(&snapshot, None, Format::Text), "");
+    let mut of_nobody = self::snapshot(1);
+    of_nobody.entities.clear();
+    assert_eq!(text(&of_nobody, None, Format::Text), "");
+}
+
+#[test]
+fn a_distribution_that_never_had_an_observation_makes_no_series() {
+    let entities = vec![state(container("shop", "web-1", "nginx"))];
+    let mut cells = [[0; signal::Histogram::CELLS]; 4];
+    cells[2] = distribution(&[(4, 1)], 9);
+    let of_disk = values(&DISK, &[(0, cells.as_flattened())]);
+    let nothing = values(&LATENCY, &[(0, &distribution(&[], 0))]);
+    let page = text(&snapshot_of(entities, &[of_disk, nothing]), None, Format::Text);
+    let labels = "namespace=\"shop\",pod=\"web-1\",container=\"nginx\",node=\"node-1\"";
+    let counts: Vec<&str> = page.lines().filter(|line| line.contains("_count")).collect();
+    let expected = format!("podlens_disk_latency_seconds_count{{{labels},operation=\"write\",part=\"queue\"}} 1");
+    assert_eq!(counts, [expected]);
 }
 
 #[test]
@@ -208,7 +220,7 @@ proptest! {
 
     #[test]
     fn a_filtered_page_is_the_part_of_the_whole_page(snapshot in any_snapshot(), choice: prop::sample::Index) {
-        let Entity::Container(chosen) = &snapshot.entities[choice.index(snapshot.entities.len())].entity else {
+        let Entity::Container(chosen) = &*snapshot.entities[choice.index(snapshot.entities.len())].entity else {
             return Ok(());
         };
         let filter = Filter {
@@ -232,9 +244,10 @@ fn oracle(snapshot: &Snapshot) -> Vec<MetricFamily> {
         pair.set_value(value.into());
         pair
     };
-    let metric = |definition: &signal::Metric, sample: &registry::Sample| {
+    let metric = |family: registry::Family<'_>, sample: &registry::Sample<'_>| {
+        let definition = family.metric();
         let mut labels = Vec::new();
-        match &snapshot.entity(sample).unwrap().entity {
+        match &*snapshot.entity(sample.entity).unwrap().entity {
             Entity::Container(container) => {
                 labels.push(pair("namespace", &container.namespace));
                 labels.push(pair("pod", &container.pod));
@@ -243,11 +256,9 @@ fn oracle(snapshot: &Snapshot) -> Vec<MetricFamily> {
             Entity::Unit(unit) => labels.push(pair("unit", unit)),
         }
         labels.push(pair("node", &snapshot.node));
-        if let Some(label) = definition.label {
-            labels.push(pair(label.name, label.values[usize::from(sample.label_value)]));
-        }
+        labels.extend(family.column().values(sample.combination).map(|(name, value)| pair(name, value)));
         match sample.culprit.map(|culprit| match culprit {
-            Culprit::Entity(position) => Some(&snapshot.entities[position as usize].entity),
+            Culprit::Entity(position) => Some(&*snapshot.entities[position as usize].entity),
             Culprit::Other => None,
         }) {
             None => {}
@@ -265,13 +276,13 @@ fn oracle(snapshot: &Snapshot) -> Vec<MetricFamily> {
             Value::Float(value) => *value,
             Value::Histogram(from) => {
                 let mut histogram = Histogram::default();
-                histogram.set_sample_sum(from.sum_ns as f64 / 1e9);
+                histogram.set_sample_sum(from.sum_ns() as f64 / 1e9);
                 histogram.set_sample_count(from.count());
                 let buckets = BOUNDS.iter().map(|(last, _)| {
                     let mut bucket = Bucket::default();
                     let exponent = signal::Histogram::upper_bound_exponent(*last).unwrap();
                     bucket.set_upper_bound(2_f64.powi(exponent));
-                    bucket.set_cumulative_count(from.buckets[..=*last].iter().sum());
+                    bucket.set_cumulative_count(from.buckets()[..=*last].iter().sum());
                     bucket
                 });
                 histogram.set_bucket(buckets.collect());
@@ -290,17 +301,16 @@ fn oracle(snapshot: &Snapshot) -> Vec<MetricFamily> {
         }
         metric
     };
-    let families = snapshot.families.iter().map(|family| {
+    let families = snapshot.families().filter(|family| family.samples().next().is_some()).map(|family| {
         let mut of_metric = MetricFamily::default();
-        of_metric.set_name(family.metric.name.into());
-        of_metric.set_help(family.metric.help.into());
-        of_metric.set_field_type(match family.metric.kind {
+        of_metric.set_name(family.metric().name.into());
+        of_metric.set_help(family.metric().help.into());
+        of_metric.set_field_type(match family.metric().kind {
             Kind::Counter => MetricType::COUNTER,
             Kind::Gauge => MetricType::GAUGE,
             Kind::Histogram => MetricType::HISTOGRAM,
         });
-        let samples = family.samples.iter().map(|sample| metric(family.metric, sample));
-        of_metric.set_metric(samples.collect());
+        of_metric.set_metric(family.samples().map(|sample| metric(family, &sample)).collect());
         of_metric
     });
     families.collect()

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::Entry;
+use super::{Definition, Entry};
 use crate::signal::Entity;
 
 /// So long, and for so many series at most, what a forgotten instance has used is kept though its pod or unit is gone
@@ -22,17 +22,23 @@ pub(super) struct Carried {
 }
 
 /// Adds the forgotten to what is carried, and drops what no entry will go on from.
-pub(super) fn carry_on(carried: &mut HashMap<Entity, Carried>, forgotten: Vec<Entry>, entries: &[Entry], now: Instant) {
+pub(super) fn carry_on(
+    carried: &mut HashMap<Entity, Carried>,
+    forgotten: Vec<Entry>,
+    entries: &[Option<Entry>],
+    definitions: &[Definition],
+    now: Instant,
+) {
     for entry in forgotten {
         if let Some(series) = entry.gone.as_ref().map(|gone| gone.named.series()) {
-            carry(carried, series, entry);
+            carry(carried, series, entry, definitions);
         }
     }
     if carried.is_empty() {
         return;
     }
     // The whole pod counts: a container may be about to start again, or to get its name.
-    let present: HashSet<(&str, &str)> = entries.iter().map(|entry| pod(entry.named())).collect();
+    let present: HashSet<(&str, &str)> = entries.iter().flatten().map(|entry| pod(&entry.named)).collect();
     carried.retain(|series, carried| {
         if present.contains(&pod(series)) {
             carried.absent = None;
@@ -49,7 +55,7 @@ pub(super) fn carry_on(carried: &mut HashMap<Entity, Carried>, forgotten: Vec<En
     }
 }
 
-fn carry(carried: &mut HashMap<Entity, Carried>, series: Entity, entry: Entry) {
+fn carry(carried: &mut HashMap<Entity, Carried>, series: Entity, entry: Entry, definitions: &[Definition]) {
     match carried.entry(series) {
         hash_map::Entry::Vacant(vacant) => {
             vacant.insert(Carried { entry, absent: None });
@@ -57,8 +63,8 @@ fn carry(carried: &mut HashMap<Entity, Carried>, series: Entity, entry: Entry) {
         hash_map::Entry::Occupied(mut occupied) => {
             let carried = &mut occupied.get_mut().entry;
             carried.since = carried.since.min(entry.since);
-            for (totals, more) in carried.totals.iter_mut().zip(&entry.totals) {
-                totals.add(more);
+            for ((totals, more), definition) in carried.totals.iter_mut().zip(&entry.totals).zip(definitions) {
+                totals.add(&definition.layout, more);
             }
         }
     }

@@ -5,6 +5,9 @@
 //! values, or until the linger time is over, which is counted. An instance of a container that is forgotten while
 //! another with the same names lives, or comes soon, is carried on (carried.rs), so that a series over both never
 //! decreases.
+//!
+//! What living cgroups have used is not kept from sweep to sweep: rows are added up in the very memory that becomes the
+//! snapshot.
 
 mod carried;
 mod totals;
@@ -12,12 +15,14 @@ mod view;
 
 use std::{
     collections::{HashMap, HashSet},
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
 use foldhash::fast::RandomState;
 
 use self::{carried::Carried, totals::Totals};
+use super::{Section, Snapshot};
 use crate::signal::{Entity, EntityKey, Layout, Metric, Naming, Row};
 
 /// So long the final values of an entity whose names are about to come are kept, though they were delivered
@@ -29,38 +34,53 @@ const EXPORTERS: usize = 64;
 
 /// One collector's part of the ledger.
 #[derive(Clone, Debug)]
-pub struct Section {
+pub struct Definition {
     /// How its rows are laid out.
-    pub layout: Layout,
+    pub layout: Arc<Layout>,
     /// The collector is at work: only then does the node have its metrics.
     pub active: bool,
-    /// The metric split by culprit: itself, the metric that it splits, and the label values of that.
-    pub split: Option<(&'static Metric, &'static Metric, &'static [usize])>,
 }
+
+/// An entity's place in the ledger, until the next sweep begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EntityId(u32);
 
 /// All entities' values.
 #[derive(Debug)]
 pub struct Ledger {
+    definitions: Vec<Definition>,
+    /// An entity keeps its place; places of forgotten ones are given again.
+    entries: Vec<Option<Entry>>,
+    free: Vec<EntityId>,
+    ids: HashMap<EntityKey, EntityId, RandomState>,
+    /// All entities in the order of their names, as of the last sweep.
+    order: Vec<EntityId>,
+    /// Entities came or went or are called differently since the order was found.
+    unordered: bool,
+    /// Entities that have no name yet since they came in the present sweep.
+    unnamed: Vec<EntityId>,
+    /// The version of the names under which the entities are called.
+    version: Option<u64>,
+    /// What culprits are called.
+    culprits: HashMap<EntityKey, EntityKey, RandomState>,
+    /// The present sweep's rows, one part per section.
     sections: Vec<Section>,
-    /// In the order of their names once a sweep has ended; those that came since are behind.
-    entries: Vec<Entry>,
-    /// Where in `entries` an entity is.
-    positions: HashMap<EntityKey, usize, RandomState>,
     /// What forgotten instances have used, by their series, while a later one lives or may come.
     carried: HashMap<Entity, Carried>,
     exporters: HashMap<String, Exporter>,
     linger: Duration,
     sequence: u64,
+    changes: u64,
     expired: u64,
 }
 
 #[derive(Debug)]
 struct Entry {
     entity: EntityKey,
-    /// What it is called in the present sweep; none until one has met it.
-    named: Option<Entity>,
+    /// What it is called.
+    named: EntityKey,
     since: SystemTime,
-    /// One a section.
+    /// One per section.
     totals: Vec<Totals>,
     /// A cgroup of this entity was read in the present sweep.
     present: bool,
@@ -72,7 +92,7 @@ struct Entry {
 struct Gone {
     sequence: u64,
     at: Instant,
-    named: Entity,
+    named: EntityKey,
 }
 
 #[derive(Debug)]
@@ -82,28 +102,33 @@ struct Exporter {
 }
 
 impl Entry {
-    fn named(&self) -> &Entity {
-        self.named.as_ref().unwrap_or(&self.entity)
-    }
-
     /// A cgroup of it is gone.
     fn has_ended(&self) -> bool {
-        self.gone.is_some() || self.totals.iter().any(|totals| !totals.retired.is_empty())
+        self.gone.is_some() || self.totals.iter().any(|totals| totals.retired.is_some())
     }
 }
 
 impl Ledger {
-    /// An empty ledger with one section a collector.
+    /// An empty ledger with one section per collector.
     #[must_use]
-    pub fn new(sections: Vec<Section>, linger: Duration) -> Self {
+    pub fn new(definitions: Vec<Definition>, linger: Duration) -> Self {
+        let sections = definitions.iter().map(|definition| Section::new(Arc::clone(&definition.layout))).collect();
         Self {
-            sections,
+            definitions,
             entries: Vec::new(),
-            positions: HashMap::default(),
+            free: Vec::new(),
+            ids: HashMap::default(),
+            order: Vec::new(),
+            unordered: false,
+            unnamed: Vec::new(),
+            version: None,
+            culprits: HashMap::default(),
+            sections,
             carried: HashMap::new(),
             exporters: HashMap::new(),
             linger,
             sequence: 0,
+            changes: 0,
             expired: 0,
         }
     }
@@ -112,69 +137,130 @@ impl Ledger {
     /// entered anew.
     pub fn begin(&mut self, now: Instant, naming: &impl Naming) {
         self.sequence += 1;
-        for entry in &mut self.entries {
-            entry.named = Some(naming.name(&entry.entity));
+        let version = naming.version();
+        if self.version != Some(version) {
+            self.version = Some(version);
+            self.culprits.clear();
+            for entry in self.entries.iter_mut().flatten() {
+                let named = naming.name(&entry.entity);
+                if *entry.named != named {
+                    entry.named = named.into();
+                    self.unordered = true;
+                }
+            }
         }
         self.forget(now, naming);
-        for entry in &mut self.entries {
+        for entry in self.entries.iter_mut().flatten() {
             entry.present = false;
             for totals in &mut entry.totals {
-                totals.living.clear();
+                totals.row = None;
             }
+        }
+        for section in &mut self.sections {
+            section.clear();
         }
     }
 
+    /// The entity's place, made if need be.
+    pub fn entity(&mut self, entity: &EntityKey, since: SystemTime) -> EntityId {
+        if let Some(id) = self.ids.get(entity) {
+            let id = *id;
+            if let Some(entry) = self.entry(id) {
+                entry.since = entry.since.min(since);
+            }
+            return id;
+        }
+        let entry = Entry {
+            entity: entity.clone(),
+            named: entity.clone(),
+            since,
+            totals: vec![Totals::default(); self.definitions.len()],
+            present: false,
+            gone: None,
+        };
+        let id = self.free.pop().unwrap_or_else(|| {
+            self.entries.push(None);
+            EntityId(u32::try_from(self.entries.len() - 1).unwrap_or(u32::MAX))
+        });
+        if let Some(place) = place_of(&mut self.entries, id) {
+            *place = Some(entry);
+        }
+        self.ids.insert(entity.clone(), id);
+        self.unnamed.push(id);
+        self.unordered = true;
+        id
+    }
+
     /// Enters what a living cgroup of the entity has used so far.
-    pub fn observe(&mut self, section: usize, entity: &EntityKey, since: SystemTime, row: &Row) {
-        let Some(entry) = self.entry(entity, since) else { return };
+    pub fn observe(&mut self, section: usize, id: EntityId, row: &Row) {
+        let Self { entries, sections, .. } = self;
+        let Some(entry) = place_of(entries, id).and_then(Option::as_mut) else { return };
         entry.present = true;
-        entry.gone = None;
-        if let Some(totals) = entry.totals.get_mut(section) {
-            totals.living.add_row(row);
+        self.changes += u64::from(entry.gone.take().is_some());
+        if let (Some(totals), Some(section)) = (entry.totals.get_mut(section), sections.get_mut(section))
+            && !row.is_empty()
+        {
+            let number = *totals.row.get_or_insert_with(|| section.push_row());
+            section.add(number, row);
         }
     }
 
     /// Enters what a cgroup of the entity had used when it went. An entity that is gone already has to be delivered
     /// once more.
-    pub fn retire(&mut self, section: usize, entity: &EntityKey, since: SystemTime, row: &Row) {
-        let mut row = row.clone();
-        if let Some(section) = self.sections.get(section) {
-            row.remove_gauges(&section.layout);
-        }
-        let Some(entry) = self.entry(entity, since) else { return };
-        entry.gone = None;
-        if let Some(totals) = entry.totals.get_mut(section) {
-            totals.retired.add_row(&row);
+    pub fn retire(&mut self, section: usize, id: EntityId, row: &Row) {
+        let Self { entries, definitions, .. } = self;
+        let Some(entry) = place_of(entries, id).and_then(Option::as_mut) else { return };
+        self.changes += u64::from(entry.gone.take().is_some());
+        if let (Some(totals), Some(definition)) = (entry.totals.get_mut(section), definitions.get(section)) {
+            totals.retire(&definition.layout, row);
         }
     }
 
-    /// Enters time that one entity lost to another. An entity is no culprit of itself.
-    pub fn caused(&mut self, section: usize, entity: &EntityKey, culprit: &EntityKey, ns: u64) {
-        let entry = self.positions.get(entity).and_then(|position| self.entries.get_mut(*position));
-        if let Some(totals) = entry.and_then(|entry| entry.totals.get_mut(section)) {
-            totals.cause(culprit, ns);
+    /// Enters what one entity lost to another, by the metric that tells it. An entity is no culprit of itself.
+    pub fn caused(&mut self, section: usize, metric: &Metric, id: EntityId, culprit: &EntityKey, amount: u64) {
+        let Self { entries, definitions, .. } = self;
+        let columns = definitions.get(section).map(|definition| definition.layout.columns()).unwrap_or_default();
+        let column = columns.iter().position(|column| column.metric == metric).and_then(|at| u32::try_from(at).ok());
+        let entry = place_of(entries, id).and_then(Option::as_mut);
+        if let (Some(column), Some(totals)) = (column, entry.and_then(|entry| entry.totals.get_mut(section))) {
+            totals.cause(column, culprit, amount);
         }
     }
 
     /// Ends a sweep: an entity of whom nothing living was read is gone. One that is called differently since then
     /// has to be delivered once more.
     pub fn finish(&mut self, now: Instant, naming: &impl Naming) {
+        for id in std::mem::take(&mut self.unnamed) {
+            if let Some(entry) = self.entry(id) {
+                let named = naming.name(&entry.entity);
+                if *entry.named != named {
+                    entry.named = named.into();
+                }
+            }
+        }
         let sequence = self.sequence;
-        for entry in &mut self.entries {
-            let named = entry.named.get_or_insert_with(|| naming.name(&entry.entity));
+        for entry in self.entries.iter_mut().flatten() {
             match &mut entry.gone {
                 None if entry.present => {}
-                None => entry.gone = Some(Gone { sequence, at: now, named: named.clone() }),
-                Some(gone) if gone.named != *named => {
-                    gone.named = named.clone();
+                None => {
+                    entry.gone = Some(Gone { sequence, at: now, named: entry.named.clone() });
+                    self.changes += 1;
+                }
+                Some(gone) if gone.named != entry.named => {
+                    gone.named = entry.named.clone();
                     gone.sequence = sequence;
                 }
                 Some(_) => {}
             }
         }
-        if !self.entries.is_sorted_by(|one, other| one.named() <= other.named()) {
-            self.entries.sort_by(|one, other| one.named().cmp(other.named()));
-            self.find_positions();
+        if std::mem::take(&mut self.unordered) {
+            self.changes += 1;
+            let entries = self.entries.iter().zip(0..);
+            let mut named: Vec<(&EntityKey, EntityId)> =
+                entries.filter_map(|(entry, id)| Some((&entry.as_ref()?.named, EntityId(id)))).collect();
+            named.sort_by(|one, other| one.0.cmp(other.0));
+            self.order.clear();
+            self.order.extend(named.iter().map(|(_, id)| *id));
         }
     }
 
@@ -182,10 +268,11 @@ impl Ledger {
     /// those who made others wait.
     #[must_use]
     pub fn entities(&self) -> HashSet<&EntityKey, RandomState> {
-        let entries = self.entries.iter().chain(self.carried.values().map(|carried| &carried.entry));
-        let culprits = entries.flat_map(|entry| &entry.totals).flat_map(Totals::culprits);
-        let ended = self.entries.iter().filter(|entry| entry.has_ended()).map(|entry| &entry.entity);
-        ended.chain(culprits).collect()
+        let entries = || self.entries.iter().flatten();
+        let all = entries().chain(self.carried.values().map(|carried| &carried.entry));
+        let caused = all.flat_map(|entry| &entry.totals).flat_map(Totals::caused);
+        let ended = entries().filter(|entry| entry.has_ended()).map(|entry| &entry.entity);
+        ended.chain(caused.map(|caused| &caused.culprit)).collect()
     }
 
     /// The exporter has delivered the snapshot of that number. Beyond [`EXPORTERS`] nobody is waited for.
@@ -198,6 +285,16 @@ impl Ledger {
         known.at = now;
     }
 
+    /// Takes the memory of a snapshot that nobody needs any more.
+    pub fn recycle(&mut self, snapshot: Snapshot) {
+        for old in snapshot.sections {
+            let mut sections = self.sections.iter_mut();
+            if let Some(section) = sections.find(|section| Arc::ptr_eq(section.layout(), old.layout())) {
+                *section = old;
+            }
+        }
+    }
+
     /// Entities whose final values were dropped before an exporter had them.
     #[must_use]
     pub fn expired(&self) -> u64 {
@@ -207,58 +304,49 @@ impl Ledger {
     /// Entities that are gone and not yet forgotten.
     #[must_use]
     pub fn gone(&self) -> usize {
-        self.entries.iter().filter(|entry| entry.gone.is_some()).count()
+        self.entries.iter().flatten().filter(|entry| entry.gone.is_some()).count()
     }
 
-    /// The entity's entry, made if need be.
-    fn entry(&mut self, entity: &EntityKey, since: SystemTime) -> Option<&mut Entry> {
-        let position = if let Some(position) = self.positions.get(entity) {
-            *position
-        } else {
-            let position = self.entries.len();
-            self.positions.insert(entity.clone(), position);
-            self.entries.push(Entry {
-                entity: entity.clone(),
-                named: None,
-                since,
-                totals: vec![Totals::default(); self.sections.len()],
-                present: false,
-                gone: None,
-            });
-            position
-        };
-        let entry = self.entries.get_mut(position)?;
-        entry.since = entry.since.min(since);
-        Some(entry)
+    /// Grows whenever the entities of a snapshot or their names, order or state are not those of the last one.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.changes
     }
 
-    fn find_positions(&mut self) {
-        self.positions.clear();
-        let entities = self.entries.iter().map(|entry| entry.entity.clone());
-        self.positions.extend(entities.zip(0..));
+    fn entry(&mut self, id: EntityId) -> Option<&mut Entry> {
+        place_of(&mut self.entries, id)?.as_mut()
     }
 
     fn forget(&mut self, now: Instant, naming: &impl Naming) {
         let linger = self.linger;
         self.exporters.retain(|_, exporter| now.duration_since(exporter.at) < linger);
         let slowest = self.exporters.values().map(|exporter| exporter.acknowledged).min();
-        let mut expired = 0;
-        let forgotten = self.entries.extract_if(.., |entry| {
-            let Some(gone) = &entry.gone else { return false };
-            let delivered = slowest.is_some_and(|acknowledged| acknowledged >= gone.sequence);
-            let age = now.duration_since(gone.at);
-            let over = age >= linger;
-            let awaited = age < NAMES_AWAITED && naming.is_pending(&entry.entity) || *entry.named() != gone.named;
-            expired += u64::from(over && !delivered);
-            over || delivered && !awaited
-        });
-        let forgotten: Vec<Entry> = forgotten.collect();
-        self.expired += expired;
-        if !forgotten.is_empty() {
-            self.find_positions();
+        let mut forgotten = Vec::new();
+        for (place, id) in self.entries.iter_mut().zip(0..) {
+            let is_forgotten = |entry: &mut Entry| {
+                let Some(gone) = &entry.gone else { return false };
+                let delivered = slowest.is_some_and(|acknowledged| acknowledged >= gone.sequence);
+                let age = now.duration_since(gone.at);
+                let over = age >= linger;
+                let awaited = age < NAMES_AWAITED && naming.is_pending(&entry.entity) || entry.named != gone.named;
+                self.expired += u64::from(over && !delivered);
+                over || delivered && !awaited
+            };
+            if let Some(entry) = place.take_if(is_forgotten) {
+                self.ids.remove(&entry.entity);
+                self.free.push(EntityId(id));
+                self.unordered = true;
+                forgotten.push(entry);
+            }
         }
-        carried::carry_on(&mut self.carried, forgotten, &self.entries, now);
+        let carried = (self.carried.len(), forgotten.len());
+        carried::carry_on(&mut self.carried, forgotten, &self.entries, &self.definitions, now);
+        self.changes += u64::from(carried != (self.carried.len(), 0));
     }
+}
+
+fn place_of(entries: &mut [Option<Entry>], id: EntityId) -> Option<&mut Option<Entry>> {
+    entries.get_mut(usize::try_from(id.0).ok()?)
 }
 
 #[cfg(test)]

@@ -2,29 +2,30 @@
 
 use std::{
     collections::HashMap,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
-use super::{Entity, Layout, Ledger, Naming, Row, Section, carried::MADE_AGAIN_SERIES};
+use super::{Definition, Entity, Layout, Ledger, Naming, Row, carried::MADE_AGAIN_SERIES};
 use crate::{
     export::prometheus::{Format, encode},
-    registry::{Snapshot, Value},
-    signal::{Container, Kind, Metric, Unit},
+    registry::{Snapshot, Value, snapshot::Culprit},
+    signal::{Container, Kind, Metric, Split, Unit},
 };
 
-static CPU: Metric = Metric {
-    name: "cpu_seconds_total",
-    otlp_name: "cpu",
-    kind: Kind::Counter,
-    unit: Unit::Seconds,
-    help: "",
-    label: None,
-    source: "",
-    must_equal: "",
-};
+static CPU: Metric = Metric { name: "cpu_seconds_total", otlp_name: "cpu", ..Metric::BASE };
 
 static TASKS: Metric =
-    Metric { name: "tasks", otlp_name: "tasks", kind: Kind::Gauge, unit: Unit::Count("task"), ..CPU };
+    Metric { name: "tasks", otlp_name: "tasks", kind: Kind::Gauge, unit: Unit::Count("task"), ..Metric::BASE };
+
+/// By how much time one entity delayed another, of the CPU time.
+static CAUSED: Metric = Metric {
+    name: "caused_seconds_total",
+    otlp_name: "caused",
+    split: Some(Split { of: &CPU, combinations: &[0] }),
+    ..Metric::BASE
+};
 
 /// Names as a test sets them; what is in `pending` waits for its name.
 #[derive(Default)]
@@ -34,6 +35,15 @@ struct Names {
 }
 
 impl Naming for Names {
+    fn version(&self) -> u64 {
+        let hash = |known: (&Entity, &Entity)| {
+            let mut hasher = DefaultHasher::new();
+            known.hash(&mut hasher);
+            hasher.finish()
+        };
+        self.known.iter().map(hash).fold(0, u64::wrapping_add)
+    }
+
     fn name(&self, entity: &Entity) -> Entity {
         self.known.get(entity).unwrap_or(entity).clone()
     }
@@ -68,8 +78,8 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let row = Layout::new(&[&CPU]);
-        let ledger =
-            Ledger::new(vec![Section { layout: row.clone(), active: true, split: None }], Duration::from_mins(5));
+        let definition = Definition { layout: Arc::new(row.clone()), active: true };
+        let ledger = Ledger::new(vec![definition], Duration::from_mins(5));
         Self { ledger, names: Names::default(), now: Instant::now(), row }
     }
 
@@ -91,7 +101,8 @@ impl Bench {
         self.ledger.begin(self.now, &self.names);
         for (entity, ns) in living {
             let row = self.row(*ns);
-            self.ledger.observe(0, &(*entity).clone().into(), SystemTime::UNIX_EPOCH, &row);
+            let id = self.ledger.entity(&(*entity).clone().into(), SystemTime::UNIX_EPOCH);
+            self.ledger.observe(0, id, &row);
         }
         self.ledger.finish(self.now, &self.names);
         let snapshot = self.ledger.snapshot(SystemTime::UNIX_EPOCH, "n".into(), &self.names);
@@ -101,7 +112,8 @@ impl Bench {
 
     fn retire(&mut self, entity: &Entity, ns: u64) {
         let row = self.row(ns);
-        self.ledger.retire(0, &entity.clone().into(), SystemTime::UNIX_EPOCH, &row);
+        let id = self.ledger.entity(&entity.clone().into(), SystemTime::UNIX_EPOCH);
+        self.ledger.retire(0, id, &row);
     }
 }
 
@@ -256,10 +268,10 @@ fn instances_stay_apart_for_those_who_tell_them_apart() {
     bench.retire(&one, 5);
     bench.sweep(&[(&two, 1)]);
     let snapshot = bench.sweep(&[(&two, 2)]);
-    let points: Vec<u64> = snapshot.families[0]
-        .samples
-        .iter()
-        .filter(|sample| !snapshot.entity(sample).unwrap().carried)
+    let points: Vec<u64> = snapshot
+        .families()
+        .flat_map(crate::registry::Family::samples)
+        .filter(|sample| !snapshot.entity(sample.entity).unwrap().carried)
         .map(|sample| match sample.value {
             Value::Nanoseconds(ns) => ns,
             _ => panic!("no duration"),
@@ -273,7 +285,7 @@ fn instances_stay_apart_for_those_who_tell_them_apart() {
 fn what_was_never_measured_of_an_entity_has_no_sample_and_a_gauge_ends_with_its_cgroup() {
     let layouts = [Layout::new(&[&CPU]), Layout::new(&[&TASKS]), Layout::new(&[&TASKS])];
     let sections = layouts.iter().zip([true, true, false]);
-    let sections = sections.map(|(layout, active)| Section { layout: layout.clone(), active, split: None }).collect();
+    let sections = sections.map(|(layout, active)| Definition { layout: Arc::new(layout.clone()), active }).collect();
     let mut ledger = Ledger::new(sections, Duration::from_mins(5));
     let (names, now) = (Names::default(), Instant::now());
     let (ran, slept) = (entity("u", "1"), entity("u", "2"));
@@ -284,18 +296,24 @@ fn what_was_never_measured_of_an_entity_has_no_sample_and_a_gauge_ends_with_its_
     let look = |ledger: &mut Ledger, living: &[(usize, &Entity, &Row)]| {
         ledger.begin(now, &names);
         for (section, entity, row) in living {
-            ledger.observe(*section, &(*entity).clone().into(), SystemTime::UNIX_EPOCH, row);
+            let id = ledger.entity(&(*entity).clone().into(), SystemTime::UNIX_EPOCH);
+            ledger.observe(*section, id, row);
         }
         ledger.finish(now, &names);
         let snapshot = ledger.snapshot(SystemTime::UNIX_EPOCH, "n".into(), &names);
-        let samples = |family: &crate::registry::Family| family.samples.iter().map(|one| one.value.clone()).collect();
-        snapshot.families.iter().map(samples).collect::<Vec<Vec<Value>>>()
+        let seconds = |value| match value {
+            Value::Nanoseconds(number) | Value::Integer(number) => number,
+            other => panic!("{other:?}"),
+        };
+        let values = snapshot.families().map(|family| family.samples().map(|one| seconds(one.value)).collect());
+        values.collect::<Vec<Vec<u64>>>()
     };
-    let seconds = vec![Value::Nanoseconds(5_000_000_000)];
+    let seconds = vec![5_000_000_000];
     let both = look(&mut ledger, &[(0, &ran, &cpu), (1, &ran, &tasks), (1, &slept, &tasks)]);
-    assert_eq!(both, [seconds.clone(), vec![Value::Integer(3); 2]], "two families, the third collector is not at work");
-    ledger.retire(1, &ran.clone().into(), SystemTime::UNIX_EPOCH, &tasks);
-    ledger.retire(0, &ran.clone().into(), SystemTime::UNIX_EPOCH, &cpu);
+    assert_eq!(both, [seconds.clone(), vec![3; 2]], "two families, the third collector is not at work");
+    let id = ledger.entity(&ran.clone().into(), SystemTime::UNIX_EPOCH);
+    ledger.retire(1, id, &tasks);
+    ledger.retire(0, id, &cpu);
     assert_eq!(look(&mut ledger, &[]), [seconds, vec![]], "what is gone leaves its counters");
 }
 
@@ -310,4 +328,59 @@ fn a_final_value_that_comes_after_its_entity_is_gone_is_delivered_once_more() {
     bench.retire(&one, 500_000_000);
     check(&bench.sweep(&[]), &[(WEB, "1.5")]);
     check(&bench.sweep(&[]), &[]);
+}
+
+#[test]
+fn what_others_caused_is_told_by_name_and_the_rest_as_others_up_to_the_whole() {
+    let layout = Layout::new(&[&CPU, &CAUSED]);
+    let definition = Definition { layout: Arc::new(layout.clone()), active: true };
+    let mut ledger = Ledger::new(vec![definition], Duration::from_mins(5));
+    let (names, now) = (Names::default(), Instant::now());
+    let victim: crate::signal::EntityKey = entity("u", "1").into();
+    let culprits: Vec<crate::signal::EntityKey> =
+        (0..20).map(|number| Entity::unit(&format!("unit-{number:02}")).into()).collect();
+    let mut row = layout.row();
+    row.add(&layout, &CPU, 0, 1_000);
+    ledger.begin(now, &names);
+    let id = ledger.entity(&victim, SystemTime::UNIX_EPOCH);
+    ledger.observe(0, id, &row);
+    // The first comes again, under the same name; the last four are too light for a place.
+    for (culprit, amount) in culprits.iter().zip((1..=20).rev()).chain([(&culprits[0], 5)]) {
+        ledger.caused(0, &CAUSED, id, culprit, amount);
+    }
+    ledger.finish(now, &names);
+    let snapshot = ledger.snapshot(SystemTime::UNIX_EPOCH, "n".into(), &names);
+    let caused: Vec<(Option<String>, u64)> = snapshot
+        .families()
+        .filter(|family| *family.metric() == CAUSED)
+        .flat_map(crate::registry::Family::samples)
+        .map(|sample| match (sample.culprit, sample.value) {
+            (Some(Culprit::Entity(position)), Value::Nanoseconds(ns)) => {
+                let Entity::Unit(unit) = &*snapshot.entity(position).unwrap().entity else { panic!("no unit") };
+                (Some(unit.to_string()), ns)
+            }
+            (Some(Culprit::Other), Value::Nanoseconds(ns)) => (None, ns),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(caused.len(), 17, "16 names and the rest: {caused:?}");
+    assert_eq!(caused[0], (Some("unit-00".to_owned()), 25));
+    assert_eq!(caused.iter().map(|(_, ns)| ns).sum::<u64>(), 1_000, "the whole, exactly");
+    assert!(snapshot.entities[1..].iter().all(|state| state.gone), "culprits without values of their own stand behind");
+}
+
+#[test]
+fn the_memory_of_a_snapshot_that_nobody_needs_is_used_again_and_empty_by_then() {
+    let mut bench = Bench::new();
+    let (one, two) = (entity("u", "1"), entity("v", "2"));
+    let old = bench.sweep(&[(&one, 5), (&two, 7_000_000_000)]);
+    let before = series(&old);
+    bench.ledger.recycle(old);
+    let mut expected = before.clone();
+    expected.retain(|labels, _| labels.contains("\"v\""));
+    assert_eq!(expected.len(), 1, "{before:?}");
+    let after = bench.sweep(&[(&two, 7_000_000_000)]);
+    let mut found = series(&after);
+    found.retain(|labels, _| labels.contains("\"v\""));
+    assert_eq!(found, expected);
 }

@@ -1,61 +1,68 @@
 //! One entity's part of one section. The ledger keeps it.
 
-use std::borrow::Cow;
+use crate::signal::{EntityKey, Layout, Row};
 
-use crate::signal::{EntityKey, Row};
+/// Culprits that are told by name for one entity and metric; the lightest beyond them become "(other)".
+const CULPRITS_PER_ENTITY: usize = 16;
 
-/// Culprits that are told by name for one waiting entity; the lightest beyond them become "(other)".
-const CULPRITS_PER_OWNER: usize = 16;
-
-/// Rows are empty until the first values come.
+/// What an entity has used, but for what its living cgroups tell at each sweep.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Totals {
-    /// Values of cgroups that are gone.
-    pub(super) retired: Row,
-    /// Values of living cgroups as of the present sweep.
-    pub(super) living: Row,
-    /// Time lost to others by name: a handful, which are found faster one by one than by a table.
-    caused_ns: Vec<(EntityKey, u64)>,
+    /// Values of cgroups that are gone; none as a rule.
+    pub(super) retired: Option<Box<Row>>,
+    /// The number of its row in the present sweep.
+    pub(super) row: Option<u32>,
+    /// What it lost to others by name: a handful, which are found faster one by one than by a table.
+    caused: Vec<Caused>,
+}
+
+/// What an entity lost to one culprit.
+#[derive(Clone, Debug)]
+pub(super) struct Caused {
+    /// Position of the split metric among the section's columns.
+    pub(super) column: u32,
+    pub(super) culprit: EntityKey,
+    pub(super) amount: u64,
 }
 
 impl Totals {
-    pub(super) fn cause(&mut self, culprit: &EntityKey, ns: u64) {
-        if let Some((_, sum_ns)) = self.caused_ns.iter_mut().find(|(known, _)| known == culprit) {
-            *sum_ns += ns;
+    pub(super) fn cause(&mut self, column: u32, culprit: &EntityKey, amount: u64) {
+        let mut of_column = self.caused.iter_mut().filter(|caused| caused.column == column);
+        if let Some(known) = of_column.find(|caused| caused.culprit == *culprit) {
+            known.amount += amount;
             return;
         }
-        if self.caused_ns.len() < CULPRITS_PER_OWNER {
-            self.caused_ns.push((culprit.clone(), ns));
+        let new = || Caused { column, culprit: culprit.clone(), amount };
+        if self.caused.iter().filter(|caused| caused.column == column).count() < CULPRITS_PER_ENTITY {
+            self.caused.push(new());
             return;
         }
-        let lightest = self.caused_ns.iter_mut().min_by_key(|(_, ns)| *ns);
-        if let Some(lightest) = lightest.filter(|(_, least_ns)| *least_ns < ns) {
-            *lightest = (culprit.clone(), ns);
+        let of_column = self.caused.iter_mut().filter(|caused| caused.column == column);
+        if let Some(lightest) = of_column.min_by_key(|caused| caused.amount).filter(|lightest| lightest.amount < amount)
+        {
+            *lightest = new();
         }
     }
 
-    /// Takes in what another instance has used.
-    pub(super) fn add(&mut self, other: &Self) {
-        self.retired.add_row(&other.total());
-        for (culprit, ns) in &other.caused_ns {
-            self.cause(culprit, *ns);
+    /// Takes in what a cgroup had used when it went.
+    pub(super) fn retire(&mut self, layout: &Layout, row: &Row) {
+        let retired = self.retired.get_or_insert_with(|| Box::new(layout.row()));
+        let mut row = row.clone();
+        row.remove_gauges(layout);
+        retired.add_row(layout, &row);
+    }
+
+    /// Takes in what another instance has used, of which nothing lives.
+    pub(super) fn add(&mut self, layout: &Layout, other: &Self) {
+        if let Some(retired) = &other.retired {
+            self.retire(layout, retired);
+        }
+        for caused in &other.caused {
+            self.cause(caused.column, &caused.culprit, caused.amount);
         }
     }
 
-    pub(super) fn total(&self) -> Cow<'_, Row> {
-        if self.retired.is_empty() {
-            return Cow::Borrowed(&self.living);
-        }
-        let mut total = self.retired.clone();
-        total.add_row(&self.living);
-        Cow::Owned(total)
-    }
-
-    pub(super) fn caused_ns(&self) -> &[(EntityKey, u64)] {
-        &self.caused_ns
-    }
-
-    pub(super) fn culprits(&self) -> impl Iterator<Item = &EntityKey> {
-        self.caused_ns.iter().map(|(culprit, _)| culprit)
+    pub(super) fn caused(&self) -> &[Caused] {
+        &self.caused
     }
 }

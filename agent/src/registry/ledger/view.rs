@@ -1,165 +1,122 @@
 //! From the ledger to a snapshot.
 
-use std::{
-    borrow::Cow,
-    collections::{HashMap, HashSet},
-    sync::Arc,
-    time::SystemTime,
-};
+use std::{collections::HashSet, sync::Arc, time::SystemTime};
 
-use foldhash::fast::RandomState;
-
-use super::{Entry, Ledger, Section, totals::Totals};
+use super::{Entry, Ledger};
 use crate::{
-    registry::{EntityState, Family, Sample, Snapshot, Value, snapshot::Culprit},
-    signal::{Column, Entity, EntityKey, Histogram, Kind, Naming, Row, Unit},
+    registry::{
+        EntityState, Section, Snapshot,
+        snapshot::{Caused, Culprit},
+    },
+    signal::{Entity, EntityKey, Naming},
 };
 
-/// One entity's values in one section.
-struct Total<'a> {
-    /// Position among the snapshot's entities.
-    entity: u32,
-    totals: &'a Totals,
-    row: Cow<'a, Row>,
+/// Who is in a snapshot, in the order of the names.
+struct Listed<'a> {
+    named: &'a EntityKey,
+    carried: bool,
+    entry: &'a Entry,
 }
 
 impl Ledger {
-    /// The view of the sweep that has ended, under the names that were known at it.
+    /// The view of the sweep that has ended, under the names that were known at it. A sweep has one.
     #[must_use]
-    pub fn snapshot(&self, taken: SystemTime, node: Arc<str>, naming: &impl Naming) -> Snapshot {
-        let mut listed: Vec<(&Entity, bool, &Entry)> =
-            self.entries.iter().map(|entry| (entry.named(), false, entry)).collect();
+    pub fn snapshot(&mut self, taken: SystemTime, node: Arc<str>, naming: &impl Naming) -> Snapshot {
+        let mut sections = std::mem::take(&mut self.sections);
+        let series: Vec<(EntityKey, &Entry)>;
+        let mut listed: Vec<Listed<'_>> = self
+            .order
+            .iter()
+            .filter_map(|id| self.entries.get(usize::try_from(id.0).ok()?)?.as_ref())
+            .map(|entry| Listed { named: &entry.named, carried: false, entry })
+            .collect();
         if !self.carried.is_empty() {
-            let series: HashSet<Entity> = listed.iter().map(|(named, ..)| named.series()).collect();
-            let carried = self.carried.iter().filter(|(carried, _)| series.contains(*carried));
-            listed.extend(carried.map(|(series, carried)| (series, true, &carried.entry)));
-            listed.sort_by(|one, other| (one.0, one.1).cmp(&(other.0, other.1)));
+            let present: HashSet<Entity> = listed.iter().map(|listed| listed.named.series()).collect();
+            let carried = self.carried.iter().filter(|(series, _)| present.contains(*series));
+            series = carried.map(|(series, carried)| (series.clone().into(), &carried.entry)).collect();
+            listed.extend(series.iter().map(|(named, entry)| Listed { named, carried: true, entry }));
+            listed.sort_by(|one, other| (one.named, one.carried).cmp(&(other.named, other.carried)));
         }
-        let state = |(named, carried, entry): &(&Entity, bool, &Entry)| EntityState {
+        let state = |Listed { named, carried, entry }: &Listed<'_>| EntityState {
             entity: (*named).clone(),
             since: entry.since,
             gone: entry.gone.is_some(),
             carried: *carried,
         };
         let mut entities: Vec<EntityState> = listed.iter().map(state).collect();
-        let mut culprits = Culprits { sorted: entities.len(), positions: HashMap::default() };
-        let mut families = Vec::new();
-        for (number, section) in self.sections.iter().enumerate().filter(|(_, section)| section.active) {
-            let totals: Vec<Total<'_>> = (0_u32..)
-                .zip(&listed)
-                .filter_map(|(entity, (_, _, entry))| {
-                    let totals = entry.totals.get(number)?;
-                    let row = totals.total();
-                    (!row.is_empty() || !totals.caused_ns().is_empty()).then_some(Total { entity, totals, row })
-                })
-                .collect();
-            for column in section.layout.columns() {
-                let samples = if section.split.is_some_and(|(metric, ..)| std::ptr::eq(metric, column.metric)) {
-                    let mut samples = Vec::new();
-                    for total in &totals {
-                        let named = |culprit: &EntityKey| culprits.position(&mut entities, naming, culprit);
-                        push_split(section, total, named, &mut samples);
-                    }
-                    samples
-                } else {
-                    samples_of(*column, &totals)
-                };
-                families.push(Family { metric: column.metric, samples });
+        let sorted = entities.len();
+        let culprits = &mut self.culprits;
+        let mut position = |culprit: &EntityKey| {
+            let named = culprits.entry(culprit.clone()).or_insert_with(|| naming.name(culprit).into());
+            let known = entities.get(..sorted).unwrap_or_default();
+            let mut at = known.partition_point(|state| state.entity < *named);
+            if known.get(at).is_none_or(|state| state.entity != *named) {
+                let added = entities.get(sorted..).unwrap_or_default();
+                at = sorted + added.iter().position(|state| state.entity == *named).unwrap_or(added.len());
+                if at == entities.len() {
+                    let since = SystemTime::UNIX_EPOCH;
+                    entities.push(EntityState { entity: named.clone(), since, gone: true, carried: false });
+                }
+            }
+            u32::try_from(at).unwrap_or(u32::MAX)
+        };
+        for (number, section) in sections.iter_mut().enumerate() {
+            for (entity, listed) in (0_u32..).zip(&listed) {
+                let Some(totals) = listed.entry.totals.get(number) else { continue };
+                // What is carried has no row of the present: it would be that of the instance that goes on from it.
+                let mut row = totals.row.filter(|_| !listed.carried);
+                if let Some(retired) = &totals.retired {
+                    let with_retired = row.unwrap_or_else(|| section.push_row());
+                    section.add(with_retired, retired);
+                    row = Some(with_retired);
+                }
+                section.push_entity(row);
+                let mut caused: Vec<(u32, u32, u64)> = totals
+                    .caused()
+                    .iter()
+                    .map(|caused| (caused.column, position(&caused.culprit), caused.amount))
+                    .collect();
+                split(section, entity, &mut caused);
             }
         }
-        Snapshot { sequence: self.sequence, taken, node, entities, families, infos: Vec::new() }
+        // A collector that is not at work has no metrics at all.
+        let active = sections.into_iter().zip(&self.definitions).filter(|(_, definition)| definition.active);
+        let sections: Vec<Section> = active.map(|(section, _)| section).collect();
+        self.sections =
+            self.definitions.iter().map(|definition| Section::new(Arc::clone(&definition.layout))).collect();
+        Snapshot { sequence: self.sequence, taken, node, entities, sections, infos: Arc::new([]) }
     }
 }
 
-/// Positions of culprits among a snapshot's entities; one that has no values of its own is added behind them.
-struct Culprits {
-    /// How many entities are in the order of their names.
-    sorted: usize,
-    positions: HashMap<EntityKey, u32, RandomState>,
-}
-
-impl Culprits {
-    fn position(&mut self, entities: &mut Vec<EntityState>, naming: &impl Naming, culprit: &EntityKey) -> u32 {
-        if let Some(position) = self.positions.get(culprit) {
-            return *position;
+/// Enters what an entity lost by culprit; what no name accounts for is the other culprits'. The same culprit may come
+/// more than once, under several of its instances.
+fn split(section: &mut Section, entity: u32, caused: &mut [(u32, u32, u64)]) {
+    caused.sort_unstable();
+    let layout = Arc::clone(section.layout());
+    for (column, split) in (0_u32..).zip(layout.columns()).filter_map(|(at, column)| Some((at, column.metric.split?))) {
+        let whole: u64 = layout
+            .column(split.of)
+            .and_then(|of| {
+                let (cells, present) = section.cells(entity)?;
+                let cells = of.of(cells, present)?;
+                // A distribution's last cell is its sum.
+                let one = |combination: &usize| of.combination(cells, *combination)?.last();
+                Some(split.combinations.iter().filter_map(one).sum())
+            })
+            .unwrap_or_default();
+        let mut named: u64 = 0;
+        for same in caused.chunk_by(|one, next| (one.0, one.1) == (next.0, next.1)) {
+            let Some((of_column, culprit, _)) = same.first() else { continue };
+            if *of_column != column {
+                continue;
+            }
+            let amount = same.iter().map(|(.., amount)| amount).sum();
+            named += amount;
+            section.push_caused(Caused { entity, column, culprit: Culprit::Entity(*culprit), amount });
         }
-        let named = naming.name(culprit);
-        let sorted = entities.get(..self.sorted).unwrap_or_default();
-        let mut position = sorted.partition_point(|state| state.entity < named);
-        if sorted.get(position).is_none_or(|state| state.entity != named) {
-            position = entities.len();
-            entities.push(EntityState { entity: named, since: SystemTime::UNIX_EPOCH, gone: true, carried: false });
-        }
-        let position = u32::try_from(position).unwrap_or(u32::MAX);
-        self.positions.insert(culprit.clone(), position);
-        position
-    }
-}
-
-/// The split by culprit; what no name totals for is the other culprits'.
-fn push_split(
-    section: &Section,
-    total: &Total<'_>,
-    mut position: impl FnMut(&EntityKey) -> u32,
-    samples: &mut Vec<Sample>,
-) {
-    let Some((_, of, label_values)) = section.split else { return };
-    let cells = section.layout.column(of).and_then(|column| total.row.cells(column)).unwrap_or_default();
-    let whole_ns: u64 = label_values.iter().filter_map(|value| cells.get(*value)).sum();
-    let mut by_name: Vec<(u32, u64)> =
-        total.totals.caused_ns().iter().map(|(culprit, ns)| (position(culprit), *ns)).collect();
-    by_name.sort_unstable();
-    by_name.dedup_by(|(next, more_ns), (kept, ns)| {
-        let same = next == kept;
-        *ns += if same { *more_ns } else { 0 };
-        same
-    });
-    let named_ns: u64 = by_name.iter().map(|(_, ns)| ns).sum();
-    let mut push = |culprit, ns| {
-        let value = Value::Nanoseconds(ns);
-        samples.push(Sample { entity: total.entity, label_value: 0, culprit: Some(culprit), value });
-    };
-    for (culprit, ns) in by_name {
-        push(Culprit::Entity(culprit), ns);
-    }
-    let other_ns = whole_ns.saturating_sub(named_ns);
-    if other_ns > 0 {
-        push(Culprit::Other, other_ns);
-    }
-}
-
-fn samples_of(column: Column, totals: &[Total<'_>]) -> Vec<Sample> {
-    let metric = column.metric;
-    let is_histogram = metric.kind == Kind::Histogram;
-    let mut samples = Vec::with_capacity(totals.len() * if is_histogram { 1 } else { column.cells });
-    for Total { entity, row, .. } in totals {
-        let Some(cells) = row.cells(column) else { continue };
-        if is_histogram {
-            let value = Value::Histogram(Arc::new(histogram(cells)));
-            samples.push(Sample { entity: *entity, label_value: 0, culprit: None, value });
-            continue;
-        }
-        for (label_value, cell) in (0_u8..).zip(cells) {
-            let value = match metric.unit {
-                Unit::Seconds => Value::Nanoseconds(*cell),
-                Unit::Bytes | Unit::Count(_) => Value::Integer(*cell),
-                Unit::Cpus => Value::Float(*cell as f64 / 1e9),
-            };
-            samples.push(Sample { entity: *entity, label_value, culprit: None, value });
+        let amount = whole.saturating_sub(named);
+        if amount > 0 {
+            section.push_caused(Caused { entity, column, culprit: Culprit::Other, amount });
         }
     }
-    // A metric that few entities have would keep room for all.
-    if samples.len() < samples.capacity() / 2 {
-        samples.shrink_to_fit();
-    }
-    samples
-}
-
-fn histogram(cells: &[u64]) -> Histogram {
-    let mut histogram = Histogram::default();
-    for (bucket, count) in histogram.buckets.iter_mut().zip(cells) {
-        *bucket = *count;
-    }
-    histogram.sum_ns = cells.last().copied().unwrap_or_default();
-    histogram
 }

@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::{sources::same_names, workloads::settled};
 use crate::e2e::{
-    kubernetes::{Name, total},
+    names::{Name, total},
     workloads::{NAMESPACE, STEADY, pod},
     world::{Agent, World, kernel_seconds, within},
 };

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use super::sources::same_names;
 use crate::e2e::{
     collector::Told,
-    kubernetes::{Name, disagreements, total},
+    names::{Name, disagreements, total},
     prometheus::Series,
     workloads::{ALL, Expected, NAMESPACE, STEADY, objects, pod},
     world::{RELEASE, World, within},

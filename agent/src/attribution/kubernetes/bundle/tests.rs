@@ -111,15 +111,15 @@ async fn a_container_is_named_as_soon_as_it_is_born_and_a_late_file_is_found_too
         });
         names.born(&entity, true);
         tokio::time::sleep(Duration::from_millis(50)).await;
-        assert!(names.view().is_pending(&entity));
+        assert!(names.is_pending(&entity));
         std::fs::write(bundle.join("config.json"), containerd().to_string()).unwrap();
         for _ in 0..200 {
-            if !names.view().is_pending(&entity) {
+            if !names.is_pending(&entity) {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        let Entity::Container(told) = names.view().name(&entity) else { panic!("a unit") };
+        let Entity::Container(told) = names.name(&entity) else { panic!("a unit") };
         assert_eq!((&*told.namespace, &*told.pod, &*told.container), ("shop", "web", "app"));
         assert_eq!(names.health().requests, [("bundle", "read", "absent", 1), ("bundle", "read", "ok", 1)]);
         task.abort();

@@ -66,10 +66,14 @@ pub struct Table {
     keep: Duration,
     dropped: u64,
     conflicts: u64,
+    /// Changes of pods that are forgotten, and their number.
+    forgotten_changes: u64,
 }
 
 #[derive(Debug)]
 struct Entry {
+    /// How often names or facts that an answer is made of have changed.
+    changes: u64,
     namespace: Arc<str>,
     name: Arc<str>,
     cgroup_uid: Option<Arc<str>>,
@@ -104,7 +108,14 @@ impl Table {
             keep,
             dropped: 0,
             conflicts: 0,
+            forgotten_changes: 0,
         }
+    }
+
+    /// Grows whenever a name or a fact has changed.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.forgotten_changes + self.pods.values().map(|entry| entry.changes).sum::<u64>()
     }
 
     /// A pod is as described, now.
@@ -120,6 +131,7 @@ impl Table {
         let uid = Arc::clone(&pod.uid);
         let cgroup_uid = pod.cgroup_uid.clone();
         entry.pod = Some(pod);
+        entry.changes += 1;
         if let Some(cgroup_uid) = &cgroup_uid {
             self.by_cgroup_uid.insert(Arc::clone(cgroup_uid), Arc::clone(&uid));
             self.join(cgroup_uid, &uid, now);
@@ -133,6 +145,7 @@ impl Table {
             return;
         }
         let Some(early) = self.pods.remove(cgroup_uid) else { return };
+        self.forgotten_changes += early.changes + 1;
         let Some(entry) = self.pods.get_mut(uid) else { return };
         if (&early.namespace, &early.name) != (&entry.namespace, &entry.name) {
             self.conflicts += 1;
@@ -165,6 +178,7 @@ impl Table {
         {
             entry.listed = false;
             entry.used = now;
+            entry.changes += 1;
         }
     }
 
@@ -327,6 +341,7 @@ impl Table {
             used: now,
             lived: now,
             candidate: None,
+            changes: 1,
         });
         if entry.namespace != *namespace || entry.name != *name {
             self.conflicts += 1;
@@ -353,11 +368,16 @@ impl Table {
         let over = |used: Instant| now.duration_since(used) >= keep;
         for entry in self.pods.values_mut() {
             entry.forget(over, &mut self.dropped);
-            if !entry.listed && now.duration_since(entry.lived) >= DESCRIBED {
-                entry.pod = None;
+            if !entry.listed && now.duration_since(entry.lived) >= DESCRIBED && entry.pod.take().is_some() {
+                entry.changes += 1;
             }
         }
-        self.pods.retain(|_, entry| entry.listed || !over(entry.used));
+        let forgotten_changes = &mut self.forgotten_changes;
+        self.pods.retain(|_, entry| {
+            let kept = entry.listed || !over(entry.used);
+            *forgotten_changes += if kept { 0 } else { entry.changes + 1 };
+            kept
+        });
         let unlisted = self.pods.values().filter(|entry| !entry.listed).count();
         if let Some(excess) = unlisted.checked_sub(UNLISTED_PODS).filter(|excess| *excess > 0) {
             let mut oldest: Vec<(Instant, Arc<str>)> = self
@@ -368,7 +388,8 @@ impl Table {
                 .collect();
             oldest.sort_unstable();
             for (_, uid) in oldest.into_iter().take(excess) {
-                self.pods.remove(&uid);
+                let removed = self.pods.remove(&uid);
+                self.forgotten_changes += removed.map_or(0, |entry| entry.changes + 1);
                 self.dropped += 1;
             }
         }
@@ -386,6 +407,7 @@ impl Entry {
             _ => {
                 let known = Known { name: name.cloned(), image: Arc::clone(image), used: now };
                 self.containers.insert(Arc::clone(id), known);
+                self.changes += 1;
             }
         }
     }
@@ -409,11 +431,13 @@ impl Entry {
             .collect();
         for id in old {
             self.containers.remove(&id);
+            self.changes += 1;
         }
         while self.containers.len() > CONTAINERS_PER_POD {
             let oldest = self.containers.iter().min_by_key(|(_, known)| known.used).map(|(id, _)| Arc::clone(id));
             let Some(oldest) = oldest else { return };
             self.containers.remove(&oldest);
+            self.changes += 1;
             *dropped += 1;
         }
     }

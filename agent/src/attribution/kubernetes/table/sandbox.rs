@@ -3,10 +3,8 @@
 //! Where a pod's birth was witnessed, the first container in it is the sandbox, once the status lists others. Where no
 //! container is ever started twice and each is listed, all else is sandbox. In other pods, since a container that was just
 //! started is not listed either, this waits until nothing else is possible: each of the pod's containers is listed and
-//! accounted for, exactly one more lives beside them, and that stays so for [`CERTAIN_AFTER`]. The same if none of those
-//! that run has a cgroup and exactly one other has: a runtime with a kernel of its own (gVisor, Kata) keeps all of a pod in
-//! the directory of its sandbox. In all other cases the container keeps its id for a name. Runtimes that make no sandbox
-//! cgroup, such as CRI-O by default, never come that far.
+//! accounted for, exactly one more lives beside them, and that stays so for [`CERTAIN_AFTER`]. In all other cases the
+//! container keeps its id for a name. Runtimes that make no sandbox cgroup, such as CRI-O by default, never come that far.
 
 use std::{
     sync::Arc,
@@ -44,6 +42,7 @@ impl Table {
         let lists_others = |pod: &Pod| pod.has_sandbox && pod.containers.iter().any(|one| one.id.is_some());
         if !entry.containers.contains_key(&first) && entry.pod.as_ref().is_some_and(lists_others) {
             entry.containers.insert(first, Known { name: None, image: "".into(), used: now });
+            entry.changes += 1;
         }
     }
 }
@@ -70,6 +69,7 @@ impl Entry {
                     Some(known)
                 } else {
                     self.containers.insert(id, Known { name: None, image: "".into(), used: now });
+                    self.changes += 1;
                     None
                 }
             }
@@ -81,10 +81,8 @@ impl Entry {
     fn only_possible<'a>(&self, living: &'a [Arc<str>]) -> Option<&'a Arc<str>> {
         let has_sandbox = living.iter().any(|id| self.containers.get(id).is_some_and(|known| known.name.is_none()));
         let pod = self.pod.as_ref().filter(|pod| self.listed && !has_sandbox && !pod.containers.is_empty())?;
-        let lives = |container: &Container| container.id.as_ref().is_some_and(|id| living.binary_search(id).is_ok());
-        let is_one_for_all = pod.has_sandbox && living.len() == 1 && !pod.containers.iter().any(lives);
         let is_settled = |container: &Container| match (container.phase, &container.id) {
-            (Phase::Running, Some(_)) => is_one_for_all || lives(container),
+            (Phase::Running, Some(id)) => living.binary_search(id).is_ok(),
             (Phase::Ended { well }, Some(_)) => match container.restart {
                 Restart::Never => true,
                 Restart::OnFailure => well,

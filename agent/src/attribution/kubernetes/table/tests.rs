@@ -142,32 +142,6 @@ fn more_may_be_learnt_of_a_pod_until_all_its_ids_are_listed() {
 }
 
 #[test]
-fn the_one_directory_of_a_pod_with_a_kernel_of_its_own_is_its_sandbox() {
-    let (mut table, start) = (Table::new(KEEP), Instant::now());
-    // gVisor and Kata run all of the pod's containers in the directory of the sandbox, which no status lists.
-    table.apply(pod("u1", "web", &[("app", "1"), ("proxy", "2")]), start);
-    let sandbox = entity("u1", "s");
-    table.refresh([(&sandbox, true)], start);
-    check(&table, "u1", "s", ("shop", "web", "s"));
-    table.refresh([(&sandbox, true)], start + CERTAIN_AFTER);
-    check(&table, "u1", "s", ("shop", "web", ""));
-    // Two that nobody lists: neither is known to be it.
-    table.apply(pod("u2", "job", &[("main", "3")]), start);
-    let (one, two) = (entity("u2", "x"), entity("u2", "y"));
-    for at in [start, start + 2 * CERTAIN_AFTER] {
-        table.refresh([(&one, true), (&two, true)], at);
-    }
-    check(&table, "u2", "x", ("shop", "job", "x"));
-    // A runtime without sandboxes: the one that nobody lists is a container that was just started.
-    table.apply(Pod { has_sandbox: false, ..pod("u3", "crio", &[("main", "4")]) }, start);
-    let one = entity("u3", "z");
-    for at in [start, start + 2 * CERTAIN_AFTER] {
-        table.refresh([(&one, true)], at);
-    }
-    check(&table, "u3", "z", ("shop", "crio", "z"));
-}
-
-#[test]
 fn a_deleted_pod_keeps_its_names_as_long_as_somebody_holds_values_of_it() {
     let (mut table, start) = (Table::new(KEEP), Instant::now());
     table.apply(pod("u1", "web", &[("app", "1")]), start);

@@ -1,0 +1,100 @@
+//! From two snapshots to what each entity did in the time between. Pure; every view shows parts of it.
+
+use std::collections::HashMap;
+
+use crate::{
+    collectors::scheduler::metrics,
+    registry::{Sample, Snapshot, Value, snapshot::Culprit},
+    signal::{Entity, Histogram, Metric},
+};
+
+/// What an entity did in the time between.
+#[derive(Clone, Debug)]
+pub(super) struct Usage {
+    pub(super) cpu_ns: u64,
+    waits: [u64; Histogram::CELLS],
+    pub(super) cause_ns: [u64; 6],
+}
+
+/// What an entity waited for another.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Delay<'a> {
+    pub(super) entity: &'a Entity,
+    /// Who held the CPU; none for those that have no name of their own.
+    pub(super) culprit: Option<&'a Entity>,
+    pub(super) ns: u64,
+}
+
+impl Usage {
+    const NONE: Self = Self { cpu_ns: 0, waits: [0; Histogram::CELLS], cause_ns: [0; 6] };
+
+    /// Waits for a CPU.
+    pub(super) fn waits(&self) -> Histogram<'_> {
+        Histogram::new(&self.waits)
+    }
+
+    fn enter(&mut self, metric: &Metric, sample: &Sample<'_>, apply: impl Fn(&mut u64, u64)) {
+        match sample.value {
+            Value::Nanoseconds(ns) if *metric == metrics::CPU => apply(&mut self.cpu_ns, ns),
+            Value::Nanoseconds(ns) if *metric == metrics::CPU_WAIT => {
+                if let Some(cause_ns) = self.cause_ns.get_mut(sample.combination) {
+                    apply(cause_ns, ns);
+                }
+            }
+            Value::Histogram(histogram) if *metric == metrics::RUN_QUEUE_LATENCY => {
+                let cells = histogram.buckets().iter().copied().chain([histogram.sum_ns()]);
+                self.waits.iter_mut().zip(cells).for_each(|(cell, amount)| apply(cell, amount));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What each entity of the later snapshot did since the earlier one. What has gone meanwhile has nothing to be
+/// subtracted from.
+pub(super) fn usages<'a>(before: &Snapshot, after: &'a Snapshot) -> Vec<(&'a Entity, Usage)> {
+    let mut usages: HashMap<&Entity, Usage> = HashMap::new();
+    for family in after.families() {
+        for sample in family.samples() {
+            if let Some(state) = after.entity(sample.entity) {
+                let usage = usages.entry(&state.entity).or_insert(Usage::NONE);
+                usage.enter(family.metric(), &sample, |sum, amount| *sum += amount);
+            }
+        }
+    }
+    for family in before.families() {
+        for sample in family.samples() {
+            let usage = before.entity(sample.entity).and_then(|state| usages.get_mut(&*state.entity));
+            if let Some(usage) = usage {
+                usage.enter(family.metric(), &sample, |sum, amount| *sum = sum.saturating_sub(amount));
+            }
+        }
+    }
+    usages.into_iter().collect()
+}
+
+/// Who waited and who held the CPU meanwhile, the longest first.
+pub(super) fn delays<'a>(before: &'a Snapshot, after: &'a Snapshot) -> Vec<Delay<'a>> {
+    let earlier: HashMap<(&Entity, Option<&Entity>), u64> =
+        totals(before).map(|delay| ((delay.entity, delay.culprit), delay.ns)).collect();
+    let since = |delay: Delay<'a>| {
+        let before_ns = earlier.get(&(delay.entity, delay.culprit)).copied().unwrap_or(0);
+        Delay { ns: delay.ns.saturating_sub(before_ns), ..delay }
+    };
+    let mut delays: Vec<Delay<'_>> = totals(after).map(since).filter(|delay| delay.ns > 0).collect();
+    delays.sort_by_key(|delay| (std::cmp::Reverse(delay.ns), delay.entity, delay.culprit));
+    delays
+}
+
+fn totals(snapshot: &Snapshot) -> impl Iterator<Item = Delay<'_>> {
+    let of_metric = snapshot.families().filter(|family| *family.metric() == metrics::CPU_WAIT_CAUSED);
+    of_metric.flat_map(crate::registry::Family::samples).filter_map(|sample| {
+        let (Some(culprit), Value::Nanoseconds(ns)) = (sample.culprit, sample.value) else { return None };
+        let named = |position| snapshot.entity(position).map(|state| &*state.entity);
+        let culprit = match culprit {
+            Culprit::Entity(position) => Some(named(position)?),
+            Culprit::Other => None,
+        };
+        Some(Delay { entity: named(sample.entity)?, culprit, ns })
+    })
+}
