@@ -168,7 +168,8 @@ impl CertificateProblem {
         use rustls::CertificateError as Error;
         let asked = server.host().unwrap_or_default().to_owned();
         match error {
-            Error::UnknownIssuer => Self::UnknownAuthority,
+            // A bad signature: another authority of the same name, such as the one of another cluster, has signed it.
+            Error::UnknownIssuer | Error::BadSignature => Self::UnknownAuthority,
             // A certificate that is its own authority.
             Error::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => Self::UnknownAuthority,
             Error::NotValidForName => Self::OtherName { names: "others".to_owned(), asked },

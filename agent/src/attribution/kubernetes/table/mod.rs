@@ -141,7 +141,7 @@ impl Table {
 
     /// What annotations told of a static pod under the uid in its cgroup, before its mirror was known, is the mirror's.
     fn join(&mut self, cgroup_uid: &str, uid: &str, now: Instant) {
-        if self.pods.get(cgroup_uid).is_none_or(|entry| entry.listed) {
+        if self.pods.get(cgroup_uid).is_none_or(Entry::is_told) {
             return;
         }
         let Some(early) = self.pods.remove(cgroup_uid) else { return };
@@ -195,7 +195,7 @@ impl Table {
 
     /// A container's annotations tell its names.
     pub fn learn(&mut self, facts: &ContainerFacts, now: Instant) {
-        let uid = self.by_cgroup_uid.get(&facts.pod_uid).unwrap_or(&facts.pod_uid).clone();
+        let uid = self.mirror(&facts.pod_uid).unwrap_or(&facts.pod_uid).clone();
         if let Some(entry) = self.entry(&uid, &facts.namespace, &facts.pod, now) {
             entry.learn(&facts.container_id, facts.container.as_ref(), &facts.image, now);
         }
@@ -215,7 +215,7 @@ impl Table {
             }
         };
         // A static pod's cgroup has another uid than the API server tells to everybody else.
-        let pod_uid = self.by_cgroup_uid.get(&container.pod_uid).unwrap_or(&container.pod_uid);
+        let pod_uid = self.mirror(&container.pod_uid).unwrap_or(&container.pod_uid);
         Entity::Container(signal::Container {
             namespace: Arc::clone(&entry.namespace),
             pod: Arc::clone(&entry.name),
@@ -319,14 +319,18 @@ impl Table {
     }
 
     fn of_cgroup(&self, pod_uid: &str) -> Option<&Entry> {
-        let of_mirror = self.by_cgroup_uid.get(pod_uid).and_then(|uid| self.pods.get(uid));
-        of_mirror.or_else(|| self.pods.get(pod_uid))
+        self.pods.get(self.mirror(pod_uid).map_or(pod_uid, |uid| uid))
     }
 
     fn of_cgroup_mut(&mut self, pod_uid: &str) -> Option<&mut Entry> {
-        let of_mirror = self.by_cgroup_uid.get(pod_uid).filter(|uid| self.pods.contains_key(*uid));
-        let uid = of_mirror.map_or(pod_uid, |uid| &**uid);
-        self.pods.get_mut(uid)
+        let of_mirror = self.mirror(pod_uid).cloned();
+        self.pods.get_mut(of_mirror.as_deref().unwrap_or(pod_uid))
+    }
+
+    /// The uid of a static pod's mirror, unless there is a pod of this very uid.
+    fn mirror(&self, pod_uid: &str) -> Option<&Arc<str>> {
+        let is_itself = self.pods.get(pod_uid).is_some_and(Entry::is_told);
+        self.by_cgroup_uid.get(pod_uid).filter(|uid| !is_itself && self.pods.contains_key(*uid))
     }
 
     /// The pod's entry, made if need be; none if it is known under other names.
@@ -400,6 +404,11 @@ impl Table {
 }
 
 impl Entry {
+    /// A source has told of the pod itself, not only of a container.
+    fn is_told(&self) -> bool {
+        self.listed || self.pod.is_some()
+    }
+
     fn learn(&mut self, id: &Arc<str>, name: Option<&Arc<str>>, image: &Arc<str>, now: Instant) {
         match self.containers.get_mut(id) {
             // A status is firmer than the guess that an unlisted container is the sandbox.
