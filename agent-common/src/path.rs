@@ -91,11 +91,14 @@ impl Name for &str {
 }
 
 /// The text of up to eight bytes from `from` on, in one word.
-const fn packed(text: &[u8], from: usize) -> u64 {
+const fn packed(mut text: &[u8], from: usize) -> u64 {
     let (mut word, mut index) = (0, 0);
-    while index < 8 && from + index < text.len() {
-        word |= (text[from + index] as u64) << (8 * index);
-        index += 1;
+    while index < from + 8 {
+        let [byte, rest @ ..] = text else { break };
+        if index >= from {
+            word |= (*byte as u64) << (8 * (index - from));
+        }
+        (text, index) = (rest, index + 1);
     }
     word
 }
@@ -272,7 +275,7 @@ fn is_engine<N: Name + ?Sized>(name: &N, at: usize, bytes: usize) -> bool {
 #[inline(always)]
 fn is_ecs_container<N: Name + ?Sized>(name: &N) -> bool {
     let bytes = name.bytes();
-    bytes >= 41 && bytes <= 43 && name.byte(32) == b'-' && name.all(0, 32, HEXADECIMAL) && name.all(33, bytes, DIGITS)
+    (41..=43).contains(&bytes) && name.byte(32) == b'-' && name.all(0, 32, HEXADECIMAL) && name.all(33, bytes, DIGITS)
 }
 
 /// Decimal digits.

@@ -41,7 +41,18 @@ static SLOT_CACHE: Array<Assigned> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 static LOSSES: Array<Losses> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
-static NAME_BUFFER: PerCpuArray<[u8; NAME]> = PerCpuArray::with_max_entries(1, 0);
+static ASCENT: PerCpuArray<Ascent> = PerCpuArray::with_max_entries(1, 0);
+
+/// A way up from a cgroup. In memory of its own, since the verifier would follow each value that it can have on the
+/// stack, level by level.
+struct Ascent {
+    /// The name of the cgroup that is met.
+    name: [u8; NAME],
+    /// What was met.
+    lineage: Lineage,
+}
+
+const _: () = assert!(size_of::<Ascent>() == 320);
 
 /// Counts one loss on this CPU.
 macro_rules! lose {
@@ -168,8 +179,12 @@ fn find(key: CgroupKey) -> Option<Holder> {
 /// The pod's and the container's cgroup of a cgroup, by the names on the way up to the root.
 #[inline(always)]
 fn lineage(cgroup: Cgroup, key: CgroupKey) -> (CgroupKey, CgroupKey) {
+    let Some(ascent) = ASCENT.get_ptr_mut(0) else {
+        return (0, 0);
+    };
+    // SAFETY: the memory is this CPU's and outlives the program.
+    unsafe { (*ascent).lineage = Lineage::START };
     let mark = key & KEY_V1;
-    let mut lineage = Lineage::START;
     let mut at = cgroup;
     let mut level = 0;
     while level < ANCESTORS {
@@ -179,23 +194,35 @@ fn lineage(cgroup: Cgroup, key: CgroupKey) -> (CgroupKey, CgroupKey) {
         if above.is_null() || node.is_null() {
             break;
         }
-        if lineage.meet(denotes(node), node.id() | mark) {
+        if meet(denotes(node), node.id() | mark) != 0 {
             break;
         }
         at = above;
         level += 1;
     }
-    lineage.end()
+    // SAFETY: as above.
+    unsafe { (*ascent).lineage }.end()
+}
+
+/// Meets one cgroup; not 0 if what is further up does not matter.
+///
+/// This and the following are functions of their own with plain numbers only, which the verifier proves once and not at
+/// each call.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn meet(kind: u32, key: u64) -> u32 {
+    // SAFETY: the memory is this CPU's and outlives the program; nobody else refers to it meanwhile.
+    ASCENT.get_ptr_mut(0).map_or(1, |ascent| u32::from(unsafe { (*ascent).lineage.meet(kind, key) }))
 }
 
 /// Reads a cgroup's name into this CPU's buffer and tells what it denotes.
 #[inline(always)]
 fn denotes(node: KernfsNode) -> u32 {
-    let Some(buffer) = NAME_BUFFER.get_ptr_mut(0) else {
+    let Some(ascent) = ASCENT.get_ptr_mut(0) else {
         return path::OTHER;
     };
     // SAFETY: the buffer is this CPU's, and the kernel copies at most its length.
-    match unsafe { bpf_probe_read_kernel_str_bytes(node.name(), &mut *buffer) } {
+    match unsafe { bpf_probe_read_kernel_str_bytes(node.name(), &mut (*ascent).name) } {
         Ok(name) => denoted(name.len() as u32),
         Err(_) => path::OTHER,
     }
@@ -204,14 +231,14 @@ fn denotes(node: KernfsNode) -> u32 {
 /// The name in this CPU's buffer.
 #[derive(Clone, Copy)]
 struct BufferedName {
-    buffer: *const [u8; NAME],
+    ascent: *const Ascent,
     bytes: usize,
 }
 
 impl BufferedName {
     #[inline(always)]
     fn new(bytes: u32) -> Option<Self> {
-        Some(Self { buffer: NAME_BUFFER.get_ptr(0)?, bytes: bytes as usize })
+        Some(Self { ascent: ASCENT.get_ptr(0)?, bytes: bytes as usize })
     }
 }
 
@@ -224,7 +251,7 @@ impl Name for BufferedName {
     #[inline(always)]
     fn byte(&self, index: usize) -> u8 {
         // SAFETY: the buffer is this CPU's and outlives the program; the mask keeps the index inside.
-        unsafe { (*self.buffer).get(index & (NAME - 1)).copied().unwrap_or(0) }
+        unsafe { (*self.ascent).name.get(index & (NAME - 1)).copied().unwrap_or(0) }
     }
 
     #[inline(always)]
@@ -258,8 +285,6 @@ impl Name for BufferedName {
 }
 
 /// What the name in the buffer denotes.
-///
-/// Functions of their own with plain numbers only, which the verifier proves once and not at each call.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn denoted(name_bytes: u32) -> u32 {

@@ -50,7 +50,7 @@ async fn ask(signer: Option<&Authority>, trusted: &Authority, names: &[&str]) ->
 fn problem(error: RequestError) -> CertificateProblem {
     assert_eq!(error.result(), "certificate", "{error}");
     match error {
-        RequestError::Certificate { problem, .. } => problem,
+        RequestError::Certificate { problem, .. } => *problem,
         other => panic!("{other}"),
     }
 }

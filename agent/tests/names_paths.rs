@@ -36,7 +36,9 @@ fn check_neighbors(agent: &Agent, first: u32, path: &str) {
         let account = Account::of(&page, &pods[victim].1);
         let lost_ns = caused_by(&page, &pods[victim].1, ("culprit_pod", &pods[other].0));
         println!("{path}: {account:?}, {lost_ns} ns lost to the other, kernel {kernel:?}");
-        assert!(lost_ns > 300_000_000 && lost_ns <= kernel[other].cpu_ns, "{path}: {lost_ns} ns of {kernel:?}");
+        // A wait goes on while an interrupt takes the CPU, for which the kernel's CPU time of the other stands still.
+        let most_ns = kernel[other].cpu_ns + kernel[other].cpu_ns / 100;
+        assert!(lost_ns > 300_000_000 && lost_ns <= most_ns, "{path}: {lost_ns} ns of {kernel:?}");
         assert!(account.cause("neighbor") >= lost_ns, "{path}: {account:?}");
         assert_eq!(account.cause("self") + account.cause("pod"), 0, "{path}: {account:?}");
     }

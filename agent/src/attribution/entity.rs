@@ -8,7 +8,7 @@
 //! | container of a pod | pod = the pod's uid, container = first 12 digits of its id, namespace empty |
 //! | pod's own cgroup | pod = the pod's uid, container and namespace empty |
 //! | container outside pods | unit = `docker/` and the first 12 digits; likewise `podman/`, `containerd/`, `crio/`, `container/`; `ecs/`, 12 digits of the task and the container's number |
-//! | unit of the node | unit = its name, that of all instances of a template and of units that are numbered the same (unit_name.rs) |
+//! | unit of the node | unit = its name, that of all instances of a template and of units that are numbered the same (`unit_name.rs`) |
 //! | unit of a user's manager | unit = `user@1000.service/` and its name, since the node may have one of the same name |
 //! | plain cgroup | unit = its path |
 //! | root | unit = `/` |

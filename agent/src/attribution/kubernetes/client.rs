@@ -83,7 +83,7 @@ pub enum RequestError {
         /// The server.
         server: http::Uri,
         /// What is wrong with it, with the remedy.
-        problem: CertificateProblem,
+        problem: Box<CertificateProblem>,
     },
     /// Too slow.
     #[error("{server} did not answer within {limit:?}; podlens tries again")]
@@ -336,7 +336,7 @@ impl Client {
         let (server, source) = (self.server.clone(), source.into());
         match certificate_error(&*source) {
             Some(problem) => {
-                let problem = CertificateProblem::of(problem, &server);
+                let problem = Box::new(CertificateProblem::of(problem, &server));
                 RequestError::Certificate { server, problem }
             }
             None => RequestError::Unreachable { server, source },

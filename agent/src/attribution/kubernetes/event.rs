@@ -55,17 +55,13 @@ impl Event {
                 serde_json::from_str::<WireVersion>(object.get()).unwrap_or_default().metadata.resource_version;
             (!version.is_empty()).then_some(version)
         };
-        let pod =
-            || decode(object).map_err(|cause| Self::Odd { what: describe_odd(object, &cause), version: version() });
+        let changed = |event: fn(Pod, Option<String>) -> Self| match decode(object) {
+            Ok(pod) => event(pod, version()),
+            Err(cause) => Self::Odd { what: describe_odd(object, &cause), version: version() },
+        };
         Ok(match &*kind {
-            "ADDED" | "MODIFIED" => match pod() {
-                Ok(pod) => Self::Applied { pod, version: version() },
-                Err(odd) => odd,
-            },
-            "DELETED" => match pod() {
-                Ok(pod) => Self::Deleted { pod, version: version() },
-                Err(odd) => odd,
-            },
+            "ADDED" | "MODIFIED" => changed(|pod, version| Self::Applied { pod, version }),
+            "DELETED" => changed(|pod, version| Self::Deleted { pod, version }),
             "BOOKMARK" => Self::Bookmark { version: version() },
             "ERROR" => Self::Refused { code: serde_json::from_str::<WireStatus>(object.get())?.code },
             _ => return Err(PodError::Identity("type of event")),
