@@ -12,5 +12,6 @@ pub mod event;
 pub mod histogram;
 mod label;
 pub mod lifecycle;
+pub mod path;
 pub mod scheduler;
 pub mod tasks;

@@ -66,6 +66,10 @@ pub struct Check {
     /// The configuration.
     #[command(flatten)]
     pub config: ConfigFile,
+    /// Tell instead how the path of a cgroup is read: its pod, container or unit, and why; a line of /proc/PID/cgroup
+    /// will do
+    #[arg(long, value_name = "PATH")]
+    pub cgroup: Option<String>,
 }
 
 /// `podlens snapshot`.
@@ -189,13 +193,19 @@ mod tests {
     #[test]
     fn check_and_snapshot_take_a_configuration_too() {
         let file = ConfigFile { file: Some(PathBuf::from("c.yaml")), kubeconfig: None };
-        let check = Command::Check(Check { config: file.clone() });
+        let check = Command::Check(Check { config: file.clone(), cgroup: None });
         assert_eq!(parse("podlens check --config c.yaml").unwrap().command, check);
         let snapshot = Command::Snapshot(Snapshot { config: file, output: Output::Json, seconds: 9 });
         let line = "podlens snapshot --config c.yaml --output json --seconds 9";
         assert_eq!(parse(line).unwrap().command, snapshot);
         let plain = Command::Snapshot(Snapshot { config: ConfigFile::default(), output: Output::Table, seconds: 5 });
         assert_eq!(parse("podlens snapshot").unwrap().command, plain);
+    }
+
+    #[test]
+    fn check_takes_the_path_of_a_cgroup() {
+        let check = Command::Check(Check { cgroup: Some("0::/a".to_owned()), ..Check::default() });
+        assert_eq!(parse("podlens check --cgroup 0::/a").unwrap().command, check);
     }
 
     #[test]

@@ -20,7 +20,10 @@ fn main() -> ExitCode {
         }),
         Command::Check(options) => {
             let flags = options.config.flags();
-            load(options.config, flags).and_then(|config| check::run(&config))
+            load(options.config, flags).and_then(|config| match &options.cgroup {
+                Some(path) => check::explain(&config, path),
+                None => check::run(&config),
+            })
         }
         Command::Snapshot(options) => load(options.config.clone(), options.config.flags())
             .and_then(|config| snapshot::run(&config, &options).map(|()| ExitCode::SUCCESS)),

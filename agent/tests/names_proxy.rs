@@ -272,7 +272,7 @@ async fn a_certificate_that_cannot_be_verified_gives_no_names_until_it_is_right(
         let server = Server::start_at("127.0.0.1:0".parse().unwrap(), turns(), Some(acceptor)).await;
         let mut tasks = JoinSet::new();
         let names = follow(&authority.config(server.address), &mut tasks);
-        wait(|| requests(&names, "list", "unreachable") >= 3, what).await;
+        wait(|| requests(&names, "list", "certificate") >= 3, what).await;
         assert_eq!(named(&names, 0), unnamed(0), "{what}");
         assert!(server.paths().is_empty(), "{what}: a token would have been sent");
         let address = server.address;

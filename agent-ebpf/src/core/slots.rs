@@ -4,22 +4,25 @@
 //! lost, directories that never hold tasks use no slot, and a key, which the kernel does not give twice, is
 //! all that ties them. Called by every collector that meets a task.
 
+use core::arch::asm;
+
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_NOEXIST},
     helpers::bpf_probe_read_kernel_str_bytes,
     macros::map,
     maps::{Array, HashMap, PerCpuArray, Queue},
 };
-use podlens_common::cgroup::{
-    Assigned, CACHE_ENTRIES, CgroupKey, Holder, KEY_V1, Losses, SLOT_KERNEL, SLOT_ROOT, Slot,
+use podlens_common::{
+    cgroup::{Assigned, CACHE_ENTRIES, CgroupKey, Holder, KEY_V1, Losses, SLOT_KERNEL, SLOT_ROOT, Slot},
+    path::{self, Lineage, Name},
 };
 
 use super::kernel::{Cgroup, KernfsNode, ROOT_SERIAL, Task, has_v1, slots_count};
 
 /// Ancestors that are searched for the container and the pod of a cgroup.
-const ANCESTORS: u32 = 10;
-/// Bytes of a cgroup's name that are read; longer names are no container's or pod's.
-const NAME: usize = 128;
+const ANCESTORS: u32 = 16;
+/// Bytes for a cgroup's name and its end; a power of two.
+const NAME: usize = path::NAME_BYTES + 1;
 
 /// Who holds each slot.
 #[map]
@@ -38,7 +41,18 @@ static SLOT_CACHE: Array<Assigned> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 static LOSSES: Array<Losses> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
-static NAME_BUFFER: PerCpuArray<[u8; NAME]> = PerCpuArray::with_max_entries(1, 0);
+static ASCENT: PerCpuArray<Ascent> = PerCpuArray::with_max_entries(1, 0);
+
+/// A way up from a cgroup. In memory of its own, since the verifier would follow each value that it can have on the
+/// stack, level by level.
+struct Ascent {
+    /// The name of the cgroup that is met.
+    name: [u8; NAME],
+    /// What was met.
+    lineage: Lineage,
+}
+
+const _: () = assert!(size_of::<Ascent>() == 320);
 
 /// Counts one loss on this CPU.
 macro_rules! lose {
@@ -169,92 +183,143 @@ fn find(key: CgroupKey) -> Option<Holder> {
     unsafe { SLOT_OF.get(key) }.copied().map(Holder)
 }
 
-/// The pod's and the container's cgroup on the way from a cgroup to the root, the deepest of each.
+/// The pod's and the container's cgroup of a cgroup, by the names on the way up to the root.
 #[inline(always)]
 fn lineage(cgroup: Cgroup, key: CgroupKey) -> (CgroupKey, CgroupKey) {
+    let Some(ascent) = ASCENT.get_ptr_mut(0) else {
+        return (0, 0);
+    };
+    // SAFETY: the memory is this CPU's and outlives the program.
+    unsafe { (*ascent).lineage = Lineage::START };
     let mark = key & KEY_V1;
-    let (mut container, mut unit) = (0, 0);
     let mut at = cgroup;
     let mut level = 0;
     while level < ANCESTORS {
-        if at.is_null() {
-            break;
-        }
+        let above = at.parent();
         let node = at.kn();
-        if node.is_null() {
+        // The root has no name.
+        if above.is_null() || node.is_null() {
             break;
         }
-        match denotes(node) {
-            POD => return (node.id() | mark, container),
-            CONTAINER if container == 0 => container = node.id() | mark,
-            UNIT if unit == 0 => unit = node.id() | mark,
-            _ => {}
+        if meet(denotes(node), node.id() | mark) != 0 {
+            break;
         }
-        at = at.parent();
+        at = above;
         level += 1;
     }
-    if container == 0 { (0, unit) } else { (container, container) }
+    // SAFETY: as above.
+    unsafe { (*ascent).lineage }.end()
 }
 
-/// What a cgroup is by its name alone.
-const OTHER: u32 = 0;
-const POD: u32 = 1;
-const CONTAINER: u32 = 2;
-const UNIT: u32 = 3;
+/// Meets one cgroup; not 0 if what is further up does not matter.
+///
+/// This and the following are functions of their own with plain numbers only, which the verifier proves once and not at
+/// each call.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn meet(kind: u32, key: u64) -> u32 {
+    // SAFETY: the memory is this CPU's and outlives the program; nobody else refers to it meanwhile.
+    ASCENT.get_ptr_mut(0).map_or(1, |ascent| u32::from(unsafe { (*ascent).lineage.meet(kind, key) }))
+}
 
 /// Reads a cgroup's name into this CPU's buffer and tells what it denotes.
 #[inline(always)]
 fn denotes(node: KernfsNode) -> u32 {
-    let Some(buffer) = NAME_BUFFER.get_ptr_mut(0) else {
-        return OTHER;
+    let Some(ascent) = ASCENT.get_ptr_mut(0) else {
+        return path::OTHER;
     };
     // SAFETY: the buffer is this CPU's, and the kernel copies at most its length.
-    match unsafe { bpf_probe_read_kernel_str_bytes(node.name().as_ptr(), &mut *buffer) } {
+    match unsafe { bpf_probe_read_kernel_str_bytes(node.name().as_ptr(), &mut (*ascent).name) } {
         Ok(name) => denoted(name.len() as u32),
-        Err(_) => OTHER,
+        Err(_) => path::OTHER,
     }
 }
 
-/// Knows a pod by `pod<uid>` or `...-pod<uid>.slice`, a container by its 64 digits, alone or behind `-` or
-/// `:`, with or without `.scope`, and a unit by `.service` or `.scope`. The daemon's path grammar knows more;
-/// this decides only which waits count as caused inside one pod or container.
-///
-/// A function of its own with plain numbers only, which the verifier proves once and not at each call.
+/// The name in this CPU's buffer.
+#[derive(Clone, Copy)]
+struct BufferedName {
+    ascent: *const Ascent,
+    bytes: usize,
+}
+
+impl BufferedName {
+    #[inline(always)]
+    fn new(bytes: u32) -> Option<Self> {
+        Some(Self { ascent: ASCENT.get_ptr(0)?, bytes: bytes as usize })
+    }
+}
+
+impl Name for BufferedName {
+    #[inline(always)]
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    #[inline(always)]
+    fn byte(&self, index: usize) -> u8 {
+        // SAFETY: the buffer is this CPU's and outlives the program; the mask keeps the index inside.
+        unsafe { (*self.ascent).name.get(index & (NAME - 1)).copied().unwrap_or(0) }
+    }
+
+    #[inline(always)]
+    fn byte_behind(&self, from: usize, index: usize) -> u8 {
+        let mut at = from;
+        // So that the compiler cannot let a loop count by this sum, of which the verifier knows no end.
+        // SAFETY: an addition.
+        unsafe { asm!("{at} += {index}", at = inout(reg) at, index = in(reg) index, options(pure, nomem, nostack)) };
+        self.byte(at)
+    }
+
+    #[inline(always)]
+    fn all(&self, from: usize, to: usize, class: u32) -> bool {
+        name_all(from as u32, to as u32, class) != 0
+    }
+
+    #[inline(always)]
+    fn is_pod(&self, end: usize) -> bool {
+        name_is_pod(end as u32) != 0
+    }
+
+    #[inline(always)]
+    fn last_colon(&self, end: usize) -> usize {
+        name_last_colon(end as u32) as usize & (NAME - 1)
+    }
+
+    #[inline(always)]
+    fn last_pod(&self, end: usize) -> usize {
+        name_last_pod(end as u32) as usize & (NAME - 1)
+    }
+}
+
+/// What the name in the buffer denotes.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn denoted(name_bytes: u32) -> u32 {
-    let Some(buffer) = NAME_BUFFER.get_ptr(0) else {
-        return OTHER;
-    };
-    let bytes = name_bytes as usize;
-    // SAFETY: the buffer is this CPU's; the mask keeps the index inside.
-    let byte = |index: usize| unsafe { (*buffer).get(index & (NAME - 1)).copied().unwrap_or(0) };
-    let starts_with_pod = byte(0) == b'p' && byte(1) == b'o' && byte(2) == b'd';
-    if starts_with_pod && (bytes == 3 + 36 || bytes == 3 + 32) {
-        return POD;
-    }
-    let suffixed = bytes > 6 && byte(bytes - 6) == b'.' && byte(bytes - 1) == b'e';
-    let end = if suffixed { bytes - 6 } else { bytes };
-    if suffixed && byte(bytes - 5) == b's' && byte(bytes - 4) == b'l' {
-        let pod_before = |uid: usize| {
-            end >= uid + 4
-                && byte(end - uid - 4) == b'-'
-                && byte(end - uid - 3) == b'p'
-                && byte(end - uid - 2) == b'o'
-                && byte(end - uid - 1) == b'd'
-        };
-        return if pod_before(36) || pod_before(32) { POD } else { OTHER };
-    }
-    let separated = end > 64 && (byte(end - 65) == b'-' || byte(end - 65) == b':');
-    if end == 64 || separated {
-        let hexadecimal = |digit: u8| digit.is_ascii_digit() || (b'a'..=b'f').contains(&digit);
-        if hexadecimal(byte(end - 64)) && hexadecimal(byte(end - 32)) && hexadecimal(byte(end - 1)) {
-            return CONTAINER;
-        }
-    }
-    let service = bytes > 8 && byte(bytes - 8) == b'.' && byte(bytes - 7) == b's' && byte(bytes - 1) == b'e';
-    let scope = suffixed && byte(bytes - 5) == b's' && byte(bytes - 4) == b'c';
-    if service || scope { UNIT } else { OTHER }
+    BufferedName::new(name_bytes).map_or(path::OTHER, |name| path::denoted(&name))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn name_all(from: u32, to: u32, class: u32) -> u32 {
+    BufferedName::new(0).map_or(0, |name| u32::from(path::all(&name, from as usize, to as usize, class)))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn name_is_pod(end: u32) -> u32 {
+    BufferedName::new(0).map_or(0, |name| u32::from(path::is_pod(&name, end as usize)))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn name_last_colon(end: u32) -> u32 {
+    BufferedName::new(0).map_or(0, |name| path::last_colon(&name, end as usize) as u32)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn name_last_pod(end: u32) -> u32 {
+    BufferedName::new(0).map_or(0, |name| path::last_pod(&name, end as usize) as u32)
 }
 
 /// The position of one CPU's entry for `slot` in a table of CPUs by slots; none for what is no slot.

@@ -16,7 +16,7 @@ use podlens::{
             pod::{Pod, PodList},
             table::Unknown,
         },
-        path::{CgroupKind, parse},
+        path::{CgroupKind, parse, read, segments},
     },
     config::Config,
     kernel::{btf::Btf, events::Record},
@@ -25,6 +25,7 @@ use podlens::{
 use podlens_common::{
     cpu::Bandwidth,
     event::{EventHeader, PATH_BYTES},
+    path::{Lineage, kind},
 };
 
 /// A target's name and what must hold for an input.
@@ -67,13 +68,28 @@ pub fn path(input: &[u8]) {
     }
 }
 
+/// The kernel programs' way up a path finds the names that the daemon's way down finds.
+fn check_lineage(path: &str) {
+    let names: Vec<&str> = segments(path).collect();
+    let mut lineage = Lineage::START;
+    for (index, name) in names.iter().enumerate().rev() {
+        if lineage.meet(kind(name), index as u64 + 1) {
+            break;
+        }
+    }
+    let down = read(path);
+    assert_eq!(lineage.end(), (down.group_at as u64, down.container_at as u64), "{path:?} is {down:?}");
+}
+
 /// A place is made of its own path's parts, and the entity says the same.
 fn check_place(path: &str) {
+    check_lineage(path);
     let (uid, id) = match parse(path) {
         CgroupKind::Container { pod_uid, container_id, .. } => (pod_uid.into_owned(), container_id.to_owned()),
         CgroupKind::Pod { pod_uid, .. } => (pod_uid.into_owned(), String::new()),
         CgroupKind::StandaloneContainer { container_id, .. } => {
-            assert!(is_id(container_id) && path.contains(container_id), "{path:?}");
+            let is_ecs = (41..=43).contains(&container_id.len()) && container_id.contains('-');
+            assert!((is_ecs || is_id(container_id)) && path.contains(container_id), "{path:?}");
             return check_unit(path);
         }
         CgroupKind::Unit { name, manager } => {
@@ -124,6 +140,7 @@ fn is_id(text: &str) -> bool {
 /// The kubelet's or the API server's list of pods.
 pub fn pods(input: &[u8]) {
     let Ok(list) = PodList::decode(input) else { return };
+    assert!(list.odd.iter().all(|what| !what.is_empty()));
     for pod in &list.pods {
         check_pod(pod, input);
     }
@@ -146,14 +163,15 @@ fn check_pod(pod: &Pod, input: &[u8]) {
         for id in [&container.id, &container.previous_id].into_iter().flatten() {
             assert!(is_id(id) && is_told(id), "{container:?}");
         }
-        let resources = &container.resources;
+    }
+    for resources in pod.containers.iter().map(|container| &container.resources).chain([&pod.resources]) {
         for amount in [
             resources.cpu_request_cores,
             resources.cpu_limit_cores,
             resources.memory_request_bytes,
             resources.memory_limit_bytes,
         ] {
-            assert!(amount.is_none_or(f64::is_finite), "{container:?}");
+            assert!(amount.is_none_or(f64::is_finite), "{resources:?}");
         }
     }
 }
@@ -234,6 +252,7 @@ pub fn watch(input: &[u8]) {
                 names.delete(&pod.uid);
             }
             Ok(Event::Bookmark { version }) => assert!(version.is_none_or(|version| !version.is_empty())),
+            Ok(Event::Odd { what, .. }) => assert!(!what.is_empty()),
             Ok(Event::Refused { .. }) | Err(_) => {}
         }
         assert!(names.health().pods <= applied.len() as u64);

@@ -11,8 +11,9 @@ use std::{
 use foldhash::fast::RandomState;
 use podlens_common::cgroup::CgroupKey;
 
-use super::entity::{entity, subtree};
+use super::entity::{folded, subtree};
 use crate::{
+    config::Units,
     kernel::cgroupfs::hierarchies::Hierarchies,
     signal::{Entity, EntityKey, Subtree},
 };
@@ -60,14 +61,15 @@ pub struct Cgroup {
 #[derive(Debug)]
 pub struct Cgroups {
     hierarchies: Hierarchies,
+    units: Units,
     known: HashMap<CgroupKey, Cgroup, RandomState>,
 }
 
 impl Cgroups {
     /// The cgroups that exist now. The events that follow must already be recorded.
     #[must_use]
-    pub fn scan(hierarchies: Hierarchies) -> Self {
-        let mut cgroups = Self { hierarchies, known: HashMap::default() };
+    pub fn scan(hierarchies: Hierarchies, units: Units) -> Self {
+        let mut cgroups = Self { hierarchies, units, known: HashMap::default() };
         for directory in cgroups.hierarchies.scan() {
             cgroups.insert(directory.key, directory.path);
         }
@@ -161,7 +163,7 @@ impl Cgroups {
     }
 
     fn insert(&mut self, key: CgroupKey, path: String) {
-        let (entity, top) = (EntityKey::from(entity(&path)), subtree(&path));
+        let (entity, top) = (EntityKey::from(folded(&path, self.units)), subtree(&path));
         self.insert_as(key, path, true, entity, top);
     }
 

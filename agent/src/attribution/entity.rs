@@ -7,16 +7,29 @@
 //! | --- | --- |
 //! | container of a pod | pod = the pod's uid, container = first 12 digits of its id, namespace empty |
 //! | pod's own cgroup | pod = the pod's uid, container and namespace empty |
-//! | container outside pods | unit = `docker/` and the first 12 digits; likewise `podman/`, `containerd/`, `crio/`, `container/` |
-//! | unit of the node | unit = its name |
+//! | container outside pods | unit = `docker/` and the first 12 digits; likewise `podman/`, `containerd/`, `crio/`, `container/`; `ecs/`, 12 digits of the task and the container's number |
+//! | unit of the node | unit = its name, that of all instances of a template and of units that are numbered the same (`unit_name.rs`) |
 //! | unit of a user's manager | unit = `user@1000.service/` and its name, since the node may have one of the same name |
 //! | plain cgroup | unit = its path |
 //! | root | unit = `/` |
+//!
+//! [`folded`] gives all that is in no pod fewer names where the configuration asks for that.
 
 use std::sync::Arc;
 
-use super::path::{CgroupKind, has_stem, is_user_manager, parse};
-use crate::signal::{Container, Entity, Subtree};
+use podlens_common::path::{CLASS, MANAGER, OTHER, PODMAN_PARENT, PODS, SLICE, kind};
+
+use super::{
+    path::{CgroupKind, Runtime, parse, segments},
+    unit_name,
+};
+use crate::{
+    config::Units,
+    signal::{Container, Entity, Subtree},
+};
+
+/// Everything outside pods, where the configuration wants no units.
+const ALL_UNITS: &str = "(units)";
 
 /// As long as `docker ps` and `crictl ps` show an id.
 const SHORT_ID_DIGITS: usize = 12;
@@ -28,12 +41,31 @@ pub fn entity(path: &str) -> Entity {
         CgroupKind::Container { pod_uid, container_id, .. } => pod_entity(&pod_uid, container_id),
         CgroupKind::Pod { pod_uid, .. } => pod_entity(&pod_uid, ""),
         CgroupKind::StandaloneContainer { runtime, container_id } => {
-            Entity::Unit(format!("{}/{}", runtime.as_str(), short(container_id)).into())
+            Entity::Unit(format!("{}/{}", runtime.as_str(), short_of(runtime, container_id)).into())
         }
-        CgroupKind::Unit { name, manager: Some(manager) } => Entity::Unit(format!("{manager}/{name}").into()),
-        CgroupKind::Unit { name, manager: None } => Entity::unit(name),
+        CgroupKind::Unit { name, manager: Some(manager) } => {
+            Entity::Unit(format!("{manager}/{}", unit_name::common(name)).into())
+        }
+        CgroupKind::Unit { name, manager: None } => Entity::unit(&unit_name::common(name)),
         CgroupKind::Plain(path) => Entity::unit(path),
         CgroupKind::Root => Entity::unit("/"),
+    }
+}
+
+/// The same with units folded as the configuration says: what is in no pod counts under its topmost slice or directory,
+/// or all of it under one name. The root's own tasks stay apart.
+#[must_use]
+pub fn folded(path: &str, units: Units) -> Entity {
+    let entity = entity(path);
+    let (Entity::Unit(_), Some(topmost)) = (&entity, segments(path).next()) else { return entity };
+    match units {
+        Units::Each => entity,
+        Units::Off => Entity::unit(ALL_UNITS),
+        Units::Slice => match kind(topmost) {
+            SLICE => Entity::unit(&unit_name::common(topmost)),
+            OTHER | PODS | CLASS | PODMAN_PARENT => Entity::Unit(format!("/{topmost}").into()),
+            _ => entity,
+        },
     }
 }
 
@@ -43,7 +75,7 @@ pub fn entity(path: &str) -> Entity {
 pub fn subtree(path: &str) -> Option<Subtree> {
     let subtree = match parse(path) {
         CgroupKind::Root => return None,
-        CgroupKind::Unit { name, .. } if has_stem(name, ".slice") || is_user_manager(name) => return None,
+        CgroupKind::Unit { name, .. } if matches!(kind(name), SLICE | MANAGER) => return None,
         CgroupKind::Container { .. } | CgroupKind::StandaloneContainer { .. } | CgroupKind::Unit { .. } => Subtree::Own,
         // Each plain cgroup below it is an entity of its own.
         CgroupKind::Pod { .. } | CgroupKind::Plain(_) => Subtree::Shared,
@@ -71,6 +103,14 @@ pub fn pod_entity(pod_uid: &str, container_id: &str) -> Entity {
     })
 }
 
+/// The containers of one task of ECS differ in their numbers alone.
+fn short_of(runtime: Runtime, container_id: &str) -> String {
+    match (runtime, container_id.rsplit_once('-')) {
+        (Runtime::Ecs, Some((task, number))) => format!("{}-{number}", short(task)),
+        _ => short(container_id).to_owned(),
+    }
+}
+
 fn short(container_id: &str) -> &str {
     container_id.get(..SHORT_ID_DIGITS).unwrap_or(container_id)
 }
@@ -79,8 +119,13 @@ fn short(container_id: &str) -> &str {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
-    use super::{entity, subtree};
-    use crate::signal::{Container, Entity, Subtree};
+    use std::collections::HashSet;
+
+    use super::{entity, folded, subtree};
+    use crate::{
+        config::Units,
+        signal::{Container, Entity, Subtree},
+    };
 
     const ID: &str = "3f1b0c5a9d7e2468ace013579bdf02468ace013579bdf02468ace013579bdf02";
     const UID: &str = "0b1e7c52-6a3d-4c1f-9f7e-2d5a8b9c0d1e";
@@ -133,6 +178,62 @@ mod tests {
                 &format!("/user.slice/user-{user}.slice/user@{user}.service/session.slice/dbus.service"),
                 &format!("user@{user}.service/dbus.service"),
             );
+        }
+    }
+
+    const TASK: &str = "3f1b0c5a9d7e2468ace013579bdf0246";
+
+    #[test]
+    fn each_container_of_an_ecs_task_has_one_short_name() {
+        check_unit(&format!("/ecs/{TASK}/{TASK}-265927825"), "ecs/3f1b0c5a9d7e-265927825");
+        check_unit(&format!("/ecs/{TASK}/{TASK}-2659278251/inner"), "ecs/3f1b0c5a9d7e-2659278251");
+        check_unit(&format!("/ecs/{TASK}/{ID}"), "container/3f1b0c5a9d7e");
+        let pod = format!("/kubepods/pod{UID}");
+        check_pod(&format!("{pod}/{TASK}-265927825"), "", "");
+    }
+
+    #[test]
+    fn a_thousand_connections_and_a_thousand_monitors_are_two_entities() {
+        let all: HashSet<Entity> = (0..1000)
+            .flat_map(|number| {
+                let address = format!("192.0.2.10:22-198.51.100.7:{}", 40_000 + number);
+                [
+                    format!("/system.slice/system-sshd.slice/sshd@{number}-{address}.service"),
+                    format!("/system.slice/crio-conmon-{number:064x}.scope"),
+                ]
+            })
+            .map(|path| entity(&path))
+            .collect();
+        assert_eq!(all, HashSet::from(["sshd@.service", "crio-conmon-*.scope"].map(Entity::unit)));
+    }
+
+    #[test]
+    fn a_monitor_in_its_pods_own_slice_is_the_pods() {
+        let slice = format!("/kubepods.slice/kubepods-pod{}.slice", UID.replace('-', "_"));
+        check_pod(&format!("{slice}/crio-conmon-{ID}.scope"), "", "");
+    }
+
+    #[test]
+    fn units_are_folded_into_topmost_slices_or_into_one() {
+        let check = |path: &str, slice: &str, off: &str| {
+            assert_eq!(folded(path, Units::Each), entity(path), "{path}");
+            assert_eq!(folded(path, Units::Slice), Entity::unit(slice), "{path}");
+            assert_eq!(folded(path, Units::Off), Entity::unit(off), "{path}");
+        };
+        check("/system.slice/kubelet.service", "system.slice", "(units)");
+        check("/system.slice", "system.slice", "(units)");
+        check("/system.slice/system-getty.slice/getty@tty1.service", "system.slice", "(units)");
+        check("/user.slice/user-1000.slice/user@1000.service/app.slice/a.service", "user.slice", "(units)");
+        check(&format!("/system.slice/docker-{ID}.scope"), "system.slice", "(units)");
+        check(&format!("/docker/{ID}"), "/docker", "(units)");
+        check("/lxc/101/ns", "/lxc", "(units)");
+        check("/kubepods/burstable", "/kubepods", "(units)");
+        check("/init.scope", "init.scope", "(units)");
+        check("/", "/", "/");
+        for units in [Units::Each, Units::Slice, Units::Off] {
+            for path in [format!("/kubepods/pod{UID}"), format!("/kubepods/pod{UID}/{ID}")] {
+                assert_eq!(folded(&path, units), entity(&path), "pods are never folded");
+            }
         }
     }
 

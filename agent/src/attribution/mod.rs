@@ -2,6 +2,7 @@
 
 pub mod cgroups;
 pub mod entity;
+pub mod explain;
 pub mod kubernetes;
-
 pub mod path;
+pub mod unit_name;

@@ -5,7 +5,7 @@ use std::{fmt::Write as _, io::Write as _, path::Path, process::ExitCode};
 use anyhow::{Context as _, Result};
 
 use crate::{
-    attribution::kubernetes::source,
+    attribution::{explain, kubernetes::source},
     collectors::ALL,
     config::Config,
     kernel::{
@@ -27,6 +27,29 @@ pub fn run(config: &Config) -> Result<ExitCode> {
     let (text, useful) = report(config);
     std::io::stdout().write_all(text.as_bytes()).context("cannot write to standard output")?;
     Ok(if useful { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Tells how the path of a cgroup is read.
+///
+/// # Errors
+/// Standard output is closed.
+pub fn explain(config: &Config, path: &str) -> Result<ExitCode> {
+    let text = explain::explain(&within_tree(config, path), config.units);
+    std::io::stdout().write_all(text.as_bytes()).context("cannot write to standard output")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The path within its hierarchy, of a directory or of a line of /proc/PID/cgroup such as `0::/system.slice`.
+fn within_tree(config: &Config, path: &str) -> String {
+    let is_line = |number: &str| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    if let Some((_, rest)) = path.split_once(':').filter(|(number, _)| is_line(number)) {
+        let within = rest.split_once(':').map_or(rest, |(_, within)| within);
+        return within.to_owned();
+    }
+    match Path::new(path).strip_prefix(&config.cgroup_root) {
+        Ok(within) => format!("/{}", within.display()),
+        Err(_) => path.to_owned(),
+    }
 }
 
 fn report(config: &Config) -> (String, bool) {
@@ -109,5 +132,26 @@ fn names(config: &Config) -> String {
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime.block_on(source::check(&config.kubernetes)),
         Err(cause) => format!("not known: cannot start a runtime: {cause}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::within_tree;
+    use crate::config::Config;
+
+    #[test]
+    fn a_directory_and_a_line_of_a_process_are_paths_within_the_tree() {
+        for (text, expected) in [
+            ("/kubepods/x", "/kubepods/x"),
+            ("/sys/fs/cgroup/kubepods/x", "/kubepods/x"),
+            ("/sys/fs/cgroup", "/"),
+            ("0::/a/b", "/a/b"),
+            ("4:cpu,cpuacct:/a:b", "/a:b"),
+            ("1:name=systemd:/", "/"),
+            ("/a:b:c", "/a:b:c"),
+        ] {
+            assert_eq!(within_tree(&Config::defaults(&[]), text), expected, "{text}");
+        }
     }
 }

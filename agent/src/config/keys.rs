@@ -5,7 +5,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use super::{
-    Compression, Config, Endpoint, Headers, Histograms, LogFormat, LogLevel, NameSource, Protocol,
+    Compression, Config, Endpoint, Headers, Histograms, LogFormat, LogLevel, NameSource, Protocol, Units,
     value::{absolute_path, boolean, choice, duration, endpoint, header, is_node_name, socket_address, whole},
 };
 
@@ -91,6 +91,17 @@ pub(super) const KEYS: &[Key] = &[
         example: "90s",
         help: "How long the final values of a dead container wait for an exporter that has not taken them",
         set: Set::Value(|config, text| assign(&mut config.linger, duration(text, SECOND..=HOUR))),
+    },
+    Key {
+        path: "units",
+        expects: "each, slice or off",
+        default: "each",
+        example: "slice",
+        help: "How finely what is in no pod is told apart: `each` unit has series of its own, `slice` counts it under its topmost slice or directory, `off` counts all of it as unit `(units)`; sums stay whole",
+        set: Set::Value(|config, text| {
+            let choices = [("each", Units::Each), ("slice", Units::Slice), ("off", Units::Off)];
+            assign(&mut config.units, choice(text, &choices))
+        }),
     },
     Key {
         path: "collectors.<name>",

@@ -44,6 +44,7 @@ pub struct Config {
     pub slots: Option<u32>,
     pub cgroup_root: PathBuf,
     pub linger: Duration,
+    pub units: Units,
     /// Every known collector, and whether it is to run.
     pub collectors: BTreeMap<String, bool>,
     pub events: Events,
@@ -57,6 +58,17 @@ pub struct Config {
 #[allow(missing_docs, reason = "the key of the same name documents each field")]
 pub struct Events {
     pub enabled: bool,
+}
+
+/// How finely what is in no pod is told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Units {
+    /// Each unit, container outside pods and plain cgroup has series of its own.
+    Each,
+    /// They count under their topmost slice or directory.
+    Slice,
+    /// All of them are one.
+    Off,
 }
 
 /// What the agent logs.
@@ -218,6 +230,7 @@ impl Config {
             max_age: Duration::from_secs(1),
             slots: None,
             cgroup_root: PathBuf::from("/sys/fs/cgroup"),
+            units: Units::Each,
             linger: Duration::from_mins(5),
             collectors: collectors.iter().map(|&name| (name.to_owned(), true)).collect(),
             events: Events { enabled: true },

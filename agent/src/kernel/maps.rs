@@ -237,7 +237,7 @@ mod tests {
         assert_eq!((find("SLOTS").kind, find("SLOTS").value_bytes), (Kind::Array, 32));
         assert_eq!((find("SLOT_OF").kind, find("SLOT_OF").key_bytes), (Kind::Hash, 8));
         assert_eq!((find("EVENTS").kind, find("EVENTS").entries), (Kind::Ring, 512 * 1024));
-        assert_eq!(find("NAME_BUFFER").kind, Kind::PerCpuArray);
+        assert_eq!(find("ASCENT").kind, Kind::PerCpuArray);
         assert!(find(".bss").value_bytes > 0);
         assert!(definitions(&OBJECT[..100]).is_empty());
     }

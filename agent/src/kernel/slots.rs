@@ -17,7 +17,7 @@ pub static MAPS: &[Map] = &[
     Map::per_slot("SLOT_OF", 2),
     Map::per_cpu("SLOT_CACHE", CACHE_ENTRIES),
     Map::per_cpu("LOSSES", 1),
-    Map::fixed("NAME_BUFFER"),
+    Map::fixed("ASCENT"),
 ];
 
 /// The maps at work.

@@ -24,8 +24,12 @@ pub static CONTAINER_INFO: InfoMetric = InfoMetric {
     source: "pod object, or the runtime's annotations",
 };
 
-const RESOURCE: Metric =
-    Metric { kind: Kind::Gauge, source: "pod object", must_equal: "spec.containers[].resources", ..Metric::BASE };
+const RESOURCE: Metric = Metric {
+    kind: Kind::Gauge,
+    source: "pod object",
+    must_equal: "status.containerStatuses[].resources, else spec.containers[].resources; of a pod spec.resources",
+    ..Metric::BASE
+};
 
 /// Requested CPU.
 pub static CPU_REQUEST: Metric = Metric {
@@ -96,8 +100,13 @@ impl Facts {
         snapshot.sections.push(self.section.clone());
     }
 
+    /// What is set for a pod as a whole is told once, though its own cgroup and its sandbox are two entities.
     fn resources(&self, entities: usize, known: &[(u32, &Container, Known)]) -> Section {
-        let rows = known.iter().filter_map(|(entity, _, facts)| {
+        let mut told: HashSet<&Arc<str>> = HashSet::new();
+        let rows = known.iter().filter_map(|(entity, container, facts)| {
+            if container.container.is_empty() && !told.insert(&container.pod_uid) {
+                return None;
+            }
             let mut row = self.layout.row();
             for (metric, value) in GAUGES {
                 if let Some(value) = value(&facts.resources) {
@@ -173,19 +182,20 @@ mod tests {
 
     use super::Facts;
     use crate::{
-        attribution::kubernetes::{Names, pod::PodList},
+        attribution::kubernetes::{Names, pod::PodList, table::ContainerFacts},
         collectors::ALL,
         registry::{EntityState, Snapshot, Value},
         signal::{Container, Entity, Naming as _},
     };
 
     const ID: &str = "3f1b0c5a9d7e2468ace013579bdf02468ace013579bdf02468ace013579bdf02";
+    const SANDBOX: &str = "91d3b0c5a9d7e2468ace013579bdf02468ace013579bdf02468ace013579bdf0";
 
-    fn list() -> PodList {
+    fn list(of_pod: &serde_json::Value) -> PodList {
         let list = json!({ "kind": "PodList", "items": [{
             "metadata": { "namespace": "shop", "name": "web-0", "uid": "u",
                 "ownerReferences": [{ "kind": "StatefulSet", "name": "web", "controller": true }] },
-            "spec": { "containers": [{ "name": "app", "image": "app:1",
+            "spec": { "resources": of_pod, "containers": [{ "name": "app", "image": "app:1",
                 "resources": { "requests": { "cpu": "500m" }, "limits": { "memory": "1Ki" } } }] },
             "status": { "qosClass": "Burstable", "containerStatuses": [
                 { "name": "app", "containerID": format!("containerd://{ID}"), "state": { "running": {} } }] },
@@ -203,7 +213,7 @@ mod tests {
         })
     }
 
-    /// A snapshot with the pod's own cgroup, its container, the same container gone, and a unit.
+    /// A snapshot with the pod's own cgroup, its container, the same container gone, a unit, and the pod's sandbox.
     fn described(facts: &mut Facts, names: &Names) -> Snapshot {
         let state = |entity: Entity, gone| EntityState {
             entity: entity.into(),
@@ -221,6 +231,7 @@ mod tests {
                 state(called(ID), false),
                 state(called(ID), true),
                 state(Entity::unit("x"), false),
+                state(called(SANDBOX), false),
             ],
             sections: Vec::new(),
             infos: Arc::new([]),
@@ -240,7 +251,7 @@ mod tests {
         let mut facts = Facts::new(ALL.iter().copied());
         let nothing = described(&mut facts, &names);
         assert!(nothing.infos.is_empty() && values(&nothing).is_empty());
-        names.replace_all(list().pods);
+        names.replace_all(list(&json!(null)).pods);
         let snapshot = described(&mut facts, &names);
         let labels =
             |at: usize| snapshot.infos[at].labels.iter().map(|(name, value)| (*name, &**value)).collect::<Vec<_>>();
@@ -266,10 +277,36 @@ mod tests {
     }
 
     #[test]
+    fn what_is_set_for_the_whole_pod_is_on_its_own_series_once() {
+        let names = Names::new(Duration::from_mins(5));
+        let mut facts = Facts::new(ALL.iter().copied());
+        names.replace_all(list(&json!({ "requests": { "cpu": "1500m", "memory": "1.5Gi" } })).pods);
+        let sandbox = ContainerFacts {
+            pod_uid: "u".into(),
+            container_id: SANDBOX.into(),
+            namespace: "shop".into(),
+            pod: "web-0".into(),
+            container: None,
+            image: "".into(),
+        };
+        names.learn(&sandbox);
+        let snapshot = described(&mut facts, &names);
+        assert_eq!(
+            values(&snapshot),
+            [
+                ("podlens_cpu_request_cores", 0, Value::Float(1.5)),
+                ("podlens_cpu_request_cores", 1, Value::Float(0.5)),
+                ("podlens_memory_request_bytes", 0, Value::Integer(1_610_612_736)),
+                ("podlens_memory_limit_bytes", 1, Value::Integer(1024)),
+            ]
+        );
+    }
+
+    #[test]
     fn facts_are_found_again_only_when_names_or_entities_have_changed() {
         let names = Names::new(Duration::from_mins(5));
         let mut facts = Facts::new(ALL.iter().copied());
-        names.replace_all(list().pods);
+        names.replace_all(list(&json!(null)).pods);
         let first = described(&mut facts, &names);
         assert!(Arc::ptr_eq(&first.infos, &described(&mut facts, &names).infos));
         names.delete("u");

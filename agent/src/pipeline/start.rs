@@ -87,7 +87,7 @@ impl Pipeline {
         let kernel = loader.load();
         let Loader { states, layouts, mut collectors, .. } = loader;
         // After the events are being recorded, so that nothing is born between.
-        let cgroups = Cgroups::scan(hierarchies);
+        let cgroups = Cgroups::scan(hierarchies, config.units);
         for (key, cgroup) in cgroups.iter() {
             announce(&mut collectors, key, cgroup);
         }

@@ -112,7 +112,11 @@ impl Collector for OwnMetrics {
         self.sweep.with_label_values::<&str>(&[]).set(health.sweep.as_secs_f64());
         self.gone.with_label_values::<&str>(&[]).set(health.gone_entities as f64);
         let names = self.pipeline.names().health();
-        let of_names = [("names", "no_room", names.dropped), ("names", "contradiction", names.conflicts)];
+        let of_names = [
+            ("names", "no_room", names.dropped),
+            ("names", "contradiction", names.conflicts),
+            ("names", "odd_object", names.odd),
+        ];
         for (collector, reason, count) in health.lost.iter().chain(&of_names) {
             raise(&self.lost, &[*collector, *reason], *count as f64);
         }

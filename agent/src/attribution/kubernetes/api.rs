@@ -118,12 +118,13 @@ impl ApiSource {
         let whole = self.client.get(&path).await?.whole(LIST_BYTES).await?;
         let list = PodList::decode(&whole).map_err(|source| self.garbage(source))?;
         drop(whole);
-        if list.pods.is_empty() {
+        if list.pods.is_empty() && list.odd.is_empty() {
             warn!(
                 node = self.node,
                 "the API server knows no pod on this node: if it has some, set `node`, PODLENS_NODE or NODE_NAME to the name that `kubectl get nodes` shows"
             );
         }
+        self.names.leave_out(&list.odd);
         self.names.replace_all(list.pods);
         Ok(list.version)
     }
@@ -174,6 +175,10 @@ impl ApiSource {
                 let uid = Arc::clone(&pod.uid);
                 self.names.apply(pod);
                 self.names.delete(&uid);
+                Ok(version)
+            }
+            Event::Odd { what, version } => {
+                self.names.leave_out(&[what]);
                 Ok(version)
             }
             Event::Bookmark { version } => Ok(version),

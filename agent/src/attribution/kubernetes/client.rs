@@ -77,6 +77,14 @@ pub enum RequestError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// It shows a certificate that cannot be accepted.
+    #[error("the certificate of {server} is not accepted: {problem}")]
+    Certificate {
+        /// The server.
+        server: http::Uri,
+        /// What is wrong with it, with the remedy.
+        problem: Box<CertificateProblem>,
+    },
     /// Too slow.
     #[error("{server} did not answer within {limit:?}; podlens tries again")]
     Silent {
@@ -129,6 +137,76 @@ pub enum RequestError {
     },
 }
 
+/// What is wrong with a server's certificate.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CertificateProblem {
+    /// Nobody who is trusted has signed it.
+    #[error(
+        "no authority that podlens knows has signed it, as is usual for a kubelet that signs its own certificate; set kubernetes.kubelet_certificate to the PEM file of the authority that did, on such a node /var/lib/kubelet/pki/kubelet.crt (for the API server: certificate-authority in the kubeconfig)"
+    )]
+    UnknownAuthority,
+    /// It is good, but for others.
+    #[error(
+        "it is for {names} and not for {asked}; set kubernetes.kubelet_url to https://NAME:10250 with a name that it is for (for the API server: server or tls-server-name in the kubeconfig)"
+    )]
+    OtherName {
+        /// Whom it is for.
+        names: String,
+        /// The name or address under which the server was asked.
+        asked: String,
+    },
+    /// Too early or too late.
+    #[error("it has expired or is not valid yet; renew it, and compare the clocks of both machines")]
+    NotValidNow,
+    /// Anything else.
+    #[error("{0}; replace it, or see kubernetes.kubelet_certificate (for the API server: the kubeconfig)")]
+    Other(String),
+}
+
+impl CertificateProblem {
+    fn of(error: &rustls::CertificateError, server: &http::Uri) -> Self {
+        use rustls::CertificateError as Error;
+        let asked = server.host().unwrap_or_default().to_owned();
+        match error {
+            // A bad signature: another authority of the same name, such as the one of another cluster, has signed it.
+            Error::UnknownIssuer | Error::BadSignature => Self::UnknownAuthority,
+            // A certificate that is its own authority.
+            Error::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => Self::UnknownAuthority,
+            Error::NotValidForName => Self::OtherName { names: "others".to_owned(), asked },
+            Error::NotValidForNameContext { presented, .. } if presented.is_empty() => {
+                Self::OtherName { names: "no name".to_owned(), asked }
+            }
+            Error::NotValidForNameContext { presented, .. } => Self::OtherName {
+                names: presented.iter().map(|name| plain(name)).collect::<Vec<_>>().join(", "),
+                asked,
+            },
+            Error::Expired | Error::ExpiredContext { .. } | Error::NotValidYet | Error::NotValidYetContext { .. } => {
+                Self::NotValidNow
+            }
+            other => Self::Other(other.to_string()),
+        }
+    }
+}
+
+/// `DnsName("node-1")` without what the library puts around it.
+fn plain(name: &str) -> &str {
+    name.split('"').nth(1).unwrap_or(name)
+}
+
+/// The library's verdict about a certificate, if that is what an error is about. An I/O error that carries another one
+/// does not name it as its source.
+fn certificate_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::CertificateError> {
+    if let Some(rustls::Error::InvalidCertificate(problem)) = error.downcast_ref() {
+        return Some(problem);
+    }
+    let carried = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    if let Some(carried) = carried {
+        let carried: &(dyn std::error::Error + 'static) = carried;
+        return certificate_error(carried);
+    }
+    certificate_error(error.source()?)
+}
+
 fn remedy(status: StatusCode) -> &'static str {
     match status {
         StatusCode::UNAUTHORIZED => {
@@ -157,6 +235,7 @@ impl RequestError {
     pub fn result(&self) -> &'static str {
         match self {
             Self::Unreachable { .. } => "unreachable",
+            Self::Certificate { .. } => "certificate",
             Self::Silent { .. } => "timeout",
             Self::Broken { .. } => "broken",
             Self::TooLong { .. } | Self::Garbage { .. } => "garbage",
@@ -254,7 +333,14 @@ impl Client {
     }
 
     fn unreachable(&self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> RequestError {
-        RequestError::Unreachable { server: self.server.clone(), source: source.into() }
+        let (server, source) = (self.server.clone(), source.into());
+        match certificate_error(&*source) {
+            Some(problem) => {
+                let problem = Box::new(CertificateProblem::of(problem, &server));
+                RequestError::Certificate { server, problem }
+            }
+            None => RequestError::Unreachable { server, source },
+        }
     }
 }
 

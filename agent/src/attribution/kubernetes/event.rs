@@ -1,8 +1,11 @@
 //! The lines of a watch's answer, and the change that each tells. Pure; `api` cuts and decodes with it.
 
-use serde::Deserialize;
+use std::borrow::Cow;
 
-use super::pod::{Pod, PodError, WireListMeta, WirePod};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::pod::{Pod, PodError, WireListMeta, decode, describe_odd};
 
 /// What a line says, with the version that a watch goes on from, if the line has one.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,6 +29,13 @@ pub enum Event {
         /// That version.
         version: Option<String>,
     },
+    /// Something has changed that is no pod: only its version counts.
+    Odd {
+        /// Which object it is, and why it is no pod.
+        what: String,
+        /// The version of this change.
+        version: Option<String>,
+    },
     /// The server ends the watch with an error.
     Refused {
         /// As an HTTP status; 0 if it was not told.
@@ -37,36 +47,40 @@ impl Event {
     /// Decodes one line.
     ///
     /// # Errors
-    /// It is no event, or the pod in it has no identity.
+    /// It is no event.
     pub fn decode(line: &[u8]) -> Result<Self, PodError> {
-        let given = |version: String| (!version.is_empty()).then_some(version);
-        Ok(match serde_json::from_slice(line)? {
-            WireEvent::Added(mut pod) | WireEvent::Modified(mut pod) => {
-                let version = given(std::mem::take(&mut pod.metadata.resource_version));
-                Self::Applied { pod: pod.into_pod()?, version }
-            }
-            WireEvent::Deleted(mut pod) => {
-                let version = given(std::mem::take(&mut pod.metadata.resource_version));
-                Self::Deleted { pod: pod.into_pod()?, version }
-            }
-            WireEvent::Bookmark(bookmark) => Self::Bookmark { version: given(bookmark.metadata.resource_version) },
-            WireEvent::Error(status) => Self::Refused { code: status.code },
+        let WireEvent { kind, object } = serde_json::from_slice(line)?;
+        let version = || {
+            let version =
+                serde_json::from_str::<WireVersion>(object.get()).unwrap_or_default().metadata.resource_version;
+            (!version.is_empty()).then_some(version)
+        };
+        let changed = |event: fn(Pod, Option<String>) -> Self| match decode(object) {
+            Ok(pod) => event(pod, version()),
+            Err(cause) => Self::Odd { what: describe_odd(object, &cause), version: version() },
+        };
+        Ok(match &*kind {
+            "ADDED" | "MODIFIED" => changed(|pod, version| Self::Applied { pod, version }),
+            "DELETED" => changed(|pod, version| Self::Deleted { pod, version }),
+            "BOOKMARK" => Self::Bookmark { version: version() },
+            "ERROR" => Self::Refused { code: serde_json::from_str::<WireStatus>(object.get())?.code },
+            _ => return Err(PodError::Identity("type of event")),
         })
     }
 }
 
 #[derive(Deserialize)]
-#[serde(tag = "type", content = "object", rename_all = "UPPERCASE")]
-enum WireEvent {
-    Added(Box<WirePod>),
-    Modified(Box<WirePod>),
-    Deleted(Box<WirePod>),
-    Bookmark(WireBookmark),
-    Error(WireStatus),
+struct WireEvent<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: Cow<'a, str>,
+    #[serde(borrow)]
+    object: &'a RawValue,
 }
 
-#[derive(Deserialize)]
-struct WireBookmark {
+/// Where a watch goes on from.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct WireVersion {
     metadata: WireListMeta,
 }
 
@@ -106,5 +120,47 @@ impl Lines {
     #[must_use]
     pub fn pending(&self) -> usize {
         self.bytes.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+    use serde_json::{Value, json};
+
+    use super::Event;
+
+    fn decode(kind: &str, object: &Value) -> Result<Event, super::PodError> {
+        Event::decode(json!({ "type": kind, "object": object }).to_string().as_bytes())
+    }
+
+    #[test]
+    fn a_change_of_what_is_no_pod_tells_its_version_and_the_watch_goes_on() {
+        let odd = json!({ "metadata": { "name": "web-1", "namespace": "shop", "resourceVersion": "7" }, "spec": 5 });
+        for kind in ["ADDED", "MODIFIED", "DELETED"] {
+            let Event::Odd { what, version } = decode(kind, &odd).unwrap() else { panic!("{kind} is not odd") };
+            assert!(what.starts_with("shop/web-1: "), "{what}");
+            assert_eq!(version.as_deref(), Some("7"), "{kind}");
+        }
+        for odd in
+            [json!(null), json!([]), json!({ "metadata": null }), json!({ "metadata": { "resourceVersion": null } })]
+        {
+            let event = decode("ADDED", &odd).unwrap();
+            assert!(matches!(event, Event::Odd { version: None, .. }), "{event:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_event_is_refused() {
+        for line in
+            ["", "{}", "[]", "{\"type\":\"ADDED\"}", "{\"type\":\"OTHER\",\"object\":{}}", "{\"type\":1,\"object\":{}}"]
+        {
+            assert!(Event::decode(line.as_bytes()).is_err(), "{line}");
+        }
+        assert!(decode("ERROR", &json!("x")).is_err());
+        assert_eq!(decode("ERROR", &json!({ "code": 410 })).unwrap(), Event::Refused { code: 410 });
+        let bookmark = json!({ "metadata": { "resourceVersion": "9" } });
+        assert_eq!(decode("BOOKMARK", &bookmark).unwrap(), Event::Bookmark { version: Some("9".into()) });
     }
 }

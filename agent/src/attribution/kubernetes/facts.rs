@@ -12,7 +12,7 @@ pub struct Facts {
     pub pod: Option<PodFacts>,
     /// Its image.
     pub image: Option<Arc<str>>,
-    /// Its requests and limits.
+    /// Its requests and limits; of the pod's own cgroup and of the sandbox what is set for the pod as a whole.
     pub resources: Resources,
 }
 
@@ -41,7 +41,12 @@ impl Facts {
             host_network: pod.host_network,
         });
         let image = table.image(container).cloned();
-        let resources = table.container(container).map(|described| described.resources).unwrap_or_default();
+        let resources = if container.container.is_empty() {
+            table.pod(container).map(|pod| pod.resources)
+        } else {
+            table.container(container).map(|described| described.resources)
+        };
+        let resources = resources.unwrap_or_default();
         Self { pod, image, resources }
     }
 }

@@ -1,7 +1,7 @@
 //! Names from the kubelet of this node: its list of pods, asked for only while a container has no name.
 //!
 //! There is no watch. A container that appears is a reason to ask, after a moment in which the kubelet learns of it,
-//! and then at growing distances; a container that stays unknown is no reason any more.
+//! and then at growing distances; a container that stays unknown in a pod with all its ids is no reason any more.
 
 use std::{
     sync::Arc,
@@ -31,6 +31,9 @@ const TRIES: &[Duration] = &[
     Duration::from_secs(12),
     Duration::from_secs(40),
 ];
+/// After those, as long as the list lacks the pod or some of its ids: a kubelet may tell them minutes after a container
+/// was born, while it starts or while its runtime is busy.
+const AGAIN: Duration = Duration::from_secs(30);
 /// Least time between two requests, however many containers are born.
 const LEAST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -55,13 +58,13 @@ impl KubeletSource {
     }
 
     async fn follow(&mut self) {
-        let mut pacer = Pacer::new(TRIES);
+        let mut pacer = Pacer::new(TRIES).again_every(AGAIN);
         let mut backoff = Backoff::new(LEAST_PAUSE, &self.node);
         let mut failing = false;
         loop {
             self.wait(&mut pacer).await;
             pacer.keep(|unknown| self.names.lacks(unknown));
-            let due = pacer.due(Instant::now());
+            let due = pacer.due(Instant::now(), |unknown| self.names.may_come(unknown));
             if due.is_empty() {
                 continue;
             }
@@ -109,6 +112,7 @@ impl KubeletSource {
         let whole = self.client.get("/pods").await?.whole(LIST_BYTES).await?;
         let list = PodList::decode(&whole)
             .map_err(|source| RequestError::Garbage { server: self.client.server().clone(), source })?;
+        self.names.leave_out(&list.odd);
         self.names.replace_all(list.pods);
         Ok(())
     }

@@ -39,6 +39,7 @@ use std::{
 };
 
 use tokio::sync::Notify;
+use tracing::warn;
 
 pub use self::facts::{Facts, PodFacts};
 use self::{
@@ -68,6 +69,7 @@ pub struct Names {
 struct Counts {
     requests: HashMap<(&'static str, &'static str, &'static str), u64>,
     synced: Option<bool>,
+    odd: u64,
 }
 
 /// What names tell about themselves.
@@ -83,6 +85,8 @@ pub struct NamesHealth {
     pub dropped: u64,
     /// Answers that contradicted earlier ones.
     pub conflicts: u64,
+    /// Objects in answers that are no pods and were left out.
+    pub odd: u64,
 }
 
 impl Names {
@@ -177,7 +181,7 @@ impl Names {
         let mut requests: Vec<_> =
             counts.requests.iter().map(|((source, verb, result), count)| (*source, *verb, *result, *count)).collect();
         requests.sort_unstable();
-        let synced = counts.synced;
+        let (synced, odd) = (counts.synced, counts.odd);
         drop(counts);
         let table = self.read();
         NamesHealth {
@@ -186,12 +190,26 @@ impl Names {
             synced,
             dropped: table.dropped(),
             conflicts: table.conflicts(),
+            odd,
         }
     }
 
     /// A request was made.
     fn count(&self, source: &'static str, verb: &'static str, result: &'static str) {
         *self.counts().requests.entry((source, verb, result)).or_default() += 1;
+    }
+
+    /// These objects in an answer are no pods. The log tells of the first one.
+    fn leave_out(&self, odd: &[String]) {
+        let Some(first) = odd.first() else { return };
+        let mut counts = self.counts();
+        if counts.odd == 0 {
+            warn!(
+                object = first,
+                "an object in the list of pods is left out, and its containers keep their ids for names"
+            );
+        }
+        counts.odd += odd.len() as u64;
     }
 
     /// The source answers, or does not.
@@ -240,6 +258,12 @@ impl Names {
     fn lacks(&self, unknown: &Unknown) -> bool {
         let table = self.read();
         !table.knows_id(&unknown.pod_uid, &unknown.container_id)
+    }
+
+    /// Whether the source may yet tell this name though it has answered: it does not list the pod, or lists it
+    /// without all its ids.
+    fn may_come(&self, unknown: &Unknown) -> bool {
+        self.read().may_learn(&unknown.pod_uid)
     }
 
     fn wanted(&self) -> MutexGuard<'_, HashSet<Unknown>> {

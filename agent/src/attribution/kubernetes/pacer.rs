@@ -1,7 +1,8 @@
 //! How often an unknown container is looked for. Pure.
 //!
-//! Each gets a few tries at growing distances and is then given up, so that one that nobody can name, such as a
-//! sandbox without annotations, costs nothing for ever.
+//! Each gets a few tries at growing distances. After them it is looked for at equal ones as long as somebody asks for it and
+//! there is hope, so that neither one that nobody can name, such as a sandbox without annotations, nor one that is long gone
+//! costs anything for ever.
 
 use std::{
     collections::HashMap,
@@ -18,6 +19,8 @@ const REMEMBERED: usize = 16_384;
 pub(super) struct Pacer {
     /// When each try is due, counted from the first mention.
     tries: &'static [Duration],
+    /// The distance of all tries after those; none if there are no more.
+    again: Option<Duration>,
     seen: HashMap<Unknown, Seen>,
 }
 
@@ -25,17 +28,33 @@ pub(super) struct Pacer {
 struct Seen {
     since: Instant,
     tried: usize,
+    /// Somebody has asked for it since the last try.
+    wanted: bool,
 }
 
 impl Pacer {
     pub(super) fn new(tries: &'static [Duration]) -> Self {
-        Self { tries, seen: HashMap::new() }
+        Self { tries, again: None, seen: HashMap::new() }
+    }
+
+    /// Tries go on at this distance while there is hope.
+    pub(super) fn again_every(self, again: Duration) -> Self {
+        Self { again: Some(again), ..self }
+    }
+
+    /// When the next try is due after so many, counted from the first mention.
+    fn after(&self, tried: usize) -> Option<Duration> {
+        if let Some(after) = self.tries.get(tried) {
+            return Some(*after);
+        }
+        let more = u32::try_from(tried - self.tries.len()).unwrap_or(u32::MAX).saturating_add(1);
+        Some(*self.tries.last()? + self.again?.saturating_mul(more))
     }
 
     /// These are wanted.
     pub(super) fn want(&mut self, unknown: impl IntoIterator<Item = Unknown>, now: Instant) {
         for one in unknown {
-            self.seen.entry(one).or_insert(Seen { since: now, tried: 0 });
+            self.seen.entry(one).or_insert(Seen { since: now, tried: 0, wanted: true }).wanted = true;
         }
         if self.seen.len() > REMEMBERED {
             let mut oldest: Vec<(Instant, Unknown)> =
@@ -49,20 +68,31 @@ impl Pacer {
 
     /// When the next try is due.
     pub(super) fn next(&self) -> Option<Instant> {
-        self.seen.values().filter_map(|seen| Some(seen.since + *self.tries.get(seen.tried)?)).min()
+        self.seen.values().filter_map(|seen| Some(seen.since + self.after(seen.tried)?)).min()
     }
 
-    /// What is due by now; each counts as tried.
-    pub(super) fn due(&mut self, now: Instant) -> Vec<Unknown> {
-        let tries = self.tries;
-        self.seen
-            .iter_mut()
-            .filter(|(_, seen)| tries.get(seen.tried).is_some_and(|after| seen.since + *after <= now))
-            .map(|(one, seen)| {
+    /// What is due by now; each counts as tried. After its first tries that is only who is still wanted and `may_come`.
+    pub(super) fn due(&mut self, now: Instant, may_come: impl Fn(&Unknown) -> bool) -> Vec<Unknown> {
+        let mut seen = std::mem::take(&mut self.seen);
+        let mut due = Vec::new();
+        for (one, seen) in &mut seen {
+            let is_due = |tried| self.after(tried).is_some_and(|after| seen.since + after <= now);
+            if !is_due(seen.tried) {
+                continue;
+            }
+            let is_early = seen.tried < self.tries.len();
+            // One that was late, or had no hope for a while, makes up for no try.
+            while !is_early && is_due(seen.tried + 1) {
                 seen.tried += 1;
-                one.clone()
-            })
-            .collect()
+            }
+            seen.tried += 1;
+            let is_wanted = std::mem::take(&mut seen.wanted);
+            if is_early || (is_wanted && may_come(one)) {
+                due.push(one.clone());
+            }
+        }
+        self.seen = seen;
+        due
     }
 
     /// The try came to nothing for a reason of its own.
@@ -70,6 +100,7 @@ impl Pacer {
         for one in unknown {
             if let Some(seen) = self.seen.get_mut(one) {
                 seen.tried = seen.tried.saturating_sub(1);
+                seen.wanted = true;
             }
         }
     }
@@ -101,7 +132,7 @@ mod tests {
         for second in 0..100 {
             let now = start + Duration::from_secs(second);
             pacer.want([unknown(1)], now);
-            if !pacer.due(now).is_empty() {
+            if !pacer.due(now, |_| true).is_empty() {
                 tries.push(second);
             }
         }
@@ -110,13 +141,47 @@ mod tests {
     }
 
     #[test]
+    fn a_name_that_comes_late_is_looked_for_while_there_is_hope() {
+        let again = Duration::from_secs(30);
+        let (mut pacer, start) = (Pacer::new(TRIES).again_every(again), Instant::now());
+        pacer.want([unknown(1), unknown(2)], start);
+        let mut tries = Vec::new();
+        for second in 0..200 {
+            let now = start + Duration::from_secs(second);
+            pacer.want([unknown(1), unknown(2)], now);
+            // The second one is in a pod whose ids are all listed.
+            let due = pacer.due(now, |one| *one == unknown(1));
+            tries.extend(due.into_iter().filter(|one| second > 10 || *one == unknown(1)).map(|one| (second, one)));
+            assert!(pacer.next().is_some_and(|next| next > now), "it sleeps until then");
+        }
+        let expected = [0, 1, 10, 40, 70, 100, 130, 160, 190];
+        assert_eq!(tries, expected.map(|second| (second, unknown(1))));
+    }
+
+    #[test]
+    fn a_name_that_nobody_asks_for_any_more_is_not_looked_for_whatever_hope_there_is() {
+        let (mut pacer, start) = (Pacer::new(TRIES).again_every(Duration::from_secs(30)), Instant::now());
+        let mut tries = Vec::new();
+        for second in 0..300 {
+            let now = start + Duration::from_secs(second);
+            if second < 60 || second == 200 {
+                pacer.want([unknown(1)], now);
+            }
+            if !pacer.due(now, |_| true).is_empty() {
+                tries.push(second);
+            }
+        }
+        assert_eq!(tries, [0, 1, 10, 40, 70, 220]);
+    }
+
+    #[test]
     fn what_is_known_is_not_looked_for_again() {
         let (mut pacer, start) = (Pacer::new(TRIES), Instant::now());
         pacer.want([unknown(1), unknown(2)], start);
-        assert_eq!(pacer.due(start).len(), 2);
+        assert_eq!(pacer.due(start, |_| true).len(), 2);
         pacer.keep(|one| *one == unknown(2));
         assert_eq!(pacer.next(), Some(start + TRIES[1]));
-        assert_eq!(pacer.due(start + TRIES[1]), [unknown(2)]);
+        assert_eq!(pacer.due(start + TRIES[1], |_| true), [unknown(2)]);
     }
 
     #[test]
@@ -124,7 +189,7 @@ mod tests {
         let (mut pacer, start) = (Pacer::new(TRIES), Instant::now());
         pacer.want([unknown(1)], start);
         for _ in 0..5 {
-            let due = pacer.due(start);
+            let due = pacer.due(start, |_| true);
             assert_eq!(due.len(), 1);
             pacer.give_back(&due);
         }

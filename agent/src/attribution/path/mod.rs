@@ -1,17 +1,24 @@
 //! The grammar of cgroup paths: from a path to the container, pod or systemd unit that it denotes.
 //!
-//! A pure function of the path. It reads no file, asks no runtime and knows no pod's name; `entity` and the
-//! Kubernetes sources call it.
+//! A pure function of the path. It reads no file, asks no runtime and knows no pod's name; `entity` and
+//! `podlens check --cgroup` call it. What one name denotes is decided in agent-common, whose `Lineage` goes up the same
+//! path in the kernel; the tests compare the two.
 //!
 //! Four rules settle nested cases:
 //! 1. The deepest pod wins: a node of kind is itself a container, and its pods stand below it.
 //! 2. Below a pod's container everything is that container's, other engines' containers (Docker in a pod)
 //!    included: the pod's status lists only the outer one, and the kernel's own totals of it include them.
 //! 3. Outside pods the deepest container wins.
-//! 4. A systemd unit counts only where the node's own manager, or a user's (`user@UID.service`), made it. Below any
-//!    other service, scope or plain cgroup a second systemd is at work (nspawn, LXC), whose `cron.service` is not the node's.
+//! 4. A systemd unit counts only where the node's own manager, or a user's (`user@UID.service`), made it: each cgroup
+//!    above it is a slice or a user's manager. Below any other service, scope or plain cgroup a second systemd is at
+//!    work (nspawn, LXC), whose `cron.service` is not the node's.
 
 use std::borrow::Cow;
+
+use podlens_common::path::{
+    BARE_ID, CLASS, CONTAINER, MANAGER, POD_CONTAINER, POD_DIRECTORY, POD_SLICE, PODMAN_PARENT, PODS, SLICE,
+    STANDALONE, UNIT,
+};
 
 /// What a cgroup is, by its path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +43,7 @@ pub enum CgroupKind<'a> {
     StandaloneContainer {
         /// Who made it.
         runtime: Runtime,
-        /// As in [`CgroupKind::Container`].
+        /// As in [`CgroupKind::Container`]; of ECS 32 digits, a dash and the container's number.
         container_id: &'a str,
     },
     /// A systemd unit, or a plain cgroup below it.
@@ -86,6 +93,8 @@ pub enum Runtime {
     Containerd,
     /// CRI-O.
     Crio,
+    /// Amazon ECS, which puts the task's id before the container's number.
+    Ecs,
     /// The path does not tell.
     Unknown,
 }
@@ -99,168 +108,181 @@ impl Runtime {
             Self::Podman => "podman",
             Self::Containerd => "containerd",
             Self::Crio => "crio",
+            Self::Ecs => "ecs",
             Self::Unknown => "container",
         }
     }
 }
 
+/// How a path was read: what its cgroup is, and which of its names made it so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reading<'a> {
+    /// What it is.
+    pub kind: CgroupKind<'a>,
+    /// The number of the name, counted from 1, that is the pod's, or the container's outside pods; 0 for anything else.
+    pub group_at: usize,
+    /// The number of the name that is the container's, the pod's where it is in no container, or the unit's; 0 for
+    /// anything else. All names below it change nothing.
+    pub container_at: usize,
+}
+
+/// One name of a path and what it denotes.
+#[derive(Clone, Copy)]
+struct Segment<'a> {
+    number: usize,
+    text: &'a str,
+    kind: u32,
+}
+
+impl Segment<'_> {
+    /// Above all names.
+    const ROOT: Self = Self { number: 0, text: "", kind: podlens_common::path::OTHER };
+}
+
 /// What the cgroup at `path`, absolute within its hierarchy, denotes. Takes any text; linear in its length.
 #[must_use]
 pub fn parse(path: &str) -> CgroupKind<'_> {
-    let mut place = CgroupKind::Root;
-    let (mut grandparent, mut parent) = ("", "");
-    for segment in path.split('/').filter(|segment| !segment.is_empty()) {
-        place = match pod_part(grandparent, parent, segment) {
-            Some(pod) => pod,
-            None => descend(place, path, parent, segment),
+    read(path).kind
+}
+
+/// The same with the names that decide it.
+#[must_use]
+pub fn read(path: &str) -> Reading<'_> {
+    let mut reading = Reading { kind: CgroupKind::Root, group_at: 0, container_at: 0 };
+    let (mut grandparent, mut parent) = (Segment::ROOT, Segment::ROOT);
+    for (number, text) in (1..).zip(segments(path)) {
+        let segment = Segment { number, text, kind: podlens_common::path::kind(text) };
+        reading = match pod_part(grandparent, parent, segment) {
+            Some(kind) => Reading { kind, group_at: number, container_at: number },
+            None => descend(reading, path, parent, segment),
         };
         (grandparent, parent) = (parent, segment);
     }
-    place
+    reading
 }
 
-/// The place of `segment`, which is no pod's, one level below `outer`.
-fn descend<'a>(outer: CgroupKind<'a>, path: &'a str, parent: &str, segment: &'a str) -> CgroupKind<'a> {
-    match outer {
-        CgroupKind::Container { .. } => outer,
-        CgroupKind::Pod { pod_uid, qos } => match container(parent, segment) {
-            Some((_, container_id)) => CgroupKind::Container { pod_uid, container_id, qos },
-            None => CgroupKind::Pod { pod_uid, qos },
+/// The names of a path, from the root down.
+pub fn segments(path: &str) -> impl Iterator<Item = &str> {
+    path.split('/').filter(|segment| !segment.is_empty())
+}
+
+/// The reading of `segment`, which is no pod's, one level below `outer`.
+fn descend<'a>(outer: Reading<'a>, path: &'a str, parent: Segment<'a>, segment: Segment<'a>) -> Reading<'a> {
+    let Reading { kind, group_at, container_at } = outer;
+    let outer = |kind| Reading { kind, group_at, container_at };
+    let found = container(parent, segment);
+    match (kind, found) {
+        (CgroupKind::Pod { pod_uid, qos }, Some((_, container_id))) if segment.kind != STANDALONE => Reading {
+            kind: CgroupKind::Container { pod_uid, container_id, qos },
+            group_at,
+            container_at: segment.number,
         },
-        CgroupKind::StandaloneContainer { .. } | CgroupKind::Unit { .. } | CgroupKind::Plain(_) | CgroupKind::Root => {
-            match standalone(parent, segment) {
-                Some(inner) => inner,
-                None => descend_to_unit(outer, path, segment),
-            }
-        }
+        (kind @ (CgroupKind::Container { .. } | CgroupKind::Pod { .. }), _) => outer(kind),
+        (_, Some((runtime, container_id))) => Reading {
+            kind: CgroupKind::StandaloneContainer { runtime, container_id },
+            group_at: segment.number,
+            container_at: segment.number,
+        },
+        (kind, None) => match unit(&kind, container_at + 1 == segment.number, parent, segment) {
+            Some(unit) => Reading { kind: unit, group_at: 0, container_at: segment.number },
+            None if kind == CgroupKind::Root => outer(CgroupKind::Plain(path)),
+            None => outer(kind),
+        },
     }
 }
 
 /// Rule 4: a unit is one only directly below the root, a slice or a user's manager.
-fn descend_to_unit<'a>(outer: CgroupKind<'a>, path: &'a str, segment: &'a str) -> CgroupKind<'a> {
-    let is_unit = UNIT_SUFFIXES.iter().any(|suffix| has_stem(segment, suffix));
-    match outer {
-        CgroupKind::Root if is_unit => CgroupKind::Unit { name: segment, manager: None },
-        CgroupKind::Root => CgroupKind::Plain(path),
-        CgroupKind::Unit { name, manager } if is_unit && has_stem(name, ".slice") => {
-            CgroupKind::Unit { name: segment, manager }
-        }
-        CgroupKind::Unit { name, .. } if is_unit && is_user_manager(name) => {
-            CgroupKind::Unit { name: segment, manager: Some(name) }
-        }
-        other => other,
-    }
-}
-
-/// The unit types that have a cgroup.
-const UNIT_SUFFIXES: [&str; 6] = [".service", ".scope", ".slice", ".socket", ".mount", ".swap"];
-
-/// The name has that suffix, and something before it.
-pub(super) fn has_stem(name: &str, suffix: &str) -> bool {
-    name.strip_suffix(suffix).is_some_and(|stem| !stem.is_empty())
-}
-
-/// The unit is a user's own manager, which has units of its own.
-pub(super) fn is_user_manager(unit: &str) -> bool {
-    unit.strip_prefix("user@")
-        .and_then(|rest| rest.strip_suffix(".service"))
-        .is_some_and(|uid| !uid.is_empty() && uid.bytes().all(|byte| byte.is_ascii_digit()))
+fn unit<'a>(
+    outer: &CgroupKind<'a>,
+    is_direct: bool,
+    parent: Segment<'a>,
+    segment: Segment<'a>,
+) -> Option<CgroupKind<'a>> {
+    let manager = match outer {
+        CgroupKind::Root => None,
+        CgroupKind::Unit { manager, .. } if is_direct && parent.kind == SLICE => *manager,
+        CgroupKind::Unit { .. } if is_direct && parent.kind == MANAGER => Some(parent.text),
+        _ => return None,
+    };
+    matches!(segment.kind, UNIT | SLICE | MANAGER).then_some(CgroupKind::Unit { name: segment.text, manager })
 }
 
 /// A pod's own directory in either driver's spelling, or the single segment of mixed drivers that names both.
-fn pod_part<'a>(grandparent: &str, parent: &str, segment: &'a str) -> Option<CgroupKind<'a>> {
-    if let Some((slice, _, container_id)) = mixed_drivers(segment) {
-        let (pod_uid, qos) = pod_slice(slice)?;
-        return Some(CgroupKind::Container { pod_uid, container_id, qos });
+fn pod_part<'a>(grandparent: Segment<'_>, parent: Segment<'_>, segment: Segment<'a>) -> Option<CgroupKind<'a>> {
+    let text = segment.text;
+    match segment.kind {
+        POD_SLICE => {
+            let (pod_uid, qos) = of_slice(text.strip_suffix(".slice")?)?;
+            Some(CgroupKind::Pod { pod_uid, qos })
+        }
+        POD_CONTAINER => {
+            let (slice, container_id) = text.rsplit_once(':')?;
+            let (slice, _) = slice.rsplit_once(".slice:")?;
+            let (pod_uid, qos) = of_slice(slice)?;
+            Some(CgroupKind::Container { pod_uid, container_id, qos })
+        }
+        POD_DIRECTORY => {
+            let qos = match (grandparent.kind, parent.kind) {
+                (_, PODS) => Qos::Guaranteed,
+                (PODS, CLASS) if parent.text == "burstable" => Qos::Burstable,
+                (PODS, CLASS) => Qos::BestEffort,
+                _ => return None,
+            };
+            Some(CgroupKind::Pod { pod_uid: text.strip_prefix("pod")?.into(), qos })
+        }
+        _ => None,
     }
-    let (pod_uid, qos) =
-        pod_slice(segment).or_else(|| Some((pod_directory(segment)?.into(), directory_qos(grandparent, parent)?)))?;
-    Some(CgroupKind::Pod { pod_uid, qos })
 }
 
-/// `kubepods-burstable-podUID.slice`, with any prefix that a cgroup root set for the kubelet puts before it.
-fn pod_slice(segment: &str) -> Option<(Cow<'_, str>, Qos)> {
-    let (head, uid) = segment.strip_suffix(".slice")?.rsplit_once("-pod")?;
-    let (root, qos) = if let Some(root) = head.strip_suffix("-burstable") {
-        (root, Qos::Burstable)
-    } else if let Some(root) = head.strip_suffix("-besteffort") {
-        (root, Qos::BestEffort)
+/// The uid and the class in `kubepods-burstable-podUID`.
+fn of_slice(stem: &str) -> Option<(Cow<'_, str>, Qos)> {
+    let (head, uid) = stem.rsplit_once("-pod")?;
+    let qos = if head.ends_with("-burstable") {
+        Qos::Burstable
+    } else if head.ends_with("-besteffort") {
+        Qos::BestEffort
     } else {
-        (head, Qos::Guaranteed)
+        Qos::Guaranteed
     };
-    if root != "kubepods" && !root.ends_with("-kubepods") {
-        return None;
-    }
     // In a slice's name a dash means a level, so the kubelet writes the uid's dashes as underscores.
-    let is_uid = !uid.is_empty() && uid.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     let uid = if uid.contains('_') { Cow::Owned(uid.replace('_', "-")) } else { Cow::Borrowed(uid) };
-    is_uid.then_some((uid, qos))
+    Some((uid, qos))
 }
 
-fn pod_directory(segment: &str) -> Option<&str> {
-    let uid = segment.strip_prefix("pod")?;
-    let is_uid = !uid.is_empty() && uid.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-    is_uid.then_some(uid)
-}
-
-/// The class by the directories above a pod's; none where they are not the kubelet's.
-fn directory_qos(grandparent: &str, parent: &str) -> Option<Qos> {
-    match (grandparent, parent) {
-        (_, "kubepods") => Some(Qos::Guaranteed),
-        ("kubepods", "burstable") => Some(Qos::Burstable),
-        ("kubepods", "besteffort") => Some(Qos::BestEffort),
+/// The engine and the id of a container by its directory's name.
+fn container<'a>(parent: Segment<'_>, segment: Segment<'a>) -> Option<(Runtime, &'a str)> {
+    let text = segment.text;
+    match segment.kind {
+        // containerd's directory is named after its namespace.
+        BARE_ID => match parent.text {
+            _ if parent.kind == PODMAN_PARENT => None,
+            "docker" => Some((Runtime::Docker, text)),
+            "default" | "k8s.io" => Some((Runtime::Containerd, text)),
+            _ => Some((Runtime::Unknown, text)),
+        },
+        CONTAINER => {
+            let (prefix, container_id) = text.strip_suffix(".scope").unwrap_or(text).rsplit_once('-')?;
+            Some((runtime_of(prefix), container_id))
+        }
+        STANDALONE => match text.rsplit_once(':') {
+            Some((rest, container_id)) => {
+                let (_, prefix) = rest.rsplit_once(':')?;
+                Some((runtime_of(prefix), container_id))
+            }
+            None => Some((Runtime::Ecs, text)),
+        },
         _ => None,
     }
 }
 
-/// `SLICE:PREFIX:ID`: systemd's notation, taken for a directory name by a runtime that drives cgroupfs itself.
-fn mixed_drivers(segment: &str) -> Option<(&str, &str, &str)> {
-    let (slice, rest) = segment.split_once(".slice:")?;
-    let slice = segment.get(..slice.len() + ".slice".len())?;
-    let (prefix, container_id) = rest.split_once(':')?;
-    is_container_id(container_id).then_some((slice, prefix, container_id))
-}
-
-fn standalone<'a>(parent: &str, segment: &'a str) -> Option<CgroupKind<'a>> {
-    let (runtime, container_id) = match mixed_drivers(segment) {
-        Some((_, prefix, container_id)) => (runtime_of_prefix(prefix)?, container_id),
-        None => container(parent, segment)?,
-    };
-    Some(CgroupKind::StandaloneContainer { runtime, container_id })
-}
-
-/// A container's directory: `PREFIX-ID.scope`, `PREFIX-ID` or the id alone.
-fn container<'a>(parent: &str, segment: &'a str) -> Option<(Runtime, &'a str)> {
-    if is_container_id(segment) {
-        return Some((runtime_of_parent(parent)?, segment));
-    }
-    let (prefix, container_id) = segment.strip_suffix(".scope").unwrap_or(segment).rsplit_once('-')?;
-    is_container_id(container_id).then_some((runtime_of_prefix(prefix)?, container_id))
-}
-
-/// Monitors of CRI-O and Podman (`crio-conmon`, `libpod-conmon`) carry the id of a container but are none.
-fn runtime_of_prefix(prefix: &str) -> Option<Runtime> {
+fn runtime_of(prefix: &str) -> Runtime {
     match prefix {
-        "docker" => Some(Runtime::Docker),
-        "libpod" => Some(Runtime::Podman),
-        "cri-containerd" | "nerdctl" => Some(Runtime::Containerd),
-        "crio" => Some(Runtime::Crio),
-        _ => None,
+        "docker" => Runtime::Docker,
+        "libpod" => Runtime::Podman,
+        "cri-containerd" | "nerdctl" => Runtime::Containerd,
+        "crio" => Runtime::Crio,
+        _ => Runtime::Unknown,
     }
-}
-
-/// `/docker/ID`; containerd's directory is named after its namespace. A bare id below Podman's parent is a Podman pod.
-fn runtime_of_parent(parent: &str) -> Option<Runtime> {
-    match parent {
-        "docker" => Some(Runtime::Docker),
-        "default" | "k8s.io" => Some(Runtime::Containerd),
-        "libpod_parent" => None,
-        _ => Some(Runtime::Unknown),
-    }
-}
-
-fn is_container_id(text: &str) -> bool {
-    text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 #[cfg(test)]

@@ -3,7 +3,9 @@
 
 use proptest::prelude::{Strategy, any, prop_assert, prop_assert_eq, prop_assume, prop_oneof, proptest};
 
-use super::{CgroupKind, Qos, Runtime, parse};
+use podlens_common::path::{Lineage, NAME_BYTES, kind};
+
+use super::{CgroupKind, Qos, Runtime, parse, read, segments};
 
 const UID: &str = "0b1e7c52-6a3d-4c1f-9f7e-2d5a8b9c0d1e";
 const UID_IN_SLICE: &str = "0b1e7c52_6a3d_4c1f_9f7e_2d5a8b9c0d1e";
@@ -257,6 +259,97 @@ fn a_very_long_path_is_read_to_its_end() {
     assert_eq!(parse(&path), container(UID, Qos::Guaranteed));
 }
 
+#[test]
+fn a_unit_below_a_plain_cgroup_of_a_slice_is_a_second_systemds() {
+    check("/machine.slice/lxc-101/init.scope", &unit("machine.slice"));
+    check("/system.slice/plain/cron.service", &unit("system.slice"));
+    check("/plain/cron.service", &CgroupKind::Plain("/plain/cron.service"));
+}
+
+#[test]
+fn a_container_of_ecs_is_told_by_its_task_and_number() {
+    let task = "3f1b0c5a9d7e2468ace013579bdf0246";
+    for number in ["26592782", "265927825", "2659278251"] {
+        let id = format!("{task}-{number}");
+        let container = CgroupKind::StandaloneContainer { runtime: Runtime::Ecs, container_id: &id };
+        assert_eq!(parse(&format!("/ecs/{task}/{id}")), container);
+        assert_eq!(parse(&format!("/ecs/{task}/{id}/inner")), container);
+    }
+    for odd in ["2659278", "26592782510", "26592782x", ""] {
+        let path = format!("/ecs/{task}/{task}-{odd}");
+        assert_eq!(parse(&path), CgroupKind::Plain(&path));
+    }
+}
+
+#[test]
+fn all_containers_in_one_directory_of_a_virtual_machine_are_its_pods() {
+    // Kata's machine holds all containers of its pod; gVisor's is the directory of the pod's sandbox.
+    check("/kubepods/burstable/pod{U}/kata_{I}", &pod(UID, Qos::Burstable));
+    check("/kubepods/burstable/pod{U}/kata_overhead", &pod(UID, Qos::Burstable));
+    check("/kubepods/burstable/pod{U}/{I}", &container(UID, Qos::Burstable));
+    // What Kata keeps for itself outside of the pod tells the sandbox only.
+    check("/kata_overhead/{I}", &standalone(Runtime::Unknown));
+}
+
+#[test]
+fn a_kubelet_systemd_and_docker_inside_a_container() {
+    let kind = "/system.slice/docker-{O}.scope";
+    check(&format!("{kind}/kubelet.slice/kubelet.service"), &{
+        CgroupKind::StandaloneContainer { runtime: Runtime::Docker, container_id: OTHER_ID }
+    });
+    check(&format!("{kind}/kubelet/kubepods/burstable/pod{{U}}/{{I}}/init.scope"), &container(UID, Qos::Burstable));
+    check("/kubepods/pod{U}/{I}/system.slice/docker-{O}.scope", &container(UID, Qos::Guaranteed));
+    check("/kubepods/pod{U}/{I}/user.slice/user@0.service/app.slice", &container(UID, Qos::Guaranteed));
+}
+
+#[test]
+fn the_kernels_way_up_finds_what_the_daemons_way_down_finds() {
+    for template in [
+        "/",
+        "/kubepods/burstable/pod{U}/{I}",
+        "/kubepods/pod{U}/init",
+        "/system.slice/containerd.service/kubepods-burstable-pod{V}.slice:cri-containerd:{I}",
+        "/kubepods-burstable-pod{V}.slice:cri-containerd:{I}/inner",
+        "/kubepods-pod{V}.slice:crio:{I}",
+        "/system.slice/containerd.service/system.slice:docker:{I}",
+        "/kubepods/pod{U}/{I}/docker/{O}",
+        "/kubepods/pod{U}/{I}/system.slice/docker-{O}.scope",
+        "/docker/{O}/kubelet/kubepods/burstable/pod{U}/{I}",
+        "/docker/{O}/docker/{I}",
+        "/libpod_parent/{I}/libpod-{O}",
+        "/kubepods/pod{U}/libpod_parent/{I}",
+        "/system.slice/kubelet.service/inner",
+        "/system.slice/plain/cron.service",
+        "/machine.slice/machine-web.scope/payload/system.slice/cron.service",
+        "/user.slice/user-1000.slice/user@1000.service/app.slice/foo.service/child",
+        "/kubepods/burstable/podé/{I}",
+        "/burstable/pod{U}",
+        "/a/kubepods/pod{U}/kubepods/burstable/pod{S}",
+        "/ecs/{S}/{S}-265927825",
+        "/kubepods/pod{U}/{S}-265927825",
+    ] {
+        compare(&expand(template));
+    }
+}
+
+/// Which names the kernel programs take for the pod and the container, by their numbers.
+fn up(path: &str) -> (u64, u64) {
+    let names: Vec<&str> = segments(path).collect();
+    let mut lineage = Lineage::START;
+    for (index, name) in names.iter().enumerate().rev() {
+        if lineage.meet(kind(name), index as u64 + 1) {
+            break;
+        }
+    }
+    lineage.end()
+}
+
+#[track_caller]
+fn compare(path: &str) {
+    let down = read(path);
+    assert_eq!(up(path), (down.group_at as u64, down.container_at as u64), "{path} is {down:?}");
+}
+
 /// Paths made of the pieces that the grammar knows, cut and joined in every order, and of arbitrary text.
 fn any_path() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
@@ -264,10 +357,43 @@ fn any_path() -> impl Strategy<Value = String> {
             "/", "/", "/", "kubepods", "kubepods.slice", "kubepods-burstable-pod{V}.slice", "kubepods-pod{S}.slice", "pod{U}", "pod",
             "burstable", "besteffort", "{I}", "{O}", "cri-containerd-", "crio-", "crio-conmon-", "docker", "docker-", "libpod-", ".scope",
             ".slice", ".slice:", ":", "system.slice", "user@1000.service", "foo.service", "..", "-pod", "_", "é",
+            "libpod_parent", "-265927825", "kubepods-pod{V}.slice:crio:{I}", "kubepods/burstable/pod{U}", "/{I}/",
         ]).prop_map(expand),
         1 => any::<String>(),
     ];
     proptest::collection::vec(piece, 0..24).prop_map(|pieces| pieces.concat())
+}
+
+/// Paths of names that the grammar knows, in every order.
+fn path_of_names() -> impl Strategy<Value = String> {
+    let name = proptest::sample::select(vec![
+        "kubepods",
+        "burstable",
+        "besteffort",
+        "pod{U}",
+        "pod{S}",
+        "kubepods.slice",
+        "kubepods-pod{V}.slice",
+        "kubelet-kubepods-besteffort-pod{V}.slice",
+        "kubepods-pod{V}.slice:docker:{I}",
+        "x.slice:docker:{O}",
+        "{I}",
+        "{O}",
+        "cri-containerd-{I}.scope",
+        "crio-{O}",
+        "crio-conmon-{I}.scope",
+        "libpod_parent",
+        "docker",
+        "x",
+        "system.slice",
+        "a.slice",
+        "a.service",
+        "b.scope",
+        "user@7.service",
+        "{S}-265927825",
+        "init.scope",
+    ]);
+    proptest::collection::vec(name, 0..9).prop_map(|names| expand(&format!("/{}", names.join("/"))))
 }
 
 proptest! {
@@ -283,8 +409,9 @@ proptest! {
                 prop_assert!(!pod_uid.is_empty());
                 prop_assert!(path.contains(&*pod_uid) || path.contains(&pod_uid.replace('-', "_")));
             }
-            CgroupKind::StandaloneContainer { container_id, .. } => {
-                prop_assert_eq!(container_id.len(), 64);
+            CgroupKind::StandaloneContainer { runtime, container_id } => {
+                let is_ecs = runtime == Runtime::Ecs && (41..=43).contains(&container_id.len());
+                prop_assert!(container_id.len() == 64 || is_ecs);
                 prop_assert!(path.contains(container_id));
             }
             CgroupKind::Unit { name, manager } => {
@@ -294,6 +421,21 @@ proptest! {
             CgroupKind::Plain(whole) => prop_assert_eq!(whole, &path),
             CgroupKind::Root => prop_assert!(path.bytes().all(|byte| byte == b'/')),
         }
+    }
+
+    #[test]
+    fn both_ways_through_any_path_meet(path in any_path()) {
+        compare(&path);
+    }
+
+    #[test]
+    fn both_ways_through_a_path_of_whole_names_meet(path in path_of_names()) {
+        compare(&path);
+    }
+
+    #[test]
+    fn a_name_that_is_too_long_for_a_directory_denotes_nothing(more in NAME_BYTES..600) {
+        prop_assert_eq!(kind(&format!("{}.service", "x".repeat(more))), podlens_common::path::OTHER);
     }
 
     #[test]

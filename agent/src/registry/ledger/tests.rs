@@ -11,6 +11,8 @@ use std::{
 
 use super::{Definition, Entity, Layout, Ledger, Naming, Row, carried::MADE_AGAIN_SERIES};
 use crate::{
+    attribution::entity::folded,
+    config::Units,
     export::prometheus::{Format, encode},
     registry::{Snapshot, Value, snapshot::Culprit},
     signal::{Container, Kind, Metric, Split, Unit},
@@ -385,4 +387,38 @@ fn the_memory_of_a_snapshot_that_nobody_needs_is_used_again_and_empty_by_then() 
     let mut found = series(&after);
     found.retain(|labels, _| labels.contains("\"v\""));
     assert_eq!(found, expected);
+}
+
+/// A thousand units of one kind that live one after the other, ten at a time.
+#[track_caller]
+fn check_units(unit: &str, path: impl Fn(u64) -> String) {
+    let mut bench = Bench::new();
+    let cpu = |snapshot: &Snapshot| {
+        let series = series(snapshot);
+        let values: Vec<(&String, f64)> =
+            series.iter().map(|(labels, value)| (labels, value.parse().unwrap())).collect();
+        let [(labels, seconds)] = values[..] else { panic!("{series:?}") };
+        assert!(labels.contains(&format!("unit=\"{unit}\"")), "{labels}");
+        Duration::from_secs_f64(seconds)
+    };
+    for round in 0..100_u32 {
+        let units: Vec<Entity> = (0..10).map(|one| folded(&path(u64::from(10 * round + one)), Units::Each)).collect();
+        let living: Vec<(&Entity, u64)> = units.iter().map(|unit| (unit, 2_000_000)).collect();
+        assert_eq!(cpu(&bench.sweep(&living)), Duration::from_millis(u64::from(30 * round + 20)), "{round}");
+        for unit in &units {
+            bench.retire(unit, 3_000_000);
+        }
+    }
+    assert_eq!(cpu(&bench.sweep(&[])), Duration::from_secs(3), "what all have used, to the end");
+    assert_eq!(bench.ledger.expired(), 0);
+}
+
+#[test]
+fn a_thousand_connections_and_a_thousand_monitors_make_one_series_each_and_the_sum_of_all() {
+    check_units("sshd@.service", |number| {
+        let port = 40_000 + number;
+        format!("/system.slice/system-sshd.slice/sshd@{number}-192.0.2.10:22-198.51.100.7:{port}.service")
+    });
+    check_units("crio-conmon-*.scope", |number| format!("/system.slice/crio-conmon-{number:064x}.scope"));
+    check_units("libpod-conmon-*.scope", |number| format!("/machine.slice/libpod-conmon-{number:064x}.scope"));
 }

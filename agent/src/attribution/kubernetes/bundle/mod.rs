@@ -188,7 +188,7 @@ impl BundleSource {
                 () = sleep_until(next) => {}
             }
             pacer.keep(|unknown| names.lacks(unknown));
-            let due = pacer.due(Instant::now());
+            let due = pacer.due(Instant::now(), |_| false);
             if due.is_empty() {
                 continue;
             }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::SystemTime};
 use k8s_openapi::jiff::Timestamp;
 use serde::Deserialize;
 
-use super::bare_id;
+use super::{bare_id, nullable};
 
 /// How an instance ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,8 +28,9 @@ pub struct Ended {
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct WireTerminated {
+    #[serde(deserialize_with = "nullable")]
     pub(super) exit_code: i64,
-    #[serde(rename = "containerID")]
+    #[serde(rename = "containerID", deserialize_with = "nullable")]
     pub(super) container_id: String,
     signal: Option<i64>,
     reason: Option<String>,

@@ -1,13 +1,16 @@
 //! One pod as the API server and the kubelet describe it, reduced to what names need.
 //!
 //! Pure decoding: from JSON to [`Pod`]. Fields that podlens does not use, the values of environment variables
-//! among them, are skipped while parsing and never held. `api` and `kubelet` call it, `table` keeps the result.
+//! among them, are skipped while parsing and never held. `null` is the same as a missing field. An object that is no
+//! pod costs nobody else's name: a list leaves it out and tells of it. `api` and `kubelet` call it, `table` keeps the
+//! result.
 
 mod ended;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 
 pub use self::ended::Ended;
 use self::ended::WireTerminated;
@@ -30,6 +33,8 @@ pub struct Pod {
     pub qos: Arc<str>,
     /// It shares the node's network namespace.
     pub host_network: bool,
+    /// What all of it is guaranteed and allowed together, where that is set for the pod.
+    pub resources: Resources,
     /// Containers of every kind, by the specification's order.
     pub containers: Vec<Container>,
     /// Its runtime puts a sandbox beside the containers. CRI-O by default does not.
@@ -111,7 +116,7 @@ impl Restart {
     }
 }
 
-/// Requests and limits of a container.
+/// Requests and limits of a container or a pod.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Resources {
     /// In cores.
@@ -146,6 +151,8 @@ pub struct PodList {
     pub version: String,
     /// The pods.
     pub pods: Vec<Pod>,
+    /// What else is in the list: which object is no pod, and why.
+    pub odd: Vec<String>,
 }
 
 impl PodList {
@@ -154,13 +161,36 @@ impl PodList {
     /// # Errors
     /// The text is no such list.
     pub fn decode(json: &[u8]) -> Result<Self, PodError> {
-        let list: WireList = serde_json::from_slice(json)?;
+        let list: WireList<'_> = serde_json::from_slice(json)?;
         if list.kind != "PodList" {
             return Err(PodError::Identity("kind PodList"));
         }
-        let pods = list.items.unwrap_or_default().into_iter().map(WirePod::into_pod).collect::<Result<_, _>>()?;
-        Ok(Self { version: list.metadata.resource_version, pods })
+        let (mut pods, mut odd) = (Vec::new(), Vec::new());
+        for object in list.items.unwrap_or_default() {
+            match decode(object) {
+                Ok(pod) => pods.push(pod),
+                Err(cause) => odd.push(describe_odd(object, &cause)),
+            }
+        }
+        Ok(Self { version: list.metadata.resource_version, pods, odd })
     }
+}
+
+/// One pod.
+pub(super) fn decode(object: &RawValue) -> Result<Pod, PodError> {
+    serde_json::from_str::<WirePod>(object.get())?.into_pod()
+}
+
+/// Which object is no pod, as far as it tells that, and why.
+pub(super) fn describe_odd(object: &RawValue, cause: &PodError) -> String {
+    let who = serde_json::from_str::<WireIdentity>(object.get()).unwrap_or_default().metadata;
+    let name = |text: String| if text.is_empty() || text.len() > 253 { "?".to_owned() } else { text };
+    format!("{}/{}: {cause}", name(who.namespace), name(who.name))
+}
+
+/// `null` is the same as a missing field.
+fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 /// A container id without its scheme; none if it is not 64 hexadecimal digits.
@@ -170,68 +200,114 @@ pub(super) fn bare_id(id: &str) -> Option<Arc<str>> {
 }
 
 #[derive(Deserialize)]
-struct WireList {
+struct WireList<'a> {
     kind: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     metadata: WireListMeta,
-    items: Option<Vec<WirePod>>,
+    #[serde(borrow)]
+    items: Option<Vec<&'a RawValue>>,
+}
+
+/// A list in which `null` stands for nothing.
+type WireItems<T> = Option<Vec<Option<T>>>;
+
+/// What an object is called, whatever else is wrong with it.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct WireIdentity {
+    metadata: WireName,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct WireName {
+    #[serde(deserialize_with = "nullable")]
+    name: String,
+    #[serde(deserialize_with = "nullable")]
+    namespace: String,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct WireListMeta {
+    #[serde(deserialize_with = "nullable")]
     pub(super) resource_version: String,
 }
 
 /// A pod in JSON.
 #[derive(Deserialize)]
-pub(super) struct WirePod {
-    pub(super) metadata: WireMeta,
-    #[serde(default)]
+struct WirePod {
+    #[serde(default, deserialize_with = "nullable")]
+    metadata: WireMeta,
+    #[serde(default, deserialize_with = "nullable")]
     spec: WireSpec,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     status: WireStatus,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct WireMeta {
+struct WireMeta {
+    #[serde(deserialize_with = "nullable")]
     name: String,
+    #[serde(deserialize_with = "nullable")]
     namespace: String,
+    #[serde(deserialize_with = "nullable")]
     uid: String,
-    pub(super) resource_version: String,
-    labels: Option<BTreeMap<String, String>>,
-    annotations: Option<BTreeMap<String, serde_json::Value>>,
-    owner_references: Option<Vec<WireOwner>>,
+    #[serde(deserialize_with = "nullable")]
+    labels: WireLabels,
+    #[serde(deserialize_with = "nullable")]
+    annotations: WireAnnotations,
+    owner_references: WireItems<WireOwner>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct WireLabels {
+    #[serde(rename = "pod-template-hash")]
+    template_hash: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct WireAnnotations {
+    #[serde(rename = "kubernetes.io/config.mirror")]
+    mirror: Option<serde_json::Value>,
+    #[serde(rename = "kubernetes.io/config.hash")]
+    hash: Option<serde_json::Value>,
 }
 
 #[derive(Deserialize)]
 struct WireOwner {
     kind: String,
     name: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     controller: bool,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct WireSpec {
+    #[serde(deserialize_with = "nullable")]
     host_network: bool,
+    #[serde(deserialize_with = "nullable")]
     restart_policy: String,
-    init_containers: Option<Vec<WireContainer>>,
-    containers: Option<Vec<WireContainer>>,
-    ephemeral_containers: Option<Vec<WireContainer>>,
+    #[serde(deserialize_with = "nullable")]
+    resources: WireResources,
+    init_containers: WireItems<WireContainer>,
+    containers: WireItems<WireContainer>,
+    ephemeral_containers: WireItems<WireContainer>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct WireContainer {
     name: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     image: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     resources: WireResources,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     restart_policy: String,
     #[serde(default)]
     restart_policy_rules: Option<Vec<serde::de::IgnoredAny>>,
@@ -254,20 +330,28 @@ struct WireQuantities {
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct WireStatus {
+    #[serde(deserialize_with = "nullable")]
     qos_class: String,
-    init_container_statuses: Option<Vec<WireContainerStatus>>,
-    container_statuses: Option<Vec<WireContainerStatus>>,
-    ephemeral_container_statuses: Option<Vec<WireContainerStatus>>,
+    resources: Option<WireResources>,
+    allocated_resources: Option<WireQuantities>,
+    init_container_statuses: WireItems<WireContainerStatus>,
+    container_statuses: WireItems<WireContainerStatus>,
+    ephemeral_container_statuses: WireItems<WireContainerStatus>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct WireContainerStatus {
+    #[serde(deserialize_with = "nullable")]
     name: String,
-    #[serde(rename = "containerID")]
+    #[serde(rename = "containerID", deserialize_with = "nullable")]
     container_id: String,
+    #[serde(deserialize_with = "nullable")]
     state: WireState,
+    #[serde(deserialize_with = "nullable")]
     last_state: WireState,
+    resources: Option<WireResources>,
+    allocated_resources: Option<WireQuantities>,
 }
 
 #[derive(Default, Deserialize)]
@@ -278,30 +362,33 @@ struct WireState {
 }
 
 impl WirePod {
-    pub(super) fn into_pod(self) -> Result<Pod, PodError> {
+    fn into_pod(self) -> Result<Pod, PodError> {
         let Self { metadata, spec, status } = self;
         for (value, what) in [(&metadata.name, "name"), (&metadata.namespace, "namespace"), (&metadata.uid, "uid")] {
             if value.is_empty() || value.len() > 253 {
                 return Err(PodError::Identity(what));
             }
         }
-        let annotation = |key: &str| metadata.annotations.as_ref().and_then(|all| all.get(key)?.as_str());
+        let text = |value: &'_ Option<serde_json::Value>| value.as_ref()?.as_str().map(ToOwned::to_owned);
         // The API server shows a static pod as a mirror with a uid of its own.
-        let is_mirror = annotation("kubernetes.io/config.mirror").is_some();
-        let cgroup_uid = annotation("kubernetes.io/config.hash")
+        let is_mirror = text(&metadata.annotations.mirror).is_some();
+        let cgroup_uid = text(&metadata.annotations.hash)
             .filter(|hash| is_mirror && !hash.is_empty() && *hash != metadata.uid)
             .map(Arc::from);
-        let controller = metadata.owner_references.iter().flatten().find(|owner| owner.controller);
-        let template_hash = metadata.labels.as_ref().and_then(|labels| labels.get("pod-template-hash"));
+        let controller = metadata.owner_references.iter().flatten().flatten().find(|owner| owner.controller);
         let workload = Workload::of(
             controller.map(|owner| (owner.kind.as_str(), owner.name.as_str())),
-            template_hash.map(String::as_str),
+            metadata.labels.template_hash.as_deref(),
             &metadata.name,
         );
         let statuses =
             [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses];
-        let has_sandbox =
-            statuses.into_iter().flatten().flatten().all(|status| !status.container_id.starts_with("cri-o://"));
+        let has_sandbox = statuses
+            .into_iter()
+            .flatten()
+            .flatten()
+            .flatten()
+            .all(|status| !status.container_id.starts_with("cri-o://"));
         let groups = [
             (Role::Init, spec.init_containers, status.init_container_statuses),
             (Role::Main, spec.containers, status.container_statuses),
@@ -315,6 +402,7 @@ impl WirePod {
             workload,
             qos: status.qos_class.into(),
             host_network: spec.host_network,
+            resources: resources(&spec.resources, status.resources.as_ref(), status.allocated_resources.as_ref()),
             containers: groups
                 .into_iter()
                 .flat_map(|(role, specs, statuses)| containers(role, &spec.restart_policy, specs, statuses))
@@ -327,13 +415,14 @@ impl WirePod {
 fn containers(
     role: Role,
     pod_policy: &str,
-    specs: Option<Vec<WireContainer>>,
-    statuses: Option<Vec<WireContainerStatus>>,
+    specs: WireItems<WireContainer>,
+    statuses: WireItems<WireContainerStatus>,
 ) -> Vec<Container> {
-    let mut statuses = statuses.unwrap_or_default();
+    let mut statuses: Vec<WireContainerStatus> = statuses.into_iter().flatten().flatten().collect();
     let mut containers: Vec<Container> = specs
-        .unwrap_or_default()
         .into_iter()
+        .flatten()
+        .flatten()
         .map(|spec| {
             let status = statuses.iter().position(|status| status.name == spec.name).map(|at| statuses.swap_remove(at));
             container(role, pod_policy, spec, status.unwrap_or_default())
@@ -348,14 +437,6 @@ fn containers(
 }
 
 fn container(role: Role, pod_policy: &str, spec: WireContainer, status: WireContainerStatus) -> Container {
-    let amount = |quantities: &Option<WireQuantities>, cpu: bool| {
-        let quantities = quantities.as_ref()?;
-        match if cpu { &quantities.cpu } else { &quantities.memory } {
-            Some(serde_json::Value::String(text)) => quantity::parse(text),
-            Some(serde_json::Value::Number(number)) => quantity::parse(&number.to_string()),
-            _ => None,
-        }
-    };
     let phase = match (&status.state.running, &status.state.terminated) {
         (Some(_), _) => Phase::Running,
         (None, Some(ended)) => Phase::Ended { well: ended.exit_code == 0 },
@@ -367,15 +448,37 @@ fn container(role: Role, pod_policy: &str, spec: WireContainer, status: WireCont
         restart: Restart::of(role, pod_policy, &spec),
         name: spec.name.into(),
         image: spec.image.into(),
-        resources: Resources {
-            cpu_request_cores: amount(&spec.resources.requests, true),
-            cpu_limit_cores: amount(&spec.resources.limits, true),
-            memory_request_bytes: amount(&spec.resources.requests, false),
-            memory_limit_bytes: amount(&spec.resources.limits, false),
-        },
+        resources: resources(&spec.resources, status.resources.as_ref(), status.allocated_resources.as_ref()),
         id: bare_id(&status.container_id),
         previous_id: status.last_state.terminated.and_then(|ended| bare_id(&ended.container_id)),
         phase,
+    }
+}
+
+/// What runs, which while it is resized in place is not what the specification asks for: the status tells what the
+/// runtime has been given, else what the kubelet has admitted.
+fn resources(asked: &WireResources, actual: Option<&WireResources>, admitted: Option<&WireQuantities>) -> Resources {
+    let requests = actual.and_then(|actual| given(actual.requests.as_ref())).or_else(|| given(admitted));
+    let limits = actual.and_then(|actual| given(actual.limits.as_ref()));
+    let (requests, limits) = (requests.or(asked.requests.as_ref()), limits.or(asked.limits.as_ref()));
+    Resources {
+        cpu_request_cores: requests.and_then(|requests| amount(requests.cpu.as_ref())),
+        cpu_limit_cores: limits.and_then(|limits| amount(limits.cpu.as_ref())),
+        memory_request_bytes: requests.and_then(|requests| amount(requests.memory.as_ref())),
+        memory_limit_bytes: limits.and_then(|limits| amount(limits.memory.as_ref())),
+    }
+}
+
+/// Quantities that tell anything.
+fn given(quantities: Option<&WireQuantities>) -> Option<&WireQuantities> {
+    quantities.filter(|quantities| quantities.cpu.is_some() || quantities.memory.is_some())
+}
+
+fn amount(quantity: Option<&serde_json::Value>) -> Option<f64> {
+    match quantity? {
+        serde_json::Value::String(text) => quantity::parse(text),
+        serde_json::Value::Number(number) => quantity::parse(&number.to_string()),
+        _ => None,
     }
 }
 

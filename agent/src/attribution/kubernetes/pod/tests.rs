@@ -122,16 +122,131 @@ fn only_a_mirror_is_looked_for_under_the_hash_in_its_annotations() {
     check(json!(null), None);
 }
 
+/// A list with something odd between two good pods.
+fn beside(odd: &serde_json::Value) -> PodList {
+    let good = |uid: &str| {
+        let mut pod = object();
+        pod["metadata"]["uid"] = uid.into();
+        pod
+    };
+    decode(&json!([good("u-1"), odd, good("u-2")])).unwrap()
+}
+
 #[test]
-fn what_lacks_identity_is_refused_and_what_lacks_anything_else_is_not() {
-    for path in ["name", "namespace", "uid"] {
-        for value in [json!(""), json!("x".repeat(254))] {
-            let mut pod = object();
-            pod["metadata"][path] = value;
-            let error = decode(&json!([pod])).unwrap_err();
-            assert!(matches!(error, PodError::Identity(what) if what == path), "{error}");
+fn an_object_that_is_no_pod_costs_no_other_ones_name() {
+    let check = |change: &dyn Fn(&mut serde_json::Value), part: &str| {
+        let mut odd = object();
+        change(&mut odd);
+        let list = beside(&odd);
+        let uids: Vec<&str> = list.pods.iter().map(|pod| &*pod.uid).collect();
+        assert_eq!(uids, ["u-1", "u-2"], "{odd}");
+        assert_eq!(list.odd.len(), 1, "{odd}");
+        assert!(list.odd[0].contains(part), "{part} is not in {:?}", list.odd);
+        assert!(!list.odd[0].contains("s3cret"), "{:?}", list.odd);
+    };
+    for name in ["name", "namespace", "uid"] {
+        for value in [json!(""), json!("x".repeat(254)), json!(null)] {
+            check(&|pod| pod["metadata"][name] = value.clone(), &format!("no usable {name}"));
         }
+        check(&|pod| drop(pod["metadata"].as_object_mut().unwrap().remove(name)), &format!("no usable {name}"));
+        check(&|pod| pod["metadata"][name] = json!(7), "cannot decode");
     }
+    check(&|pod| pod["metadata"]["uid"] = json!(""), "shop/web-7d4b9c6f5-x2x4z");
+    check(&|pod| pod["metadata"] = json!(null), "?/?");
+    check(&|pod| pod["spec"]["containers"] = json!("none"), "shop/web-7d4b9c6f5-x2x4z: cannot decode");
+    check(&|pod| pod["status"]["containerStatuses"][0]["containerID"] = json!(["x"]), "cannot decode");
+    for odd in [json!(null), json!("text"), json!([]), json!(1)] {
+        check(&|pod| *pod = odd.clone(), "?/?");
+    }
+}
+
+#[test]
+fn null_is_the_same_as_a_missing_field() {
+    let without = |pointer: &str, field: &str| {
+        let (mut null, mut missing) = (object(), object());
+        null.pointer_mut(pointer).unwrap()[field] = json!(null);
+        missing.pointer_mut(pointer).unwrap().as_object_mut().unwrap().remove(field);
+        let [null, missing] = [null, missing].map(|pod| decode(&json!([pod])).unwrap());
+        assert_eq!(null.odd, missing.odd, "{pointer} {field}");
+        assert_eq!(null.pods, missing.pods, "{pointer} {field}");
+        null
+    };
+    for (pointer, field) in [
+        ("/metadata", "labels"),
+        ("/metadata", "annotations"),
+        ("/metadata", "ownerReferences"),
+        ("/metadata/ownerReferences/1", "controller"),
+        ("/metadata/labels", "pod-template-hash"),
+        ("", "spec"),
+        ("/spec", "hostNetwork"),
+        ("/spec", "restartPolicy"),
+        ("/spec", "containers"),
+        ("/spec", "initContainers"),
+        ("/spec/containers/0", "image"),
+        ("/spec/containers/0", "resources"),
+        ("/spec/containers/0", "restartPolicy"),
+        ("/spec/containers/0/resources", "requests"),
+        ("/spec/containers/0/resources/requests", "cpu"),
+        ("", "status"),
+        ("/status", "qosClass"),
+        ("/status", "containerStatuses"),
+        ("/status/containerStatuses/0", "containerID"),
+        ("/status/containerStatuses/0", "state"),
+        ("/status/containerStatuses/0", "lastState"),
+        ("/status/containerStatuses/0/state", "running"),
+        ("/status/initContainerStatuses/0/state/terminated", "exitCode"),
+    ] {
+        assert_eq!(without(pointer, field).pods.len(), 1, "{pointer} {field}");
+    }
+    let mut pod = object();
+    for list in ["/spec/containers", "/status/containerStatuses", "/metadata/ownerReferences"] {
+        pod.pointer_mut(list).unwrap().as_array_mut().unwrap().insert(0, json!(null));
+    }
+    assert_eq!(decode(&json!([pod])).unwrap(), decode(&json!([object()])).unwrap());
+}
+
+#[test]
+fn what_runs_counts_while_a_container_is_resized_in_place() {
+    let check = |status: serde_json::Value, expected: [Option<f64>; 4]| {
+        let mut pod = object();
+        pod["spec"]["containers"][0]["resources"] =
+            json!({ "requests": { "cpu": "2", "memory": "1Ki" }, "limits": { "cpu": "4" } });
+        pod["status"]["containerStatuses"][0].as_object_mut().unwrap().extend(status.as_object().unwrap().clone());
+        let resources = decode(&json!([pod])).unwrap().pods[0].containers[1].resources;
+        let found = [
+            resources.cpu_request_cores,
+            resources.memory_request_bytes,
+            resources.cpu_limit_cores,
+            resources.memory_limit_bytes,
+        ];
+        assert_eq!(found, expected, "{status}");
+    };
+    let asked = [Some(2.0), Some(1024.0), Some(4.0), None];
+    check(json!({}), asked);
+    check(json!({ "resources": null, "allocatedResources": null }), asked);
+    check(json!({ "resources": {}, "allocatedResources": {} }), asked);
+    let requests = json!({ "cpu": "500m", "memory": "2Ki" });
+    check(json!({ "allocatedResources": requests }), [Some(0.5), Some(2048.0), Some(4.0), None]);
+    check(
+        json!({ "resources": { "requests": requests, "limits": { "cpu": "1", "memory": "4Ki" } },
+            "allocatedResources": { "cpu": "750m", "memory": "3Ki" } }),
+        [Some(0.5), Some(2048.0), Some(1.0), Some(4096.0)],
+    );
+    check(json!({ "resources": { "requests": { "cpu": "500m" } } }), [Some(0.5), None, Some(4.0), None]);
+}
+
+#[test]
+fn a_pod_has_requests_and_limits_of_its_own() {
+    let mut pod = object();
+    assert_eq!(decode(&json!([pod])).unwrap().pods[0].resources, super::Resources::default());
+    pod["spec"]["resources"] = json!({ "requests": { "cpu": "1500m", "memory": "1.5Gi" }, "limits": null });
+    let resources = decode(&json!([pod])).unwrap().pods[0].resources;
+    assert_eq!((resources.cpu_request_cores, resources.memory_request_bytes), (Some(1.5), Some(1_610_612_736.0)));
+    assert_eq!((resources.cpu_limit_cores, resources.memory_limit_bytes), (None, None));
+}
+
+#[test]
+fn what_lacks_all_but_its_identity_is_a_pod() {
     let least = json!([{ "metadata": { "name": "a", "namespace": "b", "uid": "c" } }]);
     assert_eq!(decode(&least).unwrap().pods[0].containers, []);
     assert_eq!(decode(&json!(null)).unwrap().pods, []);

@@ -184,8 +184,26 @@ impl Table {
         entry.changes += 1;
         if let Some(cgroup_uid) = &cgroup_uid {
             self.by_cgroup_uid.insert(Arc::clone(cgroup_uid), Arc::clone(&uid));
+            self.join(cgroup_uid, &uid, now);
         }
         self.settle_first(&cgroup_uid.unwrap_or(uid), now);
+    }
+
+    /// What annotations told of a static pod under the uid in its cgroup, before its mirror was known, is the mirror's.
+    fn join(&mut self, cgroup_uid: &str, uid: &str, now: Instant) {
+        if self.pods.get(cgroup_uid).is_none_or(Entry::is_told) {
+            return;
+        }
+        let Some(early) = self.pods.remove(cgroup_uid) else { return };
+        self.forgotten_changes += early.changes + 1;
+        let Some(entry) = self.pods.get_mut(uid) else { return };
+        if (&early.namespace, &early.name) != (&entry.namespace, &entry.name) {
+            self.conflicts += 1;
+            return;
+        }
+        for (id, known) in early.containers {
+            entry.learn(&id, known.name.as_ref(), &known.image, now);
+        }
     }
 
     /// A cgroup of this entity was born, after all those of its pod that were told before.
@@ -227,7 +245,7 @@ impl Table {
 
     /// A container's annotations tell its names.
     pub fn learn(&mut self, facts: &ContainerFacts, now: Instant) {
-        let uid = self.by_cgroup_uid.get(&facts.pod_uid).unwrap_or(&facts.pod_uid).clone();
+        let uid = self.mirror(&facts.pod_uid).unwrap_or(&facts.pod_uid).clone();
         if let Some(entry) = self.entry(&uid, &facts.namespace, &facts.pod, now) {
             entry.learn(&facts.container_id, facts.container.as_ref(), &facts.image, now);
         }
@@ -246,11 +264,13 @@ impl Table {
                 None => Arc::clone(&container.container),
             }
         };
+        // A static pod's cgroup has another uid than the API server tells to everybody else.
+        let pod_uid = self.mirror(&container.pod_uid).unwrap_or(&container.pod_uid);
         Entity::Container(signal::Container {
             namespace: Arc::clone(&entry.namespace),
             pod: Arc::clone(&entry.name),
             container: label,
-            pod_uid: Arc::clone(&container.pod_uid),
+            pod_uid: Arc::clone(pod_uid),
             container_id: Arc::clone(&container.container_id),
         })
     }
@@ -267,6 +287,14 @@ impl Table {
     pub fn knows_id(&self, pod_uid: &str, container_id: &str) -> bool {
         self.of_cgroup(pod_uid)
             .is_some_and(|entry| container_id.is_empty() || entry.containers.contains_key(container_id))
+    }
+
+    /// Whether more may become known about the containers of this pod: no source has its object, or that lacks some of
+    /// its ids.
+    #[must_use]
+    pub fn may_learn(&self, pod_uid: &str) -> bool {
+        let pod = self.of_cgroup(pod_uid).and_then(|entry| entry.pod.as_ref());
+        pod.is_none_or(|pod| pod.containers.is_empty() || pod.containers.iter().any(|one| one.id.is_none()))
     }
 
     /// The pod of an entity, if a source has its object.
@@ -341,14 +369,18 @@ impl Table {
     }
 
     fn of_cgroup(&self, pod_uid: &str) -> Option<&Entry> {
-        self.pods.get(pod_uid).or_else(|| self.pods.get(self.by_cgroup_uid.get(pod_uid)?))
+        self.pods.get(self.mirror(pod_uid).map_or(pod_uid, |uid| uid))
     }
 
     fn of_cgroup_mut(&mut self, pod_uid: &str) -> Option<&mut Entry> {
-        if self.pods.contains_key(pod_uid) {
-            return self.pods.get_mut(pod_uid);
-        }
-        self.pods.get_mut(self.by_cgroup_uid.get(pod_uid)?)
+        let of_mirror = self.mirror(pod_uid).cloned();
+        self.pods.get_mut(of_mirror.as_deref().unwrap_or(pod_uid))
+    }
+
+    /// The uid of a static pod's mirror, unless there is a pod of this very uid.
+    fn mirror(&self, pod_uid: &str) -> Option<&Arc<str>> {
+        let is_itself = self.pods.get(pod_uid).is_some_and(Entry::is_told);
+        self.by_cgroup_uid.get(pod_uid).filter(|uid| !is_itself && self.pods.contains_key(*uid))
     }
 
     /// The pod's entry, made if need be; none if it is known under other names.
@@ -422,6 +454,11 @@ impl Table {
 }
 
 impl Entry {
+    /// A source has told of the pod itself, not only of a container.
+    fn is_told(&self) -> bool {
+        self.listed || self.pod.is_some()
+    }
+
     fn learn(&mut self, id: &Arc<str>, name: Option<&Arc<str>>, image: &Arc<str>, now: Instant) {
         match self.containers.get_mut(id) {
             // A status is firmer than the guess that an unlisted container is the sandbox.

@@ -27,6 +27,7 @@ fn pod(uid: &str, name: &str, containers: &[(&str, &str)]) -> Pod {
         workload: Workload::of(None, None, name),
         qos: "Burstable".into(),
         host_network: false,
+        resources: Resources::default(),
         containers: containers.iter().map(|(name, id)| running(name, id)).collect(),
         has_sandbox: true,
     }
@@ -74,6 +75,12 @@ fn check(table: &Table, uid: &str, id: &str, expected: (&str, &str, &str)) {
     assert_eq!((&*named.pod_uid, &*named.container_id), (uid, id), "identity stays");
 }
 
+/// The uid under which an entity is told to everybody.
+fn told_uid(table: &Table, uid: &str, id: &str) -> String {
+    let Entity::Container(named) = table.name(&entity(uid, id)) else { panic!("a pod became a unit") };
+    format!("{} {} {}", named.pod_uid, named.pod, named.container)
+}
+
 #[test]
 fn a_pod_is_named_by_its_uid_and_a_container_by_its_id() {
     let (mut table, now) = (Table::new(KEEP), Instant::now());
@@ -107,9 +114,45 @@ fn a_static_pod_is_found_by_the_hash_in_its_cgroup_and_by_its_own_uid() {
     table.apply(mirror("u2"), now);
     table.delete("u1", now);
     table.refresh([], now + KEEP);
-    check(&table, "hash", "1", ("shop", "etcd-node", "etcd"));
-    check(&table, "hash", "", ("shop", "etcd-node", ""));
     check(&table, "u2", "1", ("shop", "etcd-node", "etcd"));
+    // One uid everywhere: that of the API server, which others know.
+    assert_eq!(told_uid(&table, "hash", "1"), "u2 etcd-node etcd");
+    assert_eq!(told_uid(&table, "hash", ""), "u2 etcd-node ");
+}
+
+#[test]
+fn what_annotations_told_of_a_static_pod_before_its_mirror_was_known_is_the_mirrors() {
+    let (mut table, now) = (Table::new(KEEP), Instant::now());
+    let facts = |id: &str, container: Option<&str>| ContainerFacts {
+        pod_uid: "hash".into(),
+        container_id: id.into(),
+        namespace: "shop".into(),
+        pod: "etcd-node".into(),
+        container: container.map(Into::into),
+        image: "etcd:1".into(),
+    };
+    table.learn(&facts("s", None), now);
+    table.learn(&facts("1", Some("etcd")), now);
+    assert_eq!(told_uid(&table, "hash", "1"), "hash etcd-node etcd");
+    let mirror = Pod { cgroup_uid: Some("hash".into()), ..pod("u1", "etcd-node", &[("etcd", "1")]) };
+    table.apply(mirror, now);
+    assert_eq!(told_uid(&table, "hash", "1"), "u1 etcd-node etcd");
+    assert_eq!(told_uid(&table, "hash", "s"), "u1 etcd-node ", "the sandbox is known by its annotations alone");
+    let Entity::Container(container) = entity("hash", "1") else { unreachable!() };
+    assert!(table.pod(&container).is_some_and(|pod| *pod.uid == *"u1"), "the mirror's object describes it");
+    assert_eq!(table.conflicts(), 0);
+}
+
+#[test]
+fn more_may_be_learnt_of_a_pod_until_all_its_ids_are_listed() {
+    let (mut table, now) = (Table::new(KEEP), Instant::now());
+    assert!(table.may_learn("u1"), "nobody has told of it");
+    table.apply(pod("u1", "web", &[("app", ""), ("proxy", "2")]), now);
+    assert!(table.may_learn("u1"));
+    table.apply(pod("u1", "web", &[("app", "1"), ("proxy", "2")]), now);
+    assert!(!table.may_learn("u1"));
+    table.apply(pod("u2", "empty", &[]), now);
+    assert!(table.may_learn("u2"));
 }
 
 #[test]
