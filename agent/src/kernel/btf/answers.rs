@@ -64,16 +64,15 @@ impl Btf {
     /// # Errors
     /// [`BtfError::MissingEnumerator`]; [`BtfError::Malformed`] for a damaged file.
     pub fn enum_value(&self, enumeration: &str, enumerator: &str) -> Result<i64, BtfError> {
-        let of_type = |type_id| {
-            let mut constants = self.constants_of(type_id).ok()??;
-            constants.find_map(|constant| match constant {
-                Ok((name, value)) => (name == enumerator.as_bytes()).then_some(Ok(value)),
-                Err(error) => Some(Err(error)),
-            })
-        };
-        self.index.named(enumeration).find_map(of_type).unwrap_or_else(|| {
-            Err(BtfError::MissingEnumerator { enumeration: enumeration.to_owned(), enumerator: enumerator.to_owned() })
-        })
+        for type_id in self.index.named(enumeration) {
+            for constant in self.constants_of(type_id)?.into_iter().flatten() {
+                let (name, value) = constant?;
+                if name == enumerator.as_bytes() {
+                    return Ok(value);
+                }
+            }
+        }
+        Err(BtfError::MissingEnumerator { enumeration: enumeration.to_owned(), enumerator: enumerator.to_owned() })
     }
 
     /// All constants of an enumeration with their values, as they stand in its definition.
