@@ -27,8 +27,8 @@ fn named(constants: &[(String, i64)], of: &KernelEnum) -> Vec<Box<str>> {
             *name = Some(constant.strip_prefix(of.prefix).unwrap_or(constant).to_lowercase().into());
         }
     }
-    let named = names.into_iter().enumerate().map(|(value, name)| name.unwrap_or_else(|| value.to_string().into()));
-    named.chain([OTHER.into()]).collect()
+    let all = names.into_iter().enumerate().map(|(value, name)| name.unwrap_or_else(|| value.to_string().into()));
+    all.chain([OTHER.into()]).collect()
 }
 
 #[cfg(test)]

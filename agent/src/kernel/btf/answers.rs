@@ -4,6 +4,9 @@ use super::index::{Kind, Record};
 use super::types::{MAX_CHAIN, MAX_DEPTH, MAX_VISITS, is_aggregate};
 use super::{Argument, Btf, BtfError, Member};
 
+/// An enumeration's constant and its value.
+type Constant<'a> = Result<(&'a [u8], i64), BtfError>;
+
 impl Btf {
     /// Finds a member by its path from a structure or union, for example `task_struct.se.cfs_rq`.
     ///
@@ -90,10 +93,7 @@ impl Btf {
     }
 
     /// The constants of a type; none if it is no enumeration.
-    fn constants_of(
-        &self,
-        type_id: u32,
-    ) -> Result<Option<impl Iterator<Item = Result<(&[u8], i64), BtfError>>>, BtfError> {
+    fn constants_of(&self, type_id: u32) -> Result<Option<impl Iterator<Item = Constant<'_>>>, BtfError> {
         let record = self.index.record(type_id)?;
         let words = match record.kind {
             Kind::Enumeration => 2,
