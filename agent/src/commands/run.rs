@@ -26,7 +26,7 @@ use crate::{
     export::{
         otlp::{Options, is_of_entity},
         otlp_client::{self, EXPORTER, OtlpClient, OtlpConfig, OtlpLogClient, OtlpTls},
-        own,
+        own::{self, OwnPush},
         server::{Content, Server, Verdict},
     },
     kernel::process,
@@ -92,9 +92,12 @@ async fn serve(config: &Config) -> Result<()> {
     }
     if let Some(otlp) = otlp {
         pipeline.expect_exporter(EXPORTER);
-        let client = OtlpClient::new(&otlp, &config.node, source, &COUNTERS, Some(telemetry))?;
+        let client = OtlpClient::new(&otlp, &config.node, source, &COUNTERS)?;
+        // After everything that is registered.
+        let own_push = OwnPush::new(&otlp, &config.node, telemetry)?;
         info!(endpoint = otlp.endpoint, interval = ?otlp.interval, "pushing");
         tasks.spawn(client.run(shutdown.clone()));
+        tasks.spawn(own_push.run(shutdown.clone()));
         if let (Some(events), Some(counters)) = (pipeline.event_log(), log_counters) {
             tasks.spawn(OtlpLogClient::new(&otlp, &config.node, events, counters)?.run(shutdown.clone()));
         }
