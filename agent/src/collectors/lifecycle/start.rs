@@ -49,6 +49,7 @@ pub static SPEC: Spec = Spec {
         "no_cgroup",
         "slot_stuck",
         "malformed_event",
+        "end_unknown",
     ],
     start,
 };
