@@ -82,13 +82,13 @@ async fn pushes_what_the_page_says(config: &OtlpConfig, received: impl Fn() -> V
     let telemetry = SelfTelemetry::new("1.2.3", Some(counters)).unwrap();
     let slots = telemetry.integer_gauge("podlens_slots", "Slots", &["state"]).unwrap();
     slots.with_label_values(&["live"]).set(5);
-    let lost = telemetry.counter("podlens_lost_total", "Lost", &["reason"]).unwrap();
+    let losses = telemetry.counter("podlens_lost_total", "Lost", &["reason"]).unwrap();
     telemetry.observe_scrape(Duration::from_millis(250));
     telemetry.observe_scrape(Duration::from_secs(2));
     let pushing = push(config, telemetry);
     eventually("two pushes", || received().len() >= 2).await;
     slots.with_label_values(&["live"]).set(6);
-    lost.with_label_values(&["late"]).inc();
+    losses.with_label_values(&["late"]).inc();
     pushing.stop().await;
 
     let received = received();
