@@ -1,5 +1,7 @@
 //! Cgroups as the kernel programs see them: keys and slots.
 
+use bytemuck::{Pod, Zeroable};
+
 /// The identity of a cgroup on this node for as long as the node runs: the kernel's `kernfs_node.id`, which
 /// is also the inode number of the cgroup's directory, with [`KEY_V1`] added for a cgroup of the version 1
 /// CPU hierarchy, whose ids are counted apart.
@@ -24,7 +26,7 @@ pub const SLOT_UNSEEN: u32 = u32::MAX - 1;
 
 /// One holder of a slot, in one word: the slot in the low, its generation in the high 32 bits.
 #[repr(transparent)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Holder(pub u64);
 
 impl Holder {
@@ -60,7 +62,7 @@ impl Holder {
 /// Which slot a cgroup below a root has. It never becomes wrong: the kernel gives a serial number to one cgroup only, of
 /// whichever hierarchy, and the slot is given on only when no task of that cgroup can exist.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Assigned {
     /// The cgroup's serial number; 0 for none.
     pub serial: u64,
@@ -76,7 +78,7 @@ impl Assigned {
 /// One slot: the cgroup that holds it, written by the kernel when the cgroup's first task is dispatched and
 /// cleared by the daemon when the slot is released.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Slot {
     /// The holder; 0 while the slot is free.
     pub key: CgroupKey,
@@ -96,7 +98,7 @@ pub const CACHE_ENTRIES: u32 = 1024;
 
 /// What went wrong in the kernel while slots and events were handed out; each is a count.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Losses {
     /// A task was dispatched whose cgroup got no slot since none was free.
     pub no_free_slot: u64,

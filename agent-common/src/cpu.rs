@@ -1,8 +1,15 @@
 //! Records of the collector `cpu`.
 
+use bytemuck::{Pod, Zeroable};
+
+use crate::event;
+
+/// What a quota has done to a cgroup that is about to be removed: [`Bandwidth`]. Comes before the removal.
+pub const LAST_WORDS: u32 = event::kind("cpu.last_words");
+
 /// What a CPU quota has done to a cgroup so far, as cpu.stat tells it.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Bandwidth {
     /// Periods of the quota in which the cgroup had something to run.
     pub periods: u64,

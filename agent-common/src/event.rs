@@ -1,7 +1,9 @@
 //! Events: what the kernel programs report once, as it happens, through one ring buffer.
 //!
-//! Each is a header and, behind it, the one record that its kind has. Rare things only: nothing on the path of a
+//! Each is a header and, behind it, the one record that its kind has, which stands with its collector's others. Rare things only: nothing on the path of a
 //! context switch is an event.
+
+use bytemuck::{Pod, Zeroable};
 
 use crate::cgroup::CgroupKey;
 
@@ -9,14 +11,23 @@ use crate::cgroup::CgroupKey;
 pub const CGROUP_BORN: u32 = 1;
 /// The removal of a cgroup: its directory is gone, no task can enter it again. Its record is the path.
 pub const CGROUP_REMOVED: u32 = 2;
-/// What a quota has done to a cgroup that is about to be removed: [`crate::cpu::Bandwidth`]. Comes before the removal.
-pub const CPU_LAST_WORDS: u32 = 3;
-/// The first process of a PID namespace below the host's has ended: [`crate::lifecycle::InitEnd`].
-pub const INIT_ENDED: u32 = 4;
+
+/// The number of any other kind, from its name `COLLECTOR.WHAT`. It stands beside the kind's record; a test of the daemon
+/// holds that no two are the same.
+#[must_use]
+pub const fn kind(name: &str) -> u32 {
+    // FNV-1a.
+    let (mut hash, mut rest) = (0x811c_9dc5_u32, name.as_bytes());
+    while let [byte, more @ ..] = rest {
+        hash = (hash ^ *byte as u32).wrapping_mul(0x0100_0193);
+        rest = more;
+    }
+    hash
+}
 
 /// What each event begins with.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct EventHeader {
     /// Which event it is; tells the record that follows.
     pub kind: u32,

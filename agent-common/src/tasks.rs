@@ -1,10 +1,12 @@
 //! Processes by slot, and tasks by state as of the last walk through all of them.
 
+use bytemuck::{Pod, Zeroable};
+
 use crate::{cgroup::CgroupKey, label::label};
 
 /// Processes that began and ended in one slot's cgroup. Any CPU adds to it, by atomic additions.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Processes {
     /// Thread groups that were created.
     pub created: u64,
@@ -36,7 +38,7 @@ pub const TASK_RECORDS: u32 = 16_384;
 
 /// Tasks of one cgroup that a walk met one after another; a cgroup may have several records.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct TaskRecord {
     /// The cgroup, or one of the two keys above.
     pub key: CgroupKey,
@@ -46,7 +48,7 @@ pub struct TaskRecord {
 
 /// How far the walk is, as of the end of its last run.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct TaskWalk {
     /// Runs that it took so far; 0 has the next one begin anew.
     pub runs: u64,

@@ -1,10 +1,9 @@
-//! Collector `lifecycle`: tells the daemon of births and removals of cgroups, before a removal what other collectors'
-//! figures of that cgroup were, since its files are gone by then, and how a container's first process ended.
+//! Collector `lifecycle`: tells the daemon of births and removals of cgroups, and how a container's first process ended.
 
 use aya_ebpf::{helpers::bpf_get_smp_processor_id, macros::btf_tracepoint, programs::BtfTracePointContext};
 use podlens_common::{
-    event::{CGROUP_BORN, CGROUP_REMOVED, CPU_LAST_WORDS, INIT_ENDED},
-    lifecycle::InitEnd,
+    event::{CGROUP_BORN, CGROUP_REMOVED},
+    lifecycle::{INIT_ENDED, InitEnd},
 };
 
 use crate::{
@@ -23,16 +22,13 @@ pub fn cgroup_mkdir(context: BtfTracePointContext) -> i32 {
     0
 }
 
-/// `cgroup_rmdir(cgroup, path)`: when no task can enter it again. Its controllers go later.
+/// `cgroup_rmdir(cgroup, path)`: when no task can enter it again. Its controllers go later. The daemon attaches it behind
+/// other collectors' programs on this hook, so that their last words come before the removal.
 #[btf_tracepoint(function = "cgroup_rmdir")]
 pub fn cgroup_rmdir(context: BtfTracePointContext) -> i32 {
     let cgroup = Cgroup::from_raw(context.arg(0));
     if let Some(mark) = cgroup.key_mark() {
-        let key = cgroup.kn().id() | mark;
-        if let Some(bandwidth) = kernel::bandwidth(cgroup).filter(|bandwidth| bandwidth.periods > 0) {
-            events::send(CPU_LAST_WORDS, key, bandwidth);
-        }
-        events::send_path(CGROUP_REMOVED, key, context.arg(1));
+        events::send_path(CGROUP_REMOVED, cgroup.kn().id() | mark, context.arg(1));
     }
     0
 }

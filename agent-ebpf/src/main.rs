@@ -10,6 +10,7 @@
 #![feature(asm_experimental_arch)]
 
 mod core;
+mod cpu;
 mod lifecycle;
 mod processes;
 mod scheduler;

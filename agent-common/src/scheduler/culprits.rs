@@ -5,6 +5,8 @@
 //! tracked for a culprit that has lost its place between two looks is not told, and stays in the cause's total: nothing is
 //! counted twice, and no time gets a wrong name.
 
+use bytemuck::{Pod, Zeroable};
+
 use crate::cgroup::Holder;
 
 /// Culprits that a CPU tracks for one waiting slot: as many as fit a cache line.
@@ -17,7 +19,7 @@ const SLOT_BITS: u32 = 16;
 
 /// One CPU's split of one slot's wait by who ran meanwhile, for causes neighbor and system: one cache line.
 #[repr(C, align(64))]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Culprits {
     /// Words made by [`culprit`]; 0 while the place is free.
     pub culprit: [u32; TRACKED],

@@ -6,6 +6,8 @@ pub mod culprits;
 pub mod throttle;
 pub mod wait;
 
+use bytemuck::{Pod, Zeroable};
+
 use crate::{
     cgroup::{Assigned, Holder},
     histogram::BUCKETS,
@@ -54,7 +56,7 @@ label! {
 ///
 /// The first cache line holds what nearly each switch needs.
 #[repr(C, align(64))]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Account {
     /// The kernel's address of the run queue whose throttles are followed; 0 while there is none.
     pub throttle_queue: u64,
@@ -103,7 +105,7 @@ impl Account {
 
 /// What is too rare for an account on each CPU: one slot's on all of them. Any CPU adds to it, by atomic additions.
 #[repr(C, align(64))]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct SlotTotals {
     /// Throttles by their length, each counted at its [`hashed_bucket`](crate::histogram::hashed_bucket).
     pub throttles: [u64; BUCKETS],
@@ -150,7 +152,7 @@ pub const MOVES: usize = 4;
 
 /// A move of the running task to another cgroup.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Moved {
     /// When, by the run queue's clock.
     pub at_ns: u64,
@@ -171,7 +173,7 @@ impl Moved {
 
 /// What one CPU is doing. The first cache line is what each switch needs.
 #[repr(C, align(64))]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
 pub struct Now {
     /// Grows by one before a program writes anything of this CPU, and once more after: odd meanwhile.
     pub sequence: u32,

@@ -7,6 +7,7 @@ use aya_ebpf::{
     macros::map,
     maps::{PerCpuArray, RingBuf},
 };
+use bytemuck::Pod;
 use podlens_common::{
     cgroup::CgroupKey,
     event::{EventHeader, PATH_BYTES, PathEvent},
@@ -27,9 +28,10 @@ struct Event<T> {
     record: T,
 }
 
-/// Sends an event with a record. `T` has no padding: the kernel hands on what is there.
+/// Sends an event with a record.
 #[inline(always)]
-pub(crate) fn send<T: 'static>(kind: u32, key: CgroupKey, record: T) {
+pub(crate) fn send<T: Pod>(kind: u32, key: CgroupKey, record: T) {
+    const { assert!(size_of::<Event<T>>() == size_of::<EventHeader>() + size_of::<T>(), "pad the record to 8 bytes") };
     let Some(mut event) = EVENTS.reserve::<Event<T>>(0) else {
         // SAFETY: the helper has no precondition.
         let cpu = unsafe { bpf_get_smp_processor_id() };

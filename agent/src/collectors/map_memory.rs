@@ -141,14 +141,14 @@ fn megabytes(bytes: u64) -> String {
     format!("{}.{} MB", tenths / 10, tenths % 10)
 }
 
-/// What is taken by what all programs share, under the name of the slots, and by each collector with programs.
+/// What is taken by what all programs share, under the name of the slots, and by each collector with maps.
 fn formulae(is_on: impl Fn(&Spec) -> bool) -> Vec<(&'static str, Formula)> {
     let all = definitions(OBJECT);
     let sum = |maps: &mut dyn Iterator<Item = &'static Map>| {
         maps.filter_map(|map| Some(map.bytes(definition(&all, map)?))).fold(Formula::NOTHING, |sum, bytes| sum + bytes)
     };
     let mut formulae = vec![("slots", sum(&mut slots::MAPS.iter()))];
-    for spec in ALL.iter().filter(|spec| !spec.parts.is_empty() && is_on(spec)) {
+    for spec in ALL.iter().filter(|spec| spec.parts.iter().any(|part| !part.maps.is_empty()) && is_on(spec)) {
         formulae.push((spec.name, sum(&mut spec.parts.iter().flat_map(|part| part.maps))));
     }
     formulae

@@ -4,6 +4,7 @@
 //! `podlens check`, the documentation and the ledger's sections derive from it.
 
 pub mod cpu;
+mod distribution;
 pub mod lifecycle;
 pub mod map_memory;
 pub mod scheduler;
@@ -12,11 +13,11 @@ pub mod tasks;
 
 use podlens_common::cgroup::{CgroupKey, Slot};
 
-pub use self::spec::Spec;
+pub use self::{distribution::distribution, spec::Spec};
 pub use crate::signal::State;
 use crate::{
     kernel::events::{Malformed, Record},
-    signal::{Metric, Row, Subtree},
+    signal::{Attributes, EventKind, Metric, Row, Subtree},
 };
 
 /// All collectors, in the order in which their metrics are exported.
@@ -43,13 +44,13 @@ pub trait Collector: Send {
     /// A cgroup exists that is the topmost one of its entity.
     fn born(&mut self, _cgroup: EntityCgroup<'_>) {}
 
-    /// An event of one of its own kinds. What a program tells of a cgroup that is about to be removed comes before
-    /// [`Self::removed`].
+    /// A record of one of its own kinds, and what users are to know of it. What a program on [`lifecycle::REMOVAL`] sends
+    /// comes before [`Self::removed`] of that cgroup.
     ///
     /// # Errors
     /// The record is not what its kind has.
-    fn event(&mut self, _record: &Record) -> Result<(), Malformed> {
-        Ok(())
+    fn event(&mut self, _record: &Record) -> Result<Option<Noticed>, Malformed> {
+        Ok(None)
     }
 
     /// A cgroup is gone: its final values, if it has any here.
@@ -66,6 +67,15 @@ pub trait Collector: Send {
     fn unseen_ns(&self) -> u64 {
         0
     }
+}
+
+/// An event of the record's cgroup, at the record's moment: one of the collector's own kinds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Noticed {
+    /// What has happened.
+    pub kind: &'static EventKind,
+    /// What is known beside.
+    pub attributes: Attributes,
 }
 
 /// What is read at once.

@@ -3,9 +3,9 @@
 //! Whatever handles all collectors derives from this: loading and attaching, the sizes of maps, memory, `podlens check`,
 //! the configuration's keys, the documentation.
 
-use std::error::Error;
+use std::{error::Error, sync::Arc};
 
-use super::Collector;
+use super::{Collector, lifecycle};
 use crate::{
     kernel::{
         cgroupfs::{files::FileReader, hierarchies::Hierarchies},
@@ -15,7 +15,7 @@ use crate::{
         needs::Answers,
         object::Object,
     },
-    signal::{EventKind, Metric},
+    signal::{EventKind, Layout, Metric},
 };
 
 /// A collector, on every node.
@@ -37,7 +37,7 @@ pub struct Spec {
     pub without: Option<&'static str>,
     /// Every metric that it can have.
     pub metrics: &'static [&'static Metric],
-    /// Kinds of the kernel programs' records that are its own, as in `podlens_common::event`.
+    /// Kinds of the kernel programs' records that are its own: `podlens_common::event::kind`.
     pub records: &'static [u32],
     /// Every event that it can tell of.
     pub events: &'static [&'static EventKind],
@@ -69,6 +69,22 @@ pub struct Part {
     pub maps: &'static [Map],
 }
 
+impl Part {
+    /// It is of use; `tells_events`: somebody takes events.
+    #[must_use]
+    pub fn is_wanted(&self, tells_events: bool) -> bool {
+        tells_events || !self.for_events
+    }
+
+    /// Some program of it tells a collector's last words of a cgroup, so it is attached before what tells the removal.
+    #[must_use]
+    pub fn tells_last_words(&self) -> bool {
+        let is_on_removal =
+            |program: &Program| matches!(program.hook, Hook::Tracepoint { name, .. } if name == lifecycle::REMOVAL);
+        self.programs.iter().any(is_on_removal)
+    }
+}
+
 /// One kernel program.
 #[derive(Clone, Copy, Debug)]
 pub struct Program {
@@ -79,9 +95,14 @@ pub struct Program {
 }
 
 impl Program {
-    /// A program on a tracepoint, of which it takes so many arguments in any case.
+    /// A program on a tracepoint, of which it takes these arguments in any case: by the types that they point to, or
+    /// their own where they are no pointers.
     #[must_use]
-    pub const fn on_tracepoint(name: &'static str, tracepoint: &'static str, arguments: u32) -> Self {
+    pub const fn on_tracepoint(
+        name: &'static str,
+        tracepoint: &'static str,
+        arguments: &'static [&'static str],
+    ) -> Self {
         Self { name, hook: Hook::Tracepoint { name: tracepoint, arguments } }
     }
 }
@@ -120,6 +141,8 @@ pub struct Start<'a> {
     pub cpus: u32,
     /// How many slots there are.
     pub slots: u32,
+    /// How the ledger lays out this collector's rows.
+    pub layout: Arc<Layout>,
     pub(crate) answers: &'a Answers,
     pub(crate) attached: &'a [&'static str],
     pub(crate) running: &'a [&'static str],
@@ -186,6 +209,13 @@ mod tests {
             object::OBJECT,
         },
     };
+
+    #[test]
+    fn each_kind_of_record_has_one_number_and_one_owner() {
+        let mut kinds: Vec<u32> = ALL.iter().flat_map(|spec| spec.records).copied().collect();
+        kinds.sort_unstable();
+        assert!(kinds.windows(2).all(|pair| pair.first() != pair.last()), "one number for two: {kinds:?}");
+    }
 
     #[test]
     fn a_kernel_that_has_nothing_fulfils_no_wish_and_has_no_hook() {

@@ -9,12 +9,11 @@ use std::{
 };
 
 use aya::maps::{MapData, RingBuf};
+use bytemuck::{Pod, try_pod_read_unaligned};
 use podlens_common::{
     cgroup::CgroupKey,
     event::{EventHeader, PATH_BYTES},
 };
-
-use super::mapped::{Plain, plain};
 
 const HEADER_BYTES: usize = size_of::<EventHeader>();
 
@@ -40,7 +39,7 @@ pub enum Malformed {
 /// One event, its record still undecoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// Which event it is, as in `podlens_common::event`.
+    /// Which event it is: `podlens_common::event::kind`.
     pub kind: u32,
     /// The cgroup that it is about.
     pub key: CgroupKey,
@@ -57,7 +56,7 @@ impl Record {
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let short = Malformed::Size { kind: 0, bytes: bytes.len() };
         let (head, body) = bytes.split_at_checked(HEADER_BYTES).ok_or(short)?;
-        let EventHeader { kind, bytes: claimed, key, at_ns } = plain(head).ok_or(short)?;
+        let EventHeader { kind, bytes: claimed, key, at_ns } = try_pod_read_unaligned(head).map_err(|_| short)?;
         if usize::try_from(claimed) != Ok(bytes.len()) {
             return Err(Malformed::Size { kind, bytes: bytes.len() });
         }
@@ -68,8 +67,8 @@ impl Record {
     ///
     /// # Errors
     /// It has another size.
-    pub fn body<T: Plain>(&self) -> Result<T, Malformed> {
-        plain(&self.body).ok_or_else(|| self.size())
+    pub fn body<T: Pod>(&self) -> Result<T, Malformed> {
+        try_pod_read_unaligned(&self.body).map_err(|_| self.size())
     }
 
     /// Its path, of a kind whose record is one. What is no UTF-8 is replaced.
@@ -142,8 +141,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use podlens_common::{
-        cpu::Bandwidth,
-        event::{CGROUP_BORN, CPU_LAST_WORDS},
+        cpu::{Bandwidth, LAST_WORDS},
+        event::CGROUP_BORN,
     };
 
     use super::*;
@@ -172,7 +171,7 @@ mod tests {
         let born = Record::decode(&event(CGROUP_BORN, 4, b"/a/b")).unwrap();
         assert_eq!((born.kind, born.key, born.at_ns), (CGROUP_BORN, 42, 7));
         assert_eq!(born.path().as_deref(), Ok("/a/b"));
-        let last = Record::decode(&event(CPU_LAST_WORDS, 24, &quota())).unwrap();
+        let last = Record::decode(&event(LAST_WORDS, 24, &quota())).unwrap();
         assert_eq!(last.body::<Bandwidth>(), Ok(QUOTA));
     }
 
@@ -188,8 +187,8 @@ mod tests {
     #[test]
     fn a_record_of_another_size_than_its_kind_has_is_refused() {
         for bytes in [0, 23, 25] {
-            let event = Record::decode(&event(CPU_LAST_WORDS, bytes, &vec![0; bytes])).unwrap();
-            assert_eq!(event.body::<Bandwidth>(), Err(Malformed::Size { kind: CPU_LAST_WORDS, bytes: 24 + bytes }));
+            let event = Record::decode(&event(LAST_WORDS, bytes, &vec![0; bytes])).unwrap();
+            assert_eq!(event.body::<Bandwidth>(), Err(Malformed::Size { kind: LAST_WORDS, bytes: 24 + bytes }));
         }
         for bytes in [0, PATH_BYTES + 1] {
             let event = Record::decode(&event(CGROUP_BORN, bytes, &vec![b'a'; bytes])).unwrap();

@@ -9,8 +9,8 @@ pub enum Hook {
     Tracepoint {
         /// Its name.
         name: &'static str,
-        /// How many arguments the program takes in any case.
-        arguments: u32,
+        /// The arguments that the program takes in any case: the types that they point to, or their own.
+        arguments: &'static [&'static str],
     },
     /// A reading by the daemon, of the iterator over tasks (`iter/task`).
     TaskIterator,
@@ -31,6 +31,7 @@ impl Hook {
     pub fn lack(self, answers: &Answers) -> Option<String> {
         match self {
             Self::Tracepoint { name, arguments } => {
+                let arguments = u32::try_from(arguments.len()).unwrap_or(u32::MAX);
                 Fact::Tracepoint { name, arguments }.answer(answers.btf()).err().map(|lack| lack.to_string())
             }
             Self::TaskIterator => {

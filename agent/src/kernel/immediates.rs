@@ -28,7 +28,7 @@ const SIZE_IN_SECTION_HEADER: usize = std::mem::offset_of!(elf::SectionHeader64<
 const RELOCATION_BYTES: usize = size_of::<elf::Rel64<Endianness>>();
 /// Instructions: a sum of two registers, loads of 8, 4 and 1 bytes, a jump to the next instruction.
 const ADD: u8 = 0x0f;
-const LOADS: [u8; 3] = [0x79, 0x61, 0x71];
+const LOADS: [u8; 4] = [0x79, 0x61, 0x69, 0x71];
 const NOTHING: [u8; 8] = [0x05, 0, 0, 0, 0, 0, 0, 0];
 /// Where the two halves of the number are in the two words of the instruction.
 const HALVES: [usize; 2] = [4, 12];

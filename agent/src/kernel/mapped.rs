@@ -7,40 +7,7 @@ use std::{
     ptr::NonNull,
 };
 
-/// A type that any bytes of its size are a value of, so that it may be copied out of a mapped array.
-///
-/// # Safety
-/// The type consists of integers and arrays of integers without implicit padding.
-pub unsafe trait Plain: Copy + 'static {}
-
-/// The records that arrays and events hold, one name per record.
-macro_rules! plain {
-    ($($record:ty),* $(,)?) => {
-        // SAFETY: `podlens_common` declares each of integers and arrays alone, padding written out.
-        $(unsafe impl Plain for $record {})*
-    };
-}
-
-plain!(
-    podlens_common::cgroup::Losses,
-    podlens_common::cgroup::Slot,
-    podlens_common::cpu::Bandwidth,
-    podlens_common::event::EventHeader,
-    podlens_common::lifecycle::InitEnd,
-    podlens_common::scheduler::Account,
-    podlens_common::scheduler::Now,
-    podlens_common::scheduler::SlotTotals,
-    podlens_common::scheduler::culprits::Culprits,
-    podlens_common::tasks::Processes,
-    podlens_common::tasks::TaskRecord,
-    podlens_common::tasks::TaskWalk,
-);
-
-/// The value that these bytes are; none if they are not as many as it has.
-pub(super) fn plain<T: Plain>(bytes: &[u8]) -> Option<T> {
-    // SAFETY: there are as many bytes as the type has, and any of them are a value of it.
-    (bytes.len() == size_of::<T>()).then(|| unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
-}
+use bytemuck::Pod;
 
 /// The array, shared with the kernel programs.
 ///
@@ -58,11 +25,11 @@ pub struct MappedArray<T> {
 }
 
 // SAFETY: the memory is shared with the kernel in any case; all access is by volatile copies.
-unsafe impl<T: Plain> Send for MappedArray<T> {}
+unsafe impl<T: Pod> Send for MappedArray<T> {}
 // SAFETY: as above.
-unsafe impl<T: Plain> Sync for MappedArray<T> {}
+unsafe impl<T: Pod> Sync for MappedArray<T> {}
 
-impl<T: Plain> MappedArray<T> {
+impl<T: Pod> MappedArray<T> {
     /// Maps `entries` values of `entry_bytes` each of the array map behind `descriptor`, which was made with
     /// `BPF_F_MMAPABLE` and whose values begin with a `T`.
     ///
@@ -73,7 +40,7 @@ impl<T: Plain> MappedArray<T> {
             return Err(io::Error::other(format!("a value of {entry_bytes} bytes does not begin with what is wanted")));
         }
         let page_bytes = page_bytes();
-        // The kernel places values at multiples of 8 bytes; every `Plain` type here has such a size.
+        // The kernel places values at multiples of 8 bytes; every record here has such a size.
         let mapped_bytes = (entries * entry_bytes).next_multiple_of(page_bytes);
         // SAFETY: a new mapping at an address of the kernel's choice touches no existing memory.
         let address = unsafe {
@@ -112,7 +79,7 @@ impl<T: Plain> MappedArray<T> {
     #[must_use]
     pub fn first_word(&self, index: usize) -> Option<u64> {
         let entry = self.entry(index)?;
-        // SAFETY: `entry` lies within the mapping, and each `Plain` type is at least one aligned word.
+        // SAFETY: `entry` lies within the mapping, and each record is at least one aligned word.
         Some(unsafe { entry.as_ptr().cast::<u64>().read_volatile() })
     }
 

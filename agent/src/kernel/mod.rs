@@ -11,6 +11,7 @@ pub mod hooks;
 pub mod host;
 pub mod immediates;
 pub mod iterator;
+pub mod labels;
 pub mod mapped;
 pub mod maps;
 pub mod memory_limit;

@@ -14,13 +14,15 @@ use aya::{
     programs::{BtfTracePoint, Iter, Program, ProgramError},
 };
 
+use bytemuck::Pod;
+
 use super::{
     cgroupfs::hierarchies::Hierarchies,
     events::Events,
     hooks::Hook,
     immediates::{self, ImmediateError},
     iterator::Iterator,
-    mapped::{MappedArray, Plain},
+    mapped::MappedArray,
     needs::Answers,
     process,
 };
@@ -185,7 +187,7 @@ impl Object {
     ///
     /// # Errors
     /// The map cannot be used.
-    pub fn array<T: Plain>(&mut self, name: &'static str) -> Result<MappedArray<T>, ObjectError> {
+    pub fn array<T: Pod>(&mut self, name: &'static str) -> Result<MappedArray<T>, ObjectError> {
         let map = self.ebpf.map(name).ok_or(ObjectError::Missing { name })?;
         let Map::Array(map) = map else { return Err(map_error(name, io::Error::other("it is no array"))) };
         let info = map.info().map_err(|source| map_error(name, source))?;

@@ -10,7 +10,8 @@ use std::{
 
 use podlens_common::{
     cgroup::{CgroupKey, SLOT_FIRST},
-    event::{CGROUP_BORN, CGROUP_REMOVED, INIT_ENDED},
+    event::{CGROUP_BORN, CGROUP_REMOVED},
+    lifecycle::INIT_ENDED,
 };
 use tracing::warn;
 
@@ -20,12 +21,12 @@ use crate::{
         cgroups::{Cgroup, Change},
         entity::is_container,
     },
-    collectors::{ALL, EntityCgroup, SlotsInUse, State},
+    collectors::{ALL, EntityCgroup, Noticed, SlotsInUse, State},
     kernel::{
         events::{Malformed, Record},
         process,
     },
-    signal::{Entity, Naming as _},
+    signal::{Entity, EntityKey, Event, Naming as _},
     telemetry::events::{self, NamesWatch},
 };
 
@@ -34,6 +35,8 @@ pub(super) struct Telling {
     pub(super) log: Arc<EventLog>,
     pub(super) ends: Ends,
     names: NamesWatch,
+    /// Events of cgroups that are not known.
+    pub(super) without_entity: u64,
 }
 
 impl Telling {
@@ -44,7 +47,16 @@ impl Telling {
                 log.note(event);
             }
         }
-        Self { log, ends: Ends::default(), names: NamesWatch::new(now) }
+        Self { log, ends: Ends::default(), names: NamesWatch::new(now), without_entity: 0 }
+    }
+
+    /// Notes what a collector has noticed. Of nobody known it is told to nobody.
+    fn notice(&mut self, noticed: Noticed, entity: Option<EntityKey>, at: SystemTime) {
+        let Noticed { kind, attributes } = noticed;
+        match entity {
+            Some(_) => self.log.note(Event { kind, at, entity, attributes }),
+            None => self.without_entity += 1,
+        }
     }
 }
 
@@ -97,8 +109,11 @@ impl Inner {
                 let owner = ALL.iter().find(|spec| spec.records.contains(&kind)).ok_or(Malformed::Kind { kind })?;
                 // None where it is switched off or does not work here.
                 let at_work = self.collectors.iter_mut().find(|attached| attached.collector.spec().name == owner.name);
-                if let Some(attached) = at_work {
-                    attached.collector.event(record)?;
+                let Some(attached) = at_work else { return Ok(()) };
+                let noticed = attached.collector.event(record)?;
+                if let (Some(noticed), Some(telling)) = (noticed, &mut self.telling) {
+                    let entity = self.cgroups.get(record.key).map(|cgroup| cgroup.entity.clone());
+                    telling.notice(noticed, entity, wall_clock(record.at_ns));
                 }
             }
         }
@@ -107,7 +122,7 @@ impl Inner {
 
     /// Notes in the journal what there is to tell.
     pub(super) fn tell(&mut self, now: Instant) {
-        let Some(Telling { log, ends, names }) = &mut self.telling else { return };
+        let Some(Telling { log, ends, names, .. }) = &mut self.telling else { return };
         let synced = self.names.synced();
         let of_names = names.look(synced, SystemTime::now(), now);
         let statuses = self.names.take_ends();

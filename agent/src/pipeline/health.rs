@@ -31,6 +31,7 @@ impl Inner {
         if let Some(telling) = &self.telling {
             health.events = telling.log.noted();
             health.lost.push(("journal", "overflow", telling.log.overflowed()));
+            health.lost.push(("journal", "entity_unknown", telling.without_entity));
             health.lost.push(("lifecycle", "end_unknown", telling.ends.lost()));
         }
         if let Some(kernel) = &self.kernel {

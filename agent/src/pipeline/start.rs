@@ -1,6 +1,7 @@
 //! Starting the pipeline: what the node offers decides which collectors run.
 
 use std::{
+    collections::HashMap,
     path::Path,
     sync::{Arc, Mutex},
     time::{Instant, SystemTime},
@@ -17,9 +18,9 @@ use super::{
 use crate::{
     attribution::{cgroups::Cgroups, kubernetes::Names},
     collectors::{
-        ALL, Spec, State,
+        ALL, Spec, State, lifecycle,
         map_memory::{self, Demand, MemoryError, Plan},
-        spec::{Part, Start},
+        spec::{Kind, Part, Program, Start},
     },
     config::Config,
     kernel::{
@@ -29,14 +30,14 @@ use crate::{
             hierarchies::{Hierarchies, HierarchyError},
         },
         events::Events,
-        host, memory_limit,
+        host, labels, memory_limit,
         needs::{self, Answers},
         object::{self, Object, ObjectError},
         refusal,
         slots::SlotMaps,
     },
     registry::{Ledger, ledger::Definition},
-    signal::Layout,
+    signal::{LabelValues, Layout, Metric},
 };
 
 /// The running kernel's types.
@@ -77,18 +78,21 @@ impl Pipeline {
             slots: memory.slots,
             tells_events,
             states,
+            layouts: ALL.iter().map(|spec| Arc::new(Layout::new(spec.metrics))).collect(),
+            last_words: HashMap::new(),
             collectors: Vec::new(),
             events: None,
             files: None,
         };
         let kernel = loader.load();
-        let Loader { states, mut collectors, .. } = loader;
+        let Loader { states, layouts, mut collectors, .. } = loader;
         // After the events are being recorded, so that nothing is born between.
         let cgroups = Cgroups::scan(hierarchies);
         for (key, cgroup) in cgroups.iter() {
             announce(&mut collectors, key, cgroup);
         }
-        let definitions = ALL.iter().zip(&states).map(|(spec, (_, state))| definition(spec, state)).collect();
+        let definition = |(layout, (_, state)): (_, &(_, State))| Definition { layout, active: state.delivers() };
+        let definitions = layouts.into_iter().zip(&states).map(definition).collect();
         let facts =
             Facts::new(ALL.iter().zip(&states).filter(|(_, (_, state))| state.delivers()).map(|(spec, _)| *spec));
         let (now, since) = (Instant::now(), SystemTime::now());
@@ -106,7 +110,7 @@ impl Pipeline {
             kernel,
             collectors,
             ledger: Ledger::new(definitions, config.linger),
-            unknown: std::collections::HashMap::new(),
+            unknown: HashMap::new(),
             scanned: now,
             lost_events: 0,
             sweep: std::time::Duration::ZERO,
@@ -131,11 +135,6 @@ impl Pipeline {
     }
 }
 
-/// The collector's part of the ledger.
-fn definition(spec: &Spec, state: &State) -> Definition {
-    Definition { layout: Arc::new(Layout::new(spec.metrics)), active: state.delivers() }
-}
-
 /// Loads the kernel programs and starts the collectors, one after another.
 struct Loader<'a> {
     hierarchies: &'a Hierarchies,
@@ -145,6 +144,10 @@ struct Loader<'a> {
     tells_events: bool,
     /// Each collector's state, in the order of all.
     states: Vec<(&'static str, State)>,
+    /// How each collector's rows are laid out, likewise.
+    layouts: Vec<Arc<Layout>>,
+    /// What came of the parts that tell last words, by collector and part, until the collector is started.
+    last_words: HashMap<(usize, usize), Result<(), String>>,
     collectors: Vec<Attached>,
     events: Option<Events>,
     files: Option<FileReader>,
@@ -171,16 +174,19 @@ impl Loader<'_> {
         let answers = needs::programs(object::OBJECT)
             .and_then(|programs| Answers::new(&programs, btf, &node))
             .map_err(|cause| State::Failed(cause.to_string()))?;
+        let names = |of: &_| labels::names(answers.btf(), of).unwrap_or_default();
+        self.layouts = ALL.iter().map(|spec| Arc::new(Layout::with_kernel_names(spec.metrics, &names))).collect();
         let asked: Vec<&str> = running(&self.states).collect();
         let entries = map_memory::entries(self.cpus, self.slots, |spec, part| {
             asked.contains(&spec.name)
-                && (self.tells_events || !part.for_events)
+                && part.is_wanted(self.tells_events)
                 && lack_of(spec, &answers).is_none()
                 && lack(part, &answers).is_none()
         });
         let failed = |cause: ObjectError| State::Failed(refusal::told(&cause));
         let mut object = Object::load(&answers, entries.into_iter()).map_err(failed)?;
         let slots = SlotMaps::new(&mut object, self.slots).map_err(failed)?;
+        self.last_words = self.attach_last_words(&asked, &answers, &mut object);
         for (section, spec) in ALL.iter().enumerate() {
             let is_asked = asked.contains(&spec.name);
             if let (true, Err(why)) = (is_asked, self.start(section, spec, &answers, &mut object)) {
@@ -189,6 +195,29 @@ impl Loader<'_> {
         }
         object.seal();
         Ok(Kernel { slots, events: self.events.take(), stuck: 0, _object: object })
+    }
+
+    /// Attaches what tells last words of a cgroup, before `lifecycle` is started: the kernel calls the programs on one hook in
+    /// the order in which they were attached, so last words are in the ring before the removal. Gives what came of it, by
+    /// collector and part.
+    fn attach_last_words(
+        &self,
+        asked: &[&str],
+        answers: &Answers,
+        object: &mut Object,
+    ) -> HashMap<(usize, usize), Result<(), String>> {
+        let others = |spec: &&Spec| asked.contains(&spec.name) && spec.name != lifecycle::SPEC.name;
+        let mut done = HashMap::new();
+        for (section, spec) in
+            ALL.iter().enumerate().filter(|(_, spec)| others(spec) && lack_of(spec, answers).is_none())
+        {
+            for (at, part) in spec.parts.iter().enumerate() {
+                if part.tells_last_words() && part.is_wanted(self.tells_events) {
+                    done.insert((section, at), attach_if_possible(object, part, answers));
+                }
+            }
+        }
+        done
     }
 
     /// Attaches a collector's programs and starts it.
@@ -207,27 +236,26 @@ impl Loader<'_> {
             return Err(State::Unsupported(told(lack)));
         }
         let (mut attached, mut lacks) = (Vec::new(), Vec::new());
-        for part in spec.parts.iter().filter(|part| self.tells_events || !part.for_events) {
-            let refused = match lack(part, answers) {
-                Some(lack) => Err(lack),
-                None => attach(object, part).map_err(|cause| refusal::told(&cause)),
-            };
-            match (refused, part.without) {
+        let tells_events = self.tells_events;
+        for (at, part) in spec.parts.iter().enumerate().filter(|(_, part)| part.is_wanted(tells_events)) {
+            let done = self.last_words.remove(&(section, at));
+            match (done.unwrap_or_else(|| attach_if_possible(object, part, answers)), part.without) {
                 (Ok(()), _) => attached.extend(part.programs.iter().map(|program| program.name)),
                 (Err(why), Some(without)) => lacks.push(format!("{why}: {without}")),
                 (Err(why), None) => {
-                    detach(object, &attached);
+                    detach(object, spec.programs());
                     return Err(State::Failed(told(why)));
                 }
             }
         }
-        if attached.is_empty() && !spec.parts.is_empty() {
+        if attached.is_empty() && spec.kind == Kind::Programs {
             return Err(State::Unsupported(told(lacks.join("; "))));
         }
         let wishes = spec.wishes.iter().filter_map(|group| {
             group.iter().find_map(|wish| answers.lack(wish.of).map(|lack| format!("{lack}: {}", wish.without)))
         });
         lacks.extend(wishes);
+        lacks.extend(spec.metrics.iter().filter_map(|metric| unnamed(metric, answers)));
         let running: Vec<&str> = self.collectors.iter().map(|attached| attached.collector.spec().name).collect();
         let mut start = Start {
             object,
@@ -235,6 +263,7 @@ impl Loader<'_> {
             hierarchies: self.hierarchies,
             cpus: self.cpus,
             slots: self.slots,
+            layout: self.layouts.get(section).cloned().unwrap_or_default(),
             answers,
             attached: &attached,
             running: &running,
@@ -242,7 +271,7 @@ impl Loader<'_> {
         let started = match (spec.start)(&mut start) {
             Ok(started) => started,
             Err(cause) => {
-                detach(object, &attached);
+                detach(object, spec.programs());
                 return Err(State::Failed(told(refusal::told(&*cause))));
             }
         };
@@ -288,21 +317,39 @@ fn lack(part: &Part, answers: &Answers) -> Option<String> {
         .find_map(|program| answers.refusal(program.name).map(str::to_owned).or_else(|| program.hook.lack(answers)))
 }
 
+/// Why this kernel does not name all labels of a metric, in words.
+fn unnamed(metric: &Metric, answers: &Answers) -> Option<String> {
+    metric.labels.iter().find_map(|label| match &label.values {
+        LabelValues::Fixed(_) => None,
+        LabelValues::Kernel(of) => {
+            let lack = labels::names(answers.btf(), of).err()?;
+            Some(format!("{lack}: {} is missing", metric.name))
+        }
+    })
+}
+
 /// Attaches all programs of a part, or none.
 fn attach(object: &mut Object, part: &Part) -> Result<(), ObjectError> {
-    let mut attached = Vec::new();
     for program in part.programs {
         if let Err(cause) = object.attach(program.name, program.hook) {
-            detach(object, &attached);
+            detach(object, part.programs);
             return Err(cause);
         }
-        attached.push(program.name);
     }
     Ok(())
 }
 
-fn detach(object: &mut Object, programs: &[&str]) {
+/// The same, or why not, in words.
+fn attach_if_possible(object: &mut Object, part: &Part, answers: &Answers) -> Result<(), String> {
+    match lack(part, answers) {
+        Some(lack) => Err(lack),
+        None => attach(object, part).map_err(|cause| refusal::told(&cause)),
+    }
+}
+
+/// Takes those of these programs that are attached out of the kernel.
+fn detach(object: &mut Object, programs: impl IntoIterator<Item = &'static Program>) {
     for program in programs {
-        object.detach(program);
+        object.detach(program.name);
     }
 }

@@ -51,8 +51,8 @@ pub struct Label {
 pub enum LabelValues {
     /// Here.
     Fixed(&'static [&'static str]),
-    /// By the running kernel: the enumeration's constants in the order of their values, which start at 0 or a little
-    /// above. The collector's start looks them up; until then there are none.
+    /// By the running kernel: a value's position is the value of the enumeration's constant, and `other` is behind the
+    /// last one. A kernel without the enumeration has no value of the metric, and the collector is degraded.
     Kernel(KernelEnum),
 }
 
@@ -64,7 +64,8 @@ pub struct KernelEnum {
     /// What each constant begins with and the value does not, for example `SKB_DROP_REASON_`. The rest is told in
     /// lower case.
     pub prefix: &'static str,
-    /// Values from this one on count as `other`.
+    /// Values from this one on count as `other`. Each value has a cell in each row, 33 in a histogram's, whether it ever
+    /// occurs or not.
     pub most: usize,
 }
 

@@ -13,6 +13,6 @@ pub mod state;
 pub use entity::{Container, Entity, EntityKey, Naming, Subtree};
 pub use event::{Attribute, AttributeValue, Attributes, Event, EventKind, Severity};
 pub use histogram::Histogram;
-pub use metric::{Aggregation, InfoMetric, Kind, Label, LabelValues, Metric, Split, Unit};
+pub use metric::{Aggregation, InfoMetric, KernelEnum, Kind, Label, LabelValues, Metric, Split, Unit};
 pub use row::{Column, Layout, Row};
 pub use state::State;

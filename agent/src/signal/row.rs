@@ -52,7 +52,7 @@ pub type NamesOf<'a> = &'a dyn Fn(&KernelEnum) -> Vec<Box<str>>;
 
 impl Layout {
     /// A layout for these metrics, in their order; those beyond [`COLUMNS`] are never present. A metric with a label that
-    /// the kernel names has no values here: see [`Layout::with_kernel_names`].
+    /// the kernel names has no values here: see [`Layout::with_kernel_names`]. A collector gets its own from its start.
     #[must_use]
     pub fn new(metrics: &[&'static Metric]) -> Self {
         Self::with_kernel_names(metrics, &|_| Vec::new())
@@ -152,6 +152,19 @@ impl Column {
     #[must_use]
     pub fn combinations(&self) -> usize {
         self.combinations
+    }
+
+    /// The combination of these values, one position per label. What is beyond a label's last value counts as that
+    /// one, which is `other` where the kernel names them; none without values, or with another number of them.
+    #[must_use]
+    pub fn combination_of(&self, values: &[usize]) -> Option<usize> {
+        if values.len() != self.labels.len() {
+            return None;
+        }
+        values.iter().zip(&self.labels).try_fold(0, |before, (value, names)| {
+            let last = names.len().checked_sub(1)?;
+            Some(before * names.len() + (*value).min(last))
+        })
     }
 
     /// The cells of this metric in a row's cells; none if the row, by its bits, does not have it.
@@ -369,6 +382,10 @@ mod tests {
         assert_eq!(found, [(0, 0), (0, 0), (0, 0), (0, 0), (0, 0), (2, 700)]);
         assert_eq!(column.values(5).collect::<Vec<_>>(), [("operation", "write"), ("reason", "three")]);
         assert_eq!(column.values(0).collect::<Vec<_>>(), [("operation", "read"), ("reason", "REASON_")]);
+        let of = |values: &[usize]| column.combination_of(values);
+        assert_eq!((of(&[0, 0]), of(&[1, 2]), of(&[1, 0])), (Some(0), Some(5), Some(3)));
+        assert_eq!(of(&[0, 77]), Some(2), "what has no name counts as the last one");
+        assert_eq!((of(&[1]), of(&[1, 2, 0])), (None, None));
     }
 
     #[test]
@@ -377,6 +394,7 @@ mod tests {
         let mut row = layout.row();
         row.add_histogram(&layout, &LATENCY, 0, &[1; Histogram::CELLS]);
         assert!(row.is_empty());
+        assert_eq!(layout.column(&LATENCY).unwrap().combination_of(&[0, 0]), None);
         row.add(&layout, &RUNS, 0, 1);
         assert_eq!(row.cells(layout.column(&RUNS).unwrap()), Some([1].as_slice()));
     }

@@ -20,7 +20,8 @@
 //! | `REQUEST ? 1 : 0` | the same of one request |
 //! | `SLOTS_COUNT` | what the daemon itself knows under this name |
 //!
-//! agent/src/kernel/needs reads them.
+//! agent/src/kernel/needs reads them. A structure that only one collector reads stands in that collector's module, by the
+//! same macros.
 
 mod cgroup;
 pub(crate) mod offsets;
@@ -49,7 +50,7 @@ macro_rules! number {
         value
     }};
 }
-use number;
+pub(crate) use number;
 
 /// A load in the one form that the daemon shortens: the offset, the sum, and the load of what lies there.
 macro_rules! load {
@@ -70,7 +71,7 @@ macro_rules! load {
         value
     }};
 }
-use load;
+pub(crate) use load;
 
 /// A member: a number, or a pointer to another structure.
 macro_rules! member {
@@ -82,6 +83,10 @@ macro_rules! member {
         let value: u32 = $crate::kernel::load!($base, "u32", $request, wreg);
         value
     }};
+    ($base:expr, u16, $request:literal) => {{
+        let value: u16 = $crate::kernel::load!($base, "u16", $request, wreg);
+        value
+    }};
     ($base:expr, u8, $request:literal) => {{
         let value: u8 = $crate::kernel::load!($base, "u8", $request, wreg);
         value
@@ -91,7 +96,7 @@ macro_rules! member {
         $structure::from_raw(pointer)
     }};
 }
-use member;
+pub(crate) use member;
 
 /// Defines a pointer to a kernel structure and its readable members, each with the path that is its request.
 macro_rules! structure {
@@ -123,7 +128,7 @@ macro_rules! structure {
         }
     };
 }
-use structure;
+pub(crate) use structure;
 
 /// Slots a CPU.
 #[inline(always)]

@@ -8,14 +8,14 @@ mod files;
 pub mod metrics;
 mod start;
 
-use std::{collections::HashMap, time::Instant};
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use foldhash::fast::RandomState;
 use podlens_common::{cgroup::CgroupKey, cpu::Bandwidth};
 
 use self::files::{CpuFiles, Figures};
 pub use self::start::SPEC;
-use super::{Collector, EntityCgroup, Readings, Spec, Sweep};
+use super::{Collector, EntityCgroup, Noticed, Readings, Spec, Sweep};
 use crate::{
     kernel::{
         cgroupfs::{
@@ -31,7 +31,7 @@ use crate::{
 pub struct Cpu {
     hierarchies: Hierarchies,
     reader: FileReader,
-    layout: Layout,
+    layout: Arc<Layout>,
     watched: HashMap<CgroupKey, Watched, RandomState>,
     /// Values that were asked for and had not been read in time.
     late: u64,
@@ -54,8 +54,7 @@ struct Watched {
 impl Cpu {
     /// A collector over the files of these trees, which `reader` reads.
     #[must_use]
-    pub fn new(hierarchies: Hierarchies, reader: FileReader) -> Self {
-        let layout = Layout::new(SPEC.metrics);
+    pub fn new(layout: Arc<Layout>, hierarchies: Hierarchies, reader: FileReader) -> Self {
         let found = layout.row();
         Self { hierarchies, reader, layout, watched: HashMap::default(), late: 0, found }
     }
@@ -93,12 +92,12 @@ impl Collector for Cpu {
         }
     }
 
-    fn event(&mut self, record: &Record) -> Result<(), Malformed> {
+    fn event(&mut self, record: &Record) -> Result<Option<Noticed>, Malformed> {
         let last_words = record.body()?;
         if let Some(watched) = self.watched.get_mut(&record.key) {
             watched.last_words = Some(last_words);
         }
-        Ok(())
+        Ok(None)
     }
 
     fn removed(&mut self, key: CgroupKey) -> Option<Row> {
@@ -197,7 +196,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         fs::write(root.path().join("cgroup.controllers"), "cpu\n").unwrap();
         let hierarchies = Hierarchies::find(root.path()).unwrap();
-        let mut cpu = Cpu::new(hierarchies, FileReader::start().unwrap());
+        let mut cpu = Cpu::new(Arc::new(Layout::new(SPEC.metrics)), hierarchies, FileReader::start().unwrap());
         for key in 1..=containers {
             let directory = root.path().join(key.to_string());
             fs::create_dir(&directory).unwrap();

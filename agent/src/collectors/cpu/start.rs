@@ -1,15 +1,15 @@
-//! What the collector `cpu` is made of, and how it starts. It reads files alone, but learns of cgroups and of their last
-//! figures through `lifecycle`.
+//! What the collector `cpu` is made of, and how it starts. It reads files; one program tells what a quota had done by a
+//! cgroup's removal.
 
-use std::error::Error;
+use std::{error::Error, sync::Arc};
 
-use podlens_common::event::CPU_LAST_WORDS;
+use podlens_common::cpu::LAST_WORDS;
 
 use super::{Cpu, metrics};
 use crate::{
     collectors::{
         lifecycle,
-        spec::{Kind, Spec, Start, Started, Wish},
+        spec::{Kind, Part, Program, Spec, Start, Started, Wish},
     },
     kernel::cgroupfs::hierarchies::Hierarchies,
 };
@@ -20,11 +20,16 @@ pub static SPEC: Spec = Spec {
     about: "CPU quota and what it stopped, CPU time by mode",
     kind: Kind::Files,
     is_optional: true,
-    parts: &[],
+    parts: &[Part {
+        without: Some(NO_LAST_FIGURES),
+        for_events: false,
+        programs: &[Program::on_tracepoint("cpu_last_words", lifecycle::REMOVAL, &["cgroup", "char"])],
+        maps: &[],
+    }],
     wishes: &[&[Wish { of: "bandwidth", without: NO_LAST_FIGURES }]],
     without: None,
     metrics: &[&metrics::THROTTLED, &metrics::PERIODS, &metrics::MODE, &metrics::LIMIT],
-    records: &[CPU_LAST_WORDS],
+    records: &[LAST_WORDS],
     events: &[],
     losses: &["late_file"],
     start,
@@ -34,11 +39,11 @@ const NO_LAST_FIGURES: &str = "what a quota did between the last reading and the
 
 fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
     let mut lacks: Vec<String> = lacking_controllers(start.hierarchies).map(str::to_owned).into_iter().collect();
-    if start.has("bandwidth") && !start.is_running(lifecycle::SPEC.name) {
+    if start.runs("cpu_last_words") && !start.is_running(lifecycle::SPEC.name) {
         lacks.push(format!("removals of cgroups are not reported: {NO_LAST_FIGURES}"));
     }
     let files = start.files().map_err(|cause| format!("cannot start the reader of cgroups' files: {cause}"))?;
-    Ok(Started { lacks, ..Started::whole(Cpu::new(start.hierarchies.clone(), files)) })
+    Ok(Started { lacks, ..Started::whole(Cpu::new(Arc::clone(&start.layout), start.hierarchies.clone(), files)) })
 }
 
 /// What the controllers of this node leave untold, in words.

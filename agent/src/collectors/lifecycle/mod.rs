@@ -6,4 +6,4 @@
 pub mod events;
 mod start;
 
-pub use self::start::SPEC;
+pub use self::start::{REMOVAL, SPEC};

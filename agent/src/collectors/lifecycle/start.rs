@@ -2,7 +2,10 @@
 
 use std::error::Error;
 
-use podlens_common::event::{CGROUP_BORN, CGROUP_REMOVED, INIT_ENDED};
+use podlens_common::{
+    event::{CGROUP_BORN, CGROUP_REMOVED},
+    lifecycle::INIT_ENDED,
+};
 
 use super::events;
 use crate::{
@@ -12,6 +15,9 @@ use crate::{
     },
     kernel::maps::Map,
 };
+
+/// The tracepoint that tells a removal. Other collectors' programs on it are attached before this collector's.
+pub const REMOVAL: &str = "cgroup_rmdir";
 
 /// The collector.
 pub static SPEC: Spec = Spec {
@@ -24,15 +30,15 @@ pub static SPEC: Spec = Spec {
             without: None,
             for_events: false,
             programs: &[
-                Program::on_tracepoint("cgroup_mkdir", "cgroup_mkdir", 2),
-                Program::on_tracepoint("cgroup_rmdir", "cgroup_rmdir", 2),
+                Program::on_tracepoint("cgroup_mkdir", "cgroup_mkdir", &["cgroup", "char"]),
+                Program::on_tracepoint("cgroup_rmdir", REMOVAL, &["cgroup", "char"]),
             ],
             maps: &[Map::fixed("EVENTS"), Map::fixed("EVENT_BUFFER")],
         },
         Part {
             without: Some("ends of containers are told by pods' statuses alone"),
             for_events: true,
-            programs: &[Program::on_tracepoint("init_exit", "sched_process_exit", 1)],
+            programs: &[Program::on_tracepoint("init_exit", "sched_process_exit", &["task_struct"])],
             maps: &[],
         },
     ],

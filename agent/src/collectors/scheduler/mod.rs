@@ -9,7 +9,7 @@ pub mod metrics;
 mod start;
 mod totals;
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use foldhash::fast::RandomState;
 use podlens_common::{
@@ -21,9 +21,9 @@ pub use self::start::{SPEC, SchedulerMaps};
 use self::{
     clock::RunQueueClock,
     culprits::{Caused, Seen},
-    totals::{Totals, distribution},
+    totals::Totals,
 };
-use super::{Collector, Readings, SlotsInUse, Spec, Sweep};
+use super::{Collector, Readings, SlotsInUse, Spec, Sweep, distribution};
 use crate::signal::{Layout, Row};
 
 /// Times that an entry is read anew if a program writes it at that moment; the programs take well below 1 us.
@@ -42,7 +42,7 @@ pub struct Offers {
 pub struct Scheduler {
     maps: SchedulerMaps,
     offers: Offers,
-    layout: Layout,
+    layout: Arc<Layout>,
     clock: RunQueueClock,
     seen: Seen,
     /// Each slot's row, whose values only rise: an estimate of a running slice may be followed by a smaller exact
@@ -82,8 +82,7 @@ impl Collector for Scheduler {
 impl Scheduler {
     /// A collector over the programs' maps.
     #[must_use]
-    pub fn new(maps: SchedulerMaps, offers: Offers) -> Self {
-        let layout = Layout::new(SPEC.metrics);
+    pub fn new(layout: Arc<Layout>, maps: SchedulerMaps, offers: Offers) -> Self {
         Self {
             maps,
             offers,

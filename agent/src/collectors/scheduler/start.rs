@@ -1,6 +1,6 @@
 //! What the collector `scheduler` is made of, and how it starts.
 
-use std::error::Error;
+use std::{error::Error, sync::Arc};
 
 use podlens_common::scheduler::{Account, Now, SlotTotals, culprits::Culprits};
 
@@ -20,15 +20,19 @@ pub static SPEC: Spec = Spec {
         Part {
             without: Some("migrations and the part of a wait before one are missing"),
             for_events: false,
-            programs: &[Program::on_tracepoint("sched_migrate", "sched_migrate_task", 1)],
+            programs: &[Program::on_tracepoint("sched_migrate", "sched_migrate_task", &["task_struct"])],
             maps: &[],
         },
         Part {
             without: None,
             for_events: false,
             programs: &[
-                Program::on_tracepoint("cgroup_attach", "cgroup_attach_task", 4),
-                Program::on_tracepoint("sched_switch", "sched_switch", 3),
+                Program::on_tracepoint(
+                    "cgroup_attach",
+                    "cgroup_attach_task",
+                    &["cgroup", "char", "task_struct", "_Bool"],
+                ),
+                Program::on_tracepoint("sched_switch", "sched_switch", &["_Bool", "task_struct", "task_struct"]),
             ],
             maps: &[
                 Map::per_cpu_and_slot("ACCOUNTS"),
@@ -92,5 +96,5 @@ fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
         cpu_count: start.cpus,
         slot_count: start.slots,
     };
-    Ok(Started::whole(Scheduler::new(maps, offers)))
+    Ok(Started::whole(Scheduler::new(Arc::clone(&start.layout), maps, offers)))
 }

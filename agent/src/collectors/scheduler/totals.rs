@@ -1,11 +1,9 @@
 //! One slot's figures over all CPUs, summed up at each sweep. Pure.
 
 use podlens_common::{
-    histogram::{BUCKETS, bucket},
+    histogram::BUCKETS,
     scheduler::{Account, Cause, OffCpu, SlotTotals, WAITS_LIMIT},
 };
-
-use crate::signal::Histogram;
 
 /// The sums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,20 +67,6 @@ impl Totals {
             *sum = sum.wrapping_add((*more).into());
         }
     }
-}
-
-/// A distribution's cells: its buckets, from what is counted at each hash, then its sum.
-pub(super) fn distribution(hashed: &[u64; BUCKETS], sum_ns: u64) -> [u64; Histogram::CELLS] {
-    let mut cells = [0; Histogram::CELLS];
-    for (hash, count) in hashed.iter().enumerate() {
-        if let Some(cell) = bucket(hash).and_then(|bucket| cells.get_mut(bucket)) {
-            *cell = *count;
-        }
-    }
-    if let Some(sum) = cells.last_mut() {
-        *sum = sum_ns;
-    }
-    cells
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod start;
 
 use std::{
     collections::{HashMap, HashSet},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -33,7 +34,7 @@ const WALKS: u32 = 3;
 
 /// The collector at work.
 pub struct Tasks {
-    layout: Layout,
+    layout: Arc<Layout>,
     processes: Option<MappedArray<Processes>>,
     walk: Option<WalkMaps>,
     walked: Walked,
@@ -59,8 +60,7 @@ struct Walked {
 impl Tasks {
     /// A collector over what of its two parts works here.
     #[must_use]
-    pub fn new(processes: Option<MappedArray<Processes>>, walk: Option<WalkMaps>) -> Self {
-        let layout = Layout::new(SPEC.metrics);
+    pub fn new(layout: Arc<Layout>, processes: Option<MappedArray<Processes>>, walk: Option<WalkMaps>) -> Self {
         let found = layout.row();
         Self { layout, processes, walk, walked: Walked::default(), unfinished: 0, found }
     }

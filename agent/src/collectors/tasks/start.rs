@@ -1,6 +1,6 @@
 //! What the collector `tasks` is made of, and how it starts.
 
-use std::error::Error;
+use std::{error::Error, sync::Arc};
 
 use podlens_common::tasks::{TaskRecord, TaskWalk};
 
@@ -21,8 +21,8 @@ pub static SPEC: Spec = Spec {
             without: Some("counts of processes are missing"),
             for_events: false,
             programs: &[
-                Program::on_tracepoint("process_fork", "sched_process_fork", 2),
-                Program::on_tracepoint("process_exit", "sched_process_exit", 1),
+                Program::on_tracepoint("process_fork", "sched_process_fork", &["task_struct", "task_struct"]),
+                Program::on_tracepoint("process_exit", "sched_process_exit", &["task_struct"]),
             ],
             maps: &[Map::per_slot("PROCESSES", 1), Map::fixed("ENDED")],
         },
@@ -64,5 +64,5 @@ fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
     } else {
         None
     };
-    Ok(Started::whole(Tasks::new(processes, walk)))
+    Ok(Started::whole(Tasks::new(Arc::clone(&start.layout), processes, walk)))
 }

@@ -64,29 +64,56 @@ impl Btf {
     /// # Errors
     /// [`BtfError::MissingEnumerator`]; [`BtfError::Malformed`] for a damaged file.
     pub fn enum_value(&self, enumeration: &str, enumerator: &str) -> Result<i64, BtfError> {
+        let of_type = |type_id| {
+            let mut constants = self.constants_of(type_id).ok()??;
+            constants.find_map(|constant| match constant {
+                Ok((name, value)) => (name == enumerator.as_bytes()).then_some(Ok(value)),
+                Err(error) => Some(Err(error)),
+            })
+        };
+        self.index.named(enumeration).find_map(of_type).unwrap_or_else(|| {
+            Err(BtfError::MissingEnumerator { enumeration: enumeration.to_owned(), enumerator: enumerator.to_owned() })
+        })
+    }
+
+    /// All constants of an enumeration with their values, as they stand in its definition.
+    ///
+    /// # Errors
+    /// [`BtfError::MissingEnumeration`]; [`BtfError::Malformed`] for a damaged file.
+    pub fn enumerators(&self, enumeration: &str) -> Result<Vec<(String, i64)>, BtfError> {
         for type_id in self.index.named(enumeration) {
-            let record = self.index.record(type_id)?;
-            let words = match record.kind {
-                Kind::Enumeration => 2,
-                Kind::Enumeration64 => 3,
-                _ => continue,
-            };
-            for element in 0..record.count {
-                if self.index.string(self.index.word(&record, element, words, 0)?)? != enumerator.as_bytes() {
-                    continue;
-                }
-                let low = self.index.word(&record, element, words, 1)?;
-                return Ok(match (record.kind, record.flag) {
-                    (Kind::Enumeration64, _) => {
-                        let high = self.index.word(&record, element, words, 2)?;
-                        ((u64::from(high) << 32) | u64::from(low)).cast_signed()
-                    }
-                    (_, true) => i64::from(low.cast_signed()),
-                    (_, false) => i64::from(low),
-                });
+            if let Some(constants) = self.constants_of(type_id)? {
+                let text = |(name, value)| (String::from_utf8_lossy(name).into_owned(), value);
+                return constants.map(|constant| constant.map(text)).collect();
             }
         }
-        Err(BtfError::MissingEnumerator { enumeration: enumeration.to_owned(), enumerator: enumerator.to_owned() })
+        Err(BtfError::MissingEnumeration { name: enumeration.to_owned() })
+    }
+
+    /// The constants of a type; none if it is no enumeration.
+    fn constants_of(
+        &self,
+        type_id: u32,
+    ) -> Result<Option<impl Iterator<Item = Result<(&[u8], i64), BtfError>>>, BtfError> {
+        let record = self.index.record(type_id)?;
+        let words = match record.kind {
+            Kind::Enumeration => 2,
+            Kind::Enumeration64 => 3,
+            _ => return Ok(None),
+        };
+        Ok(Some((0..record.count).map(move |element| {
+            let name = self.index.string(self.index.word(&record, element, words, 0)?)?;
+            let low = self.index.word(&record, element, words, 1)?;
+            let value = match (record.kind, record.flag) {
+                (Kind::Enumeration64, _) => {
+                    let high = self.index.word(&record, element, words, 2)?;
+                    ((u64::from(high) << 32) | u64::from(low)).cast_signed()
+                }
+                (_, true) => i64::from(low.cast_signed()),
+                (_, false) => i64::from(low),
+            };
+            Ok((name, value))
+        })))
     }
 
     /// The arguments that a tracepoint passes to programs attached with BTF types, in order.

@@ -174,6 +174,12 @@ pub enum BtfError {
         /// The constant.
         enumerator: String,
     },
+    /// No enumeration of that name.
+    #[error("this kernel has no `enum {name}`")]
+    MissingEnumeration {
+        /// Its name.
+        name: String,
+    },
     /// No such tracepoint.
     #[error("this kernel has no tracepoint `{name}` that BPF programs can attach to with types")]
     MissingTracepoint {

@@ -126,6 +126,20 @@ fn enumerators_are_read_in_all_widths_and_signs() {
 }
 
 #[test]
+fn an_enumeration_lists_its_constants_with_their_values() {
+    let mut blob = Blob::new();
+    let names = ["A_LOW", "A_HIGH"].map(|name| blob.text(name));
+    blob.aggregate("twin", STRUCT, 4, &[("first", 1, 0)]);
+    blob.add("twin", ENUM, 2, 4, &[names[0], 7, names[1], 3]);
+    let btf = blob.parse();
+    assert_eq!(btf.enumerators("twin").unwrap(), [("A_LOW".to_owned(), 7), ("A_HIGH".to_owned(), 3)]);
+    for absent in ["absent", "_Bool"] {
+        let error = btf.enumerators(absent).unwrap_err();
+        assert!(error.to_string().contains(&format!("no `enum {absent}`")), "{error}");
+    }
+}
+
+#[test]
 fn a_tracepoint_lists_its_arguments_without_the_private_pointer() {
     let mut blob = Blob::new();
     let task = blob.aggregate("task", STRUCT, 4, &[("flags", 1, 0)]);

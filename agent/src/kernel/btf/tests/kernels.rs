@@ -7,26 +7,19 @@ use std::env;
 use std::path::{Path, PathBuf};
 
 use super::super::{Btf, Shape};
-use crate::kernel::{
-    needs::{Answers, Fact, Request, programs},
-    object::OBJECT,
+use crate::{
+    collectors::ALL,
+    kernel::{
+        hooks::Hook,
+        needs::{Answers, Fact, Request, programs},
+        object::OBJECT,
+    },
 };
 
 const RUNNING: &str = "/sys/kernel/btf/vmlinux";
 const SERIES: [&str; 4] = ["5.10", "6.1", "6.12", "7.2"];
 /// What the daemon itself knows.
 const NODE: [(&str, u32); 4] = [("HAS_V1", 0), ("V1_HIERARCHY", 0), ("SLOTS_COUNT", 64), ("CPUS_COUNT", 2)];
-
-/// What each tracepoint's arguments point to, as the programs take them; those behind are numbers.
-const ARGUMENTS: &[(&str, &[&str])] = &[
-    ("sched_switch", &["_Bool", "task_struct", "task_struct"]),
-    ("sched_migrate_task", &["task_struct"]),
-    ("cgroup_mkdir", &["cgroup", "char"]),
-    ("cgroup_rmdir", &["cgroup", "char"]),
-    ("cgroup_attach_task", &["cgroup", "char", "task_struct", "_Bool"]),
-    ("sched_process_exit", &["task_struct"]),
-    ("sched_process_fork", &["task_struct", "task_struct"]),
-];
 
 fn fetched(series: &str) -> PathBuf {
     let named = env::var_os("PODLENS_TEST_BTF_DIR").map(PathBuf::from);
@@ -45,9 +38,11 @@ fn read(path: &Path) -> Btf {
 
 /// Asks for everything; gives what is missing, program by program.
 fn check_all(kernel: &str, btf: Btf) -> Vec<String> {
+    for program in ALL.iter().flat_map(|spec| spec.programs()) {
+        check_hook(kernel, &btf, program.hook);
+    }
     let programs = programs(OBJECT).unwrap();
     for program in &programs {
-        check_hook(kernel, &btf, &program.section);
         for request in &program.requests {
             if let Some(Request::Fact(Fact::Member { bytes, paths }, _)) = Request::parse(request) {
                 check_member(kernel, &btf, bytes, &paths);
@@ -83,14 +78,12 @@ fn check_member(kernel: &str, btf: &Btf, bytes: Option<u32>, paths: &[&str]) {
     assert!(fits, "{kernel}: {paths:?} is {member:?}");
 }
 
-fn check_hook(kernel: &str, btf: &Btf, section: &str) {
-    let Some(name) = section.strip_prefix("tp_btf/") else {
-        assert_eq!(section, "iter/task");
+fn check_hook(kernel: &str, btf: &Btf, hook: Hook) {
+    let Hook::Tracepoint { name, arguments: types } = hook else {
         return assert!(btf.function_exists("bpf_iter_task"), "{kernel}");
     };
-    let (_, types) = ARGUMENTS.iter().find(|(known, _)| *known == name).unwrap_or_else(|| panic!("{name}"));
     let arguments = btf.tracepoint(name).unwrap_or_else(|error| panic!("{kernel}: {error}"));
-    for (argument, expected) in arguments.iter().zip(*types) {
+    for (argument, expected) in arguments.iter().zip(types) {
         assert_eq!(argument.type_name, *expected, "{kernel}: {name} {arguments:?}");
     }
     assert!((types.len()..=types.len() + 1).contains(&arguments.len()), "{kernel}: {name} {arguments:?}");
