@@ -36,11 +36,14 @@ Made from the collectors' definitions by `cargo xtask docs`; change those instea
 | --- | --- |
 | container of a pod | `namespace`, `pod`, `container`, `node` |
 | pod's own cgroup and its sandbox | the same, `container` empty |
-| systemd unit, container outside pods, plain cgroup | `unit`, `node` |
-| kernel threads in the root cgroup | `unit=\"kernel\"`, `node` |
-| other tasks in the root cgroup | `unit=\"/\"`, `node` |
-| tasks whose cgroup has no slot or no known path | `unit=\"unattributed\"`, `node` |
-| on a node that is itself a container (kind, k3d): whatever else runs on its host | `unit=\"outside\"`, `node` |
+| systemd unit, container outside pods, plain cgroup | `unit`, `node`; `namespace`, `pod` and `container` empty |
+| kernel threads in the root cgroup | `unit=\"kernel\"`, the others as with a unit |
+| other tasks in the root cgroup | `unit=\"/\"`, the others as with a unit |
+| tasks whose cgroup has no slot or no known path | `unit=\"unattributed\"`, the others as with a unit |
+| on a node that is itself a container (kind, k3d): whatever else runs on its host | `unit=\"outside\"`, the others as with a unit |
+
+To Prometheus an empty label is an absent one, in queries too. The page has it all the same: where a scrape honours labels
+(`honor_labels: true`), it keeps out the label of the pod that is scraped, the agent's own.
 
 Until its name is known, a pod is called by its uid, a container by the first 12 digits of its id, and the namespace is
 empty. No process id, address or port is ever a label. A value that cannot be measured has no sample; it is never 0.
@@ -56,7 +59,8 @@ const EVENTS: &str = "\
 
 Made from the definitions by `cargo xtask docs`; change those instead.
 
-An event is told once, as an OTLP log record, over the connection that the metrics use. `event_name` is the name below;
+An event is told once, as an OTLP log record, to the receiver of the metrics, unless OpenTelemetry's variables for logs name
+another ([otlp.md](otlp.md)). `event_name` is the name below;
 the record's resource is its entity's, the same as in metrics, or the agent's own (`service.name` = `podlens`). The time is
 when it happened, the observed time when podlens noticed it. An event waits up to 30 s for the name of a new pod. What is
 not known has no attribute.
@@ -88,6 +92,8 @@ Every key has a default. Each source stands over the one before:
 2. a YAML file, named by `--config` or by `PODLENS_CONFIG`;
 3. `PODLENS_...` variables;
 4. flags (`podlens run --help`).
+
+Events are log records: for them, a standard variable with `LOGS` in its name takes the place of the one with `METRICS`.
 
 A dot in a key is a level in the file. A key or a `PODLENS_...` variable that does not exist is refused with the nearest
 valid name, a wrong value with what it must be.
@@ -229,7 +235,7 @@ fn push_metric(text: &mut String, metric: &Metric) {
 fn push_info(text: &mut String, metric: &InfoMetric, labels: &str) {
     let rows = [
         ("kind, unit", "info: a gauge that is always 1".to_owned()),
-        ("labels", labels.to_owned() + if metric.of_pod { ", without `container`" } else { "" }),
+        ("labels", labels.to_owned() + if metric.of_pod { ", `container` empty" } else { "" }),
         ("source", metric.source.to_owned()),
     ];
     push_section(text, metric.name, metric.help, &rows);
@@ -316,8 +322,8 @@ fn own_page() -> String {
     let mut config = Config::defaults(&switchable());
     config.kubernetes.source = NameSource::Bundle;
     nobodys_run.path().clone_into(&mut config.kubernetes.bundle_root);
-    config.otlp.endpoint =
-        Some(config::Endpoint { url: http::Uri::from_static("http://127.0.0.1:4317"), is_for_metrics: false });
+    config.logs.endpoint =
+        Some(config::Endpoint { url: http::Uri::from_static("http://127.0.0.1:4317"), is_for_signal: false });
     let pipeline = Arc::new(Pipeline::start(&config).unwrap());
     for (name, state) in pipeline.states() {
         assert!(matches!(state, State::Running | State::Degraded(_)), "{name} must run for its counters: {state:?}");

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 pub struct Sample {
     /// The series' name, `_bucket`, `_sum` or `_count` included.
     pub name: String,
-    /// All labels.
+    /// All labels but the empty ones: to Prometheus they are absent.
     pub labels: BTreeMap<String, String>,
     /// The value as written.
     pub text: String,
@@ -131,5 +131,19 @@ fn read_labels(text: &str) -> BTreeMap<String, String> {
         assert_eq!(twice, None, "label {name} twice in {text}");
         rest = after.get(end + 1..).unwrap_or("").trim_start_matches(',');
     }
+    labels.retain(|_, value| !value.is_empty());
     labels
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Page;
+
+    #[test]
+    fn an_empty_label_is_an_absent_one_as_prometheus_has_it() {
+        let page = Page::parse("a{namespace=\"\",pod=\"\",unit=\"x\\\"y\"} 1\na{pod=\"p\"} 2\n");
+        assert_eq!(page.count("a", &[("unit", "x\"y"), ("pod", "")]), Some(1));
+        assert_eq!(page.count("a", &[("pod", "p")]), Some(2));
+        assert_eq!(page.samples[0].labels.len(), 1);
+    }
 }

@@ -22,11 +22,11 @@ use tracing::{info, warn};
 
 use crate::{
     attribution::kubernetes::source,
-    config::{self, Compression, Config, Histograms},
+    config::{self, Compression, Config, Histograms, Otlp},
     export::{
         otlp::{Options, is_of_entity},
         otlp_client::{self, EXPORTER, OtlpClient, OtlpConfig, OtlpLogClient, OtlpTls},
-        own,
+        own::{self, OwnPush},
         server::{Content, Server, Verdict},
     },
     kernel::process,
@@ -69,7 +69,8 @@ async fn serve(config: &Config) -> Result<()> {
     let (stop, shutdown) = watch::channel(false);
     let beat = Arc::new(AtomicU64::new(0));
 
-    let otlp = otlp_settings(config)?;
+    let otlp = otlp_settings(config, &config.otlp)?;
+    let logs = if config.tells_events() { otlp_settings(config, &config.logs)? } else { None };
     let telemetry = Arc::new(SelfTelemetry::new(env!("CARGO_PKG_VERSION"), otlp.as_ref().map(|_| &COUNTERS))?);
     let pipeline = Arc::new(Pipeline::start(config)?);
     let source = Arc::new(Source(Arc::clone(&pipeline)));
@@ -92,12 +93,16 @@ async fn serve(config: &Config) -> Result<()> {
     }
     if let Some(otlp) = otlp {
         pipeline.expect_exporter(EXPORTER);
-        let client = OtlpClient::new(&otlp, &config.node, source, &COUNTERS, Some(telemetry))?;
+        let client = OtlpClient::new(&otlp, &config.node, source, &COUNTERS)?;
+        // After everything that is registered.
+        let own_push = OwnPush::new(&otlp, &config.node, telemetry)?;
         info!(endpoint = otlp.endpoint, interval = ?otlp.interval, "pushing");
         tasks.spawn(client.run(shutdown.clone()));
-        if let (Some(events), Some(counters)) = (pipeline.event_log(), log_counters) {
-            tasks.spawn(OtlpLogClient::new(&otlp, &config.node, events, counters)?.run(shutdown.clone()));
-        }
+        tasks.spawn(own_push.run(shutdown.clone()));
+    }
+    if let (Some(logs), Some(events), Some(counters)) = (logs, pipeline.event_log(), log_counters) {
+        info!(endpoint = logs.endpoint, "pushing events");
+        tasks.spawn(OtlpLogClient::new(&logs, &config.node, events, counters)?.run(shutdown.clone()));
     }
 
     tokio::select! {
@@ -112,9 +117,8 @@ async fn serve(config: &Config) -> Result<()> {
     Ok(())
 }
 
-/// The client's settings; none if nothing is to be pushed.
-fn otlp_settings(config: &Config) -> Result<Option<OtlpConfig>> {
-    let settings = &config.otlp;
+/// A client's settings; none if nothing is to be pushed.
+fn otlp_settings(config: &Config, settings: &Otlp) -> Result<Option<OtlpConfig>> {
     let Some(endpoint) = settings.endpoint.as_ref().filter(|_| settings.enabled) else { return Ok(None) };
     let pem = |path: &Option<PathBuf>| {
         path.as_ref()
@@ -136,7 +140,7 @@ fn otlp_settings(config: &Config) -> Result<Option<OtlpConfig>> {
             config::Protocol::HttpProtobuf => otlp_client::Protocol::HttpProtobuf,
         },
         endpoint: endpoint.url.to_string(),
-        endpoint_has_path: endpoint.is_for_metrics,
+        endpoint_has_path: endpoint.is_for_signal,
         headers: settings.headers.values.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
         timeout: settings.timeout,
         interval: settings.interval,

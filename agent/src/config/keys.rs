@@ -165,7 +165,7 @@ pub(super) const KEYS: &[Key] = &[
         example: "http://collector:4317",
         help: "The OpenTelemetry receiver that metrics are pushed to; over HTTP /v1/metrics is added to its path, but not to that of `OTEL_EXPORTER_OTLP_METRICS_ENDPOINT`",
         set: Set::Value(|config, text| {
-            let endpoint = endpoint(text).map(|url| Endpoint { url, is_for_metrics: false });
+            let endpoint = endpoint(text).map(|url| Endpoint { url, is_for_signal: false });
             assign(&mut config.otlp.endpoint, endpoint.map(Some))
         }),
     },

@@ -23,6 +23,7 @@ use std::{
     time::Duration,
 };
 
+use self::otel::Signal;
 pub use error::{Error, Origin};
 pub use reference::reference;
 pub use setting::check_value;
@@ -50,6 +51,8 @@ pub struct Config {
     pub events: Events,
     pub log: Log,
     pub otlp: Otlp,
+    /// What `otlp` is for events: OpenTelemetry has variables of their own for log records, below the same keys.
+    pub logs: Otlp,
     pub kubernetes: Kubernetes,
 }
 
@@ -137,21 +140,34 @@ pub struct Otlp {
     pub service_attributes: bool,
 }
 
-impl Otlp {
-    /// Events have somewhere to go: a receiver that was not given for metrics alone.
-    #[must_use]
-    pub fn takes_events(&self) -> bool {
-        self.enabled && self.endpoint.as_ref().is_some_and(|endpoint| !endpoint.is_for_metrics)
+impl Default for Otlp {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            protocol: Protocol::Grpc,
+            endpoint: None,
+            interval: Duration::from_secs(15),
+            timeout: Duration::from_secs(10),
+            headers: Headers::default(),
+            compression: Compression::None,
+            certificate: None,
+            client_certificate: None,
+            client_key: None,
+            histograms: Histograms::Exponential,
+            resource_attributes: BTreeMap::new(),
+            service_name: None,
+            service_attributes: false,
+        }
     }
 }
 
-/// Where metrics are pushed to.
+/// Where metrics or events are pushed to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// The receiver.
     pub url: http::Uri,
-    /// Over HTTP: the path is the metrics' own, and none is added to it.
-    pub is_for_metrics: bool,
+    /// Over HTTP: the path is the signal's own, and none is added to it.
+    pub is_for_signal: bool,
 }
 
 /// How the receiver is spoken to.
@@ -221,6 +237,12 @@ impl fmt::Debug for Headers {
 }
 
 impl Config {
+    /// Events are wanted and have somewhere to go.
+    #[must_use]
+    pub fn tells_events(&self) -> bool {
+        self.events.enabled && self.logs.enabled && self.logs.endpoint.is_some()
+    }
+
     /// The defaults, with each collector on. The node has no name yet.
     #[must_use]
     pub fn defaults(collectors: &[&str]) -> Self {
@@ -235,22 +257,8 @@ impl Config {
             collectors: collectors.iter().map(|&name| (name.to_owned(), true)).collect(),
             events: Events { enabled: true },
             log: Log { level: LogLevel::Info, format: LogFormat::Text },
-            otlp: Otlp {
-                enabled: true,
-                protocol: Protocol::Grpc,
-                endpoint: None,
-                interval: Duration::from_secs(15),
-                timeout: Duration::from_secs(10),
-                headers: Headers::default(),
-                compression: Compression::None,
-                certificate: None,
-                client_certificate: None,
-                client_key: None,
-                histograms: Histograms::Exponential,
-                resource_attributes: BTreeMap::new(),
-                service_name: None,
-                service_attributes: false,
-            },
+            otlp: Otlp::default(),
+            logs: Otlp::default(),
             kubernetes: Kubernetes {
                 source: NameSource::Auto,
                 kubeconfig: None,
@@ -312,10 +320,23 @@ pub struct Loaded {
 /// # Errors
 /// The first thing that is wrong with it, with its place and the remedy.
 pub fn load(inputs: &Inputs<'_>) -> Result<Loaded, Error> {
+    let Loaded { mut config, mut warnings } = load_for(inputs, Signal::Metrics)?;
+    let logs = load_for(inputs, Signal::Logs)?;
+    config.logs = logs.config.otlp;
+    for warning in logs.warnings {
+        if !warnings.contains(&warning) {
+            warnings.push(warning);
+        }
+    }
+    Ok(Loaded { config, warnings })
+}
+
+/// Everything, as it is for this signal.
+fn load_for(inputs: &Inputs<'_>, signal: Signal) -> Result<Loaded, Error> {
     let variables = env::Variables::new(&inputs.variables);
     let mut config = Config::defaults(inputs.collectors);
 
-    let mut warnings = otel::apply(&mut config, &variables);
+    let mut warnings = otel::apply(&mut config, &variables, signal);
     let standard_identity = (config.otlp.client_certificate.clone(), config.otlp.client_key.clone());
     if let Some(text) = variables.text("NODE_IP")? {
         config.kubernetes.kubelet_url = kubelet_at(text)?;

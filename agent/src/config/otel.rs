@@ -1,8 +1,9 @@
 //! The standard environment variables of OpenTelemetry's exporters, the lowest source above the defaults.
 //!
 //! As the specification of OpenTelemetry wants it: an empty variable is an unset one, durations are milliseconds, words are
-//! taken in any case, the variable for metrics wins over the one for all signals, and a value that cannot be used is passed
-//! over with a warning. Variables that are not in the list are ignored.
+//! taken in any case, the variable for one signal wins over the one for all, and a value that cannot be used is passed over
+//! with a warning. Variables that are not in the list are ignored. The list is read twice: for metrics, and for events,
+//! which are log records, with `LOGS` in the names.
 //!
 //! Two decisions beyond it. A variable that switches pushing off stands for `otlp.enabled`, so that it holds for whatever
 //! gives the endpoint, and that key can switch it on again. And where a header cannot be sent, nothing is pushed: without a
@@ -27,6 +28,24 @@ struct Standard {
     set: fn(&mut Config, &str, &mut Context<'_>) -> Option<Taken>,
 }
 
+/// What the receiver is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Signal {
+    Metrics,
+    /// Events.
+    Logs,
+}
+
+impl Signal {
+    /// This signal's variable in place of the one for metrics.
+    fn variable(self, name: &str) -> String {
+        match self {
+            Self::Metrics => name.to_owned(),
+            Self::Logs => name.replace("_METRICS_", "_LOGS_"),
+        }
+    }
+}
+
 /// What a usable value means for the variables after it.
 enum Taken {
     /// The key is set.
@@ -37,7 +56,8 @@ enum Taken {
 
 /// What a variable may look at beside its own value.
 struct Context<'a> {
-    name: &'static str,
+    signal: Signal,
+    name: String,
     variables: &'a Variables<'a>,
     warnings: Vec<String>,
 }
@@ -156,15 +176,15 @@ pub(super) fn variables_of(key: &str) -> impl Iterator<Item = &'static str> {
 }
 
 /// Sets what the standard variables say, and returns a warning for each that cannot be used.
-pub(super) fn apply(config: &mut Config, variables: &Variables<'_>) -> Vec<String> {
-    let mut context = Context { name: TEMPORALITY.0, variables, warnings: Vec::new() };
+pub(super) fn apply(config: &mut Config, variables: &Variables<'_>, signal: Signal) -> Vec<String> {
+    let mut context = Context { signal, name: TEMPORALITY.0.to_owned(), variables, warnings: Vec::new() };
     if let Some(asked) = given(variables, TEMPORALITY.0).filter(|asked| !asked.eq_ignore_ascii_case(TEMPORALITY.1)) {
         context.warn_of(&asked, TEMPORALITY.1);
     }
     for key in KEYS {
         for standard in STANDARD.iter().filter(|standard| standard.key == key.path) {
-            let Some(value) = given(variables, standard.name) else { continue };
-            context.name = standard.name;
+            context.name = signal.variable(standard.name);
+            let Some(value) = given(variables, &context.name) else { continue };
             match (standard.set)(config, &value, &mut context) {
                 Some(Taken::Set) => break,
                 Some(Taken::Nothing) => {}
@@ -201,7 +221,7 @@ pub(super) fn hold_back_without_headers(config: &mut Config) -> Option<String> {
     }
     otlp.enabled = false;
     let headers = otlp.headers.unsendable.join(", ");
-    Some(format!("nothing is pushed, since it would go without {headers}: correct the variable, or set `otlp.headers`"))
+    Some(format!("nothing is pushed without {headers}: correct the variable, or set `otlp.headers`"))
 }
 
 /// What a variable holds; nothing for one that is empty or unset.
@@ -213,7 +233,7 @@ fn given(variables: &Variables<'_>, name: &str) -> Option<String> {
 
 impl Context<'_> {
     fn warn_of(&mut self, value: &str, expects: &str) {
-        let name = self.name;
+        let name = &self.name;
         // Headers hold credentials.
         let found = if name.ends_with("_HEADERS") { "malformed".to_owned() } else { setting::quoted(value) };
         self.warnings.push(format!("environment variable {name} is {found}, but must be {expects}; passed over"));
@@ -246,7 +266,7 @@ fn metrics_exporter(config: &mut Config, text: &str, context: &mut Context<'_>) 
 fn protocol(config: &mut Config, text: &str, context: &mut Context<'_>) -> Option<Taken> {
     // A receiver that takes JSON takes protobuf at the same address.
     if text.eq_ignore_ascii_case("http/json") {
-        let name = context.name;
+        let name = &context.name;
         context
             .warnings
             .push(format!("environment variable {name} is `http/json`; podlens sends http/protobuf instead"));
@@ -258,7 +278,7 @@ fn protocol(config: &mut Config, text: &str, context: &mut Context<'_>) -> Optio
 }
 
 /// An address without a scheme is allowed for gRPC; another variable then tells whether it is encrypted.
-fn set_endpoint(config: &mut Config, text: &str, context: &mut Context<'_>, is_for_metrics: bool) -> Option<Taken> {
+fn set_endpoint(config: &mut Config, text: &str, context: &mut Context<'_>, is_for_signal: bool) -> Option<Taken> {
     let url = if text.contains("://") {
         endpoint(text)
     } else if config.otlp.protocol == Protocol::Grpc {
@@ -266,11 +286,13 @@ fn set_endpoint(config: &mut Config, text: &str, context: &mut Context<'_>, is_f
     } else {
         None
     };
-    set(assign(&mut config.otlp.endpoint, url.map(|url| Some(Endpoint { url, is_for_metrics }))))
+    set(assign(&mut config.otlp.endpoint, url.map(|url| Some(Endpoint { url, is_for_signal }))))
 }
 
 fn is_insecure(context: &mut Context<'_>) -> bool {
-    let Some((name, value)) = INSECURE.iter().find_map(|name| Some((*name, given(context.variables, name)?))) else {
+    let names = INSECURE.map(|name| context.signal.variable(name));
+    let Some((name, value)) = names.into_iter().find_map(|name| given(context.variables, &name).map(|it| (name, it)))
+    else {
         return false;
     };
     boolean(&value).unwrap_or_else(|| {
@@ -293,7 +315,7 @@ fn timeout(config: &mut Config, text: &str, _: &mut Context<'_>) -> Option<Taken
 /// Keeps every pair that can be sent and names every other.
 #[allow(clippy::unnecessary_wraps, reason = "one of the setters, which all have this type")]
 fn headers(config: &mut Config, text: &str, context: &mut Context<'_>) -> Option<Taken> {
-    let variable = context.name;
+    let variable = context.name.clone();
     let pairs = text.split(',').map(str::trim).enumerate().filter(|(_, pair)| !pair.is_empty());
     for (at, pair) in pairs {
         let (name, text) = pair.split_once('=').unwrap_or((pair, ""));

@@ -242,7 +242,8 @@ pub(crate) fn any_snapshot() -> impl Strategy<Value = Snapshot> {
 /// A series: its name and its labels.
 pub(crate) type Series = (String, BTreeMap<String, String>);
 
-/// Reads the samples of a text page. Panics at anything that is not well formed.
+/// Reads the samples of a text page. An empty label is an absent one, as Prometheus has it. Panics at anything that is not
+/// well formed.
 pub(crate) fn parse(page: &str) -> BTreeMap<Series, f64> {
     let mut found = BTreeMap::new();
     for line in page.lines().filter(|line| !line.starts_with('#')) {
@@ -273,6 +274,7 @@ pub(crate) fn parse(page: &str) -> BTreeMap<Series, f64> {
                 rest = &value[end + 1..];
                 rest = rest.strip_prefix(',').unwrap_or(rest);
             }
+            labels.retain(|_, text| !text.is_empty());
             rest = &rest[1..];
         }
         let value = rest.strip_prefix(' ').expect(line).parse().expect(line);

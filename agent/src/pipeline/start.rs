@@ -71,7 +71,7 @@ impl Pipeline {
         let asked: Vec<&str> = running(&states).collect();
         let memory = Plan::new(&Demand { cpus, limit, slots: config.slots, collectors: &asked })?;
         // Without an exporter nobody would ever take them.
-        let tells_events = config.events.enabled && config.otlp.takes_events();
+        let tells_events = config.tells_events();
         let mut loader = Loader {
             hierarchies: &hierarchies,
             cpus,

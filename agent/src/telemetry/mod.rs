@@ -10,11 +10,16 @@ pub mod log_records;
 pub mod otlp;
 pub mod pipeline;
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use prometheus::{
-    GaugeVec, Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, core::Collector,
-    process_collector::ProcessCollector, proto::MetricFamily,
+    GaugeVec, Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    core::{Collector, Desc},
+    process_collector::ProcessCollector,
+    proto::MetricFamily,
 };
 
 use self::otlp::{OtlpCollector, OtlpCounters};
@@ -38,11 +43,12 @@ pub enum SelfTelemetryError {
 /// The agent's own metrics.
 pub struct SelfTelemetry {
     registry: Registry,
+    /// What is in the registry, which does not give it out again.
+    collectors: Mutex<Vec<Arc<dyn Collector>>>,
     /// Served and never pushed: the conventions name a process's metrics differently, and a collector has a receiver for
     /// them.
     process: Registry,
     scrape_seconds: Histogram,
-    started: SystemTime,
 }
 
 impl SelfTelemetry {
@@ -59,9 +65,9 @@ impl SelfTelemetry {
         let histogram = Histogram::with_opts(options).map_err(named(scrape_seconds))?;
         let telemetry = Self {
             registry: Registry::new(),
+            collectors: Mutex::new(Vec::new()),
             process: Registry::new(),
             scrape_seconds: histogram.clone(),
-            started: SystemTime::now(),
         };
         telemetry.register(histogram)?;
         let build = "podlens_build_info";
@@ -123,7 +129,10 @@ impl SelfTelemetry {
     /// If one of them exists already.
     pub fn register(&self, collector: impl Collector + 'static) -> Result<(), SelfTelemetryError> {
         let name = collector.desc().first().map(|desc| desc.fq_name.clone()).unwrap_or_default();
-        self.registry.register(Box::new(collector)).map_err(named(&name))
+        let collector: Arc<dyn Collector> = Arc::new(collector);
+        self.registry.register(Box::new(Shared(Arc::clone(&collector)))).map_err(named(&name))?;
+        self.collectors().push(collector);
+        Ok(())
     }
 
     /// All of the agent's own metrics, read now, but for those of its process.
@@ -132,21 +141,39 @@ impl SelfTelemetry {
         self.registry.gather()
     }
 
+    /// The same, with the families that have no series so far.
+    #[must_use]
+    pub fn gather_all(&self) -> Vec<MetricFamily> {
+        let collectors = self.collectors().clone();
+        collectors.iter().flat_map(|collector| collector.collect()).collect()
+    }
+
     /// The metrics of the process, read now.
     #[must_use]
     pub fn gather_process(&self) -> Vec<MetricFamily> {
         self.process.gather()
     }
 
-    /// When counting began.
-    #[must_use]
-    pub fn started(&self) -> SystemTime {
-        self.started
-    }
-
     /// One answered request for a metrics page.
     pub(crate) fn observe_scrape(&self, duration: Duration) {
         self.scrape_seconds.observe(duration.as_secs_f64());
+    }
+
+    fn collectors(&self) -> MutexGuard<'_, Vec<Arc<dyn Collector>>> {
+        self.collectors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A collector that the registry has and others read too.
+struct Shared(Arc<dyn Collector>);
+
+impl Collector for Shared {
+    fn desc(&self) -> Vec<&Desc> {
+        self.0.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        self.0.collect()
     }
 }
 

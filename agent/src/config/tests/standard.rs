@@ -19,31 +19,46 @@ fn otlp(variables: &[(&str, &str)]) -> Otlp {
     loaded.config.otlp
 }
 
+/// The same for events.
+#[track_caller]
+fn logs(variables: &[(&str, &str)]) -> Otlp {
+    let loaded = loaded(variables);
+    assert_eq!(loaded.warnings, Vec::<String>::new(), "{variables:?}");
+    loaded.config.logs
+}
+
 fn defaults() -> Otlp {
     super::expected_defaults().otlp
 }
 
 #[allow(clippy::unnecessary_wraps, reason = "as the settings hold it")]
-fn endpoint(url: &str, is_for_metrics: bool) -> Option<Endpoint> {
-    Some(Endpoint { url: url.parse().unwrap(), is_for_metrics })
+fn endpoint(url: &str, is_for_signal: bool) -> Option<Endpoint> {
+    Some(Endpoint { url: url.parse().unwrap(), is_for_signal })
 }
 
-/// For one key: its variable for metrics, the one for all signals, and what is to become of a value of it.
+/// For one key: its variables for metrics and for logs, the one for all signals, and what is to become of a value of it.
 fn check_pair<T: PartialEq + std::fmt::Debug>(
     suffix: &str,
     get: fn(&Otlp) -> T,
     [(one, of_one), (two, of_two)]: [(&str, T); 2],
 ) {
-    let (metrics, all) = (format!("OTEL_EXPORTER_OTLP_METRICS_{suffix}"), format!("OTEL_EXPORTER_OTLP_{suffix}"));
-    assert_eq!(get(&otlp(&[(&all, one)])), of_one, "{all}={one}");
-    assert_eq!(get(&otlp(&[(&metrics, two)])), of_two, "{metrics}={two}");
-    assert_eq!(get(&otlp(&[(&all, one), (&metrics, two)])), of_two, "metrics' own wins: {suffix}");
-    assert_eq!(get(&otlp(&[(&all, one), (&metrics, "")])), of_one, "empty is unset: {suffix}");
-    assert_eq!(get(&otlp(&[(&all, ""), (&metrics, "  ")])), get(&defaults()), "empty is unset: {suffix}");
+    let default = get(&defaults());
+    let all = format!("OTEL_EXPORTER_OTLP_{suffix}");
+    let of_signals = [("METRICS", "LOGS", otlp as fn(&[(&str, &str)]) -> Otlp), ("LOGS", "METRICS", logs)];
+    for (signal, other, read) in of_signals {
+        let [own, others] = [signal, other].map(|signal| format!("OTEL_EXPORTER_OTLP_{signal}_{suffix}"));
+        let get = |variables: &[(&str, &str)]| get(&read(variables));
+        assert_eq!(get(&[(&all, one)]), of_one, "{all}={one}");
+        assert_eq!(get(&[(&own, two)]), of_two, "{own}={two}");
+        assert_eq!(get(&[(&all, one), (&own, two)]), of_two, "the signal's own wins: {suffix}");
+        assert_eq!(get(&[(&all, one), (&others, two)]), of_one, "another signal's is none: {suffix}");
+        assert_eq!(get(&[(&all, one), (&own, "")]), of_one, "empty is unset: {suffix}");
+        assert_eq!(get(&[(&all, ""), (&own, "  ")]), default, "empty is unset: {suffix}");
+    }
 }
 
 #[test]
-fn each_exporter_variable_is_read_for_metrics_and_for_all_signals() {
+fn each_exporter_variable_is_read_for_metrics_for_logs_and_for_all_signals() {
     let path = |text: &str| Some(std::path::PathBuf::from(text));
     let duration = Duration::from_millis;
     let headers = |name: &str| BTreeMap::from([(name.to_owned(), "x".to_owned())]);
@@ -124,10 +139,52 @@ fn what_is_switched_off_is_not_pushed_unless_podlens_own_key_switches_it_on() {
 }
 
 #[test]
+fn events_go_wherever_the_variables_for_logs_say() {
+    let both = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4317");
+    let of_metrics = ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "http://m:4317");
+    let of_logs = ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "http://l:4317");
+    let off = |variable| (variable, "none");
+    for (variables, metrics, events) in [
+        (&[][..], false, false),
+        (&[both], true, true),
+        (&[of_metrics], true, false),
+        (&[of_logs], false, true),
+        (&[both, off("OTEL_LOGS_EXPORTER")], true, false),
+        (&[both, off("OTEL_METRICS_EXPORTER")], false, true),
+        (&[both, ("OTEL_SDK_DISABLED", "true")], false, false),
+        (&[both, ("PODLENS_OTLP_ENABLED", "false")], false, false),
+        (&[both, ("PODLENS_EVENTS_ENABLED", "false")], true, false),
+        (&[both, off("OTEL_LOGS_EXPORTER"), ("PODLENS_OTLP_ENABLED", "true")], true, true),
+    ] {
+        let loaded = loaded(variables);
+        assert_eq!(loaded.warnings, Vec::<String>::new(), "{variables:?}");
+        let config = loaded.config;
+        assert_eq!(config.otlp.enabled && config.otlp.endpoint.is_some(), metrics, "{variables:?}");
+        assert_eq!(config.tells_events(), events, "{variables:?}");
+    }
+    // Podlens' own key stands over the variables of both.
+    let own = load_file("otlp: {endpoint: 'http://own:4317'}", &[of_metrics, of_logs]).unwrap().config;
+    assert_eq!(
+        (own.otlp.endpoint, own.logs.endpoint),
+        (endpoint("http://own:4317", false), endpoint("http://own:4317", false))
+    );
+    // A header that cannot be sent holds back what it belongs to.
+    let headers = loaded(&[both, ("OTEL_EXPORTER_OTLP_LOGS_HEADERS", "secret")]);
+    assert!(headers.config.otlp.enabled && !headers.config.tells_events());
+    assert_eq!(headers.warnings.len(), 1, "{:?}", headers.warnings);
+    assert!(
+        headers.warnings[0].contains("without pair 1 of OTEL_EXPORTER_OTLP_LOGS_HEADERS"),
+        "{:?}",
+        headers.warnings
+    );
+}
+
+#[test]
 fn a_standard_variable_that_cannot_be_used_is_passed_over_with_a_warning_that_says_why() {
     for (name, value, expects) in [
         ("OTEL_SDK_DISABLED", "1", "true or false"),
         ("OTEL_METRICS_EXPORTER", "zipkin", "otlp or none, or a list with either"),
+        ("OTEL_LOGS_EXPORTER", "zipkin", "otlp or none, or a list with either"),
         ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "delta", "cumulative"),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "tcp", "grpc or http/protobuf"),
         ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "unix:///x", "a URL with http:// or https://, without user or query"),
@@ -208,7 +265,8 @@ fn half_a_clients_identity_from_standard_variables_is_passed_over_and_a_relative
     let certificate = ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", "/c");
     let key = ("OTEL_EXPORTER_OTLP_METRICS_CLIENT_KEY", "keys/k");
     let here = std::env::current_dir().unwrap();
-    let both = otlp(&[certificate, key]);
+    // For logs it would be half of one.
+    let both = otlp(&[certificate, key, ("OTEL_EXPORTER_OTLP_LOGS_CLIENT_KEY", "/l")]);
     assert_eq!((both.client_certificate, both.client_key), (Some("/c".into()), Some(here.join("keys/k"))));
     for (half, named) in
         [(certificate, "client certificate is set without its key"), (key, "client key is set without")]

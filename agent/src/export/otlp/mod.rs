@@ -35,7 +35,7 @@ use crate::{
 pub const REQUEST_BYTES: usize = 2 * 1000 * 1000;
 
 /// A request and how many points it carries.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Request {
     /// An `ExportMetricsServiceRequest` as it goes over the wire.
     pub bytes: Bytes,

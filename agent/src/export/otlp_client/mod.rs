@@ -22,20 +22,21 @@ use tokio::time::{Instant, MissedTickBehavior};
 pub use self::{
     config::{OtlpConfig, OtlpConfigError, OtlpTls, Protocol},
     logs::OtlpLogClient,
+    transport::SdkExporterError,
 };
 use self::{queue::Queue, sender::Sender};
 use crate::{
     backoff::hash,
     export::{SnapshotSource, otlp},
     signal::shutdown::{Shutdown, stopped},
-    telemetry::{SelfTelemetry, otlp::OtlpCounters},
+    telemetry::otlp::OtlpCounters,
 };
 
 /// The name under which the client acknowledges snapshots.
 pub const EXPORTER: &str = "otlp";
 
 /// How long the last export may take after a stop was asked for.
-const LAST_EXPORT: Duration = Duration::from_secs(2);
+pub(super) const LAST_EXPORT: Duration = Duration::from_secs(2);
 
 /// The push exporter.
 pub struct OtlpClient<S> {
@@ -48,8 +49,7 @@ pub struct OtlpClient<S> {
 }
 
 impl<S: SnapshotSource> OtlpClient<S> {
-    /// A client that has not connected yet. `node` decides the moment of its exports; the agent's own metrics, if they are
-    /// given, travel with each snapshot.
+    /// A client that has not connected yet. `node` decides the moment of its exports.
     ///
     /// # Errors
     /// If the configuration cannot work whatever the receiver does.
@@ -58,10 +58,9 @@ impl<S: SnapshotSource> OtlpClient<S> {
         node: &str,
         source: Arc<S>,
         counters: &'static OtlpCounters,
-        own: Option<Arc<SelfTelemetry>>,
     ) -> Result<Self, OtlpConfigError> {
         Ok(Self {
-            sender: Sender::new(config, node, counters, own)?,
+            sender: Sender::new(config, node, counters)?,
             queue: Queue::new(config.queue_snapshots, counters),
             interval: config.interval,
             node: node.into(),
@@ -110,7 +109,7 @@ async fn collect<S: SnapshotSource>(source: &S, queue: &Queue, node: &str, inter
 
 /// The time until this node's moment within the interval, which its name decides: the nodes of a cluster, started
 /// together by one roll-out, so do not meet at the collector.
-fn first_delay(node: &str, interval: Duration, now: SystemTime) -> Duration {
+pub(super) fn first_delay(node: &str, interval: Duration, now: SystemTime) -> Duration {
     let interval_ns = u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX).max(1);
     let moment = hash(node.as_bytes()) % interval_ns;
     let passed = otlp::unix_ns(now) % interval_ns;

@@ -1,12 +1,9 @@
 //! The sending half: takes the oldest snapshot, sends its requests one after the other, repeats what failed.
 
 use std::{
-    collections::BTreeMap,
     sync::{Arc, atomic::Ordering},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
-
-use bytes::Bytes;
 
 use super::{
     OtlpConfig, OtlpConfigError,
@@ -14,21 +11,12 @@ use super::{
     queue::{Front, Queue},
     transport::METRICS,
 };
-use crate::{
-    export::{
-        otlp::{self, Request},
-        own,
-    },
-    registry::Snapshot,
-    telemetry::{SelfTelemetry, otlp::OtlpCounters},
-};
+use crate::{export::otlp, registry::Snapshot, telemetry::otlp::OtlpCounters};
 
 /// Sends requests and keeps what must be remembered between them.
 pub(super) struct Sender {
     connection: Connection,
     counters: &'static OtlpCounters,
-    own: Option<Arc<SelfTelemetry>>,
-    own_resource: BTreeMap<String, String>,
     options: otlp::Options,
     /// The last snapshot that was accepted completely: entities in it that are in no later one get their last point.
     accepted: Option<Arc<Snapshot>>,
@@ -39,11 +27,9 @@ impl Sender {
         config: &OtlpConfig,
         node: &str,
         counters: &'static OtlpCounters,
-        own: Option<Arc<SelfTelemetry>>,
     ) -> Result<Self, OtlpConfigError> {
         let connection = Connection::new(config, METRICS, node)?;
-        let (own_resource, options) = (config.own_resource.clone(), config.options.clone());
-        Ok(Self { connection, counters, own, own_resource, options, accepted: None })
+        Ok(Self { connection, counters, options: config.options.clone(), accepted: None })
     }
 
     /// Sends whatever comes into the queue. Never ends.
@@ -68,13 +54,9 @@ impl Sender {
     async fn send(&mut self, queue: &Queue, front: Front, acknowledge: &impl Fn(u64)) -> Option<Duration> {
         let snapshot = front.snapshot;
         let accepted = self.accepted.clone();
-        let mut own = self.own_request();
         let requests = otlp::requests(&snapshot, accepted.as_deref()).with(&self.options);
-        let mut requests = requests.skip(front.done_requests).peekable();
-        // Where nothing is measured, the agent's own metrics say so.
-        let alone = (requests.peek().is_none() && front.done_requests == 0 && !own.is_empty()).then(Request::default);
-        for request in requests.chain(alone) {
-            match self.connection.offer(joined(std::mem::take(&mut own), request.bytes)).await {
+        for request in requests.skip(front.done_requests) {
+            match self.connection.offer(request.bytes).await {
                 Outcome::Accepted { rejected } => {
                     let rejected = rejected.min(request.points);
                     self.counters.rejected.fetch_add(rejected, Ordering::Relaxed);
@@ -100,19 +82,5 @@ impl Sender {
             self.accepted = Some(snapshot);
         }
         None
-    }
-
-    fn own_request(&self) -> Bytes {
-        let own = self.own.as_deref();
-        own.map(|own| own::request(own, &self.own_resource, SystemTime::now())).unwrap_or_default()
-    }
-}
-
-/// Two encoded messages of one kind as one: their lists are joined.
-fn joined(first: Bytes, second: Bytes) -> Bytes {
-    match (first.is_empty(), second.is_empty()) {
-        (true, _) => second,
-        (_, true) => first,
-        _ => [first, second].concat().into(),
     }
 }

@@ -1,14 +1,13 @@
-//! The agent's own metrics on their way out: on the page beside the pods' values, and in the pushes under a resource of
-//! their own.
+//! The agent's own metrics on their way out: on the page beside the pods' values, and pushed under a resource of their own.
 //!
-//! [`crate::telemetry`] counts; nothing is counted here. The server and the OTLP client call it.
+//! [`crate::telemetry`] counts; nothing is counted here. The server calls it, and `podlens run` starts the push.
 
 mod page;
 mod push;
 
 pub use self::{
     page::page,
-    push::{request, resource_attributes},
+    push::{OwnPush, resource_attributes},
 };
 
 #[cfg(test)]

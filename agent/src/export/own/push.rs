@@ -1,27 +1,96 @@
-//! The agent's own metrics as OTLP, under a resource of their own.
+//! The agent's own metrics as OTLP, by OpenTelemetry's SDK and under a resource of their own.
 //!
-//! A few dozen points per push, so they are built as messages. They travel with the pods' values, over the same connection
-//! and under the same rules.
+//! Observable instruments read the very collectors that `/metrics` serves, so the two cannot differ. The SDK has no
+//! instrument that takes a distribution ready-made, so of one its count and its sum are pushed. These points are no part of
+//! what the OTLP client counts as sent, dropped and rejected.
 
-use std::{collections::BTreeMap, time::SystemTime};
-
-use bytes::Bytes;
-use opentelemetry_proto::tonic::{
-    collector::metrics::v1::ExportMetricsServiceRequest,
-    common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value},
-    metrics::v1::{
-        AggregationTemporality, Gauge, Histogram, HistogramDataPoint, Metric, NumberDataPoint, ResourceMetrics,
-        ScopeMetrics, Sum, metric::Data, number_data_point::Value,
-    },
-    resource::v1::Resource,
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::{Duration, SystemTime},
 };
-use prometheus::proto::{self, MetricFamily, MetricType};
-use prost::Message as _;
+
+use opentelemetry::{
+    InstrumentationScope, KeyValue,
+    metrics::{AsyncInstrument, Meter, MeterProvider as _},
+};
+use opentelemetry_otlp::MetricExporter;
+use opentelemetry_sdk::{
+    Resource,
+    metrics::{PeriodicReader, SdkMeterProvider},
+};
+use prometheus::proto::{Metric, MetricFamily, MetricType};
+use tokio::sync::oneshot;
 
 use crate::{
-    export::otlp::{SCHEMA_URL, unix_ns},
+    export::{
+        otlp::SCHEMA_URL,
+        otlp_client::{LAST_EXPORT, OtlpConfig, SdkExporterError, first_delay, transport},
+    },
+    signal::shutdown::{Shutdown, stopped},
     telemetry::SelfTelemetry,
 };
+
+/// The push of the agent's own metrics.
+pub struct OwnPush {
+    telemetry: Arc<SelfTelemetry>,
+    exporter: MetricExporter,
+    resource: Resource,
+    interval: Duration,
+    first_delay: Duration,
+}
+
+impl OwnPush {
+    /// A push that has not connected yet. `node` decides its moment within the interval. Call it within a runtime.
+    ///
+    /// # Errors
+    /// If the configuration cannot work whatever the receiver does.
+    pub fn new(config: &OtlpConfig, node: &str, telemetry: Arc<SelfTelemetry>) -> Result<Self, SdkExporterError> {
+        let attributes = config.own_resource.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone()));
+        Ok(Self {
+            telemetry,
+            exporter: transport::exporter(config)?,
+            resource: Resource::builder_empty().with_schema_url(attributes, SCHEMA_URL).build(),
+            interval: config.interval,
+            first_delay: first_delay(node, config.interval, SystemTime::now()),
+        })
+    }
+
+    /// Pushes what was registered before until a stop is asked for, then once more within two seconds.
+    pub async fn run(self, shutdown: Shutdown) {
+        tokio::select! {
+            () = stopped(shutdown.clone()) => return push_last(self.start()).await,
+            () = tokio::time::sleep(self.first_delay) => {}
+        }
+        let provider = self.start();
+        let first = provider.clone();
+        on_a_thread(move || first.force_flush());
+        stopped(shutdown).await;
+        push_last(provider).await;
+    }
+
+    fn start(self) -> SdkMeterProvider {
+        let reader = PeriodicReader::builder(self.exporter).with_interval(self.interval).build();
+        let provider = SdkMeterProvider::builder().with_resource(self.resource).with_reader(reader).build();
+        let scope = InstrumentationScope::builder("podlens").with_version(env!("CARGO_PKG_VERSION")).build();
+        let meter = provider.meter_with_scope(scope);
+        let families = self.telemetry.gather_all();
+        let readings = Arc::new(Readings { telemetry: self.telemetry, last: Mutex::default() });
+        for family in families {
+            observe(&meter, &readings, &family);
+        }
+        provider
+    }
+}
+
+async fn push_last(provider: SdkMeterProvider) {
+    let end = on_a_thread(move || provider.shutdown());
+    match tokio::time::timeout(LAST_EXPORT, end).await {
+        Ok(Ok(Ok(()))) => {}
+        outcome => tracing::debug!(?outcome, "the last push of the agent's own metrics failed"),
+    }
+}
 
 /// The agent's resource: what it says of itself, over which a user's attributes go, and over those the name of its service.
 #[must_use]
@@ -43,94 +112,79 @@ pub fn resource_attributes(
     attributes
 }
 
-/// An encoded `ExportMetricsServiceRequest` with all own metrics but those of the process.
-#[must_use]
-pub fn request(telemetry: &SelfTelemetry, resource: &BTreeMap<String, String>, now: SystemTime) -> Bytes {
-    let moment = Moment { start_unix_ns: unix_ns(telemetry.started()), time_unix_ns: unix_ns(now) };
-    let attributes = resource.iter().map(|(key, value)| attribute(key, value)).collect();
-    let resource = Resource { attributes, ..Resource::default() };
-    let scope = InstrumentationScope {
-        name: "podlens".into(),
-        version: env!("CARGO_PKG_VERSION").into(),
-        ..InstrumentationScope::default()
+/// The SDK blocks until the receiver has answered, and for longer than it is told. A plain thread can be left behind then; one
+/// of the runtime would hold up its end.
+fn on_a_thread<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -> oneshot::Receiver<T> {
+    let (ended, end) = oneshot::channel();
+    let act = move || {
+        // Nobody may be waiting any more.
+        let _ = ended.send(act());
     };
-    let metrics = telemetry.gather().iter().filter_map(|family| metric(family, moment)).collect();
-    let schema_url = SCHEMA_URL.to_owned();
-    let scope_metrics = vec![ScopeMetrics { scope: Some(scope), metrics, schema_url: schema_url.clone() }];
-    let resource_metrics = vec![ResourceMetrics { resource: Some(resource), scope_metrics, schema_url }];
-    ExportMetricsServiceRequest { resource_metrics }.encode_to_vec().into()
+    if let Err(cause) = thread::Builder::new().name("podlens-own".into()).spawn(act) {
+        tracing::warn!(%cause, "no thread for a push of the agent's own metrics");
+    }
+    end
 }
 
-#[derive(Clone, Copy)]
-struct Moment {
-    start_unix_ns: u64,
-    time_unix_ns: u64,
+/// Readings of all collectors, one for all instruments of a push.
+struct Readings {
+    telemetry: Arc<SelfTelemetry>,
+    last: Mutex<Reading>,
 }
 
-/// None for a kind of metric that the agent does not have.
-fn metric(family: &MetricFamily, moment: Moment) -> Option<Metric> {
-    let cumulative = AggregationTemporality::Cumulative.into();
-    let metrics = family.get_metric();
-    let numbers = |start_unix_ns: u64, value: fn(&proto::Metric) -> f64| {
-        let point = |metric: &proto::Metric| NumberDataPoint {
-            attributes: attributes(metric),
-            start_time_unix_nano: start_unix_ns,
-            time_unix_nano: moment.time_unix_ns,
-            value: Some(Value::AsDouble(value(metric))),
-            ..NumberDataPoint::default()
-        };
-        metrics.iter().map(point).collect()
-    };
-    let data = match family.get_field_type() {
-        MetricType::COUNTER => Data::Sum(Sum {
-            data_points: numbers(moment.start_unix_ns, |metric| metric.get_counter().get_value()),
-            aggregation_temporality: cumulative,
-            is_monotonic: true,
-        }),
-        MetricType::GAUGE => Data::Gauge(Gauge { data_points: numbers(0, |metric| metric.get_gauge().get_value()) }),
-        MetricType::HISTOGRAM => Data::Histogram(Histogram {
-            data_points: metrics.iter().map(|metric| distribution(metric, moment)).collect(),
-            aggregation_temporality: cumulative,
-        }),
-        _ => return None,
-    };
-    Some(Metric {
-        name: otlp_name(family.name()),
-        description: family.help().to_owned(),
-        unit: unit(family.name()).to_owned(),
-        data: Some(data),
-        ..Metric::default()
-    })
+#[derive(Default)]
+struct Reading {
+    families: Vec<MetricFamily>,
+    /// Instruments that have had it: one that comes again comes for the next push.
+    taken: HashSet<String>,
 }
 
-/// The library counts each bucket with all below; OTLP wants each alone, and one more for what is above the last bound.
-fn distribution(metric: &proto::Metric, moment: Moment) -> HistogramDataPoint {
-    let histogram = metric.get_histogram();
-    let count = histogram.get_sample_count();
-    let bounds = histogram.get_bucket().iter().filter(|bucket| bucket.upper_bound().is_finite());
-    let (explicit_bounds, mut cumulative): (Vec<f64>, Vec<u64>) =
-        bounds.map(|bucket| (bucket.upper_bound(), bucket.cumulative_count())).unzip();
-    cumulative.push(count);
-    let below = std::iter::once(0).chain(cumulative.iter().copied());
-    HistogramDataPoint {
-        attributes: attributes(metric),
-        start_time_unix_nano: moment.start_unix_ns,
-        time_unix_nano: moment.time_unix_ns,
-        count,
-        sum: Some(histogram.get_sample_sum()),
-        bucket_counts: cumulative.iter().zip(below).map(|(upto, below)| upto.saturating_sub(below)).collect(),
-        explicit_bounds,
-        ..HistogramDataPoint::default()
+impl Readings {
+    /// Gives an instrument the metrics of its family.
+    fn take(&self, instrument: &str, family: &str, mut each: impl FnMut(&Metric)) {
+        let mut reading = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if reading.taken.is_empty() || reading.taken.contains(instrument) {
+            *reading = Reading { families: self.telemetry.gather_all(), taken: HashSet::new() };
+        }
+        reading.taken.insert(instrument.to_owned());
+        let metrics = reading.families.iter().filter(|found| found.name() == family).flat_map(MetricFamily::get_metric);
+        metrics.for_each(&mut each);
     }
 }
 
-fn attributes(metric: &proto::Metric) -> Vec<KeyValue> {
-    metric.get_label().iter().map(|label| attribute(label.name(), label.value())).collect()
+/// Makes the instruments of one family. They live in their meter; their handles do nothing.
+fn observe(meter: &Meter, readings: &Arc<Readings>, family: &MetricFamily) {
+    let name = otlp_name(family.name());
+    let unit = unit(family.name());
+    let help = family.help().to_owned();
+    let callback = |instrument: &str, value: fn(&Metric) -> f64| {
+        let (readings, instrument, family) = (Arc::clone(readings), instrument.to_owned(), family.name().to_owned());
+        move |observer: &dyn AsyncInstrument<f64>| {
+            readings.take(&instrument, &family, |metric| observer.observe(value(metric), &attributes(metric)));
+        }
+    };
+    let counter = |name: String, unit: &'static str, value: fn(&Metric) -> f64| {
+        let callback = callback(&name, value);
+        let builder = meter.f64_observable_counter(name).with_description(help.clone());
+        let _ = builder.with_unit(unit).with_callback(callback).build();
+    };
+    match family.get_field_type() {
+        MetricType::COUNTER => counter(name, unit, |metric| metric.get_counter().get_value()),
+        MetricType::GAUGE => {
+            let callback = callback(&name, |metric| metric.get_gauge().get_value());
+            let builder = meter.f64_observable_gauge(name).with_description(help);
+            let _ = builder.with_unit(unit).with_callback(callback).build();
+        }
+        MetricType::HISTOGRAM => {
+            counter(format!("{name}.count"), "1", |metric| metric.get_histogram().get_sample_count() as f64);
+            counter(format!("{name}.sum"), unit, |metric| metric.get_histogram().get_sample_sum());
+        }
+        _ => {}
+    }
 }
 
-fn attribute(key: &str, value: &str) -> KeyValue {
-    let value = any_value::Value::StringValue(value.to_owned());
-    KeyValue { key: key.to_owned(), value: Some(AnyValue { value: Some(value) }), ..KeyValue::default() }
+fn attributes(metric: &Metric) -> Vec<KeyValue> {
+    metric.get_label().iter().map(|label| KeyValue::new(label.name().to_owned(), label.value().to_owned())).collect()
 }
 
 /// A metric's name in OTLP: dots, and neither unit nor `_total`.

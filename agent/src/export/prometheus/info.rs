@@ -26,10 +26,8 @@ pub(super) fn push(snapshot: &Snapshot, filter: Option<&Filter>, format: Format,
         push_label(out, "namespace", &container.namespace);
         out.push(b',');
         push_label(out, "pod", &container.pod);
-        if !info.metric.of_pod {
-            out.push(b',');
-            push_label(out, "container", &container.container);
-        }
+        out.push(b',');
+        push_label(out, "container", if info.metric.of_pod { "" } else { &container.container });
         for (name, value) in &info.labels {
             out.push(b',');
             push_label(out, name, value);
@@ -79,7 +77,7 @@ mod tests {
                 "podlens_container_info{namespace=\"shop\",pod=\"web-1\",container=\"nginx\",image=\"registry:5000/nginx:1\",node=\"node-1\"} 1",
                 "# HELP podlens_pod_info Facts about a pod",
                 "# TYPE podlens_pod_info gauge",
-                "podlens_pod_info{namespace=\"shop\",pod=\"web-1\",uid=\"u-1\",workload=\"web\",workload_type=\"deployment\",node=\"node-1\"} 1",
+                "podlens_pod_info{namespace=\"shop\",pod=\"web-1\",container=\"\",uid=\"u-1\",workload=\"web\",workload_type=\"deployment\",node=\"node-1\"} 1",
             ]
         );
         let open_metrics = facts(None, Format::OpenMetrics);

@@ -196,6 +196,9 @@ impl Page<'_> {
 }
 
 /// The labels that tell whose a value is, but for the node.
+///
+/// A pod's labels are there, if empty, for all: to Prometheus an empty label is an absent one, but where a scrape honours
+/// labels, only one that is there keeps out that of the scraped pod.
 fn identity_labels(entity: &Entity) -> Vec<u8> {
     let mut labels = Vec::with_capacity(160);
     match entity {
@@ -206,7 +209,10 @@ fn identity_labels(entity: &Entity) -> Vec<u8> {
             labels.push(b',');
             push_label(&mut labels, "container", &container.container);
         }
-        Entity::Unit(unit) => push_label(&mut labels, "unit", unit),
+        Entity::Unit(unit) => {
+            push_all(&mut labels, &[r#"namespace="",pod="",container="","#]);
+            push_label(&mut labels, "unit", unit);
+        }
     }
     labels
 }

@@ -59,6 +59,23 @@ fn the_open_metrics_page_is_as_recorded() {
     check_golden(&text(&snapshot(1), None, Format::OpenMetrics), "golden.openmetrics.txt");
 }
 
+/// Whose label is not on the page gets that of the scraped pod, the agent's own, where a scrape honours labels.
+#[test]
+fn every_sample_has_the_labels_of_a_pod_if_empty() {
+    let page = text(&snapshot(1), None, Format::Text);
+    let (of_units, others): (Vec<&str>, Vec<&str>) = page
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .partition(|line| line.contains("unit=\"") && !line.contains("pod=\"w"));
+    assert!(!of_units.is_empty() && !others.is_empty());
+    for line in of_units {
+        assert!(line.contains("{namespace=\"\",pod=\"\",container=\"\",unit=\""), "{line}");
+    }
+    for line in others {
+        assert!(["{namespace=\"", ",pod=\"", ",container=\""].iter().all(|label| line.contains(label)), "{line}");
+    }
+}
+
 #[test]
 fn both_formats_hold_the_same_samples() {
     let snapshot = snapshot(1);
@@ -229,8 +246,8 @@ proptest! {
         };
         let mut whole = parse(&text(&snapshot, None, Format::Text));
         whole.retain(|(_, labels), _| {
-            labels.get("pod").map(String::as_str) == Some(&chosen.pod)
-                && labels.get("namespace").map(String::as_str) == Some(&chosen.namespace)
+            let label = |name: &str| labels.get(name).map_or("", String::as_str);
+            label("pod") == &*chosen.pod && label("namespace") == &*chosen.namespace
         });
         prop_assert_eq!(parse(&text(&snapshot, Some(&filter), Format::Text)), whole);
     }

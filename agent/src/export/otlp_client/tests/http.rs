@@ -20,7 +20,7 @@ use tokio::{
     sync::mpsc,
 };
 
-use super::{Pair, certificates, check_tls, config, per_snapshot, start};
+use super::{Pair, certificates, check_tls, config, own, per_snapshot, start};
 use crate::export::{
     fixture::{FakeSource, eventually, snapshot},
     otlp::tests::encode,
@@ -28,10 +28,10 @@ use crate::export::{
 };
 
 /// Head and decompressed body of what came.
-type Received = (http::request::Parts, Vec<u8>);
+pub(super) type Received = (http::request::Parts, Vec<u8>);
 
 /// An answer: status, headers, body. Beyond the last one, all is accepted. None: no answer at all.
-type Turn = Option<(u16, Vec<(&'static str, &'static str)>, Vec<u8>)>;
+pub(super) type Turn = Option<(u16, Vec<(&'static str, &'static str)>, Vec<u8>)>;
 
 #[derive(Clone)]
 struct Receiver {
@@ -67,7 +67,7 @@ impl Receiver {
 }
 
 /// A receiver with its answers, and what it gets.
-async fn receiver(turns: impl IntoIterator<Item = Turn>) -> (SocketAddr, mpsc::UnboundedReceiver<Received>) {
+pub(super) async fn receiver(turns: impl IntoIterator<Item = Turn>) -> (SocketAddr, mpsc::UnboundedReceiver<Received>) {
     let (came, coming) = mpsc::unbounded_channel();
     let receiver = Receiver { turns: Arc::new(std::sync::Mutex::new(turns.into_iter().collect())), came };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -81,7 +81,7 @@ async fn receiver(turns: impl IntoIterator<Item = Turn>) -> (SocketAddr, mpsc::U
     (address, coming)
 }
 
-fn over_http(address: SocketAddr) -> OtlpConfig {
+pub(super) fn over_http(address: SocketAddr) -> OtlpConfig {
     OtlpConfig { protocol: Protocol::HttpProtobuf, ..config(address) }
 }
 
@@ -155,7 +155,7 @@ async fn an_encrypted_endpoint_over_http_is_used_only_where_both_sides_certifica
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(server));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let (came, _coming) = mpsc::unbounded_channel();
+    let (came, mut coming) = mpsc::unbounded_channel();
     let receiver = Receiver { turns: Arc::default(), came };
     tokio::spawn(async move {
         loop {
@@ -169,5 +169,10 @@ async fn an_encrypted_endpoint_over_http_is_used_only_where_both_sides_certifica
         }
     });
     let pair = Pair { authority: server_authority_pem, client: client_pem, client_key: client_key_pem };
-    check_tls(&format!("https://localhost:{port}"), Protocol::HttpProtobuf, pair).await;
+    let good = check_tls(&format!("https://localhost:{port}"), Protocol::HttpProtobuf, pair).await;
+    let _pushing = own::push(&good, own::telemetry());
+    let own_metrics = async {
+        while !own::is_own(&ExportMetricsServiceRequest::decode(&coming.recv().await.unwrap().1[..]).unwrap()) {}
+    };
+    tokio::time::timeout(Duration::from_secs(10), own_metrics).await.expect("the agent's own metrics");
 }

@@ -28,6 +28,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 mod http;
 mod logs;
+mod own;
 
 use super::{EXPORTER, OtlpClient, OtlpConfig, OtlpConfigError, OtlpTls, Protocol, first_delay};
 use crate::{
@@ -40,7 +41,7 @@ use crate::{
         prometheus::{self, Format},
     },
     registry::Snapshot,
-    telemetry::{SelfTelemetry, otlp::OtlpCounters},
+    telemetry::otlp::OtlpCounters,
 };
 
 /// What the collector does with one request. After the last one it accepts.
@@ -136,12 +137,8 @@ fn counters() -> &'static OtlpCounters {
 }
 
 fn start(config: &OtlpConfig, source: Arc<FakeSource>) -> Running {
-    start_with(config, source, None)
-}
-
-fn start_with(config: &OtlpConfig, source: Arc<FakeSource>, own: Option<Arc<SelfTelemetry>>) -> Running {
     let counters = counters();
-    let client = OtlpClient::new(config, "node-1", Arc::clone(&source), counters, own).unwrap();
+    let client = OtlpClient::new(config, "node-1", Arc::clone(&source), counters).unwrap();
     let (stop, shutdown) = watch::channel(false);
     Running { source, counters, stop, ended: tokio::spawn(client.run(shutdown)) }
 }
@@ -171,23 +168,6 @@ async fn accepted_snapshots_are_counted_acknowledged_and_equal_to_the_text_page(
     let message = collector.received()[0].clone();
     let page = prometheus::encode(&snapshot(7), None, Format::Text);
     assert_eq!(messages_as_prometheus(&[message]), parse(&String::from_utf8(page).unwrap()));
-}
-
-#[tokio::test]
-async fn the_agents_own_metrics_travel_with_each_snapshot_and_alone_where_nothing_is_measured() {
-    let nothing = Snapshot { entities: Vec::new(), sections: Vec::new(), infos: Arc::new([]), ..snapshot(7) };
-    for (snapshot, resources) in [(snapshot(7), 4), (nothing, 1)] {
-        let collector = Collector::default();
-        let own = Arc::new(SelfTelemetry::new("1.2.3", None).unwrap());
-        let source = FakeSource::new(snapshot, false);
-        let running = start_with(&config(collector.serve().await), source, Some(own));
-        eventually("an acknowledgement", || !running.source.exported().is_empty()).await;
-        let request = &collector.received()[0];
-        assert_eq!(request.resource_metrics.len(), resources);
-        let name = &request.resource_metrics[0].scope_metrics[0].metrics[0].name;
-        assert_eq!(name, "podlens.build.info");
-        assert_eq!(running.counts()[1..], [0, 0, 0]);
-    }
 }
 
 #[tokio::test]
@@ -417,7 +397,7 @@ async fn settings_that_cannot_work_are_refused_at_once_whatever_the_protocol() {
 fn refuses_what_cannot_work(protocol: Protocol) {
     let check = |config: &OtlpConfig, expected: &str| {
         let source = FakeSource::new(snapshot(1), false);
-        let client = OtlpClient::new(config, "node-1", source, counters(), None);
+        let client = OtlpClient::new(config, "node-1", source, counters());
         let error: OtlpConfigError = client.err().expect(expected);
         assert!(error.to_string().contains(expected), "{error}");
     };
@@ -436,7 +416,7 @@ fn refuses_what_cannot_work(protocol: Protocol) {
     let not_pem = OtlpTls { certificate_pem: Some(b"x".to_vec()), key_pem: Some(b"y".to_vec()), ..OtlpTls::default() };
     check(&tls(not_pem), "check that each file is PEM");
     let source = FakeSource::new(snapshot(1), false);
-    assert!(OtlpClient::new(&tls(OtlpTls::default()), "node-1", source, counters(), None).is_ok());
+    assert!(OtlpClient::new(&tls(OtlpTls::default()), "node-1", source, counters()).is_ok());
     let debug = format!("{:?}", header("authorization", "Bearer 1234"));
     assert!(debug.contains("authorization") && !debug.contains("1234"), "{debug}");
 }
@@ -479,7 +459,9 @@ async fn an_encrypted_endpoint_is_used_only_where_both_sides_certificates_hold()
     let server = tonic::transport::Server::builder().tls_config(tls).unwrap().add_service(service);
     tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
     let pair = Pair { authority: server_authority_pem, client: client_pem, client_key: client_key_pem };
-    check_tls(&format!("https://localhost:{port}"), Protocol::Grpc, pair).await;
+    let good = check_tls(&format!("https://localhost:{port}"), Protocol::Grpc, pair).await;
+    let _pushing = own::push(&good, own::telemetry());
+    eventually("the agent's own metrics", || collector.received().iter().any(own::is_own)).await;
 }
 
 /// The server's authority, and the client's certificate and key, as PEM.
@@ -489,16 +471,16 @@ struct Pair {
     client_key: String,
 }
 
-/// Sends to an encrypted receiver with the right certificates and with each wrong one.
-async fn check_tls(endpoint: &str, protocol: Protocol, pair: Pair) {
+/// Sends to an encrypted receiver with the right certificates and with each wrong one. Returns what is right.
+async fn check_tls(endpoint: &str, protocol: Protocol, pair: Pair) -> OtlpConfig {
+    let with = |tls: OtlpTls| OtlpConfig {
+        protocol,
+        endpoint: endpoint.to_owned(),
+        tls,
+        ..config(SocketAddr::from(([127, 0, 0, 1], 1)))
+    };
     let check = async |tls: OtlpTls, accepted: bool| {
-        let config = OtlpConfig {
-            protocol,
-            endpoint: endpoint.to_owned(),
-            tls,
-            ..config(SocketAddr::from(([127, 0, 0, 1], 1)))
-        };
-        let running = start(&config, FakeSource::new(snapshot(7), false));
+        let running = start(&with(tls), FakeSource::new(snapshot(7), false));
         let settled = || running.counts()[3] > 0 || !running.source.exported().is_empty();
         eventually("an attempt", settled).await;
         assert_eq!(!running.source.exported().is_empty(), accepted, "{:?}", running.counts());
@@ -515,5 +497,6 @@ async fn check_tls(endpoint: &str, protocol: Protocol, pair: Pair) {
     check(OtlpTls { certificate_pem: None, key_pem: None, ..good.clone() }, false).await;
     let (_, _, stranger_pem) = certificates();
     check(OtlpTls { authority_pem: Some(stranger_pem.into_bytes()), ..good.clone() }, false).await;
-    check(OtlpTls { authority_pem: None, ..good }, false).await;
+    check(OtlpTls { authority_pem: None, ..good.clone() }, false).await;
+    with(good)
 }

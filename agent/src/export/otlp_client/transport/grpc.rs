@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes};
 use http::uri::PathAndQuery;
+use hyper_util::client::legacy::connect::HttpConnector;
 use prost::Message as _;
 use tonic::{
     Request, Status,
@@ -49,7 +50,7 @@ impl Client {
     pub(super) async fn send(&mut self, message: Bytes, timeout: Duration) -> Result<Accepted, Failure> {
         let (endpoint, gzip) = (&self.endpoint, self.gzip);
         let client = self.connected.get_or_insert_with(|| {
-            let client = Grpc::new(endpoint.connect_lazy());
+            let client = Grpc::new(channel(endpoint, timeout));
             if gzip { client.send_compressed(CompressionEncoding::Gzip) } else { client }
         });
         let mut request = Request::new(message);
@@ -66,6 +67,16 @@ impl Client {
             }
         }
     }
+}
+
+/// Connects once something is sent, and anew after a failure. A peer that is gone without a word is given up when it has
+/// acknowledged nothing for so long.
+pub(super) fn channel(endpoint: &Endpoint, timeout: Duration) -> Channel {
+    let mut connector = HttpConnector::new();
+    connector.enforce_http(false);
+    connector.set_nodelay(true);
+    connector.set_tcp_user_timeout(Some(timeout));
+    endpoint.connect_with_connector_lazy(connector)
 }
 
 async fn call(client: &mut Grpc<Channel>, request: Request<Bytes>, path: PathAndQuery) -> Result<Answer, Status> {

@@ -4,7 +4,7 @@ use std::{io::Write as _, sync::Arc};
 
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
-use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, header, uri::PathAndQuery};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header, uri::PathAndQuery};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_rustls::{ConfigBuilderExt as _, FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
@@ -64,8 +64,18 @@ impl Client {
         without_credentials(&self.uri, true)
     }
 
-    /// One request.
-    pub(super) async fn send(&mut self, message: Bytes) -> Result<Accepted, Failure> {
+    /// One request and what became of it.
+    pub(super) async fn send(&self, message: Bytes) -> Result<Accepted, Failure> {
+        let (head, body) = self.post(message).await?.into_parts();
+        // Some receivers answer 202 or 204, without a message.
+        if head.status.is_success() {
+            return Ok(accepted(&head, &body));
+        }
+        Err(Failure::from_http(head.status, &head.headers, &body))
+    }
+
+    /// One request and its answer, whatever that is.
+    pub(super) async fn post(&self, message: Bytes) -> Result<Response<Bytes>, Failure> {
         let message = if self.gzip { compressed(&message).map_err(|cause| Failure::here(&cause))? } else { message };
         let mut request = Request::new(Full::new(message));
         *request.method_mut() = http::Method::POST;
@@ -73,14 +83,13 @@ impl Client {
         *request.headers_mut() = self.headers.clone();
         let answer = self.inner.request(request).await.map_err(|cause| Failure::here(&cause))?;
         let (head, body) = answer.into_parts();
-        let body = Limited::new(body, ANSWER_BYTES).collect().await.map(http_body_util::Collected::to_bytes);
-        // Some receivers answer 202 or 204, without a message.
-        if head.status.is_success() {
-            let body = body.map_err(|cause| Failure::here(&*cause))?;
-            return Ok(accepted(&head, &body));
-        }
-        // What the receiver decided holds without its explanation too.
-        Err(Failure::from_http(head.status, &head.headers, &body.unwrap_or_default()))
+        let body = match Limited::new(body, ANSWER_BYTES).collect().await {
+            Ok(body) => body.to_bytes(),
+            Err(cause) if head.status.is_success() => return Err(Failure::here(&*cause)),
+            // What the receiver decided holds without its explanation too.
+            Err(_) => Bytes::new(),
+        };
+        Ok(Response::from_parts(head, body))
     }
 }
 

@@ -6,6 +6,7 @@
 mod failure;
 mod grpc;
 mod http;
+mod sdk;
 
 use std::time::Duration;
 
@@ -13,6 +14,8 @@ use bytes::Bytes;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceResponse;
 
 pub(super) use self::failure::{Failure, Verdict};
+pub use self::sdk::SdkExporterError;
+pub(crate) use self::sdk::exporter;
 use super::{OtlpConfig, OtlpConfigError, Protocol};
 
 /// A signal's service at the receiver.
