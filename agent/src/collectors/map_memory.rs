@@ -303,7 +303,8 @@ mod tests {
         let text = plan(128, Some(64 * MB), None).unwrap().to_string();
         assert!(text.contains("memory limit of 64.0 MB"), "{text}");
         let few =
-            Plan::new(&Demand { cpus: all_online(128), limit: None, slots: None, collectors: &["lifecycle", "tasks"] }).unwrap();
+            Plan::new(&Demand { cpus: all_online(128), limit: None, slots: None, collectors: &["lifecycle", "tasks"] })
+                .unwrap();
         assert_eq!(few.slots, MOST, "what is switched off takes no room: {few}");
     }
 

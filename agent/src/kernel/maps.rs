@@ -213,8 +213,7 @@ mod tests {
 
     #[test]
     fn a_formula_adds_up_what_it_takes_for_cpus_and_slots() {
-        let formula =
-            Formula { fixed: 1, per_possible_cpu: 7, per_cpu: 10, per_slot: 100, per_cpu_and_slot: 1000 };
+        let formula = Formula { fixed: 1, per_possible_cpu: 7, per_cpu: 10, per_slot: 100, per_cpu_and_slot: 1000 };
         assert_eq!(formula.on(CPUS, 3), 1 + 7 * 64 + 100 + 300 + 30_000);
         let more = Formula { per_slot: 5, per_possible_cpu: 1, ..Formula::NOTHING };
         assert_eq!((formula + more).on(CPUS, 3), formula.on(CPUS, 3) + 15 + 64);
