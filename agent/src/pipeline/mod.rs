@@ -17,7 +17,7 @@ use std::{
     collections::{HashMap, HashSet},
     io,
     os::fd::OwnedFd,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -62,7 +62,7 @@ pub struct Pipeline {
     /// What exporters have delivered since the last sweep began: the newest snapshot of each. Apart from `inner`, so that
     /// nobody who delivers waits for a sweep.
     delivered: Mutex<HashMap<String, u64>>,
-    /// As of the last sweep or reaping, likewise.
+    /// As of the last time that somebody asked, for those who ask during a sweep.
     health: Mutex<Health>,
     fresh: tokio::sync::Mutex<Option<(Instant, Arc<Snapshot>)>>,
 }
@@ -127,17 +127,13 @@ impl Pipeline {
         for (exporter, sequence) in lock(&self.delivered).drain() {
             inner.ledger.exported(&exporter, sequence, now);
         }
-        let snapshot = inner.sweep(Arc::clone(&self.node));
-        *lock(&self.health) = inner.health();
-        snapshot
+        inner.sweep(Arc::clone(&self.node))
     }
 
     /// Follows births and removals, and frees slots. To be called about once a second, by a thread that may wait: for a
     /// sweep, if one is under way.
     pub fn reap(&self) {
-        let mut inner = lock(&self.inner);
-        inner.reap();
-        *lock(&self.health) = inner.health();
+        lock(&self.inner).reap();
     }
 
     /// Becomes readable when the kernel programs have reported something; none without the collector `lifecycle`.
@@ -152,10 +148,16 @@ impl Pipeline {
         lock(&self.inner).telling.as_ref().map(|telling| Arc::clone(&telling.log))
     }
 
-    /// Counts about the pipeline itself, as of the last time that it moved.
+    /// Counts about the pipeline itself; while it is at work, those of the last time that somebody asked.
     #[must_use]
     pub fn health(&self) -> Health {
-        lock(&self.health).clone()
+        let mut last = lock(&self.health);
+        match self.inner.try_lock() {
+            Ok(inner) => *last = inner.health(),
+            Err(TryLockError::Poisoned(inner)) => *last = inner.into_inner().health(),
+            Err(TryLockError::WouldBlock) => {}
+        }
+        last.clone()
     }
 
     /// Expects acknowledgements of this exporter from now on.

@@ -8,9 +8,11 @@ pub mod histogram;
 pub mod metric;
 pub mod row;
 pub mod shutdown;
+pub mod state;
 
 pub use entity::{Container, Entity, EntityKey, Naming, Subtree};
 pub use event::{Attribute, AttributeValue, Attributes, Event, EventKind, Severity};
 pub use histogram::Histogram;
 pub use metric::{Aggregation, InfoMetric, Kind, Label, LabelValues, Metric, Split, Unit};
 pub use row::{Column, Layout, Row};
+pub use state::State;

@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::{
-    collectors::State,
+    signal::State,
     signal::{Attribute, AttributeValue, Event, EventKind, Severity},
 };
 

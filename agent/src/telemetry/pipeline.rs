@@ -9,8 +9,8 @@ use prometheus::{
 };
 
 use crate::{
-    collectors::State,
     pipeline::Pipeline,
+    signal::State,
     telemetry::{SelfTelemetry, SelfTelemetryError},
 };
 

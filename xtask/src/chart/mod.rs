@@ -11,7 +11,6 @@
 mod cases;
 mod documents;
 mod helm;
-mod prometheus;
 
 use std::{
     fs,

@@ -57,43 +57,11 @@ struct Exception {
     reason: &'static str,
 }
 
-const EXCEPTIONS: &[Exception] = &[
-    Exception {
-        from: "attribution::cgroups",
-        to: "collectors",
-        reason: "births and removals are still decoded by the collector `lifecycle`",
-    },
-    Exception {
-        from: "attribution::entity",
-        to: "collectors::Subtree",
-        reason: "whose cgroup a subtree is, is still a term of the collectors",
-    },
-    Exception {
-        from: "attribution::kubernetes",
-        to: "registry",
-        reason: "it still adds families of its own to a snapshot",
-    },
-    Exception {
-        from: "attribution::kubernetes::describe",
-        to: "collectors::cpu",
-        reason: "it still publishes a limit of the pod's specification beside the kernel's quota",
-    },
-    Exception {
-        from: "telemetry",
-        to: "export",
-        reason: "the agent's own metrics still know the client that pushes them and the page that shows them",
-    },
-    Exception {
-        from: "telemetry::pipeline",
-        to: "pipeline",
-        reason: "it still reads the pipeline instead of being told by it",
-    },
-    Exception {
-        from: "telemetry::pipeline",
-        to: "collectors::State",
-        reason: "it still publishes the collectors' states itself",
-    },
-];
+const EXCEPTIONS: &[Exception] = &[Exception {
+    from: "telemetry::pipeline",
+    to: "pipeline",
+    reason: "it still reads the pipeline instead of being told by it",
+}];
 
 /// What breaks the rules.
 pub(super) fn check(sources: &[Source]) -> Vec<Finding> {

@@ -50,6 +50,7 @@ pub static SPEC: Spec = Spec {
         "late_cpu",
         "slot_stuck",
         "malformed_event",
+        "end_unknown",
     ],
     start,
 };

@@ -20,11 +20,19 @@ pub(in crate::export) const BOUNDS: [(usize, &str); 12] = [
     (26, "4.0"),
 ];
 
-/// Writes one sample's lines. Each bucket's takes its labels from the first one's, as one piece.
-pub(super) fn push(out: &mut Vec<u8>, name: &str, labels: &[u8], histogram: Histogram<'_>, format: Format) {
+/// Writes one sample's lines. Each takes its labels from the first one's, as one piece.
+pub(super) fn push(
+    out: &mut Vec<u8>,
+    name: &str,
+    labels: impl FnOnce(&mut Vec<u8>),
+    histogram: Histogram<'_>,
+    format: Format,
+) {
     let first = out.len();
     push_all(out, &[name, "_bucket{"]);
-    out.extend_from_slice(labels);
+    let start = out.len();
+    labels(out);
+    let labels = start..out.len();
     out.extend_from_slice(b",le=\"");
     let head = first..out.len();
     let (mut cumulative, mut next) = (0_u64, 0_usize);
@@ -51,7 +59,7 @@ pub(super) fn push(out: &mut Vec<u8>, name: &str, labels: &[u8], histogram: Hist
     out.push(b'\n');
     for (suffix, is_sum) in [("_sum{", true), ("_count{", false)] {
         push_all(out, &[name, suffix]);
-        out.extend_from_slice(labels);
+        out.extend_from_within(labels.clone());
         out.extend_from_slice(b"} ");
         if is_sum {
             push_seconds(out, histogram.sum_ns());

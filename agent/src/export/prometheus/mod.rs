@@ -158,32 +158,34 @@ impl Page<'_> {
             labels
         };
         let own_labels: Vec<Vec<u8>> = (0..column.combinations()).map(of_combination).collect();
-        let mut labels = Vec::with_capacity(512);
         let mut headed = false;
         for sample in family.samples() {
             let Some(state) = self.snapshot.entity(sample.entity) else { continue };
             if self.filter.is_some_and(|filter| !filter.admits(&state.entity)) {
                 continue;
             }
-            labels.clear();
-            labels.extend_from_slice(state.entity.rendered(identity_labels));
-            labels.extend_from_slice(&self.node);
-            if let Some(own) = own_labels.get(sample.combination) {
-                labels.extend_from_slice(own);
-            }
-            match sample.culprit {
-                None => {}
-                Some(Culprit::Other) => labels.extend_from_slice(b",culprit_pod=\"(other)\""),
+            let culprit = match sample.culprit {
                 Some(Culprit::Entity(position)) => match self.snapshot.entity(position) {
-                    Some(culprit) => push_culprit(&mut labels, &culprit.entity),
+                    Some(culprit) => Some(&*culprit.entity),
                     None => continue,
                 },
-            }
+                _ => None,
+            };
             if !headed {
                 push_header(&mut self.out, metric, self.format);
                 headed = true;
             }
-            push_sample(&mut self.out, metric.name, &labels, sample.value, self.format);
+            let labels = |out: &mut Vec<u8>| {
+                out.extend_from_slice(state.entity.rendered(identity_labels));
+                out.extend_from_slice(&self.node);
+                out.extend_from_slice(own_labels.get(sample.combination).map(Vec::as_slice).unwrap_or_default());
+                match (sample.culprit, culprit) {
+                    (None, _) => {}
+                    (_, Some(culprit)) => push_culprit(out, culprit),
+                    (_, None) => out.extend_from_slice(b",culprit_pod=\"(other)\""),
+                }
+            };
+            push_sample(&mut self.out, metric.name, labels, sample.value, self.format);
             if self.out.len() >= CHUNK_BYTES {
                 writer.write_all(&self.out)?;
                 self.out.clear();
@@ -247,14 +249,14 @@ fn push_header(out: &mut Vec<u8>, metric: &Metric, format: Format) {
     }
 }
 
-fn push_sample(out: &mut Vec<u8>, name: &str, labels: &[u8], value: Value<'_>, format: Format) {
+fn push_sample(out: &mut Vec<u8>, name: &str, labels: impl FnOnce(&mut Vec<u8>), value: Value<'_>, format: Format) {
     if let Value::Histogram(histogram) = value {
         histogram::push(out, name, labels, histogram, format);
         return;
     }
     out.extend_from_slice(name.as_bytes());
     out.push(b'{');
-    out.extend_from_slice(labels);
+    labels(out);
     out.extend_from_slice(b"} ");
     match value {
         Value::Integer(value) => push_integer(out, value),

@@ -3,14 +3,12 @@
 
 mod names;
 mod pods;
+mod prometheus;
 mod values;
 
 use anyhow::{Result, bail};
 
-use super::{
-    helm::{Helm, Objects, Request},
-    prometheus,
-};
+use super::helm::{Helm, Objects, Request};
 
 /// What a case may use.
 pub(super) struct Context<'a> {

@@ -1,3 +1,5 @@
+//! Tests of the reader: what it keeps, how it ends, and that a file that hangs holds up nobody.
+
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::{fs, path::Path, process::Command, time::Duration};

@@ -1,5 +1,5 @@
 //! A real Prometheus that scrapes one page through the chart's monitors, translated as the operator translates them.
-//! Called by [`super::cases`].
+//! Called by [`super`].
 //!
 //! The page has what podlens serves: containers, units of the node, facts about pods, the agent's own metrics. The
 //! target has the labels that the operator gives it: those of the agent's own pod.
@@ -17,13 +17,13 @@ use std::{
 use anyhow::{Context as _, Error, Result, bail};
 use serde_json::{Map, Value, json};
 
-use super::{
-    cases::Context,
-    helm::{Objects, text},
-};
+use super::Context;
 use testkit::http;
 
-use crate::{components, places, step};
+use crate::{
+    chart::helm::{Objects, text},
+    components, places, step,
+};
 
 /// Units without the labels of pods, and with them empty, which the exporter may write either way.
 const PAGE: &str = r#"podlens_cpu_seconds_total{namespace="shop",pod="web-1",container="nginx",node="n"} 1
