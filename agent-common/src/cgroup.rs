@@ -112,8 +112,10 @@ pub struct Losses {
     pub cache_misses: u64,
     /// A task without a cgroup or a run queue: seen only while the kernel sets one up.
     pub no_cgroup: u64,
+    /// A switch on a CPU that came after the start and for which there is no room.
+    pub late_cpu: u64,
 }
 
 const _: () = assert!(size_of::<Assigned>() == 16);
 const _: () = assert!(size_of::<Slot>() == 32);
-const _: () = assert!(size_of::<Losses>() == 48);
+const _: () = assert!(size_of::<Losses>() == 56);

@@ -228,7 +228,8 @@ fn throttles_are_exact() -> bool {
 
 #[test]
 fn check_says_what_this_kernel_lacks() {
-    let output = podlens(&[], &["check"], &[]);
+    // Where somebody takes events, the program that tells ends of containers is loaded as well.
+    let output = podlens(&[], &["check"], &[("PODLENS_OTLP_ENDPOINT", "http://127.0.0.1:1")]);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(output.status.code(), Some(0), "{text}");
     let line =
@@ -241,6 +242,8 @@ fn check_says_what_this_kernel_lacks() {
             assert!(line("scheduler").contains(part), "{text}");
         }
     }
+    let tasks = if kernel() >= [5, 17] { " running " } else { "BPF_FUNC_loop" };
+    assert!(line("tasks").contains(tasks), "{text}");
 }
 
 #[test]

@@ -236,6 +236,7 @@ fn run_on_other_kernels(kernels: &[&str], tests: &[&str], filter: Option<&str>) 
     vm::run_tests(&vm::Tests {
         kernels,
         cgroup: vm::Cgroup::V2,
+        hardware: &vm::Hardware::default(),
         limit: MACHINE_LIMIT,
         filters: &filters,
         skip: &[],

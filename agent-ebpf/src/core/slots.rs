@@ -37,7 +37,7 @@ static SLOT_OF: HashMap<CgroupKey, u64> = HashMap::with_max_entries(1, 0);
 /// beginning of a page, so that none lies in two cache lines.
 #[map]
 static SLOT_CACHE: Array<Assigned> = Array::with_max_entries(1, BPF_F_MMAPABLE);
-/// What went wrong, a CPU.
+/// What went wrong, a CPU that can exist.
 #[map]
 static LOSSES: Array<Losses> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
@@ -115,17 +115,23 @@ pub(crate) fn of_task_after(recent: &mut Assigned, task: Task, cpu: u32) -> Hold
 /// The slot of a cgroup that is no root, by its serial number; assigned now if it has none yet, none if it cannot be.
 #[inline(always)]
 pub(crate) fn of_cgroup(cgroup: Cgroup, serial: u64, cpu: u32) -> Option<Holder> {
-    let cached = SLOT_CACHE.get_ptr_mut(cpu * CACHE_ENTRIES + cache_index(serial))?;
+    // None on a CPU that came after the start. Processes and migrations are counted there as well.
+    let cached = SLOT_CACHE.get_ptr_mut(cpu * CACHE_ENTRIES + cache_index(serial));
     // SAFETY: only this CPU writes the entry, with preemption off.
-    let cached = unsafe { &mut *cached };
-    if cached.serial != serial {
-        let holder = find_or_assign(cgroup, cpu);
-        if holder == Holder::UNATTRIBUTED {
-            return None;
-        }
-        *cached = Assigned { serial, holder };
+    let mut cached = cached.map(|cached| unsafe { &mut *cached });
+    if let Some(cached) = &cached
+        && cached.serial == serial
+    {
+        return Some(cached.holder);
     }
-    Some(cached.holder)
+    let holder = find_or_assign(cgroup, cpu);
+    if holder == Holder::UNATTRIBUTED {
+        return None;
+    }
+    if let Some(cached) = &mut cached {
+        **cached = Assigned { serial, holder };
+    }
+    Some(holder)
 }
 
 #[inline(never)]

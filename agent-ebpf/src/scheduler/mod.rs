@@ -75,7 +75,7 @@ impl Switch {
     fn account(&self) {
         // SAFETY: the helper has no precondition.
         let cpu = unsafe { bpf_get_smp_processor_id() };
-        let Some(state) = CpuState::of(cpu) else { return };
+        let Some(state) = CpuState::of(cpu) else { return without_room(cpu) };
         let rq = self.previous().cfs_rq().rq();
         let clock_ns = rq.clock_ns();
         // While the kernel sets a task up it has no queue, and what is read of none is 0.
@@ -177,6 +177,12 @@ impl Switch {
         // SAFETY: each argument has 8 bytes, and the verifier knows how many there are.
         unsafe { self.0.as_ptr().cast::<u64>().add(number).read_volatile() }
     }
+}
+
+/// A CPU came online after the start, beyond those for which there is room.
+#[inline(never)]
+fn without_room(cpu: u32) {
+    slots::lose!(cpu, late_cpu);
 }
 
 /// What is rarely needed before a slice is ended: switches were missed, its task was moved, or it is the first.

@@ -10,6 +10,7 @@ use super::{
     spec::{Part, Spec},
 };
 use crate::kernel::{
+    host::Cpus,
     maps::{Definition, Formula, Map, definitions},
     object::OBJECT,
     slots,
@@ -19,15 +20,15 @@ use crate::kernel::{
 const STEP: u32 = 64;
 /// The most that are chosen without being asked for: more than a node runs containers and units.
 const MOST: u32 = 1024;
-/// What the kernel's memory may grow to without being asked: so much, and so much more for each CPU that can exist. That is
+/// What the kernel's memory may grow to without being asked: so much, and so much more for each CPU that is measured. That is
 /// 48 MB at 128 CPUs and 96 MB at 320.
 const CEILING: Formula = Formula { fixed: 16_000_000, per_cpu: 250_000, ..Formula::NOTHING };
 
 /// What the node gives, and what is wanted of it.
 #[derive(Clone, Copy, Debug)]
 pub struct Demand<'a> {
-    /// CPUs that can exist.
-    pub cpus: u32,
+    /// The node's CPUs.
+    pub cpus: Cpus,
     /// The memory limit of this process, in bytes.
     pub limit: Option<u64>,
     /// The number of slots that the configuration asks for; none for one that fits.
@@ -52,20 +53,20 @@ pub struct Plan {
 pub enum MemoryError {
     /// More than half of the limit, even with the fewest slots.
     #[error(
-        "the kernel programs' maps need {} for {cpus} possible CPUs, and only half of this container's memory limit of {} may go to them: raise the limit to {}, or switch collectors off",
+        "the kernel programs' maps need {} for {cpus} CPUs, and only half of this container's memory limit of {} may go to them: raise the limit to {}, or switch collectors off",
         megabytes(*bytes), megabytes(*limit), megabytes(*bytes * 2)
     )]
     Limit {
         /// What they need at least.
         bytes: u64,
-        /// CPUs that can exist.
+        /// CPUs that are measured.
         cpus: u32,
         /// The limit.
         limit: u64,
     },
     /// More than half of the limit, with the number of slots that was asked for.
     #[error(
-        "{slots} slots need {} of kernel memory for {cpus} possible CPUs, and only half of this container's memory limit of {} may go to them: set `slots` to auto, or raise the limit to {}",
+        "{slots} slots need {} of kernel memory for {cpus} CPUs, and only half of this container's memory limit of {} may go to them: set `slots` to auto, or raise the limit to {}",
         megabytes(*bytes), megabytes(*limit), megabytes(*bytes * 2)
     )]
     Slots {
@@ -73,7 +74,7 @@ pub enum MemoryError {
         slots: u32,
         /// What it needs.
         bytes: u64,
-        /// CPUs that can exist.
+        /// CPUs that are measured.
         cpus: u32,
         /// The limit.
         limit: u64,
@@ -92,11 +93,11 @@ impl Plan {
         let fits = |slots| limit.is_none_or(|limit| bytes(slots) <= limit / 2);
         let (slots, why) = match (slots, limit) {
             (Some(slots), Some(limit)) if !fits(slots) => {
-                return Err(MemoryError::Slots { slots, bytes: bytes(slots), cpus, limit });
+                return Err(MemoryError::Slots { slots, bytes: bytes(slots), cpus: cpus.measured(), limit });
             }
             (Some(slots), _) => (slots, "as configured".to_owned()),
             (None, Some(limit)) if !fits(STEP) => {
-                return Err(MemoryError::Limit { bytes: bytes(STEP), cpus, limit });
+                return Err(MemoryError::Limit { bytes: bytes(STEP), cpus: cpus.measured(), limit });
             }
             (None, _) => {
                 let ceiling = CEILING.on(cpus, 0);
@@ -110,7 +111,7 @@ impl Plan {
                     Some(limit) if chosen < below_ceiling => {
                         format!("auto: half of this container's memory limit of {} may go to them", megabytes(limit))
                     }
-                    _ if chosen < MOST => format!("auto: {cpus} possible CPUs get {} at most", megabytes(ceiling)),
+                    _ if chosen < MOST => format!("auto: {} CPUs get {} at most", cpus.measured(), megabytes(ceiling)),
                     _ => "auto: the most that is chosen without being asked for".to_owned(),
                 };
                 (chosen, why)
@@ -157,7 +158,7 @@ fn formulae(is_on: impl Fn(&Spec) -> bool) -> Vec<(&'static str, Formula)> {
 /// How many entries each map gets whose size is not the object's own; `is_used` tells whether a part of a collector is
 /// to run.
 #[must_use]
-pub fn entries(cpus: u32, slot_count: u32, is_used: impl Fn(&Spec, &Part) -> bool) -> Vec<(&'static str, u32)> {
+pub fn entries(cpus: Cpus, slot_count: u32, is_used: impl Fn(&Spec, &Part) -> bool) -> Vec<(&'static str, u32)> {
     let all = definitions(OBJECT);
     let entries_of = |map: &'static Map, is_used| {
         map.entries_on(definition(&all, map)?, cpus, slot_count, is_used).map(|entries| (map.name, entries))
@@ -177,7 +178,7 @@ fn definition<'a>(all: &'a [Definition], map: &Map) -> Option<&'a Definition> {
 pub fn tables() -> String {
     let all = definitions(OBJECT);
     let mut text = String::from(
-        "| of | maps, bytes of a value | for each CPU and slot | for each CPU | for each slot | besides |\n| --- | --- | --- | --- | --- | --- |\n",
+        "| of | maps, bytes of a value | for each CPU and slot | for each CPU | for each possible CPU | for each slot | besides |\n| --- | --- | --- | --- | --- | --- | --- |\n",
     );
     let maps_of = |name: &str| -> Vec<&'static Map> {
         let of_spec =
@@ -191,16 +192,17 @@ pub fn tables() -> String {
             Some(if bytes == 0 { format!("`{}`", map.name) } else { format!("`{}` {}", map.name, grouped(bytes)) })
         });
         let maps: Vec<String> = maps.collect();
-        let Formula { fixed, per_cpu, per_slot, per_cpu_and_slot } = *formula;
-        let cells = [per_cpu_and_slot, per_cpu, per_slot, fixed].map(grouped);
+        let Formula { fixed, per_possible_cpu, per_cpu, per_slot, per_cpu_and_slot } = *formula;
+        let cells = [per_cpu_and_slot, per_cpu, per_possible_cpu, per_slot, fixed].map(grouped);
         // Writing to a String cannot fail.
         let _ = writeln!(text, "| {name} | {} | {} |", maps.join(", "), cells.join(" | "));
     }
-    text.push_str("\n| possible CPUs | slots, chosen without a memory limit | bytes |\n| --- | --- | --- |\n");
+    text.push_str("\n| CPUs, all online | slots, chosen without a memory limit | bytes |\n| --- | --- | --- |\n");
     let collectors: Vec<&'static str> = ALL.iter().map(|spec| spec.name).collect();
-    for cpus in [2, 8, 32, 64, 128, 320] {
+    for count in [2, 8, 32, 64, 128, 320] {
+        let cpus = Cpus { possible: count, online: count };
         if let Ok(plan) = Plan::new(&Demand { cpus, limit: None, slots: None, collectors: &collectors }) {
-            let _ = writeln!(text, "| {cpus} | {} | {} |", grouped(plan.slots.into()), grouped(plan.bytes()));
+            let _ = writeln!(text, "| {count} | {} | {} |", grouped(plan.slots.into()), grouped(plan.bytes()));
         }
     }
     text
@@ -225,14 +227,22 @@ mod tests {
 
     use std::collections::BTreeMap;
 
-    use super::{ALL, Demand, MOST, MemoryError, OBJECT, Plan, STEP, definitions, entries, grouped, slots};
+    use super::{ALL, Cpus, Demand, MOST, MemoryError, OBJECT, Plan, STEP, definitions, entries, grouped, slots};
     use crate::{collectors::lifecycle, kernel::needs};
 
     const MB: u64 = 1_000_000;
 
     fn plan(cpus: u32, limit: Option<u64>, slots: Option<u32>) -> Result<Plan, MemoryError> {
+        of_node(all_online(cpus), limit, slots)
+    }
+
+    fn of_node(cpus: Cpus, limit: Option<u64>, slots: Option<u32>) -> Result<Plan, MemoryError> {
         let collectors: Vec<&'static str> = ALL.iter().map(|spec| spec.name).collect();
         Plan::new(&Demand { cpus, limit, slots, collectors: &collectors })
+    }
+
+    fn all_online(cpus: u32) -> Cpus {
+        Cpus { possible: cpus, online: cpus }
     }
 
     #[test]
@@ -264,6 +274,16 @@ mod tests {
     }
 
     #[test]
+    fn cpus_that_are_not_online_take_next_to_nothing() {
+        let few = of_node(all_online(12), None, None).unwrap();
+        for possible in [128, 192, 320] {
+            let plan = of_node(Cpus { possible, online: 4 }, Some(128 << 20), None).unwrap();
+            assert_eq!(plan.slots, few.slots, "{possible} possible CPUs: {plan}");
+            assert!(plan.bytes() < few.bytes() + MB / 2, "{possible} possible CPUs: {plan}, and 12 alone: {few}");
+        }
+    }
+
+    #[test]
     fn what_is_configured_is_taken_or_refused_with_the_remedy() {
         let configured = plan(4, None, Some(4096)).unwrap();
         assert_eq!((configured.slots, configured.why.as_str()), (4096, "as configured"));
@@ -272,18 +292,19 @@ mod tests {
         let text = refusal.to_string();
         assert!(text.contains("4096 slots") && text.contains("128.0 MB") && text.contains("`slots` to auto"), "{text}");
         let text = plan(320, Some(32 * MB), None).unwrap_err().to_string();
-        assert!(text.contains("320 possible CPUs") && text.contains("raise the limit to"), "{text}");
+        assert!(text.contains("320 CPUs") && text.contains("raise the limit to"), "{text}");
     }
 
     #[test]
     fn a_plan_says_who_takes_what_and_why() {
         let text = plan(128, None, None).unwrap().to_string();
-        assert!(text.contains("128 possible CPUs get 48.0 MB at most"), "{text}");
+        assert!(text.contains("128 CPUs get 48.0 MB at most"), "{text}");
         assert!(text.contains("scheduler ") && text.contains("slots ("), "{text}");
         let text = plan(128, Some(64 * MB), None).unwrap().to_string();
         assert!(text.contains("memory limit of 64.0 MB"), "{text}");
         let few =
-            Plan::new(&Demand { cpus: 128, limit: None, slots: None, collectors: &["lifecycle", "tasks"] }).unwrap();
+            Plan::new(&Demand { cpus: all_online(128), limit: None, slots: None, collectors: &["lifecycle", "tasks"] })
+                .unwrap();
         assert_eq!(few.slots, MOST, "what is switched off takes no room: {few}");
     }
 
@@ -318,8 +339,8 @@ mod tests {
 
     #[test]
     fn maps_of_what_does_not_run_take_one_entry() {
-        let all = entries(8, 1024, |_, _| true);
-        let few = entries(8, 1024, |spec, _| spec.name == lifecycle::SPEC.name);
+        let all = entries(all_online(8), 1024, |_, _| true);
+        let few = entries(all_online(8), 1024, |spec, _| spec.name == lifecycle::SPEC.name);
         let get = |list: &[(&str, u32)], name: &str| list.iter().find(|(one, _)| *one == name).map(|(_, count)| *count);
         for (name, used, unused) in [
             ("ACCOUNTS", Some(8 * 1024), Some(1)),

@@ -137,7 +137,7 @@ pub struct Start<'a> {
     pub(crate) files: &'a mut Option<FileReader>,
     /// The node's cgroup trees.
     pub hierarchies: &'a Hierarchies,
-    /// How many CPUs can exist.
+    /// How many CPUs are measured.
     pub cpus: u32,
     /// How many slots there are.
     pub slots: u32,

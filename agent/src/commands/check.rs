@@ -12,7 +12,7 @@ use crate::{
         btf::Btf,
         capabilities::{Capability, FOR_LOCKED_MEMORY, Held, NEEDED},
         cgroupfs::hierarchies::Hierarchies,
-        host,
+        host::{self, Cpus},
         refusal::Circumstances,
     },
     pipeline::Pipeline,
@@ -59,6 +59,10 @@ fn report(config: &Config) -> (String, bool) {
     };
     line("node", &config.node);
     line("kernel", &host::kernel_release().unwrap_or_else(|cause| format!("not known: {cause}")));
+    match Cpus::read(Path::new("/sys/devices/system/cpu")) {
+        Ok(cpus) => line("CPUs", &cpus.to_string()),
+        Err(cause) => line("CPUs", &format!("not known: {cause}")),
+    }
     let btf = Btf::read_file(Path::new("/sys/kernel/btf/vmlinux"));
     match &btf {
         Ok(_) => line("BTF", "readable"),

@@ -1,9 +1,11 @@
-//! How many entries each map of the programs has, and what it takes in the kernel: formulae of the CPUs that can exist and
+//! How many entries each map of the programs has, and what it takes in the kernel: formulae of the node's CPUs and
 //! of the slots. What a map is and how large its values are, the object itself tells. Pure.
 
 use std::ops::Add;
 
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _, read::elf::ElfFile64};
+
+use super::host::Cpus;
 
 /// A number for each kind of size; what is counted is its user's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -11,6 +13,8 @@ pub struct Formula {
     /// Whatever the node.
     pub fixed: u64,
     /// For each CPU that can exist.
+    pub per_possible_cpu: u64,
+    /// For each CPU that is measured.
     pub per_cpu: u64,
     /// For each slot.
     pub per_slot: u64,
@@ -20,18 +24,20 @@ pub struct Formula {
 
 impl Formula {
     /// Nothing.
-    pub const NOTHING: Self = Self { fixed: 0, per_cpu: 0, per_slot: 0, per_cpu_and_slot: 0 };
+    pub const NOTHING: Self = Self { fixed: 0, per_possible_cpu: 0, per_cpu: 0, per_slot: 0, per_cpu_and_slot: 0 };
 
     /// The number on a node.
     #[must_use]
-    pub fn on(self, cpus: u32, slots: u32) -> u64 {
-        let (cpus, slots) = (u64::from(cpus), u64::from(slots));
-        self.fixed + self.per_cpu * cpus + self.per_slot * slots + self.per_cpu_and_slot * cpus * slots
+    pub fn on(self, cpus: Cpus, slots: u32) -> u64 {
+        let [possible, measured, slots] = [cpus.possible, cpus.measured(), slots].map(u64::from);
+        let of_cpus = self.per_possible_cpu * possible + self.per_cpu * measured;
+        self.fixed + of_cpus + self.per_slot * slots + self.per_cpu_and_slot * measured * slots
     }
 
     fn times(self, factor: u64) -> Self {
         Self {
             fixed: self.fixed * factor,
+            per_possible_cpu: self.per_possible_cpu * factor,
             per_cpu: self.per_cpu * factor,
             per_slot: self.per_slot * factor,
             per_cpu_and_slot: self.per_cpu_and_slot * factor,
@@ -45,6 +51,7 @@ impl Add for Formula {
     fn add(self, other: Self) -> Self {
         Self {
             fixed: self.fixed + other.fixed,
+            per_possible_cpu: self.per_possible_cpu + other.per_possible_cpu,
             per_cpu: self.per_cpu + other.per_cpu,
             per_slot: self.per_slot + other.per_slot,
             per_cpu_and_slot: self.per_cpu_and_slot + other.per_cpu_and_slot,
@@ -67,7 +74,13 @@ impl Map {
         Self { name, entries: None }
     }
 
-    /// So many for each CPU.
+    /// One for each CPU that can exist.
+    #[must_use]
+    pub const fn per_possible_cpu(name: &'static str) -> Self {
+        Self { name, entries: Some(Formula { per_possible_cpu: 1, ..Formula::NOTHING }) }
+    }
+
+    /// So many for each CPU that is measured.
     #[must_use]
     pub const fn per_cpu(name: &'static str, count: u32) -> Self {
         Self { name, entries: Some(Formula { per_cpu: count as u64, ..Formula::NOTHING }) }
@@ -79,7 +92,7 @@ impl Map {
         Self { name, entries: Some(Formula { per_slot: count as u64, ..Formula::NOTHING }) }
     }
 
-    /// One for each slot on each CPU.
+    /// One for each slot on each CPU that is measured.
     #[must_use]
     pub const fn per_cpu_and_slot(name: &'static str) -> Self {
         Self { name, entries: Some(Formula { per_cpu_and_slot: 1, ..Formula::NOTHING }) }
@@ -87,7 +100,7 @@ impl Map {
 
     /// How many entries it gets on a node; none for as many as the object says. A map that nobody uses gets one.
     #[must_use]
-    pub fn entries_on(&self, definition: &Definition, cpus: u32, slots: u32, is_used: bool) -> Option<u32> {
+    pub fn entries_on(&self, definition: &Definition, cpus: Cpus, slots: u32, is_used: bool) -> Option<u32> {
         match (definition.kind, is_used) {
             (Kind::Variables, _) => None,
             // The kernel's least: a page.
@@ -104,7 +117,7 @@ impl Map {
         let value_bytes = definition.value_bytes.next_multiple_of(8);
         match definition.kind {
             Kind::Array | Kind::Variables => entries.times(value_bytes),
-            Kind::PerCpuArray => Formula { per_cpu: entries.fixed * value_bytes, ..Formula::NOTHING },
+            Kind::PerCpuArray => Formula { per_possible_cpu: entries.fixed * value_bytes, ..Formula::NOTHING },
             // An entry's head and its bucket.
             Kind::Hash => entries.times(48 + 16 + definition.key_bytes.next_multiple_of(8) + value_bytes),
             Kind::Queue => entries.times(definition.value_bytes),
@@ -188,8 +201,11 @@ pub fn definitions(bytes: &[u8]) -> Vec<Definition> {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-    use super::{Definition, Formula, Kind, Map, definitions};
+    use super::{Cpus, Definition, Formula, Kind, Map, definitions};
     use crate::kernel::object::OBJECT;
+
+    /// Ten CPUs are measured.
+    const CPUS: Cpus = Cpus { possible: 64, online: 2 };
 
     fn definition(kind: Kind, key_bytes: u64, value_bytes: u64, entries: u64) -> Definition {
         Definition { name: "A".to_owned(), kind, key_bytes, value_bytes, entries }
@@ -197,34 +213,35 @@ mod tests {
 
     #[test]
     fn a_formula_adds_up_what_it_takes_for_cpus_and_slots() {
-        let formula = Formula { fixed: 1, per_cpu: 10, per_slot: 100, per_cpu_and_slot: 1000 };
-        assert_eq!(formula.on(2, 3), 1 + 20 + 300 + 6000);
-        let more = Formula { per_slot: 5, ..Formula::NOTHING };
-        assert_eq!((formula + more).on(2, 3), formula.on(2, 3) + 15);
+        let formula = Formula { fixed: 1, per_possible_cpu: 7, per_cpu: 10, per_slot: 100, per_cpu_and_slot: 1000 };
+        assert_eq!(formula.on(CPUS, 3), 1 + 7 * 64 + 100 + 300 + 30_000);
+        let more = Formula { per_slot: 5, per_possible_cpu: 1, ..Formula::NOTHING };
+        assert_eq!((formula + more).on(CPUS, 3), formula.on(CPUS, 3) + 15 + 64);
     }
 
     #[test]
     fn what_a_map_takes_follows_from_its_kind() {
         for (map, definition, expected) in [
-            (Map::per_cpu_and_slot("A"), definition(Kind::Array, 4, 12, 1), 16 * 4 * 10),
-            (Map::per_cpu("A", 3), definition(Kind::Array, 4, 8, 1), 8 * 4 * 3),
-            (Map::fixed("A"), definition(Kind::PerCpuArray, 4, 12, 1), 16 * 4),
-            (Map::per_slot("A", 2), definition(Kind::Hash, 8, 8, 1), 80 * 20),
-            (Map::per_slot("A", 1), definition(Kind::Queue, 0, 4, 1), 4 * 10),
+            (Map::per_cpu_and_slot("A"), definition(Kind::Array, 4, 12, 1), 16 * 10 * 3),
+            (Map::per_cpu("A", 3), definition(Kind::Array, 4, 8, 1), 8 * 10 * 3),
+            (Map::per_possible_cpu("A"), definition(Kind::Array, 4, 8, 1), 8 * 64),
+            (Map::fixed("A"), definition(Kind::PerCpuArray, 4, 12, 1), 16 * 64),
+            (Map::per_slot("A", 2), definition(Kind::Hash, 8, 8, 1), 80 * 6),
+            (Map::per_slot("A", 1), definition(Kind::Queue, 0, 4, 1), 4 * 3),
             (Map::fixed("A"), definition(Kind::Ring, 0, 0, 8192), 8192),
             (Map::fixed("A"), definition(Kind::Variables, 4, 100, 1), 104),
         ] {
-            assert_eq!(map.bytes(&definition).on(4, 10), expected, "{definition:?}");
+            assert_eq!(map.bytes(&definition).on(CPUS, 3), expected, "{definition:?}");
         }
     }
 
     #[test]
     fn a_map_that_nobody_uses_takes_one_entry() {
         let check = |map: Map, definition: &Definition, used, unused| {
-            let entries = [true, false].map(|is_used| map.entries_on(definition, 4, 10, is_used));
+            let entries = [true, false].map(|is_used| map.entries_on(definition, CPUS, 3, is_used));
             assert_eq!(entries, [used, unused], "{definition:?}");
         };
-        check(Map::per_cpu_and_slot("A"), &definition(Kind::Array, 4, 8, 1), Some(40), Some(1));
+        check(Map::per_cpu_and_slot("A"), &definition(Kind::Array, 4, 8, 1), Some(30), Some(1));
         check(Map::fixed("A"), &definition(Kind::Hash, 4, 1, 1024), None, Some(1));
         check(Map::fixed("A"), &definition(Kind::Ring, 0, 0, 1 << 19), None, Some(4096));
         check(Map::fixed("A"), &definition(Kind::Variables, 4, 100, 1), None, None);

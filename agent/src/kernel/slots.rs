@@ -16,7 +16,8 @@ pub static MAPS: &[Map] = &[
     // Twice, since slots are freed a while after their cgroups are gone.
     Map::per_slot("SLOT_OF", 2),
     Map::per_cpu("SLOT_CACHE", CACHE_ENTRIES),
-    Map::per_cpu("LOSSES", 1),
+    // CPUs for which there is no more than this count here what they lose.
+    Map::per_possible_cpu("LOSSES"),
     Map::fixed("ASCENT"),
 ];
 
@@ -68,6 +69,13 @@ impl SlotMaps {
         self.free.push(slot, 0)
     }
 
+    /// CPUs that came after the start and for which there is no room.
+    #[must_use]
+    pub fn late_cpus(&self) -> Vec<usize> {
+        let is_late = |cpu: &usize| self.losses.get(*cpu).is_some_and(|losses| losses.late_cpu != 0);
+        (0..self.losses.len()).filter(is_late).collect()
+    }
+
     /// What went wrong in the kernel, over all CPUs.
     #[must_use]
     pub fn losses(&self) -> Losses {
@@ -79,6 +87,7 @@ impl SlotMaps {
             sum.path_unreadable += one.path_unreadable;
             sum.cache_misses += one.cache_misses;
             sum.no_cgroup += one.no_cgroup;
+            sum.late_cpu += one.late_cpu;
         }
         sum
     }

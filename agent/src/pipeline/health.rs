@@ -56,7 +56,7 @@ impl Inner {
     }
 }
 
-fn of_slots(slots: &SlotMaps) -> [(&'static str, &'static str, u64); 5] {
+fn of_slots(slots: &SlotMaps) -> [(&'static str, &'static str, u64); 6] {
     let losses = slots.losses();
     [
         ("lifecycle", "no_free_slot", losses.no_free_slot),
@@ -64,5 +64,6 @@ fn of_slots(slots: &SlotMaps) -> [(&'static str, &'static str, u64); 5] {
         ("lifecycle", "event_lost", losses.event_lost),
         ("lifecycle", "path_unreadable", losses.path_unreadable),
         ("lifecycle", "no_cgroup", losses.no_cgroup),
+        ("lifecycle", "late_cpu", losses.late_cpu),
     ]
 }

@@ -20,6 +20,8 @@ pub(super) struct Kernel {
     pub(super) events: Option<Events>,
     /// Slots that could not be given back: they stay out of use.
     pub(super) stuck: u64,
+    /// CPUs without room of which the log has told.
+    pub(super) told_late: usize,
     // Detaches all programs when it goes.
     pub(super) _object: Object,
 }
@@ -67,6 +69,18 @@ impl Kernel {
     pub(super) fn lost_events(&self) -> u64 {
         let losses = self.slots.losses();
         losses.event_lost + losses.path_unreadable
+    }
+
+    /// Tells once of each CPU for which there is no room.
+    pub(super) fn tell_late_cpus(&mut self) {
+        let cpus = self.slots.late_cpus();
+        if cpus.len() > self.told_late {
+            warn!(
+                ?cpus,
+                "these CPUs came online after the start and what runs there is not measured: start the agent anew"
+            );
+            self.told_late = cpus.len();
+        }
     }
 
     /// Nothing tells of births and removals.

@@ -275,6 +275,9 @@ impl Inner {
         self.follow_events(now);
         self.tell(now);
         self.refresh_names(now);
+        if let Some(kernel) = &mut self.kernel {
+            kernel.tell_late_cpus();
+        }
         if self.unknown.is_empty() && !self.cgroups.any_removed() {
             return;
         }

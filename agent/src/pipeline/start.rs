@@ -30,7 +30,8 @@ use crate::{
             hierarchies::{Hierarchies, HierarchyError},
         },
         events::Events,
-        host, labels, memory_limit,
+        host::Cpus,
+        labels, memory_limit,
         needs::{self, Answers},
         object::{self, Object, ObjectError},
         refusal,
@@ -42,6 +43,8 @@ use crate::{
 
 /// The running kernel's types.
 const BTF: &str = "/sys/kernel/btf/vmlinux";
+/// The running kernel's CPUs.
+const CPUS: &str = "/sys/devices/system/cpu";
 
 /// Why the agent cannot even run without values.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +53,7 @@ pub enum StartError {
     #[error(transparent)]
     Hierarchy(#[from] HierarchyError),
     /// The number of CPUs sizes everything.
-    #[error("cannot tell how many CPUs this node can have")]
+    #[error("cannot tell how many CPUs this node has")]
     Cpus(#[source] std::io::Error),
     /// The maps would leave too little of the memory limit.
     #[error(transparent)]
@@ -65,7 +68,7 @@ impl Pipeline {
     /// The node's cgroups or CPUs cannot be found, or the programs' maps do not fit the memory limit.
     pub fn start(config: &Config) -> Result<Self, StartError> {
         let hierarchies = Hierarchies::find(&config.cgroup_root)?;
-        let cpus = host::possible_cpus().map_err(StartError::Cpus)?;
+        let cpus = Cpus::read(Path::new(CPUS)).map_err(StartError::Cpus)?;
         let states = states(config);
         let limit = memory_limit::read(Path::new("/proc"), Path::new("/sys/fs/cgroup"));
         let asked: Vec<&str> = running(&states).collect();
@@ -138,7 +141,7 @@ impl Pipeline {
 /// Loads the kernel programs and starts the collectors, one after another.
 struct Loader<'a> {
     hierarchies: &'a Hierarchies,
-    cpus: u32,
+    cpus: Cpus,
     slots: u32,
     /// Somebody takes events.
     tells_events: bool,
@@ -170,7 +173,7 @@ impl Loader<'_> {
 
     fn try_load(&mut self) -> Result<Kernel, State> {
         let btf = Btf::read_file(Path::new(BTF)).map_err(|cause| State::Unsupported(cause.to_string()))?;
-        let node = object::node(self.hierarchies, self.cpus, self.slots);
+        let node = object::node(self.hierarchies, self.cpus.measured(), self.slots);
         let answers = needs::programs(object::OBJECT)
             .and_then(|programs| Answers::new(&programs, btf, &node))
             .map_err(|cause| State::Failed(cause.to_string()))?;
@@ -194,7 +197,7 @@ impl Loader<'_> {
             }
         }
         object.seal();
-        Ok(Kernel { slots, events: self.events.take(), stuck: 0, _object: object })
+        Ok(Kernel { slots, events: self.events.take(), stuck: 0, told_late: 0, _object: object })
     }
 
     /// Attaches what tells last words of a cgroup, before `lifecycle` is started: the kernel calls the programs on one hook in
@@ -261,7 +264,7 @@ impl Loader<'_> {
             object,
             files: &mut self.files,
             hierarchies: self.hierarchies,
-            cpus: self.cpus,
+            cpus: self.cpus.measured(),
             slots: self.slots,
             layout: self.layouts.get(section).cloned().unwrap_or_default(),
             answers,

@@ -28,6 +28,8 @@ const LAST_LINES: usize = 20;
 pub(super) struct Machine<'a> {
     pub(super) vmlinuz: &'a Path,
     pub(super) initial_files: &'a Path,
+    /// As QEMU's `-smp` takes them.
+    pub(super) cpus: &'a str,
     /// More of the kernel's command line; `NAME=value` becomes a variable of the first process.
     pub(super) parameters: &'a str,
     pub(super) limit: Duration,
@@ -98,11 +100,11 @@ impl Machine<'_> {
         let program: PathBuf = places::program(QEMU)
             .with_context(|| format!("there is no {QEMU}; `cargo xtask setup --for vm` installs it"))?;
         let mut command = Command::new(program);
-        // Emulation, not KVM: it works everywhere, and alike. One thread for both CPUs: with two, QEMU 7.2 runs stale
+        // Emulation, not KVM: it works everywhere, and alike. One thread for all CPUs: with two, QEMU 7.2 runs stale
         // code while a CPU patches the kernel's text (static keys, tracepoints), and some runs panic at an int3.
         // A panicking kernel reboots at once, and a reboot ends QEMU.
         command
-            .args(["-accel", "tcg,thread=single", "-cpu", "max", "-smp", "2", "-m", "2G"])
+            .args(["-accel", "tcg,thread=single", "-cpu", "max", "-smp", self.cpus, "-m", "2G"])
             .args(["-nodefaults", "-no-user-config", "-no-reboot"])
             .args(["-display", "none", "-monitor", "none", "-serial", "stdio"])
             .arg("-kernel")

@@ -42,6 +42,8 @@ pub(crate) struct Choice {
     /// How control groups are mounted
     #[arg(long, value_enum, default_value_t = Cgroup::V2)]
     cgroup: Cgroup,
+    #[command(flatten)]
+    hardware: Hardware,
     /// Seconds that one machine may take; 120 for a program and 1800 for tests unless given
     #[arg(long, value_name = "SECONDS")]
     limit: Option<u64>,
@@ -57,6 +59,28 @@ pub(crate) struct Choice {
     /// A static program and its arguments, after `--`
     #[arg(last = true, required_unless_present = "tests")]
     command: Vec<String>,
+}
+
+/// The machine beneath the kernel, and what the kernel is told of it.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Hardware {
+    /// CPUs as QEMU's `-smp` takes them: `2,maxcpus=128` has two and room for 126 more
+    #[arg(long, value_name = "CPUS", default_value = Hardware::CPUS)]
+    cpus: String,
+    /// More of the kernel's command line, such as `maxcpus=2`, with which only two CPUs are online at first
+    #[arg(long = "parameters", value_name = "TEXT", default_value = "")]
+    parameters: String,
+}
+
+impl Hardware {
+    /// CPUs, unless others are asked for.
+    const CPUS: &str = "2";
+}
+
+impl Default for Hardware {
+    fn default() -> Self {
+        Self { cpus: Self::CPUS.to_owned(), parameters: String::new() }
+    }
 }
 
 /// How control groups are mounted in the guest.
@@ -86,8 +110,8 @@ pub(crate) fn run(choice: &Choice) -> Result<ExitCode> {
     let kernels = chosen(&choice.kernels);
     let held = if let Some(filters) = &choice.tests {
         let limit = Duration::from_secs(choice.limit.unwrap_or(TESTS_LIMIT_S));
-        let Choice { cgroup, skip, files, .. } = choice;
-        let tally = run_tests(&Tests { kernels: &kernels, cgroup: *cgroup, limit, filters, skip, files })?;
+        let Choice { cgroup, hardware, skip, files, .. } = choice;
+        let tally = run_tests(&Tests { kernels: &kernels, cgroup: *cgroup, hardware, limit, filters, skip, files })?;
         println!("{tally}");
         tally.held()
     } else {
@@ -95,7 +119,7 @@ pub(crate) fn run(choice: &Choice) -> Result<ExitCode> {
         let mut guest = Guest::with_program(program, arguments)?;
         choice.files.iter().try_for_each(|file| guest.add(file))?;
         let limit = Duration::from_secs(choice.limit.unwrap_or(PROGRAM_LIMIT_S));
-        let outcomes = boot_each(&kernels, &guest, choice.cgroup, limit, |_, _| ())?;
+        let outcomes = boot_each(&kernels, &guest, (choice.cgroup, &choice.hardware), limit, |_, _| ())?;
         outcomes.iter().all(|(_, outcome)| outcome.as_ref().is_ok_and(|outcome| outcome.code == 0))
     };
     Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -106,7 +130,7 @@ pub(crate) fn run(choice: &Choice) -> Result<ExitCode> {
 fn boot_each(
     kernels: &[&str],
     guest: &Guest,
-    cgroup: Cgroup,
+    (cgroup, hardware): (Cgroup, &Hardware),
     limit: Duration,
     mut line: impl FnMut(&str, &str),
 ) -> Result<Vec<(Kernel, Result<Outcome>)>> {
@@ -118,7 +142,8 @@ fn boot_each(
         let machine = Machine {
             vmlinuz: &kernel.vmlinuz,
             initial_files: &initial_files.0,
-            parameters: &format!("VM_CGROUP={}", cgroup.name()),
+            cpus: &hardware.cpus,
+            parameters: &format!("VM_CGROUP={} {}", cgroup.name(), hardware.parameters),
             limit,
         };
         let outcome = machine.run(|text| {

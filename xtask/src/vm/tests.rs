@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 use super::{
-    Cgroup, boot_each,
+    Cgroup, Hardware, boot_each,
     guest::{Guest, words},
 };
 use crate::{
@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Files of agent/tests that need nothing but a kernel: no Prometheus, no collector, no API server.
-const PROGRAMS: &[&str] = &["agent", "churn", "cpu", "culprits", "off_cpu", "scheduler", "tasks"];
+const PROGRAMS: &[&str] = &["agent", "churn", "cpu", "cpus", "culprits", "off_cpu", "scheduler", "tasks"];
 /// What they call and the guest's busybox does not have, or not with the options that they use.
 const CALLED: &[&str] = &["bpftool", "chrt", "losetup", "perf", "setpriv", "setsid", "taskset", "unshare"];
 /// Where the loader looks up libraries that are not in its usual places.
@@ -36,6 +36,7 @@ const VARIABLES: &str = "PODLENS_TEST_OWN_MACHINE=1 PODLENS_TEST_SLOW_MACHINE=1"
 pub(crate) struct Tests<'a> {
     pub(crate) kernels: &'a [&'a str],
     pub(crate) cgroup: Cgroup,
+    pub(crate) hardware: &'a Hardware,
     /// How long one machine may take.
     pub(crate) limit: Duration,
     /// Parts of names, one of which a test's name must contain; all run if there are none.
@@ -63,7 +64,7 @@ pub(crate) fn run_tests(tests: &Tests<'_>) -> Result<Tally> {
     tests.files.iter().try_for_each(|file| guest.add(file))?;
 
     let mut readers: BTreeMap<String, Reader> = BTreeMap::new();
-    let outcomes = boot_each(tests.kernels, &guest, tests.cgroup, tests.limit, |series, line| {
+    let outcomes = boot_each(tests.kernels, &guest, (tests.cgroup, tests.hardware), tests.limit, |series, line| {
         readers.entry(series.to_owned()).or_default().line(line);
     })?;
     let mut sum = Tally::default();

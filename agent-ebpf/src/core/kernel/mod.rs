@@ -136,7 +136,7 @@ pub(crate) fn slots_count() -> u64 {
     number!("SLOTS_COUNT")
 }
 
-/// CPUs that can exist.
+/// CPUs that are measured: those from 0 to this number less one have their entries in the maps.
 #[inline(always)]
 pub(crate) fn cpus_count() -> u64 {
     number!("CPUS_COUNT")

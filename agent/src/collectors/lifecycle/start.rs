@@ -53,6 +53,7 @@ pub static SPEC: Spec = Spec {
         "event_lost",
         "path_unreadable",
         "no_cgroup",
+        "late_cpu",
         "slot_stuck",
         "malformed_event",
         "end_unknown",

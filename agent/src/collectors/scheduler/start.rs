@@ -80,7 +80,7 @@ pub struct SchedulerMaps {
     pub totals: MappedArray<SlotTotals>,
     /// What each CPU is doing, with which each entry begins.
     pub cpus: MappedArray<Now>,
-    /// How many CPUs can exist.
+    /// How many CPUs are measured.
     pub cpu_count: u32,
     /// How many slots there are.
     pub slot_count: u32,
