@@ -23,9 +23,9 @@ const MOST_SLOTS: u64 = 1024;
 
 /// The highest number in a list of CPUs, and one more.
 fn cpus(list: &str) -> usize {
-    let text = fs::read_to_string(Path::new("/sys/devices/system/cpu").join(list)).unwrap();
-    let last = text.trim().rsplit([',', '-']).next().unwrap();
-    last.parse::<usize>().unwrap() + 1
+    let ranges = fs::read_to_string(Path::new("/sys/devices/system/cpu").join(list)).unwrap();
+    let highest = ranges.trim().rsplit([',', '-']).next().unwrap();
+    highest.parse::<usize>().unwrap() + 1
 }
 
 /// A CPU that is there and not online, and the file that brings it.
