@@ -25,8 +25,9 @@ fn main() -> Result<()> {
     }
     let ebpf = ebpf.to_str().context("the path of the checkout is not UTF-8")?;
     let toolchain = env::var("RUSTUP_TOOLCHAIN").unwrap_or_else(|_| "stable".to_owned());
+    let features: &[&str] = if env::var_os("CARGO_FEATURE_KERNEL_LOG").is_some() { &["kernel-log"] } else { &[] };
     aya_build::build_ebpf(
-        [Package { name: "podlens-ebpf", root_dir: ebpf, ..Default::default() }],
+        [Package { name: "podlens-ebpf", root_dir: ebpf, features, ..Default::default() }],
         Toolchain::Custom(&toolchain),
     )
     .context("the kernel programs did not build; `cargo xtask setup` installs what they need")

@@ -108,8 +108,6 @@ pub struct Losses {
     pub event_lost: u64,
     /// A path was longer than [`crate::event::PATH_BYTES`] or could not be read.
     pub path_unreadable: u64,
-    /// A cgroup was found in the hash, not in its CPU's cache: cost, not loss.
-    pub cache_misses: u64,
     /// A task without a cgroup or a run queue: seen only while the kernel sets one up.
     pub no_cgroup: u64,
     /// A switch on a CPU that came after the start and for which there is no room.
@@ -118,4 +116,4 @@ pub struct Losses {
 
 const _: () = assert!(size_of::<Assigned>() == 16);
 const _: () = assert!(size_of::<Slot>() == 32);
-const _: () = assert!(size_of::<Losses>() == 56);
+const _: () = assert!(size_of::<Losses>() == 48);

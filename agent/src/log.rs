@@ -7,7 +7,9 @@ use crate::config::{Log, LogFormat};
 /// Starts logging for the whole process.
 pub fn start(log: &Log) {
     // The libraries below podlens speak up only when something is wrong.
-    let filter = EnvFilter::new(format!("warn,podlens={}", log.level.as_str()));
+    let level = log.level.as_str();
+    let kernel = if cfg!(feature = "kernel-log") { format!(",kernel={level}") } else { String::new() };
+    let filter = EnvFilter::new(format!("warn,podlens={level}{kernel}"));
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     // A second start, in a test for instance, keeps the first.
     let _ = match log.format {

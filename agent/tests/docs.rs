@@ -1,29 +1,19 @@
 //! docs/metrics.md, docs/events.md and docs/config.md, made from the definitions that the agent itself uses.
 //!
-//! Compares with the files; `cargo xtask docs` sets `PODLENS_TEST_UPDATE` and so rewrites them. The agent's own
-//! metrics are read from a page that a pipeline at work has written, so the kernel programs must run here.
+//! Compares with the files; `cargo xtask docs` sets `PODLENS_TEST_UPDATE` and so rewrites them. Needs neither root nor a
+//! kernel: that a running agent has just these is for agent/tests/own.rs.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt::Write as _,
-    path::Path,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, fmt::Write as _, path::Path};
 
 use podlens::{
-    attribution::kubernetes::source,
-    collectors::{ALL, Spec, State, map_memory, switchable},
-    config::{self, Config, NameSource},
-    export::{own, prometheus::Format},
-    pipeline::{Pipeline, facts, kinds},
-    signal::{Container, Entity, EventKind, InfoMetric, Kind, Label, LabelValues, Metric, Unit},
-    telemetry::pipeline::OwnMetrics,
-    telemetry::{SelfTelemetry, log_records::LogRecords, otlp::COUNTERS},
+    collectors::{ALL, Spec, map_memory, switchable},
+    config,
+    pipeline::{facts, kinds, losses},
+    signal::{EventKind, InfoMetric, Kind, Label, LabelValues, Metric, Unit},
+    telemetry::{OwnLabel, OwnMetric, OwnValues, SelfTelemetry, metrics},
 };
-use tokio::{sync::watch, task::JoinSet};
 
 const METRICS: &str = "\
 # Metrics
@@ -131,9 +121,7 @@ fn the_list_of_metrics_is_what_the_definitions_give() {
     for metric in [&facts::CPU_REQUEST, &facts::MEMORY_REQUEST, &facts::MEMORY_LIMIT] {
         push_metric(&mut text, metric);
     }
-    let page = own_page();
-    check_losses(&page);
-    push_own(&mut text, &page);
+    push_own(&mut text);
     check("metrics.md", &text);
 }
 
@@ -197,17 +185,7 @@ fn push_collector(text: &mut String, spec: &Spec) {
 
 fn push_metric(text: &mut String, metric: &Metric) {
     let Metric { name, otlp_name, help, source, must_equal, .. } = metric;
-    let kind = match metric.kind {
-        Kind::Counter => "counter",
-        Kind::Gauge => "gauge",
-        Kind::Histogram => "histogram",
-    };
-    let unit = match metric.unit {
-        Unit::Seconds => "seconds".to_owned(),
-        Unit::Bytes => "bytes".to_owned(),
-        Unit::Count(thing) => format!("1 ({thing})"),
-        Unit::Cpus => "1 (cpu)".to_owned(),
-    };
+    let (kind, unit) = (kind_name(metric.kind), unit_name(metric.unit));
     let of_label = |label: &Label| match label.values {
         LabelValues::Fixed(values) => {
             let values: Vec<String> = values.iter().map(|value| format!("`{value}`")).collect();
@@ -248,106 +226,68 @@ fn push_section(text: &mut String, name: &str, help: &str, rows: &[(&str, String
     }
 }
 
-/// A family of the agent's own page.
-#[derive(Default)]
-struct OwnFamily {
-    kind: String,
-    help: String,
-    /// Label names and their values.
-    labels: BTreeMap<String, BTreeSet<String>>,
-}
-
-/// Labels of the agent's own metrics whose values are the same on every node.
-const CLOSED: &[&str] = &["collector", "state", "reason"];
-
-/// What a collector tells of losses is in its specification, and the other way round.
-fn check_losses(page: &str) {
-    for spec in ALL {
-        let collector = format!("collector=\"{}\"", spec.name);
-        let lines = page.lines().filter(|line| line.starts_with("podlens_lost_total{") && line.contains(&collector));
-        let reason = |line: &str| line.split_once("reason=\"").unwrap().1.split('"').next().unwrap().to_owned();
-        let told: BTreeSet<String> = lines.map(reason).collect();
-        let known: BTreeSet<String> = spec.losses.iter().map(|reason| (*reason).to_owned()).collect();
-        assert_eq!(told, known, "{}", spec.name);
-    }
-}
-
-fn push_own(text: &mut String, page: &str) {
-    let families = parse(page);
+fn push_own(text: &mut String) {
     text.push_str(
-        "\n## The agent itself\n\nServed beside the others, without the labels of an entity. `podlens_otlp_...` \
-         and `podlens_events_total` exist where an OTLP endpoint is configured, `podlens_names_...` where there is a source of names.\n\n\
-         | metric | kind | labels | meaning |\n| --- | --- | --- | --- |\n",
+        "\n## The agent itself\n\nServed beside the others, without the labels of an entity. Counters begin at 0.\n\n\
+         | metric | kind, unit | labels | meaning | exists |\n| --- | --- | --- | --- | --- |\n",
     );
-    for (name, family) in &families {
-        let mut labels: Vec<String> = family.labels.keys().map(|label| format!("`{label}`")).collect();
-        if labels.is_empty() {
-            labels.push("none".to_owned());
-        }
-        writeln!(text, "| `{name}` | {} | {} | {} |", family.kind, labels.join(", "), family.help).unwrap();
+    for OwnMetric { name, kind, unit, help, labels, only } in metrics::ALL {
+        let labels: Vec<String> = labels.iter().map(|label| format!("`{}`", label.name)).collect();
+        let labels = if labels.is_empty() { "none".to_owned() } else { labels.join(", ") };
+        let (kind, unit) = (kind_name(*kind), unit_name(*unit));
+        writeln!(text, "| `{name}` | {kind}, {unit} | {labels} | {help} | {} |", only.unwrap_or("always")).unwrap();
+    }
+    for family in SelfTelemetry::new("any", None).unwrap().gather_process() {
+        let kind = format!("{:?}", family.get_field_type()).to_lowercase();
+        let help = family.help().trim_end_matches('.');
+        writeln!(text, "| `{}` | {kind} | none | {help} | always, not pushed |", family.name()).unwrap();
     }
     text.push_str("\nValues of labels:\n\n| metric | label | values |\n| --- | --- | --- |\n");
-    for (name, family) in &families {
-        for (label, values) in family.labels.iter().filter(|(label, _)| CLOSED.contains(&label.as_str())) {
-            let values: Vec<String> = values.iter().map(|value| format!("`{value}`")).collect();
-            writeln!(text, "| `{name}` | `{label}` | {} |", values.join(", ")).unwrap();
+    for OwnMetric { name, labels, .. } in metrics::ALL {
+        for label in *labels {
+            writeln!(text, "| `{name}` | `{}` | {} |", label.name, values_of(label)).unwrap();
         }
     }
 }
 
-fn parse(page: &str) -> BTreeMap<String, OwnFamily> {
-    let mut families: BTreeMap<String, OwnFamily> = BTreeMap::new();
-    let mut family = String::new();
-    for line in page.lines() {
-        if let Some((name, help)) = line.strip_prefix("# HELP ").and_then(|rest| rest.split_once(' ')) {
-            name.clone_into(&mut family);
-            help.trim_end_matches('.').clone_into(&mut families.entry(family.clone()).or_default().help);
-        } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
-            kind.clone_into(&mut families.entry(name.to_owned()).or_default().kind);
-        } else if let Some((labels, _)) = line.split_once('{').and_then(|(_, rest)| rest.rsplit_once('}')) {
-            for (label, value) in
-                labels.split(',').filter_map(|one| one.split_once('=')).filter(|(one, _)| *one != "le")
-            {
-                let values = families.get_mut(&family).unwrap().labels.entry(label.to_owned()).or_default();
-                values.insert(value.trim_matches('"').to_owned());
-            }
-        }
-    }
-    families
+fn values_of(label: &OwnLabel) -> String {
+    let values: BTreeSet<&str> = match label.values {
+        OwnValues::Fixed(values) => return listed(values),
+        OwnValues::Collectors => ALL.iter().map(|spec| spec.name).collect(),
+        OwnValues::LossParts => losses().map(|(part, _)| part).collect(),
+        OwnValues::LossReasons => losses().map(|(_, loss)| loss.reason).collect(),
+        OwnValues::Events => return "the names in [events.md](events.md)".to_owned(),
+        OwnValues::Open => return "any".to_owned(),
+    };
+    listed(&Vec::from_iter(values))
 }
 
-/// The agent's own metrics as a page, each with a sample: a pipeline at work, and a source of names that was asked once.
-fn own_page() -> String {
-    let nobodys_run = tempfile::tempdir().unwrap();
-    let mut config = Config::defaults(&switchable());
-    config.kubernetes.source = NameSource::Bundle;
-    nobodys_run.path().clone_into(&mut config.kubernetes.bundle_root);
-    config.logs.endpoint =
-        Some(config::Endpoint { url: http::Uri::from_static("http://127.0.0.1:4317"), is_for_signal: false });
-    let pipeline = Arc::new(Pipeline::start(&config).unwrap());
-    for (name, state) in pipeline.states() {
-        assert!(matches!(state, State::Running | State::Degraded(_)), "{name} must run for its counters: {state:?}");
-    }
-    let telemetry = SelfTelemetry::new("any", Some(&COUNTERS)).unwrap();
-    telemetry.register(LogRecords::new(Arc::default()).unwrap()).unwrap();
-    OwnMetrics::register(&telemetry, &pipeline).unwrap();
+fn listed(values: &[&str]) -> String {
+    values.iter().map(|value| format!("`{value}`")).collect::<Vec<_>>().join(", ")
+}
 
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let (_stop, shutdown) = watch::channel(false);
-    let mut tasks = JoinSet::new();
-    runtime.block_on(source::start(&config.kubernetes, "any", pipeline.names(), &mut tasks, &shutdown));
-    let unknown = Entity::Container(Container {
-        namespace: "".into(),
-        pod: "uid".into(),
-        container: "".into(),
-        pod_uid: "uid".into(),
-        container_id: "0".repeat(64).into(),
-    });
-    let until = Instant::now() + Duration::from_secs(10);
-    while pipeline.names().health().requests.is_empty() {
-        assert!(Instant::now() < until, "the source of names was never asked");
-        pipeline.names().born(&unknown, true);
-        std::thread::sleep(Duration::from_millis(20));
+fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Counter => "counter",
+        Kind::Gauge => "gauge",
+        Kind::Histogram => "histogram",
     }
-    own::page(&telemetry, Format::Text)
+}
+
+fn unit_name(unit: Unit) -> String {
+    match unit {
+        Unit::Seconds => "seconds".to_owned(),
+        Unit::Bytes => "bytes".to_owned(),
+        Unit::Count(thing) => format!("1 ({thing})"),
+        Unit::Cpus => "1 (cpu)".to_owned(),
+    }
+}
+
+#[test]
+fn the_table_of_losses_is_what_the_parts_declare() {
+    let mut table = "| collector or part, reason | means |\n| --- | --- |\n".to_owned();
+    for (part, loss) in losses() {
+        writeln!(table, "| {part}, `{}` | {} |", loss.reason, loss.means).unwrap();
+    }
+    check_part("docs/troubleshooting.md", &table);
 }

@@ -79,7 +79,7 @@ enum Task {
     Image(image::Choice),
     /// Render the manifests and the chart's documentation from the chart
     Chart(chart::Choice),
-    /// Write docs/metrics.md, docs/events.md and docs/config.md from the definitions; as root
+    /// Write docs/metrics.md, docs/events.md, docs/config.md and the tables in other documents from the definitions
     Docs(docs::Choice),
     /// Check what no compiler knows: layers, `aya` and `unsafe`, what files and documents say
     Tidy,

@@ -103,9 +103,9 @@ const STAGES: &[Stage] = &[
     },
     Stage {
         name: "unit",
-        about: "tests of pure logic",
+        about: "tests of pure logic, and the documents made from definitions",
         kind: Kind::Tests,
-        arguments: &["test", "--no-fail-fast", "--lib", "--bins"],
+        arguments: &["test", "--no-fail-fast", "--lib", "--bins", "--test", "docs"],
         variables: &[],
     },
     Stage {
@@ -219,7 +219,7 @@ fn run_stage(stage: &Stage, filter: Option<&str>) -> Result<Tally> {
     command.args(filter);
     if stage.kind == Kind::KernelTests {
         command.args(["--", "--test-threads=1"]);
-        run_as_root(&mut command, &[])?;
+        run_as_root(&mut command)?;
     }
     let mut reader = Reader::default();
     let held = process::echoed(&mut command, |line| reader.line(line))?.success();
@@ -244,11 +244,10 @@ fn run_on_other_kernels(kernels: &[&str], tests: &[&str], filter: Option<&str>) 
     })
 }
 
-/// Makes cargo run test programs as root, with this user's cache and the variables of these names.
-pub(crate) fn run_as_root(cargo: &mut Command, kept: &[&str]) -> Result<()> {
+/// Makes cargo run test programs as root, with this user's cache.
+fn run_as_root(cargo: &mut Command) -> Result<()> {
     if !packages::is_root() {
-        let keep = if kept.is_empty() { String::new() } else { format!(" --preserve-env={}", kept.join(",")) };
-        let runner = format!("sudo{keep} env XDG_CACHE_HOME={}", places::user_cache()?.display());
+        let runner = format!("sudo env XDG_CACHE_HOME={}", places::user_cache()?.display());
         cargo.env(format!("CARGO_TARGET_{}_UNKNOWN_LINUX_GNU_RUNNER", ARCH.to_uppercase()), runner);
     }
     Ok(())

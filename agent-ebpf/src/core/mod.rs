@@ -5,5 +5,6 @@ pub(crate) mod atomic;
 pub(crate) mod cells;
 pub(crate) mod events;
 pub(crate) mod kernel;
+pub(crate) mod log;
 pub(crate) mod object;
 pub(crate) mod slots;

@@ -17,7 +17,10 @@ use podlens_common::{
     path::{self, Lineage, Name},
 };
 
-use super::kernel::{Cgroup, KernfsNode, ROOT_SERIAL, Task, has_v1, slots_count};
+use super::{
+    kernel::{Cgroup, KernfsNode, ROOT_SERIAL, Task, has_v1, slots_count},
+    log::debug,
+};
 
 /// Ancestors that are searched for the container and the pod of a cgroup.
 const ANCESTORS: u32 = 16;
@@ -61,6 +64,7 @@ macro_rules! lose {
             // SAFETY: only this CPU writes the entry, and the map outlives the program.
             unsafe { (*losses).$field += 1 };
         }
+        $crate::log::debug!("lost: {}", stringify!($field));
     };
 }
 pub(crate) use lose;
@@ -152,7 +156,6 @@ fn find_or_assign(cgroup: Cgroup, cpu: u32) -> Holder {
         return Holder::UNATTRIBUTED;
     };
     let key = cgroup.kn().id() | mark;
-    lose!(cpu, cache_misses);
     if let Some(holder) = find(key) {
         return holder;
     }
@@ -180,6 +183,7 @@ fn find_or_assign(cgroup: Cgroup, cpu: u32) -> Holder {
         (*record).container = container;
         (&raw mut (*record).key).write_volatile(key);
     }
+    debug!("slot {} is given to cgroup {}", slot, key);
     holder
 }
 

@@ -17,7 +17,7 @@ pub use self::{distribution::distribution, spec::Spec};
 pub use crate::signal::State;
 use crate::{
     kernel::events::{Malformed, Record},
-    signal::{Attributes, EventKind, Metric, Row, Subtree},
+    signal::{Attributes, EventKind, Loss, Metric, Row, Subtree},
 };
 
 /// All collectors, in the order in which their metrics are exported.
@@ -58,8 +58,8 @@ pub trait Collector: Send {
         None
     }
 
-    /// What it could not tell, by reason.
-    fn lost(&self) -> Vec<(&'static str, u64)> {
+    /// What it could not tell: how often, for each loss of its specification, in that order.
+    fn lost(&self) -> Vec<(&'static Loss, u64)> {
         Vec::new()
     }
 

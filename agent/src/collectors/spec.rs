@@ -15,7 +15,7 @@ use crate::{
         needs::Answers,
         object::Object,
     },
-    signal::{EventKind, Layout, Metric},
+    signal::{EventKind, Layout, Loss, Metric},
 };
 
 /// A collector, on every node.
@@ -41,8 +41,8 @@ pub struct Spec {
     pub records: &'static [u32],
     /// Every event that it can tell of.
     pub events: &'static [&'static EventKind],
-    /// The reasons for which it can lose something.
-    pub losses: &'static [&'static str],
+    /// Everything that it can lose, each counted from 0 while it runs.
+    pub losses: &'static [&'static Loss],
     /// Starts it, when its programs are attached.
     pub start: fn(&mut Start<'_>) -> Result<Started, Box<dyn Error>>,
 }

@@ -30,13 +30,11 @@ use crate::{
         server::{Content, Server, Verdict},
     },
     kernel::process,
-    pipeline::{Pipeline, Source, log_states},
+    pipeline::{OwnMetrics, Pipeline, Source, log_states},
     signal::shutdown::{Shutdown, stopped},
     telemetry::{
         SelfTelemetry,
-        log_records::{LogRecordCounters, LogRecords},
-        otlp::COUNTERS,
-        pipeline::OwnMetrics,
+        otlp::{COUNTERS, LogRecordCounters},
     },
 };
 
@@ -77,7 +75,7 @@ async fn serve(config: &Config) -> Result<()> {
     OwnMetrics::register(&telemetry, &pipeline)?;
     let log_counters = pipeline.event_log().map(|_| Arc::new(LogRecordCounters::default()));
     if let Some(counters) = &log_counters {
-        telemetry.register(LogRecords::new(Arc::clone(counters))?)?;
+        telemetry.add_log_records(Arc::clone(counters))?;
     }
     // The port is taken before anything is pushed: a second agent beside this one stops here, unheard.
     let server = Server::bind(config.listen, content(&pipeline, &source, &telemetry, &beat, config))?;
@@ -87,6 +85,10 @@ async fn serve(config: &Config) -> Result<()> {
     let mut tasks = JoinSet::new();
     tasks.spawn(server.run(shutdown.clone()));
     tasks.spawn(keep_reaping(Arc::clone(&pipeline), Arc::clone(&beat), shutdown.clone()));
+    #[cfg(feature = "kernel-log")]
+    if let Some(lines) = pipeline.kernel_log() {
+        tasks.spawn(lines.follow(shutdown.clone()));
+    }
     source::start(&config.kubernetes, &config.node, pipeline.names(), &mut tasks, &shutdown).await;
     if let Some(events) = pipeline.events() {
         tasks.spawn(follow(Arc::clone(&pipeline), events, shutdown.clone()));

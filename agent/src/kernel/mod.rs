@@ -12,6 +12,8 @@ pub mod host;
 pub mod immediates;
 pub mod iterator;
 pub mod labels;
+#[cfg(feature = "kernel-log")]
+pub mod log;
 pub mod mapped;
 pub mod maps;
 pub mod memory_limit;

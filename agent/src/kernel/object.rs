@@ -110,6 +110,9 @@ pub struct Object {
     ebpf: Ebpf,
     /// Until [`Object::seal`].
     btf: Option<Btf>,
+    /// Until it is taken.
+    #[cfg(feature = "kernel-log")]
+    log: Option<super::log::KernelLog>,
 }
 
 impl Object {
@@ -128,8 +131,20 @@ impl Object {
             loader.map_max_entries(name, entries);
         }
         let object = immediates::insert(OBJECT, answers.numbers())?;
-        let ebpf = loader.load(&object).map_err(|source| ObjectError::Load(Box::new(source)))?;
-        Ok(Self { ebpf, btf: Some(btf) })
+        #[cfg_attr(not(feature = "kernel-log"), expect(unused_mut, reason = "a map is taken out of it"))]
+        let mut ebpf = loader.load(&object).map_err(|source| ObjectError::Load(Box::new(source)))?;
+        Ok(Self {
+            #[cfg(feature = "kernel-log")]
+            log: Some(super::log::KernelLog::take(&mut ebpf).map_err(|source| map_error("AYA_LOGS", source))?),
+            ebpf,
+            btf: Some(btf),
+        })
+    }
+
+    /// The programs' lines, for the one who logs them.
+    #[cfg(feature = "kernel-log")]
+    pub fn take_log(&mut self) -> Option<super::log::KernelLog> {
+        self.log.take()
     }
 
     /// Loads one program and attaches it. One that the daemon itself starts is only loaded: [`Object::iterator`].

@@ -85,7 +85,6 @@ impl SlotMaps {
             sum.table_full += one.table_full;
             sum.event_lost += one.event_lost;
             sum.path_unreadable += one.path_unreadable;
-            sum.cache_misses += one.cache_misses;
             sum.no_cgroup += one.no_cgroup;
             sum.late_cpu += one.late_cpu;
         }

@@ -26,8 +26,14 @@ use crate::{
         events::{Malformed, Record},
         process,
     },
-    signal::{Entity, EntityKey, Event, Naming as _},
+    signal::{Entity, EntityKey, Event, Loss, Naming as _},
     telemetry::events::{self, NamesWatch},
+};
+
+/// An event was of nobody known.
+pub(super) static ENTITY_UNKNOWN: Loss = Loss {
+    reason: "entity_unknown",
+    means: "a collector noticed an event of a cgroup whose birth was lost, so that nobody can be told whose it was",
 };
 
 /// What is noted in the journal, and what waits to be.

@@ -36,7 +36,7 @@ pub static CPU_REQUEST: Metric = Metric {
     name: "podlens_cpu_request_cores",
     otlp_name: "podlens.cpu.request",
     unit: Unit::Cpus,
-    help: "CPU that the scheduler set aside for the container",
+    help: "CPUs that the container requests: what the Kubernetes scheduler reserves for it",
     ..RESOURCE
 };
 
@@ -45,7 +45,7 @@ pub static MEMORY_REQUEST: Metric = Metric {
     name: "podlens_memory_request_bytes",
     otlp_name: "podlens.memory.request",
     unit: Unit::Bytes,
-    help: "Memory that the scheduler set aside for the container",
+    help: "Memory that the container requests: what the Kubernetes scheduler reserves for it",
     ..RESOURCE
 };
 

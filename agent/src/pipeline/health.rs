@@ -1,19 +1,24 @@
-//! What the pipeline tells about itself. `telemetry::pipeline` serves it.
+//! What the pipeline tells about itself. `pipeline::own` serves it.
 
 use std::time::Duration;
 
-use podlens_common::cgroup::Slot;
+use podlens_common::cgroup::{Losses, Slot};
 
-use super::Inner;
-use crate::kernel::slots::SlotMaps;
+use super::{Inner, events::ENTITY_UNKNOWN, losses};
+use crate::{
+    collectors::lifecycle,
+    kernel::events::Events,
+    registry::{journal::OVERFLOW, ledger::EXPIRED_UNEXPORTED},
+    signal::Loss,
+};
 
 /// Counts that the agent tells about itself.
 #[derive(Clone, Debug, Default)]
 pub struct Health {
     /// Slots that are held, by living cgroups and by removed ones, and free ones.
     pub slots: [(&'static str, u64); 3],
-    /// What was lost: collector, reason, how often.
-    pub lost: Vec<(&'static str, &'static str, u64)>,
+    /// What was lost: by which part, why, how often.
+    pub lost: Vec<(&'static str, &'static Loss, u64)>,
     /// CPU time of which it is not known who had it.
     pub unseen_ns: u64,
     /// How long the last sweep took.
@@ -27,12 +32,23 @@ pub struct Health {
 impl Inner {
     pub(super) fn health(&self) -> Health {
         let mut health = Health { sweep: self.sweep, gone_entities: self.ledger.gone() as u64, ..Health::default() };
-        health.lost.push(("registry", "expired_unexported", self.ledger.expired()));
+        let mut lost = |part, counts: &[(&'static Loss, u64)]| {
+            health.lost.extend(counts.iter().map(|(loss, count)| (part, *loss, *count)));
+        };
+        lost(losses::REGISTRY, &[(&EXPIRED_UNEXPORTED, self.ledger.expired())]);
         if let Some(telling) = &self.telling {
             health.events = telling.log.noted();
-            health.lost.push(("journal", "overflow", telling.log.overflowed()));
-            health.lost.push(("journal", "entity_unknown", telling.without_entity));
-            health.lost.push(("lifecycle", "end_unknown", telling.ends.lost()));
+            lost(losses::JOURNAL, &[(&OVERFLOW, telling.log.overflowed()), (&ENTITY_UNKNOWN, telling.without_entity)]);
+        }
+        let lifecycle = Lifecycle {
+            programs: self.kernel.as_ref().map(|kernel| (kernel.slots.losses(), kernel.stuck)),
+            malformed: self.kernel.as_ref().and_then(|kernel| kernel.events.as_ref()).map(Events::malformed),
+            ends: self.telling.as_ref().map(|telling| telling.ends.lost()),
+        };
+        lost(lifecycle::SPEC.name, &lifecycle.lost());
+        for attached in &self.collectors {
+            lost(attached.collector.spec().name, &attached.collector.lost());
+            health.unseen_ns += attached.collector.unseen_ns();
         }
         if let Some(kernel) = &self.kernel {
             let in_use = kernel.in_use();
@@ -41,29 +57,41 @@ impl Inner {
             let all = in_use.iter().len() as u64;
             let free = u64::from(kernel.slots.count()).saturating_sub(all).saturating_sub(kernel.stuck);
             health.slots = [("live", all - removed), ("tombstone", removed), ("free", free)];
-            health.lost.extend(of_slots(&kernel.slots));
-            health.lost.push(("lifecycle", "slot_stuck", kernel.stuck));
-            if let Some(events) = &kernel.events {
-                health.lost.push(("lifecycle", "malformed_event", events.malformed()));
-            }
-        }
-        for attached in &self.collectors {
-            let name = attached.collector.spec().name;
-            health.lost.extend(attached.collector.lost().into_iter().map(|(reason, count)| (name, reason, count)));
-            health.unseen_ns += attached.collector.unseen_ns();
         }
         health
     }
 }
 
-fn of_slots(slots: &SlotMaps) -> [(&'static str, &'static str, u64); 6] {
-    let losses = slots.losses();
-    [
-        ("lifecycle", "no_free_slot", losses.no_free_slot),
-        ("lifecycle", "table_full", losses.table_full),
-        ("lifecycle", "event_lost", losses.event_lost),
-        ("lifecycle", "path_unreadable", losses.path_unreadable),
-        ("lifecycle", "no_cgroup", losses.no_cgroup),
-        ("lifecycle", "late_cpu", losses.late_cpu),
-    ]
+/// What the collector `lifecycle` has lost; none of what is not at work.
+struct Lifecycle {
+    /// As the programs count it, and slots that could not be given back.
+    programs: Option<(Losses, u64)>,
+    malformed: Option<u64>,
+    ends: Option<u64>,
+}
+
+impl Lifecycle {
+    fn lost(self) -> Vec<(&'static Loss, u64)> {
+        let mut lost = Vec::new();
+        if let Some((losses, stuck)) = self.programs {
+            lost.extend(lifecycle::losses::of_programs(losses));
+            lost.push((&lifecycle::losses::SLOT_STUCK, stuck));
+        }
+        lost.extend(self.malformed.map(|count| (&lifecycle::losses::MALFORMED_EVENT, count)));
+        lost.extend(self.ends.map(|count| (&lifecycle::losses::END_UNKNOWN, count)));
+        lost
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lifecycle_counts_is_what_its_specification_declares() {
+        let at_work = Lifecycle { programs: Some((Losses::default(), 0)), malformed: Some(0), ends: Some(0) };
+        let told: Vec<&Loss> = at_work.lost().into_iter().map(|(loss, _)| loss).collect();
+        assert_eq!(told, lifecycle::SPEC.losses);
+        assert_eq!(Lifecycle { programs: None, malformed: None, ends: None }.lost(), []);
+    }
 }

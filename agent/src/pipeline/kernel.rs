@@ -23,7 +23,8 @@ pub(super) struct Kernel {
     /// CPUs without room of which the log has told.
     pub(super) told_late: usize,
     // Detaches all programs when it goes.
-    pub(super) _object: Object,
+    #[cfg_attr(not(feature = "kernel-log"), expect(dead_code, reason = "it is only kept"))]
+    pub(super) object: Object,
 }
 
 impl Kernel {

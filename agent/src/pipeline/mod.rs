@@ -10,6 +10,8 @@ mod events;
 pub mod facts;
 mod health;
 mod kernel;
+mod losses;
+mod own;
 mod reading;
 mod start;
 
@@ -27,6 +29,8 @@ use tracing::{error, info, warn};
 pub use self::{
     event_log::{EventLog, kinds},
     health::Health,
+    losses::losses,
+    own::OwnMetrics,
     start::StartError,
 };
 use self::{events::Telling, facts::Facts, kernel::Kernel, reading::FixedEntities};
@@ -140,6 +144,13 @@ impl Pipeline {
     #[must_use]
     pub fn events(&self) -> Option<io::Result<OwnedFd>> {
         lock(&self.inner).kernel.as_ref()?.descriptor()
+    }
+
+    /// The kernel programs' lines, to be logged; none if none runs, and after the first call.
+    #[cfg(feature = "kernel-log")]
+    #[must_use]
+    pub fn kernel_log(&self) -> Option<crate::kernel::log::KernelLog> {
+        lock(&self.inner).kernel.as_mut()?.object.take_log()
     }
 
     /// What has happened; none where nobody is to be told.

@@ -197,7 +197,7 @@ impl Loader<'_> {
             }
         }
         object.seal();
-        Ok(Kernel { slots, events: self.events.take(), stuck: 0, told_late: 0, _object: object })
+        Ok(Kernel { slots, events: self.events.take(), stuck: 0, told_late: 0, object })
     }
 
     /// Attaches what tells last words of a cgroup, before `lifecycle` is started: the kernel calls the programs on one hook in

@@ -13,12 +13,18 @@ use std::{
 };
 
 use super::Snapshot;
-use crate::signal::{Attributes, Entity, Event, EventKind, Naming};
+use crate::signal::{Attributes, Entity, Event, EventKind, Loss, Naming};
 
 /// How many events are kept; at some 300 bytes each a little more than a megabyte.
 const EVENTS: usize = 4096;
 /// How long an event waits for a name that may come.
 const NAME_WAIT: Duration = Duration::from_secs(30);
+
+/// The journal was full.
+pub static OVERFLOW: Loss = Loss {
+    reason: "overflow",
+    means: "more than 4,096 events waited for the OTLP receiver, and the oldest were dropped. Counted where events are told",
+};
 
 /// The events that some reader has not taken yet.
 #[derive(Debug)]

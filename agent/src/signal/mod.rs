@@ -5,6 +5,7 @@
 pub mod entity;
 pub mod event;
 pub mod histogram;
+pub mod loss;
 pub mod metric;
 pub mod row;
 pub mod shutdown;
@@ -13,6 +14,7 @@ pub mod state;
 pub use entity::{Container, Entity, EntityKey, Naming, Subtree};
 pub use event::{Attribute, AttributeValue, Attributes, Event, EventKind, Severity};
 pub use histogram::Histogram;
+pub use loss::Loss;
 pub use metric::{Aggregation, InfoMetric, KernelEnum, Kind, Label, LabelValues, Metric, Split, Unit};
 pub use row::{Column, Layout, Row};
 pub use state::State;

@@ -4,10 +4,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::{
-    signal::State,
-    signal::{Attribute, AttributeValue, Event, EventKind, Severity},
-};
+use crate::signal::{Attribute, AttributeValue, Event, EventKind, Severity, State};
 
 static COLLECTOR: Attribute = Attribute { name: "podlens.collector", about: "The collector's name" };
 static STATE: Attribute = Attribute { name: "podlens.state", about: "The state that it is in now" };

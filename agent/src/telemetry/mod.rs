@@ -2,13 +2,12 @@
 //! them.
 //!
 //! Pods' values never come here: the registry of the `prometheus` crate is for the handful of numbers that the
-//! agent itself counts. Whoever has such a number makes its collector here once and keeps the handle. How the numbers
-//! leave the node is no matter of this folder.
+//! agent itself counts, each defined in [`metrics`]. How the numbers leave the node is no matter of this folder.
 
+pub mod definition;
 pub mod events;
-pub mod log_records;
+pub mod metrics;
 pub mod otlp;
-pub mod pipeline;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -16,16 +15,14 @@ use std::{
 };
 
 use prometheus::{
-    GaugeVec, Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Histogram, Registry,
     core::{Collector, Desc},
     process_collector::ProcessCollector,
     proto::MetricFamily,
 };
 
-use self::otlp::{OtlpCollector, OtlpCounters};
-
-/// Bounds for durations within the agent, in seconds: from 0.1 ms to 1 s in steps of about three.
-const DURATION_BOUNDS: [f64; 9] = [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0];
+pub use self::definition::{OwnLabel, OwnMetric, OwnValues};
+use self::otlp::{LogRecordCounters, OtlpCounters};
 
 /// Why one of the agent's own metrics cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -38,9 +35,15 @@ pub enum SelfTelemetryError {
         /// What the library says.
         source: prometheus::Error,
     },
+    /// It stands in no list.
+    #[error("the agent's own metric {name} is not declared: add it to the list in telemetry::metrics")]
+    Undeclared {
+        /// Name of the metric.
+        name: String,
+    },
 }
 
-/// The agent's own metrics.
+/// The agent's own metrics at work.
 pub struct SelfTelemetry {
     registry: Registry,
     /// What is in the registry, which does not give it out again.
@@ -58,76 +61,40 @@ impl SelfTelemetry {
     /// # Errors
     /// If a definition is wrong.
     pub fn new(version: &str, otlp: Option<&'static OtlpCounters>) -> Result<Self, SelfTelemetryError> {
-        let scrape_seconds = "podlens_scrape_seconds";
-        let options =
-            HistogramOpts::new(scrape_seconds, "Time from the request for a metrics page until its answer is ready")
-                .buckets(DURATION_BOUNDS.to_vec());
-        let histogram = Histogram::with_opts(options).map_err(named(scrape_seconds))?;
+        let scrape_seconds = metrics::SCRAPE.durations()?;
         let telemetry = Self {
             registry: Registry::new(),
             collectors: Mutex::new(Vec::new()),
             process: Registry::new(),
-            scrape_seconds: histogram.clone(),
+            scrape_seconds: scrape_seconds.clone(),
         };
-        telemetry.register(histogram)?;
-        let build = "podlens_build_info";
-        let options = Opts::new(build, "Always 1; the label tells the version").const_label("version", version);
-        let build_info = IntGauge::with_opts(options).map_err(named(build))?;
-        build_info.set(1);
+        telemetry.register(scrape_seconds)?;
+        let build_info = metrics::BUILD_INFO.gauges()?;
+        build_info.with_label_values(&[version]).set(1.0);
         telemetry.register(build_info)?;
         if let Some(counters) = otlp {
-            telemetry.register(OtlpCollector::new(counters)?)?;
+            telemetry.register(otlp::points(counters)?)?;
         }
         telemetry.process.register(Box::new(ProcessCollector::for_self())).map_err(named("process_*"))?;
         Ok(telemetry)
     }
 
-    /// A gauge of whole numbers, for example `podlens_slots` by `state`.
+    /// Adds what becomes of log records.
     ///
     /// # Errors
-    /// If the definition is wrong or the metric exists.
-    pub fn integer_gauge(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, SelfTelemetryError> {
-        let gauge = IntGaugeVec::new(Opts::new(name, help), labels).map_err(named(name))?;
-        self.register(gauge.clone())?;
-        Ok(gauge)
-    }
-
-    /// A gauge of fractions, for example `podlens_unattributed_ratio` by `collector`.
-    ///
-    /// # Errors
-    /// If the definition is wrong or the metric exists.
-    pub fn gauge(&self, name: &str, help: &str, labels: &[&str]) -> Result<GaugeVec, SelfTelemetryError> {
-        let gauge = GaugeVec::new(Opts::new(name, help), labels).map_err(named(name))?;
-        self.register(gauge.clone())?;
-        Ok(gauge)
-    }
-
-    /// A counter, for example `podlens_lost_total` by `collector` and `reason`.
-    ///
-    /// # Errors
-    /// If the definition is wrong or the metric exists.
-    pub fn counter(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, SelfTelemetryError> {
-        let counter = IntCounterVec::new(Opts::new(name, help), labels).map_err(named(name))?;
-        self.register(counter.clone())?;
-        Ok(counter)
-    }
-
-    /// A distribution of durations within the agent, for example `podlens_scrape_seconds`.
-    ///
-    /// # Errors
-    /// If the definition is wrong or the metric exists.
-    pub fn durations(&self, name: &str, help: &str) -> Result<Histogram, SelfTelemetryError> {
-        let options = HistogramOpts::new(name, help).buckets(DURATION_BOUNDS.to_vec());
-        let histogram = Histogram::with_opts(options).map_err(named(name))?;
-        self.register(histogram.clone())?;
-        Ok(histogram)
+    /// They are there already.
+    pub fn add_log_records(&self, counters: Arc<LogRecordCounters>) -> Result<(), SelfTelemetryError> {
+        self.register(otlp::log_records(counters)?)
     }
 
     /// Adds a collector's metrics.
     ///
     /// # Errors
-    /// If one of them exists already.
+    /// If one of them exists already, or is not in [`metrics::ALL`].
     pub fn register(&self, collector: impl Collector + 'static) -> Result<(), SelfTelemetryError> {
+        if let Some(stray) = collector.desc().into_iter().find(|desc| metrics::find(&desc.fq_name).is_none()) {
+            return Err(SelfTelemetryError::Undeclared { name: stray.fq_name.clone() });
+        }
         let name = collector.desc().first().map(|desc| desc.fq_name.clone()).unwrap_or_default();
         let collector: Arc<dyn Collector> = Arc::new(collector);
         self.registry.register(Box::new(Shared(Arc::clone(&collector)))).map_err(named(&name))?;

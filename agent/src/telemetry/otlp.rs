@@ -1,22 +1,16 @@
-//! What the OTLP client counts about itself.
+//! What the OTLP clients count about themselves.
 
-use std::{
-    collections::HashMap,
-    sync::atomic::{AtomicU64, Ordering},
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
 };
 
 use prometheus::{
-    IntCounter, IntCounterVec, Opts,
     core::{Collector, Desc},
     proto::MetricFamily,
 };
 
-use super::{SelfTelemetryError, named};
-
-const POINTS_NAME: &str = "podlens_otlp_points_total";
-const POINTS_HELP: &str = "OTLP points by what became of them";
-const FAILED_NAME: &str = "podlens_otlp_failed_attempts_total";
-const FAILED_HELP: &str = "OTLP requests that failed, each repetition counted";
+use super::{OwnMetric, SelfTelemetryError, metrics};
 
 /// The counters of the agent's one client for metrics.
 pub static COUNTERS: OtlpCounters = OtlpCounters::new();
@@ -47,41 +41,73 @@ impl OtlpCounters {
     }
 }
 
-/// The counters as metrics.
-pub(super) struct OtlpCollector {
-    counters: &'static OtlpCounters,
-    descriptions: [Desc; 2],
+/// What became of the log records that events go out as.
+#[derive(Debug, Default)]
+pub struct LogRecordCounters {
+    /// Records that the receiver took.
+    pub sent: AtomicU64,
+    /// Records never delivered: they left a full journal, their request was refused for good, or podlens stopped.
+    pub dropped: Arc<AtomicU64>,
+    /// Records in delivered requests that the receiver reports as rejected.
+    pub rejected: AtomicU64,
 }
 
-impl OtlpCollector {
-    pub(super) fn new(counters: &'static OtlpCounters) -> Result<Self, SelfTelemetryError> {
-        let description = |name: &str, help: &str, labels: Vec<String>| {
-            Desc::new(name.into(), help.into(), labels, HashMap::new()).map_err(named(name))
-        };
-        let points = description(POINTS_NAME, POINTS_HELP, vec!["result".into()])?;
-        Ok(Self { counters, descriptions: [points, description(FAILED_NAME, FAILED_HELP, Vec::new())?] })
+/// Metrics whose values are read from atomics each time that they are gathered.
+pub(super) struct Read<F> {
+    descriptions: Vec<Desc>,
+    /// Each metric's values, by what its label says; a metric without a label has one.
+    values: F,
+}
+
+type Values = Vec<(&'static OwnMetric, Vec<(Option<&'static str>, u64)>)>;
+
+/// What became of points, and failed attempts.
+pub(super) fn points(counters: &'static OtlpCounters) -> Result<impl Collector, SelfTelemetryError> {
+    let values = move || {
+        let OtlpCounters { sent, dropped, rejected, failed_attempts } = counters;
+        let failed = failed_attempts.load(Ordering::Relaxed);
+        vec![
+            (&metrics::OTLP_POINTS, results(sent, dropped, rejected)),
+            (&metrics::OTLP_FAILED_ATTEMPTS, vec![(None, failed)]),
+        ]
+    };
+    Read::new(&[&metrics::OTLP_POINTS, &metrics::OTLP_FAILED_ATTEMPTS], values)
+}
+
+/// What became of log records.
+pub(super) fn log_records(counters: Arc<LogRecordCounters>) -> Result<impl Collector, SelfTelemetryError> {
+    let values = move || {
+        let LogRecordCounters { sent, dropped, rejected } = &*counters;
+        vec![(&metrics::OTLP_LOG_RECORDS, results(sent, dropped, rejected))]
+    };
+    Read::new(&[&metrics::OTLP_LOG_RECORDS], values)
+}
+
+fn results(sent: &AtomicU64, dropped: &AtomicU64, rejected: &AtomicU64) -> Vec<(Option<&'static str>, u64)> {
+    let value = |(result, counter): (&'static str, &AtomicU64)| (Some(result), counter.load(Ordering::Relaxed));
+    [("sent", sent), ("dropped", dropped), ("rejected", rejected)].map(value).to_vec()
+}
+
+impl<F: Fn() -> Values> Read<F> {
+    fn new(metrics: &[&OwnMetric], values: F) -> Result<Self, SelfTelemetryError> {
+        let descriptions = metrics.iter().map(|metric| metric.description()).collect::<Result<_, _>>()?;
+        Ok(Self { descriptions, values })
     }
 }
 
-impl Collector for OtlpCollector {
+impl<F: Fn() -> Values + Send + Sync> Collector for Read<F> {
     fn desc(&self) -> Vec<&Desc> {
         self.descriptions.iter().collect()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let (Ok(points), Ok(failed)) = (
-            IntCounterVec::new(Opts::new(POINTS_NAME, POINTS_HELP), &["result"]),
-            IntCounter::new(FAILED_NAME, FAILED_HELP),
-        ) else {
-            return Vec::new();
+        let family = |(metric, values): (&OwnMetric, Vec<(Option<&str>, u64)>)| {
+            let counters = metric.counters().ok()?;
+            for (label, value) in values {
+                counters.with_label_values(label.as_slice()).inc_by(value as f64);
+            }
+            Some(counters.collect())
         };
-        let counters = self.counters;
-        for (result, counter) in
-            [("sent", &counters.sent), ("dropped", &counters.dropped), ("rejected", &counters.rejected)]
-        {
-            points.with_label_values(&[result]).inc_by(counter.load(Ordering::Relaxed));
-        }
-        failed.inc_by(counters.failed_attempts.load(Ordering::Relaxed));
-        [points.collect(), failed.collect()].concat()
+        (self.values)().into_iter().filter_map(family).flatten().collect()
     }
 }

@@ -23,7 +23,9 @@ use crate::{
     signal::shutdown::{Shutdown, until_stopped},
 };
 
-const SOURCE: &str = "api";
+pub(super) const SOURCE: &str = "api";
+/// A watch that was granted and then breaks off is counted as `stream`.
+pub(super) const VERBS: &[&str] = &["list", "watch", "stream"];
 /// A node's pods are a few megabytes at most.
 const LIST_BYTES: usize = 128 << 20;
 /// A pod's object is at most 1.5 MB in the API server's store.
@@ -58,6 +60,7 @@ impl ApiSource {
 
     /// Keeps the names up to date until podlens stops.
     pub async fn run(mut self, shutdown: Shutdown) {
+        self.names.expect(SOURCE, VERBS, RequestError::RESULTS);
         self.names.set_synced(false);
         until_stopped(shutdown, self.follow()).await;
     }

@@ -230,7 +230,23 @@ impl RequestError {
         }
     }
 
-    /// For the label `result` of the request's counter.
+    /// All that the label `result` of the request's counter can say.
+    pub const RESULTS: &[&'static str] = &[
+        "ok",
+        "unreachable",
+        "certificate",
+        "timeout",
+        "broken",
+        "garbage",
+        "gone",
+        "unauthorized",
+        "forbidden",
+        "throttled",
+        "server_error",
+        "refused",
+    ];
+
+    /// For the label `result` of the request's counter: one of [`Self::RESULTS`].
     #[must_use]
     pub fn result(&self) -> &'static str {
         match self {

@@ -21,7 +21,8 @@ use crate::{
     signal::shutdown::{Shutdown, until_stopped},
 };
 
-const SOURCE: &str = "kubelet";
+pub(super) const SOURCE: &str = "kubelet";
+pub(super) const VERBS: &[&str] = &["list"];
 const LIST_BYTES: usize = 128 << 20;
 /// The kubelet itself looks at its containers once a second.
 const TRIES: &[Duration] = &[
@@ -53,6 +54,7 @@ impl KubeletSource {
 
     /// Looks up names until podlens stops.
     pub async fn run(mut self, shutdown: Shutdown) {
+        self.names.expect(SOURCE, VERBS, RequestError::RESULTS);
         self.names.set_synced(false);
         until_stopped(shutdown, self.follow()).await;
     }

@@ -46,7 +46,7 @@ use self::{
     pod::Pod,
     table::{ContainerFacts, End, Table, Unknown},
 };
-use crate::signal::{Container, Entity, Naming};
+use crate::signal::{Container, Entity, Loss, Naming};
 
 /// Names are kept so much longer than the last value that may need them.
 const MARGIN: Duration = Duration::from_mins(1);
@@ -72,6 +72,31 @@ struct Counts {
     odd: u64,
 }
 
+/// A name was dropped.
+pub static NO_ROOM: Loss = Loss { reason: "no_room", means: "more names than the table holds" };
+
+/// A name was not believed.
+pub static CONTRADICTION: Loss = Loss {
+    reason: "contradiction",
+    means: "two sources, or two answers, named one pod differently; the first is kept",
+};
+
+/// An object of a list was left out.
+pub static ODD_OBJECT: Loss = Loss {
+    reason: "odd_object",
+    means: "an object in the list of pods is no pod (it has no uid, or is of another form); the log tells which one and why; all others are named",
+};
+
+/// What sources ask: each source, its verbs, and the results that a request can have.
+pub static REQUESTS: &[(&str, &[&str], &[&str])] = &[
+    (api::SOURCE, api::VERBS, client::RequestError::RESULTS),
+    (kubelet::SOURCE, kubelet::VERBS, client::RequestError::RESULTS),
+    (bundle::SOURCE, bundle::VERBS, bundle::RESULTS),
+];
+
+/// All that names can lose.
+pub static LOSSES: &[&Loss] = &[&NO_ROOM, &CONTRADICTION, &ODD_OBJECT];
+
 /// What names tell about themselves.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NamesHealth {
@@ -87,6 +112,14 @@ pub struct NamesHealth {
     pub conflicts: u64,
     /// Objects in answers that are no pods and were left out.
     pub odd: u64,
+}
+
+impl NamesHealth {
+    /// How often, for each of [`LOSSES`].
+    #[must_use]
+    pub fn lost(&self) -> [(&'static Loss, u64); 3] {
+        [(&NO_ROOM, self.dropped), (&CONTRADICTION, self.conflicts), (&ODD_OBJECT, self.odd)]
+    }
 }
 
 impl Names {
@@ -191,6 +224,16 @@ impl Names {
             dropped: table.dropped(),
             conflicts: table.conflicts(),
             odd,
+        }
+    }
+
+    /// A source will make requests of these kinds, each with one of these results: they are counted from 0.
+    fn expect(&self, source: &'static str, verbs: &[&'static str], results: &[&'static str]) {
+        let mut counts = self.counts();
+        for verb in verbs {
+            for result in results {
+                counts.requests.entry((source, *verb, *result)).or_default();
+            }
         }
     }
 

@@ -24,7 +24,7 @@ use crate::{
         },
         events::{Malformed, Record},
     },
-    signal::{Layout, Row, Subtree},
+    signal::{Layout, Loss, Row, Subtree},
 };
 
 /// The collector at work.
@@ -112,8 +112,8 @@ impl Collector for Cpu {
         Some(row)
     }
 
-    fn lost(&self) -> Vec<(&'static str, u64)> {
-        vec![("late_file", self.late)]
+    fn lost(&self) -> Vec<(&'static Loss, u64)> {
+        vec![(&start::LATE_FILE, self.late)]
     }
 }
 
@@ -242,7 +242,7 @@ mod tests {
         let cells = |metric| cpu.layout.column(metric).and_then(|column| row.cells(column));
         assert_eq!(cells(&metrics::MODE), Some([10_000, 20_000].as_slice()));
         assert_eq!(cells(&metrics::LIMIT), None, "what is gone has no limit");
-        assert_eq!(cpu.lost(), [("late_file", 0)]);
+        assert_eq!(cpu.lost(), [(&start::LATE_FILE, 0)]);
     }
 
     /// Not a test: prints what a sweep costs here.

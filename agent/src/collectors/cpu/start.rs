@@ -12,6 +12,7 @@ use crate::{
         spec::{Kind, Part, Program, Spec, Start, Started, Wish},
     },
     kernel::cgroupfs::hierarchies::Hierarchies,
+    signal::Loss,
 };
 
 /// The collector.
@@ -31,8 +32,14 @@ pub static SPEC: Spec = Spec {
     metrics: &[&metrics::THROTTLED, &metrics::PERIODS, &metrics::MODE, &metrics::LIMIT],
     records: &[LAST_WORDS],
     events: &[],
-    losses: &["late_file"],
+    losses: &[&LATE_FILE],
     start,
+};
+
+/// A value is older than it should be.
+pub(super) static LATE_FILE: Loss = Loss {
+    reason: "late_file",
+    means: "a value of a cgroup's file was older than 20 s when it was asked for: some file of a cgroup hangs (thread `cgroup-files`), or the node is far too busy. The value read last is served",
 };
 
 const NO_LAST_FIGURES: &str = "what a quota did between the last reading and the cgroup's end is missing";

@@ -4,6 +4,7 @@
 //! a path all the same. `pipeline::events` hands them on.
 
 pub mod events;
+pub mod losses;
 mod start;
 
 pub use self::start::{REMOVAL, SPEC};

@@ -7,7 +7,7 @@ use podlens_common::{
     lifecycle::INIT_ENDED,
 };
 
-use super::events;
+use super::{events, losses};
 use crate::{
     collectors::{
         Collector, Readings, Sweep,
@@ -48,15 +48,15 @@ pub static SPEC: Spec = Spec {
     records: &[CGROUP_BORN, CGROUP_REMOVED, INIT_ENDED],
     events: &[&events::EXITED, &events::FAILED],
     losses: &[
-        "no_free_slot",
-        "table_full",
-        "event_lost",
-        "path_unreadable",
-        "no_cgroup",
-        "late_cpu",
-        "slot_stuck",
-        "malformed_event",
-        "end_unknown",
+        &losses::NO_FREE_SLOT,
+        &losses::TABLE_FULL,
+        &losses::EVENT_LOST,
+        &losses::PATH_UNREADABLE,
+        &losses::NO_CGROUP,
+        &losses::LATE_CPU,
+        &losses::SLOT_STUCK,
+        &losses::MALFORMED_EVENT,
+        &losses::END_UNKNOWN,
     ],
     start,
 };

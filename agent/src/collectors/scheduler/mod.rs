@@ -5,6 +5,7 @@
 
 mod clock;
 mod culprits;
+mod losses;
 pub mod metrics;
 mod start;
 mod totals;
@@ -24,7 +25,7 @@ use self::{
     totals::Totals,
 };
 use super::{Collector, Readings, SlotsInUse, Spec, Sweep, distribution};
-use crate::signal::{Layout, Row};
+use crate::signal::{Layout, Loss, Row};
 
 /// Times that an entry is read anew if a program writes it at that moment; the programs take well below 1 us.
 const LOOKS: u32 = 100;
@@ -70,8 +71,8 @@ impl Collector for Scheduler {
         Scheduler::clear(self, slot);
     }
 
-    fn lost(&self) -> Vec<(&'static str, u64)> {
-        Scheduler::lost(self).to_vec()
+    fn lost(&self) -> Vec<(&'static Loss, u64)> {
+        losses::counted(self.each_cpu())
     }
 
     fn unseen_ns(&self) -> u64 {
@@ -148,17 +149,6 @@ impl Scheduler {
                 self.maps.accounts.set(position, Account::EMPTY);
             }
         }
-    }
-
-    /// What the programs could not tell, by reason.
-    #[must_use]
-    pub fn lost(&self) -> [(&'static str, u64); 3] {
-        let sum = |count: fn(&Now) -> u64| self.each_cpu().map(|cpu| count(&cpu)).sum();
-        [
-            ("unknown_segment", sum(|cpu| cpu.unknown_segments)),
-            ("unknown_sleep", sum(|cpu| cpu.unknown_sleeps)),
-            ("missed_switch", sum(|cpu| cpu.missed)),
-        ]
     }
 
     /// Time for which it is not known who held a CPU.

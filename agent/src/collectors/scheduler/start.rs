@@ -4,7 +4,7 @@ use std::{error::Error, sync::Arc};
 
 use podlens_common::scheduler::{Account, Now, SlotTotals, culprits::Culprits};
 
-use super::{Offers, Scheduler, metrics};
+use super::{Offers, Scheduler, losses, metrics};
 use crate::{
     collectors::spec::{Kind, Part, Program, Spec, Start, Started, Wish},
     kernel::{mapped::MappedArray, maps::Map},
@@ -65,7 +65,7 @@ pub static SPEC: Spec = Spec {
     ],
     records: &[],
     events: &[],
-    losses: &["unknown_segment", "unknown_sleep", "missed_switch"],
+    losses: &[&losses::MISSED_SWITCH, &losses::UNKNOWN_SEGMENT, &losses::UNKNOWN_SLEEP],
     start,
 };
 

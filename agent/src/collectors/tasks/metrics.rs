@@ -10,7 +10,7 @@ pub static TASKS: Metric = Metric {
     otlp_name: "podlens.tasks",
     kind: Kind::Gauge,
     unit: Unit::Count("task"),
-    help: "Tasks (threads) by state, as of a walk through all of them at most 10 s ago: running on a CPU, waiting for one, sleeping (idle, stopped and traced ones too), in a sleep that no signal ends (disk)",
+    help: "Tasks (threads) by state, as of a walk through all of them at most 10 s ago: running on a CPU, waiting for one, sleeping (including idle, stopped and traced tasks), in a sleep that no signal ends (disk)",
     labels: &[Label { name: "state", values: LabelValues::Fixed(&TaskState::NAMES) }],
     source: "the kernel's list of processes",
     must_equal: "states R, S and D of /proc/PID/task/TID/stat, R split by whether the task has a CPU",
@@ -23,7 +23,7 @@ pub static CREATED: Metric = Metric {
     otlp_name: "podlens.processes.created",
     kind: Kind::Counter,
     unit: Unit::Count("process"),
-    help: "Processes, not threads, that began in the cgroup; one that is moved into it later began elsewhere",
+    help: "Processes (not threads) that began in the cgroup; a process that is moved into it later counts where it began",
     source: "sched_process_fork",
     must_equal: "the count of forks of a test, exactly",
     ..Metric::BASE

@@ -22,7 +22,7 @@ pub use self::start::{SPEC, WalkMaps};
 use super::{Collector, Readings, SlotsInUse, Spec, Sweep};
 use crate::{
     kernel::mapped::MappedArray,
-    signal::{Layout, Row},
+    signal::{Layout, Loss, Row},
 };
 
 /// Least time between two walks: one costs in proportion to the node's tasks, not to its pods.
@@ -138,8 +138,8 @@ impl Collector for Tasks {
         None
     }
 
-    fn lost(&self) -> Vec<(&'static str, u64)> {
-        vec![("walk_unfinished", self.unfinished)]
+    fn lost(&self) -> Vec<(&'static Loss, u64)> {
+        vec![(&start::WALK_UNFINISHED, self.unfinished)]
     }
 }
 

@@ -8,6 +8,7 @@ use super::{Tasks, metrics};
 use crate::{
     collectors::spec::{Kind, Part, Program, Spec, Start, Started},
     kernel::{hooks::Hook, iterator::Iterator, mapped::MappedArray, maps::Map},
+    signal::Loss,
 };
 
 /// The collector.
@@ -38,8 +39,14 @@ pub static SPEC: Spec = Spec {
     metrics: &[&metrics::TASKS, &metrics::CREATED, &metrics::EXITED],
     records: &[],
     events: &[],
-    losses: &["walk_unfinished"],
+    losses: &[&WALK_UNFINISHED],
     start,
+};
+
+/// The tasks by state are not those of now.
+pub(super) static WALK_UNFINISHED: Loss = Loss {
+    reason: "walk_unfinished",
+    means: "a walk through the node's tasks did not come round, three times in a row: more than 131,072 tasks and processes, tasks that end faster than the walk goes on, or a kernel whose lists differ. There are no `podlens_tasks` until one does; report it if it goes on",
 };
 
 /// The walk through all tasks and what it writes.

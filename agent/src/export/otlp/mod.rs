@@ -21,6 +21,7 @@ use std::{
 
 use bytes::Bytes;
 
+pub(super) use self::point::unit;
 use self::{point::Moment, proto::field};
 pub use self::{
     point::{CULPRIT_NAMESPACE_KEY, CULPRIT_POD_KEY, CULPRIT_UNIT_KEY},

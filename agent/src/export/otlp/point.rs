@@ -43,17 +43,21 @@ impl Moment {
     }
 }
 
+/// A unit's name in OTLP, in pieces.
+pub(in crate::export) fn unit(unit: Unit) -> [&'static str; 3] {
+    match unit {
+        Unit::Seconds => ["s", "", ""],
+        Unit::Bytes => ["By", "", ""],
+        Unit::Count(thing) => ["{", thing, "}"],
+        Unit::Cpus => ["{", "cpu", "}"],
+    }
+}
+
 /// Writes a metric with the points that `points` writes.
 pub(super) fn metric(out: &mut Vec<u8>, metric: &Metric, explicit: bool, points: impl FnOnce(&mut Vec<u8>)) {
     proto::string(out, field::METRIC_NAME, metric.otlp_name);
     proto::string(out, field::METRIC_DESCRIPTION, metric.help);
-    let unit: &[&str] = match metric.unit {
-        Unit::Seconds => &["s"],
-        Unit::Bytes => &["By"],
-        Unit::Count(thing) => &["{", thing, "}"],
-        Unit::Cpus => &["{cpu}"],
-    };
-    proto::strings(out, field::METRIC_UNIT, unit);
+    proto::strings(out, field::METRIC_UNIT, &unit(metric.unit));
     let data = match metric.kind {
         Kind::Counter => field::METRIC_SUM,
         Kind::Gauge => field::METRIC_GAUGE,

@@ -24,7 +24,7 @@ use crate::{
         otlp::{Options, logs},
     },
     signal::shutdown::{Shutdown, stopped},
-    telemetry::log_records::LogRecordCounters,
+    telemetry::otlp::LogRecordCounters,
 };
 
 /// The name under which the client takes events.

@@ -23,7 +23,7 @@ pub fn page(telemetry: &SelfTelemetry, format: Format) -> String {
 }
 
 /// Text 0.0.4 as `OpenMetrics`: a counter's family loses the suffix of its samples, quotes in help are escaped.
-fn open_metrics(text: &str) -> String {
+pub(super) fn open_metrics(text: &str) -> String {
     let mut page = String::with_capacity(text.len() + 64);
     // TYPE follows HELP, and only TYPE tells what the family is.
     let mut help: Option<(&str, &str)> = None;

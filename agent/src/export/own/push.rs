@@ -20,16 +20,19 @@ use opentelemetry_sdk::{
     Resource,
     metrics::{PeriodicReader, SdkMeterProvider},
 };
-use prometheus::proto::{Metric, MetricFamily, MetricType};
+use prometheus::proto::{Metric, MetricFamily};
 use tokio::sync::oneshot;
 
 use crate::{
     export::{
-        otlp::SCHEMA_URL,
+        otlp::{SCHEMA_URL, unit},
         otlp_client::{LAST_EXPORT, OtlpConfig, SdkExporterError, first_delay, transport},
     },
-    signal::shutdown::{Shutdown, stopped},
-    telemetry::SelfTelemetry,
+    signal::{
+        Kind,
+        shutdown::{Shutdown, stopped},
+    },
+    telemetry::{OwnMetric, SelfTelemetry, metrics},
 };
 
 /// The push of the agent's own metrics.
@@ -77,8 +80,8 @@ impl OwnPush {
         let meter = provider.meter_with_scope(scope);
         let families = self.telemetry.gather_all();
         let readings = Arc::new(Readings { telemetry: self.telemetry, last: Mutex::default() });
-        for family in families {
-            observe(&meter, &readings, &family);
+        for metric in families.iter().filter_map(|family| metrics::find(family.name())) {
+            observe(&meter, &readings, metric);
         }
         provider
     }
@@ -152,72 +155,35 @@ impl Readings {
     }
 }
 
-/// Makes the instruments of one family. They live in their meter; their handles do nothing.
-fn observe(meter: &Meter, readings: &Arc<Readings>, family: &MetricFamily) {
-    let name = otlp_name(family.name());
-    let unit = unit(family.name());
-    let help = family.help().to_owned();
+/// Makes the instruments of one metric. They live in their meter; their handles do nothing.
+fn observe(meter: &Meter, readings: &Arc<Readings>, metric: &'static OwnMetric) {
+    let name = metric.otlp_name();
+    let unit = unit(metric.unit).concat();
     let callback = |instrument: &str, value: fn(&Metric) -> f64| {
-        let (readings, instrument, family) = (Arc::clone(readings), instrument.to_owned(), family.name().to_owned());
+        let (readings, instrument) = (Arc::clone(readings), instrument.to_owned());
         move |observer: &dyn AsyncInstrument<f64>| {
-            readings.take(&instrument, &family, |metric| observer.observe(value(metric), &attributes(metric)));
+            readings.take(&instrument, metric.name, |one| observer.observe(value(one), &attributes(one)));
         }
     };
-    let counter = |name: String, unit: &'static str, value: fn(&Metric) -> f64| {
+    let counter = |name: String, unit: String, value: fn(&Metric) -> f64| {
         let callback = callback(&name, value);
-        let builder = meter.f64_observable_counter(name).with_description(help.clone());
+        let builder = meter.f64_observable_counter(name).with_description(metric.help);
         let _ = builder.with_unit(unit).with_callback(callback).build();
     };
-    match family.get_field_type() {
-        MetricType::COUNTER => counter(name, unit, |metric| metric.get_counter().get_value()),
-        MetricType::GAUGE => {
-            let callback = callback(&name, |metric| metric.get_gauge().get_value());
-            let builder = meter.f64_observable_gauge(name).with_description(help);
+    match metric.kind {
+        Kind::Counter => counter(name, unit, |one| one.get_counter().get_value()),
+        Kind::Gauge => {
+            let callback = callback(&name, |one| one.get_gauge().get_value());
+            let builder = meter.f64_observable_gauge(name).with_description(metric.help);
             let _ = builder.with_unit(unit).with_callback(callback).build();
         }
-        MetricType::HISTOGRAM => {
-            counter(format!("{name}.count"), "1", |metric| metric.get_histogram().get_sample_count() as f64);
-            counter(format!("{name}.sum"), unit, |metric| metric.get_histogram().get_sample_sum());
+        Kind::Histogram => {
+            counter(format!("{name}.count"), "1".to_owned(), |one| one.get_histogram().get_sample_count() as f64);
+            counter(format!("{name}.sum"), unit, |one| one.get_histogram().get_sample_sum());
         }
-        _ => {}
     }
 }
 
 fn attributes(metric: &Metric) -> Vec<KeyValue> {
     metric.get_label().iter().map(|label| KeyValue::new(label.name().to_owned(), label.value().to_owned())).collect()
-}
-
-/// A metric's name in OTLP: dots, and neither unit nor `_total`.
-fn otlp_name(name: &str) -> String {
-    let stem = name.strip_suffix("_total").unwrap_or(name);
-    let stem = ["_seconds", "_bytes"].iter().find_map(|unit| stem.strip_suffix(unit)).unwrap_or(stem);
-    stem.replace('_', ".")
-}
-
-fn unit(name: &str) -> &'static str {
-    let stem = name.strip_suffix("_total").unwrap_or(name);
-    if stem.ends_with("_seconds") {
-        "s"
-    } else if stem.ends_with("_bytes") {
-        "By"
-    } else {
-        "1"
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{otlp_name, unit};
-
-    #[test]
-    fn names_and_units_are_taken_from_the_prometheus_name() {
-        for (name, otlp, in_unit) in [
-            ("podlens_otlp_points_total", "podlens.otlp.points", "1"),
-            ("podlens_bpf_run_seconds_total", "podlens.bpf.run", "s"),
-            ("podlens_bpf_memory_bytes", "podlens.bpf.memory", "By"),
-            ("podlens_slots", "podlens.slots", "1"),
-        ] {
-            assert_eq!((otlp_name(name).as_str(), unit(name)), (otlp, in_unit), "{name}");
-        }
-    }
 }

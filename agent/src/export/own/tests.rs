@@ -7,12 +7,18 @@ use std::{collections::BTreeMap, sync::atomic::Ordering, time::Duration};
 use super::resource_attributes;
 use crate::{
     export::{fixture::parse, prometheus::Format},
-    telemetry::{SelfTelemetry, otlp::OtlpCounters},
+    telemetry::{SelfTelemetry, metrics, otlp::OtlpCounters},
 };
 
 fn telemetry() -> (SelfTelemetry, &'static OtlpCounters) {
     let counters: &OtlpCounters = Box::leak(Box::default());
     (SelfTelemetry::new("1.2.3", Some(counters)).unwrap(), counters)
+}
+
+fn add_live_slots(telemetry: &SelfTelemetry, count: f64) {
+    let slots = metrics::SLOTS.gauges().unwrap();
+    slots.with_label_values(&["live"]).set(count);
+    telemetry.register(slots).unwrap();
 }
 
 fn value(page: &str, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
@@ -28,10 +34,10 @@ fn a_page_tells_build_process_scrapes_points_and_what_was_added() {
     counters.dropped.store(2, Ordering::Relaxed);
     counters.failed_attempts.store(3, Ordering::Relaxed);
     telemetry.observe_scrape(Duration::from_millis(2));
-    let slots = telemetry.integer_gauge("podlens_slots", "Slots", &["state"]).unwrap();
-    slots.with_label_values(&["live"]).set(5);
-    let lost = telemetry.counter("podlens_lost_total", "Lost", &["collector", "reason"]).unwrap();
+    add_live_slots(&telemetry, 5.0);
+    let lost = metrics::LOST.counters().unwrap();
     lost.with_label_values(&["scheduler", "full"]).inc();
+    telemetry.register(lost).unwrap();
     let page = super::page(&telemetry, Format::Text);
     for (name, labels, expected) in [
         ("podlens_build_info", &[("version", "1.2.3")][..], 1.0),
@@ -47,8 +53,10 @@ fn a_page_tells_build_process_scrapes_points_and_what_was_added() {
         assert_eq!(value(&page, name, labels), Some(expected), "{name} {labels:?}\n{page}");
     }
     assert!(value(&page, "process_resident_memory_bytes", &[]).unwrap() > 0.0);
-    let twice = telemetry.integer_gauge("podlens_slots", "Slots", &["state"]);
+    let twice = telemetry.register(metrics::SLOTS.gauges().unwrap());
     assert!(twice.err().unwrap().to_string().contains("podlens_slots"));
+    let undeclared = telemetry.register(prometheus::IntCounter::new("podlens_x_total", "x").unwrap());
+    assert!(undeclared.err().unwrap().to_string().contains("podlens_x_total is not declared"));
 }
 
 #[test]
@@ -59,12 +67,14 @@ fn nothing_is_said_about_points_where_nothing_is_pushed() {
 
 #[test]
 fn open_metrics_names_counter_families_without_their_suffix() {
-    let (telemetry, _) = telemetry();
-    let counter = telemetry.counter("podlens_x_total", "A \"quoted\" \\ help", &[]).unwrap();
-    counter.with_label_values::<&str>(&[]).inc();
+    let (telemetry, counters) = telemetry();
+    counters.failed_attempts.store(1, Ordering::Relaxed);
     let page = super::page(&telemetry, Format::OpenMetrics);
-    let expected = "# HELP podlens_x A \\\"quoted\\\" \\\\ help\n# TYPE podlens_x counter\npodlens_x_total 1\n";
+    let expected = "# TYPE podlens_otlp_failed_attempts counter\npodlens_otlp_failed_attempts_total 1\n";
     assert!(page.contains(expected), "{page}");
+    let text = "# HELP podlens_x_total A \"quoted\" \\\\ help\n# TYPE podlens_x_total counter\npodlens_x_total 1\n";
+    let expected = "# HELP podlens_x A \\\"quoted\\\" \\\\ help\n# TYPE podlens_x counter\npodlens_x_total 1\n";
+    assert_eq!(super::page::open_metrics(text), expected);
     assert!(page.contains("# TYPE podlens_scrape_seconds histogram\n"), "{page}");
 }
 

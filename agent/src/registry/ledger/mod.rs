@@ -23,7 +23,7 @@ use foldhash::fast::RandomState;
 
 use self::{carried::Carried, totals::Totals};
 use super::{Section, Snapshot};
-use crate::signal::{Entity, EntityKey, Layout, Metric, Naming, Row};
+use crate::signal::{Entity, EntityKey, Layout, Loss, Metric, Naming, Row};
 
 /// So long the final values of an entity whose names are about to come are kept, though they were delivered
 /// without: a container that lived for a moment is gone before the API server has heard of it.
@@ -31,6 +31,12 @@ const NAMES_AWAITED: Duration = Duration::from_secs(30);
 
 /// Exporters whose acknowledgement is waited for. Each address that scrapes is one.
 const EXPORTERS: usize = 64;
+
+/// Final values went undelivered.
+pub static EXPIRED_UNEXPORTED: Loss = Loss {
+    reason: "expired_unexported",
+    means: "an entity that was gone was dropped after `linger` before each exporter had taken its final values: scrape more often, see to the OTLP receiver, or raise `linger`",
+};
 
 /// One collector's part of the ledger.
 #[derive(Clone, Debug)]

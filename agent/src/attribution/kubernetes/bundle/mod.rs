@@ -22,7 +22,14 @@ use super::{
 };
 use crate::signal::shutdown::{Shutdown, until_stopped};
 
-const SOURCE: &str = "bundle";
+pub(super) const SOURCE: &str = "bundle";
+const READ: &str = "read";
+pub(super) const VERBS: &[&str] = &[READ];
+const OK: &str = "ok";
+const ABSENT: &str = "absent";
+const UNREADABLE: &str = "unreadable";
+const GARBAGE: &str = "garbage";
+pub(super) const RESULTS: &[&str] = &[OK, ABSENT, UNREADABLE, GARBAGE];
 /// Longer than any honest runtime specification.
 const LIMIT_BYTES: u64 = 8 << 20;
 /// The file stands there before the cgroup does; later tries are for containers met in the midst of their birth.
@@ -172,6 +179,7 @@ impl BundleSource {
 
     /// The same beside another source, whose state alone counts.
     pub async fn assist(self, shutdown: Shutdown) {
+        self.names.expect(SOURCE, VERBS, RESULTS);
         until_stopped(shutdown, self.follow(&self.names)).await;
     }
 
@@ -220,23 +228,23 @@ fn look_up(root: &Path, names: &Names, container: &Unknown) -> Result<(), String
             Ok(json) => json,
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => continue,
             Err(cause) => {
-                names.count(SOURCE, "read", "unreadable");
+                names.count(SOURCE, READ, UNREADABLE);
                 return Err(format!("cannot read {}: {cause}", path.display()));
             }
         };
         return match decode(&json, container) {
             Ok(facts) => {
-                names.count(SOURCE, "read", "ok");
+                names.count(SOURCE, READ, OK);
                 names.learn(&facts);
                 Ok(())
             }
             Err(cause) => {
-                names.count(SOURCE, "read", "garbage");
+                names.count(SOURCE, READ, GARBAGE);
                 Err(format!("{}: {cause}", path.display()))
             }
         };
     }
-    names.count(SOURCE, "read", "absent");
+    names.count(SOURCE, READ, ABSENT);
     debug!(container = %container.container_id, "no bundle");
     Ok(())
 }

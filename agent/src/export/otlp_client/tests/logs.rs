@@ -12,7 +12,7 @@ use crate::{
     export::{EventSource, otlp_client::OtlpLogClient},
     registry::{EventBatch, Journal},
     signal::{Entity, Event, EventKind, Naming, Severity},
-    telemetry::log_records::LogRecordCounters,
+    telemetry::otlp::LogRecordCounters,
 };
 
 static KIND: EventKind = EventKind {

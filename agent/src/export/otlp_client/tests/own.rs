@@ -11,7 +11,7 @@ use prost::Message as _;
 use super::*;
 use crate::{
     export::own::{OwnPush, resource_attributes},
-    telemetry::SelfTelemetry,
+    telemetry::{SelfTelemetry, metrics},
 };
 
 /// A push that can be stopped.
@@ -80,15 +80,17 @@ async fn pushes_what_the_page_says(config: &OtlpConfig, received: impl Fn() -> V
     let counters = counters();
     counters.sent.store(10, Ordering::Relaxed);
     let telemetry = SelfTelemetry::new("1.2.3", Some(counters)).unwrap();
-    let slots = telemetry.integer_gauge("podlens_slots", "Slots", &["state"]).unwrap();
-    slots.with_label_values(&["live"]).set(5);
-    let losses = telemetry.counter("podlens_lost_total", "Lost", &["reason"]).unwrap();
+    let slots = metrics::SLOTS.gauges().unwrap();
+    slots.with_label_values(&["live"]).set(5.0);
+    telemetry.register(slots.clone()).unwrap();
+    let losses = metrics::LOST.counters().unwrap();
+    telemetry.register(losses.clone()).unwrap();
     telemetry.observe_scrape(Duration::from_millis(250));
     telemetry.observe_scrape(Duration::from_secs(2));
     let pushing = push(config, telemetry);
     eventually("two pushes", || received().len() >= 2).await;
-    slots.with_label_values(&["live"]).set(6);
-    losses.with_label_values(&["late"]).inc();
+    slots.with_label_values(&["live"]).set(6.0);
+    losses.with_label_values(&["registry", "late"]).inc();
     pushing.stop().await;
 
     let received = received();
@@ -107,7 +109,7 @@ async fn pushes_what_the_page_says(config: &OtlpConfig, received: impl Fn() -> V
     assert_eq!(numbers(first, "podlens.scrape.count"), [" 2"]);
     assert_eq!(numbers(first, "podlens.scrape.sum"), [" 2.25"]);
     assert_eq!(numbers(last, "podlens.slots"), ["live 6"], "the last push is new");
-    assert_eq!(numbers(last, "podlens.lost"), ["late 1"], "a series that came later");
+    assert_eq!(numbers(last, "podlens.lost"), ["registry,late 1"], "a series that came later");
     // Own points are none of the client's.
     assert_eq!(numbers(last, "podlens.otlp.points"), ["dropped 0", "rejected 0", "sent 10"]);
 }

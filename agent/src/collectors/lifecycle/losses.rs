@@ -1,0 +1,61 @@
+//! What the collector `lifecycle` can lose: slots, births and removals, ends of containers. `pipeline::health` counts them.
+
+use podlens_common::cgroup::Losses;
+
+use crate::signal::Loss;
+
+/// No slot was free.
+pub static NO_FREE_SLOT: Loss = Loss {
+    reason: "no_free_slot",
+    means: "a task was dispatched whose cgroup got no slot, since none was free; it counts as `unattributed`: see above",
+};
+
+/// The table of slots had no room.
+pub static TABLE_FULL: Loss =
+    Loss { reason: "table_full", means: "the same, since the table that leads from a cgroup to its slot was full" };
+
+/// An event did not come through.
+pub static EVENT_LOST: Loss = Loss {
+    reason: "event_lost",
+    means: "events did not fit the ring buffer; the log says `events of the kernel programs were lost; walking the trees instead`",
+};
+
+/// An event came without its cgroup's path.
+pub static PATH_UNREADABLE: Loss =
+    Loss { reason: "path_unreadable", means: "a cgroup's path is longer than 1,022 bytes" };
+
+/// A task had no cgroup.
+pub static NO_CGROUP: Loss =
+    Loss { reason: "no_cgroup", means: "a task without a cgroup: only while the kernel sets one up" };
+
+/// A CPU came for which nothing is kept.
+pub static LATE_CPU: Loss = Loss {
+    reason: "late_cpu",
+    means: "a CPU came online after the start, more than 8 beyond the highest that was there: what runs on it is not measured. Processes and migrations are counted all the same. The log names the CPU; start the agent anew",
+};
+
+/// A slot stays out of use.
+pub static SLOT_STUCK: Loss = Loss { reason: "slot_stuck", means: "a slot could not be given back; the log says why" };
+
+/// An event was not understood.
+pub static MALFORMED_EVENT: Loss =
+    Loss { reason: "malformed_event", means: "daemon and programs are of different builds" };
+
+/// Nobody knows whose end it was.
+pub static END_UNKNOWN: Loss = Loss {
+    reason: "end_unknown",
+    means: "the kernel saw a container's first process end in a cgroup whose birth was lost; no event tells of it unless the pod status does. Counted where events are told",
+};
+
+/// How often, as the programs count it.
+pub(crate) fn of_programs(losses: Losses) -> [(&'static Loss, u64); 6] {
+    let Losses { no_free_slot, table_full, event_lost, path_unreadable, no_cgroup, late_cpu } = losses;
+    [
+        (&NO_FREE_SLOT, no_free_slot),
+        (&TABLE_FULL, table_full),
+        (&EVENT_LOST, event_lost),
+        (&PATH_UNREADABLE, path_unreadable),
+        (&NO_CGROUP, no_cgroup),
+        (&LATE_CPU, late_cpu),
+    ]
+}

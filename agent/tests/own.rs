@@ -1,0 +1,104 @@
+//! A running agent has the metrics, the labels and the losses that are declared, and no others: docs/metrics.md and the table
+//! of losses are made from the declarations alone.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use common::Agent;
+use podlens::{
+    collectors::ALL,
+    pipeline::{facts, kinds, losses},
+    telemetry::{OwnLabel, OwnMetric, OwnValues, metrics},
+};
+use testkit::page::Page;
+
+/// Every metric of its own exists: events are told, though nobody takes them, and there is a source of names.
+fn start() -> (Agent, tempfile::TempDir) {
+    let nobodys_run = tempfile::tempdir().unwrap();
+    let agent = Agent::start(&[
+        ("PODLENS_OTLP_ENDPOINT", &format!("http://{}", testkit::free_address())),
+        ("PODLENS_KUBERNETES_SOURCE", "bundle"),
+        ("PODLENS_KUBERNETES_BUNDLE_ROOT", nobodys_run.path().to_str().unwrap()),
+    ]);
+    (agent, nobodys_run)
+}
+
+/// The families of the page and their help; those of the process are the library's.
+fn families(page: &str) -> BTreeMap<&str, &str> {
+    let helps = page.lines().filter_map(|line| line.strip_prefix("# HELP ")?.split_once(' '));
+    helps.filter(|(name, _)| !name.starts_with("process_")).collect()
+}
+
+fn of_pods() -> BTreeSet<&'static str> {
+    let of_collectors = ALL.iter().flat_map(|spec| spec.metrics).map(|metric| metric.name);
+    let of_facts = [facts::POD_INFO.name, facts::CONTAINER_INFO.name].into_iter();
+    let requests = [&facts::CPU_REQUEST, &facts::MEMORY_REQUEST, &facts::MEMORY_LIMIT].map(|metric| metric.name);
+    of_collectors.chain(of_facts).chain(requests).collect()
+}
+
+fn may_be(label: &OwnLabel, value: &str) -> bool {
+    match label.values {
+        OwnValues::Fixed(values) => values.contains(&value),
+        OwnValues::Collectors => ALL.iter().any(|spec| spec.name == value),
+        OwnValues::LossParts => losses().any(|(part, _)| part == value),
+        OwnValues::LossReasons => losses().any(|(_, loss)| loss.reason == value),
+        OwnValues::Events => kinds().any(|kind| kind.name == value),
+        OwnValues::Open => true,
+    }
+}
+
+#[test]
+fn a_running_agent_has_the_metrics_labels_and_losses_that_are_declared_and_no_others() {
+    let (agent, _run) = start();
+    let text = agent.get("/metrics").unwrap().1;
+    let page = Page::parse(&text);
+
+    let found = families(&text);
+    for (name, help) in &found {
+        let own = metrics::find(name);
+        assert!(own.is_some() || of_pods().contains(name), "{name} is not declared");
+        assert!(own.is_none_or(|own| own.help == *help), "{name}: {help}");
+    }
+    for OwnMetric { name, labels, .. } in metrics::ALL {
+        assert!(found.contains_key(name), "{name} is declared and not on the page");
+        for (_, sample) in page.all(name, &[]).iter().map(|sample| sample.series()) {
+            let names: BTreeSet<&str> = sample.keys().map(String::as_str).collect();
+            assert_eq!(names, labels.iter().map(|label| label.name).collect(), "{name}");
+            let stray = labels.iter().find(|label| !may_be(label, &sample[label.name]));
+            assert!(stray.is_none(), "{name}: {stray:?} does not declare {sample:?}");
+        }
+    }
+
+    // What a collector that does not run here could lose is not counted.
+    let runs = |collector: &str| {
+        let is_in = |state| page.value("podlens_collector_state", &[("collector", collector), ("state", state)]) > 0.0;
+        ALL.iter().all(|spec| spec.name != collector) || is_in("running") || is_in("degraded")
+    };
+    let declared: BTreeSet<(&str, &str)> =
+        losses().filter(|(part, _)| runs(part)).map(|(part, loss)| (part, loss.reason)).collect();
+    let lost = page.all("podlens_lost_total", &[]);
+    let counted = lost.iter().map(|sample| (sample.label("collector"), sample.label("reason"))).collect();
+    assert_eq!(declared, counted);
+}
+
+#[test]
+fn what_is_rare_is_counted_from_0() {
+    let (agent, _run) = start();
+    let page = agent.metrics();
+    for result in ["sent", "dropped", "rejected"] {
+        for name in ["podlens_otlp_points_total", "podlens_otlp_log_records_total"] {
+            assert!(page.count(name, &[("result", result)]).is_some(), "{name} {result}");
+        }
+    }
+    assert!(page.count("podlens_otlp_failed_attempts_total", &[]).is_some());
+    for result in ["ok", "absent", "unreadable", "garbage"] {
+        let labels = [("source", "bundle"), ("verb", "read"), ("result", result)];
+        assert!(page.count("podlens_names_requests_total", &labels).is_some(), "{result}");
+    }
+    for kind in kinds() {
+        assert!(page.count("podlens_events_total", &[("event", kind.name)]).is_some(), "{}", kind.name);
+    }
+}
