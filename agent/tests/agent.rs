@@ -353,3 +353,29 @@ fn no_counter_decreases_and_all_sums_are_exact_while_cgroups_come_and_go() {
     });
     assert!(pages > 20, "{pages} pages in 20 s are too few to tell");
 }
+
+#[test]
+fn slots_of_cgroups_of_which_no_event_told_become_free_again() {
+    const CGROUPS: u32 = 60;
+    let agent = Agent::start(&[("PODLENS_MAX_AGE", "0s")]);
+    let live = |page: &Page| page.value("podlens_slots", &[("state", "live")]);
+    let before = live(&agent.metrics());
+    // Neither the birth nor the end of a cgroup is told whose path is longer than an event takes.
+    let above = ["x".repeat(250).as_str(); 5].join("/");
+    for number in 0..CGROUPS {
+        let cgroup = TestCgroup::new(&format!("{above}/{number}"));
+        let mut load = Load::start(Some(&cgroup), Work::Spin(Duration::from_millis(1)), None);
+        load.run();
+        load.end();
+        cgroup.remove();
+    }
+    let page = agent.metrics();
+    let untold = page.value("podlens_lost_total", &[("collector", "lifecycle"), ("reason", "path_unreadable")]);
+    assert!(untold >= f64::from(CGROUPS), "{untold} events had no path");
+    // Other tests' cgroups come and go meanwhile.
+    assert!(live(&page) >= before + f64::from(CGROUPS / 2), "each held a slot: {before}, then {}", live(&page));
+    wait_until("the slots' return", Duration::from_mins(1), || {
+        let now = live(&agent.metrics());
+        (now < before + f64::from(CGROUPS / 2)).then_some(()).ok_or(format!("{now} slots are held, {before} before"))
+    });
+}

@@ -199,10 +199,11 @@ fn two_containers_of_a_pod_and_the_pods_own_quota_are_apart() {
     let mut loads = [Load::start(Some(&busy), spin(400), None), Load::start(Some(&calm), spin(50), None)];
     loads.iter_mut().for_each(Load::run);
     check_equal(&agent, "the busy one", &busy);
-    let (files, kernel) = (modes_of_files(&calm), pod.throttled());
+    let files = modes_of_files(&calm);
     let page = page_with(&agent, "the calm one and the pod", |page| {
         equal(&modes(page, &calm), &Some(files))?;
-        equal(&throttled(page, &pod), &Some(kernel))
+        // Its period may end after the work.
+        equal(&throttled(page, &pod), &Some(pod.throttled()))
     });
     assert_eq!(throttled(&page, &calm), None);
     let limits = [&pod, &busy, &calm].map(|one| page.one(LIMIT, &one.labels()).map(common::Sample::value));

@@ -85,6 +85,7 @@ impl Cgroups {
             },
             Change::Removed { key } => {
                 self.assume_outside(key);
+                self.assume_gone(key, now);
                 if let Some(cgroup) = self.known.get_mut(&key) {
                     cgroup.removed.get_or_insert(now);
                 }
@@ -112,6 +113,18 @@ impl Cgroups {
     pub fn assume_outside(&mut self, key: CgroupKey) {
         if !self.known.contains_key(&key) && !self.hierarchies.is_whole(key) {
             self.insert_outside(key, String::new());
+        }
+    }
+
+    /// A cgroup of which nothing is known is gone, so that its slot becomes free as any other's: its birth was lost, and no walk
+    /// since has found it, or its removal was told.
+    pub fn assume_gone(&mut self, key: CgroupKey, now: Instant) {
+        if self.known.contains_key(&key) {
+            return;
+        }
+        self.insert_as(key, String::new(), false, EntityKey::from(Entity::unit(Entity::UNATTRIBUTED)), None);
+        if let Some(cgroup) = self.known.get_mut(&key) {
+            cgroup.removed = Some(now);
         }
     }
 

@@ -70,7 +70,7 @@ pub(super) const KEYS: &[Key] = &[
         expects: "auto or a whole number from 64 to 16384",
         default: "auto",
         example: "4096",
-        help: "How many containers and units are counted at the same time; the kernel's memory for counters grows with it and with the number of CPUs. auto chooses by the CPUs that can exist and by the container's memory limit, of which half may go there; `podlens check` tells what was chosen",
+        help: "How many containers and units are counted at the same time; the kernel's memory for counters grows with it and with the number of CPUs. auto chooses by the CPUs that are measured (those up to the highest online one, and 8 more) and by the container's memory limit, of which half may go there; `podlens check` tells what was chosen",
         set: Set::Value(|config, text| {
             let number = || whole(text, 64..=16384).and_then(|slots| u32::try_from(slots).ok());
             assign(&mut config.slots, if text == "auto" { Some(None) } else { number().map(Some) })

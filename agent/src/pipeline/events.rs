@@ -15,11 +15,11 @@ use podlens_common::{
 };
 use tracing::warn;
 
-use super::{Attached, Inner, RESCAN, ends::Ends, event_log::EventLog};
+use super::{Attached, Inner, RESCAN, SEARCH, ends::Ends, event_log::EventLog};
 use crate::{
     attribution::{
         cgroups::{Cgroup, Change},
-        entity::is_container,
+        entity::{entity, is_container},
     },
     collectors::{ALL, EntityCgroup, Noticed, SlotsInUse, State},
     kernel::{
@@ -49,7 +49,7 @@ impl Telling {
     /// Tells the states in which collectors begin.
     pub(super) fn new(log: Arc<EventLog>, states: &[(&'static str, State)], now: Instant) -> Self {
         for (name, state) in states {
-            if let Some(event) = events::collector(name, None, state, SystemTime::now()) {
+            if let Some(event) = events::collector(name, state, SystemTime::now()) {
                 log.note(event);
             }
         }
@@ -105,7 +105,7 @@ impl Inner {
                 let Some(telling) = &mut self.telling else { return Ok(()) };
                 match self.cgroups.get(record.key) {
                     Some(cgroup) if is_container(&cgroup.path) => {
-                        telling.ends.seen(&cgroup.entity, end, wall_clock(record.at_ns), now);
+                        telling.ends.seen(&container(cgroup), end, wall_clock(record.at_ns), now);
                     }
                     Some(_) => {}
                     None => telling.ends.seen_somewhere(),
@@ -162,8 +162,9 @@ impl Inner {
                 let Some(cgroup) = self.cgroups.get(key) else { return };
                 if let Some(telling) = &mut self.telling
                     && cgroup.top.is_some()
+                    && is_container(&cgroup.path)
                 {
-                    telling.ends.removed(&cgroup.entity, now);
+                    telling.ends.removed(&container(cgroup), now);
                 }
                 for Attached { section, collector } in &mut self.collectors {
                     if let Some(row) = collector.removed(key).filter(|row| !row.is_empty()) {
@@ -189,11 +190,19 @@ impl Inner {
         }
         if now.duration_since(self.scanned) >= RESCAN {
             self.rescan(now);
-            for key in self.unknown.keys() {
+            for (key, since) in &self.unknown {
                 self.cgroups.assume_outside(*key);
+                if now.duration_since(*since) >= SEARCH {
+                    self.cgroups.assume_gone(*key, now);
+                }
             }
         }
     }
+}
+
+/// The container itself, though its series may be folded with those of other units.
+fn container(cgroup: &Cgroup) -> EntityKey {
+    EntityKey::from(entity(&cgroup.path))
 }
 
 /// Names tell a sandbox as a container without a name.

@@ -41,7 +41,7 @@ impl Inner {
             lost(losses::JOURNAL, &[(&OVERFLOW, telling.log.overflowed()), (&ENTITY_UNKNOWN, telling.without_entity)]);
         }
         let lifecycle = Lifecycle {
-            programs: self.kernel.as_ref().map(|kernel| (kernel.slots.losses(), kernel.stuck)),
+            programs: self.kernel.as_ref().map(|kernel| (kernel.slots.losses(), kernel.stuck.len() as u64)),
             malformed: self.kernel.as_ref().and_then(|kernel| kernel.events.as_ref()).map(Events::malformed),
             ends: self.telling.as_ref().map(|telling| telling.ends.lost()),
         };
@@ -55,7 +55,7 @@ impl Inner {
             let is_removed = |slot: &Slot| self.cgroups.get(slot.key).is_some_and(|cgroup| cgroup.removed.is_some());
             let removed = in_use.iter().filter(|(_, slot)| is_removed(slot)).count() as u64;
             let all = in_use.iter().len() as u64;
-            let free = u64::from(kernel.slots.count()).saturating_sub(all).saturating_sub(kernel.stuck);
+            let free = u64::from(kernel.slots.count()).saturating_sub(all);
             health.slots = [("live", all - removed), ("tombstone", removed), ("free", free)];
         }
         health

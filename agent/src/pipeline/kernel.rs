@@ -1,6 +1,6 @@
 //! What is attached to the kernel beside the collectors: the slots and the events.
 
-use std::{io, os::fd::OwnedFd};
+use std::{collections::HashSet, io, os::fd::OwnedFd};
 
 use podlens_common::cgroup::{SLOT_FIRST, Slot};
 use tracing::warn;
@@ -19,7 +19,7 @@ pub(super) struct Kernel {
     pub(super) slots: SlotMaps,
     pub(super) events: Option<Events>,
     /// Slots that could not be given back: they stay out of use.
-    pub(super) stuck: u64,
+    pub(super) stuck: HashSet<u32>,
     /// CPUs without room of which the log has told.
     pub(super) told_late: usize,
     // Detaches all programs when it goes.
@@ -44,7 +44,7 @@ impl Kernel {
     /// Gives a slot back whose accounts were cleared.
     pub(super) fn release(&mut self, number: u32, slot: Slot) {
         if let Err(cause) = self.slots.release(number, slot) {
-            self.stuck += 1;
+            self.stuck.insert(number);
             warn!(slot = number, %cause, "a slot could not be given back");
         }
     }

@@ -1,6 +1,6 @@
 //! What the pipeline tells about itself, as metrics of the agent: read anew whenever they are gathered.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus::{
     CounterVec, GaugeVec,
@@ -19,6 +19,8 @@ use crate::{
 pub struct OwnMetrics {
     pipeline: Arc<Pipeline>,
     families: Families,
+    /// A page and a push may ask at once, and two that raise a counter together would raise it twice.
+    filling: Mutex<()>,
 }
 
 impl OwnMetrics {
@@ -27,7 +29,11 @@ impl OwnMetrics {
     /// # Errors
     /// A definition is wrong or exists twice.
     pub fn register(telemetry: &SelfTelemetry, pipeline: &Arc<Pipeline>) -> Result<(), SelfTelemetryError> {
-        telemetry.register(Self { pipeline: Arc::clone(pipeline), families: Families::new()? })
+        telemetry.register(Self {
+            pipeline: Arc::clone(pipeline),
+            families: Families::new()?,
+            filling: Mutex::default(),
+        })
     }
 }
 
@@ -37,6 +43,7 @@ impl Collector for OwnMetrics {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
+        let _filling = self.filling.lock().unwrap_or_else(PoisonError::into_inner);
         self.families.fill(self.pipeline.states(), &self.pipeline.health(), &self.pipeline.names().health());
         self.families.all().into_iter().flat_map(Collector::collect).collect()
     }

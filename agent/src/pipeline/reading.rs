@@ -157,13 +157,15 @@ impl Inner {
         }
     }
 
-    /// The slots whose cgroup was removed long enough ago that none of its tasks can run.
+    /// The slots whose cgroup was removed long enough ago that none of its tasks can run, but for those that stay out of use.
     pub(super) fn expired(&self, in_use: &SlotsInUse, now: Instant) -> SlotsInUse {
         let is_expired = |key: CgroupKey| {
             let removed = self.cgroups.get(key).and_then(|cgroup| cgroup.removed);
             removed.is_some_and(|removed| now.duration_since(removed) >= GRACE)
         };
-        let slots = in_use.iter().filter(|(number, slot)| *number >= SLOT_FIRST && is_expired(slot.key));
+        let is_stuck = |number| self.kernel.as_ref().is_some_and(|kernel| kernel.stuck.contains(&number));
+        let slots =
+            in_use.iter().filter(|(number, slot)| *number >= SLOT_FIRST && is_expired(slot.key) && !is_stuck(*number));
         slots.map(|(number, slot)| (number, *slot)).collect()
     }
 }

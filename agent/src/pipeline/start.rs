@@ -1,7 +1,7 @@
 //! Starting the pipeline: what the node offers decides which collectors run.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     path::Path,
     sync::{Arc, Mutex},
     time::{Instant, SystemTime},
@@ -197,7 +197,7 @@ impl Loader<'_> {
             }
         }
         object.seal();
-        Ok(Kernel { slots, events: self.events.take(), stuck: 0, told_late: 0, object })
+        Ok(Kernel { slots, events: self.events.take(), stuck: HashSet::new(), told_late: 0, object })
     }
 
     /// Attaches what tells last words of a cgroup, before `lifecycle` is started: the kernel calls the programs on one hook in

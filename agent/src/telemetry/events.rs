@@ -14,18 +14,7 @@ const AGENT: &str = "the agent";
 const STATES: &[&Attribute] = &[&COLLECTOR, &STATE, &REASON];
 
 /// All of them.
-pub static ALL: &[&EventKind] =
-    &[&COLLECTOR_RUNNING, &COLLECTOR_DEGRADED, &COLLECTOR_FAILED, &NAMES_LOST, &NAMES_RESTORED];
-
-/// A collector measures everything again.
-pub static COLLECTOR_RUNNING: EventKind = EventKind {
-    name: "podlens.collector.running",
-    severity: Severity::Info,
-    about: "A collector measures everything again",
-    entity: AGENT,
-    attributes: STATES,
-    source: "the collector's state",
-};
+pub static ALL: &[&EventKind] = &[&COLLECTOR_DEGRADED, &COLLECTOR_FAILED, &NAMES_LOST, &NAMES_RESTORED];
 
 /// A collector measures less than it could.
 pub static COLLECTOR_DEGRADED: EventKind = EventKind {
@@ -34,7 +23,7 @@ pub static COLLECTOR_DEGRADED: EventKind = EventKind {
     about: "A collector measures, but something is missing",
     entity: AGENT,
     attributes: STATES,
-    source: "the collector's state, at the start and when it changes",
+    source: "the collector's state, which is found at the start",
 };
 
 /// A collector measures nothing.
@@ -44,7 +33,7 @@ pub static COLLECTOR_FAILED: EventKind = EventKind {
     about: "A collector does not measure: it failed, or this node lacks what it needs",
     entity: AGENT,
     attributes: STATES,
-    source: "the collector's state, at the start and when it changes",
+    source: "the collector's state, which is found at the start",
 };
 
 /// New containers have no names.
@@ -70,14 +59,10 @@ pub static NAMES_RESTORED: EventKind = EventKind {
 /// A source of names may take so long for its first answer.
 const FIRST_ANSWER: Duration = Duration::from_secs(30);
 
-/// The event of a collector that is now in `state`; none where nobody needs to know. `before` is none at the start.
+/// The event of a collector that begins in `state`; none where nobody needs to know.
 #[must_use]
-pub fn collector(name: &str, before: Option<&State>, state: &State, at: SystemTime) -> Option<Event> {
-    if before == Some(state) {
-        return None;
-    }
+pub fn collector(name: &str, state: &State, at: SystemTime) -> Option<Event> {
     let kind = match state {
-        State::Running if before.is_some_and(|before| *before != State::Disabled) => &COLLECTOR_RUNNING,
         State::Running | State::Disabled => return None,
         State::Degraded(_) => &COLLECTOR_DEGRADED,
         State::Unsupported(_) | State::Failed(_) => &COLLECTOR_FAILED,
@@ -128,25 +113,20 @@ mod tests {
 
     const AT: SystemTime = SystemTime::UNIX_EPOCH;
 
-    fn check(before: Option<&State>, state: &State, expected: Option<&EventKind>) {
-        let event = collector("cpu", before, state, AT);
-        assert_eq!(event.as_ref().map(|event| event.kind), expected, "{before:?} to {state:?}");
+    fn check(state: &State, expected: Option<&EventKind>) {
+        let event = collector("cpu", state, AT);
+        assert_eq!(event.as_ref().map(|event| event.kind), expected, "{state:?}");
     }
 
     #[test]
-    fn a_collector_tells_what_it_lacks_and_when_it_is_well_again() {
+    fn a_collector_tells_what_it_lacks() {
         let degraded = State::Degraded("no legs".to_owned());
-        let failed = State::Failed("refused".to_owned());
-        let unsupported = State::Unsupported("no BTF".to_owned());
-        check(None, &State::Running, None);
-        check(None, &State::Disabled, None);
-        check(None, &degraded, Some(&COLLECTOR_DEGRADED));
-        check(None, &failed, Some(&COLLECTOR_FAILED));
-        check(None, &unsupported, Some(&COLLECTOR_FAILED));
-        check(Some(&degraded), &degraded, None);
-        check(Some(&degraded), &failed, Some(&COLLECTOR_FAILED));
-        check(Some(&failed), &State::Running, Some(&COLLECTOR_RUNNING));
-        let event = collector("cpu", None, &degraded, AT).map(|event| event.attributes);
+        check(&State::Running, None);
+        check(&State::Disabled, None);
+        check(&degraded, Some(&COLLECTOR_DEGRADED));
+        check(&State::Failed("refused".to_owned()), Some(&COLLECTOR_FAILED));
+        check(&State::Unsupported("no BTF".to_owned()), Some(&COLLECTOR_FAILED));
+        let event = collector("cpu", &degraded, AT).map(|event| event.attributes);
         let expected: Vec<(&Attribute, AttributeValue)> =
             vec![(&COLLECTOR, "cpu".into()), (&STATE, "degraded".into()), (&REASON, "no legs".into())];
         assert_eq!(event, Some(expected));

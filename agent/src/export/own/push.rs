@@ -68,7 +68,11 @@ impl OwnPush {
         }
         let provider = self.start();
         let first = provider.clone();
-        on_a_thread(move || first.force_flush());
+        on_a_thread(move || {
+            if let Err(cause) = first.force_flush() {
+                tracing::warn!(%cause, "the first push of the agent's own metrics failed; later ones are not told");
+            }
+        });
         stopped(shutdown).await;
         push_last(provider).await;
     }

@@ -345,6 +345,10 @@ impl Ledger {
                 forgotten.push(entry);
             }
         }
+        if !forgotten.is_empty() {
+            // Among them may be culprits, which nobody may cause any more.
+            self.culprits.clear();
+        }
         let carried = (self.carried.len(), forgotten.len());
         carried::carry_on(&mut self.carried, forgotten, &self.entries, &self.definitions, now);
         self.changes += u64::from(carried != (self.carried.len(), 0));

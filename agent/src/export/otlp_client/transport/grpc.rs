@@ -80,7 +80,7 @@ pub(super) fn channel(endpoint: &Endpoint, timeout: Duration) -> Channel {
 }
 
 async fn call(client: &mut Grpc<Channel>, request: Request<Bytes>, path: PathAndQuery) -> Result<Answer, Status> {
-    client.ready().await.map_err(|cause| Status::unknown(format!("the connection is not ready: {cause}")))?;
+    client.ready().await.map_err(|cause| Status::from_error(Box::new(cause)))?;
     Ok(client.unary(request, path, Wire).await?.into_inner())
 }
 
