@@ -60,8 +60,7 @@ fn tell_end(task: Task, leader: Task, signal: kernel::Signal) {
     }
     // SAFETY: the helper has no precondition.
     let cpu = unsafe { bpf_get_smp_processor_id() };
-    let slot = slots::of_task(task, cpu).slot();
-    let Some(key) = slots::record(slot).map(|record| record.key).filter(|key| *key != 0) else { return };
+    let Some(key) = slots::key_of_task(task, cpu) else { return };
     // As wait_task_zombie() of kernel/exit.c chooses.
     let status = signal.group_exit().unwrap_or(leader.exit_code());
     events::send(INIT_ENDED, key, InitEnd { status, level: pid.level() });

@@ -195,6 +195,9 @@ fn begin(walk: WalkCells) {
 /// Goes on behind the newest of the tasks last met that is still there; not if none is.
 #[inline(always)]
 fn go_on(walk: WalkCells) -> bool {
+    // Between two runs a set may be freed and its address given to another.
+    walk.set().set(0);
+    walk.set_key().set(KEY_KERNEL);
     let processes = walk.processes().get();
     let mut gone = 0;
     while gone < REMEMBERED {

@@ -80,18 +80,52 @@ pub(crate) fn record(slot: u32) -> Option<&'static Slot> {
     SLOTS.get(slot)
 }
 
-/// The slot of a task, assigned now if its cgroup has none yet.
+/// The slot of a task, assigned now if its cgroup has none yet. For programs on hooks where interrupts are off.
 #[inline(always)]
 pub(crate) fn of_task(task: Task, cpu: u32) -> Holder {
     of_task_after(&mut Assigned { ..Assigned::NONE }, task, cpu)
 }
 
-/// The same, of a task that is likely to be of the cgroup that `recent` remembers.
+/// The same for a program that an interrupt may interrupt: past the cache, of which a program in the interrupt could make an
+/// entry meanwhile.
+#[inline(always)]
+pub(crate) fn of_task_past_cache(task: Task, cpu: u32) -> Holder {
+    match cgroup_of(task, cpu) {
+        Ok((cgroup, _)) => find_or_assign(cgroup, cpu),
+        Err(fixed) => fixed,
+    }
+}
+
+/// The key of a task's cgroup; none if it is a root.
+#[inline(always)]
+pub(crate) fn key_of_task(task: Task, cpu: u32) -> Option<CgroupKey> {
+    let (cgroup, _) = cgroup_of(task, cpu).ok()?;
+    Some(cgroup.kn().id() | cgroup.key_mark()?)
+}
+
+/// The same as [`of_task`], of a task that is likely to be of the cgroup that `recent` remembers.
 #[inline(always)]
 pub(crate) fn of_task_after(recent: &mut Assigned, task: Task, cpu: u32) -> Holder {
+    let (cgroup, serial) = match cgroup_of(task, cpu) {
+        Ok(found) => found,
+        Err(fixed) => return fixed,
+    };
+    if recent.serial == serial {
+        return recent.holder;
+    }
+    let Some(holder) = of_cgroup(cgroup, serial, cpu) else {
+        return Holder::UNATTRIBUTED;
+    };
+    *recent = Assigned { serial, holder };
+    holder
+}
+
+/// The cgroup that counts for a task and its serial number, or the fixed holder of one that is in a root.
+#[inline(always)]
+fn cgroup_of(task: Task, cpu: u32) -> Result<(Cgroup, u64), Holder> {
     let sets = task.cgroups();
     if sets.is_null() {
-        return without_cgroup(cpu);
+        return Err(without_cgroup(cpu));
     }
     let mut cgroup = sets.default_cgroup();
     let mut serial = cgroup.serial();
@@ -104,16 +138,9 @@ pub(crate) fn of_task_after(recent: &mut Assigned, task: Task, cpu: u32) -> Hold
     }
     if serial == ROOT_SERIAL {
         let slot = if task.is_kernel_thread() { SLOT_KERNEL } else { SLOT_ROOT };
-        return Holder::new(slot, 0);
+        return Err(Holder::new(slot, 0));
     }
-    if recent.serial == serial {
-        return recent.holder;
-    }
-    let Some(holder) = of_cgroup(cgroup, serial, cpu) else {
-        return Holder::UNATTRIBUTED;
-    };
-    *recent = Assigned { serial, holder };
-    holder
+    Ok((cgroup, serial))
 }
 
 /// The slot of a cgroup that is no root, by its serial number; assigned now if it has none yet, none if it cannot be.
@@ -121,7 +148,7 @@ pub(crate) fn of_task_after(recent: &mut Assigned, task: Task, cpu: u32) -> Hold
 pub(crate) fn of_cgroup(cgroup: Cgroup, serial: u64, cpu: u32) -> Option<Holder> {
     // None on a CPU that came after the start. Processes and migrations are counted there as well.
     let cached = SLOT_CACHE.get_ptr_mut(cpu * CACHE_ENTRIES + cache_index(serial));
-    // SAFETY: only this CPU writes the entry, with preemption off.
+    // SAFETY: only this CPU writes the entry, with interrupts off.
     let mut cached = cached.map(|cached| unsafe { &mut *cached });
     if let Some(cached) = &cached
         && cached.serial == serial
@@ -166,8 +193,14 @@ fn find_or_assign(cgroup: Cgroup, cpu: u32) -> Holder {
     let Some(record) = SLOTS.get_ptr_mut(slot) else {
         return Holder::UNATTRIBUTED;
     };
-    // SAFETY: a slot from the queue belongs to nobody but this run of the program.
-    let holder = Holder::new(slot, unsafe { (*record).generation });
+    let (group, container) = lineage(cgroup, key);
+    // SAFETY: a slot from the queue belongs to nobody but this run of the program. Other CPUs look here once the hash leads
+    // to it.
+    let holder = unsafe {
+        (*record).group = group;
+        (*record).container = container;
+        Holder::new(slot, (*record).generation)
+    };
     if SLOT_OF.insert(key, holder.0, u64::from(BPF_NOEXIST)).is_err() {
         let _ = FREE_SLOTS.push(slot, 0);
         // Another CPU dispatched the cgroup's second task at this same moment, or the table is full.
@@ -176,13 +209,8 @@ fn find_or_assign(cgroup: Cgroup, cpu: u32) -> Holder {
             Holder::UNATTRIBUTED
         });
     }
-    let (group, container) = lineage(cgroup, key);
     // SAFETY: as above; `key` last, since the daemon takes a slot with a key for held.
-    unsafe {
-        (*record).group = group;
-        (*record).container = container;
-        (&raw mut (*record).key).write_volatile(key);
-    }
+    unsafe { (&raw mut (*record).key).write_volatile(key) };
     debug!("slot {} is given to cgroup {}", slot, key);
     holder
 }
