@@ -12,6 +12,7 @@ use std::{collections::BTreeMap, env, fmt::Write as _, fs, path::Path};
 
 use common::{Agent, skip};
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _, SectionKind, SymbolKind, read::elf::ElfFile64};
+use testkit::bpf::{INSTRUCTION, stack_bytes};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/podlens-bpf"));
 
@@ -24,36 +25,11 @@ How large each program is, each function that they call, and how many instructio
 
 ";
 
-/// Bytes of an instruction; the register that holds the end of a function's stack; `r = register` and `r += number`.
-const INSTRUCTION: usize = 8;
-const STACK: u8 = 10;
-const MOVE: u8 = 0xbf;
-const ADD: u8 = 0x07;
-
 /// A program, which has a section of its own, or a function that programs call.
 struct Code {
     is_program: bool,
     instructions: usize,
     stack_bytes: u16,
-}
-
-/// How far below its end a function uses its stack.
-fn stack_bytes(code: &[u8]) -> u16 {
-    let (mut deepest, mut is_copy) = (0, [false; 16]);
-    for instruction in code.as_chunks::<INSTRUCTION>().0 {
-        let [code, registers, low, high, number @ ..] = *instruction;
-        let (target, source) = (registers & 15, registers >> 4);
-        let at = match code & 7 {
-            // A load; a store.
-            1 if source == STACK => i16::from_le_bytes([low, high]),
-            2 | 3 if target == STACK => i16::from_le_bytes([low, high]),
-            7 if code == ADD && is_copy[usize::from(target)] => i32::from_le_bytes(number).try_into().unwrap(),
-            _ => 0,
-        };
-        deepest = deepest.max(at.min(0).unsigned_abs());
-        is_copy[usize::from(target)] = code == MOVE && source == STACK;
-    }
-    deepest
 }
 
 /// A function's own name: the last part of a mangled one, which has its length before it.

@@ -1,7 +1,7 @@
 //! What podlens is tested with and what knows nothing of podlens' code: a little HTTP, a reader of pages of metrics, real
-//! components as processes, an API server and a receiver of OTLP that play theirs.
+//! components as processes, an API server and a receiver of OTLP that play theirs, and what machine code tells.
 //!
-//! agent/tests, agent/benches and xtask's end-to-end checks use it. Nothing here is shipped; where something is not as it
+//! The agent's tests and benches and xtask's end-to-end checks use it. Nothing here is shipped; where something is not as it
 //! must be, it panics, by which a test fails.
 
 #![allow(
@@ -15,6 +15,7 @@
 #![allow(clippy::missing_errors_doc, reason = "an error is the words of a test that fails")]
 #![allow(clippy::must_use_candidate, reason = "who calls is a test")]
 
+pub mod bpf;
 pub mod components;
 pub mod http;
 pub mod kubernetes;

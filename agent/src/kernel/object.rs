@@ -240,42 +240,17 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
     use object::{Object as _, ObjectSection as _, SectionKind, read::elf::ElfFile64};
+    use testkit::bpf::{INSTRUCTION, stack_bytes};
 
     use super::OBJECT;
-
-    /// The register that holds the end of a program's stack.
-    const STACK: u8 = 10;
-    /// `r = register` and `r += number`.
-    const MOVE: u8 = 0xbf;
-    const ADD: u8 = 0x07;
 
     /// Classes of instructions: jumps by halves of registers, and computations with them.
     const HALF: [u8; 2] = [6, 4];
 
-    /// How far below its end a program without functions of its own uses its stack.
-    fn stack_bytes(section: &str) -> u16 {
-        let file: ElfFile64<'_> = ElfFile64::parse(OBJECT).unwrap();
-        let program = file.section_by_name(section).unwrap().data().unwrap();
-        let (mut deepest, mut is_copy) = (0, [false; 16]);
-        for instruction in program.as_chunks::<8>().0 {
-            let [code, registers, low, high, number @ ..] = *instruction;
-            let (target, source) = (registers & 15, registers >> 4);
-            let at = match code & 7 {
-                // A load; a store.
-                1 if source == STACK => i16::from_le_bytes([low, high]),
-                2 | 3 if target == STACK => i16::from_le_bytes([low, high]),
-                7 if code == ADD && is_copy[usize::from(target)] => i32::from_le_bytes(number).try_into().unwrap(),
-                _ => 0,
-            };
-            deepest = deepest.max(at.min(0).unsigned_abs());
-            is_copy[usize::from(target)] = code == MOVE && source == STACK;
-        }
-        deepest
-    }
-
     #[test]
     fn a_switch_needs_no_stack_apart() {
-        let bytes = stack_bytes("tp_btf/sched_switch");
+        let file: ElfFile64<'_> = ElfFile64::parse(OBJECT).unwrap();
+        let bytes = stack_bytes(file.section_by_name("tp_btf/sched_switch").unwrap().data().unwrap());
         assert!(bytes.next_multiple_of(16) < 64, "it uses {bytes} bytes: see docs/adr/0009");
     }
 
@@ -283,7 +258,8 @@ mod tests {
     fn programs_are_compiled_for_half_registers() {
         let file: ElfFile64<'_> = ElfFile64::parse(OBJECT).unwrap();
         let program = file.section_by_name("tp_btf/sched_switch").unwrap().data().unwrap();
-        let halves = program.as_chunks::<8>().0.iter().filter(|[code, ..]| HALF.contains(&(code & 7))).count();
+        let halves =
+            program.as_chunks::<INSTRUCTION>().0.iter().filter(|[code, ..]| HALF.contains(&(code & 7))).count();
         assert!(halves > 10, "{halves} instructions: see agent/build.rs and docs/adr/0009");
     }
 
