@@ -34,6 +34,12 @@ pub static LATE_CPU: Loss = Loss {
     means: "a CPU came online after the start, more than 8 beyond the highest that was there: what runs on it is not measured. Processes and migrations are counted all the same. The log names the CPU; start the agent anew",
 };
 
+/// A slot was not given at that moment.
+pub static SLOT_BUSY: Loss = Loss {
+    reason: "slot_busy",
+    means: "a cgroup got no slot at that moment, since an interrupt asked for one while another was being given on the same CPU; what was to be counted is under `unattributed`, and the cgroup asks again",
+};
+
 /// A slot stays out of use.
 pub static SLOT_STUCK: Loss = Loss { reason: "slot_stuck", means: "a slot could not be given back; the log says why" };
 
@@ -48,8 +54,8 @@ pub static END_UNKNOWN: Loss = Loss {
 };
 
 /// How often, as the programs count it.
-pub(crate) fn of_programs(losses: Losses) -> [(&'static Loss, u64); 6] {
-    let Losses { no_free_slot, table_full, event_lost, path_unreadable, no_cgroup, late_cpu } = losses;
+pub(crate) fn of_programs(losses: Losses) -> [(&'static Loss, u64); 7] {
+    let Losses { no_free_slot, table_full, event_lost, path_unreadable, no_cgroup, late_cpu, slot_busy } = losses;
     [
         (&NO_FREE_SLOT, no_free_slot),
         (&TABLE_FULL, table_full),
@@ -57,5 +63,6 @@ pub(crate) fn of_programs(losses: Losses) -> [(&'static Loss, u64); 6] {
         (&PATH_UNREADABLE, path_unreadable),
         (&NO_CGROUP, no_cgroup),
         (&LATE_CPU, late_cpu),
+        (&SLOT_BUSY, slot_busy),
     ]
 }
