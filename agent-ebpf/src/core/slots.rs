@@ -79,8 +79,9 @@ const _: () = assert!(size_of::<Ascent>() == 328);
 macro_rules! lose {
     ($cpu:expr, $field:ident) => {
         if let Some(losses) = $crate::slots::losses($cpu) {
-            // SAFETY: only this CPU writes the entry, and the map outlives the program.
-            unsafe { (*losses).$field += 1 };
+            // At once, since an interrupt may count here as well.
+            // SAFETY: the entry outlives the program, and the field is a whole word.
+            unsafe { $crate::atomic::add(&raw mut (*losses).$field, 1) };
         }
         $crate::log::debug!("lost: {}", stringify!($field));
     };
@@ -298,7 +299,9 @@ fn assign(cgroup: Cgroup, key: CgroupKey, cpu: u32) -> Holder {
         Holder::new(slot, (*record).generation)
     };
     if let Err(refusal) = SLOT_OF.insert(key, holder.0, u64::from(BPF_NOEXIST)) {
-        let _ = FREE_SLOTS.push(slot, 0);
+        if FREE_SLOTS.push(slot, 0).is_err() {
+            lose!(cpu, slot_stuck);
+        }
         // Another CPU may have dispatched the cgroup's second task at this same moment.
         if let Some(holder) = find(key) {
             return holder;
