@@ -61,8 +61,8 @@ While the receiver is away 4,096 events wait, and the oldest give way. `podlens_
 `events.enabled: false` switches all of them off: then, and without an OTLP endpoint, nothing is watched for them.
 
 A container's end has two witnesses and is told once. The pod status is preferred: it has the reason, and the kernel adds
-the signal. Where none comes within 15 s of the container's removal, outside pods and without a source of names the kernel's
-word is told: the end of the first process of a PID namespace in a container's cgroup, once that cgroup is removed. A
+the signal. Where none comes within 15 s of the container's removal, or none can come (outside pods, where names come from
+annotations or from nowhere, and when the agent stops) the kernel's word is told: the end of the first process of a PID namespace in a container's cgroup, once that cgroup is removed. A
 container that shares its pod's or the node's PID namespace is told by its pod status alone. A pod's sandbox is not told, nor
 what ended before the agent's start.
 

@@ -9,7 +9,7 @@ use std::{
     fs,
     io::Write as _,
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use testkit::{
     components::Collector,
     free_address,
-    http::{Reply, Server},
+    kubernetes::{ApiServer, Store},
 };
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -137,50 +137,39 @@ fn the_end_of_a_container_comes_once_with_its_resource_its_exit_code_and_its_sig
     assert_eq!((dropped, rejected), (0, 0));
 }
 
-/// An API server with this pod; the watch tells once what `changed` has.
-fn api_server(pod: Value, changed: Arc<Mutex<Option<Value>>>) -> Server {
-    Server::start(move |request| {
-        let body = if request.path.contains("watch=true") {
-            let change = changed.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            change.map_or_else(String::new, |pod| format!("{}\n", json!({ "type": "MODIFIED", "object": pod })))
-        } else {
-            json!({ "kind": "PodList", "apiVersion": "v1", "metadata": { "resourceVersion": "5" }, "items": [pod] })
-                .to_string()
-        };
-        Reply { content_type: "application/json", body }
-    })
-}
-
 fn pod(uid: &str, id: &str, state: &Value) -> Value {
     json!({
         "kind": "Pod", "apiVersion": "v1",
         "metadata": { "name": "web-0", "namespace": "shop", "uid": uid, "resourceVersion": "6" },
-        "spec": { "restartPolicy": "Always", "containers": [{ "name": "app", "image": "shop/web:3" }] },
+        "spec": { "nodeName": "test-node", "restartPolicy": "Always", "containers": [{ "name": "app", "image": "shop/web:3" }] },
         "status": { "containerStatuses": [
             { "name": "app", "containerID": format!("containerd://{id}"), "state": state }
         ] },
     })
 }
 
+/// An API server that knows this pod, whose container runs, and an agent that watches it.
+fn watching(collector: &Collector, number: u32) -> (Arc<Store>, ApiServer, Agent) {
+    let store = Arc::new(Store::default());
+    store.put(&pod(&pod_uid(number), &container_id(number), &json!({ "running": {} })));
+    let server = ApiServer::start(&store);
+    let directory = tempfile::tempdir().unwrap();
+    let agent = Agent::start(&[
+        ("PODLENS_OTLP_ENDPOINT", &collector.grpc_endpoint()),
+        ("PODLENS_KUBERNETES_KUBECONFIG", server.kubeconfig(directory.path(), &json!({})).to_str().unwrap()),
+    ]);
+    agent.wait_for_metrics("a watch", |page| match page.count("podlens_names_synced", &[]) {
+        Some(1) => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    (store, server, agent)
+}
+
 #[test]
 fn the_pod_status_tells_an_end_with_its_reason_under_the_pods_name_and_the_kernel_adds_the_signal() {
     let (uid, id) = (pod_uid(95), container_id(95));
-    let changed = Arc::new(Mutex::new(None));
-    let server = api_server(pod(&uid, &id, &json!({ "running": {} })), Arc::clone(&changed));
-    let directory = tempfile::tempdir().unwrap();
-    let kubeconfig = directory.path().join("kubeconfig");
-    let cluster = json!({ "name": "c", "cluster": { "server": format!("http://{}", server.address()) } });
-    let file = json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": "x", "clusters": [cluster],
-        "users": [{ "name": "u", "user": {} }],
-        "contexts": [{ "name": "x", "context": { "cluster": "c", "user": "u" } }],
-    });
-    fs::write(&kubeconfig, file.to_string()).unwrap();
     let collector = Collector::start();
-    let agent = Agent::start(&[
-        ("PODLENS_OTLP_ENDPOINT", &collector.grpc_endpoint()),
-        ("PODLENS_KUBERNETES_KUBECONFIG", kubeconfig.to_str().unwrap()),
-    ]);
+    let (store, _server, agent) = watching(&collector, 95);
     let cgroup = TestCgroup::container(&uid, 95);
     kill_first_process(&mut start_in(&cgroup, "unshare --pid --fork sleep 1000"));
     cgroup.remove();
@@ -190,7 +179,7 @@ fn the_pod_status_tells_an_end_with_its_reason_under_the_pods_name_and_the_kerne
         "containerID": format!("containerd://{id}"), "exitCode": 137, "reason": "OOMKilled",
         "startedAt": now, "finishedAt": now,
     } });
-    *changed.lock().unwrap() = Some(pod(&uid, &id, &terminated));
+    store.put(&pod(&uid, &id, &terminated));
 
     let (resource, record) = wait_for_end(&collector, 95);
     for (key, value) in [
@@ -212,6 +201,50 @@ fn the_pod_status_tells_an_end_with_its_reason_under_the_pods_name_and_the_kerne
     assert_eq!(attributes(&record), text(&expected));
     wait_until_settled(&agent);
     assert_eq!(records(&collector.logs(), "container.id", &id).len(), 1);
+}
+
+#[test]
+fn an_end_that_waits_for_its_pods_status_is_told_by_the_kernels_word_at_a_stop() {
+    let collector = Collector::start();
+    let (_store, _server, agent) = watching(&collector, 96);
+    let cgroup = TestCgroup::container(&pod_uid(96), 96);
+    kill_first_process(&mut start_in(&cgroup, "unshare --pid --fork sleep 1000"));
+    cgroup.remove();
+    let (status, _) = agent.stop();
+    assert!(status.success());
+    let (resource, record) = wait_for_end(&collector, 96);
+    assert_eq!(resource["k8s.pod.name"], "web-0");
+    let expected = [("process.exit.code", "137"), ("podlens.exit.signal", "9"), ("podlens.source", "kernel")];
+    assert_eq!(attributes(&record), text(&expected));
+}
+
+#[test]
+fn where_annotations_tell_the_names_no_end_waits_for_a_status() {
+    let collector = Collector::start();
+    let run = tempfile::tempdir().unwrap();
+    let agent = Agent::start(&[
+        ("PODLENS_OTLP_ENDPOINT", &collector.grpc_endpoint()),
+        ("PODLENS_KUBERNETES_SOURCE", "bundle"),
+        ("PODLENS_KUBERNETES_BUNDLE_ROOT", run.path().to_str().unwrap()),
+    ]);
+    let id = container_id(97);
+    let bundle = run.path().join("containerd/io.containerd.runtime.v2.task/k8s.io").join(&id);
+    fs::create_dir_all(&bundle).unwrap();
+    let annotations = json!({
+        "io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.container-name": "app",
+        "io.kubernetes.cri.sandbox-namespace": "shop", "io.kubernetes.cri.sandbox-name": "web-0",
+    });
+    fs::write(bundle.join("config.json"), json!({ "annotations": annotations }).to_string()).unwrap();
+    let cgroup = TestCgroup::container(&pod_uid(97), 97);
+    run_in(&cgroup, "unshare --pid --fork sh -c 'exit 3'");
+    cgroup.remove();
+    let (resource, record) = wait_for_end(&collector, 97);
+    assert_eq!(resource["k8s.container.name"], "app");
+    let moment = |name: &str| record[name].as_str().unwrap().parse::<u64>().unwrap();
+    let waited = Duration::from_nanos(moment("observedTimeUnixNano") - moment("timeUnixNano"));
+    // It was noted with the next look at what there is to tell, once a second.
+    assert!(waited < Duration::from_secs(8), "it waited {waited:?}");
+    wait_until_settled(&agent);
 }
 
 #[test]

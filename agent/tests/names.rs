@@ -78,7 +78,7 @@ async fn one_list_and_one_watch_follow_all_changes() {
     for n in 1..=4 {
         assert_eq!(named(&running.names, n), truth(n), "a deleted pod keeps its names for a while");
     }
-    assert_eq!(running.names.health().pods, 3);
+    assert_eq!(running.names.health().pods, Some(3));
     assert_eq!(running.names.health().synced, Some(true));
     let paths = server.paths();
     assert_eq!(paths[0], LIST);
@@ -108,7 +108,7 @@ async fn changes_that_are_no_longer_kept_lead_to_a_new_list() {
         assert_eq!((named(&running.names, 1), named(&running.names, 2)), (truth(1), truth(2)));
         assert_eq!(requests(&running.names, "watch", "gone"), 1);
         wait(|| running.names.health().synced == Some(true), "the second watch").await;
-        assert_eq!(running.names.health().pods, 1);
+        assert_eq!(running.names.health().pods, Some(1));
     }
 }
 

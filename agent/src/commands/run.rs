@@ -41,6 +41,8 @@ use crate::{
 const REAP: Duration = Duration::from_secs(1);
 /// A pipeline that was not tidied for so long hangs.
 const HEARTBEAT: Duration = Duration::from_secs(30);
+/// A stop waits so long for a sweep that is under way.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 /// Everything still under way after a stop is given up then.
 const LAST_ACTS: Duration = Duration::from_secs(4);
 
@@ -111,12 +113,22 @@ async fn serve(config: &Config) -> Result<()> {
         _ = terminate.recv() => info!(signal = "SIGTERM", "stopping"),
         _ = interrupt.recv() => info!(signal = "SIGINT", "stopping"),
     }
+    tell_rest(&pipeline).await;
     stop.send_replace(true);
     let last_acts = async { while tasks.join_next().await.is_some() {} };
     if tokio::time::timeout(LAST_ACTS, last_acts).await.is_err() {
         warn!(bound = ?LAST_ACTS, "some tasks did not end in time and were given up");
     }
     Ok(())
+}
+
+/// Before the last push of events: whatever waits to be told is told now.
+async fn tell_rest(pipeline: &Arc<Pipeline>) {
+    let pipeline = Arc::clone(pipeline);
+    let told = tokio::task::spawn_blocking(move || pipeline.tell_rest());
+    if tokio::time::timeout(LAST_WORDS, told).await.is_err() {
+        warn!(bound = ?LAST_WORDS, "a sweep takes long: ends of containers that waited for their pods' statuses are not told");
+    }
 }
 
 /// A client's settings; none if nothing is to be pushed.

@@ -1,8 +1,8 @@
 //! The end of a container from two witnesses, told once.
 //!
 //! Pure. The pod status has the reason, and comes some seconds late if at all; the kernel has the signal, at once and for
-//! every container. So what the kernel tells waits for the status while there is a source of names, and adds the
-//! signal to it; where none comes, it is told itself. A process that is the first of a PID namespace may be nested in a
+//! every container. So what the kernel tells waits for the status while a source reads statuses, and adds the
+//! signal to it; where none comes, it is told itself, at a stop at once. A process that is the first of a PID namespace may be nested in a
 //! container, so it counts as the container's end only once the container's cgroup is removed. Called by `events`.
 
 use std::{
@@ -67,11 +67,10 @@ impl Ends {
         }
     }
 
-    /// The container's cgroup is gone.
-    pub(super) fn removed(&mut self, entity: &EntityKey, now: Instant) {
-        if let Some(waiting) = self.waiting.get_mut(entity) {
-            waiting.removed = Some(now);
-        }
+    /// The container's cgroup is gone. Whether its end waits to be told.
+    pub(super) fn removed(&mut self, entity: &EntityKey, now: Instant) -> bool {
+        let waiting = self.waiting.get_mut(entity);
+        waiting.map(|waiting| waiting.removed = Some(now)).is_some()
     }
 
     /// A pod status tells of an end. None where it was told before.
@@ -85,7 +84,7 @@ impl Ends {
         Some(of_status(entity, ended, seen.map(|waiting| waiting.end)))
     }
 
-    /// What is to be told by the kernel's word alone. `statuses`: pods' statuses are being read. A sandbox is a container to
+    /// What is to be told by the kernel's word alone. `statuses`: pods' statuses may yet come. A sandbox is a container to
     /// nobody but the runtime.
     pub(super) fn due(&mut self, statuses: bool, is_sandbox: impl Fn(&Entity) -> bool, now: Instant) -> Vec<Event> {
         let mut due = Vec::new();

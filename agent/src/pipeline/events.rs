@@ -126,14 +126,14 @@ impl Inner {
         Ok(())
     }
 
-    /// Notes in the journal what there is to tell.
-    pub(super) fn tell(&mut self, now: Instant) {
+    /// Notes in the journal what there is to tell. `is_over`: nothing more will come, so nothing waits.
+    pub(super) fn tell(&mut self, now: Instant, is_over: bool) {
         let Some(Telling { log, ends, names, .. }) = &mut self.telling else { return };
         let synced = self.names.synced();
         let of_names = names.look(synced, SystemTime::now(), now);
-        let statuses = self.names.take_ends();
-        let of_statuses: Vec<_> = statuses.into_iter().filter_map(|end| ends.status(end)).collect();
-        let due = ends.due(synced.is_some(), |entity| is_sandbox(&self.names.name(entity)), now);
+        let of_statuses: Vec<_> = self.names.take_ends().into_iter().filter_map(|end| ends.status(end)).collect();
+        let statuses = !is_over && self.names.tells_statuses();
+        let due = ends.due(statuses, |entity| is_sandbox(&self.names.name(entity)), now);
         for event in of_names.into_iter().chain(of_statuses).chain(due) {
             log.note(event);
         }
@@ -164,7 +164,10 @@ impl Inner {
                     && cgroup.top.is_some()
                     && is_container(&cgroup.path)
                 {
-                    telling.ends.removed(&container(cgroup), now);
+                    let entity = container(cgroup);
+                    if telling.ends.removed(&entity, now) {
+                        self.names.want_end(&entity);
+                    }
                 }
                 for Attached { section, collector } in &mut self.collectors {
                     if let Some(row) = collector.removed(key).filter(|row| !row.is_empty()) {

@@ -140,6 +140,13 @@ impl Pipeline {
         lock(&self.inner).reap();
     }
 
+    /// Notes what waits to be told of, since nothing more will come. To be called at a stop, by a thread that may wait.
+    pub fn tell_rest(&self) {
+        let (mut inner, now) = (lock(&self.inner), Instant::now());
+        inner.follow_events(now);
+        inner.tell(now, true);
+    }
+
     /// Becomes readable when the kernel programs have reported something; none without the collector `lifecycle`.
     #[must_use]
     pub fn events(&self) -> Option<io::Result<OwnedFd>> {
@@ -284,7 +291,7 @@ impl Inner {
     fn reap(&mut self) {
         let now = Instant::now();
         self.follow_events(now);
-        self.tell(now);
+        self.tell(now, false);
         self.refresh_names(now);
         if let Some(kernel) = &mut self.kernel {
             kernel.tell_late_cpus();

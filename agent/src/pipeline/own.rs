@@ -110,7 +110,9 @@ impl Families {
         raise(&self.unseen, &[], health.unseen_ns as f64 / 1e9);
         if let Some(synced) = names.synced {
             self.names_synced.with_label_values::<&str>(&[]).set(f64::from(u8::from(synced)));
-            self.names_pods.with_label_values::<&str>(&[]).set(names.pods as f64);
+        }
+        if let Some(pods) = names.pods {
+            self.names_pods.with_label_values::<&str>(&[]).set(pods as f64);
         }
     }
 }
@@ -162,6 +164,10 @@ mod tests {
             let expected = if family.name() == metrics::LOST.name { 1 + names.lost().len() } else { 1 };
             assert_eq!(values, vec![0.0; expected], "{}", family.name());
         }
-        assert!(families.names_synced.collect().iter().all(|family| family.get_metric().is_empty()), "no source");
+        let absent = |gauges: &GaugeVec| gauges.collect().iter().all(|family| family.get_metric().is_empty());
+        assert!(absent(&families.names_synced) && absent(&families.names_pods), "no source");
+        let names = NamesHealth { synced: Some(true), pods: None, ..NamesHealth::default() };
+        families.fill(&[], &health, &names);
+        assert!(!absent(&families.names_synced) && absent(&families.names_pods), "a source that lists no pods");
     }
 }

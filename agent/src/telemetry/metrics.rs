@@ -103,7 +103,7 @@ pub static NAMES_PODS: OwnMetric = OwnMetric {
     name: "podlens_names_pods",
     unit: Unit::Count("pod"),
     help: "Pods on this node according to the latest list or watch event",
-    only: WITH_NAMES,
+    only: Some("with the API server or the kubelet as the source of names"),
     ..OwnMetric::BASE
 };
 

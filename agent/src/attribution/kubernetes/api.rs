@@ -61,6 +61,7 @@ impl ApiSource {
     /// Keeps the names up to date until podlens stops.
     pub async fn run(mut self, shutdown: Shutdown) {
         self.names.expect(SOURCE, VERBS, RequestError::RESULTS);
+        self.names.set_lists_pods();
         self.names.set_synced(false);
         until_stopped(shutdown, self.follow()).await;
     }
@@ -145,7 +146,7 @@ impl ApiSource {
         *began = true;
         self.names.count(SOURCE, "watch", "ok");
         self.names.set_synced(true);
-        health.works(&self.client, self.names.health().pods);
+        health.works(&self.client, self.names.health().pods.unwrap_or_default());
         let mut lines = Lines::default();
         while let Some(part) = answer.next().await? {
             lines.push(&part);

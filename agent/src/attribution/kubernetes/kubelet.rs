@@ -1,7 +1,8 @@
-//! Names from the kubelet of this node: its list of pods, asked for only while a container has no name.
+//! Names from the kubelet of this node: its list of pods, asked for only while a container has no name, and at an end.
 //!
 //! There is no watch. A container that appears is a reason to ask, after a moment in which the kubelet learns of it,
-//! and then at growing distances; a container that stays unknown in a pod with all its ids is no reason any more.
+//! and then at growing distances; a container that stays unknown in a pod with all its ids is no reason any more. One that
+//! ends is a reason where events are told, until its status says how it ended.
 
 use std::{
     sync::Arc,
@@ -35,6 +36,15 @@ const TRIES: &[Duration] = &[
 /// After those, as long as the list lacks the pod or some of its ids: a kubelet may tell them minutes after a container
 /// was born, while it starts or while its runtime is busy.
 const AGAIN: Duration = Duration::from_secs(30);
+/// When to ask how a container has ended, after that: the kubelet looks at its runtime each second, and whoever tells the end
+/// waits 15 s for the status.
+const END_TRIES: &[Duration] = &[
+    Duration::from_millis(500),
+    Duration::from_millis(1500),
+    Duration::from_secs(3),
+    Duration::from_secs(6),
+    Duration::from_secs(11),
+];
 /// Least time between two requests, however many containers are born.
 const LEAST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -55,19 +65,25 @@ impl KubeletSource {
     /// Looks up names until podlens stops.
     pub async fn run(mut self, shutdown: Shutdown) {
         self.names.expect(SOURCE, VERBS, RequestError::RESULTS);
+        self.names.set_lists_pods();
         self.names.set_synced(false);
         until_stopped(shutdown, self.follow()).await;
     }
 
     async fn follow(&mut self) {
-        let mut pacer = Pacer::new(TRIES).again_every(AGAIN);
+        let mut unnamed = Pacer::new(TRIES).again_every(AGAIN);
+        let mut ended = Pacer::new(END_TRIES);
         let mut backoff = Backoff::new(LEAST_PAUSE, &self.node);
         let mut failing = false;
         loop {
-            self.wait(&mut pacer).await;
-            pacer.keep(|unknown| self.names.lacks(unknown));
-            let due = pacer.due(Instant::now(), |unknown| self.names.may_come(unknown));
-            if due.is_empty() {
+            self.wait(&mut unnamed, &mut ended).await;
+            unnamed.keep(|unknown| self.names.lacks(unknown));
+            ended.keep(|unknown| self.names.lacks_end(unknown));
+            ended.forget_tried();
+            let now = Instant::now();
+            let due = unnamed.due(now, |unknown| self.names.may_come(unknown));
+            let due_ends = ended.due(now, |_| false);
+            if due.is_empty() && due_ends.is_empty() {
                 continue;
             }
             let error = match self.list().await {
@@ -83,7 +99,8 @@ impl KubeletSource {
                 }
                 Err(error) => error,
             };
-            pacer.give_back(&due);
+            unnamed.give_back(&due);
+            ended.give_back(&due_ends);
             self.names.count(SOURCE, "list", error.result());
             self.names.set_synced(false);
             if !std::mem::replace(&mut failing, true) {
@@ -96,8 +113,8 @@ impl KubeletSource {
     }
 
     /// Until something is due.
-    async fn wait(&self, pacer: &mut Pacer) {
-        let next = pacer.next().map(tokio::time::Instant::from_std);
+    async fn wait(&self, unnamed: &mut Pacer, ended: &mut Pacer) {
+        let next = [unnamed.next(), ended.next()].into_iter().flatten().min().map(tokio::time::Instant::from_std);
         let due = async move {
             match next {
                 Some(next) => tokio::time::sleep_until(next).await,
@@ -105,7 +122,8 @@ impl KubeletSource {
             }
         };
         tokio::select! {
-            wanted = self.names.next_wanted() => pacer.want(wanted, Instant::now()),
+            wanted = self.names.unnamed.next() => unnamed.want(wanted, Instant::now()),
+            wanted = self.names.ended.next() => ended.want(wanted, Instant::now()),
             () = due => {}
         }
     }

@@ -6,9 +6,10 @@
 //! | --- | --- |
 //! | source.rs | chooses the source and says why |
 //! | api.rs | the API server: one list and one watch of this node's pods |
-//! | kubelet.rs | the kubelet's own list, asked for while something has no name |
+//! | kubelet.rs | the kubelet's own list, asked for while something has no name, and at a container's end |
 //! | bundle.rs | the annotations that runtimes write beside each container |
 //! | client.rs | HTTP as both servers want it |
+//! | wishes.rs | what the pipeline wants to be looked for |
 //! | pacer.rs | how often something is looked for, pure |
 //! | pod.rs, event.rs, workload.rs, quantity.rs | from JSON to what names need, pure |
 //! | table.rs | what is known, pure |
@@ -27,41 +28,41 @@ pub mod pod;
 mod quantity;
 pub mod source;
 pub mod table;
+mod wishes;
 pub mod workload;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant, SystemTime},
 };
 
-use tokio::sync::Notify;
 use tracing::warn;
 
 pub use self::facts::{Facts, PodFacts};
 use self::{
     pod::Pod,
     table::{ContainerFacts, End, Table, Unknown},
+    wishes::Wishes,
 };
 use crate::signal::{Container, Entity, Loss, Naming};
 
 /// Names are kept so much longer than the last value that may need them.
 const MARGIN: Duration = Duration::from_mins(1);
-/// Most containers that wait for a look; those beyond them are met again at the next sweep.
-const WANTED: usize = 4096;
 
 /// The names of this node's pods.
 #[derive(Debug)]
 pub struct Names {
     table: RwLock<Table>,
-    wanted: Mutex<HashSet<Unknown>>,
-    /// A source looks for what is wanted.
-    seeking: AtomicBool,
-    /// Something is wanted.
-    notify: Notify,
+    /// Containers without a name.
+    unnamed: Wishes,
+    /// Containers that have ended and whose pods' statuses have not told it.
+    ended: Wishes,
+    /// The source lists pods with their statuses.
+    lists_pods: AtomicBool,
     counts: Mutex<Counts>,
 }
 
@@ -102,8 +103,8 @@ pub static LOSSES: &[&Loss] = &[&NO_ROOM, &CONTRADICTION, &ODD_OBJECT];
 pub struct NamesHealth {
     /// Requests by source, verb and result.
     pub requests: Vec<(&'static str, &'static str, &'static str, u64)>,
-    /// Pods that exist by the source's last word.
-    pub pods: u64,
+    /// Pods that exist by the source's last word; none where it does not list pods.
+    pub pods: Option<u64>,
     /// Whether the source answers now; none without a source.
     pub synced: Option<bool>,
     /// Names that were dropped for want of room.
@@ -128,9 +129,9 @@ impl Names {
     pub fn new(linger: Duration) -> Self {
         Self {
             table: RwLock::new(Table::new(linger + MARGIN)),
-            wanted: Mutex::default(),
-            seeking: AtomicBool::new(false),
-            notify: Notify::new(),
+            unnamed: Wishes::default(),
+            ended: Wishes::default(),
+            lists_pods: AtomicBool::new(false),
             counts: Mutex::default(),
         }
     }
@@ -154,6 +155,21 @@ impl Names {
     #[must_use]
     pub fn take_ends(&self) -> Vec<End> {
         self.write().take_ends()
+    }
+
+    /// Whether pods' statuses are being read: not every source has them.
+    #[must_use]
+    pub fn tells_statuses(&self) -> bool {
+        self.lists_pods.load(Ordering::Relaxed)
+    }
+
+    /// A container of this entity has ended: its pod's status is wanted soon. No sandbox has one.
+    pub fn want_end(&self, entity: &Entity) {
+        let Entity::Container(container) = entity else { return };
+        let is_sandbox = matches!(self.name(entity), Entity::Container(named) if named.container.is_empty());
+        if !is_sandbox {
+            self.ended.add([Unknown::of(container)]);
+        }
     }
 
     /// Whether the source answers now; none without a source.
@@ -186,9 +202,7 @@ impl Names {
             self.write().born(container, Instant::now());
         }
         if !container.container_id.is_empty() && !self.read().knows(entity) {
-            let unknown =
-                Unknown { pod_uid: Arc::clone(&container.pod_uid), container_id: Arc::clone(&container.container_id) };
-            self.want([unknown]);
+            self.unnamed.add([Unknown::of(container)]);
         }
     }
 
@@ -203,7 +217,7 @@ impl Names {
     pub fn refresh<'a>(&self, entities: impl IntoIterator<Item = (&'a Entity, bool)>) -> bool {
         let unknown = self.write().refresh(entities, Instant::now());
         let all_named = unknown.is_empty();
-        self.want(unknown);
+        self.unnamed.add(unknown);
         all_named
     }
 
@@ -219,7 +233,7 @@ impl Names {
         let table = self.read();
         NamesHealth {
             requests,
-            pods: table.listed() as u64,
+            pods: self.tells_statuses().then(|| table.listed() as u64),
             synced,
             dropped: table.dropped(),
             conflicts: table.conflicts(),
@@ -255,38 +269,14 @@ impl Names {
         counts.odd += odd.len() as u64;
     }
 
+    /// The source lists pods with their statuses.
+    fn set_lists_pods(&self) {
+        self.lists_pods.store(true, Ordering::Relaxed);
+    }
+
     /// The source answers, or does not.
     fn set_synced(&self, synced: bool) {
         self.counts().synced = Some(synced);
-    }
-
-    fn want(&self, unknown: impl IntoIterator<Item = Unknown>) {
-        if !self.seeking.load(Ordering::Relaxed) {
-            return;
-        }
-        let mut wanted = self.wanted();
-        wanted.extend(unknown);
-        if wanted.len() > WANTED {
-            let excess: Vec<Unknown> = wanted.iter().skip(WANTED).cloned().collect();
-            for one in excess {
-                wanted.remove(&one);
-            }
-        }
-        if !wanted.is_empty() {
-            self.notify.notify_one();
-        }
-    }
-
-    /// All that is wanted, once something is.
-    async fn next_wanted(&self) -> Vec<Unknown> {
-        self.seeking.store(true, Ordering::Relaxed);
-        loop {
-            let taken: Vec<Unknown> = self.wanted().drain().collect();
-            if !taken.is_empty() {
-                return taken;
-            }
-            self.notify.notified().await;
-        }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Table> {
@@ -303,14 +293,15 @@ impl Names {
         !table.knows_id(&unknown.pod_uid, &unknown.container_id)
     }
 
+    /// Whether no status has told this container's end yet.
+    fn lacks_end(&self, unknown: &Unknown) -> bool {
+        !self.read().has_told_end(&unknown.pod_uid, &unknown.container_id)
+    }
+
     /// Whether the source may yet tell this name though it has answered: it does not list the pod, or lists it
     /// without all its ids.
     fn may_come(&self, unknown: &Unknown) -> bool {
         self.read().may_learn(&unknown.pod_uid)
-    }
-
-    fn wanted(&self) -> MutexGuard<'_, HashSet<Unknown>> {
-        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn counts(&self) -> MutexGuard<'_, Counts> {

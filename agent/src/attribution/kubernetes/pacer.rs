@@ -2,7 +2,7 @@
 //!
 //! Each gets a few tries at growing distances. After them it is looked for at equal ones as long as somebody asks for it and
 //! there is hope, so that neither one that nobody can name, such as a sandbox without annotations, nor one that is long gone
-//! costs anything for ever.
+//! costs anything for ever: for one that nobody asks for any more, nobody wakes either.
 
 use std::{
     collections::HashMap,
@@ -28,8 +28,8 @@ pub(super) struct Pacer {
 struct Seen {
     since: Instant,
     tried: usize,
-    /// Somebody has asked for it since the last try.
-    wanted: bool,
+    /// How many tries have come due since somebody asked for it.
+    unasked: u32,
 }
 
 impl Pacer {
@@ -54,7 +54,7 @@ impl Pacer {
     /// These are wanted.
     pub(super) fn want(&mut self, unknown: impl IntoIterator<Item = Unknown>, now: Instant) {
         for one in unknown {
-            self.seen.entry(one).or_insert(Seen { since: now, tried: 0, wanted: true }).wanted = true;
+            self.seen.entry(one).or_insert(Seen { since: now, tried: 0, unasked: 0 }).unasked = 0;
         }
         if self.seen.len() > REMEMBERED {
             let mut oldest: Vec<(Instant, Unknown)> =
@@ -66,9 +66,10 @@ impl Pacer {
         }
     }
 
-    /// When the next try is due.
+    /// When the next try is due, of those that somebody may still ask for.
     pub(super) fn next(&self) -> Option<Instant> {
-        self.seen.values().filter_map(|seen| Some(seen.since + self.after(seen.tried)?)).min()
+        let is_asked_for = |seen: &&Seen| seen.tried < self.tries.len() || seen.unasked < 2;
+        self.seen.values().filter(is_asked_for).filter_map(|seen| Some(seen.since + self.after(seen.tried)?)).min()
     }
 
     /// What is due by now; each counts as tried. After its first tries that is only who is still wanted and `may_come`.
@@ -86,7 +87,8 @@ impl Pacer {
                 seen.tried += 1;
             }
             seen.tried += 1;
-            let is_wanted = std::mem::take(&mut seen.wanted);
+            let is_wanted = seen.unasked == 0;
+            seen.unasked = seen.unasked.saturating_add(1);
             if is_early || (is_wanted && may_come(one)) {
                 due.push(one.clone());
             }
@@ -100,9 +102,16 @@ impl Pacer {
         for one in unknown {
             if let Some(seen) = self.seen.get_mut(one) {
                 seen.tried = seen.tried.saturating_sub(1);
-                seen.wanted = true;
+                seen.unasked = 0;
             }
         }
+    }
+
+    /// Drops what has had all its tries, so that the next mention of it is the first.
+    pub(super) fn forget_tried(&mut self) {
+        let mut seen = std::mem::take(&mut self.seen);
+        seen.retain(|_, seen| self.after(seen.tried).is_some());
+        self.seen = seen;
     }
 
     /// Drops what is known by now.
@@ -172,6 +181,36 @@ mod tests {
             }
         }
         assert_eq!(tries, [0, 1, 10, 40, 70, 220]);
+    }
+
+    #[test]
+    fn nobody_wakes_for_what_nobody_asks_for_any_more() {
+        let (mut pacer, start) = (Pacer::new(TRIES).again_every(Duration::from_secs(30)), Instant::now());
+        let mut wakes = 0;
+        for number in 0..100 {
+            // Each lives for a moment, and nobody ever names it.
+            let mut now = start + Duration::from_secs(60) * number;
+            pacer.want([unknown(number as usize)], now);
+            while let Some(next) = pacer.next().filter(|next| *next < start + Duration::from_secs(60) * (number + 1)) {
+                now = next.max(now);
+                pacer.due(now, |_| true);
+                wakes += 1;
+            }
+        }
+        assert_eq!(wakes, 3 * 100, "the tries of each and nothing else");
+        assert_eq!(pacer.next(), None);
+    }
+
+    #[test]
+    fn what_had_all_its_tries_can_be_forgotten() {
+        let (mut pacer, start) = (Pacer::new(TRIES), Instant::now());
+        pacer.want([unknown(1)], start);
+        for second in [0, 1, 10] {
+            pacer.forget_tried();
+            assert_eq!(pacer.due(start + Duration::from_secs(second), |_| true), [unknown(1)]);
+        }
+        pacer.forget_tried();
+        assert!(pacer.seen.is_empty());
     }
 
     #[test]

@@ -189,7 +189,7 @@ impl BundleSource {
         loop {
             let next = pacer.next().map(tokio::time::Instant::from_std);
             tokio::select! {
-                wanted = names.next_wanted() => {
+                wanted = names.unnamed.next() => {
                     let containers = wanted.into_iter().filter(|one| bare_id(&one.container_id).is_some());
                     pacer.want(containers, Instant::now());
                 }

@@ -44,13 +44,21 @@ pub struct ContainerFacts {
     pub image: Arc<str>,
 }
 
-/// A container that has no name yet.
+/// A container of which something is not known yet: its name, or how it ended.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Unknown {
     /// The uid in its cgroup's path.
     pub pod_uid: Arc<str>,
     /// The runtime's id; empty for a pod's own cgroup.
     pub container_id: Arc<str>,
+}
+
+impl Unknown {
+    /// This container.
+    #[must_use]
+    pub fn of(container: &signal::Container) -> Self {
+        Self { pod_uid: Arc::clone(&container.pod_uid), container_id: Arc::clone(&container.container_id) }
+    }
 }
 
 /// By a uid or an id. The hash is seeded anew in each process; nobody chooses many of these names.
@@ -289,6 +297,12 @@ impl Table {
             .is_some_and(|entry| container_id.is_empty() || entry.containers.contains_key(container_id))
     }
 
+    /// Whether a status has told of this container's end.
+    #[must_use]
+    pub fn has_told_end(&self, pod_uid: &str, container_id: &str) -> bool {
+        self.of_cgroup(pod_uid).and_then(|entry| entry.containers.get(container_id)).is_some_and(|known| known.end_told)
+    }
+
     /// Whether more may become known about the containers of this pod: no source has its object, or that lacks some of
     /// its ids.
     #[must_use]
@@ -331,10 +345,7 @@ impl Table {
                 living.entry(Arc::clone(&container.pod_uid)).or_default().push(Arc::clone(&container.container_id));
             }
             if !self.use_of(container, now) {
-                unknown.push(Unknown {
-                    pod_uid: Arc::clone(&container.pod_uid),
-                    container_id: Arc::clone(&container.container_id),
-                });
+                unknown.push(Unknown::of(container));
             }
         }
         for (pod_uid, mut ids) in living {
