@@ -210,12 +210,14 @@ impl Loader<'_> {
         object: &mut Object,
     ) -> HashMap<(usize, usize), Result<(), String>> {
         let others = |spec: &&Spec| asked.contains(&spec.name) && spec.name != lifecycle::SPEC.name;
+        let is_read = asked.contains(&lifecycle::SPEC.name) && lack_of(&lifecycle::SPEC, answers).is_none();
         let mut done = HashMap::new();
         for (section, spec) in
             ALL.iter().enumerate().filter(|(_, spec)| others(spec) && lack_of(spec, answers).is_none())
         {
             for (at, part) in spec.parts.iter().enumerate() {
-                if part.tells_last_words() && part.is_wanted(self.tells_events) {
+                let is_of_use = part.is_wanted(self.tells_events) && withheld(spec, part, is_read).is_none();
+                if part.tells_last_words() && is_of_use {
                     done.insert((section, at), attach_if_possible(object, part, answers));
                 }
             }
@@ -239,10 +241,18 @@ impl Loader<'_> {
             return Err(State::Unsupported(told(lack)));
         }
         let (mut attached, mut lacks) = (Vec::new(), Vec::new());
-        let tells_events = self.tells_events;
+        let (tells_events, is_read) = (self.tells_events, self.events.is_some());
         for (at, part) in spec.parts.iter().enumerate().filter(|(_, part)| part.is_wanted(tells_events)) {
             let done = self.last_words.remove(&(section, at));
-            match (done.unwrap_or_else(|| attach_if_possible(object, part, answers)), part.without) {
+            let done = match withheld(spec, part, is_read) {
+                Some(why) => {
+                    // It may have been attached before `lifecycle` failed.
+                    detach(object, part.programs);
+                    Err(why.to_owned())
+                }
+                None => done.unwrap_or_else(|| attach_if_possible(object, part, answers)),
+            };
+            match (done, part.without) {
                 (Ok(()), _) => attached.extend(part.programs.iter().map(|program| program.name)),
                 (Err(why), Some(without)) => lacks.push(format!("{why}: {without}")),
                 (Err(why), None) => {
@@ -320,6 +330,14 @@ fn lack(part: &Part, answers: &Answers) -> Option<String> {
         .find_map(|program| answers.refusal(program.name).map(str::to_owned).or_else(|| program.hook.lack(answers)))
 }
 
+/// Why a part is left out though the kernel has what it needs: it only fills the ring of the collector `lifecycle`, and without
+/// that collector nobody reads the ring.
+fn withheld(spec: &Spec, part: &Part, is_read: bool) -> Option<&'static str> {
+    let sends = part.for_events || part.tells_last_words();
+    let is_own = spec.name == lifecycle::SPEC.name;
+    (sends && !is_read && !is_own).then_some("births and removals of cgroups are not reported")
+}
+
 /// Why this kernel does not name all labels of a metric, in words.
 fn unnamed(metric: &Metric, answers: &Answers) -> Option<String> {
     metric.labels.iter().find_map(|label| match &label.values {
@@ -354,5 +372,26 @@ fn attach_if_possible(object: &mut Object, part: &Part, answers: &Answers) -> Re
 fn detach(object: &mut Object, programs: impl IntoIterator<Item = &'static Program>) {
     for program in programs {
         object.detach(program.name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_fills_a_ring_that_nobody_reads() {
+        let sending = |spec: &'static Spec| spec.parts.iter().filter(|part| part.for_events || part.tells_last_words());
+        let mut found = 0;
+        for spec in ALL.iter().filter(|spec| spec.name != lifecycle::SPEC.name) {
+            for part in sending(spec) {
+                found += 1;
+                assert!(withheld(spec, part, false).is_some_and(|why| !why.is_empty()), "{}", spec.name);
+                assert_eq!(withheld(spec, part, true), None, "{}", spec.name);
+                assert!(part.without.is_some(), "{} can do without it", spec.name);
+            }
+        }
+        assert!(found > 0, "some collector has last words");
+        assert!(lifecycle::SPEC.parts.iter().all(|part| withheld(&lifecycle::SPEC, part, false).is_none()));
     }
 }

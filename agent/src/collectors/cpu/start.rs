@@ -45,10 +45,7 @@ pub(super) static LATE_FILE: Loss = Loss {
 const NO_LAST_FIGURES: &str = "what a quota did between the last reading and the cgroup's end is missing";
 
 fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
-    let mut lacks: Vec<String> = lacking_controllers(start.hierarchies).map(str::to_owned).into_iter().collect();
-    if start.runs("cpu_last_words") && !start.is_running(lifecycle::SPEC.name) {
-        lacks.push(format!("removals of cgroups are not reported: {NO_LAST_FIGURES}"));
-    }
+    let lacks: Vec<String> = lacking_controllers(start.hierarchies).map(str::to_owned).into_iter().collect();
     let files = start.files().map_err(|cause| format!("cannot start the reader of cgroups' files: {cause}"))?;
     Ok(Started { lacks, ..Started::whole(Cpu::new(Arc::clone(&start.layout), start.hierarchies.clone(), files)) })
 }
