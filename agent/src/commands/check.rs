@@ -59,7 +59,7 @@ fn report(config: &Config) -> (String, bool) {
     };
     line("node", &config.node);
     line("kernel", &host::kernel_release().unwrap_or_else(|cause| format!("not known: {cause}")));
-    match Cpus::read(Path::new("/sys/devices/system/cpu")) {
+    match Cpus::of_node() {
         Ok(cpus) => line("CPUs", &cpus.to_string()),
         Err(cause) => line("CPUs", &format!("not known: {cause}")),
     }

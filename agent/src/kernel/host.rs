@@ -1,7 +1,18 @@
 //! What the node says about itself: kernel release and CPUs.
 
-use std::{fmt, fs, io, path::Path};
+use std::{
+    ffi::CString,
+    fmt, fs, io,
+    mem::MaybeUninit,
+    os::{
+        fd::{FromRawFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
+};
 
+/// Where the kernel lists its CPUs.
+const DIRECTORY: &str = "/sys/devices/system/cpu";
 /// CPUs that may come online after the start and are measured all the same.
 const RESERVE: u32 = 8;
 
@@ -23,7 +34,29 @@ pub struct Cpus {
 }
 
 impl Cpus {
-    /// Reads them from `/sys/devices/system/cpu`.
+    /// Those of this node, whatever a container is made to see of them: lxcfs and the like put a file of their own over the
+    /// list of online CPUs, in which the container's share stands. Then the kernel itself is asked.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn of_node() -> io::Result<Self> {
+        let directory = Path::new(DIRECTORY);
+        let told = Self::read(directory)?;
+        let is_kernels = is_in_sysfs(&directory.join("online")).unwrap_or(false);
+        Ok(if is_kernels { told } else { told.with_online(is_online) })
+    }
+
+    /// The same with what is online by another word; where that cannot be told, all CPUs may be.
+    fn with_online(self, is_online: impl Fn(u32) -> io::Result<bool>) -> Self {
+        let found = (0..self.possible).rev().find_map(|cpu| match is_online(cpu) {
+            Ok(true) => Some(cpu + 1),
+            Ok(false) => None,
+            Err(_) => Some(self.possible),
+        });
+        Self { online: found.unwrap_or(self.possible), ..self }
+    }
+
+    /// Reads them from a directory like `/sys/devices/system/cpu`.
     ///
     /// # Errors
     /// A file cannot be read or is not of the form `0-7,16-23`.
@@ -52,6 +85,53 @@ impl fmt::Display for Cpus {
     }
 }
 
+/// The file is the kernel's own.
+fn is_in_sysfs(path: &Path) -> io::Result<bool> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut found = MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: the path ends with a zero, and `found` is a place for the answer.
+    if unsafe { libc::statfs(path.as_ptr(), found.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has filled it.
+    Ok(unsafe { found.assume_init() }.f_type == libc::SYSFS_MAGIC)
+}
+
+/// Asks the kernel for a counter on this CPU, which it refuses for one that is offline. Needs CAP_PERFMON, as the programs do.
+fn is_online(cpu: u32) -> io::Result<bool> {
+    /// `PERF_TYPE_SOFTWARE`, and the size of the first version of `struct perf_event_attr`.
+    const TYPE_AND_SIZE: u64 = 1 | 64 << 32;
+    /// `PERF_COUNT_SW_DUMMY`: it counts nothing.
+    const DUMMY: u64 = 9;
+    /// The bit `disabled`.
+    const DISABLED: u64 = 1;
+    const PERF_FLAG_FD_CLOEXEC: u64 = 8;
+    let attributes: [u64; 8] = [TYPE_AND_SIZE, DUMMY, 0, 0, 0, DISABLED, 0, 0];
+    let (all_tasks, no_group) = (-1_i32, -1_i32);
+    // SAFETY: the attributes are as long as they say, and the kernel only reads them.
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_perf_event_open,
+            attributes.as_ptr(),
+            all_tasks,
+            libc::c_long::from(cpu),
+            no_group,
+            PERF_FLAG_FD_CLOEXEC,
+        )
+    };
+    match i32::try_from(answer) {
+        Ok(descriptor) if descriptor >= 0 => {
+            // SAFETY: the kernel has just made it, for nobody else.
+            drop(unsafe { OwnedFd::from_raw_fd(descriptor) });
+            Ok(true)
+        }
+        _ => {
+            let refusal = io::Error::last_os_error();
+            if refusal.raw_os_error() == Some(libc::ENODEV) { Ok(false) } else { Err(refusal) }
+        }
+    }
+}
+
 fn last_cpu(list: &str) -> Option<u32> {
     list.trim().split(',').filter_map(|range| range.split('-').next_back()?.parse().ok()).max()
 }
@@ -60,9 +140,9 @@ fn last_cpu(list: &str) -> Option<u32> {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use std::fs;
+    use std::{fs, io, path::Path};
 
-    use super::{Cpus, last_cpu};
+    use super::{Cpus, is_in_sysfs, last_cpu};
 
     #[test]
     fn cpus_that_are_far_from_coming_get_no_room() {
@@ -83,6 +163,23 @@ mod tests {
         fs::write(directory.path().join("possible"), "0-3\n").unwrap();
         fs::write(directory.path().join("online"), "\n").unwrap();
         assert!(Cpus::read(directory.path()).unwrap_err().to_string().contains("online holds"));
+    }
+
+    #[test]
+    fn a_list_that_is_not_the_kernels_has_no_say_in_what_is_online() {
+        let told = Cpus { possible: 128, online: 2 };
+        assert_eq!(told.with_online(|cpu| Ok(cpu < 64 && cpu != 7)), Cpus { online: 64, ..told });
+        // Whoever cannot ask has room for all.
+        assert_eq!(told.with_online(|_| Err(io::ErrorKind::PermissionDenied.into())), Cpus { online: 128, ..told });
+        assert_eq!(told.with_online(|_| Ok(false)), Cpus { online: 128, ..told });
+    }
+
+    #[test]
+    fn a_file_that_somebody_has_put_over_the_kernels_is_told_from_it() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert!(!is_in_sysfs(file.path()).unwrap());
+        assert!(is_in_sysfs(Path::new("/sys/devices/system/cpu/possible")).unwrap());
+        assert!(is_in_sysfs(Path::new("/nowhere")).is_err());
     }
 
     #[test]

@@ -43,8 +43,6 @@ use crate::{
 
 /// The running kernel's types.
 const BTF: &str = "/sys/kernel/btf/vmlinux";
-/// The running kernel's CPUs.
-const CPUS: &str = "/sys/devices/system/cpu";
 
 /// Why the agent cannot even run without values.
 #[derive(Debug, thiserror::Error)]
@@ -68,7 +66,7 @@ impl Pipeline {
     /// The node's cgroups or CPUs cannot be found, or the programs' maps do not fit the memory limit.
     pub fn start(config: &Config) -> Result<Self, StartError> {
         let hierarchies = Hierarchies::find(&config.cgroup_root)?;
-        let cpus = Cpus::read(Path::new(CPUS)).map_err(StartError::Cpus)?;
+        let cpus = Cpus::of_node().map_err(StartError::Cpus)?;
         let states = states(config);
         let limit = memory_limit::read(Path::new("/proc"), Path::new("/sys/fs/cgroup"));
         let asked: Vec<&str> = running(&states).collect();
