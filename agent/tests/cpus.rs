@@ -14,6 +14,16 @@ use std::{
 };
 
 use common::{Agent, Load, TestCgroup, Work, machine_is_own, podlens, skip};
+use podlens::{
+    collectors::ALL,
+    kernel::{
+        btf::Btf,
+        cgroupfs::hierarchies::Hierarchies,
+        needs::{self, Answers},
+        object::{self, OBJECT, Object},
+        refusal,
+    },
+};
 
 const CPU: &str = "podlens_cpu_seconds_total";
 /// The chart's memory limit.
@@ -127,4 +137,42 @@ fn a_late_cpu_is_a_loss_that_the_log_names_until_the_agent_is_started_anew() {
     assert!(counted >= 45_000_000 && late(&page) == 0, "it has room now: {counted} ns");
     drop((here, far, agent));
     fs::write(&file, "0").unwrap();
+}
+
+#[test]
+fn the_kernel_accepts_all_programs_for_as_many_cpus_as_a_machine_can_have() {
+    let hierarchies = Hierarchies::find(Path::new("/sys/fs/cgroup")).unwrap();
+    let programs = needs::programs(OBJECT).unwrap();
+    for cpus in [12, 320, 1024, 8192] {
+        let btf = Btf::read_file(Path::new("/sys/kernel/btf/vmlinux")).unwrap();
+        let answers = Answers::new(&programs, btf, &object::node(&hierarchies, cpus, 16_384)).unwrap();
+        // The maps have one entry each, of which the verifier takes no notice.
+        let mut object = Object::load(&answers, std::iter::empty()).unwrap();
+        for program in ALL.iter().flat_map(|spec| spec.programs()) {
+            if answers.refusal(program.name).is_some() || program.hook.lack(&answers).is_some() {
+                println!("this kernel has not what {} needs", program.name);
+                continue;
+            }
+            if let Err(cause) = object.attach(program.name, program.hook) {
+                panic!("{} for {cpus} CPUs: {}", program.name, refusal::told(&cause));
+            }
+        }
+    }
+}
+
+#[test]
+fn cpus_are_the_nodes_whatever_lies_over_the_list_of_those_that_are_online() {
+    let of_check = |under: &[&str]| {
+        let text = String::from_utf8(podlens(under, &["check"], &[]).stdout).unwrap();
+        text.lines().find(|line| line.starts_with("CPUs")).unwrap_or_else(|| panic!("{text}")).to_owned()
+    };
+    let list = tempfile::NamedTempFile::new().unwrap();
+    // As lxcfs shows it to a container whose share is one CPU.
+    fs::write(list.path(), "0\n").unwrap();
+    let over = format!("mount --bind {} /sys/devices/system/cpu/online && exec \"$@\"", list.path().display());
+    let under = ["unshare", "--mount", "sh", "-c", over.as_str(), "sh"];
+    if cpus("online") == 1 {
+        return skip("this machine has one CPU");
+    }
+    assert_eq!(of_check(&under), of_check(&[]));
 }

@@ -8,7 +8,7 @@ use podlens_common::{
 
 use super::state::CpuState;
 use crate::{
-    kernel::{Task, cpus_count, executed_ns_at, thread_group_at},
+    kernel::{Task, cpus_count, executed_ns_at, thread_at, thread_group_at},
     slots,
 };
 
@@ -21,34 +21,51 @@ pub(super) fn split_running_slices(task: Task, whole_group: bool) {
     let clock_ns = rq.clock_ns();
     // Under real-time preemption the kernel's lock around this hook leaves interrupts on.
     let holder = slots::of_task_in_any_context(task, here);
-    let group = task.tgid();
-    let mut cpu = 0;
-    while u64::from(cpu) < cpus_count() {
-        if let Some(other) = CpuState::of(cpu) {
-            // A message to that CPU, which holds only for the slice that began at `since_ns`. That is read before anything
-            // else, and the message written last, so that a switch meanwhile makes it void. Moves come one at a time: the
-            // kernel holds its cgroup lock.
-            let since_ns = other.clock_ns();
-            // SAFETY: the field is valid and aligned.
-            let running = unsafe { other.task().as_ptr().read_volatile() };
-            let concerned = running == task.address() || whole_group && thread_group_at(running) == Some(group);
-            // The kernel has charged the task up to the move.
-            if concerned && let Some(executed_ns) = executed_ns_at(running) {
-                let moves = Now::moves(other.moved().get(), other.since_ns().get());
-                let last = other.moved_at(moves.wrapping_sub(1)).get();
-                let present = if moves == 0 { other.holder().get() } else { last.holder };
-                if moves >= MOVES {
-                    other.moved_at(MOVES - 1).update(|last| Moved { holder: Holder::UNATTRIBUTED, ..last });
-                } else if present != holder {
-                    other.moved_at(moves).set(Moved { at_ns: clock_ns, executed_ns, holder });
-                    let moved = Now::moved_times(since_ns, moves as u32 + 1);
-                    // SAFETY: as above.
-                    unsafe { other.moved().as_ptr().write_volatile(moved) };
-                }
-            }
+    if whole_group {
+        let group = task.tgid();
+        let mut cpu = 0;
+        while u64::from(cpu) < cpus_count() {
+            split_slice(cpu, group, 1, clock_ns, holder.0);
+            cpu += 1;
         }
-        cpu += 1;
+    } else {
+        split_slice(rq.cpu(), task.pid(), 0, clock_ns, holder.0);
     }
+}
+
+/// Leaves a message for a CPU if the task of this id runs there or, where it is the id of a group, a thread of it; gives
+/// whether it does.
+///
+/// A function of its own with plain numbers only, which the verifier proves once and not for each of a thousand CPUs.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn split_slice(cpu: u32, id: u32, is_group: u32, clock_ns: u64, holder: u64) -> u32 {
+    let Some(other) = CpuState::of(cpu) else { return 0 };
+    let holder = Holder(holder);
+    // A message to that CPU, which holds only for the slice that began at `since_ns`. That is read before anything else, and
+    // the message written last, so that a switch meanwhile makes it void. Moves come one at a time: the kernel holds its
+    // cgroup lock.
+    let since_ns = other.clock_ns();
+    // SAFETY: the field is valid and aligned.
+    let running = unsafe { other.task().as_ptr().read_volatile() };
+    let found = if is_group != 0 { thread_group_at(running) } else { thread_at(running) };
+    if found != Some(id) {
+        return 0;
+    }
+    // The kernel has charged the task up to the move.
+    let Some(executed_ns) = executed_ns_at(running) else { return 0 };
+    let moves = Now::moves(other.moved().get(), other.since_ns().get());
+    let last = other.moved_at(moves.wrapping_sub(1)).get();
+    let present = if moves == 0 { other.holder().get() } else { last.holder };
+    if moves >= MOVES {
+        other.moved_at(MOVES - 1).update(|last| Moved { holder: Holder::UNATTRIBUTED, ..last });
+    } else if present != holder {
+        other.moved_at(moves).set(Moved { at_ns: clock_ns, executed_ns, holder });
+        let moved = Now::moved_times(since_ns, moves as u32 + 1);
+        // SAFETY: as above.
+        unsafe { other.moved().as_ptr().write_volatile(moved) };
+    }
+    1
 }
 
 /// A message was left: if it is for the slice that runs, books its parts up to the last move and leaves the rest. Gives how

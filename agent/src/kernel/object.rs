@@ -28,7 +28,7 @@ use super::{
 };
 
 /// The programs, as `build.rs` made them.
-pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/podlens-bpf"));
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/podlens-bpf"));
 
 /// Why the programs do not run.
 #[derive(Debug, thiserror::Error)]

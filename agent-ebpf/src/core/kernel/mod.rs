@@ -31,7 +31,7 @@ mod task;
 pub(crate) use self::{
     cgroup::{Cgroup, KernfsNode, ROOT_ID, ROOT_SERIAL, bandwidth},
     sched::{CfsRq, has_throttled},
-    task::{Signal, Task, executed_ns_at, exit_tells_group, switch_has_state, thread_group_at},
+    task::{Signal, Task, executed_ns_at, exit_tells_group, switch_has_state, thread_at, thread_group_at},
 };
 
 /// The number of a request. Loaded anew at each use: to keep it would take a place on the stack.

@@ -113,6 +113,14 @@ pub(crate) fn exit_tells_group() -> bool {
     number!("sched_process_exit(2) ? 1 : 0") != 0
 }
 
+/// The id of a task that may be gone by now; none if nothing is there any more.
+#[inline(always)]
+pub(crate) fn thread_at(task: u64) -> Option<u32> {
+    let address = task + number!("u32 task_struct.pid");
+    // SAFETY: the helper checks the address.
+    unsafe { bpf_probe_read_kernel(address as *const u32) }.ok()
+}
+
 /// The thread group of a task that may be gone by now; none if nothing is there any more.
 #[inline(always)]
 pub(crate) fn thread_group_at(task: u64) -> Option<u32> {
