@@ -10,7 +10,7 @@ pub mod metrics;
 pub mod otlp;
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
@@ -52,6 +52,7 @@ pub struct SelfTelemetry {
     /// them.
     process: Registry,
     scrape_seconds: Histogram,
+    otlp: Option<&'static OtlpCounters>,
 }
 
 impl SelfTelemetry {
@@ -67,6 +68,7 @@ impl SelfTelemetry {
             collectors: Mutex::new(Vec::new()),
             process: Registry::new(),
             scrape_seconds: scrape_seconds.clone(),
+            otlp,
         };
         telemetry.register(scrape_seconds)?;
         let build_info = metrics::BUILD_INFO.gauges()?;
@@ -124,6 +126,13 @@ impl SelfTelemetry {
     /// One answered request for a metrics page.
     pub(crate) fn observe_scrape(&self, duration: Duration) {
         self.scrape_seconds.observe(duration.as_secs_f64());
+    }
+
+    /// A push of these very metrics has failed.
+    pub(crate) fn observe_failed_push(&self) {
+        if let Some(counters) = self.otlp {
+            counters.failed_attempts.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     fn collectors(&self) -> MutexGuard<'_, Vec<Arc<dyn Collector>>> {

@@ -6,7 +6,10 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::{Duration, SystemTime},
 };
@@ -18,7 +21,8 @@ use opentelemetry::{
 use opentelemetry_otlp::MetricExporter;
 use opentelemetry_sdk::{
     Resource,
-    metrics::{PeriodicReader, SdkMeterProvider},
+    error::OTelSdkResult,
+    metrics::{PeriodicReader, SdkMeterProvider, Temporality, data::ResourceMetrics, exporter::PushMetricExporter},
 };
 use prometheus::proto::{Metric, MetricFamily};
 use tokio::sync::oneshot;
@@ -68,17 +72,16 @@ impl OwnPush {
         }
         let provider = self.start();
         let first = provider.clone();
-        on_a_thread(move || {
-            if let Err(cause) = first.force_flush() {
-                tracing::warn!(%cause, "the first push of the agent's own metrics failed; later ones are not told");
-            }
-        });
+        // What comes of it the exporter tells.
+        on_a_thread(move || first.force_flush());
         stopped(shutdown).await;
         push_last(provider).await;
     }
 
     fn start(self) -> SdkMeterProvider {
-        let reader = PeriodicReader::builder(self.exporter).with_interval(self.interval).build();
+        let exporter =
+            Told { exporter: self.exporter, telemetry: Arc::clone(&self.telemetry), failed: AtomicU64::new(0) };
+        let reader = PeriodicReader::builder(exporter).with_interval(self.interval).build();
         let provider = SdkMeterProvider::builder().with_resource(self.resource).with_reader(reader).build();
         let scope = InstrumentationScope::builder("podlens").with_version(env!("CARGO_PKG_VERSION")).build();
         let meter = provider.meter_with_scope(scope);
@@ -88,6 +91,56 @@ impl OwnPush {
             observe(&meter, &readings, metric);
         }
         provider
+    }
+}
+
+/// The library's exporter, whose failures are counted. The log tells of the first in a row, and when they are over.
+struct Told {
+    exporter: MetricExporter,
+    telemetry: Arc<SelfTelemetry>,
+    /// Failures in a row.
+    failed: AtomicU64,
+}
+
+impl Told {
+    fn tell(&self, outcome: &OTelSdkResult) {
+        match outcome {
+            Ok(()) => {
+                let attempts = self.failed.swap(0, Ordering::Relaxed);
+                if attempts > 0 {
+                    tracing::info!(attempts, "the agent's own metrics are pushed again");
+                }
+            }
+            Err(cause) => {
+                self.telemetry.observe_failed_push();
+                if self.failed.fetch_add(1, Ordering::Relaxed) == 0 {
+                    tracing::warn!(
+                        %cause,
+                        "the push of the agent's own metrics fails; further failures are counted and not logged"
+                    );
+                }
+            }
+        }
+    }
+}
+
+impl PushMetricExporter for Told {
+    async fn export(&self, metrics: &ResourceMetrics) -> OTelSdkResult {
+        let outcome = self.exporter.export(metrics).await;
+        self.tell(&outcome);
+        outcome
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.exporter.force_flush()
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.exporter.shutdown_with_timeout(timeout)
+    }
+
+    fn temporality(&self) -> Temporality {
+        self.exporter.temporality()
     }
 }
 

@@ -160,6 +160,14 @@ async fn own_metrics_come_once_the_receiver_is_there() {
 }
 
 #[tokio::test]
+async fn each_push_that_fails_is_counted() {
+    let away = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let counters = counters();
+    let _pushing = push(&config(away), SelfTelemetry::new("1.2.3", Some(counters)).unwrap());
+    eventually("a second failure", || counters.failed_attempts.load(Ordering::Relaxed) >= 2).await;
+}
+
+#[tokio::test]
 async fn own_metrics_come_after_a_receiver_that_did_not_answer() {
     let collector = Collector::with([Turn::Hang, Turn::Hang]);
     let _pushing = push(&config(collector.serve().await), telemetry());
