@@ -8,6 +8,7 @@
 use std::{collections::BTreeSet, fmt::Write as _, path::Path};
 
 use podlens::{
+    attribution::kubernetes::REQUESTS,
     collectors::{ALL, Spec, map_memory, switchable},
     config,
     pipeline::{facts, kinds, losses},
@@ -256,6 +257,9 @@ fn values_of(label: &OwnLabel) -> String {
         OwnValues::Collectors => ALL.iter().map(|spec| spec.name).collect(),
         OwnValues::LossParts => losses().map(|(part, _)| part).collect(),
         OwnValues::LossReasons => losses().map(|(_, loss)| loss.reason).collect(),
+        OwnValues::NameSources => REQUESTS.iter().map(|(source, ..)| *source).collect(),
+        OwnValues::NameVerbs => REQUESTS.iter().flat_map(|(_, verbs, _)| verbs.iter().copied()).collect(),
+        OwnValues::NameResults => REQUESTS.iter().flat_map(|(.., results)| results.iter().copied()).collect(),
         OwnValues::Events => return "the names in [events.md](events.md)".to_owned(),
         OwnValues::Open => return "any".to_owned(),
     };

@@ -5,25 +5,34 @@
 
 mod common;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use common::Agent;
 use podlens::{
+    attribution::kubernetes::REQUESTS,
     collectors::ALL,
     pipeline::{facts, kinds, losses},
     telemetry::{OwnLabel, OwnMetric, OwnValues, metrics},
 };
-use testkit::page::Page;
+use serde_json::json;
+use testkit::{kubernetes::ApiServer, page::Page};
 
 /// Every metric of its own exists: events are told, though nobody takes them, and there is a source of names.
-fn start() -> (Agent, tempfile::TempDir) {
-    let nobodys_run = tempfile::tempdir().unwrap();
+fn start() -> (Agent, ApiServer) {
+    let server = ApiServer::start(&Arc::default());
+    let directory = tempfile::tempdir().unwrap();
     let agent = Agent::start(&[
         ("PODLENS_OTLP_ENDPOINT", &format!("http://{}", testkit::free_address())),
-        ("PODLENS_KUBERNETES_SOURCE", "bundle"),
-        ("PODLENS_KUBERNETES_BUNDLE_ROOT", nobodys_run.path().to_str().unwrap()),
+        ("PODLENS_KUBERNETES_KUBECONFIG", server.kubeconfig(directory.path(), &json!({})).to_str().unwrap()),
     ]);
-    (agent, nobodys_run)
+    agent.wait_for_metrics("the list of pods", |page| match page.count("podlens_names_pods", &[]) {
+        Some(0) => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    (agent, server)
 }
 
 /// The families of the page and their help; those of the process are the library's.
@@ -46,13 +55,16 @@ fn may_be(label: &OwnLabel, value: &str) -> bool {
         OwnValues::LossParts => losses().any(|(part, _)| part == value),
         OwnValues::LossReasons => losses().any(|(_, loss)| loss.reason == value),
         OwnValues::Events => kinds().any(|kind| kind.name == value),
+        OwnValues::NameSources => REQUESTS.iter().any(|(source, ..)| *source == value),
+        OwnValues::NameVerbs => REQUESTS.iter().any(|(_, verbs, _)| verbs.contains(&value)),
+        OwnValues::NameResults => REQUESTS.iter().any(|(.., results)| results.contains(&value)),
         OwnValues::Open => true,
     }
 }
 
 #[test]
 fn a_running_agent_has_the_metrics_labels_and_losses_that_are_declared_and_no_others() {
-    let (agent, _run) = start();
+    let (agent, _server) = start();
     let text = agent.get("/metrics").unwrap().1;
     let page = Page::parse(&text);
 
@@ -86,7 +98,7 @@ fn a_running_agent_has_the_metrics_labels_and_losses_that_are_declared_and_no_ot
 
 #[test]
 fn what_is_rare_is_counted_from_0() {
-    let (agent, _run) = start();
+    let (agent, _server) = start();
     let page = agent.metrics();
     for result in ["sent", "dropped", "rejected"] {
         for name in ["podlens_otlp_points_total", "podlens_otlp_log_records_total"] {
@@ -94,9 +106,17 @@ fn what_is_rare_is_counted_from_0() {
         }
     }
     assert!(page.count("podlens_otlp_failed_attempts_total", &[]).is_some());
-    for result in ["ok", "absent", "unreadable", "garbage"] {
-        let labels = [("source", "bundle"), ("verb", "read"), ("result", result)];
-        assert!(page.count("podlens_names_requests_total", &labels).is_some(), "{result}");
+    let nobodys_run = tempfile::tempdir().unwrap();
+    let by_annotations = Agent::start(&[
+        ("PODLENS_KUBERNETES_SOURCE", "bundle"),
+        ("PODLENS_KUBERNETES_BUNDLE_ROOT", nobodys_run.path().to_str().unwrap()),
+    ]);
+    for (source, page) in [("api", &page), ("bundle", &by_annotations.metrics())] {
+        let (_, verbs, results) = REQUESTS.iter().find(|(name, ..)| *name == source).unwrap();
+        for (verb, result) in verbs.iter().flat_map(|verb| results.iter().map(move |result| (verb, result))) {
+            let labels = [("source", source), ("verb", verb), ("result", result)];
+            assert!(page.count("podlens_names_requests_total", &labels).is_some(), "{labels:?}");
+        }
     }
     for kind in kinds() {
         assert!(page.count("podlens_events_total", &[("event", kind.name)]).is_some(), "{}", kind.name);

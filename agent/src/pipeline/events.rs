@@ -193,11 +193,12 @@ impl Inner {
         }
         if now.duration_since(self.scanned) >= RESCAN {
             self.rescan(now);
-            for (key, since) in &self.unknown {
-                self.cgroups.assume_outside(*key);
-                if now.duration_since(*since) >= SEARCH {
-                    self.cgroups.assume_gone(*key, now);
-                }
+        }
+        // Those that a walk has looked for, whoever made it.
+        for (key, since) in self.unknown.iter().filter(|(_, since)| self.scanned >= **since) {
+            self.cgroups.assume_outside(*key);
+            if now.duration_since(*since) >= SEARCH {
+                self.cgroups.assume_gone(*key, now);
             }
         }
     }

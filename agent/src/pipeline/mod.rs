@@ -263,7 +263,7 @@ impl Inner {
         let names = Arc::clone(&self.names);
         self.ledger.begin(began, &*names);
         let expired = self.expired(&in_use, began);
-        self.read(&in_use, &in_use, &expired, began);
+        self.read(&in_use, &in_use, &expired);
         self.ledger.finish(began, &*names);
         let mut snapshot = self.ledger.snapshot(SystemTime::now(), node, &*names);
         self.facts.describe(&mut snapshot, &names, self.ledger.changes());
@@ -302,7 +302,7 @@ impl Inner {
         let in_use = self.kernel.as_ref().map(Kernel::in_use).unwrap_or_default();
         let expired = self.expired(&in_use, now);
         if !expired.is_empty() {
-            self.read(&expired, &in_use, &expired, now);
+            self.read(&expired, &in_use, &expired);
         }
         let keys: HashSet<CgroupKey> = in_use.iter().map(|(_, slot)| slot.key).collect();
         self.cgroups.forget(now, |key| keys.contains(&key));

@@ -127,29 +127,7 @@ fn raise(counters: &CounterVec, labels: &[&str], total: f64) {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
 
-    use std::collections::BTreeSet;
-
     use super::*;
-    use crate::{
-        attribution::kubernetes::REQUESTS,
-        telemetry::{OwnMetric, OwnValues},
-    };
-
-    fn declared(metric: &OwnMetric, label: &str) -> BTreeSet<&'static str> {
-        let label = metric.labels.iter().find(|one| one.name == label).unwrap();
-        let OwnValues::Fixed(values) = label.values else { return BTreeSet::new() };
-        values.iter().copied().collect()
-    }
-
-    #[test]
-    fn the_requests_of_all_sources_have_the_declared_labels() {
-        let metric = &metrics::NAMES_REQUESTS;
-        assert_eq!(REQUESTS.iter().map(|(source, ..)| *source).collect::<BTreeSet<_>>(), declared(metric, "source"));
-        let verbs = REQUESTS.iter().flat_map(|(_, verbs, _)| verbs.iter().copied());
-        assert_eq!(verbs.collect::<BTreeSet<_>>(), declared(metric, "verb"));
-        let results = REQUESTS.iter().flat_map(|(.., results)| results.iter().copied());
-        assert_eq!(results.collect::<BTreeSet<_>>(), declared(metric, "result"));
-    }
 
     #[test]
     fn what_never_happened_is_0_and_what_does_not_exist_is_absent() {

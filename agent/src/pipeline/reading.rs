@@ -1,13 +1,10 @@
 //! From what the collectors read to the ledger: whose each slot and each cgroup is.
 
-use std::{
-    collections::HashMap,
-    time::{Instant, SystemTime},
-};
+use std::time::{Instant, SystemTime};
 
 use podlens_common::cgroup::{CgroupKey, SLOT_FIRST, SLOT_KERNEL, SLOT_ROOT, SLOT_UNATTRIBUTED};
 
-use super::{Attached, GRACE, Inner, SEARCH};
+use super::{Attached, GRACE, Inner};
 use crate::{
     attribution::cgroups::Cgroups,
     collectors::{Readings, SlotsInUse, Sweep},
@@ -44,9 +41,7 @@ impl FixedEntities {
 #[derive(Clone, Copy)]
 struct Entities<'a> {
     cgroups: &'a Cgroups,
-    unknown: &'a HashMap<CgroupKey, Instant>,
     fixed: &'a FixedEntities,
-    now: Instant,
 }
 
 /// An entity, the same as a culprit, and since when it is there.
@@ -59,10 +54,7 @@ impl<'a> Entities<'a> {
             SLOT_UNATTRIBUTED => Some(self.fixed(&self.fixed.unattributed)),
             SLOT_KERNEL => Some(self.fixed(&self.fixed.kernel)),
             SLOT_ROOT => Some(self.fixed(&self.fixed.root)),
-            _ => self.of_cgroup(key).or_else(|| {
-                let searched = self.now.duration_since(*self.unknown.get(&key)?);
-                (searched >= SEARCH).then(|| self.fixed(&self.fixed.unattributed))
-            }),
+            _ => self.of_cgroup(key),
         }
     }
 
@@ -130,9 +122,9 @@ impl Readings for ToLedger<'_> {
 impl Inner {
     /// Enters what all collectors have of the slots `wanted` and, if those are all, of cgroups without a slot. Values of
     /// slots that are expired are final, and those slots become free.
-    pub(super) fn read(&mut self, wanted: &SlotsInUse, in_use: &SlotsInUse, expired: &SlotsInUse, now: Instant) {
-        let Self { kernel, collectors, ledger, cgroups, unknown, fixed, .. } = self;
-        let entities = Entities { cgroups, unknown, fixed, now };
+    pub(super) fn read(&mut self, wanted: &SlotsInUse, in_use: &SlotsInUse, expired: &SlotsInUse) {
+        let Self { kernel, collectors, ledger, cgroups, fixed, .. } = self;
+        let entities = Entities { cgroups, fixed };
         let mut slots: Vec<Option<SlotEntity<'_>>> = Vec::new();
         for (number, slot) in in_use.iter() {
             let Ok(at) = usize::try_from(number) else { continue };

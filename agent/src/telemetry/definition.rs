@@ -50,6 +50,12 @@ pub enum OwnValues {
     LossReasons,
     /// They are the events' names.
     Events,
+    /// They are the sources of names.
+    NameSources,
+    /// They are what sources of names do.
+    NameVerbs,
+    /// They are what comes of that.
+    NameResults,
     /// Nowhere: any value.
     Open,
 }

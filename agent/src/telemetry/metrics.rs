@@ -103,7 +103,7 @@ pub static NAMES_PODS: OwnMetric = OwnMetric {
     name: "podlens_names_pods",
     unit: Unit::Count("pod"),
     help: "Pods on this node according to the latest list or watch event",
-    only: Some("with the API server or the kubelet as the source of names"),
+    only: Some("once the API server or the kubelet has listed them"),
     ..OwnMetric::BASE
 };
 
@@ -114,27 +114,9 @@ pub static NAMES_REQUESTS: OwnMetric = OwnMetric {
     unit: Unit::Count("request"),
     help: "Requests and reads for the names of pods and containers",
     labels: &[
-        OwnLabel { name: "source", values: OwnValues::Fixed(&["api", "kubelet", "bundle"]) },
-        OwnLabel { name: "verb", values: OwnValues::Fixed(&["list", "watch", "stream", "read"]) },
-        OwnLabel {
-            name: "result",
-            values: OwnValues::Fixed(&[
-                "ok",
-                "unreachable",
-                "certificate",
-                "timeout",
-                "broken",
-                "garbage",
-                "gone",
-                "unauthorized",
-                "forbidden",
-                "throttled",
-                "server_error",
-                "refused",
-                "absent",
-                "unreadable",
-            ]),
-        },
+        OwnLabel { name: "source", values: OwnValues::NameSources },
+        OwnLabel { name: "verb", values: OwnValues::NameVerbs },
+        OwnLabel { name: "result", values: OwnValues::NameResults },
     ],
     only: WITH_NAMES,
 };
@@ -153,7 +135,7 @@ pub static OTLP_FAILED_ATTEMPTS: OwnMetric = OwnMetric {
     name: "podlens_otlp_failed_attempts_total",
     kind: Kind::Counter,
     unit: Unit::Count("attempt"),
-    help: "OTLP requests that failed; each repetition counts",
+    help: "OTLP requests with metrics that failed, of pods and units or of the agent itself; each repetition counts",
     only: WITH_OTLP,
     ..OwnMetric::BASE
 };

@@ -63,6 +63,8 @@ pub struct Names {
     ended: Wishes,
     /// The source lists pods with their statuses.
     lists_pods: AtomicBool,
+    /// It has done so.
+    has_list: AtomicBool,
     counts: Mutex<Counts>,
 }
 
@@ -88,7 +90,8 @@ pub static ODD_OBJECT: Loss = Loss {
     means: "an object in the list of pods is no pod (it has no uid, or is of another form); the log tells which one and why; all others are named",
 };
 
-/// What sources ask: each source, its verbs, and the results that a request can have.
+/// What sources ask: each source, its verbs, and the results that a request can have. The labels of
+/// `podlens_names_requests_total`.
 pub static REQUESTS: &[(&str, &[&str], &[&str])] = &[
     (api::SOURCE, api::VERBS, client::RequestError::RESULTS),
     (kubelet::SOURCE, kubelet::VERBS, client::RequestError::RESULTS),
@@ -103,7 +106,7 @@ pub static LOSSES: &[&Loss] = &[&NO_ROOM, &CONTRADICTION, &ODD_OBJECT];
 pub struct NamesHealth {
     /// Requests by source, verb and result.
     pub requests: Vec<(&'static str, &'static str, &'static str, u64)>,
-    /// Pods that exist by the source's last word; none where it does not list pods.
+    /// Pods that exist by the source's last word; none where it has listed none yet, or never does.
     pub pods: Option<u64>,
     /// Whether the source answers now; none without a source.
     pub synced: Option<bool>,
@@ -132,6 +135,7 @@ impl Names {
             unnamed: Wishes::default(),
             ended: Wishes::default(),
             lists_pods: AtomicBool::new(false),
+            has_list: AtomicBool::new(false),
             counts: Mutex::default(),
         }
     }
@@ -181,6 +185,7 @@ impl Names {
     /// These are all pods.
     pub fn replace_all(&self, pods: Vec<Pod>) {
         self.write().replace_all(pods, Instant::now());
+        self.has_list.store(true, Ordering::Relaxed);
     }
 
     /// A container's annotations tell its names.
@@ -233,7 +238,7 @@ impl Names {
         let table = self.read();
         NamesHealth {
             requests,
-            pods: self.tells_statuses().then(|| table.listed() as u64),
+            pods: self.has_list.load(Ordering::Relaxed).then(|| table.listed() as u64),
             synced,
             dropped: table.dropped(),
             conflicts: table.conflicts(),

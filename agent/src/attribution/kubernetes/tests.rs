@@ -134,6 +134,7 @@ async fn how_many_pods_there_are_is_told_by_a_source_that_lists_them_alone() {
     names.set_synced(true);
     assert_eq!(names.health().pods, None, "annotations tell of containers");
     names.set_lists_pods();
+    assert_eq!(names.health().pods, None, "it has not answered yet");
     names.replace_all(list().pods);
     assert_eq!(names.health().pods, Some(1));
 }
