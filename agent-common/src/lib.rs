@@ -8,6 +8,7 @@
 
 pub mod cgroup;
 pub mod cpu;
+pub mod disk;
 pub mod event;
 pub mod histogram;
 mod label;

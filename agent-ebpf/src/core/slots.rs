@@ -13,7 +13,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray, Queue},
 };
 use podlens_common::{
-    cgroup::{Assigned, CACHE_ENTRIES, CgroupKey, Holder, KEY_V1, Losses, SLOT_KERNEL, SLOT_ROOT, Slot},
+    cgroup::{Assigned, CACHE_ENTRIES, CgroupKey, Holder, KEY_MARKS, Losses, SLOT_KERNEL, SLOT_ROOT, Slot},
     path::{self, Lineage, Name},
 };
 
@@ -94,6 +94,13 @@ pub(crate) fn of_task_past_cache(task: Task, cpu: u32) -> Holder {
         Ok((cgroup, _)) => find_or_assign(cgroup, cpu),
         Err(fixed) => fixed,
     }
+}
+
+/// The slot of a cgroup that no task stands for, past the cache as above. What a root has done is not known to be kernel
+/// threads' or others'.
+#[inline(always)]
+pub(crate) fn of_cgroup_past_cache(cgroup: Cgroup, cpu: u32) -> Holder {
+    if cgroup.serial() == ROOT_SERIAL { Holder::new(SLOT_ROOT, 0) } else { find_or_assign(cgroup, cpu) }
 }
 
 /// The key of a task's cgroup; none if it is a root.
@@ -229,7 +236,7 @@ fn lineage(cgroup: Cgroup, key: CgroupKey) -> (CgroupKey, CgroupKey) {
     };
     // SAFETY: the memory is this CPU's and outlives the program.
     unsafe { (*ascent).lineage = Lineage::START };
-    let mark = key & KEY_V1;
+    let mark = key & KEY_MARKS;
     let mut at = cgroup;
     let mut level = 0;
     while level < ANCESTORS {

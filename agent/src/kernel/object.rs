@@ -96,10 +96,11 @@ pub enum ObjectError {
 
 /// What the programs need to know of the node beside its kernel's types, by name.
 #[must_use]
-pub fn node(hierarchies: &Hierarchies, cpus: u32, slots: u32) -> [(&'static str, u32); 4] {
+pub fn node(hierarchies: &Hierarchies, cpus: u32, slots: u32) -> [(&'static str, u32); 5] {
     [
         ("HAS_V1", u32::from(hierarchies.keyed_v1().is_some())),
         ("V1_HIERARCHY", hierarchies.keyed_v1().map_or(0, |tree| tree.number)),
+        ("BLKIO_HIERARCHY", hierarchies.keyed_blkio().map_or(0, |tree| tree.number)),
         ("SLOTS_COUNT", slots),
         ("CPUS_COUNT", cpus),
     ]
