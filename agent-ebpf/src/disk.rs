@@ -18,7 +18,7 @@ use podlens_common::{
 
 use crate::{
     atomic,
-    kernel::{Cgroup, number, structure},
+    kernel::{Cgroup, structure},
     slots,
 };
 
@@ -77,12 +77,11 @@ impl Request {
     /// What it asks for; none for what nobody waits for or moves bytes with.
     #[inline(always)]
     fn operation(self) -> Option<Operation> {
-        let flags = self.flags();
-        let operation = flags & OPERATION_MASK;
+        let operation = self.flags() & OPERATION_MASK;
         if self.bytes_left() == 0 {
-            // A write with a flush before it completes once more when its bytes are written. It has segments, a flush has none.
-            let is_flush = flags >> number!("enum req_flag_bits.__REQ_PREFLUSH") & 1 != 0 && self.segments() == 0;
-            return if operation == WRITE && is_flush { Some(Operation::Flush) } else { None };
+            // A flush is a write of nothing. A write with a flush before or behind it completes once more when its bytes are
+            // written; it has segments.
+            return if operation == WRITE && self.segments() == 0 { Some(Operation::Flush) } else { None };
         }
         match operation {
             READ => Some(Operation::Read),
@@ -120,7 +119,7 @@ pub fn disk_complete(context: BtfTracePointContext) -> i32 {
     {
         let slot = slot_of(request);
         let is_last = bytes >= request.bytes_left();
-        count(slot, operation as u32, bytes, u32::from(is_last) << 1 | u32::from(has_failed));
+        count(slot, operation as u64, bytes, u32::from(is_last) << 1 | u32::from(has_failed));
         if is_last {
             time(slot, operation, request);
         }
@@ -146,22 +145,22 @@ fn time(slot: u32, operation: Operation, request: Request) {
     // SAFETY: the helper has no precondition.
     let now_ns = unsafe { bpf_ktime_get_ns() };
     if let Some(place) = distribution(operation, Part::Device) {
-        enter(slot, place as u32, now_ns.saturating_sub(began_ns));
+        enter(slot, place as u64, now_ns.saturating_sub(began_ns));
     }
     if made_ns != 0
         && let Some(place) = distribution(operation, Part::Queue)
     {
-        enter(slot, place as u32, issued_ns.saturating_sub(made_ns));
+        enter(slot, place as u64, issued_ns.saturating_sub(made_ns));
     }
 }
 
 /// Adds a part of a request: `outcome` is 2 for the last one, and 1 more if it has failed. Gives whether there was room.
 ///
 /// This and the following are functions of their own with plain numbers only, which the verifier proves once and not at
-/// each call.
+/// each call. An index has 64 bits: of the copy of a half register old verifiers do not know what was compared.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn count(slot: u32, operation: u32, bytes: u32, outcome: u32) -> u32 {
+extern "C" fn count(slot: u32, operation: u64, bytes: u32, outcome: u32) -> u32 {
     let (Some(account), operation) = (DISK.get_ptr_mut(slot), operation as usize) else { return 0 };
     // SAFETY: entries of a map outlive the program, its words are whole and aligned, and the indices are less than the
     // lengths.
@@ -185,7 +184,7 @@ extern "C" fn count(slot: u32, operation: u32, bytes: u32, outcome: u32) -> u32 
 /// Enters a duration at its place; gives whether there was room.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn enter(slot: u32, place: u32, duration_ns: u64) -> u32 {
+extern "C" fn enter(slot: u32, place: u64, duration_ns: u64) -> u32 {
     let (Some(account), place) = (DISK.get_ptr_mut(slot), place as usize) else { return 0 };
     if place >= DISTRIBUTIONS {
         return 0;

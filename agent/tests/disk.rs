@@ -1,6 +1,6 @@
 //! Requests to disks against what a test asks of a disk, and against what the kernel counts.
 //!
-//! A disk of the test's own in memory, which is as slow as the test says, where the module null_blk is at hand (in the
+//! A disk of the test's own in memory, which is as slow as the test says, where the module `null_blk` is at hand (in the
 //! virtual machines); otherwise a file below the directory for temporary files, read and written past the page cache.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
@@ -32,7 +32,10 @@ const NULL_DISKS: &str = "/sys/kernel/config/nullb";
 const NULL_DISK: &str = "nullb0";
 
 fn start() -> Agent {
-    Agent::start(&[("PODLENS_MAX_AGE", "0s")])
+    let agent = Agent::start(&[("PODLENS_MAX_AGE", "0s")]);
+    let running = [("collector", "disk"), ("state", "running")];
+    assert_eq!(agent.metrics().count("podlens_collector_state", &running), Some(1), "{}", agent.log());
+    agent
 }
 
 /// What requests go to.
@@ -81,14 +84,19 @@ impl Disk {
         // Written, so that reads go to the disk; and all of it is there before anybody is looked at.
         file.write_all(&vec![7; usize::try_from(FILE_BYTES).unwrap()]).unwrap();
         file.sync_all().unwrap();
-        // SAFETY: the call has no precondition.
-        unsafe { libc::sync() };
+        run(&mut Command::new("sync"));
         Some(Self { path, is_null_disk: false })
     }
 
     /// Reads so many blocks of so many bytes, one after another.
     fn read(&self, blocks: u64, bytes: u64) -> String {
-        format!("dd if={} of=/dev/null bs={bytes} count={blocks} iflag=direct status=none", self.path.display())
+        self.read_from(0, blocks, bytes)
+    }
+
+    /// The same from that block on.
+    fn read_from(&self, from: u64, blocks: u64, bytes: u64) -> String {
+        let path = self.path.display();
+        format!("dd if={path} of=/dev/null bs={bytes} skip={from} count={blocks} iflag=direct status=none")
     }
 
     /// Writes them.
@@ -113,12 +121,17 @@ fn load_null_disks() -> Option<()> {
     if !Path::new(NULL_DISKS).exists() {
         let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
         let modules = Path::new("/lib/modules").join(release.trim());
-        let [configfs, null_blk] = ["configfs.ko", "null_blk.ko"].map(|name| modules.join(name));
-        if !null_blk.exists() {
+        if !modules.join("null_blk.ko").exists() {
             return None;
         }
-        run(Command::new("insmod").arg(configfs));
-        run(Command::new("insmod").arg(null_blk).arg("nr_devices=0"));
+        // Some kernels have one or the other built in.
+        for (name, options) in [("configfs.ko", None), ("mq-deadline.ko", None), ("null_blk.ko", Some("nr_devices=0"))]
+        {
+            let module = modules.join(name);
+            if module.exists() {
+                run(Command::new("insmod").arg(module).args(options));
+            }
+        }
         run(Command::new("mount").args(["-t", "configfs", "configfs", "/sys/kernel/config"]));
     }
     Some(())
@@ -223,8 +236,8 @@ fn every_kind_of_request_is_counted_as_the_kernel_counts_it() {
     let agent = start();
     let cgroup = TestCgroup::any_container();
     let path = disk.path.display();
-    let flushed = disk.write(5, 4096).replace("notrunc", "notrunc,fdatasync");
-    let script = format!("{}; {flushed}; blkdiscard --offset 1MiB --length 3MiB {path}", disk.read(100, 16384));
+    let safe_write = disk.write(5, 4096).replace("notrunc", "notrunc,fsync");
+    let script = format!("{}; {safe_write}; blkdiscard -o {MIB} -l {} {path}", disk.read(100, 16384), 3 * MIB);
     Asker::start(&cgroup, &script).run();
     let page = agent.metrics();
     let labels = cgroup.labels();
@@ -279,10 +292,13 @@ fn what_goes_through_a_loop_device_is_counted_once() {
 fn a_request_that_fails_is_an_error() {
     // In sectors of 512 bytes.
     let Some(disk) = Disk::special(&[("badblocks", "+2048-4095")]) else { return };
+    let bad = disk.read_from(300, 1, 4096);
+    if Command::new("sh").args(["-c", &bad]).status().unwrap().success() {
+        return skip("this kernel's null_blk reads what is told to be bad");
+    }
     let agent = start();
     let cgroup = TestCgroup::any_container();
-    let bad = disk.read(1, 4096).replace("if=", "skip=300 if=");
-    let script = format!("{}; for n in 1 2 3; do {bad} 2>/dev/null && exit 1; done; true", disk.read(7, 4096));
+    let script = format!("{}; for n in 1 2 3; do {bad} && exit 1; done; true", disk.read(7, 4096));
     Asker::start(&cgroup, &script).run();
     let page = agent.metrics();
     let told = [ERRORS, OPERATIONS].map(|metric| of(&page, metric, &cgroup.labels(), "read"));
@@ -321,10 +337,10 @@ fn latency_is_that_of_the_device_and_of_the_queue_before_it() {
 
     // The scheduler takes all of them, the device one at a time.
     let scheduler = format!("/sys/block/{NULL_DISK}/queue/scheduler");
-    if fs::write(&scheduler, "mq-deadline").is_err() {
-        return skip("the scheduler mq-deadline is not built into this kernel");
-    }
-    let mut askers = [(); 4].map(|()| Asker::start(&crowded, &disk.read(15, 4096)));
+    fs::write(&scheduler, "mq-deadline").unwrap();
+    fs::write(format!("/sys/block/{NULL_DISK}/queue/nr_requests"), "16").unwrap();
+    // Far from each other, since neighboring requests become one.
+    let mut askers = [0, 1000, 2000, 3000].map(|from| Asker::start(&crowded, &disk.read_from(from, 15, 4096)));
     askers.iter_mut().for_each(Asker::go);
     askers.into_iter().for_each(Asker::end);
     let page = agent.metrics();

@@ -23,6 +23,7 @@ use super::{
     immediates::{self, ImmediateError},
     iterator::Iterator,
     mapped::MappedArray,
+    missed::MissedRuns,
     needs::Answers,
     process,
 };
@@ -191,6 +192,17 @@ impl Object {
         let verify = |source| ObjectError::Verify { name, source: Box::new(source) };
         let program: &mut Iter = program.try_into().map_err(verify)?;
         Iterator::over(program.fd().map_err(verify)?.as_fd()).map_err(|source| ObjectError::Iterate { name, source })
+    }
+
+    /// How often the kernel leaves out a program that is loaded on a tracepoint.
+    ///
+    /// # Errors
+    /// The program is not loaded.
+    pub fn missed_runs(&mut self, name: &'static str) -> Result<MissedRuns, ObjectError> {
+        let program = self.ebpf.program_mut(name).ok_or(ObjectError::Missing { name })?;
+        let verify = |source| ObjectError::Verify { name, source: Box::new(source) };
+        let program: &mut BtfTracePoint = program.try_into().map_err(verify)?;
+        MissedRuns::of(program.fd().map_err(verify)?.as_fd()).map_err(|source| verify(ProgramError::IOError(source)))
     }
 
     /// Frees what only loading needs: 30 MB of the kernel's type information. No program can be attached after.

@@ -15,8 +15,8 @@ pub use self::start::SPEC;
 use self::wide::{Durations, Wide};
 use super::{Collector, Readings, Spec, Sweep, distribution as cells};
 use crate::{
-    kernel::mapped::MappedArray,
-    signal::{Layout, Row},
+    kernel::{mapped::MappedArray, missed::MissedRuns},
+    signal::{Layout, Loss, Row},
 };
 
 /// From so many requests on a slot's counts of durations are followed: each has 32 bits. Between two sweeps there are not as
@@ -27,6 +27,7 @@ const FOLLOWED: u64 = 1 << 31;
 pub struct Disk {
     layout: Arc<Layout>,
     accounts: MappedArray<DiskAccount>,
+    missed: MissedRuns,
     /// By slot, of those with very many requests.
     followed: HashMap<u32, Box<Wide>, RandomState>,
     /// The present slot's row.
@@ -34,11 +35,11 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// A collector over the programs' map.
+    /// A collector over the program's map.
     #[must_use]
-    pub fn new(layout: Arc<Layout>, accounts: MappedArray<DiskAccount>) -> Self {
+    pub fn new(layout: Arc<Layout>, accounts: MappedArray<DiskAccount>, missed: MissedRuns) -> Self {
         let found = layout.row();
-        Self { layout, accounts, followed: HashMap::default(), found }
+        Self { layout, accounts, missed, followed: HashMap::default(), found }
     }
 }
 
@@ -67,6 +68,10 @@ impl Collector for Disk {
         if let Ok(entry) = usize::try_from(slot) {
             self.accounts.set(entry, DiskAccount::EMPTY);
         }
+    }
+
+    fn lost(&self) -> Vec<(&'static Loss, u64)> {
+        vec![(&start::MISSED_COMPLETION, self.missed.count())]
     }
 }
 

@@ -6,6 +6,7 @@ use super::{Disk, metrics};
 use crate::{
     collectors::spec::{Kind, Part, Program, Spec, Start, Started},
     kernel::{cgroupfs::hierarchies::Hierarchies, maps::Map},
+    signal::Loss,
 };
 
 /// The collector.
@@ -26,13 +27,20 @@ pub static SPEC: Spec = Spec {
     metrics: &[&metrics::LATENCY, &metrics::BYTES, &metrics::OPERATIONS, &metrics::ERRORS],
     records: &[],
     events: &[],
-    losses: &[],
+    losses: &[&MISSED_COMPLETION],
     start,
+};
+
+/// The program did not run.
+pub(super) static MISSED_COMPLETION: Loss = Loss {
+    reason: "missed_completion",
+    means: "a request completed in an interrupt while the completion of another was being counted on the same CPU: it is in no metric of disks",
 };
 
 fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
     let lacks = lacking_controller(start.hierarchies).map(str::to_owned).into_iter().collect();
-    Ok(Started { lacks, ..Started::whole(Disk::new(Arc::clone(&start.layout), start.object.array("DISK")?)) })
+    let (accounts, missed) = (start.object.array("DISK")?, start.object.missed_runs("disk_complete")?);
+    Ok(Started { lacks, ..Started::whole(Disk::new(Arc::clone(&start.layout), accounts, missed)) })
 }
 
 /// Why requests cannot be told apart by cgroup here.
