@@ -11,14 +11,14 @@ use aya_ebpf::{
     programs::BtfTracePointContext,
 };
 use podlens_common::{
-    cgroup::SLOT_UNATTRIBUTED,
+    cgroup::{SLOT_ROOT, SLOT_UNATTRIBUTED},
     disk::{DISTRIBUTIONS, DiskAccount, Operation, Part, WITH_BYTES, distribution},
     histogram::hashed_bucket,
 };
 
 use crate::{
     atomic,
-    kernel::{Cgroup, structure},
+    kernel::{Cgroup, ROOT_SERIAL, structure},
     slots,
 };
 
@@ -129,9 +129,15 @@ pub fn disk_complete(context: BtfTracePointContext) -> i32 {
 
 #[inline(always)]
 fn slot_of(request: Request) -> u32 {
+    let Some(cgroup) = request.cgroup() else { return SLOT_UNATTRIBUTED };
+    let serial = cgroup.serial();
+    // What is charged to a root is not known to be kernel threads' or others'.
+    if serial == ROOT_SERIAL {
+        return SLOT_ROOT;
+    }
     // SAFETY: the helper has no precondition.
     let cpu = unsafe { bpf_get_smp_processor_id() };
-    request.cgroup().map_or(SLOT_UNATTRIBUTED, |cgroup| slots::of_cgroup_past_cache(cgroup, cpu).slot())
+    slots::of_cgroup_in_any_context(cgroup, serial, cpu).slot()
 }
 
 /// Enters how long each part took. Without statistics of the device the kernel does not note a moment, which is 0 then.
