@@ -3,13 +3,17 @@
 use bytemuck::{Pod, Zeroable};
 
 /// The identity of a cgroup on this node for as long as the node runs: the kernel's `kernfs_node.id`, which
-/// is also the inode number of the cgroup's directory, with [`KEY_V1`] added for a cgroup of the version 1
-/// CPU hierarchy, whose ids are counted apart.
+/// is also the inode number of the cgroup's directory, with [`KEY_V1`] or [`KEY_BLKIO`] added for a cgroup of a version 1
+/// hierarchy, since each hierarchy counts its ids apart.
 pub type CgroupKey = u64;
 
 /// Marks a key of the version 1 CPU hierarchy. Kernel ids are an inode number below a generation of 32 bits
-/// that starts at 1 and grows with each reuse, so the topmost bit stays free.
+/// that starts at 1 and grows with each reuse, so the topmost bits stay free.
 pub const KEY_V1: CgroupKey = 1 << 63;
+/// Marks a key of the version 1 blkio hierarchy, where that is not the CPU controller's as well.
+pub const KEY_BLKIO: CgroupKey = 1 << 62;
+/// What of a key tells its hierarchy; the rest is the kernel's id.
+pub const KEY_MARKS: CgroupKey = KEY_V1 | KEY_BLKIO;
 
 /// Everything whose cgroup has no slot.
 pub const SLOT_UNATTRIBUTED: u32 = 0;

@@ -9,6 +9,7 @@
 pub mod cgroup;
 pub mod claim;
 pub mod cpu;
+pub mod disk;
 pub mod event;
 pub mod histogram;
 mod label;

@@ -11,6 +11,7 @@
 
 mod core;
 mod cpu;
+mod disk;
 mod lifecycle;
 mod processes;
 mod scheduler;

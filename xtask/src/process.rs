@@ -29,12 +29,17 @@ pub(crate) fn describe(command: &Command) -> String {
 
 /// Runs a short command and returns what it wrote to its standard output.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
+    Ok(String::from_utf8_lossy(&bytes(command)?).into_owned())
+}
+
+/// The same as bytes.
+pub(crate) fn bytes(command: &mut Command) -> Result<Vec<u8>> {
     let shown = describe(command);
     let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot start `{shown}`"))?;
     if !output.status.success() {
         bail!("`{shown}` ended with {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
     }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    Ok(output.stdout)
 }
 
 /// Runs a command whose output belongs on the terminal, and fails unless it succeeds.

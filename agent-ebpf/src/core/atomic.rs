@@ -2,6 +2,16 @@
 
 use core::arch::asm;
 
+/// Adds to the word of 32 bits.
+///
+/// # Safety
+/// `word` is aligned and lies in a value of a map.
+#[inline(always)]
+pub(crate) unsafe fn add_half(word: *mut u32, amount: u32) {
+    // SAFETY: as below.
+    unsafe { asm!("lock *(u32 *)({word} + 0) += {amount}", word = in(reg) word, amount = in(wreg) amount) };
+}
+
 /// Adds to the word.
 ///
 /// # Safety

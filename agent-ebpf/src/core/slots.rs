@@ -24,7 +24,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray, Queue},
 };
 use podlens_common::{
-    cgroup::{Assigned, CACHE_ENTRIES, CgroupKey, Holder, KEY_V1, Losses, SLOT_KERNEL, SLOT_ROOT, Slot},
+    cgroup::{Assigned, CACHE_ENTRIES, CgroupKey, Holder, KEY_MARKS, Losses, SLOT_KERNEL, SLOT_ROOT, Slot},
     claim::{self, Users},
     path::{self, Lineage, Name},
 };
@@ -333,7 +333,7 @@ fn lineage(cgroup: Cgroup, key: CgroupKey) -> (CgroupKey, CgroupKey) {
     };
     // SAFETY: the memory outlives the program, which has claimed it.
     unsafe { (*ascent).lineage = Lineage::START };
-    let mark = key & KEY_V1;
+    let mark = key & KEY_MARKS;
     let mut at = cgroup;
     let mut level = 0;
     while level < ANCESTORS {

@@ -4,6 +4,7 @@
 //! `podlens check`, the documentation and the ledger's sections derive from it.
 
 pub mod cpu;
+pub mod disk;
 mod distribution;
 pub mod lifecycle;
 pub mod map_memory;
@@ -21,7 +22,7 @@ use crate::{
 };
 
 /// All collectors, in the order in which their metrics are exported.
-pub static ALL: &[&Spec] = &[&lifecycle::SPEC, &scheduler::SPEC, &cpu::SPEC, &tasks::SPEC];
+pub static ALL: &[&Spec] = &[&lifecycle::SPEC, &scheduler::SPEC, &cpu::SPEC, &tasks::SPEC, &disk::SPEC];
 
 /// The names of the collectors that can be switched off.
 #[must_use]

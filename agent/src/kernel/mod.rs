@@ -17,6 +17,7 @@ pub mod log;
 pub mod mapped;
 pub mod maps;
 pub mod memory_limit;
+pub mod missed;
 pub mod needs;
 pub mod object;
 pub mod process;

@@ -23,6 +23,7 @@ use super::{
     immediates::{self, ImmediateError},
     iterator::Iterator,
     mapped::MappedArray,
+    missed::MissedRuns,
     needs::Answers,
     process,
 };
@@ -96,10 +97,11 @@ pub enum ObjectError {
 
 /// What the programs need to know of the node beside its kernel's types, by name.
 #[must_use]
-pub fn node(hierarchies: &Hierarchies, cpus: u32, slots: u32) -> [(&'static str, u32); 4] {
+pub fn node(hierarchies: &Hierarchies, cpus: u32, slots: u32) -> [(&'static str, u32); 5] {
     [
         ("HAS_V1", u32::from(hierarchies.keyed_v1().is_some())),
         ("V1_HIERARCHY", hierarchies.keyed_v1().map_or(0, |tree| tree.number)),
+        ("BLKIO_HIERARCHY", hierarchies.keyed_blkio().map_or(0, |tree| tree.number)),
         ("SLOTS_COUNT", slots),
         ("CPUS_COUNT", cpus),
     ]
@@ -190,6 +192,17 @@ impl Object {
         let verify = |source| ObjectError::Verify { name, source: Box::new(source) };
         let program: &mut Iter = program.try_into().map_err(verify)?;
         Iterator::over(program.fd().map_err(verify)?.as_fd()).map_err(|source| ObjectError::Iterate { name, source })
+    }
+
+    /// How often the kernel leaves out a program that is loaded on a tracepoint.
+    ///
+    /// # Errors
+    /// The program is not loaded.
+    pub fn missed_runs(&mut self, name: &'static str) -> Result<MissedRuns, ObjectError> {
+        let program = self.ebpf.program_mut(name).ok_or(ObjectError::Missing { name })?;
+        let verify = |source| ObjectError::Verify { name, source: Box::new(source) };
+        let program: &mut BtfTracePoint = program.try_into().map_err(verify)?;
+        MissedRuns::of(program.fd().map_err(verify)?.as_fd()).map_err(|source| verify(ProgramError::IOError(source)))
     }
 
     /// Frees what only loading needs: 30 MB of the kernel's type information. No program can be attached after.

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     attribution::{cgroups::Cgroups, kubernetes::Names},
     collectors::{
-        ALL, Spec, State, lifecycle,
+        ALL, Spec, State, disk, lifecycle,
         map_memory::{self, Demand, MemoryError, Plan},
         spec::{Kind, Part, Program, Start},
     },
@@ -65,11 +65,14 @@ impl Pipeline {
     /// # Errors
     /// The node's cgroups or CPUs cannot be found, or the programs' maps do not fit the memory limit.
     pub fn start(config: &Config) -> Result<Self, StartError> {
-        let hierarchies = Hierarchies::find(&config.cgroup_root)?;
+        let mut hierarchies = Hierarchies::find(&config.cgroup_root)?;
         let cpus = Cpus::of_node().map_err(StartError::Cpus)?;
         let states = states(config);
         let limit = memory_limit::read(Path::new("/proc"), Path::new("/sys/fs/cgroup"));
         let asked: Vec<&str> = running(&states).collect();
+        if asked.contains(&disk::SPEC.name) {
+            hierarchies = hierarchies.with_blkio();
+        }
         let memory = Plan::new(&Demand { cpus, limit, slots: config.slots, collectors: &asked })?;
         // Without an exporter nobody would ever take them.
         let tells_events = config.tells_events();

@@ -1,5 +1,5 @@
-//! Cgroups of the test's own, in each tree that counts CPU on this machine: the version 2 tree, and the version
-//! 1 hierarchies of the controllers cpu and cpuacct. Removed with the value.
+//! Cgroups of the test's own, in each tree that counts something of them on this machine: the version 2 tree, and the version
+//! 1 hierarchies of the controllers cpu, cpuacct and blkio. Removed with the value.
 
 use std::{
     fs, io,
@@ -30,6 +30,7 @@ struct Mounts {
     v2: Option<PathBuf>,
     cpu: Option<PathBuf>,
     cpuacct: Option<PathBuf>,
+    blkio: Option<PathBuf>,
 }
 
 /// A cgroup.
@@ -221,7 +222,7 @@ impl TestCgroup {
     }
 
     fn trees(&self) -> Vec<&Path> {
-        let mut trees: Vec<&Path> = [&self.mounts.v2, &self.mounts.cpu, &self.mounts.cpuacct]
+        let mut trees: Vec<&Path> = [&self.mounts.v2, &self.mounts.cpu, &self.mounts.cpuacct, &self.mounts.blkio]
             .into_iter()
             .flatten()
             .map(PathBuf::as_path)
@@ -274,7 +275,10 @@ impl Mounts {
                         found.cpu = found.cpu.or_else(|| Some(place.clone()));
                     }
                     if has("cpuacct") {
-                        found.cpuacct = found.cpuacct.or(Some(place));
+                        found.cpuacct = found.cpuacct.or_else(|| Some(place.clone()));
+                    }
+                    if has("blkio") {
+                        found.blkio = found.blkio.or(Some(place));
                     }
                 }
                 _ => {}
@@ -286,14 +290,14 @@ impl Mounts {
 }
 
 /// Makes the directory and those above it, which another test may be removing at this moment.
-fn make(tree: &Path, path: &str, with_controller: bool) {
+fn make(tree: &Path, path: &str, with_controllers: bool) {
     let directory = below(tree, path);
     let start = Instant::now();
     while let Err(error) = fs::create_dir_all(&directory) {
         assert!(start.elapsed() < EMPTY_WITHIN, "cannot make {}: {error}: tests need root", directory.display());
         thread::sleep(Duration::from_millis(1));
     }
-    if with_controller {
+    if with_controllers {
         let mut above: Vec<&Path> = directory.ancestors().skip(1).take_while(|one| one.starts_with(tree)).collect();
         above.reverse();
         for ancestor in above {
@@ -301,8 +305,11 @@ fn make(tree: &Path, path: &str, with_controller: bool) {
             if ancestor != tree && !read(&ancestor.join("cgroup.procs")).is_empty() {
                 break;
             }
-            // Refused where the machine's manager has not given the controller; then no quota can be set.
-            let _ = fs::write(ancestor.join("cgroup.subtree_control"), "+cpu");
+            // Refused where the machine's manager has not given the controller; then no quota can be set. The io controller
+            // knows who has written a page only where there is the memory controller as well.
+            for controller in ["+cpu", "+memory", "+io"] {
+                let _ = fs::write(ancestor.join("cgroup.subtree_control"), controller);
+            }
         }
     }
 }

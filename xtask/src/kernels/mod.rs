@@ -1,4 +1,5 @@
-//! Kernels that tests run on: Debian's boot images, as files in the cache, with their type information beside them.
+//! Kernels that tests run on: Debian's boot images, as files in the cache, with their type information and a few of their
+//! modules beside them.
 //!
 //! `vm` boots them; the tests of the agent's BTF reader know the place of the type information and read it there.
 
@@ -7,13 +8,14 @@ mod image;
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use anyhow::{Context, Result, bail};
 
 use crate::{
     debian::{self, Archive, Package},
-    places,
+    places, process,
 };
 
 /// Which suites of Debian have a series, the one with the newest first.
@@ -27,7 +29,14 @@ const SERIES: &[(&str, &[&str])] = &[
 /// The flavour for virtual machines: small, with the serial console and the control groups built in.
 const FLAVOUR: &str = "-cloud-amd64";
 /// Packages that hold a boot image. From 7.1 on it is in the second, and the first is empty.
-const PREFIXES: &[&str] = &["linux-image-", "linux-binary-"];
+const PREFIXES: &[&str] = &["linux-image-", APART_FROM];
+
+/// Packages of the modules, where they are not in the same package: beside those of this beginning.
+const MODULES_PREFIX: &str = "linux-modules-";
+const APART_FROM: &str = "linux-binary-";
+/// Modules that tests ask for, where the kernel does not have them built in: a disk in memory whose requests take as long as a
+/// test says, and a scheduler for it.
+const MODULES: &[&str] = &["configfs", "null_blk", "mq-deadline"];
 
 /// One kernel in the cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +49,8 @@ pub(crate) struct Kernel {
     pub(crate) vmlinuz: PathBuf,
     /// Its type information.
     pub(crate) btf: PathBuf,
+    /// The directory of its modules, named as the kernel names its release.
+    pub(crate) modules: PathBuf,
 }
 
 /// All series that are known here.
@@ -79,11 +90,13 @@ fn cached(directory: &Path, series: &str) -> Result<Kernel> {
             directory.display()
         )
     })?;
+    let modules = entries(&home.join("modules"))?;
     Ok(Kernel {
         series: series.to_owned(),
         version: version.trim().to_owned(),
         vmlinuz: home.join("vmlinuz"),
         btf: home.join("vmlinux.btf"),
+        modules: modules.into_iter().next().with_context(|| format!("{} has no modules", home.display()))?,
     })
 }
 
@@ -103,8 +116,15 @@ fn fetch(directory: &Path, series: &str) -> Result<Kernel> {
             continue;
         };
         let tree = partial.join("tree");
+        debian::remove(&partial)?;
         archive.unpack(&package, &tree)?;
         keep(&tree, &partial, &package)?;
+        if let Some(release) = package.name.strip_prefix(APART_FROM) {
+            let name = format!("{MODULES_PREFIX}{release}");
+            archive.unpack(&Package { name, version: package.version.clone() }, &tree)?;
+        }
+        keep_modules(&tree, &partial.join("modules"))?;
+        debian::remove(&tree)?;
         debian::remove(&home)?;
         fs::rename(&partial, &home).with_context(|| format!("cannot put {} into its place", home.display()))?;
         return cached(directory, series);
@@ -115,7 +135,7 @@ fn fetch(directory: &Path, series: &str) -> Result<Kernel> {
     )
 }
 
-/// Moves what is wanted out of an unpacked package and drops the rest.
+/// Moves the boot image out of an unpacked package.
 fn keep(tree: &Path, home: &Path, package: &Package) -> Result<()> {
     let found = boot_image(tree)?;
     let bytes = fs::read(&found).with_context(|| format!("cannot read {}", found.display()))?;
@@ -127,15 +147,57 @@ fn keep(tree: &Path, home: &Path, package: &Package) -> Result<()> {
         let path = home.join(name);
         fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
     }
-    debian::remove(tree)
+    Ok(())
+}
+
+/// Puts the modules that tests ask for into a directory named as the kernel's release.
+fn keep_modules(tree: &Path, home: &Path) -> Result<()> {
+    let parents = ["lib/modules", "usr/lib/modules"].map(|parent| tree.join(parent));
+    let releases: Vec<PathBuf> = parents
+        .iter()
+        .filter(|parent| parent.exists())
+        .map(|parent| entries(parent))
+        .collect::<Result<Vec<_>>>()?
+        .concat();
+    for release in releases {
+        let kept = home.join(release.file_name().unwrap_or_default());
+        fs::create_dir_all(&kept).with_context(|| format!("cannot make {}", kept.display()))?;
+        for name in MODULES {
+            let Some(found) = module(&release.join("kernel"), name)? else { continue };
+            let file = kept.join(format!("{name}.ko"));
+            let bytes = if found.extension().is_some_and(|ending| ending == "xz") {
+                process::bytes(Command::new("xz").args(["--decompress", "--stdout"]).arg(&found))?
+            } else {
+                fs::read(&found).with_context(|| format!("cannot read {}", found.display()))?
+            };
+            fs::write(&file, bytes).with_context(|| format!("cannot write {}", file.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// The file of a module, packed or not, below a directory.
+fn module(directory: &Path, name: &str) -> Result<Option<PathBuf>> {
+    let files = ["ko", "ko.xz"].map(|ending| format!("{name}.{ending}"));
+    let mut open = vec![directory.to_owned()];
+    while let Some(directory) = open.pop() {
+        for path in entries(&directory)? {
+            if path.is_dir() && !path.is_symlink() {
+                open.push(path);
+            } else if path.file_name().is_some_and(|found| files.iter().any(|file| found == file.as_str())) {
+                return Ok(Some(path));
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// The packages, among all of one series, that hold a boot image of the flavour.
 fn boot_packages(names: Vec<String>) -> Vec<String> {
     let mut names: Vec<String> =
         names.into_iter().filter(|name| name.ends_with(FLAVOUR) && !name.contains("-unsigned-")).collect();
-    if names.iter().any(|name| name.starts_with("linux-binary-")) {
-        names.retain(|name| name.starts_with("linux-binary-"));
+    if names.iter().any(|name| name.starts_with(APART_FROM)) {
+        names.retain(|name| name.starts_with(APART_FROM));
     }
     names
 }

@@ -22,7 +22,7 @@ const DIRECTORIES: &[&str] = &["bin", "dev", "proc", "run", "sys", "test", "test
 const SCRIPT: &str = "test/run";
 
 /// The files of a guest, by their paths in it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Guest {
     files: BTreeMap<String, Vec<u8>>,
 }
@@ -61,6 +61,17 @@ impl Guest {
     pub(super) fn mirror(&mut self, path: &Path) -> Result<()> {
         let bytes = read(path)?;
         self.put(path.to_str().with_context(|| format!("{} is not a path in UTF-8", path.display()))?, bytes);
+        Ok(())
+    }
+
+    /// The files of a directory of this machine under another path.
+    pub(super) fn mirror_to(&mut self, directory: &Path, guest: &str) -> Result<()> {
+        let context = || format!("cannot list {}", directory.display());
+        for entry in fs::read_dir(directory).with_context(context)? {
+            let entry = entry.with_context(context)?;
+            let name = entry.file_name();
+            self.put(&format!("{guest}/{}", name.to_string_lossy()), read(&entry.path())?);
+        }
         Ok(())
     }
 

@@ -2,8 +2,8 @@
 //! without KVM.
 //!
 //! The guest is a cached kernel and one archive of files in memory: Debian's static busybox, a short script as the
-//! first process, the program. Nothing is a module there: initial files, serial console, control groups, BPF and
-//! loopback are built into the kernels; disks and other network devices are not.
+//! first process, the program. Initial files, serial console, control groups, BPF and loopback are built into the kernels;
+//! disks and other network devices are not. What tests need of those lies in /lib/modules, for the test to load.
 
 mod archive;
 mod guest;
@@ -135,9 +135,11 @@ fn boot_each(
     mut line: impl FnMut(&str, &str),
 ) -> Result<Vec<(Kernel, Result<Outcome>)>> {
     let kernels = kernels::ensure(kernels)?;
-    let initial_files = InitialFiles::write(guest)?;
     let mut outcomes = Vec::new();
     for kernel in kernels {
+        let mut guest = guest.clone();
+        guest.mirror_to(&kernel.modules, &format!("lib/modules/{}", file_name(&kernel.modules)?))?;
+        let initial_files = InitialFiles::write(&guest)?;
         println!("vm: {:<5} booting {}, cgroup {}", kernel.series, kernel.version, cgroup.name());
         let machine = Machine {
             vmlinuz: &kernel.vmlinuz,
@@ -165,6 +167,11 @@ fn boot_each(
         }
     }
     Ok(outcomes)
+}
+
+fn file_name(path: &Path) -> Result<&str> {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.with_context(|| format!("{} has no name in UTF-8", path.display()))
 }
 
 /// The guest's archive as a file, which is removed with the value.

@@ -1,7 +1,10 @@
 //! Cgroups: from a task's set of them to one, its identity, its ancestors, and what its quota did.
 
 use aya_ebpf::helpers::bpf_probe_read_kernel;
-use podlens_common::{cgroup::KEY_V1, cpu::Bandwidth};
+use podlens_common::{
+    cgroup::{KEY_BLKIO, KEY_V1},
+    cpu::Bandwidth,
+};
 
 use super::{has_v1, number, structure};
 
@@ -70,11 +73,13 @@ impl Cgroup {
     /// The hierarchy that podlens reads cgroups from, or none for any other.
     #[inline(always)]
     pub(crate) fn key_mark(self) -> Option<u64> {
-        let hierarchy = self.root().hierarchy();
+        let hierarchy = u64::from(self.root().hierarchy());
         if hierarchy == 0 {
             Some(0)
-        } else if has_v1() && u64::from(hierarchy) == number!("V1_HIERARCHY") {
+        } else if has_v1() && hierarchy == number!("V1_HIERARCHY") {
             Some(KEY_V1)
+        } else if hierarchy == number!("BLKIO_HIERARCHY") {
+            Some(KEY_BLKIO)
         } else {
             None
         }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use podlens_common::{
-    cgroup::{CgroupKey, KEY_V1},
+    cgroup::{CgroupKey, KEY_MARKS, KEY_V1},
     cpu::Bandwidth,
 };
 
@@ -54,7 +54,7 @@ impl CpuFiles {
         path: &str,
         wants_modes: bool,
     ) -> Option<Self> {
-        if (key & KEY_V1 != 0) != hierarchies.keyed_v1().is_some() {
+        if key & KEY_MARKS != hierarchies.cpu_mark() {
             return None;
         }
         let tree = hierarchies.keyed(key)?;

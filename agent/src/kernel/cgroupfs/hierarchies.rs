@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use podlens_common::cgroup::{CgroupKey, KEY_V1};
+use podlens_common::cgroup::{CgroupKey, KEY_BLKIO, KEY_MARKS, KEY_V1};
 
 pub use super::part::Extent;
 
@@ -40,6 +40,8 @@ pub struct Hierarchies {
     pub mode: Mode,
     v2: Option<Tree>,
     v1: Vec<Tree>,
+    /// Cgroups of the blkio hierarchy have keys.
+    with_blkio: bool,
 }
 
 /// One mounted tree.
@@ -94,8 +96,10 @@ pub struct Directory {
     pub path: String,
 }
 
-/// The controller whose version 1 hierarchy, where there is one, has keys of its own.
+/// The controller whose version 1 hierarchy, where there is one, has keys.
 const CPU: &str = "cpu";
+/// The controller whose version 1 hierarchy has keys of its own where somebody needs them.
+const BLKIO: &str = "blkio";
 
 impl Hierarchies {
     /// Finds the trees below `root`, which is the node's `/sys/fs/cgroup` or a mount of it.
@@ -109,7 +113,7 @@ impl Hierarchies {
     /// The same with the text of `/proc/cgroups`, which is read only where a version 1 hierarchy is mounted.
     fn find_by(root: &Path, table: impl FnOnce() -> io::Result<String>) -> Result<Self, HierarchyError> {
         if let Some(tree) = version_2(root, "cgroup.controllers") {
-            return Ok(Self { mode: Mode::V2, v2: Some(tree), v1: Vec::new() });
+            return Ok(Self { mode: Mode::V2, v2: Some(tree), v1: Vec::new(), with_blkio: false });
         }
         let v2 = version_2(&root.join("unified"), "cgroup.procs");
         let mut v1 = version_1(root);
@@ -129,7 +133,7 @@ impl Hierarchies {
                 return Err(HierarchyError::Number(io::Error::other("it has no line for cpu")));
             }
         }
-        Ok(Self { mode, v2, v1 })
+        Ok(Self { mode, v2, v1, with_blkio: false })
     }
 
     /// The version 2 tree.
@@ -150,6 +154,31 @@ impl Hierarchies {
         self.v1(CPU)
     }
 
+    /// The same for the blkio controller, with [`KEY_BLKIO`]; none without [`Self::with_blkio`], and where the CPU
+    /// controller is in the same hierarchy.
+    #[must_use]
+    pub fn keyed_blkio(&self) -> Option<&Tree> {
+        self.v1(BLKIO).filter(|tree| self.with_blkio && tree.number != 0 && !tree.has(CPU))
+    }
+
+    /// The same trees, of which that of the version 1 blkio controller has keys as well.
+    #[must_use]
+    pub fn with_blkio(self) -> Self {
+        Self { with_blkio: true, ..self }
+    }
+
+    /// What marks the keys of the tree in which the CPU controller counts.
+    #[must_use]
+    pub fn cpu_mark(&self) -> CgroupKey {
+        if self.keyed_v1().is_some() { KEY_V1 } else { 0 }
+    }
+
+    /// The trees whose cgroups have keys, each with what marks those.
+    fn keyed_trees(&self) -> impl Iterator<Item = (&Tree, CgroupKey)> {
+        let trees = [(self.v2(), 0), (self.keyed_v1(), KEY_V1), (self.keyed_blkio(), KEY_BLKIO)];
+        trees.into_iter().filter_map(|(tree, mark)| Some((tree?, mark)))
+    }
+
     /// The tree in which a controller counts.
     #[must_use]
     pub fn of(&self, controller: &str) -> Option<&Tree> {
@@ -167,10 +196,8 @@ impl Hierarchies {
     #[must_use]
     pub fn scan(&self) -> Vec<Directory> {
         let mut found = Vec::new();
-        for (tree, mark) in [(self.v2(), 0), (self.keyed_v1(), KEY_V1)] {
-            if let Some(tree) = tree {
-                walk(&tree.root, mark, &mut found);
-            }
+        for (tree, mark) in self.keyed_trees() {
+            walk(&tree.root, mark, &mut found);
         }
         found
     }
@@ -180,18 +207,22 @@ impl Hierarchies {
     pub fn exists(&self, key: CgroupKey, path: &str) -> bool {
         self.keyed(key)
             .and_then(|tree| fs::metadata(tree.directory(path)).ok())
-            .is_some_and(|found| found.ino() == key & !KEY_V1)
+            .is_some_and(|found| found.ino() == key & !KEY_MARKS)
     }
 
     /// Where the cgroup that the kernel has at `path` is in its mounted tree; none if it cannot be seen there. Learns from
     /// the first that can where the mounted part begins.
     pub fn localize(&mut self, key: CgroupKey, path: &str) -> Option<String> {
-        let is_v1 = key & KEY_V1 != 0;
-        let tree = if is_v1 { self.v1.iter_mut().find(|tree| tree.has(CPU)) } else { self.v2.as_mut() }?;
+        let mut v1 = self.v1.iter_mut();
+        let tree = match key & KEY_MARKS {
+            KEY_V1 => v1.find(|tree| tree.has(CPU)),
+            KEY_BLKIO => v1.find(|tree| tree.has(BLKIO)),
+            _ => self.v2.as_mut(),
+        }?;
         let Tree { root, extent, .. } = tree;
         let is_at = |local: &str| {
             let found = fs::metadata(root.join(local.trim_start_matches('/')));
-            found.is_ok_and(|found| found.ino() == key & !KEY_V1)
+            found.is_ok_and(|found| found.ino() == key & !KEY_MARKS)
         };
         extent.localize(path, is_at)
     }
@@ -215,8 +246,7 @@ impl Hierarchies {
     /// The mounted tree is a part of the kernel's: which one, in words.
     #[must_use]
     pub fn part(&self) -> Option<String> {
-        let trees = [self.v2(), self.keyed_v1()];
-        trees.into_iter().flatten().find_map(|tree| match &tree.extent {
+        self.keyed_trees().find_map(|(tree, _)| match &tree.extent {
             Extent::Whole => None,
             Extent::Part { begins_at: Some(path) } => Some(format!("what lies below {path}")),
             Extent::Part { begins_at: None } => {
@@ -228,7 +258,7 @@ impl Hierarchies {
     /// The tree of a cgroup.
     #[must_use]
     pub fn keyed(&self, key: CgroupKey) -> Option<&Tree> {
-        if key & KEY_V1 == 0 { self.v2() } else { self.keyed_v1() }
+        self.keyed_trees().find(|(_, mark)| *mark == key & KEY_MARKS).map(|(tree, _)| tree)
     }
 }
 
@@ -403,6 +433,31 @@ mod tests {
         check(&files, Mode::V2, &[("cpu", None)]);
         let root = root_with(&["systemd/cgroup.clone_children"]);
         assert!(matches!(find(root.path()), Err(HierarchyError::None { .. })));
+    }
+
+    #[test]
+    fn the_blkio_hierarchy_has_keys_of_its_own_where_they_are_asked_for_and_it_is_not_the_cpus() {
+        let check = |files: &[&str], keyed: Option<u32>| {
+            let root = root_with(files);
+            let found = Hierarchies::find_by(root.path(), || Ok(TABLE.replace("net_cls\t0", "net_cls\t4"))).unwrap();
+            assert_eq!(found.keyed_blkio(), None, "nobody asks");
+            let found = found.with_blkio();
+            assert_eq!(found.keyed_blkio().map(|tree| tree.number), keyed);
+            let [cpu, blkio]: [Vec<String>; 2] = [KEY_V1, KEY_BLKIO].map(|mark| {
+                let marked = found.scan().into_iter().filter(|directory| directory.key & KEY_MARKS == mark);
+                let mut seen: Vec<String> = marked
+                    .inspect(|directory| assert!(found.exists(directory.key, &directory.path), "{directory:?}"))
+                    .map(|directory| directory.path)
+                    .collect();
+                seen.sort();
+                seen
+            });
+            assert!(cpu.contains(&"/pod".to_owned()), "{cpu:?}");
+            assert_eq!(blkio, if keyed.is_some() { vec!["/", "/a", "/a/b"] } else { vec![] });
+        };
+        check(&["cpu/cgroup.clone_children", "cpu/pod/x", "blkio/cgroup.clone_children", "blkio/a/b/x"], Some(7));
+        check(&["cpu,blkio/cgroup.clone_children", "cpu,blkio/pod/x"], None);
+        check(&["cpu/cgroup.clone_children", "cpu/pod/x"], None);
     }
 
     #[test]

@@ -11,7 +11,8 @@ use super::{
 use crate::kernel::{btf::Btf, object::OBJECT};
 
 /// What the daemon itself knows.
-const NODE: [(&str, u32); 4] = [("HAS_V1", 0), ("V1_HIERARCHY", 0), ("SLOTS_COUNT", 64), ("CPUS_COUNT", 2)];
+const NODE: [(&str, u32); 5] =
+    [("HAS_V1", 0), ("V1_HIERARCHY", 0), ("BLKIO_HIERARCHY", 0), ("SLOTS_COUNT", 64), ("CPUS_COUNT", 2)];
 
 fn running() -> Btf {
     Btf::read_file(Path::new("/sys/kernel/btf/vmlinux")).expect("this kernel's BTF")
