@@ -12,6 +12,7 @@
 mod core;
 mod cpu;
 mod lifecycle;
+mod oom;
 mod processes;
 mod scheduler;
 mod walk;

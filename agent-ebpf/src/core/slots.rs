@@ -223,7 +223,7 @@ fn find(key: CgroupKey) -> Option<Holder> {
 
 /// The pod's and the container's cgroup of a cgroup, by the names on the way up to the root.
 #[inline(always)]
-fn lineage(cgroup: Cgroup, key: CgroupKey) -> (CgroupKey, CgroupKey) {
+pub(crate) fn lineage(cgroup: Cgroup, key: CgroupKey) -> (CgroupKey, CgroupKey) {
     let Some(ascent) = ASCENT.get_ptr_mut(0) else {
         return (0, 0);
     };

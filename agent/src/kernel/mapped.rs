@@ -104,7 +104,9 @@ impl<T> Drop for MappedArray<T> {
     }
 }
 
-fn page_bytes() -> usize {
+/// Bytes of a page of memory.
+#[must_use]
+pub fn page_bytes() -> usize {
     // SAFETY: the call has no precondition.
     let answer = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     usize::try_from(answer).unwrap_or(4096)
