@@ -53,11 +53,11 @@ pub struct Victim {
     pub mark: u64,
     /// Id of the process.
     pub process: u32,
-    /// Id of the process whose task wanted memory.
+    /// Id of the process that wanted memory.
     pub trigger: u32,
     /// When the process began, nanoseconds of `CLOCK_MONOTONIC`: tells two of one id apart.
     pub started_ns: u64,
-    /// The cgroup of the task that wanted memory; [`crate::tasks::KEY_KERNEL`] for a kernel thread.
+    /// The cgroup of its task that did; [`crate::tasks::KEY_KERNEL`] for a kernel thread.
     pub trigger_key: CgroupKey,
     /// Kills that the kernel has counted so far in the memory cgroup of the process.
     pub kills: u64,
@@ -73,7 +73,7 @@ pub struct Victim {
     pub killed_together: u32,
     /// Name of the process, up to the first 0.
     pub name: [u8; NAME_BYTES],
-    /// Name of the task that wanted memory.
+    /// Name of the process that wanted memory.
     pub trigger_name: [u8; NAME_BYTES],
     /// The memory cgroup of the process and those above it.
     pub levels: [Level; LEVELS],

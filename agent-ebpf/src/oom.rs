@@ -88,6 +88,8 @@ pub fn oom_victim(context: BtfTracePointContext) -> i32 {
     if css.is_null() {
         return 0;
     }
+    // SAFETY: the helper has no precondition.
+    let current = unsafe { bpf_get_current_task() };
     let key = slots::key_of_task(Task::from_raw(context.arg(0)), cpu).unwrap_or(root_key());
     let (group, container) = slots::lineage(css.cgroup(), 0);
     events::send_filled(VICTIM, key, |victim: *mut Victim| {
@@ -97,13 +99,13 @@ pub fn oom_victim(context: BtfTracePointContext) -> i32 {
             (&raw mut (*victim).process).write(process.id());
             (&raw mut (*victim).trigger).write(context.tgid());
             (&raw mut (*victim).started_ns).write(process.started_ns());
-            (&raw mut (*victim).trigger_key).write(current_key());
+            (&raw mut (*victim).trigger_key).write(trigger_key(current));
             (&raw mut (*victim).kills).write(kills(css));
             (&raw mut (*victim).group).write(group);
             (&raw mut (*victim).container).write(container);
             (&raw mut (*victim).resident_pages).write(resident_pages(memory));
-            (&raw mut (*victim).name).write(name_of(process));
-            (&raw mut (*victim).trigger_name).write(context.command().unwrap_or_default());
+            (&raw mut (*victim).name).write(name_of(process.address()));
+            (&raw mut (*victim).trigger_name).write(name_of(word(current + offsets::task_leader())));
             write_levels(victim, css);
         }
     });
@@ -208,15 +210,13 @@ fn resident_pages(memory: Memory) -> u64 {
 }
 
 #[inline(always)]
-fn name_of(process: Process) -> [u8; NAME_BYTES] {
-    at_address(process.address() + number!("task_struct.comm"))
+fn name_of(task: u64) -> [u8; NAME_BYTES] {
+    at_address(task + number!("task_struct.comm"))
 }
 
-/// The cgroup of the task that runs.
+/// The cgroup of a task that wants memory.
 #[inline(always)]
-fn current_key() -> CgroupKey {
-    // SAFETY: the helper has no precondition.
-    let task = unsafe { bpf_get_current_task() };
+fn trigger_key(task: u64) -> CgroupKey {
     if half(task + offsets::task_flags()) & PF_KTHREAD != 0 {
         return KEY_KERNEL;
     }

@@ -69,8 +69,13 @@ fn delayed(text: &mut String, delays: &[Delay<'_>], seconds: f64) {
     let _ = writeln!(text, "\n{:NAME$} {:>8}  BECAUSE THIS ONE HELD THE CPU", "WAITED", "tasks");
     for Delay { entity, culprit, ns } in delays.iter().take(ROWS) {
         let culprit = culprit.map_or_else(|| "(other)".to_owned(), Entity::to_string);
-        let _ =
-            writeln!(text, "{:NAME$} {:>8.4}  {}", shorten(&entity.to_string()), per_second(*ns, seconds), shorten(&culprit));
+        let _ = writeln!(
+            text,
+            "{:NAME$} {:>8.4}  {}",
+            shorten(&entity.to_string()),
+            per_second(*ns, seconds),
+            shorten(&culprit)
+        );
     }
     more(text, delays.len());
 }

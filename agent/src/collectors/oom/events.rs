@@ -30,13 +30,13 @@ pub static USAGE: Attribute = Attribute {
 /// The limit.
 pub static LIMIT: Attribute =
     Attribute { name: "podlens.oom.limit", about: "The same cgroup's limit in bytes, where it has one" };
-/// Who wanted memory: whose task it was.
+/// Who wanted memory: whose process it was.
 pub static TRIGGER: Attribute = Attribute {
     name: "podlens.oom.trigger",
-    about: "Whose task wanted the memory that was not there: NAMESPACE/POD/CONTAINER, or the unit",
+    about: "Whose process wanted the memory that was not there: NAMESPACE/POD/CONTAINER, or the unit",
 };
-/// Who wanted memory: the task.
-pub static TRIGGER_NAME: Attribute = Attribute { name: "podlens.oom.trigger.process", about: "Name of that task" };
+/// Who wanted memory: the process.
+pub static TRIGGER_NAME: Attribute = Attribute { name: "podlens.oom.trigger.process", about: "Name of that process" };
 
 /// A process was killed for want of memory.
 pub static KILLED: EventKind = EventKind {

@@ -24,8 +24,8 @@ use podlens_common::{
     oom::{LAST_WORDS, LastWords, OomScope, Victim},
 };
 
-use self::{counts::Counts, judge::Judge, story::Stories};
 pub use self::start::SPEC;
+use self::{counts::Counts, judge::Judge, story::Stories};
 use super::{Collector, HeldBack, Noticed, Readings, Spec, Sweep};
 use crate::{
     kernel::{

@@ -28,7 +28,9 @@ pub static SPEC: Spec = Spec {
             maps: &[Map::fixed("OOM_MARKS")],
         },
         Part {
-            without: Some("a kill whose record is lost is missing if its cgroup is removed before the kernel's files are read"),
+            without: Some(
+                "a kill whose record is lost is missing if its cgroup is removed before the kernel's files are read",
+            ),
             for_events: false,
             programs: &[Program::on_tracepoint("oom_last_words", lifecycle::REMOVAL, &["cgroup", "char"])],
             maps: &[],
