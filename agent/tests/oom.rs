@@ -124,7 +124,7 @@ fn bytes(told: &Told, key: &str) -> u64 {
 }
 
 #[test]
-fn a_kill_by_the_containers_own_limit_counts_once_and_is_told_with_its_story() {
+fn an_oom_kill_by_the_containers_own_limit_counts_once_and_is_told_with_its_story() {
     let receiver = Receiver::start();
     let agent = receiver.agent();
     let uid = pod_uid(601);
@@ -159,7 +159,7 @@ fn a_kill_by_the_containers_own_limit_counts_once_and_is_told_with_its_story() {
 }
 
 #[test]
-fn a_kill_in_a_cgroup_inside_the_container_is_the_containers() {
+fn an_oom_kill_in_a_cgroup_inside_the_container_is_the_containers() {
     let receiver = Receiver::start();
     let agent = receiver.agent();
     let Some(container) = MemoryCgroup::container(&pod_uid(602), 602) else { return skip(NO_MEMORY) };
@@ -190,7 +190,7 @@ fn a_kill_in_a_cgroup_inside_the_container_is_the_containers() {
 }
 
 #[test]
-fn a_kill_by_the_pods_limit_names_the_container_that_wanted_memory() {
+fn an_oom_kill_by_the_pods_limit_names_the_container_that_wanted_memory() {
     let receiver = Receiver::start();
     let agent = receiver.agent();
     let uid = pod_uid(603);
@@ -220,7 +220,7 @@ fn a_kill_by_the_pods_limit_names_the_container_that_wanted_memory() {
 }
 
 #[test]
-fn a_limit_above_the_pod_is_an_ancestors_and_a_limit_that_is_lowered_has_the_one_who_lowers_it_for_its_trigger() {
+fn an_oom_kill_by_a_limit_above_the_pod_is_an_ancestors_and_who_lowers_a_limit_is_its_trigger() {
     let receiver = Receiver::start();
     let agent = receiver.agent();
     let parent = format!("/podlens-test-{}/above", std::process::id());
@@ -265,7 +265,7 @@ fn is_v1() -> bool {
 }
 
 #[test]
-fn threads_that_take_memory_at_once_are_one_kill() {
+fn threads_that_take_memory_at_once_are_one_oom_kill() {
     let receiver = Receiver::start();
     let agent = receiver.agent();
     let Some(container) = MemoryCgroup::container(&pod_uid(606), 606) else { return skip(NO_MEMORY) };
@@ -279,7 +279,7 @@ fn threads_that_take_memory_at_once_are_one_kill() {
 }
 
 #[test]
-fn processes_that_are_killed_together_count_each_and_are_told_once() {
+fn processes_of_an_oom_group_count_each_and_are_told_once() {
     let receiver = Receiver::start();
     let agent = receiver.agent();
     let Some(container) = MemoryCgroup::container(&pod_uid(607), 607) else { return skip(NO_MEMORY) };
@@ -304,7 +304,7 @@ fn processes_that_are_killed_together_count_each_and_are_told_once() {
 }
 
 #[test]
-fn what_was_killed_before_the_start_does_not_count_and_without_events_all_else_does() {
+fn oom_kills_before_the_start_do_not_count_and_without_events_all_others_do() {
     let Some(container) = MemoryCgroup::container(&pod_uid(608), 608) else { return skip(NO_MEMORY) };
     container.limit(32 * MB);
     for _ in 0..3 {
@@ -325,7 +325,7 @@ fn what_was_killed_before_the_start_does_not_count_and_without_events_all_else_d
 }
 
 #[test]
-fn where_the_node_has_no_memory_left_it_is_nobodys_limit() {
+fn an_oom_kill_where_the_node_has_no_memory_left_is_by_nobodys_limit() {
     // This takes all memory of the machine.
     if env::var_os("PODLENS_TEST_OWN_MACHINE").is_none() {
         return skip("others use this machine");
