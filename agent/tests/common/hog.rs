@@ -4,8 +4,8 @@
 
 use std::{
     env, fs,
-    io::{self, BufRead as _, BufReader, Write as _},
-    os::unix::process::ExitStatusExt as _,
+    io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    os::unix::{fs::OpenOptionsExt as _, process::ExitStatusExt as _},
     path::{Path, PathBuf},
     process::{Child, ChildStderr, ChildStdin, Command, Stdio},
     thread,
@@ -154,6 +154,32 @@ fn tree() -> Option<(PathBuf, bool)> {
         }
     }
     version_2.map(|root| (root, false))
+}
+
+/// Resident memory of a victim, as the kernel's log tells it.
+pub fn logged_resident_bytes(process: u32) -> u64 {
+    let log = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open("/dev/kmsg");
+    let mut log = log.expect("tests run as root");
+    let (mut record, mut found) = ([0; 8192], None);
+    loop {
+        match log.read(&mut record) {
+            Ok(bytes) => {
+                let text = String::from_utf8_lossy(record.get(..bytes).unwrap_or_default()).into_owned();
+                if text.contains(&format!("Killed process {process} (")) {
+                    let parts = ["anon-rss:", "file-rss:", "shmem-rss:"];
+                    found = Some(parts.map(|part| kilobytes(&text, part)).into_iter().sum::<u64>() * 1024);
+                }
+            }
+            // What has not been read yet was overwritten.
+            Err(error) if error.raw_os_error() == Some(libc::EPIPE) => {}
+            Err(_) => return found.expect("the kernel logs each kill"),
+        }
+    }
+}
+
+fn kilobytes(text: &str, behind: &str) -> u64 {
+    let (_, rest) = text.split_once(behind).expect("the log has it");
+    rest.split_once("kB").and_then(|(number, _)| number.parse().ok()).expect("the log has it in kB")
 }
 
 /// A process that takes memory. Ends with the value.
