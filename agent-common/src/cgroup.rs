@@ -112,8 +112,12 @@ pub struct Losses {
     pub no_cgroup: u64,
     /// A switch on a CPU that came after the start and for which there is no room.
     pub late_cpu: u64,
+    /// A cgroup got no slot at that moment, since what it takes was in use by what this program had interrupted.
+    pub slot_busy: u64,
+    /// A slot that was taken for a cgroup and not needed could not be put back.
+    pub slot_stuck: u64,
 }
 
 const _: () = assert!(size_of::<Assigned>() == 16);
 const _: () = assert!(size_of::<Slot>() == 32);
-const _: () = assert!(size_of::<Losses>() == 48);
+const _: () = assert!(size_of::<Losses>() == 64);

@@ -7,6 +7,7 @@
 #![allow(clippy::inline_always, reason = "a call in a kernel program costs more than what these functions do")]
 
 pub mod cgroup;
+pub mod claim;
 pub mod cpu;
 pub mod event;
 pub mod histogram;

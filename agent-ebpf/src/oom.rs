@@ -91,7 +91,8 @@ pub fn oom_victim(context: BtfTracePointContext) -> i32 {
     // SAFETY: the helper has no precondition.
     let current = unsafe { bpf_get_current_task() };
     let key = slots::key_of_task(Task::from_raw(context.arg(0)), cpu).unwrap_or(root_key());
-    let (group, container) = slots::lineage(css.cgroup(), 0);
+    // Without its record the kill is found in the kernel's own count.
+    let Some((group, container)) = slots::ids_of_lineage(css.cgroup()) else { return 0 };
     events::send_filled(VICTIM, key, |victim: *mut Victim| {
         // SAFETY: the place is the record's own; each field is written, and nothing is read.
         unsafe {

@@ -70,5 +70,5 @@ fn is_alone(task: Task) -> bool {
 fn slot_of(task: Task) -> u32 {
     // SAFETY: the helper has no precondition.
     let cpu = unsafe { bpf_get_smp_processor_id() };
-    slots::of_task_past_cache(task, cpu).slot()
+    slots::of_task_in_any_context(task, cpu).slot()
 }

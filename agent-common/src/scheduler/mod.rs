@@ -2,6 +2,7 @@
 //!
 //! The arithmetic that the kernel programs do with these records is in the modules below, where tests replay it.
 
+pub mod cause;
 pub mod culprits;
 pub mod throttle;
 pub mod wait;
@@ -27,7 +28,7 @@ label! {
         System = "system",
         /// Nobody.
         Idle = "idle",
-        /// The wait reaches further back than the CPU's history.
+        /// The wait reaches further back than the CPU's history, or one of the two had no slot.
         Unknown = "unknown",
     }
 }

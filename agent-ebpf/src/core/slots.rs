@@ -3,6 +3,17 @@
 //! A cgroup gets its slot in the kernel when its first task is dispatched, so nothing of a short life is
 //! lost, directories that never hold tasks use no slot, and a key, which the kernel does not give twice, is
 //! all that ties them. Called by every collector that meets a task.
+//!
+//! Interrupts. A program may be interrupted by another one on its CPU, so what belongs to a CPU has a rule each:
+//! - `SLOT_CACHE`: programs on hooks where interrupts are off write it, and nothing comes between ([`of_task`],
+//!   [`of_task_after`]). All others, be it in a system call, in an interrupt or in what follows one, only read it,
+//!   and believe it where the slot's own record says the same ([`of_task_in_any_context`],
+//!   [`of_cgroup_in_any_context`]). Whether interrupts are off is to hold under real-time preemption too, where
+//!   a spinlock of the kernel's that is no raw one leaves them on.
+//! - `ASCENT`: one program at a time, whatever its context; who comes second gets no slot this time, which is counted
+//!   (podlens_common's claim.rs).
+//! - The hash and the queue have locks of the kernel's own. A program that interrupts another which is about to take one is
+//!   refused by some kernels: counted in the same way.
 
 use core::arch::asm;
 
@@ -14,10 +25,12 @@ use aya_ebpf::{
 };
 use podlens_common::{
     cgroup::{Assigned, CACHE_ENTRIES, CgroupKey, Holder, KEY_V1, Losses, SLOT_KERNEL, SLOT_ROOT, Slot},
+    claim::{self, Users},
     path::{self, Lineage, Name},
 };
 
 use super::{
+    atomic,
     kernel::{Cgroup, KernfsNode, ROOT_SERIAL, Task, has_v1, slots_count},
     log::debug,
 };
@@ -26,6 +39,8 @@ use super::{
 const ANCESTORS: u32 = 16;
 /// Bytes for a cgroup's name and its end; a power of two.
 const NAME: usize = path::NAME_BYTES + 1;
+/// `E2BIG` of asm-generic/errno-base.h, by which a hash says that it is full.
+const FULL: i32 = -7;
 
 /// Who holds each slot.
 #[map]
@@ -43,26 +58,30 @@ static SLOT_CACHE: Array<Assigned> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 /// What went wrong, a CPU that can exist.
 #[map]
 static LOSSES: Array<Losses> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+/// Each CPU's buffer for a way up.
 #[map]
 static ASCENT: PerCpuArray<Ascent> = PerCpuArray::with_max_entries(1, 0);
 
 /// A way up from a cgroup. In memory of its own, since the verifier would follow each value that it can have on the
 /// stack, level by level.
 struct Ascent {
+    /// How many programs use it or ask for it.
+    users: u64,
     /// The name of the cgroup that is met.
     name: [u8; NAME],
     /// What was met.
     lineage: Lineage,
 }
 
-const _: () = assert!(size_of::<Ascent>() == 320);
+const _: () = assert!(size_of::<Ascent>() == 328);
 
 /// Counts one loss on this CPU.
 macro_rules! lose {
     ($cpu:expr, $field:ident) => {
         if let Some(losses) = $crate::slots::losses($cpu) {
-            // SAFETY: only this CPU writes the entry, and the map outlives the program.
-            unsafe { (*losses).$field += 1 };
+            // At once, since an interrupt may count here as well.
+            // SAFETY: the entry outlives the program, and the field is a whole word.
+            unsafe { $crate::atomic::add(&raw mut (*losses).$field, 1) };
         }
         $crate::log::debug!("lost: {}", stringify!($field));
     };
@@ -80,27 +99,62 @@ pub(crate) fn record(slot: u32) -> Option<&'static Slot> {
     SLOTS.get(slot)
 }
 
-/// The slot of a task, assigned now if its cgroup has none yet. For programs on hooks where interrupts are off.
+/// The slot of a task, assigned now if its cgroup has none yet. For programs on hooks where interrupts are off, and stay off
+/// under real-time preemption.
 #[inline(always)]
 pub(crate) fn of_task(task: Task, cpu: u32) -> Holder {
     of_task_after(&mut Assigned { ..Assigned::NONE }, task, cpu)
 }
 
-/// The same for a program that an interrupt may interrupt: past the cache, of which a program in the interrupt could make an
-/// entry meanwhile.
+/// The same for a program in any context: in an interrupt, or where an interrupt may come. Not in an NMI.
 #[inline(always)]
-pub(crate) fn of_task_past_cache(task: Task, cpu: u32) -> Holder {
+pub(crate) fn of_task_in_any_context(task: Task, cpu: u32) -> Holder {
     match cgroup_of(task, cpu) {
-        Ok((cgroup, _)) => find_or_assign(cgroup, cpu),
+        Ok((cgroup, serial)) => of_cgroup_in_any_context(cgroup, serial, cpu),
         Err(fixed) => fixed,
     }
+}
+
+/// The same of a cgroup that is no root, by its serial number.
+#[inline(always)]
+pub(crate) fn of_cgroup_in_any_context(cgroup: Cgroup, serial: u64, cpu: u32) -> Holder {
+    let Some(key) = key_of(cgroup) else {
+        return Holder::UNATTRIBUTED;
+    };
+    if let Some(cached) = cached(serial, cpu) {
+        // SAFETY: entries of a map outlive the program, and the fields are whole words.
+        let (found, holder) =
+            unsafe { ((&raw const (*cached).serial).read_volatile(), (&raw const (*cached).holder).read_volatile()) };
+        // An interrupt between the two makes the holder another cgroup's.
+        if found == serial && is_held(holder, key) {
+            return holder;
+        }
+    }
+    find_or_assign(cgroup, cpu)
+}
+
+/// The slot's own record says that the cgroup of this key is who holds it.
+#[inline(always)]
+fn is_held(holder: Holder, key: CgroupKey) -> bool {
+    let Some(record) = SLOTS.get_ptr(holder.slot()) else { return false };
+    // SAFETY: as above.
+    let (held, generation) =
+        unsafe { ((&raw const (*record).key).read_volatile(), (&raw const (*record).generation).read_volatile()) };
+    held == key && generation == holder.generation()
 }
 
 /// The key of a task's cgroup; none if it is a root.
 #[inline(always)]
 pub(crate) fn key_of_task(task: Task, cpu: u32) -> Option<CgroupKey> {
     let (cgroup, _) = cgroup_of(task, cpu).ok()?;
-    Some(cgroup.kn().id() | cgroup.key_mark()?)
+    key_of(cgroup)
+}
+
+/// The key of a cgroup; none in a hierarchy that is not read.
+#[inline(always)]
+fn key_of(cgroup: Cgroup) -> Option<CgroupKey> {
+    let mark = cgroup.key_mark()?;
+    Some(cgroup.kn().id() | mark)
 }
 
 /// The same as [`of_task`], of a task that is likely to be of the cgroup that `recent` remembers.
@@ -145,11 +199,9 @@ fn cgroup_of(task: Task, cpu: u32) -> Result<(Cgroup, u64), Holder> {
 
 /// The slot of a cgroup that is no root, by its serial number; assigned now if it has none yet, none if it cannot be.
 #[inline(always)]
-pub(crate) fn of_cgroup(cgroup: Cgroup, serial: u64, cpu: u32) -> Option<Holder> {
-    // None on a CPU that came after the start. Processes and migrations are counted there as well.
-    let cached = SLOT_CACHE.get_ptr_mut(cpu * CACHE_ENTRIES + cache_index(serial));
+fn of_cgroup(cgroup: Cgroup, serial: u64, cpu: u32) -> Option<Holder> {
     // SAFETY: only this CPU writes the entry, with interrupts off.
-    let mut cached = cached.map(|cached| unsafe { &mut *cached });
+    let mut cached = cached(serial, cpu).map(|cached| unsafe { &mut *cached });
     if let Some(cached) = &cached
         && cached.serial == serial
     {
@@ -171,6 +223,12 @@ fn without_cgroup(cpu: u32) -> Holder {
     Holder::UNATTRIBUTED
 }
 
+/// The place in this CPU's cache; none on a CPU that came after the start. Processes and migrations are counted there as well.
+#[inline(always)]
+fn cached(serial: u64, cpu: u32) -> Option<*mut Assigned> {
+    SLOT_CACHE.get_ptr_mut(cpu * CACHE_ENTRIES + cache_index(serial))
+}
+
 /// Fibonacci hashing: serial numbers come at near-constant distances, which low bits alone would fold.
 #[inline(always)]
 fn cache_index(serial: u64) -> u32 {
@@ -179,16 +237,55 @@ fn cache_index(serial: u64) -> u32 {
 
 #[inline(never)]
 fn find_or_assign(cgroup: Cgroup, cpu: u32) -> Holder {
-    let Some(mark) = cgroup.key_mark() else {
+    let Some(key) = key_of(cgroup) else {
         return Holder::UNATTRIBUTED;
     };
-    let key = cgroup.kn().id() | mark;
     if let Some(holder) = find(key) {
         return holder;
     }
-    let Ok(Some(slot)) = FREE_SLOTS.pop() else {
-        lose!(cpu, no_free_slot);
+    let Some(ascent) = ASCENT.get_ptr_mut(0) else {
         return Holder::UNATTRIBUTED;
+    };
+    // Whoever has it is on this CPU, and this program has interrupted it.
+    if !claim::claim(&AscentUsers(ascent)) {
+        lose!(cpu, slot_busy);
+        return Holder::UNATTRIBUTED;
+    }
+    let holder = assign(cgroup, key, cpu);
+    claim::release(&AscentUsers(ascent));
+    holder
+}
+
+/// Those who use a CPU's buffer.
+struct AscentUsers(*mut Ascent);
+
+impl Users for AscentUsers {
+    #[inline(always)]
+    fn add(&self, amount: u64) {
+        // SAFETY: the entry outlives the program, and the word is whole and aligned.
+        unsafe { atomic::add(&raw mut (*self.0).users, amount) };
+    }
+
+    #[inline(always)]
+    fn count(&self) -> u64 {
+        // SAFETY: as above.
+        unsafe { (&raw const (*self.0).users).read_volatile() }
+    }
+}
+
+/// Gives a cgroup a slot. The caller has claimed this CPU's buffer.
+#[inline(always)]
+fn assign(cgroup: Cgroup, key: CgroupKey, cpu: u32) -> Holder {
+    let slot = match FREE_SLOTS.pop() {
+        Ok(Some(slot)) => slot,
+        Ok(None) => {
+            lose!(cpu, no_free_slot);
+            return Holder::UNATTRIBUTED;
+        }
+        Err(_) => {
+            lose!(cpu, slot_busy);
+            return Holder::UNATTRIBUTED;
+        }
     };
     let Some(record) = SLOTS.get_ptr_mut(slot) else {
         return Holder::UNATTRIBUTED;
@@ -201,13 +298,20 @@ fn find_or_assign(cgroup: Cgroup, cpu: u32) -> Holder {
         (*record).container = container;
         Holder::new(slot, (*record).generation)
     };
-    if SLOT_OF.insert(key, holder.0, u64::from(BPF_NOEXIST)).is_err() {
-        let _ = FREE_SLOTS.push(slot, 0);
-        // Another CPU dispatched the cgroup's second task at this same moment, or the table is full.
-        return find(key).unwrap_or_else(|| {
+    if let Err(refusal) = SLOT_OF.insert(key, holder.0, u64::from(BPF_NOEXIST)) {
+        if FREE_SLOTS.push(slot, 0).is_err() {
+            lose!(cpu, slot_stuck);
+        }
+        // Another CPU may have dispatched the cgroup's second task at this same moment.
+        if let Some(holder) = find(key) {
+            return holder;
+        }
+        if refusal == FULL {
             lose!(cpu, table_full);
-            Holder::UNATTRIBUTED
-        });
+        } else {
+            lose!(cpu, slot_busy);
+        }
+        return Holder::UNATTRIBUTED;
     }
     // SAFETY: as above; `key` last, since the daemon takes a slot with a key for held.
     unsafe { (&raw mut (*record).key).write_volatile(key) };
@@ -221,13 +325,26 @@ fn find(key: CgroupKey) -> Option<Holder> {
     unsafe { SLOT_OF.get(key) }.copied().map(Holder)
 }
 
-/// The pod's and the container's cgroup of a cgroup, by the names on the way up to the root.
+/// The pod's and the container's cgroup of a cgroup in any hierarchy, by their ids; none where this CPU's buffer is in use.
 #[inline(always)]
-pub(crate) fn lineage(cgroup: Cgroup, key: CgroupKey) -> (CgroupKey, CgroupKey) {
+pub(crate) fn ids_of_lineage(cgroup: Cgroup) -> Option<(u64, u64)> {
+    let ascent = ASCENT.get_ptr_mut(0)?;
+    if !claim::claim(&AscentUsers(ascent)) {
+        return None;
+    }
+    let ids = lineage(cgroup, 0);
+    claim::release(&AscentUsers(ascent));
+    Some(ids)
+}
+
+/// The pod's and the container's cgroup of a cgroup, by the names on the way up to the root. The caller has claimed this CPU's
+/// buffer.
+#[inline(always)]
+fn lineage(cgroup: Cgroup, key: CgroupKey) -> (CgroupKey, CgroupKey) {
     let Some(ascent) = ASCENT.get_ptr_mut(0) else {
         return (0, 0);
     };
-    // SAFETY: the memory is this CPU's and outlives the program.
+    // SAFETY: the memory outlives the program, which has claimed it.
     unsafe { (*ascent).lineage = Lineage::START };
     let mark = key & KEY_V1;
     let mut at = cgroup;
@@ -256,7 +373,7 @@ pub(crate) fn lineage(cgroup: Cgroup, key: CgroupKey) -> (CgroupKey, CgroupKey) 
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn meet(kind: u32, key: u64) -> u32 {
-    // SAFETY: the memory is this CPU's and outlives the program; nobody else refers to it meanwhile.
+    // SAFETY: the memory outlives the program, which has claimed it.
     ASCENT.get_ptr_mut(0).map_or(1, |ascent| u32::from(unsafe { (*ascent).lineage.meet(kind, key) }))
 }
 
@@ -266,7 +383,7 @@ fn denotes(node: KernfsNode) -> u32 {
     let Some(ascent) = ASCENT.get_ptr_mut(0) else {
         return path::OTHER;
     };
-    // SAFETY: the buffer is this CPU's, and the kernel copies at most its length.
+    // SAFETY: the program has claimed the buffer, and the kernel copies at most its length.
     match unsafe { bpf_probe_read_kernel_str_bytes(node.name().as_ptr(), &mut (*ascent).name) } {
         Ok(name) => denoted(name.len() as u32),
         Err(_) => path::OTHER,
@@ -295,7 +412,7 @@ impl Name for BufferedName {
 
     #[inline(always)]
     fn byte(&self, index: usize) -> u8 {
-        // SAFETY: the buffer is this CPU's and outlives the program; the mask keeps the index inside.
+        // SAFETY: the buffer outlives the program, which has claimed it; the mask keeps the index inside.
         unsafe { (*self.ascent).name.get(index & (NAME - 1)).copied().unwrap_or(0) }
     }
 

@@ -19,7 +19,8 @@ pub(super) fn split_running_slices(task: Task, whole_group: bool) {
     let here = unsafe { bpf_get_smp_processor_id() };
     let Some(rq) = task.rq() else { return };
     let clock_ns = rq.clock_ns();
-    let holder = slots::of_task(task, here);
+    // Under real-time preemption the kernel's lock around this hook leaves interrupts on.
+    let holder = slots::of_task_in_any_context(task, here);
     let group = task.tgid();
     let mut cpu = 0;
     while u64::from(cpu) < cpus_count() {

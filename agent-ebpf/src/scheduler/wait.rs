@@ -9,6 +9,7 @@ use podlens_common::{
     histogram::hashed_bucket,
     scheduler::{
         Cause, Slice, WAITS_LIMIT,
+        cause::cause,
         culprits::{self, Culprits, Places, culprit, held_ns},
         throttle::Throttle,
         wait::{self, Timeline},
@@ -40,8 +41,9 @@ pub(super) fn finish_wait(
     clock_ns: u64,
 ) {
     let mut from_ns = queued_ns;
-    // Who has held the CPU all along was not throttled. Who comes to it without a wait may have been.
-    let is_own = state.holder().get() == holder && state.held_since_ns() < queued_ns;
+    // Who has held the CPU all along was not throttled. Who comes to it without a wait may have been. Those without a slot are
+    // many.
+    let is_own = state.holder().get() == holder && holder != Holder::UNATTRIBUTED && state.held_since_ns() < queued_ns;
     if !is_own && has_throttled(holder.slot()) {
         let queue = task.cfs_rq();
         let total_ns = queue.throttled_ns();
@@ -162,37 +164,12 @@ extern "C" fn slice_at(cpu: u32, distance: u32, moment_ns: u64) -> u32 {
 extern "C" fn charge(cpu: u32, waiting: u32, holder: u64, part_ns: u64) -> u32 {
     let holder = Holder(holder);
     let Some(account) = AccountCells::of(cpu, waiting) else { return Cause::Unknown as u32 };
-    let cause = cause(waiting, holder);
+    let cause = cause(waiting, holder, slots::record);
     account.wait_ns(cause).update(|sum_ns| sum_ns + part_ns);
     if cause == Cause::Neighbor || cause == Cause::System {
         remember(cpu, waiting, culprit(holder), part_ns);
     }
     cause as u32
-}
-
-/// What a wait is caused by while that holder of a slot runs.
-#[inline(always)]
-fn cause(waiting: u32, holder: Holder) -> Cause {
-    if holder.slot() == waiting {
-        return Cause::Own;
-    }
-    if holder == Holder::IDLE {
-        return Cause::Idle;
-    }
-    let (Some(victim), Some(other)) = (slots::record(waiting), slots::record(holder.slot())) else {
-        return Cause::Unknown;
-    };
-    if other.generation != holder.generation() {
-        Cause::Unknown
-    } else if other.container != 0 && other.container == victim.container {
-        Cause::Own
-    } else if other.group != 0 && other.group == victim.group {
-        Cause::Pod
-    } else if other.group == 0 {
-        Cause::System
-    } else {
-        Cause::Neighbor
-    }
 }
 
 cells! {

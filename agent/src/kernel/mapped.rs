@@ -1,13 +1,12 @@
 //! An array map of the kernel programs, mapped into this process: reading it costs no system call.
 
-use std::{
-    io,
-    marker::PhantomData,
-    os::fd::{AsRawFd, BorrowedFd},
-    ptr::NonNull,
-};
+use std::{io, marker::PhantomData, os::fd::BorrowedFd, ptr::NonNull};
 
 use bytemuck::Pod;
+use rustix::{
+    mm::{MapFlags, ProtFlags, mmap, munmap},
+    param::page_size,
+};
 
 /// The array, shared with the kernel programs.
 ///
@@ -39,23 +38,19 @@ impl<T: Pod> MappedArray<T> {
         if entry_bytes < size_of::<T>() || !entry_bytes.is_multiple_of(align_of::<T>()) {
             return Err(io::Error::other(format!("a value of {entry_bytes} bytes does not begin with what is wanted")));
         }
-        let page_bytes = page_bytes();
         // The kernel places values at multiples of 8 bytes; every record here has such a size.
-        let mapped_bytes = (entries * entry_bytes).next_multiple_of(page_bytes);
+        let mapped_bytes = (entries * entry_bytes).next_multiple_of(page_size());
         // SAFETY: a new mapping at an address of the kernel's choice touches no existing memory.
         let address = unsafe {
-            libc::mmap(
+            mmap(
                 std::ptr::null_mut(),
                 mapped_bytes,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED,
-                descriptor.as_raw_fd(),
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED,
+                descriptor,
                 0,
             )
-        };
-        if address == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
+        }?;
         let base = NonNull::new(address.cast::<u8>()).ok_or_else(|| io::Error::other("mmap gave address 0"))?;
         Ok(Self { base, entries, entry_bytes, mapped_bytes, of: PhantomData })
     }
@@ -100,14 +95,6 @@ impl<T: Pod> MappedArray<T> {
 impl<T> Drop for MappedArray<T> {
     fn drop(&mut self) {
         // SAFETY: address and length are those of the mapping, and no reference into it exists.
-        unsafe { libc::munmap(self.base.as_ptr().cast(), self.mapped_bytes) };
+        let _ = unsafe { munmap(self.base.as_ptr().cast(), self.mapped_bytes) };
     }
-}
-
-/// Bytes of a page of memory.
-#[must_use]
-pub fn page_bytes() -> usize {
-    // SAFETY: the call has no precondition.
-    let answer = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-    usize::try_from(answer).unwrap_or(4096)
 }

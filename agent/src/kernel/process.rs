@@ -2,24 +2,22 @@
 
 use std::{io, os::fd::OwnedFd};
 
+use rustix::{
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+    thread::sched_getcpu,
+    time::{ClockId, clock_gettime},
+};
 use tokio::io::{Interest, unix::AsyncFd};
 
 /// Raises the limit to what the process is allowed at most, and tells it. Nothing here uses `select`, for which
 /// the lower limit is kept.
-///
-/// # Errors
-/// What the kernel says.
-pub fn raise_file_limit() -> io::Result<usize> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` is a valid place for the answer.
-    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let raised = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
-    // SAFETY: `raised` is a valid limit, not above the hard one.
-    let refused = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) } != 0;
-    let most = if refused { limit.rlim_cur } else { raised.rlim_cur };
-    Ok(usize::try_from(most).unwrap_or(usize::MAX))
+#[must_use]
+pub fn raise_file_limit() -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    let most = if setrlimit(Resource::Nofile, raised).is_ok() { raised.current } else { limit.current };
+    // None is without a limit.
+    most.and_then(|most| usize::try_from(most).ok()).unwrap_or(usize::MAX)
 }
 
 /// A descriptor that the runtime watches.
@@ -42,26 +40,23 @@ pub fn trim_memory() {
 
 /// The CPU on which the calling thread runs at this moment.
 #[must_use]
-pub fn current_cpu() -> Option<usize> {
-    // SAFETY: the call has no precondition.
-    usize::try_from(unsafe { libc::sched_getcpu() }).ok()
+pub fn current_cpu() -> usize {
+    sched_getcpu()
 }
 
 /// `CLOCK_MONOTONIC` in nanoseconds.
 #[must_use]
 pub fn monotonic_ns() -> u64 {
-    clock_ns(libc::CLOCK_MONOTONIC)
+    clock_ns(ClockId::Monotonic)
 }
 
 /// `CLOCK_BOOTTIME` in nanoseconds.
 #[must_use]
 pub fn boot_ns() -> u64 {
-    clock_ns(libc::CLOCK_BOOTTIME)
+    clock_ns(ClockId::Boottime)
 }
 
-fn clock_ns(clock: libc::clockid_t) -> u64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is a valid place for the answer.
-    unsafe { libc::clock_gettime(clock, &raw mut time) };
+fn clock_ns(clock: ClockId) -> u64 {
+    let time = clock_gettime(clock);
     u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
 }

@@ -87,6 +87,8 @@ impl SlotMaps {
             sum.path_unreadable += one.path_unreadable;
             sum.no_cgroup += one.no_cgroup;
             sum.late_cpu += one.late_cpu;
+            sum.slot_busy += one.slot_busy;
+            sum.slot_stuck += one.slot_stuck;
         }
         sum
     }

@@ -64,7 +64,7 @@ impl Inner {
 
 /// What the collector `lifecycle` has lost; none of what is not at work.
 struct Lifecycle {
-    /// As the programs count it, and slots that could not be given back.
+    /// As the programs count it, and slots that the daemon could not give back.
     programs: Option<(Losses, u64)>,
     malformed: Option<u64>,
     ends: Option<u64>,
@@ -74,8 +74,7 @@ impl Lifecycle {
     fn lost(self) -> Vec<(&'static Loss, u64)> {
         let mut lost = Vec::new();
         if let Some((losses, stuck)) = self.programs {
-            lost.extend(lifecycle::losses::of_programs(losses));
-            lost.push((&lifecycle::losses::SLOT_STUCK, stuck));
+            lost.extend(lifecycle::losses::counted(losses, stuck));
         }
         lost.extend(self.malformed.map(|count| (&lifecycle::losses::MALFORMED_EVENT, count)));
         lost.extend(self.ends.map(|count| (&lifecycle::losses::END_UNKNOWN, count)));

@@ -34,8 +34,17 @@ pub static LATE_CPU: Loss = Loss {
     means: "a CPU came online after the start, more than 8 beyond the highest that was there: what runs on it is not measured. Processes and migrations are counted all the same. The log names the CPU; start the agent anew",
 };
 
+/// A slot was not given at that moment.
+pub static SLOT_BUSY: Loss = Loss {
+    reason: "slot_busy",
+    means: "a cgroup got no slot at that moment, since an interrupt asked for one while another was being given on the same CPU; what was to be counted is under `unattributed`, and the cgroup asks again",
+};
+
 /// A slot stays out of use.
-pub static SLOT_STUCK: Loss = Loss { reason: "slot_stuck", means: "a slot could not be given back; the log says why" };
+pub static SLOT_STUCK: Loss = Loss {
+    reason: "slot_stuck",
+    means: "a slot could not be given back and stays out of use; where it was the daemon that tried, the log says why",
+};
 
 /// An event was not understood.
 pub static MALFORMED_EVENT: Loss =
@@ -47,9 +56,10 @@ pub static END_UNKNOWN: Loss = Loss {
     means: "the kernel saw a container's first process end in a cgroup whose birth was lost; no event tells of it unless the pod status does. Counted where events are told",
 };
 
-/// How often, as the programs count it.
-pub(crate) fn of_programs(losses: Losses) -> [(&'static Loss, u64); 6] {
-    let Losses { no_free_slot, table_full, event_lost, path_unreadable, no_cgroup, late_cpu } = losses;
+/// How often: as the programs count it, and slots that the daemon could not give back.
+pub(crate) fn counted(losses: Losses, stuck: u64) -> [(&'static Loss, u64); 8] {
+    let Losses { no_free_slot, table_full, event_lost, path_unreadable, no_cgroup, late_cpu, slot_busy, slot_stuck } =
+        losses;
     [
         (&NO_FREE_SLOT, no_free_slot),
         (&TABLE_FULL, table_full),
@@ -57,5 +67,19 @@ pub(crate) fn of_programs(losses: Losses) -> [(&'static Loss, u64); 6] {
         (&PATH_UNREADABLE, path_unreadable),
         (&NO_CGROUP, no_cgroup),
         (&LATE_CPU, late_cpu),
+        (&SLOT_BUSY, slot_busy),
+        (&SLOT_STUCK, slot_stuck + stuck),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_is_stuck_whoever_could_not_give_it_back() {
+        let losses = Losses { slot_stuck: 2, table_full: 5, ..Losses::default() };
+        let counts = counted(losses, 3);
+        assert!(counts.contains(&(&SLOT_STUCK, 5)) && counts.contains(&(&TABLE_FULL, 5)), "{counts:?}");
+    }
 }

@@ -54,6 +54,7 @@ pub static SPEC: Spec = Spec {
         &losses::PATH_UNREADABLE,
         &losses::NO_CGROUP,
         &losses::LATE_CPU,
+        &losses::SLOT_BUSY,
         &losses::SLOT_STUCK,
         &losses::MALFORMED_EVENT,
         &losses::END_UNKNOWN,

@@ -1,7 +1,7 @@
 //! Collector `oom`: each process that the kernel killed for want of memory, once, and whose limit led to it.
 //!
 //! The kernel programs tell each mark of a victim; what a mark is, [`judge`] decides. What the kernel itself has counted
-//! (memory_events_local) stands behind that: a kill whose record was lost is found in the kernel's files, or in the cgroup's
+//! (`memory_events_local`) stands behind that: a kill whose record was lost is found in the kernel's files, or in the cgroup's
 //! last words, and counts as well.
 
 mod counts;
@@ -25,13 +25,15 @@ use podlens_common::{
 };
 
 pub use self::start::SPEC;
+use rustix::param::page_size;
+
 use self::{counts::Counts, judge::Judge, story::Stories};
 use super::{Collector, HeldBack, Noticed, Readings, Spec, Sweep};
 use crate::{
     kernel::{
         cgroupfs::hierarchies::Hierarchies,
         events::{Malformed, Record},
-        mapped::{MappedArray, page_bytes},
+        mapped::MappedArray,
     },
     signal::{Layout, Loss, Row},
 };
@@ -83,7 +85,7 @@ impl Oom {
         if counts.complete {
             judge.complete();
         }
-        let stories = Stories::new(u64::try_from(page_bytes()).unwrap_or(4096));
+        let stories = Stories::new(u64::try_from(page_size()).unwrap_or(4096));
         let found = layout.row();
         let marks = Marks { counted: marks, last: 0, missing: 0, at_sweep: 0 };
         Self {

@@ -42,10 +42,10 @@ impl RunQueueClock {
 /// One measurement; none if the thread was switched away meanwhile.
 fn sample(cpus: &MappedArray<Now>) -> Option<i128> {
     std::thread::sleep(NAP);
-    let cpu = process::current_cpu()?;
+    let cpu = process::current_cpu();
     let dispatched = cpus.get(cpu)?;
     let monotonic_ns = process::monotonic_ns();
     let after = cpus.get(cpu)?;
-    let undisturbed = process::current_cpu() == Some(cpu) && after.sequence == dispatched.sequence;
+    let undisturbed = process::current_cpu() == cpu && after.sequence == dispatched.sequence;
     (undisturbed && dispatched.since_ns != 0).then(|| i128::from(monotonic_ns) - i128::from(dispatched.since_ns))
 }

@@ -34,7 +34,7 @@ pub static CPU_WAIT: Metric = Metric {
     otlp_name: "podlens.cpu.wait",
     kind: Kind::Counter,
     unit: Unit::Seconds,
-    help: "Time that runnable tasks waited for a CPU, by who held it meanwhile: the container itself, its pod, another pod, a unit of the node or the kernel, nobody; unknown is the part of a wait that lies before the CPU's history",
+    help: "Time that runnable tasks waited for a CPU, by who held it meanwhile: the container itself, its pod, another pod, a unit of the node or the kernel, nobody; unknown is the part of a wait that lies before the CPU's history or concerns a cgroup without a slot",
     labels: &[Label { name: "cause", values: LabelValues::Fixed(&Cause::NAMES) }],
     source: "sched_switch, each CPU's last 1,024 slices",
     must_equal: "the sum over causes: the sum of podlens_runqueue_latency_seconds, exactly",

@@ -296,19 +296,8 @@ fn push_escaped(out: &mut Vec<u8>, text: &str, quotes: bool) {
     }
 }
 
-fn push_integer(out: &mut Vec<u8>, mut value: u64) {
-    // 20 digits hold u64::MAX.
-    let mut digits = [b'0'; 20];
-    let mut used = 0;
-    for digit in digits.iter_mut().rev() {
-        *digit += u8::try_from(value % 10).unwrap_or_default();
-        value /= 10;
-        used += 1;
-        if value == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(digits.get(digits.len() - used..).unwrap_or_default());
+fn push_integer(out: &mut Vec<u8>, value: u64) {
+    out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
 }
 
 /// Nanoseconds as decimal seconds, to the last digit.

@@ -126,10 +126,9 @@ impl FileReader {
     /// Starts the thread, and lets this process keep as many files open as it may.
     ///
     /// # Errors
-    /// It cannot be told how many files may be open, or no thread can be started.
+    /// No thread can be started.
     pub fn start() -> io::Result<Self> {
-        let most = process::raise_file_limit()?;
-        Self::with_budget(most.saturating_sub(OTHER_DESCRIPTORS))
+        Self::with_budget(process::raise_file_limit().saturating_sub(OTHER_DESCRIPTORS))
     }
 
     fn with_budget(descriptors: usize) -> io::Result<Self> {
