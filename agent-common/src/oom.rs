@@ -65,7 +65,7 @@ pub struct Victim {
     pub group: u64,
     /// The memory cgroup of its container, of its pod where it is in none, or of its unit; 0 for none.
     pub container: u64,
-    /// Resident memory of the process. Parts that CPUs have not yet added to the sum are missing, as in the kernel's log.
+    /// Resident memory of the process, without what CPUs have not yet added to the sum.
     pub resident_pages: u64,
     /// How many of `levels` there are.
     pub level_count: u32,

@@ -66,6 +66,9 @@ word is told: the end of the first process of a PID namespace in a container's c
 container that shares its pod's or the node's PID namespace is told by its pod status alone. A pod's sandbox is not told, nor
 what ended before the agent's start.
 
+An OOM kill ends a process. Where that was the container's first one, the container ends as well, which is told apart, as
+`podlens.container.failed` with the reason `OOMKilled` of the pod status; where it was another one, no pod status tells of it.
+
 | event | severity | means |
 | --- | --- | --- |
 ";

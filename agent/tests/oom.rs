@@ -159,7 +159,10 @@ fn an_oom_kill_by_the_containers_own_limit_counts_once_and_is_told_with_its_stor
     );
     let usage = bytes(told, "podlens.oom.usage");
     assert!((31 * MB..=33 * MB).contains(&usage), "{usage}");
-    assert_eq!(bytes(told, "podlens.oom.rss"), logged_resident_bytes(process));
+    // What each CPU has not added to each of three sums yet, which newer kernels' log adds.
+    let cpus = u64::try_from(std::thread::available_parallelism().unwrap().get()).unwrap();
+    let apart = 3 * cpus * (2 * cpus).max(32) * 4096;
+    common::assert_near("rss", bytes(told, "podlens.oom.rss"), logged_resident_bytes(process), 0.0, apart);
     assert_eq!(untold(&agent), 0);
 }
 
@@ -205,6 +208,8 @@ fn an_oom_kill_by_the_pods_limit_names_the_container_that_wanted_memory() {
     large.limit(100 * MB);
     let (mut victim, mut trigger) = (Hog::start(&large, "victim"), Hog::start(&small, "trigger"));
     victim.take(28 << 20);
+    // It may be met again before the memory of the first one is free.
+    trigger.spare();
     trigger.take(20 << 20);
     victim.is_killed();
     assert_counts(&agent, &large, &[("pod", 1)]);

@@ -221,6 +221,11 @@ impl Hog {
         self.child.id()
     }
 
+    /// Keeps the kernel from killing it.
+    pub fn spare(&self) {
+        fs::write(format!("/proc/{}/oom_score_adj", self.id()), "-1000").expect("tests run as root");
+    }
+
     /// Makes it take so much memory; returns at once.
     pub fn go(&mut self, bytes: usize) {
         writeln!(self.input, "{bytes}").expect("it waits to be told");

@@ -20,7 +20,7 @@ pub static PROCESSES: Attribute = Attribute {
 /// Memory of the victim.
 pub static RESIDENT: Attribute = Attribute {
     name: "podlens.oom.rss",
-    about: "Resident memory of the victim in bytes; as in the kernel's log, it may be wrong by some hundred kB for each CPU",
+    about: "Resident memory of the victim in bytes; without what CPUs have not yet added to the sum, some hundred kB each at most",
 };
 /// Memory of whose limit it was.
 pub static USAGE: Attribute = Attribute {
