@@ -203,7 +203,7 @@ fn resident_pages(memory: Memory) -> u64 {
         (first, 8)
     } else {
         // The last member of a counter is a pointer.
-        (first + number!("u64 percpu_counter.count"), number!("percpu_counter.counters?") + 8)
+        (first + number!("u64 percpu_counter.count"), number!("percpu_counter.counters") + 8)
     };
     // `MM_FILEPAGES`, `MM_ANONPAGES` and `MM_SHMEMPAGES` of linux/mm_types_task.h. A sum of parts may be below 0.
     let pages = |index: u64| at_address::<i64>(first + index * next).max(0) as u64;

@@ -208,13 +208,13 @@ fn an_oom_kill_by_the_pods_limit_names_the_container_that_wanted_memory() {
     large.limit(100 * MB);
     let (mut victim, mut trigger) = (Hog::start(&large, "victim"), Hog::start(&small, "trigger"));
     victim.take(28 << 20);
-    // It may be met again before the memory of the first one is free.
-    trigger.spare();
-    trigger.take(20 << 20);
+    trigger.go(20 << 20);
     victim.is_killed();
+    // The kernel may kill it as well before the memory of the first one is free.
+    let second = u64::from(!trigger.survives());
     assert_counts(&agent, &large, &[("pod", 1)]);
-    assert_counts(&agent, &small, &[]);
-    assert_eq!((large.kills(), small.kills()), (1, 0));
+    assert_counts(&agent, &small, &[("pod", second)]);
+    assert_eq!((large.kills(), small.kills()), (1, second));
     let told = &receiver.of(603, 1)[0];
     let whose = format!("{uid}/{}", &container_id(604)[..12]);
     assert_says(
@@ -298,9 +298,13 @@ fn processes_of_an_oom_group_count_each_and_are_told_once() {
     }
     container.limit(48 * MB);
     let mut others: Vec<Hog> = (0..4).map(|number| Hog::start(&container, &format!("other-{number}"))).collect();
-    others.iter_mut().for_each(|hog| hog.take(4 << 20));
+    for other in &mut others {
+        other.take(4 << 20);
+    }
     Hog::start(&container, "largest").die(64 << 20);
-    others.iter_mut().for_each(Hog::is_killed);
+    for other in &mut others {
+        other.is_killed();
+    }
     assert_counts(&agent, &container, &[("container", 5)]);
     let (kills, groups) = (container.kills(), container.group_kills());
     assert!([5, 6].contains(&kills) && groups.is_none_or(|groups| groups == 1), "{kills} {groups:?}");

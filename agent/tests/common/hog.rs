@@ -221,11 +221,6 @@ impl Hog {
         self.child.id()
     }
 
-    /// Keeps the kernel from killing it.
-    pub fn spare(&self) {
-        fs::write(format!("/proc/{}/oom_score_adj", self.id()), "-1000").expect("tests run as root");
-    }
-
     /// Makes it take so much memory; returns at once.
     pub fn go(&mut self, bytes: usize) {
         writeln!(self.input, "{bytes}").expect("it waits to be told");
@@ -240,6 +235,15 @@ impl Hog {
     /// Waits until it has what it was told to take.
     pub fn has_it(&mut self) {
         assert!(self.says(HAS_IT), "it was killed");
+    }
+
+    /// Waits until it has what it was told to take, or is killed.
+    pub fn survives(&mut self) -> bool {
+        let survives = self.says(HAS_IT);
+        if !survives {
+            self.is_killed();
+        }
+        survives
     }
 
     /// Makes it take so much memory, for which there is no room, and waits for its end.

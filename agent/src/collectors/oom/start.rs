@@ -24,7 +24,7 @@ pub static SPEC: Spec = Spec {
         Part {
             without: None,
             for_events: false,
-            programs: &[Program::on_tracepoint("oom_victim", "mark_victim", &["task_struct", "uid_t"])],
+            programs: &[Program::on_tracepoint("oom_victim", "mark_victim", &["task_struct", "unsigned int"])],
             maps: &[Map::fixed("OOM_MARKS")],
         },
         Part {
