@@ -45,6 +45,7 @@ mod tests {
     #![allow(clippy::indexing_slicing, clippy::cast_possible_truncation)]
     use crate::{
         disk::{Operation, Part},
+        oom::OomScope,
         scheduler::{Cause, OffCpu, SwitchKind},
         tasks::TaskState,
     };
@@ -58,6 +59,6 @@ mod tests {
                 })*
             };
         }
-        check!(Cause, OffCpu, Operation, Part, SwitchKind, TaskState);
+        check!(Cause, OffCpu, OomScope, Operation, Part, SwitchKind, TaskState);
     }
 }

@@ -14,6 +14,7 @@ pub mod event;
 pub mod histogram;
 mod label;
 pub mod lifecycle;
+pub mod oom;
 pub mod path;
 pub mod scheduler;
 pub mod tasks;

@@ -13,6 +13,7 @@ mod core;
 mod cpu;
 mod disk;
 mod lifecycle;
+mod oom;
 mod processes;
 mod scheduler;
 mod walk;

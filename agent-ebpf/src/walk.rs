@@ -337,7 +337,7 @@ fn visit(walk: WalkCells, task: u64) {
 
 /// The key of a set of cgroups, by the rule of `slots::of_task`.
 #[inline(always)]
-fn key_of(set: u64) -> u64 {
+pub(crate) fn key_of(set: u64) -> u64 {
     let id = id_of(word(set + offsets::set_default()));
     if id != ROOT_ID {
         return id;
@@ -381,7 +381,7 @@ fn write(walk: WalkCells) {
 /// A function of its own with plain numbers only, which the verifier proves once and not at each call.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn word(address: u64) -> u64 {
+pub(crate) extern "C" fn word(address: u64) -> u64 {
     // SAFETY: the helper checks the address.
     unsafe { bpf_probe_read_kernel(address as *const u64) }.unwrap_or(0)
 }
@@ -389,7 +389,7 @@ extern "C" fn word(address: u64) -> u64 {
 /// 32 bits of kernel memory; 0 where nothing is. As above.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn half(address: u64) -> u32 {
+pub(crate) extern "C" fn half(address: u64) -> u32 {
     // SAFETY: the helper checks the address.
     unsafe { bpf_probe_read_kernel(address as *const u32) }.unwrap_or(0)
 }

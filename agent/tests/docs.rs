@@ -67,6 +67,9 @@ annotations or from nowhere, and when the agent stops) the kernel's word is told
 container that shares its pod's or the node's PID namespace is told by its pod status alone. A pod's sandbox is not told, nor
 what ended before the agent's start.
 
+An OOM kill ends a process. Where that was the container's first one, the container ends as well, which is told apart, as
+`podlens.container.failed` with the reason `OOMKilled` of the pod status; where it was another one, no pod status tells of it.
+
 | event | severity | means |
 | --- | --- | --- |
 ";

@@ -325,7 +325,20 @@ fn find(key: CgroupKey) -> Option<Holder> {
     unsafe { SLOT_OF.get(key) }.copied().map(Holder)
 }
 
-/// The pod's and the container's cgroup of a cgroup, by the names on the way up to the root.
+/// The pod's and the container's cgroup of a cgroup in any hierarchy, by their ids; none where this CPU's buffer is in use.
+#[inline(always)]
+pub(crate) fn ids_of_lineage(cgroup: Cgroup) -> Option<(u64, u64)> {
+    let ascent = ASCENT.get_ptr_mut(0)?;
+    if !claim::claim(&AscentUsers(ascent)) {
+        return None;
+    }
+    let ids = lineage(cgroup, 0);
+    claim::release(&AscentUsers(ascent));
+    Some(ids)
+}
+
+/// The pod's and the container's cgroup of a cgroup, by the names on the way up to the root. The caller has claimed this CPU's
+/// buffer.
 #[inline(always)]
 fn lineage(cgroup: Cgroup, key: CgroupKey) -> (CgroupKey, CgroupKey) {
     let Some(ascent) = ASCENT.get_ptr_mut(0) else {

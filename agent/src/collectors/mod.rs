@@ -8,6 +8,7 @@ pub mod disk;
 mod distribution;
 pub mod lifecycle;
 pub mod map_memory;
+pub mod oom;
 pub mod scheduler;
 pub mod spec;
 pub mod tasks;
@@ -18,11 +19,11 @@ pub use self::{distribution::distribution, spec::Spec};
 pub use crate::signal::State;
 use crate::{
     kernel::events::{Malformed, Record},
-    signal::{Attributes, EventKind, Loss, Metric, Row, Subtree},
+    signal::{Attribute, Attributes, EventKind, Loss, Metric, Row, Subtree},
 };
 
 /// All collectors, in the order in which their metrics are exported.
-pub static ALL: &[&Spec] = &[&lifecycle::SPEC, &scheduler::SPEC, &cpu::SPEC, &tasks::SPEC, &disk::SPEC];
+pub static ALL: &[&Spec] = &[&lifecycle::SPEC, &scheduler::SPEC, &cpu::SPEC, &tasks::SPEC, &oom::SPEC, &disk::SPEC];
 
 /// The names of the collectors that can be switched off.
 #[must_use]
@@ -54,6 +55,12 @@ pub trait Collector: Send {
         Ok(None)
     }
 
+    /// Events that it has held back, since more could belong to them, and that are whole at this moment, nanoseconds of
+    /// `CLOCK_BOOTTIME`. Asked for once a second and after each record.
+    fn held_back(&mut self, _now_ns: u64) -> Vec<HeldBack> {
+        Vec::new()
+    }
+
     /// A cgroup is gone: its final values, if it has any here.
     fn removed(&mut self, _key: CgroupKey) -> Option<Row> {
         None
@@ -77,6 +84,19 @@ pub struct Noticed {
     pub kind: &'static EventKind,
     /// What is known beside.
     pub attributes: Attributes,
+    /// Attributes that name whose cgroup it is.
+    pub others: Vec<(&'static Attribute, CgroupKey)>,
+}
+
+/// An event of another moment than the present record's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldBack {
+    /// The cgroup that it is of.
+    pub key: CgroupKey,
+    /// When it happened: nanoseconds of `CLOCK_BOOTTIME`.
+    pub at_ns: u64,
+    /// The event.
+    pub noticed: Noticed,
 }
 
 /// What is read at once.

@@ -18,15 +18,15 @@ use tracing::warn;
 use super::{Attached, Inner, RESCAN, SEARCH, ends::Ends, event_log::EventLog};
 use crate::{
     attribution::{
-        cgroups::{Cgroup, Change},
+        cgroups::{Cgroup, Cgroups, Change},
         entity::{entity, is_container},
     },
-    collectors::{ALL, EntityCgroup, Noticed, SlotsInUse, State},
+    collectors::{ALL, EntityCgroup, HeldBack, Noticed, SlotsInUse, State},
     kernel::{
         events::{Malformed, Record},
         process,
     },
-    signal::{Entity, EntityKey, Event, Loss, Naming as _},
+    signal::{AttributeValue, Entity, EntityKey, Event, Loss, Naming as _},
     telemetry::events::{self, NamesWatch},
 };
 
@@ -56,11 +56,14 @@ impl Telling {
         Self { log, ends: Ends::default(), names: NamesWatch::new(now), without_entity: 0 }
     }
 
-    /// Notes what a collector has noticed. Of nobody known it is told to nobody.
-    fn notice(&mut self, noticed: Noticed, entity: Option<EntityKey>, at: SystemTime) {
-        let Noticed { kind, attributes } = noticed;
-        match entity {
-            Some(_) => self.log.note(Event { kind, at, entity, attributes }),
+    /// Notes what a collector has noticed of a cgroup. Of nobody known it is told to nobody.
+    fn notice(&mut self, noticed: Noticed, key: CgroupKey, at: SystemTime, cgroups: &Cgroups) {
+        let Noticed { kind, mut attributes, others } = noticed;
+        let entity_of = |key| cgroups.get(key).map(|cgroup| cgroup.entity.clone());
+        let named = |(attribute, key)| Some((attribute, AttributeValue::Entity(entity_of(key)?)));
+        attributes.extend(others.into_iter().filter_map(named));
+        match entity_of(key) {
+            entity @ Some(_) => self.log.note(Event { kind, at, entity, attributes }),
             None => self.without_entity += 1,
         }
     }
@@ -118,8 +121,7 @@ impl Inner {
                 let Some(attached) = at_work else { return Ok(()) };
                 let noticed = attached.collector.event(record)?;
                 if let (Some(noticed), Some(telling)) = (noticed, &mut self.telling) {
-                    let entity = self.cgroups.get(record.key).map(|cgroup| cgroup.entity.clone());
-                    telling.notice(noticed, entity, wall_clock(record.at_ns));
+                    telling.notice(noticed, record.key, wall_clock(record.at_ns), &self.cgroups);
                 }
             }
         }
@@ -128,6 +130,14 @@ impl Inner {
 
     /// Notes in the journal what there is to tell. `is_over`: nothing more will come, so nothing waits.
     pub(super) fn tell(&mut self, now: Instant, is_over: bool) {
+        let now_ns = if is_over { u64::MAX } else { process::boot_ns() };
+        for HeldBack { key, at_ns, noticed } in
+            self.collectors.iter_mut().flat_map(|attached| attached.collector.held_back(now_ns))
+        {
+            if let Some(telling) = &mut self.telling {
+                telling.notice(noticed, key, wall_clock(at_ns), &self.cgroups);
+            }
+        }
         let Some(Telling { log, ends, names, .. }) = &mut self.telling else { return };
         let synced = self.names.synced();
         let of_names = names.look(synced, SystemTime::now(), now);

@@ -13,7 +13,7 @@ use std::{
 };
 
 use super::Snapshot;
-use crate::signal::{Attributes, Entity, Event, EventKind, Loss, Naming};
+use crate::signal::{AttributeValue, Attributes, Entity, Event, EventKind, Loss, Naming};
 
 /// How many events are kept; at some 300 bytes each a little more than a megabyte.
 const EVENTS: usize = 4096;
@@ -119,7 +119,11 @@ impl Journal {
     /// The next events for this reader, oldest first: at most so many, and up to the first that still waits for a name.
     pub fn take(&mut self, reader: &str, most: usize, now: Instant, names: &impl Naming) -> Vec<Noted> {
         let waits = |entry: &Entry| {
-            let pending = entry.event.entity.as_ref().is_some_and(|entity| names.is_pending(entity));
+            let others = entry.event.attributes.iter().filter_map(|(_, value)| match value {
+                AttributeValue::Entity(entity) => Some(entity),
+                AttributeValue::Text(_) | AttributeValue::Integer(_) => None,
+            });
+            let pending = entry.event.entity.iter().chain(others).any(|entity| names.is_pending(entity));
             pending && now.saturating_duration_since(entry.since) < NAME_WAIT
         };
         self.take_while(reader, most, names, |entry| !waits(entry))
@@ -177,7 +181,14 @@ fn noted(entry: &Entry, names: &impl Naming) -> Noted {
         at: event.at,
         noticed: *noticed,
         entity: event.entity.as_ref().map(|entity| names.name(entity)),
-        attributes: event.attributes.clone(),
+        attributes: event.attributes.iter().map(|(attribute, value)| (*attribute, named(value, names))).collect(),
+    }
+}
+
+fn named(value: &AttributeValue, names: &impl Naming) -> AttributeValue {
+    match value {
+        AttributeValue::Entity(entity) => AttributeValue::Text(names.name(entity).to_string().into()),
+        AttributeValue::Text(_) | AttributeValue::Integer(_) => value.clone(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     cmp::Ordering,
+    fmt,
     hash::{DefaultHasher, Hash, Hasher},
     ops::Deref,
     sync::{Arc, OnceLock},
@@ -56,6 +57,21 @@ impl Entity {
             }
             Self::Unit(_) => self.clone(),
         }
+    }
+}
+
+/// How a person calls an entity: `NAMESPACE/POD/CONTAINER`, without what is not known, or the unit.
+impl fmt::Display for Entity {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let container = match self {
+            Self::Unit(unit) => return formatter.write_str(unit),
+            Self::Container(container) => container,
+        };
+        let parts = [&container.namespace, &container.pod, &container.container];
+        for (at, part) in parts.into_iter().filter(|part| !part.is_empty()).enumerate() {
+            write!(formatter, "{}{part}", if at == 0 { "" } else { "/" })?;
+        }
+        Ok(())
     }
 }
 

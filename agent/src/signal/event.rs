@@ -73,6 +73,8 @@ pub enum AttributeValue {
     Text(Arc<str>),
     /// A whole number.
     Integer(i64),
+    /// Somebody, in words by the name that is known at the moment at which the event is taken.
+    Entity(EntityKey),
 }
 
 impl From<&str> for AttributeValue {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::{
-    collectors::scheduler::metrics,
+    collectors::{oom::metrics::OOM_KILLS, scheduler::metrics},
     registry::{Sample, Snapshot, Value, snapshot::Culprit},
     signal::{Entity, Histogram, Metric},
 };
@@ -14,6 +14,7 @@ pub(super) struct Usage {
     pub(super) cpu_ns: u64,
     waits: [u64; Histogram::CELLS],
     pub(super) cause_ns: [u64; 6],
+    pub(super) oom_kills: u64,
 }
 
 /// What an entity waited for another.
@@ -26,7 +27,7 @@ pub(super) struct Delay<'a> {
 }
 
 impl Usage {
-    const NONE: Self = Self { cpu_ns: 0, waits: [0; Histogram::CELLS], cause_ns: [0; 6] };
+    const NONE: Self = Self { cpu_ns: 0, waits: [0; Histogram::CELLS], cause_ns: [0; 6], oom_kills: 0 };
 
     /// Waits for a CPU.
     pub(super) fn waits(&self) -> Histogram<'_> {
@@ -41,6 +42,7 @@ impl Usage {
                     apply(cause_ns, ns);
                 }
             }
+            Value::Integer(kills) if *metric == OOM_KILLS => apply(&mut self.oom_kills, kills),
             Value::Histogram(histogram) if *metric == metrics::RUN_QUEUE_LATENCY => {
                 let cells = histogram.buckets().iter().copied().chain([histogram.sum_ns()]);
                 self.waits.iter_mut().zip(cells).for_each(|(cell, amount)| apply(cell, amount));

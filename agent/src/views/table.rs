@@ -1,4 +1,4 @@
-//! The terminal view: who was busy, who waited, and for whom, between two snapshots.
+//! The terminal view: who was busy, who waited, and for whom, and who was killed for want of memory, between two snapshots.
 //!
 //! Pure: from two snapshots to text. `podlens snapshot` prints it.
 
@@ -20,8 +20,10 @@ const NAME: usize = 46;
 pub fn render(before: &Snapshot, after: &Snapshot, seconds: f64) -> String {
     let mut text = String::new();
     let _ = writeln!(text, "node {}, {seconds:.1} s", after.node);
-    busiest(&mut text, &usages(before, after), seconds);
+    let usages = usages(before, after);
+    busiest(&mut text, &usages, seconds);
     delayed(&mut text, &delays(before, after), seconds);
+    killed(&mut text, &usages);
     text
 }
 
@@ -45,7 +47,7 @@ fn busiest(text: &mut String, usages: &[(&Entity, Usage)], seconds: f64) {
         let _ = writeln!(
             text,
             "{:NAME$} {:>7.3} {:>8.3} {:>9} {:>9} {:>7} {:>7} {:>7} {:>7}",
-            shorten(&name(entity)),
+            shorten(&entity.to_string()),
             per_second(usage.cpu_ns, seconds),
             per_second(usage.waits().sum_ns(), seconds),
             quantile(usage.waits(), 0.5),
@@ -66,29 +68,36 @@ fn delayed(text: &mut String, delays: &[Delay<'_>], seconds: f64) {
     }
     let _ = writeln!(text, "\n{:NAME$} {:>8}  BECAUSE THIS ONE HELD THE CPU", "WAITED", "tasks");
     for Delay { entity, culprit, ns } in delays.iter().take(ROWS) {
-        let culprit = culprit.map_or_else(|| "(other)".to_owned(), name);
-        let _ =
-            writeln!(text, "{:NAME$} {:>8.4}  {}", shorten(&name(entity)), per_second(*ns, seconds), shorten(&culprit));
+        let culprit = culprit.map_or_else(|| "(other)".to_owned(), Entity::to_string);
+        let _ = writeln!(
+            text,
+            "{:NAME$} {:>8.4}  {}",
+            shorten(&entity.to_string()),
+            per_second(*ns, seconds),
+            shorten(&culprit)
+        );
     }
     more(text, delays.len());
+}
+
+/// OOM kills, where there were any.
+fn killed(text: &mut String, usages: &[(&Entity, Usage)]) {
+    let mut rows: Vec<(&Entity, u64)> =
+        usages.iter().map(|(entity, usage)| (*entity, usage.oom_kills)).filter(|(_, kills)| *kills > 0).collect();
+    if rows.is_empty() {
+        return;
+    }
+    rows.sort_by_key(|(entity, kills)| (std::cmp::Reverse(*kills), *entity));
+    let _ = writeln!(text, "\n{:NAME$} PROCESSES KILLED FOR WANT OF MEMORY", "POD OR UNIT");
+    for (entity, kills) in rows.iter().take(ROWS) {
+        let _ = writeln!(text, "{:NAME$} {kills}", shorten(&entity.to_string()));
+    }
+    more(text, rows.len());
 }
 
 fn more(text: &mut String, rows: usize) {
     if rows > ROWS {
         let _ = writeln!(text, "... and {} more: see --output prometheus", rows - ROWS);
-    }
-}
-
-/// How a person calls an entity.
-fn name(entity: &Entity) -> String {
-    match entity {
-        Entity::Unit(unit) => unit.to_string(),
-        Entity::Container(container) => [&container.namespace, &container.pod, &container.container]
-            .into_iter()
-            .filter(|part| !part.is_empty())
-            .map(AsRef::as_ref)
-            .collect::<Vec<&str>>()
-            .join("/"),
     }
 }
 
@@ -148,7 +157,7 @@ mod tests {
 
     use super::render;
     use crate::{
-        collectors::scheduler::metrics,
+        collectors::{oom, scheduler::metrics},
         export::fixture::{container, distribution, snapshot_of, state, values},
     };
 
@@ -168,5 +177,18 @@ mod tests {
         let row = view.lines().find(|line| line.starts_with("shop/web/nginx")).expect(&view);
         let columns: Vec<&str> = row.split_whitespace().collect();
         assert_eq!(columns[1..7], ["0.500", "0.001", "977", "us", "977", "us"], "{view}");
+    }
+
+    #[test]
+    fn kills_of_the_interval_are_shown_by_entity_and_no_others() {
+        let entities = vec![state(container("shop", "db-0", "postgres")), state(container("shop", "web", "nginx"))];
+        let kills = |of_db: &[u64], of_web: &[u64]| values(&oom::metrics::OOM_KILLS, &[(0, of_db), (1, of_web)]);
+        let before = snapshot_of(entities.clone(), &[kills(&[1, 0, 0, 0, 0], &[2, 0, 0, 0, 0])]);
+        let after = snapshot_of(entities, &[kills(&[2, 2, 0, 0, 0], &[2, 0, 0, 0, 0])]);
+        let view = render(&before, &after, 1.0);
+        let rows: Vec<&str> = view.lines().skip_while(|line| !line.contains("KILLED")).skip(1).collect();
+        assert_eq!(rows.len(), 1, "{view}");
+        assert_eq!(rows[0].split_whitespace().collect::<Vec<_>>(), ["shop/db-0/postgres", "3"], "{view}");
+        assert!(!render(&before, &before, 1.0).contains("KILLED"));
     }
 }

@@ -91,6 +91,7 @@ fn any(value: &AttributeValue) -> AnyValue {
     match value {
         AttributeValue::Text(words) => text(words),
         AttributeValue::Integer(number) => AnyValue { value: Some(Value::IntValue(*number)) },
+        AttributeValue::Entity(entity) => text(&entity.to_string()),
     }
 }
 

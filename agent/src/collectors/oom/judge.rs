@@ -1,0 +1,447 @@
+//! From a mark to a kill: whether it is one, whether it belongs to the kill before, and whose limit led to it.
+//!
+//! Pure. Three facts of the kernel decide:
+//! - It counts a kill in the victim's memory cgroup just before it marks the victim. A mark before which nothing was counted is
+//!   no kill: a process that is about to end anyway, or another thread of one that was told.
+//! - Whoever finds no room below a limit counts an OOM in the limit's cgroup before anybody is killed for it. It may be that
+//!   nobody is: somebody else's end was enough. And for one OOM several processes may be killed, one after another.
+//! - In a group kill (memory.oom.group) the first victim may be met, killed and counted once more, without a mark.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
+
+use foldhash::fast::RandomState;
+use podlens_common::oom::{Level, OomScope, Victim};
+
+/// How many of those that were killed last are remembered: their threads may still be marked.
+const REMEMBERED: usize = 1024;
+/// What CPUs keep for themselves of a limit (`MEMCG_CHARGE_BATCH` of mm/memcontrol.c).
+const STOCK_PAGES: u64 = 64;
+/// A limit whose cgroup has so much of it, but for one part in so many, may have been reached a moment ago.
+const NEAR: u64 = 16;
+/// For so long a limit counts as the reason of further kills, as long as it is reached.
+const GOES_ON: Duration = Duration::from_secs(10);
+/// The kernel kills a group without a pause.
+const GROUP_KILL: Duration = Duration::from_secs(1);
+
+/// What is known of the kills so far.
+#[derive(Debug, Default)]
+pub(super) struct Judge {
+    counted: HashMap<u64, Counted, RandomState>,
+    /// A memory cgroup that is not in there has counted nothing before it was met: all that there were at the start are.
+    complete: bool,
+    killed: VecDeque<(u32, u64)>,
+    last: Option<Last>,
+}
+
+/// What a memory cgroup had counted, as it was last seen.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counted {
+    ooms: u64,
+    /// None while it was met for its OOMs alone.
+    kills: Option<u64>,
+    /// Kills that the kernel may count once more.
+    again: u64,
+    /// When its limit was last the reason of a kill.
+    fell_ns: Option<u64>,
+}
+
+/// The last kill.
+#[derive(Clone, Copy, Debug)]
+struct Last {
+    at_ns: u64,
+    trigger: u32,
+    group: Option<u64>,
+    limit: Option<u64>,
+}
+
+/// What a mark says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Ruling {
+    /// The kill, if it is one.
+    pub(super) kill: Option<Kill>,
+    /// Kills that the kernel has counted there and of which no mark was seen.
+    pub(super) untold: u64,
+}
+
+/// A kill.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Kill {
+    /// Whose limit led to it.
+    pub(super) scope: OomScope,
+    /// The cgroup of that limit, or else that of the victim's container.
+    pub(super) level: Level,
+    /// All processes of a cgroup are killed with it.
+    pub(super) group: bool,
+    /// It belongs to the group kill of the kill before.
+    pub(super) continues: bool,
+}
+
+impl Judge {
+    /// Enters what a memory cgroup had counted at the start.
+    pub(super) fn begin(&mut self, id: u64, ooms: u64, kills: u64) {
+        self.counted.insert(id, Counted { ooms, kills: Some(kills), ..Counted::default() });
+    }
+
+    /// All that there were have been entered.
+    pub(super) fn complete(&mut self) {
+        self.complete = true;
+    }
+
+    /// A memory cgroup is gone.
+    pub(super) fn forget(&mut self, id: u64) {
+        self.counted.remove(&id);
+    }
+
+    /// Kills in a memory cgroup of which no mark was seen, when it had counted so many.
+    pub(super) fn untold(&mut self, id: u64, kills: u64) -> u64 {
+        self.counted(id, kills).see(kills, 0)
+    }
+
+    /// A memory cgroup whose kills are known. One that was never met had none where all others are known, else so many.
+    fn counted(&mut self, id: u64, or: u64) -> &mut Counted {
+        let counted = self.counted.entry(id).or_default();
+        counted.kills.get_or_insert(if self.complete { 0 } else { or });
+        counted
+    }
+
+    /// Judges a mark.
+    pub(super) fn judge(&mut self, victim: &Victim, at_ns: u64) -> Ruling {
+        let levels = levels_of(victim);
+        let Some(own) = levels.first() else { return Ruling::default() };
+        let moved: Vec<bool> = levels.iter().map(|level| self.moved(level)).collect();
+        let process = (victim.process, victim.started_ns);
+        let is_new = !self.killed.contains(&process);
+        let counted = self.counted(own.id, victim.kills.saturating_sub(u64::from(is_new)));
+        let is_kill = is_new && Some(victim.kills) > counted.kills;
+        let untold = counted.see(victim.kills, u64::from(is_kill));
+        if !is_kill {
+            return Ruling { kill: None, untold };
+        }
+        self.killed.push_back(process);
+        if self.killed.len() > REMEMBERED {
+            self.killed.pop_front();
+        }
+        Ruling { kill: Some(self.kill(victim, levels, &moved, at_ns)), untold }
+    }
+
+    fn kill(&mut self, victim: &Victim, levels: &[Level], moved: &[bool], at_ns: u64) -> Kill {
+        let place = |id: u64| levels.iter().position(|level| level.id == id);
+        let before = self.last.filter(|last| {
+            let is_of_group = |group| place(group).is_some_and(|at| is_killed_together(victim, at));
+            let is_soon = at_ns.saturating_sub(last.at_ns) < nanoseconds(GROUP_KILL);
+            last.trigger == victim.trigger && is_soon && last.group.is_some_and(is_of_group)
+        });
+        let limit = match before {
+            Some(before) => before.limit.and_then(place),
+            None => self.limit(levels, moved, at_ns),
+        };
+        // The topmost of those below the limit, or of all where it is none's.
+        let below = levels.get(..=limit.unwrap_or(levels.len())).unwrap_or(levels);
+        let group_at = (0..below.len()).rev().find(|at| is_killed_together(victim, *at));
+        let id_at = |at: usize| levels.get(at).map(|level| level.id);
+        let group = before.map_or_else(|| group_at.and_then(id_at), |before| before.group);
+        if let Some(counted) = levels.first().and_then(|own| self.counted.get_mut(&own.id))
+            && before.is_none()
+        {
+            counted.again = u64::from(group.is_some());
+        }
+        self.last = Some(Last { at_ns, trigger: victim.trigger, group, limit: limit.and_then(id_at) });
+        if let Some(counted) = limit.and_then(id_at).and_then(|id| self.counted.get_mut(&id)) {
+            counted.fell_ns = Some(at_ns);
+        }
+        let shown = limit.or_else(|| place(victim.container)).unwrap_or(0);
+        Kill {
+            scope: scope(victim, limit),
+            level: levels.get(shown).copied().unwrap_or_default(),
+            group: group.is_some(),
+            continues: before.is_some(),
+        }
+    }
+
+    /// The level whose limit it was; none for no cgroup's.
+    fn limit(&self, levels: &[Level], moved: &[bool], at_ns: u64) -> Option<usize> {
+        let has_moved = |at: usize| moved.get(at).copied().unwrap_or_default();
+        let goes_on = |level: &Level| {
+            let fell_ns = self.counted.get(&level.id).and_then(|counted| counted.fell_ns);
+            fell_ns.is_some_and(|fell_ns| at_ns.saturating_sub(fell_ns) < nanoseconds(GOES_ON))
+        };
+        let lowest = |test: &dyn Fn(usize, &Level) -> bool| {
+            levels.iter().enumerate().find(|(at, level)| test(*at, level)).map(|(at, _)| at)
+        };
+        lowest(&|at, level| has_moved(at) && is_reached(level, STOCK_PAGES))
+            .or_else(|| lowest(&|at, level| has_moved(at) && is_reached(level, level.limit_pages / NEAR)))
+            .or_else(|| lowest(&|_, level| is_reached(level, STOCK_PAGES) && goes_on(level)))
+    }
+
+    /// An OOM was counted there since it was last seen.
+    fn moved(&mut self, level: &Level) -> bool {
+        if level.ooms == 0 {
+            return false;
+        }
+        let counted = self.counted.entry(level.id).or_default();
+        let has_moved = level.ooms > counted.ooms;
+        counted.ooms = level.ooms;
+        has_moved
+    }
+}
+
+impl Counted {
+    /// Sees a new count, of which so many are told; gives how many are not.
+    fn see(&mut self, kills: u64, told: u64) -> u64 {
+        let before = self.kills.unwrap_or(kills);
+        let more = kills.saturating_sub(before).saturating_sub(told);
+        let again = more.min(self.again);
+        self.again -= again;
+        self.kills = Some(kills.max(before));
+        more - again
+    }
+}
+
+/// The memory cgroups of a record.
+fn levels_of(victim: &Victim) -> &[Level] {
+    let count = usize::try_from(victim.level_count).unwrap_or(usize::MAX);
+    victim.levels.get(..count).unwrap_or(&victim.levels)
+}
+
+fn is_killed_together(victim: &Victim, level: usize) -> bool {
+    u32::try_from(level).is_ok_and(|level| victim.killed_together.checked_shr(level).unwrap_or(0) & 1 != 0)
+}
+
+fn is_reached(level: &Level, but_for_pages: u64) -> bool {
+    level.usage_pages.saturating_add(but_for_pages) >= level.limit_pages
+}
+
+/// Whose limit that of a level is to the victim.
+fn scope(victim: &Victim, limit: Option<usize>) -> OomScope {
+    let Some(limit) = limit else { return OomScope::Node };
+    let place = |id: u64| levels_of(victim).iter().position(|level| id != 0 && level.id == id);
+    let (container, pod) = (place(victim.container), place(victim.group));
+    if limit <= container.unwrap_or(0) {
+        OomScope::Container
+    } else if pod.is_some_and(|pod| limit <= pod) {
+        OomScope::Pod
+    } else {
+        OomScope::Ancestor
+    }
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
+    use super::*;
+
+    /// A container's memory cgroup, its pod's, and that of all pods.
+    const CONTAINER: u64 = 40;
+    const POD: u64 = 30;
+    const PODS: u64 = 20;
+    const CHILD: u64 = 50;
+    const NO_LIMIT: u64 = 1 << 51;
+    const MILLISECOND: u64 = 1_000_000;
+
+    /// Something in a container, whose kernel counts as the real one does.
+    #[derive(Default)]
+    struct Kernel {
+        judge: Judge,
+        marks: u64,
+        at_ns: u64,
+        ooms: HashMap<u64, u64>,
+        kills: HashMap<u64, u64>,
+        full: Vec<u64>,
+        together: Option<u64>,
+        in_child: bool,
+    }
+
+    impl Kernel {
+        fn new() -> Self {
+            let mut kernel = Self::default();
+            kernel.judge.complete();
+            kernel
+        }
+
+        fn oom(&mut self, of: u64) -> &mut Self {
+            *self.ooms.entry(of).or_default() += 1;
+            self.full = vec![of];
+            self
+        }
+
+        fn own(&self) -> u64 {
+            if self.in_child { CHILD } else { CONTAINER }
+        }
+
+        fn count(&mut self) {
+            let own = self.own();
+            *self.kills.entry(own).or_default() += 1;
+        }
+
+        fn mark(&mut self, process: u32, trigger: u32) -> Ruling {
+            self.marks += 1;
+            self.at_ns += MILLISECOND;
+            let ids: &[u64] =
+                if self.in_child { &[CHILD, CONTAINER, POD, PODS, 1] } else { &[CONTAINER, POD, PODS, 1] };
+            let mut victim = Victim {
+                mark: self.marks,
+                process,
+                trigger,
+                started_ns: 7,
+                kills: self.kills.get(&self.own()).copied().unwrap_or(0),
+                group: POD,
+                container: CONTAINER,
+                level_count: u32::try_from(ids.len()).unwrap(),
+                ..Victim::default()
+            };
+            for (at, id) in ids.iter().enumerate() {
+                let limit_pages = if self.full.contains(id) { 1000 } else { NO_LIMIT };
+                let ooms = self.ooms.get(id).copied().unwrap_or(0);
+                victim.levels[at] = Level { id: *id, usage_pages: 990, limit_pages, ooms };
+                victim.killed_together |= u32::from(self.together == Some(*id)) << at;
+            }
+            self.judge.judge(&victim, self.at_ns)
+        }
+
+        fn kill(&mut self, process: u32, trigger: u32) -> Kill {
+            self.count();
+            let ruling = self.mark(process, trigger);
+            assert_eq!(ruling.untold, 0);
+            ruling.kill.expect("it was counted")
+        }
+    }
+
+    #[track_caller]
+    fn check_scope(of: Option<u64>, in_child: bool, scope: OomScope, level: u64) {
+        let mut kernel = Kernel { in_child, ..Kernel::new() };
+        if let Some(of) = of {
+            kernel.oom(of);
+        }
+        let kill = kernel.kill(100, 200);
+        assert_eq!((kill.scope, kill.level.id), (scope, level), "{of:?}");
+    }
+
+    #[test]
+    fn the_scope_is_where_an_oom_was_counted() {
+        check_scope(Some(CONTAINER), false, OomScope::Container, CONTAINER);
+        check_scope(Some(CONTAINER), true, OomScope::Container, CONTAINER);
+        check_scope(Some(CHILD), true, OomScope::Container, CHILD);
+        check_scope(Some(POD), false, OomScope::Pod, POD);
+        check_scope(Some(POD), true, OomScope::Pod, POD);
+        check_scope(Some(PODS), false, OomScope::Ancestor, PODS);
+        check_scope(None, false, OomScope::Node, CONTAINER);
+        check_scope(None, true, OomScope::Node, CONTAINER);
+    }
+
+    #[test]
+    fn a_container_outside_pods_and_a_plain_cgroup_have_limits_of_their_own() {
+        for (group, container, limit, expected) in [
+            (40, 40, Some(1), OomScope::Container),
+            (40, 40, Some(2), OomScope::Ancestor),
+            (0, 40, Some(1), OomScope::Container),
+            (0, 0, Some(0), OomScope::Container),
+            (0, 0, Some(1), OomScope::Ancestor),
+            (0, 0, None, OomScope::Node),
+        ] {
+            let mut victim = Victim { group, container, level_count: 3, ..Victim::default() };
+            for (level, id) in victim.levels.iter_mut().zip([50, 40, 30]) {
+                level.id = id;
+            }
+            assert_eq!(scope(&victim, limit), expected, "{group} {container} {limit:?}");
+        }
+    }
+
+    #[test]
+    fn a_mark_before_which_nothing_was_counted_is_no_kill() {
+        let mut kernel = Kernel::new();
+        assert_eq!(kernel.oom(CONTAINER).mark(100, 100), Ruling::default(), "it was about to end");
+        kernel.kill(101, 100);
+        assert_eq!(kernel.mark(101, 101), Ruling::default(), "another thread of it");
+        assert_eq!(kernel.mark(102, 100), Ruling::default(), "it was about to end");
+        kernel.kill(102, 100);
+    }
+
+    #[test]
+    fn a_limit_is_the_reason_of_further_kills_for_one_oom_and_not_because_files_have_filled_it() {
+        let mut kernel = Kernel::new();
+        kernel.oom(POD);
+        assert_eq!(kernel.kill(100, 200).scope, OomScope::Pod);
+        assert_eq!(kernel.kill(101, 200).scope, OomScope::Pod, "nothing was counted anew");
+        kernel.at_ns += 60_000 * MILLISECOND;
+        kernel.full = vec![CONTAINER, POD];
+        assert_eq!(kernel.kill(102, 200).scope, OomScope::Node, "both are full of files");
+        kernel.oom(POD).full.push(CONTAINER);
+        assert_eq!(kernel.kill(103, 200).scope, OomScope::Pod);
+    }
+
+    #[test]
+    fn an_oom_of_which_nobody_died_is_not_the_reason_of_a_later_kill() {
+        let mut kernel = Kernel::new();
+        kernel.oom(CONTAINER).full.clear();
+        assert_eq!(kernel.kill(100, 200).scope, OomScope::Node);
+        kernel.oom(CONTAINER).full.clear();
+        kernel.oom(POD);
+        assert_eq!(kernel.kill(101, 200).scope, OomScope::Pod);
+    }
+
+    #[test]
+    fn a_group_is_killed_once_though_its_first_process_is_counted_twice() {
+        let mut kernel = Kernel { together: Some(CONTAINER), ..Kernel::new() };
+        let first = kernel.oom(POD).kill(100, 200);
+        assert_eq!((first.scope, first.group, first.continues), (OomScope::Pod, true, false));
+        kernel.full.clear();
+        for process in 101..104 {
+            let ruling = kernel.mark(process, 200);
+            assert_eq!(ruling, Ruling::default(), "it is not counted yet");
+            // Before one of the others, or behind all.
+            if process == 102 {
+                kernel.count();
+            }
+            let member = kernel.kill(process, 200);
+            assert_eq!((member.scope, member.group, member.continues), (OomScope::Pod, true, true));
+        }
+        kernel.at_ns += 60_000 * MILLISECOND;
+        let next = kernel.oom(CONTAINER).kill(110, 110);
+        assert_eq!((next.scope, next.group, next.continues), (OomScope::Container, true, false));
+        kernel.count();
+        assert_eq!(kernel.judge.untold(CONTAINER, kernel.kills[&CONTAINER]), 0, "the first one once more");
+        kernel.count();
+        assert_eq!(kernel.judge.untold(CONTAINER, kernel.kills[&CONTAINER]), 1);
+    }
+
+    #[test]
+    fn a_group_above_the_limit_is_not_killed() {
+        let mut kernel = Kernel { together: Some(POD), ..Kernel::new() };
+        assert!(!kernel.oom(CONTAINER).kill(100, 100).group);
+        assert!(kernel.oom(POD).kill(101, 100).group);
+    }
+
+    #[test]
+    fn kills_whose_marks_were_lost_are_untold_and_those_before_the_start_are_not() {
+        let mut kernel = Kernel::new();
+        kernel.kills.insert(CONTAINER, 5);
+        kernel.judge.begin(CONTAINER, 0, 5);
+        kernel.oom(CONTAINER).kill(100, 100);
+        kernel.count();
+        kernel.count();
+        assert_eq!(kernel.mark(102, 102).untold, 1, "of two, one has its mark");
+        kernel.count();
+        assert_eq!(kernel.judge.untold(CONTAINER, 9), 1);
+        assert_eq!(kernel.judge.untold(CHILD, 3), 3, "it came after the start");
+        assert_eq!(kernel.judge.untold(CHILD, 3), 0);
+    }
+
+    #[test]
+    fn where_not_all_is_known_what_is_met_first_may_have_had_a_past() {
+        let mut kernel = Kernel::default();
+        kernel.kills.insert(CONTAINER, 5);
+        assert_eq!(kernel.oom(POD).kill(100, 100).scope, OomScope::Pod);
+        assert_eq!(kernel.mark(101, 100), Ruling::default());
+        assert_eq!(kernel.judge.untold(CHILD, 3), 0);
+        assert_eq!(kernel.judge.untold(POD, 2), 0);
+        assert_eq!(kernel.judge.untold(POD, 3), 1);
+    }
+}

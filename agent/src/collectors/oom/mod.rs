@@ -1,0 +1,238 @@
+//! Collector `oom`: each process that the kernel killed for want of memory, once, and whose limit led to it.
+//!
+//! The kernel programs tell each mark of a victim; what a mark is, [`judge`] decides. What the kernel itself has counted
+//! (`memory_events_local`) stands behind that: a kill whose record was lost is found in the kernel's files, or in the cgroup's
+//! last words, and counts as well.
+
+mod counts;
+pub mod events;
+mod judge;
+pub mod metrics;
+mod start;
+mod story;
+
+use std::{
+    collections::HashMap,
+    mem,
+    sync::{Arc, mpsc},
+    thread,
+};
+
+use foldhash::fast::RandomState;
+use podlens_common::{
+    cgroup::{CgroupKey, KEY_V1, SLOT_KERNEL},
+    oom::{LAST_WORDS, LastWords, OomScope, Victim},
+};
+
+pub use self::start::SPEC;
+use rustix::param::page_size;
+
+use self::{counts::Counts, judge::Judge, story::Stories};
+use super::{Collector, HeldBack, Noticed, Readings, Spec, Sweep};
+use crate::{
+    kernel::{
+        cgroupfs::hierarchies::Hierarchies,
+        events::{Malformed, Record},
+        mapped::MappedArray,
+    },
+    signal::{Layout, Loss, Row},
+};
+
+/// The collector at work.
+pub struct Oom {
+    layout: Arc<Layout>,
+    hierarchies: Hierarchies,
+    marks: Marks,
+    judge: Judge,
+    stories: Stories,
+    /// Kills by scope, of cgroups that had some; under key 0, which no cgroup has, those of nobody knows whom.
+    kills: HashMap<CgroupKey, [u64; OomScope::COUNT], RandomState>,
+    recount: Recount,
+    untold: u64,
+    /// The present cgroup's row.
+    found: Row,
+}
+
+/// Marks of victims: what the programs have counted, and what has come.
+struct Marks {
+    counted: MappedArray<u64>,
+    /// The number of the last one that came, and how many did not come before it.
+    last: u64,
+    missing: u64,
+    /// What was counted at the last sweep: by the next one, those have come that will.
+    at_sweep: u64,
+}
+
+/// Reading what the kernel's files have counted, where a record was lost.
+enum Recount {
+    /// None is needed.
+    Idle,
+    /// A thread reads.
+    Reading(mpsc::Receiver<Counts>),
+    /// It was read during the last sweep: records of kills that it has counted have come by now.
+    Read(Counts),
+}
+
+impl Oom {
+    /// A collector that counts from now on.
+    #[must_use]
+    pub fn new(layout: Arc<Layout>, hierarchies: Hierarchies, marks: MappedArray<u64>) -> Self {
+        let mut judge = Judge::default();
+        let counts = Counts::read(&hierarchies);
+        for count in &counts.cgroups {
+            judge.begin(count.id, count.ooms, count.kills);
+        }
+        if counts.complete {
+            judge.complete();
+        }
+        let stories = Stories::new(u64::try_from(page_size()).unwrap_or(4096));
+        let found = layout.row();
+        let marks = Marks { counted: marks, last: 0, missing: 0, at_sweep: 0 };
+        Self {
+            layout,
+            hierarchies,
+            marks,
+            judge,
+            stories,
+            kills: HashMap::default(),
+            recount: Recount::Idle,
+            untold: 0,
+            found,
+        }
+    }
+
+    fn count(&mut self, key: CgroupKey, scope: OomScope, kills: u64) {
+        if kills > 0
+            && let Some(count) = self.kills.entry(key).or_default().get_mut(scope.index())
+        {
+            *count += kills;
+        }
+    }
+
+    /// Kills of a cgroup that are known by the kernel's count alone.
+    fn count_untold(&mut self, key: CgroupKey, kills: u64) {
+        self.untold += kills;
+        self.count(key, OomScope::Other, kills);
+    }
+
+    fn marked(&mut self, record: &Record, victim: &Victim) {
+        self.marks.came(victim.mark);
+        let ruling = self.judge.judge(victim, record.at_ns);
+        self.count_untold(record.key, ruling.untold);
+        if let Some(kill) = ruling.kill {
+            self.count(record.key, kill.scope, 1);
+            self.stories.enter(record.key, record.at_ns, victim, kill);
+        }
+    }
+
+    fn last_words(&mut self, record: &Record, words: LastWords) {
+        let untold = self.judge.untold(words.id, words.kills);
+        self.judge.forget(words.id);
+        // A tree of its own has no keys, and its cgroup may be removed after the one that has.
+        self.count_untold(record.key, untold);
+    }
+
+    /// Reads what the kernel's files have counted, if a record was lost, and takes what was read. Not on this thread: it may
+    /// take long.
+    fn make_good(&mut self) {
+        if let Recount::Idle = self.recount
+            && self.marks.take_missing()
+        {
+            let (sender, receiver) = mpsc::channel();
+            let hierarchies = self.hierarchies.clone();
+            // Without a thread it is tried again when the next record is lost.
+            let started = thread::Builder::new().name("oom-recount".to_owned()).spawn(move || {
+                // Nobody takes it where the collector has ended.
+                let _ = sender.send(Counts::read(&hierarchies));
+            });
+            if started.is_ok() {
+                self.recount = Recount::Reading(receiver);
+            }
+            return;
+        }
+        self.recount = match mem::replace(&mut self.recount, Recount::Idle) {
+            Recount::Idle => Recount::Idle,
+            Recount::Reading(receiver) => match receiver.try_recv() {
+                Ok(counts) => Recount::Read(counts),
+                Err(mpsc::TryRecvError::Empty) => Recount::Reading(receiver),
+                Err(mpsc::TryRecvError::Disconnected) => Recount::Idle,
+            },
+            Recount::Read(counts) => {
+                for count in counts.cgroups {
+                    let untold = self.judge.untold(count.id, count.kills);
+                    self.count_untold(count.key, untold);
+                }
+                Recount::Idle
+            }
+        };
+    }
+}
+
+impl Collector for Oom {
+    fn spec(&self) -> &'static Spec {
+        &SPEC
+    }
+
+    fn read(&mut self, sweep: &Sweep<'_>, readings: &mut dyn Readings) {
+        // From 0 on, so that the first kill is seen as an increase.
+        self.found.clear();
+        self.found.add_all(&self.layout, &metrics::OOM_KILLS, &[0; OomScope::COUNT]);
+        for (number, _) in sweep.wanted.iter().filter(|(number, _)| *number != SLOT_KERNEL) {
+            readings.slot(number, &self.found);
+        }
+        if !sweep.whole {
+            return;
+        }
+        self.make_good();
+        for (key, kills) in &self.kills {
+            self.found.clear();
+            self.found.add_all(&self.layout, &metrics::OOM_KILLS, kills);
+            readings.cgroup(*key, &self.found);
+        }
+    }
+
+    fn event(&mut self, record: &Record) -> Result<Option<Noticed>, Malformed> {
+        if record.kind == LAST_WORDS {
+            self.last_words(record, record.body()?);
+        } else {
+            self.marked(record, &record.body()?);
+        }
+        Ok(None)
+    }
+
+    fn held_back(&mut self, now_ns: u64) -> Vec<HeldBack> {
+        self.stories.take(now_ns)
+    }
+
+    fn removed(&mut self, key: CgroupKey) -> Option<Row> {
+        // Where memory is counted in the tree that has the keys, its ids are theirs.
+        if key & KEY_V1 == 0 && self.hierarchies.v1("memory").is_none() {
+            self.judge.forget(key);
+        }
+        let kills = self.kills.remove(&key)?;
+        let mut row = self.layout.row();
+        row.add_all(&self.layout, &metrics::OOM_KILLS, &kills);
+        Some(row)
+    }
+
+    fn lost(&self) -> Vec<(&'static Loss, u64)> {
+        vec![(&start::UNTOLD, self.untold)]
+    }
+}
+
+impl Marks {
+    fn came(&mut self, number: u64) {
+        self.missing += number.saturating_sub(self.last + 1);
+        self.last = self.last.max(number);
+    }
+
+    /// Some did not come.
+    fn take_missing(&mut self) -> bool {
+        let due = mem::replace(&mut self.at_sweep, self.counted.get(0).unwrap_or(0));
+        if due > self.last {
+            self.missing += due - self.last;
+            self.last = due;
+        }
+        mem::take(&mut self.missing) > 0
+    }
+}

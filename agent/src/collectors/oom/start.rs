@@ -1,0 +1,60 @@
+//! What the collector `oom` is made of, and how it starts.
+
+use std::{error::Error, sync::Arc};
+
+use podlens_common::oom::{LAST_WORDS, VICTIM};
+
+use super::{Oom, events, metrics};
+use crate::{
+    collectors::{
+        lifecycle,
+        spec::{Kind, Part, Program, Spec, Start, Started},
+    },
+    kernel::maps::Map,
+    signal::Loss,
+};
+
+/// The collector.
+pub static SPEC: Spec = Spec {
+    name: "oom",
+    about: "processes that the kernel killed for want of memory, and whose limit led to it",
+    kind: Kind::Programs,
+    is_optional: true,
+    parts: &[
+        Part {
+            without: None,
+            for_events: false,
+            programs: &[Program::on_tracepoint("oom_victim", "mark_victim", &["task_struct", "unsigned int"])],
+            maps: &[Map::fixed("OOM_MARKS")],
+        },
+        Part {
+            without: Some(
+                "a kill whose record is lost is missing if its cgroup is removed before the kernel's files are read",
+            ),
+            for_events: false,
+            programs: &[Program::on_tracepoint("oom_last_words", lifecycle::REMOVAL, &["cgroup", "char"])],
+            maps: &[],
+        },
+    ],
+    wishes: &[],
+    without: None,
+    metrics: &[&metrics::OOM_KILLS],
+    records: &[VICTIM, LAST_WORDS],
+    events: &[&events::KILLED],
+    losses: &[&UNTOLD],
+    start,
+};
+
+/// A kill without its story.
+pub(super) static UNTOLD: Loss = Loss {
+    reason: "untold_kill",
+    means: "an OOM kill's record did not fit the ring buffer: the kill counts with `scope=\"other\"` as soon as the kernel's own count is read, and no event tells of it",
+};
+
+fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
+    if !start.is_running(lifecycle::SPEC.name) {
+        return Err("records of kernel programs are read by the collector lifecycle, which does not run".into());
+    }
+    let marks = start.object.array("OOM_MARKS")?;
+    Ok(Started::whole(Oom::new(Arc::clone(&start.layout), start.hierarchies.clone(), marks)))
+}

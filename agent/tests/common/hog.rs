@@ -1,0 +1,311 @@
+//! Processes that take memory until somebody has none left, and cgroups with a limit of their own for them.
+//!
+//! A hog is this test binary once more, at the one "test" in this file. It takes memory when it is told to and keeps it.
+
+use std::{
+    env, fs,
+    io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    os::unix::{fs::OpenOptionsExt as _, process::ExitStatusExt as _},
+    path::{Path, PathBuf},
+    process::{Child, ChildStderr, ChildStdin, Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use super::{PATIENCE, TestCgroup, wait_until};
+
+const NAME: &str = "PODLENS_TEST_HOG_NAME";
+const THREADS: &str = "PODLENS_TEST_HOG_THREADS";
+const READY: &str = "hog: ready";
+const HAS_IT: &str = "hog: has it";
+const PAGE_BYTES: usize = 4096;
+
+/// A cgroup, in the memory controller's tree as well.
+#[derive(Debug)]
+pub struct MemoryCgroup {
+    // Before `cgroup`, so that it is removed first where it is a directory of its own.
+    directory: Directory,
+    cgroup: TestCgroup,
+    is_v1: bool,
+}
+
+/// A directory that goes with the value.
+#[derive(Debug)]
+struct Directory {
+    root: PathBuf,
+    path: PathBuf,
+    is_own: bool,
+}
+
+impl MemoryCgroup {
+    /// Gives a cgroup its place there; none where this machine does not count memory by cgroup.
+    pub fn of(cgroup: TestCgroup) -> Option<Self> {
+        let (root, is_v1) = tree()?;
+        let path = root.join(cgroup.path().trim_start_matches('/'));
+        if is_v1 {
+            fs::create_dir_all(&path).expect("tests run as root");
+        } else {
+            let mut above: Vec<&Path> = path.ancestors().skip(1).take_while(|one| one.starts_with(&root)).collect();
+            above.reverse();
+            for directory in above {
+                fs::write(directory.join("cgroup.subtree_control"), "+memory").expect("it holds no task");
+            }
+        }
+        Some(Self { directory: Directory { root, path, is_own: is_v1 }, cgroup, is_v1 })
+    }
+
+    /// A container of a pod.
+    pub fn container(pod_uid: &str, number: u32) -> Option<Self> {
+        Self::of(TestCgroup::container(pod_uid, number))
+    }
+
+    /// A cgroup inside it.
+    pub fn child(&self, name: &str) -> Self {
+        let labels = self.labels().iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let path = format!("{}/{name}", self.cgroup.path());
+        Self::of(TestCgroup::at(path, labels, super::Trees::All)).expect("its parent is there")
+    }
+
+    /// The labels that tell its series from all others.
+    pub fn labels(&self) -> Vec<(&str, &str)> {
+        self.cgroup.labels()
+    }
+
+    /// The same and more.
+    pub fn labels_and<'a>(&'a self, more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+        self.cgroup.labels_and(more)
+    }
+
+    /// Limits the memory of all in it.
+    pub fn limit(&self, bytes: u64) {
+        self.limit_at(&self.directory.path, bytes);
+    }
+
+    /// Limits the memory of all in the cgroup above, which is the pod's where this is a container.
+    pub fn limit_above(&self, bytes: u64) {
+        self.limit_at(self.directory.path.parent().expect("it is below a root"), bytes);
+    }
+
+    /// The kernel kills all processes in it at once, where one has to be killed; false where it cannot.
+    pub fn kill_together(&self) -> bool {
+        fs::write(self.directory.path.join("memory.oom.group"), "1").is_ok()
+    }
+
+    /// Processes in it, but not below it, that the kernel has killed for want of memory, as it counts them.
+    pub fn kills(&self) -> u64 {
+        let name = if self.is_v1 { "memory.oom_control" } else { "memory.events.local" };
+        self.number(name, "oom_kill").expect("the kernel counts kills")
+    }
+
+    /// How often the kernel has killed all in it at once; none where it does not count that.
+    pub fn group_kills(&self) -> Option<u64> {
+        self.number("memory.events.local", "oom_group_kill")
+    }
+
+    /// Moves a process into it.
+    pub fn add(&self, process: u32) {
+        self.cgroup.add(process);
+        fs::write(self.directory.path.join("cgroup.procs"), process.to_string()).expect("the process lives");
+    }
+
+    fn limit_at(&self, directory: &Path, bytes: u64) {
+        let name = if self.is_v1 { "memory.limit_in_bytes" } else { "memory.max" };
+        fs::write(directory.join(name), bytes.to_string()).expect("tests run as root");
+    }
+
+    fn number(&self, file: &str, key: &str) -> Option<u64> {
+        let text = fs::read_to_string(self.directory.path.join(file)).ok()?;
+        text.lines().find_map(|line| line.split_once(' ').filter(|(name, _)| *name == key)?.1.trim().parse().ok())
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        if !self.is_own {
+            return;
+        }
+        wait_until("an empty memory cgroup", PATIENCE, || match fs::remove_dir(&self.path) {
+            // One below it took it along.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            done => done.map_err(|error| error.to_string()),
+        });
+        // Up to the first that is not empty.
+        for above in self.path.ancestors().skip(1).take_while(|one| **one != self.root) {
+            if fs::remove_dir(above).is_err() {
+                break;
+            }
+        }
+    }
+}
+
+/// Where memory is counted by cgroup, and whether that is a tree of version 1.
+fn tree() -> Option<(PathBuf, bool)> {
+    let mounts = fs::read_to_string("/proc/self/mounts").expect("there is /proc");
+    let mut version_2 = None;
+    for line in mounts.lines() {
+        let words: Vec<&str> = line.split(' ').collect();
+        let [_, place, kind, options, ..] = words.as_slice() else { continue };
+        if *kind == "cgroup" && options.split(',').any(|option| option == "memory") {
+            return Some((PathBuf::from(place), true));
+        }
+        if *kind == "cgroup2" {
+            let controllers = fs::read_to_string(Path::new(place).join("cgroup.controllers")).unwrap_or_default();
+            version_2 = controllers.split_whitespace().any(|name| name == "memory").then(|| PathBuf::from(place));
+        }
+    }
+    version_2.map(|root| (root, false))
+}
+
+/// Resident memory of a victim, as the kernel's log tells it.
+pub fn logged_resident_bytes(process: u32) -> u64 {
+    let log = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open("/dev/kmsg");
+    let mut log = log.expect("tests run as root");
+    let (mut record, mut found) = ([0; 8192], None);
+    loop {
+        match log.read(&mut record) {
+            Ok(bytes) => {
+                let text = String::from_utf8_lossy(record.get(..bytes).unwrap_or_default()).into_owned();
+                if text.contains(&format!("Killed process {process} (")) {
+                    let parts = ["anon-rss:", "file-rss:", "shmem-rss:"];
+                    found = Some(parts.map(|part| kilobytes(&text, part)).into_iter().sum::<u64>() * 1024);
+                }
+            }
+            // What has not been read yet was overwritten.
+            Err(error) if error.raw_os_error() == Some(libc::EPIPE) => {}
+            Err(_) => return found.expect("the kernel logs each kill"),
+        }
+    }
+}
+
+fn kilobytes(text: &str, behind: &str) -> u64 {
+    let (_, rest) = text.split_once(behind).expect("the log has it");
+    rest.split_once("kB").and_then(|(number, _)| number.parse().ok()).expect("the log has it in kB")
+}
+
+/// A process that takes memory. Ends with the value.
+#[derive(Debug)]
+pub struct Hog {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStderr>,
+}
+
+impl Hog {
+    /// Starts one of that name in a cgroup; it has no memory to speak of yet.
+    pub fn start(cgroup: &MemoryCgroup, name: &str) -> Self {
+        Self::start_threads(cgroup, name, 1)
+    }
+
+    /// The same with so many threads, which take their shares at the same time.
+    pub fn start_threads(cgroup: &MemoryCgroup, name: &str, threads: u32) -> Self {
+        let test = format!("{}::hog_process", module_path!().split_once("::").map_or("", |(_, module)| module));
+        let mut child = Command::new(env::current_exe().expect("the test knows its own file"))
+            .args([test.as_str(), "--exact", "--ignored", "--nocapture", "--test-threads=1"])
+            .env(NAME, name)
+            .env(THREADS, threads.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the test can start itself");
+        let input = child.stdin.take().expect("the input is a pipe");
+        let output = BufReader::new(child.stderr.take().expect("the output is a pipe"));
+        let mut hog = Self { child, input, output };
+        assert!(hog.says(READY));
+        cgroup.add(hog.id());
+        hog
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Makes it take so much memory; returns at once.
+    pub fn go(&mut self, bytes: usize) {
+        writeln!(self.input, "{bytes}").expect("it waits to be told");
+    }
+
+    /// Makes it take so much memory, for which there is room, and waits until it has it.
+    pub fn take(&mut self, bytes: usize) {
+        self.go(bytes);
+        self.has_it();
+    }
+
+    /// Waits until it has what it was told to take.
+    pub fn has_it(&mut self) {
+        assert!(self.says(HAS_IT), "it was killed");
+    }
+
+    /// Waits until it has what it was told to take, or is killed.
+    pub fn survives(&mut self) -> bool {
+        let survives = self.says(HAS_IT);
+        if !survives {
+            self.is_killed();
+        }
+        survives
+    }
+
+    /// Makes it take so much memory, for which there is no room, and waits for its end.
+    pub fn die(mut self, bytes: usize) {
+        self.go(bytes);
+        self.is_killed();
+    }
+
+    /// Waits until it was killed.
+    pub fn is_killed(&mut self) {
+        let status = self.child.wait().expect("a child can be waited for");
+        assert_eq!(status.signal(), Some(libc::SIGKILL), "{status}");
+    }
+
+    fn says(&mut self, expected: &str) -> bool {
+        let mut line = String::new();
+        self.output.read_line(&mut line).expect("its output can be read");
+        line.trim_end() == expected
+    }
+}
+
+impl Drop for Hog {
+    fn drop(&mut self) {
+        // Fails only for a child that has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+#[ignore = "no test, but the process that other tests start to take memory"]
+fn hog_process() {
+    let Ok(name) = env::var(NAME) else { return };
+    let threads: usize = env::var(THREADS).ok().and_then(|threads| threads.parse().ok()).unwrap_or(1);
+    // The name of the process, whichever of its threads this is.
+    fs::write("/proc/self/comm", name).expect("a process may name itself");
+    // So that it and nobody else is killed where the whole machine is short of memory.
+    fs::write("/proc/self/oom_score_adj", "1000").expect("a process may offer itself");
+    eprintln!("{READY}");
+    for line in io::stdin().lines().map_while(Result::ok) {
+        let bytes: usize = line.parse().expect("a number of bytes");
+        let taking: Vec<_> = (0..threads).map(|_| thread::spawn(move || take(bytes / threads))).collect();
+        for one in taking {
+            // It is kept to the end.
+            std::mem::forget(one.join().expect("a thread ends"));
+        }
+        eprintln!("{HAS_IT}");
+    }
+    std::process::exit(0);
+}
+
+/// Takes memory piece by piece, so that threads take it side by side.
+fn take(bytes: usize) -> Vec<Vec<u8>> {
+    const PIECE_BYTES: usize = 256 * 1024;
+    let mut pieces = Vec::new();
+    for _ in 0..bytes.div_ceil(PIECE_BYTES) {
+        let mut piece = vec![0; PIECE_BYTES];
+        for page in piece.chunks_mut(PAGE_BYTES) {
+            page.fill(1);
+        }
+        pieces.push(piece);
+        thread::sleep(Duration::from_micros(10));
+    }
+    pieces
+}
