@@ -97,6 +97,14 @@ pub struct Slot {
     pub reserved: u32,
 }
 
+impl Slot {
+    /// Tasks are counted by it. Those of a cgroup of the blkio hierarchy are counted by another cgroup of theirs.
+    #[must_use]
+    pub const fn is_of_tasks(&self) -> bool {
+        self.key & KEY_BLKIO == 0
+    }
+}
+
 /// Entries of each CPU's cache of slots; a power of two.
 pub const CACHE_ENTRIES: u32 = 1024;
 

@@ -124,6 +124,7 @@ const STAGES: &[Stage] = &[
             "a_pod_stopped_by_its_own_quota_is_nobodys_victim",
             "a_task_that_is_moved_while_it_runs_is_split_at_the_move",
             "a_wait_is_charged_to_the_busy_pod_and_ends_with_it",
+            "every_kind_of_request_is_counted_as_the_kernel_counts_it",
             "migrations_are_those_that_the_kernel_counts",
         ],
         variables: &[],

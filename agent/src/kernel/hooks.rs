@@ -9,7 +9,8 @@ pub enum Hook {
     Tracepoint {
         /// Its name.
         name: &'static str,
-        /// The arguments that the program takes in any case: the types that they point to, or their own.
+        /// The arguments that the program takes in any case: the types that they point to, or their own; several with `|`
+        /// between them where kernels differ.
         arguments: &'static [&'static str],
     },
     /// A reading by the daemon, of the iterator over tasks (`iter/task`).

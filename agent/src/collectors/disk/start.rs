@@ -18,8 +18,12 @@ pub static SPEC: Spec = Spec {
     parts: &[Part {
         without: None,
         for_events: false,
-        // The error is a number of another type before 5.16.
-        programs: &[Program::on_tracepoint("disk_complete", "block_rq_complete", &["request"])],
+        programs: &[Program::on_tracepoint(
+            "disk_complete",
+            "block_rq_complete",
+            // The error was a number of errno until 5.16 made it the block layer's own.
+            &["request", "unsigned char|int", "unsigned int"],
+        )],
         maps: &[Map::per_slot("DISK", 1)],
     }],
     wishes: &[],

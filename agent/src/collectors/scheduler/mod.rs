@@ -115,7 +115,7 @@ impl Scheduler {
         generation: impl Fn(u32) -> Option<u32>,
         readings: &mut (impl Readings + ?Sized),
     ) {
-        let slots: Vec<u32> = slots.iter().map(|(number, _)| number).collect();
+        let slots: Vec<u32> = slots.iter().filter(|(_, slot)| slot.is_of_tasks()).map(|(number, _)| number).collect();
         let mut totals = std::mem::take(&mut self.totals);
         totals.clear();
         let of_slot = |slot: u32| usize::try_from(slot).ok().and_then(|slot| self.maps.totals.get(slot));

@@ -118,7 +118,7 @@ impl Collector for Tasks {
         }
         let keys = || sweep.in_use.iter().map(|(_, slot)| slot.key).collect();
         self.walked.held.get_or_insert_with(keys);
-        for (number, slot) in sweep.wanted.iter() {
+        for (number, slot) in sweep.wanted.iter().filter(|(_, slot)| slot.is_of_tasks()) {
             self.find(number, slot.key);
             readings.slot(number, &self.found);
         }
