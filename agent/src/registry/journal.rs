@@ -195,7 +195,7 @@ fn named(value: &AttributeValue, names: &impl Naming) -> AttributeValue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::signal::Severity;
+    use crate::signal::{Attribute, Severity};
 
     static KIND: EventKind = EventKind {
         name: "test.happened",
@@ -284,6 +284,24 @@ mod tests {
         fixture.check("one", 0, 9, &["known a, by name"]);
         fixture.check("one", 29, 9, &[]);
         fixture.check("one", 30, 9, &["b", "known c, by name"]);
+    }
+
+    #[test]
+    fn whom_else_an_event_names_is_told_by_name_and_that_name_is_waited_for_too() {
+        static OTHER: Attribute = Attribute { name: "test.other", about: "" };
+        let mut fixture = Fixture::new(10);
+        for other in ["known b", "c"] {
+            let named = AttributeValue::Entity(Entity::unit(other).into());
+            let event = Event { attributes: vec![(&OTHER, named)], ..event("known a") };
+            fixture.journal.note(event, SystemTime::UNIX_EPOCH, fixture.began);
+        }
+        let mut take = |seconds| {
+            let taken = fixture.journal.take("one", 9, fixture.began + Duration::from_secs(seconds), &Half);
+            taken.into_iter().flat_map(|noted| noted.attributes).map(|(_, value)| value).collect::<Vec<_>>()
+        };
+        assert_eq!(take(0), ["known b, by name".into()]);
+        assert_eq!(take(29), []);
+        assert_eq!(take(30), ["c".into()]);
     }
 
     #[test]

@@ -236,3 +236,112 @@ impl Marks {
         mem::take(&mut self.missing) > 0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+    use std::{
+        fs,
+        os::{fd::AsFd as _, unix::fs::MetadataExt as _},
+        time::{Duration, Instant},
+    };
+
+    use podlens_common::oom::{Level, VICTIM};
+
+    use super::*;
+    use crate::{collectors::SlotsInUse, signal::Metric};
+
+    /// A collector on a node with one container, in which there was one kill before the start.
+    struct Node {
+        root: tempfile::TempDir,
+        key: CgroupKey,
+        oom: Oom,
+    }
+
+    impl Node {
+        fn start() -> Self {
+            let root = tempfile::tempdir().unwrap();
+            fs::write(root.path().join("cgroup.controllers"), "memory\n").unwrap();
+            let directory = root.path().join("one");
+            fs::create_dir(&directory).unwrap();
+            let key = fs::metadata(&directory).unwrap().ino();
+            fs::write(directory.join("memory.events.local"), "oom 1\noom_kill 1\n").unwrap();
+            let file = tempfile::tempfile().unwrap();
+            file.set_len(8).unwrap();
+            let marks = MappedArray::new(file.as_fd(), 1, 8).unwrap();
+            let hierarchies = Hierarchies::find(root.path()).unwrap();
+            let oom = Oom::new(Arc::new(Layout::new(SPEC.metrics)), hierarchies, marks);
+            Self { root, key, oom }
+        }
+
+        /// The kernel has counted so many kills.
+        fn count(&self, kills: u64) {
+            let text = format!("oom {kills}\noom_kill {kills}\n");
+            fs::write(self.root.path().join("one/memory.events.local"), text).unwrap();
+        }
+
+        fn event(&mut self, kind: u32, body: &[u8]) {
+            let mut event = Vec::new();
+            event.extend(kind.to_ne_bytes());
+            event.extend(u32::try_from(24 + body.len()).unwrap().to_ne_bytes());
+            event.extend(self.key.to_ne_bytes());
+            event.extend(7_u64.to_ne_bytes());
+            event.extend(body);
+            assert_eq!(self.oom.event(&Record::decode(&event).unwrap()), Ok(None));
+        }
+
+        fn mark(&mut self, mark: u64, kills: u64) {
+            let own = Level { id: self.key, usage_pages: 100, limit_pages: 100, ooms: kills };
+            let mut victim = Victim { mark, process: u32::try_from(mark).unwrap(), kills, ..Victim::default() };
+            (victim.level_count, victim.levels[0]) = (1, own);
+            self.event(VICTIM, bytemuck::bytes_of(&victim));
+        }
+
+        /// Kills by scope, as a sweep tells them.
+        fn sweep(&mut self) -> Option<Vec<u64>> {
+            /// What was told of cgroups.
+            struct Told(Vec<(CgroupKey, Row)>);
+            impl Readings for Told {
+                fn slot(&mut self, _: u32, _: &Row) {}
+                fn cgroup(&mut self, key: CgroupKey, row: &Row) {
+                    self.0.push((key, row.clone()));
+                }
+                fn caused(&mut self, _: &'static Metric, _: u32, _: u32, _: u64) {}
+            }
+            let (none, mut told) = (SlotsInUse::default(), Told(Vec::new()));
+            self.oom.read(&Sweep { wanted: &none, in_use: &none, generation: &|_| None, whole: true }, &mut told);
+            assert!(told.0.iter().all(|(key, _)| *key == self.key), "{:?}", told.0);
+            told.0.pop().map(|(_, row)| row.cells)
+        }
+    }
+
+    #[test]
+    fn a_kill_whose_record_is_lost_counts_when_the_kernels_files_have_been_read() {
+        let mut node = Node::start();
+        assert_eq!(node.sweep(), None);
+        node.mark(1, 2);
+        node.oom.marks.counted.set(0, 3);
+        node.count(4);
+        assert_eq!(node.sweep(), Some(vec![1, 0, 0, 0, 0]), "the records may come yet");
+        let began = Instant::now();
+        while node.sweep() != Some(vec![1, 0, 0, 0, 2]) {
+            assert!(began.elapsed() < Duration::from_secs(20), "{:?}", node.sweep());
+            thread::sleep(Duration::from_millis(1));
+        }
+        node.mark(4, 5);
+        assert_eq!(node.sweep(), Some(vec![2, 0, 0, 0, 2]));
+        assert_eq!(node.oom.lost(), [(&start::UNTOLD, 2)]);
+    }
+
+    #[test]
+    fn last_words_tell_kills_whose_record_was_lost_and_a_removal_has_all() {
+        let mut node = Node::start();
+        node.mark(1, 2);
+        node.event(LAST_WORDS, bytemuck::bytes_of(&LastWords { id: node.key, kills: 3 }));
+        let row = node.oom.removed(node.key).unwrap();
+        assert_eq!(row.cells, [1, 0, 0, 0, 1]);
+        assert_eq!(node.oom.lost(), [(&start::UNTOLD, 1)]);
+        assert_eq!((node.sweep(), node.oom.removed(node.key)), (None, None));
+    }
+}
