@@ -63,12 +63,12 @@ impl Holder {
     }
 }
 
-/// Which slot a cgroup below a root has. It never becomes wrong: the kernel gives a serial number to one cgroup only, of
-/// whichever hierarchy, and the slot is given on only when no task of that cgroup can exist.
+/// Which slot a task below a root has, by its cgroups. It never becomes wrong: the kernel gives a serial number to one cgroup
+/// only, of whichever hierarchy, and the slot is given on only when no task of that cgroup can exist.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Assigned {
-    /// The cgroup's serial number; 0 for none.
+    /// The cgroup's serial number, or of two the number that [`serial_of_both`] makes; 0 for none.
     pub serial: u64,
     /// Who holds its slot.
     pub holder: Holder,
@@ -77,6 +77,15 @@ pub struct Assigned {
 impl Assigned {
     /// No cgroup.
     pub const NONE: Self = Self { serial: 0, holder: Holder::UNATTRIBUTED };
+}
+
+/// One number for the cgroups of a task in the version 2 tree and in the version 1 CPU hierarchy, made of their serial
+/// numbers, which are 0 for a root. As good as both while the kernel has given fewer than 2^32 of them, one for each
+/// directory and each controller in it: a thousand containers an hour, of some twenty each, take 24 years to use so many.
+#[inline(always)]
+#[must_use]
+pub const fn serial_of_both(v2: u64, v1: u64) -> u64 {
+    v2.wrapping_add(v1 << 32)
 }
 
 /// One slot: the cgroup that holds it, written by the kernel when the cgroup's first task is dispatched and
@@ -108,6 +117,14 @@ impl Slot {
 /// Entries of each CPU's cache of slots; a power of two.
 pub const CACHE_ENTRIES: u32 = 1024;
 
+/// The entry for a serial number. Fibonacci hashing: they come at near-constant distances, which low bits alone would fold.
+#[inline(always)]
+#[must_use]
+pub const fn cache_index(serial: u64) -> u32 {
+    let folded = (serial.wrapping_add(serial >> 32) & 0xffff_ffff) as u32;
+    folded.wrapping_mul(0x9e37_79b9) >> (u32::BITS - CACHE_ENTRIES.ilog2())
+}
+
 /// What went wrong in the kernel while slots and events were handed out; each is a count.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
@@ -133,3 +150,30 @@ pub struct Losses {
 const _: () = assert!(size_of::<Assigned>() == 16);
 const _: () = assert!(size_of::<Slot>() == 32);
 const _: () = assert!(size_of::<Losses>() == 64);
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::{CACHE_ENTRIES, cache_index, serial_of_both};
+
+    #[test]
+    fn two_cgroups_have_a_number_of_their_own_and_one_beside_a_root_as_well() {
+        let serials = [0, 1, 2, 3, 500, 501, 1 << 31, (1 << 32) - 1];
+        let pairs = serials.iter().flat_map(|v2| serials.map(|v1| serial_of_both(*v2, v1)));
+        assert_eq!(pairs.collect::<HashSet<_>>().len(), serials.len() * serials.len());
+        assert_eq!(serial_of_both(7, 0), 7, "the same as in a node without version 1");
+    }
+
+    #[test]
+    fn cgroups_that_are_made_one_after_another_get_entries_of_their_own() {
+        // A runtime that makes a directory in each of two hierarchies, with so many controllers.
+        for (apart, distance) in [(0, 3), (1, 2), (1, 16), (5, 7)] {
+            let numbers = (1..=200_u64).map(|number| number * distance);
+            let entries: HashSet<u32> =
+                numbers.map(|serial| cache_index(serial_of_both(serial, serial + apart))).collect();
+            assert!(entries.len() > 150, "{} entries for 200 cgroups, {apart} {distance}", entries.len());
+            assert!(entries.iter().all(|entry| *entry < CACHE_ENTRIES));
+        }
+    }
+}

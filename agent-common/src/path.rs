@@ -38,6 +38,13 @@ pub const CLASS: u32 = 11;
 /// `libpod_parent`: Podman's, in which a bare id is a Podman pod.
 pub const PODMAN_PARENT: u32 = 12;
 
+/// What a path says of whose its cgroup is, in rising order: that it is no container's.
+pub const IN_NO_CONTAINER: u32 = 0;
+/// That it is a container's outside pods.
+pub const IN_CONTAINER: u32 = 1;
+/// That it is a pod's.
+pub const IN_POD: u32 = 2;
+
 /// One name of a path, by its bytes.
 pub trait Name {
     /// Its length in bytes.
@@ -404,6 +411,19 @@ impl Lineage {
         }
         self.settle_bare(true);
         if self.deepest != 0 { (self.deepest, self.deepest) } else { (0, self.unit) }
+    }
+
+    /// What the path says of whose the cgroup is: [`IN_NO_CONTAINER`], [`IN_CONTAINER`] or [`IN_POD`].
+    #[inline(always)]
+    #[must_use]
+    pub fn says(self) -> u32 {
+        if self.pod != 0 {
+            IN_POD
+        } else if self.end().0 != 0 {
+            IN_CONTAINER
+        } else {
+            IN_NO_CONTAINER
+        }
     }
 
     #[inline(always)]

@@ -18,4 +18,4 @@ mod processes;
 mod scheduler;
 mod walk;
 
-use self::core::{atomic, cells, events, kernel, log, slots};
+use self::core::{atomic, cells, events, hybrid, kernel, log, slots};

@@ -19,9 +19,13 @@ use podlens_common::{
 
 use crate::{
     atomic, events,
-    kernel::{Cgroup, ROOT_ID, Task, has_v1, number, offsets, structure},
+    kernel::{
+        Cgroup, ROOT_ID, Task, has_v1, number,
+        offsets::{self, half, word},
+        structure,
+    },
     slots,
-    walk::{half, key_of, word},
+    walk::key_of,
 };
 
 /// How many tasks were marked.

@@ -18,7 +18,7 @@ use core::cell::Cell;
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
     cty::{c_long, c_void},
-    helpers::{bpf_get_current_task, bpf_loop, bpf_probe_read_kernel},
+    helpers::{bpf_get_current_task, bpf_loop},
     macros::map,
     maps::Array,
 };
@@ -29,7 +29,11 @@ use podlens_common::{
 
 use crate::{
     cells::{cells, element},
-    kernel::{ROOT_ID, has_v1, offsets},
+    hybrid,
+    kernel::{
+        ROOT_ID, has_v1,
+        offsets::{self, half, word},
+    },
 };
 
 /// Tasks and processes that one run visits at most: 0.5 us each.
@@ -44,6 +48,9 @@ const PF_KTHREAD: u32 = 0x0020_0000;
 const UNINTERRUPTIBLE: u32 = 0x2;
 /// `TASK_NOLOAD` of linux/sched.h: idle, as kernel threads without work.
 const NOLOAD: u32 = 0x400;
+
+/// Not the key of any cgroup: it could not be told which of a task's two counts.
+const KEY_UNKNOWN: u64 = u64::MAX;
 
 /// What the walk found.
 #[map]
@@ -338,17 +345,18 @@ fn visit(walk: WalkCells, task: u64) {
 /// The key of a set of cgroups, by the rule of `slots::of_task`.
 #[inline(always)]
 pub(crate) fn key_of(set: u64) -> u64 {
-    let id = id_of(word(set + offsets::set_default()));
-    if id != ROOT_ID {
-        return id;
-    }
+    let v2 = word(set + offsets::set_default());
+    let mut counting = (v2, false);
     if has_v1() {
-        let id = id_of(word(word(set + offsets::set_cpu()) + offsets::css_cgroup()));
-        if id != ROOT_ID {
-            return id | KEY_V1;
-        }
+        let v1 = word(word(set + offsets::set_cpu()) + offsets::css_cgroup());
+        let Some(known) = hybrid::counting_at(v2, v1) else { return KEY_UNKNOWN };
+        counting = known;
     }
-    KEY_ROOT
+    match (id_of(counting.0), counting.1) {
+        (id, true) => id | KEY_V1,
+        (ROOT_ID, false) => KEY_ROOT,
+        (id, false) => id,
+    }
 }
 
 #[inline(always)]
@@ -364,7 +372,9 @@ fn write(walk: WalkCells) {
     if running | waiting | sleeping | disk == 0 {
         return;
     }
-    if let Some(record) = TASK_RECORDS_OF.get_ptr_mut(walk.records().get()) {
+    if walk.key().get() != KEY_UNKNOWN
+        && let Some(record) = TASK_RECORDS_OF.get_ptr_mut(walk.records().get())
+    {
         // SAFETY: only one reader walks at a time.
         unsafe { record.write(TaskRecord { key: walk.key().get(), tasks }) };
         walk.records().update(|count| count + 1);
@@ -374,22 +384,4 @@ fn write(walk: WalkCells) {
         });
     }
     walk.tasks().set([0; TaskState::COUNT]);
-}
-
-/// 64 bits of kernel memory; 0 where nothing is.
-///
-/// A function of its own with plain numbers only, which the verifier proves once and not at each call.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn word(address: u64) -> u64 {
-    // SAFETY: the helper checks the address.
-    unsafe { bpf_probe_read_kernel(address as *const u64) }.unwrap_or(0)
-}
-
-/// 32 bits of kernel memory; 0 where nothing is. As above.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn half(address: u64) -> u32 {
-    // SAFETY: the helper checks the address.
-    unsafe { bpf_probe_read_kernel(address as *const u32) }.unwrap_or(0)
 }

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Agent, Load, Page, TestCgroup, Work, free_address, pod_uid, podlens, wait_until};
+use common::{Agent, Load, Page, TestCgroup, Work, free_address, pod_uid, podlens, skip, wait_until};
 
 const CPU: &str = "podlens_cpu_seconds_total";
 
@@ -244,6 +244,36 @@ fn check_says_what_this_kernel_lacks() {
     }
     let tasks = if kernel() >= [5, 17] { " running " } else { "BPF_FUNC_loop" };
     assert!(line("tasks").contains(tasks), "{text}");
+}
+
+/// Where the kernel tells whether it is locked down.
+const LOCKDOWN: &str = "/sys/kernel/security/lockdown";
+
+#[test]
+fn a_lockdown_for_confidentiality_is_named_with_the_way_out() {
+    let mode = fs::read_to_string(LOCKDOWN).unwrap_or_default();
+    if !mode.contains("[confidentiality]") {
+        return skip(
+            "this kernel is not locked down for confidentiality; `cargo xtask vm --parameters lockdown=confidentiality` boots one that is",
+        );
+    }
+    let said = ["locked down for confidentiality", "boot with lockdown=integrity"];
+    // A container does not see where the kernel tells its mode; what the verifier says does.
+    let hidden = ["unshare", "--mount", "sh", "-c", "umount /sys/kernel/security && exec \"$@\"", "sh"];
+    for under in [&[][..], &hidden] {
+        let output = podlens(under, &["check"], &[]);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let line = |name: &str| text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(said.iter().all(|part| line("scheduler").contains(part)), "{text}");
+        let is_shown = said.iter().all(|part| line("lockdown").contains(part));
+        assert_eq!(is_shown, under.is_empty(), "{text}");
+
+        let mut agent = Agent::start_under(under, &[]);
+        let reason = agent.wait_for_code("/readyz", 503);
+        assert!(said.iter().all(|part| reason.contains(part)), "{reason}");
+        assert_eq!(agent.metrics().all(CPU, &[]).len(), 0, "what is not measured has no value");
+    }
 }
 
 #[test]

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use common::{Agent, Hog, MemoryCgroup, TestCgroup, container_id, pod_uid, skip};
+use common::{Agent, Hog, MemoryCgroup, TestCgroup, Trees, container_id, pod_uid, skip};
 use serde_json::{Value, json};
 use testkit::{
     components::Collector,
@@ -24,20 +24,20 @@ use testkit::{
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// A shell in the cgroup that becomes this command once it is told to.
-fn start_in(cgroup: &TestCgroup, command: &str) -> Child {
+/// A shell in the cgroups that becomes this command once it is told to.
+fn start_in(cgroups: &[&TestCgroup], command: &str) -> Child {
     let script = format!("read go; exec {command}");
     // `unshare` complains where its child is killed.
     let mut child =
         Command::new("sh").args(["-c", &script]).stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-    cgroup.add(child.id());
+    cgroups.iter().for_each(|cgroup| cgroup.add(child.id()));
     writeln!(child.stdin.take().unwrap(), "go").unwrap();
     child
 }
 
 /// Runs it to its end.
 fn run_in(cgroup: &TestCgroup, command: &str) {
-    start_in(cgroup, command).wait().unwrap();
+    start_in(&[cgroup], command).wait().unwrap();
 }
 
 /// Kills the first process of the PID namespace that this `unshare` has made.
@@ -121,7 +121,7 @@ fn the_end_of_a_container_comes_once_with_its_resource_its_exit_code_and_its_sig
     assert_eq!(attributes(&record), text(&[("process.exit.code", "3"), ("podlens.source", "kernel")]));
 
     let killed = TestCgroup::container(&pod_uid(92), 92);
-    kill_first_process(&mut start_in(&killed, "unshare --pid --fork sleep 1000"));
+    kill_first_process(&mut start_in(&[&killed], "unshare --pid --fork sleep 1000"));
     killed.remove();
     let (_, record) = wait_for_end(&collector, 92);
     let expected = [("process.exit.code", "137"), ("podlens.exit.signal", "9"), ("podlens.source", "kernel")];
@@ -136,6 +136,23 @@ fn the_end_of_a_container_comes_once_with_its_resource_its_exit_code_and_its_sig
     let [sent, dropped, rejected] = wait_until_settled(&agent);
     assert!(sent >= 3);
     assert_eq!((dropped, rejected), (0, 0));
+}
+
+#[test]
+fn the_end_of_a_container_that_version_2_takes_for_its_runtime_is_the_containers() {
+    if !TestCgroup::machine_is_hybrid() {
+        return skip("this machine does not mount a version 2 tree beside a version 1 CPU hierarchy");
+    }
+    let collector = Collector::start();
+    let _agent =
+        Agent::start(&[("PODLENS_OTLP_ENDPOINT", &collector.grpc_endpoint()), ("PODLENS_KUBERNETES_SOURCE", "none")]);
+    let unit = format!("podlens-test-{}.service", std::process::id());
+    let runtime = TestCgroup::at(format!("/system.slice/{unit}"), Vec::new(), Trees::ForRealTime);
+    let cgroup = TestCgroup::container_in(&pod_uid(96), 96, Trees::Version1);
+    start_in(&[&runtime, &cgroup], "unshare --pid --fork sh -c 'exit 5'").wait().unwrap();
+    cgroup.remove();
+    let (_, record) = wait_for_end(&collector, 96);
+    assert_eq!(attributes(&record)["process.exit.code"], "5");
 }
 
 fn pod(uid: &str, id: &str, state: &Value) -> Value {
@@ -172,7 +189,7 @@ fn the_pod_status_tells_an_end_with_its_reason_under_the_pods_name_and_the_kerne
     let collector = Collector::start();
     let (store, _server, agent) = watching(&collector, 95);
     let cgroup = TestCgroup::container(&uid, 95);
-    kill_first_process(&mut start_in(&cgroup, "unshare --pid --fork sleep 1000"));
+    kill_first_process(&mut start_in(&[&cgroup], "unshare --pid --fork sleep 1000"));
     cgroup.remove();
     let now = Command::new("date").args(["-u", "+%Y-%m-%dT%H:%M:%SZ"]).output().unwrap().stdout;
     let now = String::from_utf8(now).unwrap().trim().to_owned();
@@ -209,7 +226,7 @@ fn an_end_that_waits_for_its_pods_status_is_told_by_the_kernels_word_at_a_stop()
     let collector = Collector::start();
     let (_store, _server, agent) = watching(&collector, 96);
     let cgroup = TestCgroup::container(&pod_uid(96), 96);
-    kill_first_process(&mut start_in(&cgroup, "unshare --pid --fork sleep 1000"));
+    kill_first_process(&mut start_in(&[&cgroup], "unshare --pid --fork sleep 1000"));
     cgroup.remove();
     let (status, _) = agent.stop();
     assert!(status.success());

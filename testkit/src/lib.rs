@@ -19,6 +19,7 @@ pub mod bpf;
 pub mod components;
 pub mod http;
 pub mod kubernetes;
+pub mod monitor;
 #[cfg(feature = "otlp")]
 pub mod otlp;
 pub mod page;

@@ -26,6 +26,11 @@ const OLDEST_PROMETHEUS: (u32, u32) = (3, 5);
 /// Debian's suites that may have it, the first one preferred.
 const PROMETHEUS_SUITES: &[&str] = &["forky", "sid"];
 
+/// The Prometheus that receives OTLP, which Debian's packages leave out, by its module's version: 0.316.0 is Prometheus 3.16.0.
+/// `testkit` has the same.
+const RECEIVER_MODULE: &str = "github.com/prometheus/prometheus";
+const RECEIVER_VERSION: &str = "0.316.0";
+
 /// Version of the collector's components; its configuration providers are numbered apart.
 const COLLECTOR_VERSION: &str = "0.165.0";
 const COLLECTOR_PROVIDERS_VERSION: &str = "1.71.0";
@@ -41,7 +46,7 @@ const KERNEL_SERIES: &[&str] = &["5.10", "6.1", "6.12", "7.2"];
 /// The Go compiler, which a person installs.
 pub(crate) const GO: Step = Step {
     name: "go",
-    why: "to build the OpenTelemetry collector",
+    why: "to build the OpenTelemetry collector, and a Prometheus that receives OTLP",
     purpose: Purpose::Test,
     check: || Ok(process::output(Command::new("go").arg("version"))?.trim().to_owned()),
     act: || bail!("this step installs nothing"),
@@ -57,6 +62,16 @@ pub(crate) const PROMETHEUS: Step = Step {
     act: add_prometheus,
     remedy: "see that Debian's package server can be reached, or put prometheus and promtool 3.5 or later into \
              podlens/prometheus-3 of your cache directory",
+};
+
+/// Prometheus with its receiver for OTLP.
+pub(crate) const PROMETHEUS_RECEIVER: Step = Step {
+    name: "prometheus with its OTLP receiver",
+    why: "to receive podlens' push in the tests; Debian's has no receiver",
+    purpose: Purpose::Test,
+    check: check_receiver,
+    act: build_receiver,
+    remedy: "see that Go modules can be downloaded and that 2 GB of disk are free",
 };
 
 /// The OpenTelemetry collector.
@@ -120,6 +135,39 @@ fn check_prometheus() -> Result<String> {
         versions.push(format!("{name} {version}"));
     }
     Ok(versions.join(", "))
+}
+
+fn receiver_directory() -> Result<PathBuf> {
+    places::component(&format!("prometheus-otlp-{RECEIVER_VERSION}"))
+}
+
+fn check_receiver() -> Result<String> {
+    let printed = process::output(Command::new(cached(&receiver_directory()?, "prometheus")?).arg("--version"))?;
+    let version = prometheus_version(&printed).context("prometheus --version tells no version")?;
+    if version != RECEIVER_VERSION {
+        bail!("its version is {version}, not {RECEIVER_VERSION}");
+    }
+    Ok(version.to_owned())
+}
+
+/// Builds it from the released module, without the many clients of clouds that discover targets.
+fn build_receiver() -> Result<()> {
+    let directory = receiver_directory()?;
+    let sources = directory.join("sources");
+    fs::create_dir_all(&sources).with_context(|| format!("cannot make {}", sources.display()))?;
+    let module = format!("module podlens/receiver\n\ngo 1.25\n\nrequire {RECEIVER_MODULE} v{RECEIVER_VERSION}\n");
+    fs::write(sources.join("go.mod"), module).with_context(|| format!("cannot write into {}", sources.display()))?;
+    process::watched(
+        "building Prometheus (about 3 minutes)",
+        Command::new("go")
+            .current_dir(&sources)
+            .env("CGO_ENABLED", "0")
+            .args(["build", "-mod=mod", "-trimpath", "-tags", "remove_all_sd", "-ldflags"])
+            .arg(format!("-s -w -X github.com/prometheus/common/version.Version={RECEIVER_VERSION}"))
+            .args(["-o", "prometheus", &format!("{RECEIVER_MODULE}/cmd/prometheus")]),
+    )?;
+    copy_program(&sources.join("prometheus"), &directory.join("prometheus"))?;
+    fs::remove_dir_all(&sources).with_context(|| format!("cannot remove {}", sources.display()))
 }
 
 /// Takes the two programs out of Debian's packages.

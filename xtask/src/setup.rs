@@ -24,6 +24,7 @@ const STEPS: &[Step] = &[
     packages::VM,
     components::GO,
     components::PROMETHEUS,
+    components::PROMETHEUS_RECEIVER,
     components::COLLECTOR,
     components::KERNELS,
 ];

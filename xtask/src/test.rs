@@ -27,8 +27,9 @@ enum Kind {
     Tests,
     /// Test programs of Rust that load kernel programs: as root, one after another.
     KernelTests,
-    /// The same in virtual machines with other kernels; the arguments are the tests.
-    OtherKernels(&'static [&'static str]),
+    /// The same in virtual machines with other kernels and, where there is one, another parameter of their command line; the
+    /// arguments are the tests.
+    OtherKernels(&'static [&'static str], &'static str),
     /// Checks of this tool with a closing line of their own.
     Checks,
 }
@@ -118,7 +119,7 @@ const STAGES: &[Stage] = &[
     Stage {
         name: "other-kernels",
         about: "some of these tests on the oldest and the newest kernel, in pure cgroup v2, in virtual machines",
-        kind: Kind::OtherKernels(&["5.10", "7.2"]),
+        kind: Kind::OtherKernels(&["5.10", "7.2"], ""),
         arguments: &[
             "check_says_what_this_kernel_lacks",
             "a_pod_stopped_by_its_own_quota_is_nobodys_victim",
@@ -127,6 +128,13 @@ const STAGES: &[Stage] = &[
             "every_kind_of_request_is_counted_as_the_kernel_counts_it",
             "migrations_are_those_that_the_kernel_counts",
         ],
+        variables: &[],
+    },
+    Stage {
+        name: "lockdown",
+        about: "what podlens says of a kernel that is locked down for confidentiality, in a virtual machine",
+        kind: Kind::OtherKernels(&["6.12"], "lockdown=confidentiality"),
+        arguments: &["a_lockdown_for_confidentiality_is_named_with_the_way_out"],
         variables: &[],
     },
     Stage {
@@ -200,8 +208,8 @@ fn chosen(choice: &Choice) -> Result<Vec<&'static Stage>> {
 }
 
 fn run_stage(stage: &Stage, filter: Option<&str>) -> Result<Tally> {
-    if let Kind::OtherKernels(kernels) = stage.kind {
-        return run_on_other_kernels(kernels, stage.arguments, filter);
+    if let Kind::OtherKernels(kernels, parameters) = stage.kind {
+        return run_on_other_kernels(kernels, parameters, stage.arguments, filter);
     }
     let mut command = Command::new("cargo");
     command.current_dir(places::workspace()?).args(stage.arguments).envs(stage.variables.iter().copied());
@@ -228,7 +236,7 @@ fn run_stage(stage: &Stage, filter: Option<&str>) -> Result<Tally> {
 }
 
 /// Runs those of the named tests that the filter lets through, none of which is none to run.
-fn run_on_other_kernels(kernels: &[&str], tests: &[&str], filter: Option<&str>) -> Result<Tally> {
+fn run_on_other_kernels(kernels: &[&str], parameters: &str, tests: &[&str], filter: Option<&str>) -> Result<Tally> {
     let chosen = tests.iter().filter(|test| filter.is_none_or(|filter| test.contains(filter)));
     let filters: Vec<String> = chosen.map(|test| (*test).to_owned()).collect();
     if filters.is_empty() {
@@ -237,7 +245,7 @@ fn run_on_other_kernels(kernels: &[&str], tests: &[&str], filter: Option<&str>) 
     vm::run_tests(&vm::Tests {
         kernels,
         cgroup: vm::Cgroup::V2,
-        hardware: &vm::Hardware::default(),
+        hardware: &vm::Hardware::with_parameters(parameters),
         limit: MACHINE_LIMIT,
         filters: &filters,
         skip: &[],

@@ -4,6 +4,7 @@
 pub(crate) mod atomic;
 pub(crate) mod cells;
 pub(crate) mod events;
+pub(crate) mod hybrid;
 pub(crate) mod kernel;
 pub(crate) mod log;
 pub(crate) mod object;

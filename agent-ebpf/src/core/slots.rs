@@ -24,14 +24,21 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray, Queue},
 };
 use podlens_common::{
-    cgroup::{Assigned, CACHE_ENTRIES, CgroupKey, Holder, KEY_MARKS, Losses, SLOT_KERNEL, SLOT_ROOT, Slot},
+    cgroup::{
+        Assigned, CACHE_ENTRIES, CgroupKey, Holder, KEY_MARKS, Losses, SLOT_KERNEL, SLOT_ROOT, Slot, cache_index,
+        serial_of_both,
+    },
     claim::{self, Users},
     path::{self, Lineage, Name},
 };
 
 use super::{
-    atomic,
-    kernel::{Cgroup, KernfsNode, ROOT_SERIAL, Task, has_v1, slots_count},
+    atomic, hybrid,
+    kernel::{
+        Cgroup, CssSet, ROOT_SERIAL, Task, has_v1,
+        offsets::{self, word},
+        slots_count,
+    },
     log::debug,
 };
 
@@ -109,9 +116,13 @@ pub(crate) fn of_task(task: Task, cpu: u32) -> Holder {
 /// The same for a program in any context: in an interrupt, or where an interrupt may come. Not in an NMI.
 #[inline(always)]
 pub(crate) fn of_task_in_any_context(task: Task, cpu: u32) -> Holder {
-    match cgroup_of(task, cpu) {
-        Ok((cgroup, serial)) => of_cgroup_in_any_context(cgroup, serial, cpu),
-        Err(fixed) => fixed,
+    let (set, serial) = match cgroups_of(task, cpu) {
+        Ok(found) => found,
+        Err(fixed) => return fixed,
+    };
+    match hybrid::counting(set, cpu) {
+        Some(cgroup) => of_cgroup_in_any_context(cgroup, serial, cpu),
+        None => Holder::UNATTRIBUTED,
     }
 }
 
@@ -146,8 +157,8 @@ fn is_held(holder: Holder, key: CgroupKey) -> bool {
 /// The key of a task's cgroup; none if it is a root.
 #[inline(always)]
 pub(crate) fn key_of_task(task: Task, cpu: u32) -> Option<CgroupKey> {
-    let (cgroup, _) = cgroup_of(task, cpu).ok()?;
-    key_of(cgroup)
+    let (set, _) = cgroups_of(task, cpu).ok()?;
+    key_of(hybrid::counting(set, cpu)?)
 }
 
 /// The key of a cgroup; none in a hierarchy that is not read.
@@ -160,46 +171,45 @@ fn key_of(cgroup: Cgroup) -> Option<CgroupKey> {
 /// The same as [`of_task`], of a task that is likely to be of the cgroup that `recent` remembers.
 #[inline(always)]
 pub(crate) fn of_task_after(recent: &mut Assigned, task: Task, cpu: u32) -> Holder {
-    let (cgroup, serial) = match cgroup_of(task, cpu) {
+    let (set, serial) = match cgroups_of(task, cpu) {
         Ok(found) => found,
         Err(fixed) => return fixed,
     };
     if recent.serial == serial {
         return recent.holder;
     }
-    let Some(holder) = of_cgroup(cgroup, serial, cpu) else {
+    let Some(holder) = of_cgroups(set, serial, cpu) else {
         return Holder::UNATTRIBUTED;
     };
     *recent = Assigned { serial, holder };
     holder
 }
 
-/// The cgroup that counts for a task and its serial number, or the fixed holder of one that is in a root.
+/// A task's cgroups and the number that tells them from all others, or the fixed holder of one that is in roots alone.
 #[inline(always)]
-fn cgroup_of(task: Task, cpu: u32) -> Result<(Cgroup, u64), Holder> {
-    let sets = task.cgroups();
-    if sets.is_null() {
+fn cgroups_of(task: Task, cpu: u32) -> Result<(CssSet, u64), Holder> {
+    let set = task.cgroups();
+    if set.is_null() {
         return Err(without_cgroup(cpu));
     }
-    let mut cgroup = sets.default_cgroup();
-    let mut serial = cgroup.serial();
-    if serial == ROOT_SERIAL && has_v1() {
-        let css = sets.cpu();
+    let mut serial = set.default_cgroup().serial();
+    if has_v1() {
+        let css = set.cpu();
         if !css.is_null() {
-            cgroup = css.cgroup();
-            serial = cgroup.serial();
+            serial = serial_of_both(serial, css.cgroup().serial());
         }
     }
     if serial == ROOT_SERIAL {
         let slot = if task.is_kernel_thread() { SLOT_KERNEL } else { SLOT_ROOT };
         return Err(Holder::new(slot, 0));
     }
-    Ok((cgroup, serial))
+    Ok((set, serial))
 }
 
-/// The slot of a cgroup that is no root, by its serial number; assigned now if it has none yet, none if it cannot be.
+/// The slot of a task's cgroups, by the number that tells them from all others; assigned now if the one that counts has none
+/// yet, none if it cannot be.
 #[inline(always)]
-fn of_cgroup(cgroup: Cgroup, serial: u64, cpu: u32) -> Option<Holder> {
+fn of_cgroups(set: CssSet, serial: u64, cpu: u32) -> Option<Holder> {
     // SAFETY: only this CPU writes the entry, with interrupts off.
     let mut cached = cached(serial, cpu).map(|cached| unsafe { &mut *cached });
     if let Some(cached) = &cached
@@ -207,7 +217,7 @@ fn of_cgroup(cgroup: Cgroup, serial: u64, cpu: u32) -> Option<Holder> {
     {
         return Some(cached.holder);
     }
-    let holder = find_or_assign(cgroup, cpu);
+    let holder = find_or_assign_counting(set, cpu);
     if holder == Holder::UNATTRIBUTED {
         return None;
     }
@@ -223,16 +233,19 @@ fn without_cgroup(cpu: u32) -> Holder {
     Holder::UNATTRIBUTED
 }
 
+/// The slot of the cgroup that counts of a task's.
+#[inline(never)]
+fn find_or_assign_counting(set: CssSet, cpu: u32) -> Holder {
+    match hybrid::counting(set, cpu) {
+        Some(cgroup) => find_or_assign(cgroup, cpu),
+        None => Holder::UNATTRIBUTED,
+    }
+}
+
 /// The place in this CPU's cache; none on a CPU that came after the start. Processes and migrations are counted there as well.
 #[inline(always)]
 fn cached(serial: u64, cpu: u32) -> Option<*mut Assigned> {
     SLOT_CACHE.get_ptr_mut(cpu * CACHE_ENTRIES + cache_index(serial))
-}
-
-/// Fibonacci hashing: serial numbers come at near-constant distances, which low bits alone would fold.
-#[inline(always)]
-fn cache_index(serial: u64) -> u32 {
-    (serial as u32).wrapping_mul(0x9e37_79b9) >> (u32::BITS - CACHE_ENTRIES.ilog2())
 }
 
 #[inline(never)]
@@ -356,7 +369,7 @@ fn lineage(cgroup: Cgroup, key: CgroupKey) -> (CgroupKey, CgroupKey) {
         if above.is_null() || node.is_null() {
             break;
         }
-        if meet(denotes(node), node.id() | mark) != 0 {
+        if meet(denotes(node.name().as_ptr()), node.id() | mark) != 0 {
             break;
         }
         at = above;
@@ -364,6 +377,37 @@ fn lineage(cgroup: Cgroup, key: CgroupKey) -> (CgroupKey, CgroupKey) {
     }
     // SAFETY: as above.
     unsafe { (*ascent).lineage }.end()
+}
+
+/// What the path of the cgroup at an address says of whose it is; none where this CPU's buffer is in use.
+#[inline(always)]
+pub(crate) fn path_says(cgroup: u64) -> Option<u32> {
+    let ascent = ASCENT.get_ptr_mut(0)?;
+    if !claim::claim(&AscentUsers(ascent)) {
+        return None;
+    }
+    // SAFETY: the memory outlives the program, which has claimed it.
+    unsafe { (*ascent).lineage = Lineage::START };
+    let mut at = cgroup;
+    let mut level = 0;
+    while level < ANCESTORS {
+        let above = word(at + offsets::cgroup_above());
+        // The root has no name.
+        if above == 0 {
+            break;
+        }
+        let node = word(at + offsets::cgroup_kn());
+        // Any key but 0 does: whose the cgroup is matters, not which one on the way is the container.
+        if meet(denotes(word(node + offsets::kn_name()) as *const u8), 1) != 0 {
+            break;
+        }
+        at = word(above + offsets::css_cgroup());
+        level += 1;
+    }
+    // SAFETY: as above.
+    let says = unsafe { (*ascent).lineage }.says();
+    claim::release(&AscentUsers(ascent));
+    Some(says)
 }
 
 /// Meets one cgroup; not 0 if what is further up does not matter.
@@ -379,12 +423,12 @@ extern "C" fn meet(kind: u32, key: u64) -> u32 {
 
 /// Reads a cgroup's name into this CPU's buffer and tells what it denotes.
 #[inline(always)]
-fn denotes(node: KernfsNode) -> u32 {
+fn denotes(name: *const u8) -> u32 {
     let Some(ascent) = ASCENT.get_ptr_mut(0) else {
         return path::OTHER;
     };
     // SAFETY: the program has claimed the buffer, and the kernel copies at most its length.
-    match unsafe { bpf_probe_read_kernel_str_bytes(node.name().as_ptr(), &mut (*ascent).name) } {
+    match unsafe { bpf_probe_read_kernel_str_bytes(name, &mut (*ascent).name) } {
         Ok(name) => denoted(name.len() as u32),
         Err(_) => path::OTHER,
     }

@@ -128,7 +128,9 @@ impl Object {
     ) -> Result<Self, ObjectError> {
         let btf = Btf::from_sys_fs().map_err(ObjectError::Btf)?;
         let mut loader = EbpfLoader::new();
-        loader.btf(Some(&btf)).verifier_log_level(VerifierLogLevel::DISABLE);
+        // Only where the kernel has refused a program, which is then loaded once more: why, and not each step that led there.
+        // Without any level that second load would fail for its empty log.
+        loader.btf(Some(&btf)).verifier_log_level(VerifierLogLevel::STATS);
         for (name, entries) in entries {
             loader.map_max_entries(name, entries);
         }

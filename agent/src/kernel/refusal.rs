@@ -68,8 +68,10 @@ impl Circumstances {
                 "the process lacks the capabilities {names}: add them to the container's securityContext.capabilities.add, or start podlens as root{from_file}"
             ));
         }
-        // The verifier then does not know the functions that read kernel memory.
-        let is_unread = text.contains("probe_read_kernel") && text.contains("cannot use helper");
+        // The verifier then does not know the functions that read kernel memory, in its words of before 6.10 and since. The
+        // loader has put the older ones, without `_kernel`, in the place of those that it found missing.
+        let is_unknown = ["unknown func", "cannot use helper"].iter().any(|words| text.contains(words));
+        let is_unread = text.contains("bpf_probe_read") && is_unknown;
         if self.lockdown.as_deref() == Some("confidentiality") || is_unread {
             return Some(lockdown_sentence());
         }
@@ -88,12 +90,27 @@ fn lockdown_sentence() -> String {
 /// An error of the kernel in words, what explains it first.
 #[must_use]
 pub fn told(error: &(dyn Error + 'static)) -> String {
-    let text = crate::log::with_causes(error);
+    let text = in_one_line(&crate::log::with_causes(error));
     let circumstances = Circumstances::read(Path::new("/proc"), Path::new("/sys"));
     match circumstances.explain(errno(error), &text) {
         Some(explanation) => format!("{explanation}; {text}"),
         None => text,
     }
+}
+
+/// The verifier's lines in one, without its statistics.
+fn in_one_line(text: &str) -> String {
+    const STATISTICS: [&str; 3] = ["verification time ", "stack depth ", "processed "];
+    let lines = text.lines().map(str::trim).filter(|line| !STATISTICS.iter().any(|begin| line.starts_with(begin)));
+    let mut joined = String::new();
+    for line in lines {
+        // What follows the verifier's words begins with what stands between two causes.
+        if !joined.is_empty() && !line.starts_with(':') {
+            joined.push_str("; ");
+        }
+        joined.push_str(line);
+    }
+    joined
 }
 
 /// The kernel's number for what went wrong, from the first cause that has one.
@@ -112,9 +129,18 @@ fn errno(error: &(dyn Error + 'static)) -> Option<i32> {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
-    use super::{Circumstances, errno};
+    use super::{Circumstances, errno, in_one_line};
 
-    const NO_HELPER: &str = "the kernel refused the BPF program sched_switch: program of this type cannot use helper bpf_probe_read_kernel#113";
+    /// Of kernel 6.12, booted with lockdown=confidentiality.
+    const REFUSAL: &str = "the kernel refused the BPF program cgroup_attach: the BPF_PROG_LOAD syscall returned Invalid argument (os error 22). Verifier output: func 'cgroup_attach_task' arg2 has btf_id 112 type STRUCT 'task_struct'
+program of this type cannot use helper bpf_probe_read#4
+verification time 6974 usec
+stack depth 48+8+0+0
+processed 75 insns (limit 1000000) max_states_per_insn 0 total_states 7 peak_states 7 mark_read 6
+: Invalid argument (os error 22)";
+    const NO_HELPER: &str = "program of this type cannot use helper bpf_probe_read#4";
+    /// Of kernel 5.10.
+    const NO_FUNCTION: &str = "unknown func bpf_probe_read_str#45";
 
     fn circumstances(missing: Option<&[&'static str]>, status: &str, lockdown: &str) -> Circumstances {
         Circumstances { missing: missing.map(<[_]>::to_vec), ..Circumstances::parse(status, lockdown) }
@@ -145,8 +171,19 @@ mod tests {
         check(&circumstances(held, plain, open), libc::EPERM, "", None);
         check(&circumstances(held, filtered, open), libc::EINVAL, "R1 invalid mem access", None);
         // A container sees no securityfs, but the verifier's words tell.
-        check(&circumstances(held, filtered, ""), libc::EINVAL, NO_HELPER, Some("boot with lockdown=integrity"));
+        for text in [REFUSAL, NO_HELPER, NO_FUNCTION] {
+            check(&circumstances(held, filtered, ""), libc::EINVAL, text, Some("boot with lockdown=integrity"));
+        }
         check(&circumstances(None, filtered, ""), libc::EPERM, "", None);
+    }
+
+    #[test]
+    fn what_the_verifier_says_is_one_line_without_its_statistics() {
+        assert_eq!(
+            in_one_line(REFUSAL),
+            "the kernel refused the BPF program cgroup_attach: the BPF_PROG_LOAD syscall returned Invalid argument (os error 22). Verifier output: func 'cgroup_attach_task' arg2 has btf_id 112 type STRUCT 'task_struct'; program of this type cannot use helper bpf_probe_read#4: Invalid argument (os error 22)"
+        );
+        assert_eq!(in_one_line("cannot open /proc/x: denied"), "cannot open /proc/x: denied");
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub static MAPS: &[Map] = &[
     // CPUs for which there is no more than this count here what they lose.
     Map::per_possible_cpu("LOSSES"),
     Map::fixed("ASCENT"),
+    Map::fixed("SAID"),
 ];
 
 /// The maps at work.

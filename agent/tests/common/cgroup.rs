@@ -22,6 +22,8 @@ pub enum Trees {
     /// In the version 2 tree alone where there is one beside version 1, otherwise in all: takes real-time tasks as it
     /// is, which a version 1 CPU hierarchy does only in kernels without real-time budgets of groups.
     ForRealTime,
+    /// In the version 1 hierarchies alone, as a container runtime that knows no other.
+    Version1,
 }
 
 /// Where this machine mounts its trees.
@@ -98,6 +100,7 @@ impl TestCgroup {
         let pure_v2 = found.cpu.is_none();
         let mounts = match trees {
             Trees::ForRealTime if found.v2.is_some() => Mounts { v2: found.v2, ..Mounts::default() },
+            Trees::Version1 => Mounts { v2: None, ..found },
             Trees::All | Trees::ForRealTime => found,
         };
         let cgroup = Self { path, labels, mounts };
@@ -164,6 +167,12 @@ impl TestCgroup {
             let v2 = self.mounts.v2.as_ref().expect("a machine without version 1 has version 2");
             write(&below(v2, path).join("cpu.weight"), &(shares * 100 / 1024).max(1).to_string());
         }
+    }
+
+    /// Whether this machine has a version 2 tree beside a version 1 CPU hierarchy.
+    pub fn machine_is_hybrid() -> bool {
+        let found = Mounts::find();
+        found.v2.is_some() && found.cpu.is_some()
     }
 
     /// Whether it is in a version 2 tree.

@@ -17,6 +17,8 @@ use super::{
 use crate::{free_address, http, wait_for};
 
 const COMPONENT: &str = "prometheus-3";
+/// The one that receives OTLP as well.
+const RECEIVER: &str = "prometheus-otlp-0.316.0";
 
 /// One element of an instant query's answer.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,29 +38,41 @@ pub struct Prometheus {
 impl Prometheus {
     /// Starts it with `target` as its only target, scraped each second at `/metrics`, labels honoured.
     pub fn start(target: SocketAddr) -> Self {
-        Self::start_with(target, &[])
+        Self::start_configured(&configuration(target))
     }
 
-    /// The same with features switched on, for example `native-histograms`.
-    pub fn start_with(target: SocketAddr, features: &[&str]) -> Self {
-        let prometheus = program(COMPONENT, "prometheus");
+    /// Starts it with a configuration of the test's own, in YAML or JSON.
+    pub fn start_configured(configuration: &str) -> Self {
+        Self::start_program(COMPONENT, configuration, &[])
+    }
+
+    /// Starts one that receives OTLP at `/api/v1/otlp` and scrapes only what the configuration says.
+    pub fn start_receiver(configuration: &str) -> Self {
+        Self::start_program(RECEIVER, configuration, &["--web.enable-otlp-receiver"])
+    }
+
+    fn start_program(component: &str, configuration: &str, arguments: &[&str]) -> Self {
+        let prometheus = program(component, "prometheus");
         let directory = Directory::new("prometheus");
-        let configuration = directory.write("prometheus.yml", &configuration(target));
+        let configuration = directory.write("prometheus.yml", configuration);
         let address = free_address();
         let mut command = Command::new(prometheus);
         command
             .arg(format!("--config.file={}", configuration.display()))
             .arg(format!("--storage.tsdb.path={}", directory.path().join("tsdb").display()))
-            .arg(format!("--web.listen-address={address}"));
-        if !features.is_empty() {
-            command.arg(format!("--enable-feature={}", features.join(",")));
-        }
+            .arg(format!("--web.listen-address={address}"))
+            .args(arguments);
         let mut process = Process::start("Prometheus", command, directory);
         process.wait_until_ready(|| match http::get(address, "/-/ready")? {
             (200, _) => Ok(()),
             (code, body) => Err(format!("not ready: {code} {}", body.trim())),
         });
         Self { process, address }
+    }
+
+    /// Where it serves.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// The answer to an instant query; an error is Prometheus' own words.

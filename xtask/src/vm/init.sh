@@ -11,6 +11,7 @@ mount -t proc proc /proc
 hostname podlens-vm
 mount -t sysfs sysfs /sys
 mount -t tracefs tracefs /sys/kernel/tracing
+mount -t securityfs securityfs /sys/kernel/security
 mount -t bpf bpf /sys/fs/bpf
 ip link set lo up
 # Real-time tasks of tests hold a CPU for as long as they want: the other one is there for all else.

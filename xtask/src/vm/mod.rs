@@ -75,11 +75,10 @@ pub(crate) struct Hardware {
 impl Hardware {
     /// CPUs, unless others are asked for.
     const CPUS: &str = "2";
-}
 
-impl Default for Hardware {
-    fn default() -> Self {
-        Self { cpus: Self::CPUS.to_owned(), parameters: String::new() }
+    /// The usual machine, with more on the kernel's command line.
+    pub(crate) fn with_parameters(parameters: &str) -> Self {
+        Self { cpus: Self::CPUS.to_owned(), parameters: parameters.to_owned() }
     }
 }
 

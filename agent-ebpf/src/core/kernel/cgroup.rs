@@ -6,7 +6,7 @@ use podlens_common::{
     cpu::Bandwidth,
 };
 
-use super::{has_v1, number, structure};
+use super::{has_v1, number, offsets, structure};
 
 /// The first id that a kernfs gives, to its root.
 pub(crate) const ROOT_ID: u64 = 1;
@@ -59,6 +59,20 @@ impl Text {
     #[inline(always)]
     pub(crate) const fn as_ptr(self) -> *const u8 {
         self.0
+    }
+}
+
+impl CssSet {
+    /// The addresses of a task's cgroups in the version 2 tree and in the hierarchy of the CPU controller, as plain numbers,
+    /// which a function can take that the verifier proves once. 0 for what cannot be read.
+    #[inline(always)]
+    pub(crate) fn addresses(self) -> (u64, u64) {
+        let read = |offset: u64| {
+            // SAFETY: the helper checks the address.
+            unsafe { bpf_probe_read_kernel((self.address() + offset) as *const u64) }.unwrap_or(0)
+        };
+        let (v2, css) = (read(offsets::set_default()), read(offsets::set_cpu()));
+        (v2, offsets::word(css + offsets::css_cgroup()))
     }
 }
 

@@ -29,7 +29,7 @@ mod sched;
 mod task;
 
 pub(crate) use self::{
-    cgroup::{Cgroup, KernfsNode, ROOT_ID, ROOT_SERIAL, bandwidth},
+    cgroup::{Cgroup, CssSet, ROOT_ID, ROOT_SERIAL, bandwidth},
     sched::{CfsRq, has_throttled},
     task::{Signal, Task, executed_ns_at, exit_tells_group, switch_has_state, thread_at, thread_group_at},
 };
@@ -142,7 +142,7 @@ pub(crate) fn cpus_count() -> u64 {
     number!("CPUS_COUNT")
 }
 
-/// A version 1 CPU hierarchy tells the cgroup of tasks that the version 2 tree leaves in its root.
+/// A version 1 CPU hierarchy is mounted, in which a task's cgroup may count.
 #[inline(always)]
 pub(crate) fn has_v1() -> bool {
     number!("HAS_V1") != 0

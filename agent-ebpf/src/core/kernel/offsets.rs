@@ -1,5 +1,7 @@
 //! Offsets as numbers, for a program that reads kernel memory by address.
 
+use aya_ebpf::helpers::bpf_probe_read_kernel;
+
 use super::number;
 
 macro_rules! offsets {
@@ -27,7 +29,28 @@ offsets! {
     set_cpu = "u64 css_set.subsys[cgroup_subsys_id.cpu_cgrp_id]";
     css_cgroup = "u64 cgroup_subsys_state.cgroup";
     cgroup_kn = "u64 cgroup.kn";
+    cgroup_serial = "u64 cgroup.self.serial_nr";
+    cgroup_above = "u64 cgroup.self.parent";
     kn_id = "u64 kernfs_node.id";
+    kn_name = "u64 kernfs_node.name";
+}
+
+/// 64 bits of kernel memory; 0 where nothing is.
+///
+/// A function of its own with plain numbers only, which the verifier proves once and not at each call.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn word(address: u64) -> u64 {
+    // SAFETY: the helper checks the address.
+    unsafe { bpf_probe_read_kernel(address as *const u64) }.unwrap_or(0)
+}
+
+/// 32 bits of kernel memory; 0 where nothing is. As [`word`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn half(address: u64) -> u32 {
+    // SAFETY: the helper checks the address.
+    unsafe { bpf_probe_read_kernel(address as *const u32) }.unwrap_or(0)
 }
 
 /// Says that the program calls `bpf_loop` (5.17 and later).

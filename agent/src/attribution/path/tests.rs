@@ -3,7 +3,7 @@
 
 use proptest::prelude::{Strategy, any, prop_assert, prop_assert_eq, prop_assume, prop_oneof, proptest};
 
-use podlens_common::path::{Lineage, NAME_BYTES, kind};
+use podlens_common::path::{IN_CONTAINER, IN_NO_CONTAINER, IN_POD, Lineage, NAME_BYTES, kind};
 
 use super::{CgroupKind, Qos, Runtime, parse, read, segments};
 
@@ -332,8 +332,8 @@ fn the_kernels_way_up_finds_what_the_daemons_way_down_finds() {
     }
 }
 
-/// Which names the kernel programs take for the pod and the container, by their numbers.
-fn up(path: &str) -> (u64, u64) {
+/// The kernel programs' way up a path.
+fn up(path: &str) -> Lineage {
     let names: Vec<&str> = segments(path).collect();
     let mut lineage = Lineage::START;
     for (index, name) in names.iter().enumerate().rev() {
@@ -341,13 +341,19 @@ fn up(path: &str) -> (u64, u64) {
             break;
         }
     }
-    lineage.end()
+    lineage
 }
 
 #[track_caller]
 fn compare(path: &str) {
     let down = read(path);
-    assert_eq!(up(path), (down.group_at as u64, down.container_at as u64), "{path} is {down:?}");
+    assert_eq!(up(path).end(), (down.group_at as u64, down.container_at as u64), "{path} is {down:?}");
+    let says = match down.kind {
+        CgroupKind::Container { .. } | CgroupKind::Pod { .. } => IN_POD,
+        CgroupKind::StandaloneContainer { .. } => IN_CONTAINER,
+        CgroupKind::Unit { .. } | CgroupKind::Plain(_) | CgroupKind::Root => IN_NO_CONTAINER,
+    };
+    assert_eq!(up(path).says(), says, "{path} is {down:?}");
 }
 
 /// Paths made of the pieces that the grammar knows, cut and joined in every order, and of arbitrary text.

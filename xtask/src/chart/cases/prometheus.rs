@@ -15,10 +15,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Error, Result, bail};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::Context;
-use testkit::http;
+use testkit::{http, monitor::scrape_config};
 
 use crate::{
     chart::helm::{Objects, text},
@@ -47,7 +47,7 @@ pub(super) fn monitors(context: &Context<'_>) -> Result<()> {
     let services = endpoint(&by_service, "ServiceMonitor", "/spec/endpoints/0")?;
     // `overrideHonorLabels` of a Prometheus object, as of OpenShift's for users' workloads.
     let jobs = [("pods", pods, true), ("services", services, true), ("overruled", pods, false)];
-    let jobs = jobs.map(|(name, endpoint, honored)| scrape(name, endpoint, honored, target));
+    let jobs = jobs.map(|(name, endpoint, honored)| scrape_config(name, endpoint, honored, target, &AGENT));
     let prometheus = Prometheus::start(&jobs)?;
     prometheus.wait(jobs.len())?;
     for job in ["pods", "services", "overruled"] {
@@ -79,31 +79,6 @@ fn expect(job: &str, found: &BTreeSet<String>, wanted: &[&str]) -> Result<()> {
 
 fn endpoint<'a>(objects: &'a Objects, kind: &str, pointer: &str) -> Result<&'a Value> {
     objects.one(kind)?.pointer(pointer).with_context(|| format!("the {kind} has no endpoint"))
-}
-
-/// The scrape configuration that the operator makes of a monitor's endpoint.
-fn scrape(name: &str, endpoint: &Value, honored: bool, target: SocketAddr) -> Value {
-    let rules = endpoint.pointer("/metricRelabelings").and_then(Value::as_array).map(Vec::as_slice);
-    let rules: Vec<Value> = rules.unwrap_or_default().iter().map(in_snake_case).collect();
-    let honor_labels = honored && endpoint.pointer("/honorLabels") == Some(&Value::Bool(true));
-    let labels: Map<String, Value> = AGENT.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
-    json!({
-        "job_name": name,
-        "metrics_path": text(endpoint, "/path"),
-        "honor_labels": honor_labels,
-        "static_configs": [{ "targets": [target.to_string()], "labels": labels }],
-        "metric_relabel_configs": rules,
-    })
-}
-
-/// A relabelling rule in Prometheus' spelling, `sourceLabels` as `source_labels`.
-fn in_snake_case(rule: &Value) -> Value {
-    let spelled = |key: &str| {
-        let letter =
-            |c: char| if c.is_ascii_uppercase() { format!("_{}", c.to_ascii_lowercase()) } else { c.to_string() };
-        key.chars().map(letter).collect::<String>()
-    };
-    rule.as_object().into_iter().flatten().map(|(key, value)| (spelled(key), value.clone())).collect()
 }
 
 /// Answers each request with the page, in a thread that ends with the process.
@@ -191,29 +166,5 @@ impl Drop for Prometheus {
         // It holds nothing that is needed later.
         let _ = self.process.kill();
         let _ = self.process.wait();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::{in_snake_case, scrape};
-
-    #[test]
-    fn a_rule_is_spelled_as_prometheus_spells_it() {
-        let rule = json!({ "action": "replace", "sourceLabels": ["unit"], "targetLabel": "pod", "replacement": "" });
-        let wanted =
-            json!({ "action": "replace", "source_labels": ["unit"], "target_label": "pod", "replacement": "" });
-        assert_eq!(in_snake_case(&rule), wanted);
-    }
-
-    #[test]
-    fn labels_are_honored_only_where_monitor_and_prometheus_both_do() {
-        let target = ([127, 0, 0, 1], 1).into();
-        for (monitor, honored, wanted) in [(true, true, true), (true, false, false), (false, true, false)] {
-            let job = scrape("a", &json!({ "path": "/metrics", "honorLabels": monitor }), honored, target);
-            assert_eq!(job.get("honor_labels"), Some(&json!(wanted)), "{monitor} {honored}");
-        }
     }
 }
