@@ -34,7 +34,7 @@ const DISCARD: u32 = 3;
 /// From here on an operation is a driver's own, which nobody's account of a disk has.
 const OF_DRIVERS: u32 = 32;
 /// `BLK_MQ_F_STACKING` of linux/blk-mq.h: the driver hands the request on to a device below (loop, multipath by requests).
-const STACKING: u32 = 1 << 2;
+const STACKING: u64 = 1 << 2;
 
 structure! {
     /// `struct request`
@@ -51,7 +51,7 @@ structure! {
 structure! {
     /// `struct blk_mq_hw_ctx`
     HardwareQueue {
-        flags: u32 = "blk_mq_hw_ctx.flags";
+        flags: u64 = "blk_mq_hw_ctx.flags";
     }
 }
 structure! {
