@@ -39,6 +39,8 @@ use crate::{
 };
 
 const REAP: Duration = Duration::from_secs(1);
+/// By then the first names are there and connections are made.
+const STARTED: Duration = Duration::from_secs(10);
 /// A pipeline that was not tidied for so long hangs.
 const HEARTBEAT: Duration = Duration::from_secs(30);
 /// A stop waits so long for a sweep that is under way.
@@ -87,6 +89,7 @@ async fn serve(config: &Config) -> Result<()> {
     let mut tasks = JoinSet::new();
     tasks.spawn(server.run(shutdown.clone()));
     tasks.spawn(keep_reaping(Arc::clone(&pipeline), Arc::clone(&beat), shutdown.clone()));
+    tasks.spawn(release_program(shutdown.clone()));
     #[cfg(feature = "kernel-log")]
     if let Some(lines) = pipeline.kernel_log() {
         tasks.spawn(lines.follow(shutdown.clone()));
@@ -230,6 +233,14 @@ async fn keep_reaping(pipeline: Arc<Pipeline>, beat: Arc<AtomicU64>, shutdown: S
     tokio::select! {
         () = stopped(shutdown) => {}
         () = work => {}
+    }
+}
+
+/// Gives the start's code back when all of it has run.
+async fn release_program(shutdown: Shutdown) {
+    tokio::select! {
+        () = stopped(shutdown) => {}
+        () = tokio::time::sleep(STARTED) => process::release_program(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The kernel programs: loaded with the node's facts, attached, and their maps handed out.
 //!
 //! Attachments live as long as [`Object`]: when the process ends, however it ends, the kernel detaches and
-//! frees everything.
+//! frees everything. What only loading needs goes before, with [`Object::seal`].
 
 use std::{
     io,
@@ -9,7 +9,7 @@ use std::{
 };
 
 use aya::{
-    Btf, Ebpf, EbpfLoader, VerifierLogLevel,
+    Btf, Ebpf, EbpfLoader, Endianness, VerifierLogLevel,
     maps::{Map, MapError, RingBuf},
     programs::{BtfTracePoint, Iter, Program, ProgramError},
 };
@@ -72,8 +72,8 @@ pub enum ObjectError {
         #[source]
         source: io::Error,
     },
-    /// A program was to be attached after the last one.
-    #[error("the BPF program {name} comes too late: attach it before the object is sealed")]
+    /// A program was to be attached, or a map taken, after the last one.
+    #[error("the BPF program or map {name} comes too late: take it before the object is sealed")]
     Sealed {
         /// Which one.
         name: &'static str,
@@ -107,14 +107,38 @@ pub fn node(hierarchies: &Hierarchies, cpus: u32, slots: u32) -> [(&'static str,
     ]
 }
 
+/// A loader that has not loaded anything.
+///
+/// aya reads all of the kernel's types whenever one is made, which takes 20 MB for a moment. This object has no use for
+/// them, so a loader is made before the start takes memory for anything else.
+pub struct Blank(EbpfLoader<'static>);
+
+impl Default for Blank {
+    fn default() -> Self {
+        let mut loader = EbpfLoader::new();
+        // Only where the kernel has refused a program, which is then loaded once more: why, and not each step that led there.
+        // Without any level that second load would fail for its empty log.
+        loader.btf(None).verifier_log_level(VerifierLogLevel::STATS);
+        Self(loader)
+    }
+}
+
 /// The loaded object.
 pub struct Object {
-    ebpf: Ebpf,
     /// Until [`Object::seal`].
-    btf: Option<Btf>,
+    loaded: Option<Loaded>,
+    /// What keeps programs attached, by their names.
+    links: Vec<(&'static str, Box<dyn Send>)>,
     /// Until it is taken.
     #[cfg(feature = "kernel-log")]
     log: Option<super::log::KernelLog>,
+}
+
+/// What loading and attaching need.
+struct Loaded {
+    ebpf: Ebpf,
+    /// The kernel's types, as far as attaching asks for them.
+    btf: Btf,
 }
 
 impl Object {
@@ -123,14 +147,11 @@ impl Object {
     /// # Errors
     /// What the kernel refuses.
     pub fn load(
+        Blank(mut loader): Blank,
         answers: &Answers,
         entries: impl std::iter::Iterator<Item = (&'static str, u32)>,
     ) -> Result<Self, ObjectError> {
-        let btf = Btf::from_sys_fs().map_err(ObjectError::Btf)?;
-        let mut loader = EbpfLoader::new();
-        // Only where the kernel has refused a program, which is then loaded once more: why, and not each step that led there.
-        // Without any level that second load would fail for its empty log.
-        loader.btf(Some(&btf)).verifier_log_level(VerifierLogLevel::STATS);
+        let btf = Btf::parse(&answers.btf().hooks(), Endianness::default()).map_err(ObjectError::Btf)?;
         for (name, entries) in entries {
             loader.map_max_entries(name, entries);
         }
@@ -140,8 +161,8 @@ impl Object {
         Ok(Self {
             #[cfg(feature = "kernel-log")]
             log: Some(super::log::KernelLog::take(&mut ebpf).map_err(|source| map_error("AYA_LOGS", source))?),
-            ebpf,
-            btf: Some(btf),
+            loaded: Some(Loaded { ebpf, btf }),
+            links: Vec::new(),
         })
     }
 
@@ -156,14 +177,17 @@ impl Object {
     /// # Errors
     /// The verifier or the hook refuses it.
     pub fn attach(&mut self, name: &'static str, hook: Hook) -> Result<(), ObjectError> {
-        let program = self.ebpf.program_mut(name).ok_or(ObjectError::Missing { name })?;
+        let Self { loaded, links, .. } = self;
+        let Loaded { ebpf, btf } = loaded.as_mut().ok_or(ObjectError::Sealed { name })?;
+        let program = ebpf.program_mut(name).ok_or(ObjectError::Missing { name })?;
         let verify = |source| ObjectError::Verify { name, source: Box::new(source) };
-        let btf = self.btf.as_ref().ok_or(ObjectError::Sealed { name })?;
         match hook {
             Hook::Tracepoint { name: tracepoint, .. } => {
                 let program: &mut BtfTracePoint = program.try_into().map_err(verify)?;
                 program.load(tracepoint, btf).map_err(verify)?;
-                program.attach().map_err(|source| ObjectError::Attach { name, source: Box::new(source) })?;
+                let link = program.attach().and_then(|link| program.take_link(link));
+                let link = link.map_err(|source| ObjectError::Attach { name, source: Box::new(source) })?;
+                links.push((name, Box::new(link)));
             }
             Hook::TaskIterator => {
                 let program: &mut Iter = program.try_into().map_err(verify)?;
@@ -175,8 +199,10 @@ impl Object {
 
     /// Takes a program out of the kernel again.
     pub fn detach(&mut self, name: &str) {
+        self.links.retain(|(attached, _)| *attached != name);
+        let Some(Loaded { ebpf, .. }) = &mut self.loaded else { return };
         // Whatever the kernel answers, it is gone with the process at the latest.
-        if let Some(program) = self.ebpf.program_mut(name) {
+        if let Some(program) = ebpf.program_mut(name) {
             let _ = match program {
                 Program::BtfTracePoint(program) => program.unload(),
                 Program::Iter(program) => program.unload(),
@@ -190,7 +216,7 @@ impl Object {
     /// # Errors
     /// The program is not loaded, or the kernel has no such iterator.
     pub fn iterator(&mut self, name: &'static str) -> Result<Iterator, ObjectError> {
-        let program = self.ebpf.program_mut(name).ok_or(ObjectError::Missing { name })?;
+        let program = self.loaded(name)?.ebpf.program_mut(name).ok_or(ObjectError::Missing { name })?;
         let verify = |source| ObjectError::Verify { name, source: Box::new(source) };
         let program: &mut Iter = program.try_into().map_err(verify)?;
         Iterator::over(program.fd().map_err(verify)?.as_fd()).map_err(|source| ObjectError::Iterate { name, source })
@@ -201,16 +227,20 @@ impl Object {
     /// # Errors
     /// The program is not loaded.
     pub fn missed_runs(&mut self, name: &'static str) -> Result<MissedRuns, ObjectError> {
-        let program = self.ebpf.program_mut(name).ok_or(ObjectError::Missing { name })?;
+        let program = self.loaded(name)?.ebpf.program_mut(name).ok_or(ObjectError::Missing { name })?;
         let verify = |source| ObjectError::Verify { name, source: Box::new(source) };
         let program: &mut BtfTracePoint = program.try_into().map_err(verify)?;
         MissedRuns::of(program.fd().map_err(verify)?.as_fd()).map_err(|source| verify(ProgramError::IOError(source)))
     }
 
-    /// Frees what only loading needs: 30 MB of the kernel's type information. No program can be attached after.
+    /// Frees what only loading needs, and keeps what is attached. No program can be attached, and no map taken, after.
     pub fn seal(&mut self) {
-        self.btf = None;
+        self.loaded = None;
         process::trim_memory();
+    }
+
+    fn loaded(&mut self, name: &'static str) -> Result<&mut Loaded, ObjectError> {
+        self.loaded.as_mut().ok_or(ObjectError::Sealed { name })
     }
 
     /// An array of values that begin with a `T` each, mapped into this process.
@@ -218,7 +248,7 @@ impl Object {
     /// # Errors
     /// The map cannot be used.
     pub fn array<T: Pod>(&mut self, name: &'static str) -> Result<MappedArray<T>, ObjectError> {
-        let map = self.ebpf.map(name).ok_or(ObjectError::Missing { name })?;
+        let map = self.loaded(name)?.ebpf.map(name).ok_or(ObjectError::Missing { name })?;
         let Map::Array(map) = map else { return Err(map_error(name, io::Error::other("it is no array"))) };
         let info = map.info().map_err(|source| map_error(name, source))?;
         let size = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
@@ -241,7 +271,7 @@ impl Object {
         name: &'static str,
         of: impl FnOnce(Map) -> Result<T, MapError>,
     ) -> Result<T, ObjectError> {
-        let map = self.ebpf.take_map(name).ok_or(ObjectError::Missing { name })?;
+        let map = self.loaded(name)?.ebpf.take_map(name).ok_or(ObjectError::Missing { name })?;
         of(map).map_err(|source| map_error(name, source))
     }
 }

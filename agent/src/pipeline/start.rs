@@ -13,7 +13,7 @@ use super::{
     events::{Telling, announce},
     facts::Facts,
     kernel::Kernel,
-    reading::FixedEntities,
+    reading::{FixedEntities, Resolved},
 };
 use crate::{
     attribution::{cgroups::Cgroups, kubernetes::Names},
@@ -33,7 +33,7 @@ use crate::{
         host::Cpus,
         labels, memory_limit,
         needs::{self, Answers},
-        object::{self, Object, ObjectError},
+        object::{self, Blank, Object, ObjectError},
         refusal,
         slots::SlotMaps,
     },
@@ -116,9 +116,11 @@ impl Pipeline {
             ledger: Ledger::new(definitions, config.linger),
             unknown: HashMap::new(),
             scanned: now,
+            freed: now,
             lost_events: 0,
             sweep: std::time::Duration::ZERO,
             fixed,
+            resolved: Resolved::default(),
             facts,
             snapshots: Vec::new(),
             telling,
@@ -173,6 +175,7 @@ impl Loader<'_> {
     }
 
     fn try_load(&mut self) -> Result<Kernel, State> {
+        let blank = Blank::default();
         let btf = Btf::read_file(Path::new(BTF)).map_err(|cause| State::Unsupported(cause.to_string()))?;
         let node = object::node(self.hierarchies, self.cpus.measured(), self.slots);
         let answers = needs::programs(object::OBJECT)
@@ -188,7 +191,7 @@ impl Loader<'_> {
                 && lack(part, &answers).is_none()
         });
         let failed = |cause: ObjectError| State::Failed(refusal::told(&cause));
-        let mut object = Object::load(&answers, entries.into_iter()).map_err(failed)?;
+        let mut object = Object::load(blank, &answers, entries.into_iter()).map_err(failed)?;
         let slots = SlotMaps::new(&mut object, self.slots).map_err(failed)?;
         self.last_words = self.attach_last_words(&asked, &answers, &mut object);
         for (section, spec) in ALL.iter().enumerate() {

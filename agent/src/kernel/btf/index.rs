@@ -12,6 +12,8 @@ const HEADER_BYTES: usize = 24;
 /// Header length from which it also names a section that describes the size of each kind (Linux 7.1).
 const HEADER_WITH_LAYOUT_BYTES: usize = 32;
 const RECORD_BYTES: usize = 12;
+/// The attributes of a type that is declared and not described, without a name.
+const FORWARD: u32 = 7 << 24;
 /// Linux's own limit, `BTF_MAX_TYPE`.
 const MAX_TYPES: usize = 0x000f_ffff;
 
@@ -177,6 +179,36 @@ impl Index {
         }
         bytes.extend([&*types, &*strings, layouts].concat());
         Ok(bytes)
+    }
+
+    /// BTF with a record for each of these types, of which only those are named for whom `is_named` holds, and none is
+    /// described.
+    pub(super) fn outline(&self, is_named: impl Fn(Kind, &[u8]) -> bool) -> Vec<u8> {
+        // No part is longer than in the BTF that it comes from.
+        let length = |part: &[u8]| u32::try_from(part.len()).unwrap_or_default();
+        let (mut types, mut strings) = (Vec::with_capacity(self.positions.len() * RECORD_BYTES), vec![0]);
+        for position in &self.positions {
+            let position = *position as usize;
+            let record = self.record_at(position).ok().filter(|record| record.kind.is_asked_by_name());
+            let named = record.and_then(|record| Some((record.kind, self.string(record.name_offset).ok()?)));
+            let (name_offset, attributes) = match named.filter(|(kind, name)| is_named(*kind, name)) {
+                Some((_, name)) => {
+                    let offset = length(&strings);
+                    strings.extend([name, &[0]].concat());
+                    (offset, u32_at(&self.bytes, position + 4).unwrap_or(FORWARD))
+                }
+                None => (0, FORWARD),
+            };
+            for word in [name_offset, attributes, 0] {
+                types.extend(word.to_le_bytes());
+            }
+        }
+        let mut bytes = [MAGIC.to_le_bytes(), [1, 0]].concat();
+        for word in [length(&[0; HEADER_BYTES]), 0, length(&types), length(&types), length(&strings)] {
+            bytes.extend(word.to_le_bytes());
+        }
+        bytes.extend([types, strings].concat());
+        bytes
     }
 
     /// The record of a type id; 0 is void.

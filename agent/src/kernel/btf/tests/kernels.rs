@@ -6,7 +6,7 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
-use super::super::{Btf, Shape};
+use super::super::{Btf, Shape, index::Kind};
 use crate::{
     collectors::ALL,
     kernel::{
@@ -104,6 +104,19 @@ fn every_fetched_kernel_has_what_the_programs_need() {
         let fits = missing.iter().zip(expected).all(|(found, expected)| found.starts_with(expected));
         assert!(fits && missing.len() == expected.len(), "{series}: {missing:?}");
     }
+}
+
+#[test]
+fn hooks_have_the_numbers_that_they_have_among_all_types_and_nothing_else_is_there() {
+    let btf = read(Path::new("/sys/kernel/btf/vmlinux"));
+    let hooks = Btf::parse(btf.hooks()).unwrap();
+    let is_hook = |btf: &Btf, number| matches!(btf.index.record(number).unwrap().kind, Kind::Typedef | Kind::Function);
+    let numbers = |btf: &Btf, name| btf.index.named(name).filter(|number| is_hook(btf, *number)).collect::<Vec<u32>>();
+    for name in ["btf_trace_sched_switch", "btf_trace_cgroup_mkdir", "bpf_iter_task"] {
+        assert_eq!(numbers(&hooks, name), numbers(&btf, name), "{name}");
+        assert!(!numbers(&hooks, name).is_empty(), "{name}");
+    }
+    assert!(numbers(&hooks, "pid_t").is_empty());
 }
 
 #[test]

@@ -10,10 +10,11 @@ mod schedule;
 
 use std::{
     collections::HashMap,
+    ffi::OsStr,
     fs::File,
     io,
     os::unix::fs::FileExt as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -62,6 +63,8 @@ pub struct Reading<T> {
 pub struct FileReader {
     shared: Arc<Shared>,
     budget: Arc<Budget>,
+    /// That of the file that was made last: a cgroup's files are made one after another, and share it.
+    directory: Arc<Mutex<Arc<Path>>>,
     _end: Arc<End>,
 }
 
@@ -75,7 +78,8 @@ pub struct Watch<T> {
 /// One file, kept open within the budget and read anew from its beginning each time; beyond it, opened for each reading.
 #[derive(Debug)]
 pub struct CgroupFile {
-    path: PathBuf,
+    directory: Arc<Path>,
+    name: Box<OsStr>,
     open: Option<Kept>,
     budget: Arc<Budget>,
 }
@@ -136,13 +140,20 @@ impl FileReader {
         let of_thread = Arc::clone(&shared);
         thread::Builder::new().name("cgroup-files".to_owned()).spawn(move || run(&of_thread))?;
         let budget = Arc::new(Budget(AtomicUsize::new(descriptors)));
-        Ok(Self { _end: Arc::new(End(Arc::clone(&shared))), shared, budget })
+        let directory = Arc::new(Mutex::new(Path::new("").into()));
+        Ok(Self { _end: Arc::new(End(Arc::clone(&shared))), shared, budget, directory })
     }
 
     /// A file for a source to read.
     #[must_use]
-    pub fn file(&self, path: PathBuf) -> CgroupFile {
-        CgroupFile { path, open: None, budget: Arc::clone(&self.budget) }
+    pub fn file(&self, mut path: PathBuf) -> CgroupFile {
+        let name = path.file_name().unwrap_or_default().into();
+        path.pop();
+        let mut last = lock(&self.directory);
+        if **last != *path {
+            *last = path.into();
+        }
+        CgroupFile { directory: Arc::clone(&last), name, open: None, budget: Arc::clone(&self.budget) }
     }
 
     /// Reads the source from now on, until what is given back is dropped.
@@ -193,7 +204,7 @@ impl CgroupFile {
             // The cgroup is gone, or its controller was switched off and may come back.
             self.open = None;
         }
-        let file = File::open(&self.path).ok()?;
+        let file = File::open(self.directory.join(&*self.name)).ok()?;
         let bytes = file.read_at(buffer, 0).ok()?;
         self.open = Kept::within(file, &self.budget);
         text(buffer, bytes).map(parse)

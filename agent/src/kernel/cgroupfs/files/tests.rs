@@ -51,7 +51,8 @@ fn a_file_is_kept_open_within_the_budget_and_read_anew_each_time() {
         let budget = Arc::new(Budget(AtomicUsize::new(budget)));
         let left = || budget.0.load(Ordering::Relaxed);
         let kept = left();
-        let mut source = Number(CgroupFile { path: path.clone(), open: None, budget: Arc::clone(&budget) });
+        let (directory, name) = (directory.path().into(), OsStr::new("number").into());
+        let mut source = Number(CgroupFile { directory, name, open: None, budget: Arc::clone(&budget) });
         assert_eq!(source.read(&mut turn()), None, "not there yet");
         for number in [5, 70_000] {
             fs::write(&path, format!("{number}\n")).unwrap();
@@ -93,6 +94,7 @@ fn one_that_is_gone_before_it_was_met_leaves_no_message() {
     let reader = FileReader {
         shared: Arc::clone(&shared),
         budget: Arc::new(Budget(AtomicUsize::new(0))),
+        directory: Arc::new(Mutex::new(Path::new("").into())),
         _end: Arc::new(End(Arc::clone(&shared))),
     };
     drop(reader.watch(Number(reader.file("/nowhere".into()))));
