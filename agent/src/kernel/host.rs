@@ -1,13 +1,8 @@
 //! What the node says about itself: kernel release and CPUs.
 
 use std::{
-    ffi::CString,
     fmt, fs, io,
-    mem::MaybeUninit,
-    os::{
-        fd::{FromRawFd as _, OwnedFd},
-        unix::ffi::OsStrExt as _,
-    },
+    os::fd::{FromRawFd as _, OwnedFd},
     path::Path,
 };
 
@@ -87,17 +82,12 @@ impl fmt::Display for Cpus {
 
 /// The file is the kernel's own.
 fn is_in_sysfs(path: &Path) -> io::Result<bool> {
-    let path = CString::new(path.as_os_str().as_bytes())?;
-    let mut found = MaybeUninit::<libc::statfs>::uninit();
-    // SAFETY: the path ends with a zero, and `found` is a place for the answer.
-    if unsafe { libc::statfs(path.as_ptr(), found.as_mut_ptr()) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel has filled it.
-    Ok(unsafe { found.assume_init() }.f_type == libc::SYSFS_MAGIC)
+    /// `SYSFS_MAGIC` of linux/magic.h.
+    const SYSFS: i64 = 0x6265_6572;
+    Ok(rustix::fs::statfs(path)?.f_type == SYSFS)
 }
 
-/// Asks the kernel for a counter on this CPU, which it refuses for one that is offline. Needs CAP_PERFMON, as the programs do.
+/// Asks the kernel for a counter on this CPU, which it refuses for one that is offline. Needs `CAP_PERFMON`, as the programs do.
 fn is_online(cpu: u32) -> io::Result<bool> {
     /// `PERF_TYPE_SOFTWARE`, and the size of the first version of `struct perf_event_attr`.
     const TYPE_AND_SIZE: u64 = 1 | 64 << 32;

@@ -189,9 +189,9 @@ mod tests {
         let mut wakes = 0;
         for number in 0..100 {
             // Each lives for a moment, and nobody ever names it.
-            let mut now = start + Duration::from_secs(60) * number;
+            let mut now = start + Duration::from_mins(1) * number;
             pacer.want([unknown(number as usize)], now);
-            while let Some(next) = pacer.next().filter(|next| *next < start + Duration::from_secs(60) * (number + 1)) {
+            while let Some(next) = pacer.next().filter(|next| *next < start + Duration::from_mins(1) * (number + 1)) {
                 now = next.max(now);
                 pacer.due(now, |_| true);
                 wakes += 1;
