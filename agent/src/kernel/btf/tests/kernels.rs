@@ -77,6 +77,7 @@ fn check_member(kernel: &str, btf: &Btf, bytes: Option<u32>, paths: &[&str]) {
     };
     let fits = match member.shape {
         Shape::Pointer => bytes == 8,
+        Shape::Boolean => bytes == 1,
         Shape::Integer { .. } => [bytes, wider].contains(&member.size_bytes),
         _ => false,
     };
