@@ -45,6 +45,7 @@ mod tests {
     #![allow(clippy::indexing_slicing, clippy::cast_possible_truncation)]
     use crate::{
         scheduler::{Cause, OffCpu, SwitchKind},
+        stalls::StallReason,
         tasks::TaskState,
     };
 
@@ -57,6 +58,6 @@ mod tests {
                 })*
             };
         }
-        check!(Cause, OffCpu, SwitchKind, TaskState);
+        check!(Cause, OffCpu, StallReason, SwitchKind, TaskState);
     }
 }

@@ -15,4 +15,5 @@ mod label;
 pub mod lifecycle;
 pub mod path;
 pub mod scheduler;
+pub mod stalls;
 pub mod tasks;

@@ -31,7 +31,7 @@ use podlens_common::{
 
 use super::{
     atomic,
-    kernel::{Cgroup, KernfsNode, ROOT_SERIAL, Task, has_v1, slots_count},
+    kernel::{Cgroup, Current, KernfsNode, ROOT_ID, ROOT_SERIAL, Task, has_v1, offsets, slots_count, word_at},
     log::debug,
 };
 
@@ -141,6 +141,32 @@ fn is_held(holder: Holder, key: CgroupKey) -> bool {
     let (held, generation) =
         unsafe { ((&raw const (*record).key).read_volatile(), (&raw const (*record).generation).read_volatile()) };
     held == key && generation == holder.generation()
+}
+
+/// The slot of the task that runs, for a program in any context.
+#[inline(always)]
+pub(crate) fn of_current(current: Current, cpu: u32) -> Holder {
+    match Current::typed() {
+        Some(task) => of_task_in_any_context(task, cpu),
+        None => find_current(current).unwrap_or(Holder::UNATTRIBUTED),
+    }
+}
+
+/// The slot of the task that runs, by addresses alone: its cgroup has one since the task was dispatched, and none can be
+/// given here.
+#[inline(always)]
+fn find_current(current: Current) -> Option<Holder> {
+    let sets = current.cgroups();
+    let id_of = |cgroup: u64| word_at(word_at(cgroup + offsets::cgroup_kn()) + offsets::kn_id());
+    let mut key = id_of(word_at(sets + offsets::set_default()));
+    if key == ROOT_ID && has_v1() {
+        key = id_of(word_at(word_at(sets + offsets::set_cpu()) + offsets::css_cgroup())) | KEY_V1;
+    }
+    if key & !KEY_V1 != ROOT_ID {
+        return find(key);
+    }
+    let slot = if current.is_kernel_thread() { SLOT_KERNEL } else { SLOT_ROOT };
+    Some(Holder::new(slot, 0))
 }
 
 /// The key of a task's cgroup; none if it is a root.

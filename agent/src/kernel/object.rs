@@ -11,7 +11,11 @@ use std::{
 use aya::{
     Btf, Ebpf, EbpfLoader, VerifierLogLevel,
     maps::{Map, MapError, RingBuf},
-    programs::{BtfTracePoint, Iter, Program, ProgramError},
+    programs::{
+        BtfTracePoint, Iter, PerfEvent, Program, ProgramError,
+        perf_event::{PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent},
+    },
+    util::online_cpus,
 };
 
 use bytemuck::Pod;
@@ -96,10 +100,11 @@ pub enum ObjectError {
 
 /// What the programs need to know of the node beside its kernel's types, by name.
 #[must_use]
-pub fn node(hierarchies: &Hierarchies, cpus: u32, slots: u32) -> [(&'static str, u32); 4] {
+pub fn node(hierarchies: &Hierarchies, has_psi: bool, cpus: u32, slots: u32) -> [(&'static str, u32); 5] {
     [
         ("HAS_V1", u32::from(hierarchies.keyed_v1().is_some())),
         ("V1_HIERARCHY", hierarchies.keyed_v1().map_or(0, |tree| tree.number)),
+        ("HAS_PSI", u32::from(has_psi)),
         ("SLOTS_COUNT", slots),
         ("CPUS_COUNT", cpus),
     ]
@@ -165,6 +170,11 @@ impl Object {
                 let program: &mut Iter = program.try_into().map_err(verify)?;
                 program.load("task", btf).map_err(verify)?;
             }
+            Hook::MajorFault => {
+                let program: &mut PerfEvent = program.try_into().map_err(verify)?;
+                program.load().map_err(verify)?;
+                on_each_cpu(program).map_err(|source| ObjectError::Attach { name, source: Box::new(source) })?;
+            }
         }
         Ok(())
     }
@@ -176,6 +186,7 @@ impl Object {
             let _ = match program {
                 Program::BtfTracePoint(program) => program.unload(),
                 Program::Iter(program) => program.unload(),
+                Program::PerfEvent(program) => program.unload(),
                 _ => Ok(()),
             };
         }
@@ -229,6 +240,16 @@ impl Object {
         let map = self.ebpf.take_map(name).ok_or(ObjectError::Missing { name })?;
         of(map).map_err(|source| map_error(name, source))
     }
+}
+
+/// Has the program run at each major fault. The kernel has no event for all CPUs at once.
+fn on_each_cpu(program: &mut PerfEvent) -> Result<(), ProgramError> {
+    for cpu in online_cpus().map_err(|(_, source)| source)? {
+        let of_cpu = PerfEventScope::AllProcessesOneCpu { cpu };
+        let event = PerfEventConfig::Software(SoftwareEvent::PageFaultsMaj);
+        program.attach(event, of_cpu, SamplePolicy::Period(1), false)?;
+    }
+    Ok(())
 }
 
 fn map_error(name: &'static str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ObjectError {

@@ -30,7 +30,7 @@ use crate::{
             hierarchies::{Hierarchies, HierarchyError},
         },
         events::Events,
-        host::Cpus,
+        host::{self, Cpus},
         labels, memory_limit,
         needs::{self, Answers},
         object::{self, Object, ObjectError},
@@ -45,6 +45,8 @@ use crate::{
 const BTF: &str = "/sys/kernel/btf/vmlinux";
 /// The running kernel's CPUs.
 const CPUS: &str = "/sys/devices/system/cpu";
+/// The running kernel's account of itself.
+const PROC: &str = "/proc";
 
 /// Why the agent cannot even run without values.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +72,7 @@ impl Pipeline {
         let hierarchies = Hierarchies::find(&config.cgroup_root)?;
         let cpus = Cpus::read(Path::new(CPUS)).map_err(StartError::Cpus)?;
         let states = states(config);
-        let limit = memory_limit::read(Path::new("/proc"), Path::new("/sys/fs/cgroup"));
+        let limit = memory_limit::read(Path::new(PROC), Path::new("/sys/fs/cgroup"));
         let asked: Vec<&str> = running(&states).collect();
         let memory = Plan::new(&Demand { cpus, limit, slots: config.slots, collectors: &asked })?;
         // Without an exporter nobody would ever take them.
@@ -173,7 +175,8 @@ impl Loader<'_> {
 
     fn try_load(&mut self) -> Result<Kernel, State> {
         let btf = Btf::read_file(Path::new(BTF)).map_err(|cause| State::Unsupported(cause.to_string()))?;
-        let node = object::node(self.hierarchies, self.cpus.measured(), self.slots);
+        let has_psi = host::has_psi(Path::new(PROC));
+        let node = object::node(self.hierarchies, has_psi, self.cpus.measured(), self.slots);
         let answers = needs::programs(object::OBJECT)
             .and_then(|programs| Answers::new(&programs, btf, &node))
             .map_err(|cause| State::Failed(cause.to_string()))?;
@@ -266,6 +269,7 @@ impl Loader<'_> {
             hierarchies: self.hierarchies,
             cpus: self.cpus.measured(),
             slots: self.slots,
+            has_psi: host::has_psi(Path::new(PROC)),
             layout: self.layouts.get(section).cloned().unwrap_or_default(),
             answers,
             attached: &attached,
