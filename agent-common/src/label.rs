@@ -47,6 +47,7 @@ mod tests {
         disk::{Operation, Part},
         oom::OomScope,
         scheduler::{Cause, OffCpu, SwitchKind},
+        stalls::StallReason,
         tasks::TaskState,
     };
 
@@ -59,6 +60,6 @@ mod tests {
                 })*
             };
         }
-        check!(Cause, OffCpu, OomScope, Operation, Part, SwitchKind, TaskState);
+        check!(Cause, OffCpu, OomScope, Operation, Part, StallReason, SwitchKind, TaskState);
     }
 }

@@ -17,4 +17,5 @@ pub mod lifecycle;
 pub mod oom;
 pub mod path;
 pub mod scheduler;
+pub mod stalls;
 pub mod tasks;

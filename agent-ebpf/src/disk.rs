@@ -198,7 +198,7 @@ extern "C" fn enter(slot: u32, place: u64, duration_ns: u64) -> u32 {
     // SAFETY: as above; the mask keeps the bucket inside.
     unsafe {
         let durations = (&raw mut (*account).durations).cast::<[u32; 32]>().add(place).cast::<u32>();
-        atomic::add_half(durations.add(hashed_bucket(duration_ns) & 31), 1);
+        atomic::add_u32(durations.add(hashed_bucket(duration_ns) & 31), 1);
         atomic::add((&raw mut (*account).durations_ns).cast::<u64>().add(place), duration_ns);
     }
     1

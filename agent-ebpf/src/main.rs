@@ -16,6 +16,7 @@ mod lifecycle;
 mod oom;
 mod processes;
 mod scheduler;
+mod stalls;
 mod walk;
 
 use self::core::{atomic, cells, events, hybrid, kernel, log, slots};

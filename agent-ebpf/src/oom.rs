@@ -14,18 +14,17 @@ use aya_ebpf::{
 use podlens_common::{
     cgroup::{CgroupKey, KEY_V1},
     oom::{LAST_WORDS, LEVELS, LastWords, Level, NAME_BYTES, VICTIM, Victim},
-    tasks::{KEY_KERNEL, KEY_ROOT},
+    tasks::KEY_KERNEL,
 };
 
 use crate::{
-    atomic, events,
+    atomic, events, hybrid,
     kernel::{
         Cgroup, ROOT_ID, Task, has_v1, number,
         offsets::{self, half, word},
         structure,
     },
     slots,
-    walk::key_of,
 };
 
 /// How many tasks were marked.
@@ -225,8 +224,11 @@ fn trigger_key(task: u64) -> CgroupKey {
     if half(task + offsets::task_flags()) & PF_KTHREAD != 0 {
         return KEY_KERNEL;
     }
-    let key = key_of(word(task + offsets::task_cgroups()));
-    if key == KEY_ROOT { root_key() } else { key }
+    match hybrid::key_at(word(task + offsets::task_cgroups())) {
+        Some(ROOT_ID) => root_key(),
+        Some(key) => key,
+        None => 0,
+    }
 }
 
 /// The root of a tree that is there in any case.

@@ -22,16 +22,13 @@ use aya_ebpf::{
     macros::map,
     maps::Array,
 };
-use podlens_common::{
-    cgroup::KEY_V1,
-    tasks::{KEY_KERNEL, KEY_ROOT, TASK_RECORDS, TaskRecord, TaskState, TaskWalk},
-};
+use podlens_common::tasks::{KEY_KERNEL, KEY_ROOT, TASK_RECORDS, TaskRecord, TaskState, TaskWalk};
 
 use crate::{
     cells::{cells, element},
     hybrid,
     kernel::{
-        ROOT_ID, has_v1,
+        ROOT_ID,
         offsets::{self, half, word},
     },
 };
@@ -329,7 +326,11 @@ fn visit(walk: WalkCells, task: u64) {
     let set = word(task + offsets::task_cgroups());
     if set != walk.set().get() {
         walk.set().set(set);
-        walk.set_key().set(key_of(set));
+        walk.set_key().set(match hybrid::key_at(set) {
+            Some(ROOT_ID) => KEY_ROOT,
+            Some(key) => key,
+            None => KEY_UNKNOWN,
+        });
     }
     let mut key = walk.set_key().get();
     if key == KEY_ROOT && half(task + offsets::task_flags()) & PF_KTHREAD != 0 {
@@ -340,28 +341,6 @@ fn visit(walk: WalkCells, task: u64) {
         walk.key().set(key);
     }
     walk.tasks_of(state).update(|count| count + 1);
-}
-
-/// The key of a set of cgroups, by the rule of `slots::of_task`.
-#[inline(always)]
-pub(crate) fn key_of(set: u64) -> u64 {
-    let v2 = word(set + offsets::set_default());
-    let mut counting = (v2, false);
-    if has_v1() {
-        let v1 = word(word(set + offsets::set_cpu()) + offsets::css_cgroup());
-        let Some(known) = hybrid::counting_at(v2, v1) else { return KEY_UNKNOWN };
-        counting = known;
-    }
-    match (id_of(counting.0), counting.1) {
-        (id, true) => id | KEY_V1,
-        (ROOT_ID, false) => KEY_ROOT,
-        (id, false) => id,
-    }
-}
-
-#[inline(always)]
-fn id_of(cgroup: u64) -> u64 {
-    word(word(cgroup + offsets::cgroup_kn()) + offsets::kn_id())
 }
 
 /// Writes what was met of one key.

@@ -2,17 +2,7 @@
 
 use core::arch::asm;
 
-/// Adds to the word of 32 bits.
-///
-/// # Safety
-/// `word` is aligned and lies in a value of a map.
-#[inline(always)]
-pub(crate) unsafe fn add_half(word: *mut u32, amount: u32) {
-    // SAFETY: as below.
-    unsafe { asm!("lock *(u32 *)({word} + 0) += {amount}", word = in(reg) word, amount = in(wreg) amount) };
-}
-
-/// Adds to the word.
+/// Adds to a word of 64 bits.
 ///
 /// # Safety
 /// `word` is aligned and lies in a value of a map.
@@ -21,4 +11,14 @@ pub(crate) unsafe fn add(word: *mut u64, amount: u64) {
     // SAFETY: the caller vouches for the word; the instruction touches nothing else. The compiler's own atomic
     // types have no such addition on this target.
     unsafe { asm!("lock *(u64 *)({word} + 0) += {amount}", word = in(reg) word, amount = in(reg) amount) };
+}
+
+/// Adds to a word of 32 bits.
+///
+/// # Safety
+/// As above.
+#[inline(always)]
+pub(crate) unsafe fn add_u32(word: *mut u32, amount: u32) {
+    // SAFETY: as above.
+    unsafe { asm!("lock *(u32 *)({word} + 0) += {amount}", word = in(reg) word, amount = in(wreg) amount) };
 }

@@ -11,10 +11,13 @@
 //! stands in the table `SAID`, since to read its names takes microseconds.
 
 use aya_ebpf::{macros::map, maps::Array};
-use podlens_common::cgroup::{CACHE_ENTRIES, cache_index};
+use podlens_common::cgroup::{CACHE_ENTRIES, CgroupKey, KEY_V1, cache_index};
 
 use crate::{
-    kernel::{Cgroup, CssSet, ROOT_SERIAL, has_v1, offsets},
+    kernel::{
+        Cgroup, CssSet, ROOT_SERIAL, has_v1,
+        offsets::{self, word},
+    },
     slots::{self, lose},
 };
 
@@ -46,14 +49,25 @@ pub(crate) fn counting(set: CssSet, cpu: u32) -> Option<Cgroup> {
     }
 }
 
-/// The same by addresses: which of a task's cgroups counts, and whether it is that of version 1.
+/// The key of the cgroup that counts of a set at an address, the root's own id where all are roots; none where that cannot be told
+/// at this moment.
 #[inline(always)]
-pub(crate) fn counting_at(v2: u64, v1: u64) -> Option<(u64, bool)> {
-    match counts(v2, v1) {
-        VERSION_1 => Some((v1, true)),
-        VERSION_2 => Some((v2, false)),
-        _ => None,
+pub(crate) fn key_at(set: u64) -> Option<CgroupKey> {
+    let v2 = word(set + offsets::set_default());
+    if has_v1() {
+        let v1 = word(word(set + offsets::set_cpu()) + offsets::css_cgroup());
+        match counts(v2, v1) {
+            VERSION_1 => return Some(id_of(v1) | KEY_V1),
+            VERSION_2 => {}
+            _ => return None,
+        }
     }
+    Some(id_of(v2))
+}
+
+#[inline(always)]
+fn id_of(cgroup: u64) -> u64 {
+    word(word(cgroup + offsets::cgroup_kn()) + offsets::kn_id())
 }
 
 /// Which of two cgroups counts, by their addresses.
@@ -62,7 +76,7 @@ pub(crate) fn counting_at(v2: u64, v1: u64) -> Option<(u64, bool)> {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn counts(v2: u64, v1: u64) -> u32 {
-    let serial = |cgroup: u64| offsets::word(cgroup + offsets::cgroup_serial());
+    let serial = |cgroup: u64| word(cgroup + offsets::cgroup_serial());
     let (of_v2, of_v1) = (serial(v2), serial(v1));
     if v1 == 0 || of_v1 == ROOT_SERIAL {
         return VERSION_2;

@@ -35,7 +35,7 @@ use podlens_common::{
 use super::{
     atomic, hybrid,
     kernel::{
-        Cgroup, CssSet, ROOT_SERIAL, Task, has_v1,
+        Cgroup, CssSet, Current, ROOT_ID, ROOT_SERIAL, Task, has_v1,
         offsets::{self, word},
         slots_count,
     },
@@ -152,6 +152,28 @@ fn is_held(holder: Holder, key: CgroupKey) -> bool {
     let (held, generation) =
         unsafe { ((&raw const (*record).key).read_volatile(), (&raw const (*record).generation).read_volatile()) };
     held == key && generation == holder.generation()
+}
+
+/// The slot of the task that runs, for a program in any context.
+#[inline(always)]
+pub(crate) fn of_current(current: Current, cpu: u32) -> Holder {
+    match Current::typed() {
+        Some(task) => of_task_in_any_context(task, cpu),
+        None => find_current(current).unwrap_or(Holder::UNATTRIBUTED),
+    }
+}
+
+/// The slot of the task that runs, by addresses alone: its cgroup has one since the task was dispatched, and none can be
+/// given here.
+#[inline(always)]
+fn find_current(current: Current) -> Option<Holder> {
+    match hybrid::key_at(current.cgroups())? {
+        ROOT_ID => {
+            let slot = if current.is_kernel_thread() { SLOT_KERNEL } else { SLOT_ROOT };
+            Some(Holder::new(slot, 0))
+        }
+        key => find(key),
+    }
 }
 
 /// The key of a task's cgroup; none if it is a root.

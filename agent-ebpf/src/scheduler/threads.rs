@@ -2,10 +2,10 @@
 
 use core::ptr::NonNull;
 
-use podlens_common::scheduler::{OffCpu, THREADS as ENTRIES, Thread};
+use podlens_common::scheduler::{THREADS as ENTRIES, Thread};
 
 use super::state::{AccountCells, CpuState};
-use crate::{cells::cells, kernel::Task};
+use crate::{cells::cells, kernel::Task, stalls};
 
 /// `TASK_UNINTERRUPTIBLE` and `TASK_NOLOAD` of linux/sched.h.
 const UNINTERRUPTIBLE: u32 = 0x0002;
@@ -36,8 +36,9 @@ fn entry(pid: u32) -> ThreadCells {
 #[inline(always)]
 pub(super) fn blocked(task: Task, state: u32, clock_ns: u64) -> u64 {
     let is_disk = state & (UNINTERRUPTIBLE | NO_LOAD) == UNINTERRUPTIBLE;
-    let lag_ns = clock_ns.wrapping_sub(task.run_delay_ns());
-    Thread::blocked(lag_ns, if is_disk { OffCpu::Disk } else { OffCpu::Sleep })
+    // In this order, since what is read first would have to be kept meanwhile.
+    let kind = if is_disk { task.disk_sleep() } else { 0 };
+    Thread::blocked(clock_ns.wrapping_sub(task.run_delay_ns()), kind)
 }
 
 /// A thread leaves the CPU.
@@ -61,7 +62,7 @@ pub(super) fn dispatch(state: CpuState, account: AccountCells, task: Task, queue
         if blocked != Thread::COULD_GO_ON {
             let lag_ns = queued_ns.wrapping_sub(task.run_delay_ns());
             // It was running when it blocked.
-            slept(state, account, blocked, lag_ns, clock_ns.wrapping_sub(task.arrived_ns()));
+            slept(state, account, task, blocked, lag_ns, clock_ns.wrapping_sub(task.arrived_ns()));
         }
     } else if thread.dispatch_id().get() != 0 && dispatches != 0 {
         state.unknown_sleeps().update(|count| count + 1);
@@ -70,10 +71,14 @@ pub(super) fn dispatch(state: CpuState, account: AccountCells, task: Task, queue
 
 /// Books a sleep, by how much the thread's clock lags now and lagged when it began; no longer than `longest_ns`.
 #[inline(always)]
-fn slept(state: CpuState, account: AccountCells, blocked: u64, lag_ns: u64, longest_ns: u64) {
+fn slept(state: CpuState, account: AccountCells, task: Task, blocked: u64, lag_ns: u64, longest_ns: u64) {
     let slept_ns = Thread::slept_ns(blocked, lag_ns);
     if slept_ns <= longest_ns {
-        account.off_cpu_ns((blocked & 1) as usize).update(|sum_ns| sum_ns + slept_ns);
+        let kind = Thread::kind(blocked);
+        account.off_cpu_ns((kind & Thread::OFF_CPU) as usize).update(|sum_ns| sum_ns + slept_ns);
+        if kind > Thread::OFF_CPU {
+            stalls::slept(task, state.holder().get().slot(), kind, slept_ns);
+        }
     } else if slept_ns <= i64::MAX as u64 {
         state.unknown_sleeps().update(|count| count + 1);
     }
@@ -114,7 +119,7 @@ pub(super) fn dispatched_unseen(state: CpuState, account: AccountCells, task: Ta
     let blocked = thread.blocked().get();
     if thread.dispatch_id().get() as u32 == pid && blocked != Thread::COULD_GO_ON {
         // The arrival before this one is not known any more: any sleep since the clock began can be.
-        slept(state, account, blocked, arrived_ns.wrapping_sub(thread.total_ns().get()), arrived_ns);
+        slept(state, account, task, blocked, arrived_ns.wrapping_sub(thread.total_ns().get()), arrived_ns);
         thread.blocked().set(Thread::COULD_GO_ON);
     }
 }

@@ -267,7 +267,7 @@ mod tests {
 
     #[test]
     fn a_large_machine_takes_48_and_the_largest_96_mb_and_still_has_slots_for_what_a_node_runs() {
-        for (cpus, most, slots) in [(2, 6 * MB, MOST), (128, 48 * MB, 256), (320, 96 * MB, 256)] {
+        for (cpus, most, slots) in [(2, 8 * MB, MOST), (128, 48 * MB, 256), (320, 96 * MB, 256)] {
             let plan = plan(cpus, None, None).unwrap();
             assert!(plan.bytes() <= most && plan.slots >= slots, "{cpus} CPUs: {plan}");
         }

@@ -11,6 +11,7 @@ pub mod map_memory;
 pub mod oom;
 pub mod scheduler;
 pub mod spec;
+pub mod stalls;
 pub mod tasks;
 
 use podlens_common::cgroup::{CgroupKey, Slot};
@@ -23,7 +24,8 @@ use crate::{
 };
 
 /// All collectors, in the order in which their metrics are exported.
-pub static ALL: &[&Spec] = &[&lifecycle::SPEC, &scheduler::SPEC, &cpu::SPEC, &tasks::SPEC, &oom::SPEC, &disk::SPEC];
+pub static ALL: &[&Spec] =
+    &[&lifecycle::SPEC, &scheduler::SPEC, &cpu::SPEC, &tasks::SPEC, &stalls::SPEC, &oom::SPEC, &disk::SPEC];
 
 /// The names of the collectors that can be switched off.
 #[must_use]

@@ -141,6 +141,8 @@ pub struct Start<'a> {
     pub cpus: u32,
     /// How many slots there are.
     pub slots: u32,
+    /// The kernel counts stalls.
+    pub has_psi: bool,
     /// How the ledger lays out this collector's rows.
     pub layout: Arc<Layout>,
     pub(crate) answers: &'a Answers,
@@ -222,7 +224,14 @@ mod tests {
         // The smallest BTF: a header, and no type at all.
         let header = [0x9f, 0xeb, 1, 0, 24, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0];
         let btf = Btf::parse(header.to_vec()).unwrap();
-        let node = [("HAS_V1", 0), ("V1_HIERARCHY", 0), ("BLKIO_HIERARCHY", 0), ("SLOTS_COUNT", 64), ("CPUS_COUNT", 2)];
+        let node = [
+            ("HAS_V1", 0),
+            ("V1_HIERARCHY", 0),
+            ("BLKIO_HIERARCHY", 0),
+            ("HAS_PSI", 1),
+            ("SLOTS_COUNT", 64),
+            ("CPUS_COUNT", 2),
+        ];
         let answers = Answers::new(&programs(OBJECT).unwrap(), btf, &node).unwrap();
         for spec in ALL {
             for wish in spec.wishes.iter().copied().flatten() {

@@ -15,6 +15,8 @@ pub enum Hook {
     },
     /// A reading by the daemon, of the iterator over tasks (`iter/task`).
     TaskIterator,
+    /// The end of a major fault, in its task: a software event of each CPU that is online (`PERF_COUNT_SW_PAGE_FAULTS_MAJ`).
+    MajorFault,
 }
 
 impl Hook {
@@ -24,6 +26,7 @@ impl Hook {
         match self {
             Self::Tracepoint { name, .. } => format!("tp_btf/{name}"),
             Self::TaskIterator => "iter/task".to_owned(),
+            Self::MajorFault => "perf_event".to_owned(),
         }
     }
 
@@ -38,6 +41,10 @@ impl Hook {
             Self::TaskIterator => {
                 let is_there = answers.btf().function_exists("bpf_iter_task");
                 (!is_there).then(|| "this kernel has no iterator over tasks for BPF programs".to_owned())
+            }
+            Self::MajorFault => {
+                let program = Fact::Member { bytes: Some(8), paths: vec!["perf_event.prog"] };
+                program.answer(answers.btf()).err().map(|lack| format!("{lack}, so none for software events"))
             }
         }
     }

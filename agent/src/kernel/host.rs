@@ -19,6 +19,12 @@ pub fn kernel_release() -> io::Result<String> {
     fs::read_to_string("/proc/sys/kernel/osrelease").map(|release| release.trim().to_owned())
 }
 
+/// Whether the kernel counts stalls (pressure stall information): it has the files only then, whatever it was built with.
+#[must_use]
+pub fn has_psi(proc: &Path) -> bool {
+    proc.join("pressure/memory").exists()
+}
+
 /// The node's CPUs. Numbers are counted from 0 up to the highest, whether each of them exists or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cpus {
@@ -132,7 +138,7 @@ mod tests {
 
     use std::{fs, io, path::Path};
 
-    use super::{Cpus, is_in_sysfs, last_cpu};
+    use super::{Cpus, has_psi, is_in_sysfs, last_cpu};
 
     #[test]
     fn cpus_that_are_far_from_coming_get_no_room() {
@@ -145,6 +151,15 @@ mod tests {
             let cpus = Cpus::read(directory.path()).unwrap();
             assert_eq!(cpus.measured(), measured, "{cpus}");
         }
+    }
+
+    #[test]
+    fn a_kernel_that_has_no_pressure_files_counts_no_stalls() {
+        let proc = tempfile::tempdir().unwrap();
+        assert!(!has_psi(proc.path()));
+        fs::create_dir(proc.path().join("pressure")).unwrap();
+        fs::write(proc.path().join("pressure/memory"), "some\n").unwrap();
+        assert!(has_psi(proc.path()));
     }
 
     #[test]

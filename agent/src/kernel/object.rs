@@ -11,7 +11,11 @@ use std::{
 use aya::{
     Btf, Ebpf, EbpfLoader, Endianness, VerifierLogLevel,
     maps::{Map, MapError, RingBuf},
-    programs::{BtfTracePoint, Iter, Program, ProgramError},
+    programs::{
+        BtfTracePoint, Iter, PerfEvent, Program, ProgramError,
+        perf_event::{PerfEventConfig, PerfEventLink, PerfEventScope, SamplePolicy, SoftwareEvent},
+    },
+    util::online_cpus,
 };
 
 use bytemuck::Pod;
@@ -97,11 +101,12 @@ pub enum ObjectError {
 
 /// What the programs need to know of the node beside its kernel's types, by name.
 #[must_use]
-pub fn node(hierarchies: &Hierarchies, cpus: u32, slots: u32) -> [(&'static str, u32); 5] {
+pub fn node(hierarchies: &Hierarchies, has_psi: bool, cpus: u32, slots: u32) -> [(&'static str, u32); 6] {
     [
         ("HAS_V1", u32::from(hierarchies.keyed_v1().is_some())),
         ("V1_HIERARCHY", hierarchies.keyed_v1().map_or(0, |tree| tree.number)),
         ("BLKIO_HIERARCHY", hierarchies.keyed_blkio().map_or(0, |tree| tree.number)),
+        ("HAS_PSI", u32::from(has_psi)),
         ("SLOTS_COUNT", slots),
         ("CPUS_COUNT", cpus),
     ]
@@ -193,6 +198,14 @@ impl Object {
                 let program: &mut Iter = program.try_into().map_err(verify)?;
                 program.load("task", btf).map_err(verify)?;
             }
+            Hook::MajorFault => {
+                let program: &mut PerfEvent = program.try_into().map_err(verify)?;
+                program.load().map_err(verify)?;
+                let attached = on_each_cpu(program);
+                for link in attached.map_err(|source| ObjectError::Attach { name, source: Box::new(source) })? {
+                    links.push((name, Box::new(link)));
+                }
+            }
         }
         Ok(())
     }
@@ -206,6 +219,7 @@ impl Object {
             let _ = match program {
                 Program::BtfTracePoint(program) => program.unload(),
                 Program::Iter(program) => program.unload(),
+                Program::PerfEvent(program) => program.unload(),
                 _ => Ok(()),
             };
         }
@@ -274,6 +288,17 @@ impl Object {
         let map = self.loaded(name)?.ebpf.take_map(name).ok_or(ObjectError::Missing { name })?;
         of(map).map_err(|source| map_error(name, source))
     }
+}
+
+/// Has the program run at each major fault. The kernel has no event for all CPUs at once.
+fn on_each_cpu(program: &mut PerfEvent) -> Result<Vec<PerfEventLink>, ProgramError> {
+    let on_cpu = |cpu| {
+        let of_cpu = PerfEventScope::AllProcessesOneCpu { cpu };
+        let event = PerfEventConfig::Software(SoftwareEvent::PageFaultsMaj);
+        let link = program.attach(event, of_cpu, SamplePolicy::Period(1), false)?;
+        program.take_link(link)
+    };
+    online_cpus().map_err(|(_, source)| source)?.into_iter().map(on_cpu).collect()
 }
 
 fn map_error(name: &'static str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ObjectError {

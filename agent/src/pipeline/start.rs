@@ -30,7 +30,7 @@ use crate::{
             hierarchies::{Hierarchies, HierarchyError},
         },
         events::Events,
-        host::Cpus,
+        host::{self, Cpus},
         labels, memory_limit,
         needs::{self, Answers},
         object::{self, Blank, Object, ObjectError},
@@ -43,6 +43,8 @@ use crate::{
 
 /// The running kernel's types.
 const BTF: &str = "/sys/kernel/btf/vmlinux";
+/// The running kernel's account of itself.
+const PROC: &str = "/proc";
 
 /// Why the agent cannot even run without values.
 #[derive(Debug, thiserror::Error)]
@@ -68,7 +70,7 @@ impl Pipeline {
         let mut hierarchies = Hierarchies::find(&config.cgroup_root)?;
         let cpus = Cpus::of_node().map_err(StartError::Cpus)?;
         let states = states(config);
-        let limit = memory_limit::read(Path::new("/proc"), Path::new("/sys/fs/cgroup"));
+        let limit = memory_limit::read(Path::new(PROC), Path::new("/sys/fs/cgroup"));
         let asked: Vec<&str> = running(&states).collect();
         if asked.contains(&disk::SPEC.name) {
             hierarchies = hierarchies.with_blkio();
@@ -177,7 +179,8 @@ impl Loader<'_> {
     fn try_load(&mut self) -> Result<Kernel, State> {
         let blank = Blank::default();
         let btf = Btf::read_file(Path::new(BTF)).map_err(|cause| State::Unsupported(cause.to_string()))?;
-        let node = object::node(self.hierarchies, self.cpus.measured(), self.slots);
+        let has_psi = host::has_psi(Path::new(PROC));
+        let node = object::node(self.hierarchies, has_psi, self.cpus.measured(), self.slots);
         let answers = needs::programs(object::OBJECT)
             .and_then(|programs| Answers::new(&programs, btf, &node))
             .map_err(|cause| State::Failed(cause.to_string()))?;
@@ -280,6 +283,7 @@ impl Loader<'_> {
             hierarchies: self.hierarchies,
             cpus: self.cpus.measured(),
             slots: self.slots,
+            has_psi: host::has_psi(Path::new(PROC)),
             layout: self.layouts.get(section).cloned().unwrap_or_default(),
             answers,
             attached: &attached,

@@ -17,6 +17,7 @@
 mod account;
 mod agent;
 mod cgroup;
+mod files;
 mod hog;
 mod load;
 mod record;
@@ -24,6 +25,7 @@ mod record;
 pub use account::{Account, Losses, assert_nothing_lost, assert_sums_agree, caused, caused_by, culprits};
 pub use agent::{Agent, podlens};
 pub use cgroup::{TestCgroup, Throttled, Trees, container_id, pod_uid};
+pub use files::{ColdFile, MappedFile, major_faults};
 pub use hog::{Hog, MemoryCgroup, logged_resident_bytes};
 pub use load::{Figures, Load, Policy, Work};
 pub use record::{Record, Waits};

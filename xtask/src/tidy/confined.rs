@@ -37,6 +37,7 @@ const CONFINED: &[Confined] = &[
         exceptions: &[
             Exception { file: "agent/build.rs", reason: "sets cargo's variables while it has one thread" },
             Exception { file: "agent/benches/scheduler.rs", reason: "takes over a program that podlens has loaded" },
+            Exception { file: "agent/tests/common/files.rs", reason: "maps a file as only libc can" },
             Exception { file: "agent/tests/common/load.rs", reason: "makes threads and processes as only libc can" },
             Exception { file: "agent/tests/tasks.rs", reason: "makes a process by clone3" },
         ],

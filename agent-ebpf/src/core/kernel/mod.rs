@@ -9,6 +9,8 @@
 //! | --- | --- |
 //! | `u32 task_struct.pid` | offset of a member from which so many bytes are loaded; it may be wider |
 //! | `task_struct.tasks` | offset of a member of any size |
+//! | `u32 task_struct.in_memstall+in_iowait` | offset of the aligned word of that width in which a bit field lies, or several do |
+//! | `mask u32 task_struct.in_memstall` | the bits of such a word that are the bit field |
 //! | `u32 task_struct.__state\|task_struct.state` | the same, under the first of several spellings that the kernel has |
 //! | `u64 css_set.subsys[cgroup_subsys_id.cpu_cgrp_id]` | the same, of the element that an enumeration's constant tells |
 //! | `enum bpf_func_id.BPF_FUNC_loop` | the constant of an enumeration |
@@ -24,12 +26,14 @@
 //! same macros.
 
 mod cgroup;
+mod current;
 pub(crate) mod offsets;
 mod sched;
 mod task;
 
 pub(crate) use self::{
     cgroup::{Cgroup, CssSet, ROOT_ID, ROOT_SERIAL, bandwidth},
+    current::Current,
     sched::{CfsRq, has_throttled},
     task::{Signal, Task, executed_ns_at, exit_tells_group, switch_has_state, thread_at, thread_group_at},
 };

@@ -1,6 +1,7 @@
 //! Tasks and what the threads of a process share.
 
 use aya_ebpf::helpers::bpf_probe_read_kernel;
+use podlens_common::scheduler::Thread;
 
 use super::{
     cgroup::CssSet,
@@ -10,7 +11,7 @@ use super::{
 };
 
 /// `PF_KTHREAD` of linux/sched.h.
-const PF_KTHREAD: u32 = 0x0020_0000;
+pub(super) const PF_KTHREAD: u32 = 0x0020_0000;
 /// `SIGNAL_GROUP_EXIT` of linux/sched/signal.h.
 const SIGNAL_GROUP_EXIT: u32 = 4;
 /// `TASK_ON_RQ_MIGRATING` of kernel/sched/sched.h.
@@ -37,6 +38,10 @@ structure! {
         leader: Task = "task_struct.group_leader";
         exit_code: u32 = "task_struct.exit_code";
         thread_pid: Pid = "task_struct.thread_pid";
+        minor_faults: u64 = "task_struct.min_flt";
+        major_faults: u64 = "task_struct.maj_flt";
+        // Bit fields, of which a kernel without pressure stall information has the second only.
+        waits_for: u32 = "task_struct.in_memstall+in_iowait|task_struct.in_iowait";
         // Where the tracepoint does not carry it. Its upper half, where it is 64 bits wide, is 0; the machine is little
         // endian.
         state: u32 = "task_struct.__state|task_struct.state unless sched_switch(4)";
@@ -87,6 +92,26 @@ impl Task {
     #[inline(always)]
     pub(crate) fn is_migrating(self) -> bool {
         self.on_rq() == TASK_ON_RQ_MIGRATING
+    }
+
+    /// The kind of a sleep in state disk that it begins: see [`Thread::blocked`].
+    #[inline(always)]
+    pub(crate) fn disk_sleep(self) -> u64 {
+        let bits = u64::from(self.waits_for());
+        let mut kind = Thread::OFF_CPU;
+        if bits & number!("mask u32 task_struct.in_iowait") != 0 {
+            kind |= Thread::FOR_DEVICE;
+        }
+        if number!("memstall ? 1 : 0") != 0 && bits & number!("mask u32 task_struct.in_memstall?memstall") != 0 {
+            kind |= Thread::FOR_MEMORY;
+        }
+        kind
+    }
+
+    /// Page faults that it has had, modulo 2^32.
+    #[inline(always)]
+    pub(crate) fn faults(self) -> u32 {
+        (self.minor_faults() + self.major_faults()) as u32
     }
 
     /// The run queue of its task group's queue; none while the kernel sets it up.

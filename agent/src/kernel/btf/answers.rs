@@ -2,7 +2,7 @@
 
 use super::index::{Kind, Record};
 use super::types::{MAX_CHAIN, MAX_DEPTH, MAX_VISITS, is_aggregate};
-use super::{Argument, Btf, BtfError, Member};
+use super::{Argument, Bits, Btf, BtfError, Member};
 
 impl Btf {
     /// Finds a member by its path from a structure or union, for example `task_struct.se.cfs_rq`.
@@ -29,6 +29,20 @@ impl Btf {
             }
         }
         Err(refusal.unwrap_or_else(|| BtfError::MissingStructure { name: structure.to_owned() }))
+    }
+
+    /// The same of a member that may be a bit field.
+    ///
+    /// # Errors
+    /// As for [`Btf::member`], without [`BtfError::BitField`].
+    pub fn bits(&self, path: &str) -> Result<Bits, BtfError> {
+        match self.member(path) {
+            Ok(member) => {
+                Ok(Bits { offset: u64::from(member.offset_bytes) * 8, count: member.size_bytes.saturating_mul(8) })
+            }
+            Err(BtfError::BitField { bit_offset, bits, .. }) => Ok(Bits { offset: bit_offset, count: bits }),
+            Err(refusal) => Err(refusal),
+        }
     }
 
     /// The first of several paths that this kernel has: a member that was renamed is asked for by all its

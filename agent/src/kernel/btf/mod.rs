@@ -42,6 +42,15 @@ impl Member {
     }
 }
 
+/// Where a member lies in bits, be it a bit field or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bits {
+    /// Bits from the start of the outermost structure.
+    pub offset: u64,
+    /// How many there are.
+    pub count: u32,
+}
+
 /// The class of a type, behind all typedefs and qualifiers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
@@ -229,4 +238,4 @@ impl Btf {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -1,6 +1,6 @@
 //! The grammar of a request, and its answer from BTF. agent-ebpf/src/core/kernel explains it to who writes programs.
 
-use super::super::btf::{Btf, BtfError, Member, Shape};
+use super::super::btf::{Bits, Btf, BtfError, Member, Shape};
 
 /// One symbol's name, understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,12 +16,21 @@ pub enum Request<'a> {
 /// A fact of the kernel's types, which is one number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fact<'a> {
-    /// The offset of a member, under the first of its spellings that the kernel has.
+    /// The offset of a member, under the first of its spellings that the kernel has; of a bit field that of the aligned word
+    /// in which it lies.
     Member {
         /// Bytes that are loaded; none for a member of any size.
         bytes: Option<u32>,
-        /// `structure.member[.member]`, the last one with `[ENUMERATION.CONSTANT]` where it is an element of an array.
+        /// `structure.member[.member]`, the last one with `[ENUMERATION.CONSTANT]` where it is an element of an array, or
+        /// with `+member` for each further bit field of that word.
         paths: Vec<&'a str>,
+    },
+    /// The bits of an aligned word that are a bit field.
+    Mask {
+        /// Bytes of the word, at most 4.
+        bytes: u32,
+        /// `structure.member[.member]`.
+        path: &'a str,
     },
     /// The value of an enumeration's constant.
     Enumerator {
@@ -76,6 +85,14 @@ pub enum Lack {
         found: u32,
         /// What is loaded.
         wanted: u32,
+    },
+    /// Bit fields that are to be read at once lie apart.
+    #[error("`{path}` lies in no one aligned word of {bytes} bytes in this kernel")]
+    Apart {
+        /// The bit fields.
+        path: String,
+        /// The word.
+        bytes: u32,
     },
     /// The array is shorter, or it is no array.
     #[error("`{path}` is no array of more than {index} elements in this kernel")]
@@ -143,6 +160,10 @@ impl<'a> Fact<'a> {
             let arguments = arguments.parse().ok()?;
             return is_word(name).then_some(Self::Tracepoint { name, arguments });
         }
+        if let Some((width, path)) = text.strip_prefix("mask ").and_then(|mask| mask.split_once(' ')) {
+            let bytes = bytes_of(width).filter(|bytes| *bytes <= 4)?;
+            return (is_path(path) && !path.contains(['[', '+'])).then_some(Self::Mask { bytes, path });
+        }
         let (bytes, paths) = match text.split_once(' ') {
             Some((width, paths)) => (Some(bytes_of(width)?), paths),
             None => (None, text),
@@ -158,13 +179,19 @@ impl<'a> Fact<'a> {
     pub fn answer(&self, btf: &Btf) -> Result<u32, Lack> {
         match self {
             Self::Member { bytes, paths } => {
-                let member = first(btf, paths)?;
+                let member = first(btf, *bytes, paths)?;
                 match bytes {
                     Some(wanted) if member.size_bytes < *wanted => {
                         Err(Lack::Narrow { path: paths.join("` or `"), found: member.size_bytes, wanted: *wanted })
                     }
                     _ => Ok(member.offset_bytes),
                 }
+            }
+            Self::Mask { bytes, path } => {
+                let bits = btf.bits(path)?;
+                let shift = bits.offset - u64::from(word(&[bits], *bytes, path)?) * 8;
+                let mask = (1_u64 << bits.count).wrapping_sub(1) << shift;
+                Ok(u32::try_from(mask).unwrap_or(u32::MAX))
             }
             Self::Enumerator { enumeration, constant } => {
                 let value = btf.enum_value(enumeration, constant)?;
@@ -182,10 +209,10 @@ impl<'a> Fact<'a> {
 }
 
 /// The first spelling that the kernel has; the refusal is the first one's.
-fn first(btf: &Btf, paths: &[&str]) -> Result<Member, Lack> {
+fn first(btf: &Btf, bytes: Option<u32>, paths: &[&str]) -> Result<Member, Lack> {
     let mut refusal = None;
     for path in paths {
-        match member(btf, path) {
+        match member(btf, bytes, path) {
             Ok(member) => return Ok(member),
             Err(lack) => refusal = refusal.or(Some(lack)),
         }
@@ -193,9 +220,15 @@ fn first(btf: &Btf, paths: &[&str]) -> Result<Member, Lack> {
     Err(refusal.unwrap_or_else(|| BtfError::Path { path: String::new() }.into()))
 }
 
-/// A member, or one element of it.
-fn member(btf: &Btf, path: &str) -> Result<Member, Lack> {
-    let Some((array, constant)) = element(path) else { return Ok(btf.member(path)?) };
+/// A member, one element of it, or the word of bit fields.
+fn member(btf: &Btf, bytes: Option<u32>, path: &str) -> Result<Member, Lack> {
+    let Some((array, constant)) = element(path) else {
+        return match (btf.member(path), bytes) {
+            (Err(BtfError::BitField { .. }), Some(bytes)) => bit_fields(btf, bytes, path),
+            (Err(_), Some(bytes)) if path.contains('+') => bit_fields(btf, bytes, path),
+            (answer, _) => Ok(answer?),
+        };
+    };
     let (enumeration, constant) = constant.split_once('.').unwrap_or((constant, ""));
     let index = btf.enum_value(enumeration, constant)?;
     let member = btf.member(array)?;
@@ -210,6 +243,27 @@ fn member(btf: &Btf, path: &str) -> Result<Member, Lack> {
     }
 }
 
+/// The aligned word in which these bit fields of one structure lie.
+fn bit_fields(btf: &Btf, bytes: u32, path: &str) -> Result<Member, Lack> {
+    let (structure, fields) = path.rsplit_once('.').unwrap_or((path, ""));
+    let fields: Result<Vec<Bits>, BtfError> =
+        fields.split('+').map(|field| btf.bits(&format!("{structure}.{field}"))).collect();
+    let offset_bytes = word(&fields?, bytes, path)?;
+    Ok(Member { offset_bytes, size_bytes: bytes, shape: Shape::Integer { signed: false } })
+}
+
+/// Where the aligned word of so many bytes begins in which all of these bits lie.
+fn word(fields: &[Bits], bytes: u32, path: &str) -> Result<u32, Lack> {
+    let apart = || Lack::Apart { path: path.to_owned(), bytes };
+    let word_bits = u64::from(bytes) * 8;
+    let begin = fields.iter().map(|bits| bits.offset).min().ok_or_else(apart)? / word_bits * word_bits;
+    let end = fields.iter().map(|bits| bits.offset + u64::from(bits.count)).max().ok_or_else(apart)?;
+    if end > begin + word_bits {
+        return Err(apart());
+    }
+    u32::try_from(begin / 8).map_err(|_| apart())
+}
+
 /// Array and index of an element's path.
 fn element(path: &str) -> Option<(&str, &str)> {
     path.strip_suffix(']')?.split_once('[')
@@ -222,7 +276,9 @@ fn bytes_of(width: &str) -> Option<u32> {
 fn is_path(path: &str) -> bool {
     let (members, constant) = element(path).map_or((path, None), |(array, index)| (array, Some(index)));
     let are_words = |text: &str| text.contains('.') && text.split('.').all(is_word);
-    are_words(members) && constant.is_none_or(|constant| are_words(constant) && constant.matches('.').count() == 1)
+    let Some((structure, fields)) = members.rsplit_once('.') else { return false };
+    let are_members = structure.split('.').chain(fields.split('+')).all(is_word);
+    are_members && constant.is_none_or(|constant| are_words(constant) && constant.matches('.').count() == 1)
 }
 
 fn is_word(text: &str) -> bool {

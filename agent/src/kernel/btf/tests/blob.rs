@@ -17,7 +17,7 @@ pub(super) const ENUM64: u32 = 19;
 pub(super) const FLAG: u32 = 0x80;
 
 /// Writes types in order; the first gets id 1.
-pub(super) struct Blob {
+pub(in crate::kernel) struct Blob {
     pub(super) types: Vec<u8>,
     pub(super) strings: Vec<u8>,
     pub(super) count: u32,
@@ -25,14 +25,14 @@ pub(super) struct Blob {
 
 impl Blob {
     /// Begins with id 1 `unsigned int` of 32 bits, id 2 `_Bool`.
-    pub(super) fn new() -> Self {
+    pub(in crate::kernel) fn new() -> Self {
         let mut blob = Self { types: Vec::new(), strings: vec![0], count: 0 };
         blob.add("unsigned int", INT, 0, 4, &[32]);
         blob.add("_Bool", INT, 0, 1, &[(4 << 24) | 8]);
         blob
     }
 
-    pub(super) fn text(&mut self, text: &str) -> u32 {
+    pub(in crate::kernel) fn text(&mut self, text: &str) -> u32 {
         if text.is_empty() {
             return 0;
         }
@@ -42,7 +42,14 @@ impl Blob {
         offset
     }
 
-    pub(super) fn add(&mut self, name: &str, kind: u32, count: u32, size_or_type: u32, trailing: &[u32]) -> u32 {
+    pub(in crate::kernel) fn add(
+        &mut self,
+        name: &str,
+        kind: u32,
+        count: u32,
+        size_or_type: u32,
+        trailing: &[u32],
+    ) -> u32 {
         let name = self.text(name);
         for word in [name, (kind << 24) | count, size_or_type].iter().chain(trailing) {
             self.types.extend(word.to_le_bytes());
@@ -52,17 +59,23 @@ impl Blob {
     }
 
     /// Members are (name, type, bit offset with the bit-field width above it).
-    pub(super) fn aggregate(&mut self, name: &str, kind: u32, size: u32, members: &[(&str, u32, u32)]) -> u32 {
+    pub(in crate::kernel) fn aggregate(
+        &mut self,
+        name: &str,
+        kind: u32,
+        size: u32,
+        members: &[(&str, u32, u32)],
+    ) -> u32 {
         let words: Vec<u32> =
             members.iter().flat_map(|(name, type_id, place)| [self.text(name), *type_id, *place]).collect();
         self.add(name, kind, u32::try_from(members.len()).unwrap(), size, &words)
     }
 
-    pub(super) fn bytes(&self) -> Vec<u8> {
+    pub(in crate::kernel) fn bytes(&self) -> Vec<u8> {
         self.bytes_with_layout(&[])
     }
 
-    pub(super) fn bytes_with_layout(&self, layout: &[u8]) -> Vec<u8> {
+    pub(in crate::kernel) fn bytes_with_layout(&self, layout: &[u8]) -> Vec<u8> {
         let length = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap();
         let (types, strings) = (length(&self.types), length(&self.strings));
         let mut words = vec![24, 0, types, types, strings];
@@ -77,13 +90,13 @@ impl Blob {
         bytes
     }
 
-    pub(super) fn parse(&self) -> Btf {
+    pub(in crate::kernel) fn parse(&self) -> Btf {
         Btf::parse(self.bytes()).unwrap()
     }
 }
 
 /// One structure with all that a path can meet.
-pub(super) fn rich() -> Blob {
+pub(in crate::kernel) fn rich() -> Blob {
     let mut blob = Blob::new();
     let pointer = blob.add("", PTR, 0, 1, &[]);
     let tag = blob.add("rcu", TYPE_TAG, 0, pointer, &[]);

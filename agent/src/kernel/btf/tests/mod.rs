@@ -3,6 +3,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
 mod answers;
-mod blob;
+pub(in crate::kernel) mod blob;
 mod damage;
 mod kernels;

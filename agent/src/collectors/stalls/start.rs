@@ -1,0 +1,103 @@
+//! What the collector `stalls` is made of, and how it starts.
+
+use std::{error::Error, sync::Arc};
+
+use podlens_common::stalls::{StallLosses, Stalls as Record};
+
+use super::{Stalls, metrics};
+use crate::{
+    collectors::{
+        scheduler,
+        spec::{Kind, Part, Program, Spec, Start, Started, Wish},
+    },
+    kernel::{hooks::Hook, mapped::MappedArray, maps::Map},
+    signal::Loss,
+};
+
+/// The collector.
+pub static SPEC: Spec = Spec {
+    name: "stalls",
+    about: "stalls for want of memory by reason, major page faults",
+    kind: Kind::Programs,
+    is_optional: true,
+    parts: &[
+        Part {
+            without: None,
+            for_events: false,
+            programs: &[
+                Program::on_tracepoint("reclaim_begin", "mm_vmscan_direct_reclaim_begin", &[]),
+                Program::on_tracepoint("reclaim_end", "mm_vmscan_direct_reclaim_end", &[]),
+                Program::on_tracepoint("memcg_begin", "mm_vmscan_memcg_reclaim_begin", &[]),
+                Program::on_tracepoint("memcg_end", "mm_vmscan_memcg_reclaim_end", &[]),
+            ],
+            maps: &[Map::per_slot("STALLS", 1), Map::fixed("STALLS_BEGUN"), Map::fixed("STALL_LOSSES")],
+        },
+        Part {
+            without: Some("stalls by compaction are missing"),
+            for_events: false,
+            programs: &[
+                Program::on_tracepoint("compact_begin", "mm_compaction_begin", &[]),
+                Program::on_tracepoint("compact_end", "mm_compaction_end", &[]),
+            ],
+            maps: &[],
+        },
+        Part {
+            without: Some("major faults are missing"),
+            for_events: false,
+            programs: &[Program { name: MAJOR_FAULT, hook: Hook::MajorFault }],
+            maps: &[Map::fixed("LAST_SLEEPS")],
+        },
+    ],
+    wishes: &[&[Wish {
+        of: "memstall",
+        without: "stalls by memory.high and refaults are missing, and reclaim that a user asks for counts as a stall",
+    }]],
+    without: None,
+    metrics: &[&metrics::STALLS, &metrics::FAULTS],
+    records: &[],
+    events: &[],
+    losses: &[&UNKNOWN_STALL, &UNKNOWN_FAULT],
+    start,
+};
+
+const MAJOR_FAULT: &str = "major_fault";
+
+/// A stall is missing.
+pub(super) static UNKNOWN_STALL: Loss = Loss {
+    reason: "unknown_stall",
+    means: "a stall by reclaim or compaction is missing in `podlens_memory_stall_seconds`: two tasks whose ids share their low 13 bits stalled at once, one was under way at the start, or its beginning or end was not reported",
+};
+
+/// The length of a fault may be missing.
+pub(super) static UNKNOWN_FAULT: Loss = Loss {
+    reason: "unknown_fault",
+    means: "a major fault counts as one without sleep in `podlens_major_fault_seconds`, and it is not known whether it was: a task whose id shares its low 13 bits slept for a device last",
+};
+
+/// The maps.
+pub(super) struct StallMaps {
+    /// What was counted, by slot.
+    pub(super) stalls: MappedArray<Record>,
+    /// What could not be.
+    pub(super) losses: MappedArray<StallLosses>,
+}
+
+fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
+    let maps = StallMaps { stalls: start.object.array("STALLS")?, losses: start.object.array("STALL_LOSSES")? };
+    let sees_sleeps = start.is_running(scheduler::SPEC.name);
+    let mut lacks = Vec::new();
+    if !sees_sleeps {
+        lacks.push(
+            "the collector `scheduler` does not run: stalls by memory.high, refaults and major faults are missing"
+                .to_owned(),
+        );
+    }
+    if start.has("memstall") && !start.has_psi {
+        lacks.push(
+            "the kernel counts no stalls (boot it with psi=1): those by memory.high and refaults are missing, and reclaim that a user asks for counts as one".to_owned(),
+        );
+    }
+    let knows_faults = sees_sleeps && start.runs(MAJOR_FAULT);
+    let collector = Stalls::new(Arc::clone(&start.layout), maps, knows_faults);
+    Ok(Started { lacks, ..Started::whole(collector) })
+}

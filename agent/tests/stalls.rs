@@ -1,0 +1,478 @@
+//! Stalls for memory and major faults, against the kernel's pressure files, its tracepoints as `perf` counts them, and
+//! `getrusage`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+mod common;
+
+use std::{
+    env, fs,
+    io::{BufRead as _, BufReader, Write as _},
+    path::{Path, PathBuf},
+    process::{Child, ChildStderr, ChildStdin, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use common::{Agent, ColdFile, MappedFile, PATIENCE, Page, TestCgroup, assert_near, major_faults, skip, wait_until};
+
+const STALLS: &str = "podlens_memory_stall_seconds";
+const FAULTS: &str = "podlens_major_fault_seconds";
+const MIB: u64 = 1 << 20;
+/// The version 1 hierarchies, where a machine has them.
+const MEMORY: &str = "/sys/fs/cgroup/memory";
+const BLKIO: &str = "/sys/fs/cgroup/blkio";
+/// The tracepoint at the beginning of each reclaim for a cgroup.
+const RECLAIM: &str = "vmscan:mm_vmscan_memcg_reclaim_begin";
+const FILE: &str = "PODLENS_TEST_TOUCHED_FILE";
+/// For how long a task runs to hand over the reading of a page that comes back, which the kernel counts as pressure too.
+const HANDING_OVER_NS: u64 = 40_000;
+/// Pages of a file that are read often.
+const OFTEN_READ: usize = 2048;
+/// What lies between the kernel's marks of a stall and where its tracepoints and its run queue's clock are, each time.
+const BETWEEN_NS: u64 = 2_000;
+
+/// A container with a memory controller, and where that has its files.
+struct Limited {
+    cgroup: TestCgroup,
+    memory: PathBuf,
+    is_v1: bool,
+}
+
+impl Limited {
+    fn new() -> Self {
+        let cgroup = TestCgroup::any_container();
+        let v1 = Path::new(MEMORY);
+        if v1.join("memory.limit_in_bytes").exists() {
+            let memory = v1.join(cgroup.path().trim_start_matches('/'));
+            fs::create_dir_all(&memory).unwrap();
+            return Self { cgroup, memory, is_v1: true };
+        }
+        let memory = cgroup.directories().remove(0);
+        // From the top down: each level needs the one above it.
+        let mut above: Vec<&Path> =
+            memory.ancestors().skip(1).take_while(|one| one.starts_with("/sys/fs/cgroup")).collect();
+        above.reverse();
+        for above in above {
+            let _ = fs::write(above.join("cgroup.subtree_control"), "+memory +io");
+        }
+        assert!(memory.join("memory.max").exists(), "{} has a memory controller", memory.display());
+        Self { cgroup, memory, is_v1: false }
+    }
+
+    fn limit(&self, bytes: u64) {
+        self.write(if self.is_v1 { "memory.limit_in_bytes" } else { "memory.max" }, &bytes.to_string());
+    }
+
+    fn write(&self, file: &str, text: &str) {
+        fs::write(self.memory.join(file), text).unwrap_or_else(|error| panic!("{file}: {error}"));
+    }
+
+    /// What a shell is to do to go into the group and become this command there.
+    fn script(&self, command: &str) -> String {
+        let mut directories = self.cgroup.directories();
+        directories.push(self.memory.clone());
+        directories.extend(Some(self.blkio()).filter(|group| group.exists()));
+        directories.dedup();
+        let joins: Vec<String> =
+            directories.iter().map(|directory| format!("echo $$ > {}/cgroup.procs", directory.display())).collect();
+        format!("{} && exec {command}", joins.join(" && "))
+    }
+
+    /// A process that goes into the group, on the first CPU, and becomes this command there.
+    fn command(&self, command: &str) -> Command {
+        let mut shell = Command::new("taskset");
+        shell.args(["-c", "0", "sh", "-c", &self.script(command)]);
+        shell
+    }
+
+    #[track_caller]
+    fn run(&self, command: &str) {
+        let output = self.command(command).output().unwrap();
+        assert!(output.status.success(), "{command}: {output:?}");
+    }
+
+    /// Runs it and gives how often its task passed the tracepoint, as `perf` counts, itself outside of the group.
+    #[track_caller]
+    fn run_counted(&self, command: &str, tracepoint: &str) -> u64 {
+        let mut perf = Command::new("perf");
+        perf.args(["stat", "-x,", "-e", tracepoint, "taskset", "-c", "0", "sh", "-c", &self.script(command)]);
+        let output = perf.output().unwrap();
+        assert!(output.status.success(), "{command}: {output:?}");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        // Beside its count an older perf may say that it does not understand the tracepoint's format.
+        let mut lines = text.lines().filter(|line| line.contains(tracepoint));
+        let count = lines.find_map(|line| line.split(',').next()?.parse().ok());
+        count.unwrap_or_else(|| panic!("{text}"))
+    }
+
+    /// For how long some task of the group was stalled by this resource; none where the kernel does not tell.
+    fn pressure_ns(&self, resource: &str) -> Option<u64> {
+        let directories = self.cgroup.directories();
+        let text =
+            directories.iter().find_map(|one| fs::read_to_string(one.join(format!("{resource}.pressure"))).ok())?;
+        let total = text.lines().find(|line| line.starts_with("some"))?.rsplit_once("total=")?.1;
+        Some(total.trim().parse::<u64>().unwrap() * 1000)
+    }
+
+    /// Where it limits input and output on a machine with version 1.
+    fn blkio(&self) -> PathBuf {
+        Path::new(BLKIO).join(self.cgroup.path().trim_start_matches('/'))
+    }
+
+    /// The device of a file, whose readings by this group can be limited to so many per second.
+    fn slow_device(&self, file: &ColdFile, per_second: u32) -> Option<SlowDevice> {
+        let (major, minor) = file.device();
+        let number = format!("{major}:{minor}");
+        if Path::new(BLKIO).join("blkio.throttle.read_iops_device").exists() {
+            let group = self.blkio();
+            fs::create_dir_all(&group).unwrap();
+            let file = group.join("blkio.throttle.read_iops_device");
+            let [limit, lift] = [per_second, 0].map(|limit| format!("{number} {limit}"));
+            return Some(SlowDevice { file, limit, lift, group: Some(group) });
+        }
+        let file = self.memory.join("io.max");
+        let [limit, lift] = [per_second.to_string(), "max".to_owned()].map(|limit| format!("{number} riops={limit}"));
+        file.exists().then_some(SlowDevice { file, limit, lift, group: None })
+    }
+
+    fn stalls(&self, page: &Page, reason: &str) -> Lengths {
+        Lengths::of(page, STALLS, &self.cgroup.labels_and(&[("reason", reason)]))
+    }
+
+    /// Over all reasons.
+    fn all_stalls(&self, page: &Page) -> Lengths {
+        let reasons = ["direct_reclaim", "memcg_reclaim", "memory_high", "compaction", "refault"];
+        let all = reasons.map(|reason| {
+            let stalls = self.stalls(page, reason);
+            println!("{reason}: {stalls:?}");
+            stalls
+        });
+        Lengths { count: all.iter().map(|one| one.count).sum(), ns: all.iter().map(|one| one.ns).sum() }
+    }
+
+    fn faults(&self, page: &Page) -> Lengths {
+        Lengths::of(page, FAULTS, &self.cgroup.labels())
+    }
+}
+
+impl Drop for Limited {
+    fn drop(&mut self) {
+        if self.is_v1 {
+            remove(&self.memory, Path::new(MEMORY));
+        }
+    }
+}
+
+/// How a group's readings of a device are limited.
+struct SlowDevice {
+    file: PathBuf,
+    limit: String,
+    lift: String,
+    /// A group of its own hierarchy.
+    group: Option<PathBuf>,
+}
+
+impl SlowDevice {
+    fn limit(&self) {
+        fs::write(&self.file, &self.limit).unwrap();
+    }
+
+    fn lift(&self) {
+        fs::write(&self.file, &self.lift).unwrap();
+    }
+}
+
+impl Drop for SlowDevice {
+    fn drop(&mut self) {
+        if let Some(group) = &self.group {
+            remove(group, Path::new(BLKIO));
+        }
+    }
+}
+
+/// Removes a cgroup and those above it that are empty then.
+fn remove(group: &Path, tree: &Path) {
+    for directory in group.ancestors().take_while(|one| *one != tree) {
+        let start = Instant::now();
+        while fs::remove_dir(directory).is_err() {
+            if start.elapsed() > Duration::from_secs(2) {
+                return;
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// A histogram's count and sum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Lengths {
+    count: u64,
+    ns: u64,
+}
+
+impl Lengths {
+    const NONE: Self = Self { count: 0, ns: 0 };
+
+    /// Without any observation there is no histogram.
+    fn of(page: &Page, name: &str, labels: &[(&str, &str)]) -> Self {
+        let count = page.count(&format!("{name}_count"), labels);
+        count.map_or(Self::NONE, |count| Self { count, ns: page.ns(&format!("{name}_sum"), labels).unwrap() })
+    }
+}
+
+fn start() -> Agent {
+    Agent::start(&[("PODLENS_MAX_AGE", "0s")])
+}
+
+#[test]
+fn reclaim_at_a_limit_is_counted_as_often_and_as_long_as_the_kernel_does() {
+    let Some(file) = ColdFile::new(400) else { return };
+    let agent = start();
+    let group = Limited::new();
+    let Some(before_ns) = group.pressure_ns("memory") else { return skip("this kernel tells no pressure of a cgroup") };
+    group.limit(64 * MIB);
+    let reclaims = group.run_counted(&format!("dd if={} of=/dev/null bs=256k", file.path()), RECLAIM);
+    let pressure_ns = group.pressure_ns("memory").unwrap() - before_ns;
+    let page = agent.metrics();
+    let (stalls, all) = (group.stalls(&page, "memcg_reclaim"), group.all_stalls(&page));
+    println!("{reclaims} reclaims, pressure {pressure_ns} ns");
+    assert!(reclaims > 100, "{reclaims} reclaims");
+    assert_eq!(stalls.count, reclaims);
+    assert_near("all stalls", all.ns, pressure_ns, 2.0, BETWEEN_NS * all.count);
+    assert!(stalls.ns * 10 > all.ns * 9, "reclaim alone is nearly all of it");
+}
+
+#[test]
+fn what_a_user_asks_for_is_no_stall() {
+    let agent = start();
+    let group = Limited::new();
+    if group.pressure_ns("memory").is_none() {
+        return skip("this kernel tells no pressure of a cgroup");
+    }
+    // Of the group, and on the device, so that it could be given back.
+    let file = env::temp_dir().join(format!("podlens-written-{}", std::process::id()));
+    group.run(&format!("dd if=/dev/zero of={} bs=1M count=30 conv=fsync", file.display()));
+    let compact = "echo 1 > /proc/sys/vm/compact_memory";
+    let asked = if group.is_v1 {
+        format!("{compact} && echo 0 > {}/memory.force_empty", group.memory.display())
+    } else if group.memory.join("memory.reclaim").exists() {
+        // Refused where nothing can be given back, as of what is in memory alone.
+        format!("{compact} && echo 30M > {}/memory.reclaim || true", group.memory.display())
+    } else {
+        compact.to_owned()
+    };
+    let script = format!("sh -c '{asked}'");
+    let reclaims = group.run_counted(&script, RECLAIM);
+    fs::remove_file(file).unwrap();
+    let page = agent.metrics();
+    assert!(reclaims > 0 || !asked.contains("memory."), "the kernel reclaimed {reclaims} times");
+    // The group may still have to wait for a page of its shell that was given back.
+    for reason in ["direct_reclaim", "memcg_reclaim", "memory_high", "compaction"] {
+        assert_eq!(group.stalls(&page, reason), Lengths::NONE, "{reason}");
+    }
+    assert_eq!(page.sum_ns(&format!("{STALLS}_sum"), &[("unit", "kernel")]), 0, "kernel threads do not count");
+}
+
+#[test]
+fn a_group_above_memory_high_sleeps_for_as_long_as_the_kernel_says() {
+    let agent = start();
+    let group = Limited::new();
+    if !group.memory.join("memory.high").exists() {
+        return skip("version 1 has no memory.high");
+    }
+    let before_ns = group.pressure_ns("memory").expect("version 2 has it");
+    group.write("memory.high", &(8 * MIB).to_string());
+    let reclaims = group.run_counted("dd if=/dev/zero of=/dev/null bs=14M count=1", RECLAIM);
+    let pressure_ns = group.pressure_ns("memory").unwrap() - before_ns;
+    let page = agent.metrics();
+    let (high, all) = (group.stalls(&page, "memory_high"), group.all_stalls(&page));
+    println!("pressure {pressure_ns} ns, {reclaims} reclaims");
+    assert!(high.ns > 500_000_000, "{high:?}");
+    assert!(high.ns * 10 > all.ns * 8, "nearly all of it is sleep");
+    assert_eq!(group.stalls(&page, "memcg_reclaim").count, reclaims);
+    assert_near("all stalls", all.ns, pressure_ns, 2.0, BETWEEN_NS * all.count);
+}
+
+/// Uses a file's pages as its input says, without any reading ahead: `touch N` touches so many in a mapping, far apart; `read N`
+/// reads so many pairs of a page that is read often, at random, and one of the others. Tells the major faults of each.
+#[test]
+#[ignore = "no test, but the process that other tests start as a load"]
+fn using_process() {
+    let Ok(path) = env::var(FILE) else { return };
+    let file = MappedFile::open(&path);
+    let pages = file.pages();
+    let mut random = 1_usize;
+    eprintln!("ready");
+    for line in std::io::stdin().lines().map_while(Result::ok) {
+        let before = major_faults();
+        let (kind, number) = line.split_once(' ').unwrap();
+        for far in (1..=number.parse().unwrap()).map(|step: usize| step * 7919) {
+            if kind == "touch" {
+                file.touch(far % pages);
+            } else {
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                file.read((random >> 33) % OFTEN_READ);
+                file.read(OFTEN_READ + far % (pages - OFTEN_READ));
+            }
+        }
+        eprintln!("{}", major_faults() - before);
+    }
+    std::process::exit(0);
+}
+
+/// A process of a group, on one CPU, that uses a file.
+struct User<'a> {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStderr>,
+    group: &'a Limited,
+    agent: &'a Agent,
+}
+
+/// By how much figures grew while a file was used: the process' major faults by `getrusage`, what podlens tells of faults, all
+/// stalls and refaults, and the pressure for input and output and for memory.
+#[derive(Debug)]
+struct Used {
+    major_faults: u64,
+    faults: Lengths,
+    stalls: Lengths,
+    refaults: Lengths,
+    io_ns: u64,
+    memory_ns: u64,
+}
+
+impl<'a> User<'a> {
+    fn start(agent: &'a Agent, group: &'a Limited, file: &ColdFile) -> Self {
+        let itself = env::current_exe().unwrap();
+        let command = format!("{} using_process --exact --ignored --nocapture --test-threads=1", itself.display());
+        let mut command = group.command(&command);
+        command.env(FILE, file.path()).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let input = child.stdin.take().unwrap();
+        let output = BufReader::new(child.stderr.take().unwrap());
+        let mut user = Self { child, input, output, group, agent };
+        assert_eq!(user.answer(), "ready");
+        user
+    }
+
+    fn answer(&mut self) -> String {
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    fn figures(&self) -> ([Lengths; 3], [u64; 2]) {
+        let page = self.agent.metrics();
+        let lengths = [self.group.faults(&page), self.group.all_stalls(&page), self.group.stalls(&page, "refault")];
+        (lengths, ["io", "memory"].map(|resource| self.group.pressure_ns(resource).unwrap()))
+    }
+
+    /// `touch N` or `read N`.
+    fn go(&mut self, what: &str) -> Used {
+        let (before, pressure_before) = self.figures();
+        writeln!(self.input, "{what}").unwrap();
+        let answer = self.answer();
+        let (after, pressure_after) = self.figures();
+        let grown = |at: usize| Lengths { count: after[at].count - before[at].count, ns: after[at].ns - before[at].ns };
+        let used = Used {
+            major_faults: answer.parse().unwrap_or_else(|_| panic!("{answer}")),
+            faults: grown(0),
+            stalls: grown(1),
+            refaults: grown(2),
+            io_ns: pressure_after[0] - pressure_before[0],
+            memory_ns: pressure_after[1] - pressure_before[1],
+        };
+        println!("{what}: {used:?}");
+        used
+    }
+}
+
+impl Drop for User<'_> {
+    fn drop(&mut self) {
+        // Fails only for a child that has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn major_faults_are_those_that_the_kernel_counts_and_as_long_as_it_waits_for_the_device() {
+    let Some(file) = ColdFile::new(24) else { return };
+    let agent = start();
+    let group = Limited::new();
+    if group.pressure_ns("io").is_none() {
+        return skip("this kernel tells no pressure of a cgroup");
+    }
+    // First with room for all, then with pages that go and come.
+    for (limit, touched) in [(64, 6144), (16, 20_000)] {
+        group.limit(limit * MIB);
+        let used = User::start(&agent, &group, &file).go(&format!("touch {touched}"));
+        assert!(used.major_faults * 10 > touched * 9, "{used:?}");
+        assert_eq!(used.faults.count, used.major_faults);
+        assert_near("sleep in faults", used.faults.ns, used.io_ns, 2.0, BETWEEN_NS * used.major_faults);
+        // A fault that waits for nothing else is no stall for memory.
+        assert_eq!(used.stalls.count > 0, limit == 16, "{used:?}");
+        file.cool();
+    }
+}
+
+#[test]
+fn a_major_fault_that_waits_for_no_device_counts_with_length_0() {
+    let Some(file) = ColdFile::hole(24) else { return };
+    let agent = start();
+    let group = Limited::new();
+    if group.pressure_ns("io").is_none() {
+        return skip("this kernel tells no pressure of a cgroup");
+    }
+    let used = User::start(&agent, &group, &file).go("touch 6144");
+    assert!(used.major_faults > 5000, "{used:?}");
+    assert_eq!((used.faults, used.io_ns), (Lengths { count: used.major_faults, ns: 0 }, 0));
+}
+
+#[test]
+fn waits_for_pages_that_come_back_soon_are_refaults_and_with_reclaim_the_pressure() {
+    let Some(file) = ColdFile::new(64) else { return };
+    let agent = start();
+    let group = Limited::new();
+    let Some(slow) = group.slow_device(&file, 1000) else { return skip("input and output cannot be limited here") };
+    // Where the pages that are read often have not quite enough room is the kernel's choice.
+    for limit in (6..=12).rev() {
+        group.limit(limit * MIB);
+        let mut reader = User::start(&agent, &group, &file);
+        if reader.go("read 8000").refaults.count < 200 {
+            continue;
+        }
+        slow.limit();
+        let used = reader.go("read 1000");
+        slow.lift();
+        let allowed_ns = HANDING_OVER_NS * used.refaults.count + BETWEEN_NS * used.stalls.count;
+        assert_near("all stalls", used.stalls.ns, used.memory_ns, 2.0, allowed_ns);
+        assert_eq!(used.faults.count, used.major_faults, "what a task waits for in a read is no fault");
+        if used.refaults.count > 20 {
+            return;
+        }
+    }
+    panic!("the kernel told of no refaults");
+}
+
+#[test]
+fn a_short_life_is_told_whole() {
+    let Some(file) = ColdFile::new(24) else { return };
+    let agent = start();
+    let group = Limited::new();
+    group.limit(8 * MIB);
+    let reclaims = group.run_counted(&format!("dd if={} of=/dev/null bs=256k", file.path()), RECLAIM);
+    let labels: Vec<(String, String)> =
+        group.cgroup.labels().into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    drop(group);
+    let labels: Vec<(&str, &str)> = labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let labels = [labels.as_slice(), &[("reason", "memcg_reclaim")]].concat();
+    let found = wait_until("the container's last values", PATIENCE, || {
+        let found = Lengths::of(&agent.metrics(), STALLS, &labels);
+        if found.count > 0 { Ok(found) } else { Err(format!("{found:?}")) }
+    });
+    println!("{reclaims} reclaims, {found:?}");
+    assert!(reclaims > 10 && found.ns > 0, "{reclaims} reclaims");
+    assert_eq!(found.count, reclaims);
+}
