@@ -44,6 +44,7 @@ pub(crate) use label;
 mod tests {
     #![allow(clippy::indexing_slicing, clippy::cast_possible_truncation)]
     use crate::{
+        memory::{EndWord, LruList, MemoryEvent, MemoryType},
         scheduler::{Cause, OffCpu, SwitchKind},
         tasks::TaskState,
     };
@@ -57,6 +58,6 @@ mod tests {
                 })*
             };
         }
-        check!(Cause, OffCpu, SwitchKind, TaskState);
+        check!(Cause, OffCpu, SwitchKind, TaskState, MemoryEvent, MemoryType, LruList, EndWord);
     }
 }

@@ -12,8 +12,11 @@
 mod core;
 mod cpu;
 mod lifecycle;
+mod memory;
+mod pressure;
 mod processes;
 mod scheduler;
+mod tree;
 mod walk;
 
-use self::core::{atomic, cells, events, kernel, log, slots};
+use self::core::{atomic, cells, cpu_part, events, kernel, log, slots};

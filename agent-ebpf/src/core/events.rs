@@ -42,6 +42,23 @@ pub(crate) fn send<T: Pod>(kind: u32, key: CgroupKey, record: T) {
     event.submit(0);
 }
 
+/// Sends an event whose record is too long for the stack: `fill` writes all of it where it lies.
+#[inline(always)]
+pub(crate) fn send_filled<T: Pod>(kind: u32, key: CgroupKey, fill: impl FnOnce(*mut T)) {
+    const { assert!(size_of::<Event<T>>() == size_of::<EventHeader>() + size_of::<T>(), "pad the record to 8 bytes") };
+    let Some(mut event) = EVENTS.reserve::<Event<T>>(0) else {
+        // SAFETY: the helper has no precondition.
+        let cpu = unsafe { bpf_get_smp_processor_id() };
+        lose!(cpu, event_lost);
+        return;
+    };
+    let place = event.as_mut_ptr();
+    // SAFETY: the place is this program's until it is submitted.
+    unsafe { (&raw mut (*place).header).write(header(kind, size_of::<Event<T>>(), key)) };
+    fill(place.wrapping_byte_add(size_of::<EventHeader>()).cast::<T>());
+    event.submit(0);
+}
+
 /// Sends an event about a cgroup by its path.
 #[inline(always)]
 pub(crate) fn send_path(kind: u32, key: CgroupKey, path: *const u8) {

@@ -52,6 +52,14 @@ impl fmt::Display for Cpus {
     }
 }
 
+/// How many memory nodes the machine can have, counted up to the highest, as `/sys/devices/system/node` tells it; 1 where the
+/// kernel knows of none.
+#[must_use]
+pub fn memory_nodes(directory: &Path) -> u32 {
+    let list = fs::read_to_string(directory.join("possible")).unwrap_or_default();
+    last_cpu(&list).map_or(1, |last| last.saturating_add(1))
+}
+
 fn last_cpu(list: &str) -> Option<u32> {
     list.trim().split(',').filter_map(|range| range.split('-').next_back()?.parse().ok()).max()
 }

@@ -19,6 +19,8 @@ pub static MAPS: &[Map] = &[
     // CPUs for which there is no more than this count here what they lose.
     Map::per_possible_cpu("LOSSES"),
     Map::fixed("ASCENT"),
+    Map::fixed("CPU_PART"),
+    Map::fixed("CPU_PART_AT"),
 ];
 
 /// The maps at work.
