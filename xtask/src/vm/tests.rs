@@ -23,7 +23,8 @@ use crate::{
 };
 
 /// Files of agent/tests that need nothing but a kernel: no Prometheus, no collector, no API server.
-const PROGRAMS: &[&str] = &["agent", "churn", "cpu", "cpus", "culprits", "off_cpu", "scheduler", "tasks"];
+const PROGRAMS: &[&str] =
+    &["agent", "churn", "cpu", "cpus", "culprits", "memory", "off_cpu", "pressure", "scheduler", "tasks"];
 /// What they call and the guest's busybox does not have, or not with the options that they use.
 const CALLED: &[&str] = &["bpftool", "chrt", "losetup", "perf", "setpriv", "setsid", "taskset", "unshare"];
 /// Where the loader looks up libraries that are not in its usual places.
