@@ -45,6 +45,7 @@ mod tests {
     #![allow(clippy::indexing_slicing, clippy::cast_possible_truncation)]
     use crate::{
         disk::{Operation, Part},
+        memory::{EndWord, LruList, MemoryEvent, MemoryType},
         oom::OomScope,
         scheduler::{Cause, OffCpu, SwitchKind},
         stalls::StallReason,
@@ -60,6 +61,19 @@ mod tests {
                 })*
             };
         }
-        check!(Cause, OffCpu, OomScope, Operation, Part, StallReason, SwitchKind, TaskState);
+        check!(
+            Cause,
+            EndWord,
+            LruList,
+            MemoryEvent,
+            MemoryType,
+            OffCpu,
+            OomScope,
+            Operation,
+            Part,
+            StallReason,
+            SwitchKind,
+            TaskState
+        );
     }
 }

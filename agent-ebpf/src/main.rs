@@ -13,10 +13,13 @@ mod core;
 mod cpu;
 mod disk;
 mod lifecycle;
+mod memory;
 mod oom;
+mod pressure;
 mod processes;
 mod scheduler;
 mod stalls;
+mod tree;
 mod walk;
 
-use self::core::{atomic, cells, events, hybrid, kernel, log, slots};
+use self::core::{atomic, cells, cpu_part, events, hybrid, kernel, log, slots};

@@ -140,7 +140,7 @@ pub fn major_fault(_context: PerfEventContext) -> i32 {
         }
         // SAFETY: the helper has no precondition.
         let cpu = unsafe { bpf_get_smp_processor_id() };
-        enter(slots::of_current(current, cpu).slot(), FAULTS as u32, length_ns);
+        enter_stall(slots::of_current(current, cpu).slot(), FAULTS as u32, length_ns);
     }
     0
 }
@@ -160,7 +160,7 @@ pub(crate) fn slept(task: Task, slot: u32, kind: u64, slept_ns: u64) {
             return;
         }
         let reason = if is_for(Thread::FOR_DEVICE) { StallReason::Refault } else { StallReason::MemoryHigh };
-        enter(slot, reason as u32, slept_ns);
+        enter_stall(slot, reason as u32, slept_ns);
     }
     if is_for(Thread::FOR_DEVICE)
         && let Some(slept) = SleptCells::of_task(pid)
@@ -203,13 +203,13 @@ fn end(reason: StallReason) {
     let length_ns = monotonic_ns().saturating_sub(begun.at_ns().get());
     // SAFETY: the helper has no precondition.
     let cpu = unsafe { bpf_get_smp_processor_id() };
-    enter(slots::of_current(current, cpu).slot(), reason as u32, length_ns);
+    enter_stall(slots::of_current(current, cpu).slot(), reason as u32, length_ns);
 }
 
 /// Enters a stall of that reason, or a fault, by its length; gives whether there was room.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn enter(slot: u32, which: u32, length_ns: u64) -> u32 {
+extern "C" fn enter_stall(slot: u32, which: u32, length_ns: u64) -> u32 {
     if u64::from(slot) >= slots_count() || which > FAULTS as u32 {
         return 0;
     }

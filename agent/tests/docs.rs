@@ -122,7 +122,7 @@ fn the_list_of_metrics_is_what_the_definitions_give() {
     text.push_str("\n## names\n\nWhat the source of names tells about a pod's containers while they live.\n");
     push_info(&mut text, &facts::POD_INFO, "`uid`, `workload`, `workload_type`, `qos`, `host_network`");
     push_info(&mut text, &facts::CONTAINER_INFO, "`container_id`, `image`");
-    for metric in [&facts::CPU_REQUEST, &facts::MEMORY_REQUEST, &facts::MEMORY_LIMIT] {
+    for metric in [&facts::CPU_REQUEST, &facts::MEMORY_REQUEST] {
         push_metric(&mut text, metric);
     }
     push_own(&mut text);

@@ -44,7 +44,7 @@ fn families(page: &str) -> BTreeMap<&str, &str> {
 fn of_pods() -> BTreeSet<&'static str> {
     let of_collectors = ALL.iter().flat_map(|spec| spec.metrics).map(|metric| metric.name);
     let of_facts = [facts::POD_INFO.name, facts::CONTAINER_INFO.name].into_iter();
-    let requests = [&facts::CPU_REQUEST, &facts::MEMORY_REQUEST, &facts::MEMORY_LIMIT].map(|metric| metric.name);
+    let requests = [&facts::CPU_REQUEST, &facts::MEMORY_REQUEST].map(|metric| metric.name);
     of_collectors.chain(of_facts).chain(requests).collect()
 }
 

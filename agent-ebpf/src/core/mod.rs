@@ -3,6 +3,7 @@
 
 pub(crate) mod atomic;
 pub(crate) mod cells;
+pub(crate) mod cpu_part;
 pub(crate) mod events;
 pub(crate) mod hybrid;
 pub(crate) mod kernel;

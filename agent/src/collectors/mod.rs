@@ -8,11 +8,14 @@ pub mod disk;
 mod distribution;
 pub mod lifecycle;
 pub mod map_memory;
+pub mod memory;
 pub mod oom;
+pub mod pressure;
 pub mod scheduler;
 pub mod spec;
 pub mod stalls;
 pub mod tasks;
+mod tree;
 
 use podlens_common::cgroup::{CgroupKey, Slot};
 
@@ -24,8 +27,17 @@ use crate::{
 };
 
 /// All collectors, in the order in which their metrics are exported.
-pub static ALL: &[&Spec] =
-    &[&lifecycle::SPEC, &scheduler::SPEC, &cpu::SPEC, &tasks::SPEC, &stalls::SPEC, &oom::SPEC, &disk::SPEC];
+pub static ALL: &[&Spec] = &[
+    &lifecycle::SPEC,
+    &scheduler::SPEC,
+    &cpu::SPEC,
+    &tasks::SPEC,
+    &memory::SPEC,
+    &pressure::SPEC,
+    &stalls::SPEC,
+    &oom::SPEC,
+    &disk::SPEC,
+];
 
 /// The names of the collectors that can be switched off.
 #[must_use]
@@ -66,6 +78,12 @@ pub trait Collector: Send {
     /// A cgroup is gone: its final values, if it has any here.
     fn removed(&mut self, _key: CgroupKey) -> Option<Row> {
         None
+    }
+
+    /// Final values of cgroups of which [`Self::removed`] had to wait for the last words, since those of another hierarchy may
+    /// come after the removal.
+    fn late(&mut self) -> Vec<(CgroupKey, Row)> {
+        Vec::new()
     }
 
     /// What it could not tell: how often, for each loss of its specification, in that order.

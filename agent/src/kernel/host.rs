@@ -86,6 +86,14 @@ impl fmt::Display for Cpus {
     }
 }
 
+/// How many memory nodes the machine can have, counted up to the highest, as `/sys/devices/system/node` tells it; 1 where the
+/// kernel knows of none.
+#[must_use]
+pub fn memory_nodes(directory: &Path) -> u32 {
+    let list = fs::read_to_string(directory.join("possible")).unwrap_or_default();
+    last_cpu(&list).map_or(1, |last| last.saturating_add(1))
+}
+
 /// The file is the kernel's own.
 fn is_in_sysfs(path: &Path) -> io::Result<bool> {
     /// `SYSFS_MAGIC` of linux/magic.h.

@@ -20,6 +20,8 @@ pub static MAPS: &[Map] = &[
     Map::per_possible_cpu("LOSSES"),
     Map::fixed("ASCENT"),
     Map::fixed("SAID"),
+    Map::fixed("CPU_PART"),
+    Map::fixed("CPU_PART_AT"),
 ];
 
 /// The maps at work.

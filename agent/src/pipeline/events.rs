@@ -86,6 +86,7 @@ impl Inner {
                 kernel.refuse(cause);
             }
         }
+        self.retire_late();
         if (some_lost || blind) && now.duration_since(self.scanned) >= RESCAN {
             if some_lost {
                 warn!(
@@ -184,6 +185,18 @@ impl Inner {
                         let entity = self.ledger.entity(&cgroup.entity, cgroup.since);
                         self.ledger.retire(*section, entity, &row);
                     }
+                }
+            }
+        }
+    }
+
+    /// Enters the final values that collectors had to wait for.
+    fn retire_late(&mut self) {
+        for Attached { section, collector } in &mut self.collectors {
+            for (key, row) in collector.late() {
+                if let Some(cgroup) = self.cgroups.get(key).filter(|_| !row.is_empty()) {
+                    let entity = self.ledger.entity(&cgroup.entity, cgroup.since);
+                    self.ledger.retire(*section, entity, &row);
                 }
             }
         }

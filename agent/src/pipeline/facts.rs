@@ -7,7 +7,7 @@ use std::{collections::HashSet, sync::Arc};
 
 use crate::{
     attribution::kubernetes::{Facts as Known, Names, pod::Resources},
-    collectors::{Spec, cpu},
+    collectors::{Spec, cpu, memory},
     registry::{EntityState, Info, Section, Snapshot},
     signal::{Container, Entity, InfoMetric, Kind, Layout, Metric, Naming as _, Unit},
 };
@@ -49,15 +49,6 @@ pub static MEMORY_REQUEST: Metric = Metric {
     ..RESOURCE
 };
 
-/// Memory limit.
-pub static MEMORY_LIMIT: Metric = Metric {
-    name: "podlens_memory_limit_bytes",
-    otlp_name: "podlens.memory.limit",
-    unit: Unit::Bytes,
-    help: "Memory that the container may use at most",
-    ..RESOURCE
-};
-
 /// A metric and where its value is, in the metric's unit.
 type Gauge = (&'static Metric, fn(&Resources) -> Option<f64>);
 
@@ -65,7 +56,7 @@ const GAUGES: [Gauge; 4] = [
     (&CPU_REQUEST, |resources| resources.cpu_request_cores.map(|cores| cores * 1e9)),
     (&cpu::metrics::LIMIT, |resources| resources.cpu_limit_cores.map(|cores| cores * 1e9)),
     (&MEMORY_REQUEST, |resources| resources.memory_request_bytes),
-    (&MEMORY_LIMIT, |resources| resources.memory_limit_bytes),
+    (&memory::metrics::LIMIT, |resources| resources.memory_limit_bytes),
 ];
 
 /// The facts of the last snapshot, and how to find them.
@@ -268,11 +259,8 @@ mod tests {
         assert_eq!((labels(0), labels(1)), (pod, container));
         assert_eq!(
             values(&snapshot),
-            [
-                ("podlens_cpu_request_cores", 1, Value::Float(0.5)),
-                ("podlens_memory_limit_bytes", 1, Value::Integer(1024))
-            ],
-            "what is not set has no value"
+            [("podlens_cpu_request_cores", 1, Value::Float(0.5))],
+            "what is not set has no value, and limits are the collectors'"
         );
     }
 
@@ -297,7 +285,6 @@ mod tests {
                 ("podlens_cpu_request_cores", 0, Value::Float(1.5)),
                 ("podlens_cpu_request_cores", 1, Value::Float(0.5)),
                 ("podlens_memory_request_bytes", 0, Value::Integer(1_610_612_736)),
-                ("podlens_memory_limit_bytes", 1, Value::Integer(1024)),
             ]
         );
     }

@@ -29,6 +29,7 @@ const CONFINED: &[Confined] = &[
             Exception { file: "agent/benches/scheduler.rs", reason: "attaches an empty program to compare with" },
             Exception { file: "agent/tests/programs.rs", reason: "asks the kernel what its verifier went through" },
             Exception { file: "agent/tests/tasks.rs", reason: "asks the kernel how long a program ran" },
+            Exception { file: "agent/tests/memory.rs", reason: "asks the kernel how long a program ran" },
         ],
     },
     Confined {

@@ -23,8 +23,22 @@ use crate::{
 };
 
 /// Files of agent/tests that need nothing but a kernel: no Prometheus, no collector, no API server.
-const PROGRAMS: &[&str] =
-    &["agent", "churn", "cpu", "cpus", "culprits", "disk", "hybrid", "off_cpu", "oom", "scheduler", "stalls", "tasks"];
+const PROGRAMS: &[&str] = &[
+    "agent",
+    "churn",
+    "cpu",
+    "cpus",
+    "culprits",
+    "disk",
+    "hybrid",
+    "memory",
+    "off_cpu",
+    "oom",
+    "pressure",
+    "scheduler",
+    "stalls",
+    "tasks",
+];
 /// What they call and the guest's busybox does not have, or not with the options that they use.
 const CALLED: &[&str] = &["bpftool", "chrt", "losetup", "perf", "setpriv", "setsid", "taskset", "unshare"];
 /// Where the loader looks up libraries that are not in its usual places.

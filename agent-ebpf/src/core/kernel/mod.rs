@@ -44,6 +44,7 @@ macro_rules! number {
         let value: u64;
         // Not `pure`, so that it is not kept.
         // SAFETY: the instruction has no effect but its result.
+        #[allow(unused_unsafe, reason = "it may be used in an unsafe block")]
         unsafe {
             core::arch::asm!(
                 concat!("{value} = \"", $($request),+, "\" ll"),

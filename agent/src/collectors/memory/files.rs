@@ -1,0 +1,306 @@
+//! The kernel's files of one cgroup's memory, of both versions, and what their text says.
+
+use std::{
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use podlens_common::memory::{EndWord, MemoryEvent, MemoryType};
+
+use super::figures::{Figures, set};
+use crate::kernel::cgroupfs::files::{CgroupFile, FileReader, Source, TURN, Turn};
+
+/// Reading memory.stat can make the kernel collect all its CPUs' counts.
+const STATISTICS_HOLD: Duration = Duration::from_secs(30);
+/// The same where the walk tells all that is not 0.
+const KNOWN_STATISTICS_HOLD: Duration = Duration::from_mins(5);
+
+/// The files of a cgroup.
+pub(super) struct MemoryFiles {
+    directory: PathBuf,
+    is_v1: bool,
+    /// The walk tells all that is not 0 on this node.
+    is_learned: Arc<AtomicBool>,
+    /// Its id in the memory tree.
+    id: Option<u64>,
+    statistics: CgroupFile,
+    /// What the walk tells, where there is none.
+    counters: Option<Counters>,
+    since: Instant,
+    /// When memory.stat was read last, and what it said.
+    read: Option<Instant>,
+    said: Figures,
+}
+
+/// The files with what else the walk tells.
+struct Counters {
+    usage: CgroupFile,
+    peak: CgroupFile,
+    limit: CgroupFile,
+    rest: Option<OfVersion2>,
+}
+
+struct OfVersion2 {
+    high: CgroupFile,
+    low: CgroupFile,
+    min: CgroupFile,
+    swap: CgroupFile,
+    events: CgroupFile,
+    local_events: CgroupFile,
+}
+
+/// What the files say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Said {
+    /// The cgroup's id in the memory tree; none while it has no directory there.
+    pub(super) id: Option<u64>,
+    pub(super) figures: Figures,
+}
+
+impl MemoryFiles {
+    /// The files in that directory of the memory tree. `alone`: no walk tells anything.
+    pub(super) fn of(
+        reader: &FileReader,
+        directory: PathBuf,
+        is_v1: bool,
+        alone: bool,
+        is_learned: Arc<AtomicBool>,
+    ) -> Self {
+        let file = |name: &str| reader.file(directory.join(name));
+        let counters = alone.then(|| {
+            let [usage, peak, limit] = if is_v1 {
+                ["memory.usage_in_bytes", "memory.max_usage_in_bytes", "memory.limit_in_bytes"].map(file)
+            } else {
+                ["memory.current", "memory.peak", "memory.max"].map(file)
+            };
+            let rest = (!is_v1).then(|| OfVersion2 {
+                high: file("memory.high"),
+                low: file("memory.low"),
+                min: file("memory.min"),
+                swap: file("memory.swap.current"),
+                events: file("memory.events"),
+                local_events: file("memory.events.local"),
+            });
+            Counters { usage, peak, limit, rest }
+        });
+        let statistics = file("memory.stat");
+        let (since, said) = (Instant::now(), Figures::default());
+        Self { directory, is_v1, is_learned, id: None, statistics, counters, since, read: None, said }
+    }
+}
+
+impl Source for MemoryFiles {
+    type Value = Said;
+
+    fn read(&mut self, turn: &mut Turn) -> Said {
+        if self.id.is_none() {
+            self.id = fs::metadata(&self.directory).ok().map(|found| found.ino());
+        }
+        let holds = if self.is_learned.load(Ordering::Relaxed) { KNOWN_STATISTICS_HOLD } else { STATISTICS_HOLD };
+        if is_due(self.since, self.read, turn.now, holds) {
+            let is_v1 = self.is_v1;
+            // One that cannot be read is looked for again at the next turn.
+            if let Some(said) = self.statistics.read(turn, |text| parse_statistics(text, is_v1)) {
+                self.read = Some(turn.now);
+                self.said = said;
+            }
+        }
+        let figures = match &mut self.counters {
+            Some(counters) => counters.read(turn).or(&self.said),
+            None => self.said,
+        };
+        Said { id: self.id, figures }
+    }
+}
+
+/// memory.stat has to be read again. A new cgroup fills up in its first moments. Turns come a moment sooner or later, so half of
+/// one is granted.
+fn is_due(since: Instant, read: Option<Instant>, now: Instant, holds: Duration) -> bool {
+    read.is_none_or(|read| read.duration_since(since) < TURN || now.duration_since(read) + TURN / 2 >= holds)
+}
+
+impl Counters {
+    fn read(&mut self, turn: &mut Turn) -> Figures {
+        let number = |file: &mut CgroupFile, turn: &mut Turn| file.read(turn, parse_number).flatten();
+        let mut figures = Figures {
+            usage: number(&mut self.usage, turn),
+            peak: number(&mut self.peak, turn),
+            limit: number(&mut self.limit, turn).filter(|limit| !is_unlimited(*limit)),
+            ..Figures::default()
+        };
+        if let Some(rest) = &mut self.rest {
+            figures.high = number(&mut rest.high, turn);
+            figures.low = number(&mut rest.low, turn).filter(|low| *low > 0);
+            figures.min = number(&mut rest.min, turn).filter(|min| *min > 0);
+            set(&mut figures.types, MemoryType::Swap, number(&mut rest.swap, turn));
+            figures.events = rest.events.read(turn, parse_events).flatten();
+            figures.local_events = rest.local_events.read(turn, parse_events).flatten();
+        }
+        figures
+    }
+}
+
+/// Version 1 has the greatest whole number of pages for no limit. No machine has an eighth of that.
+fn is_unlimited(limit: u64) -> bool {
+    limit > u64::MAX >> 4
+}
+
+/// A number; none for `max`.
+fn parse_number(text: &str) -> Option<u64> {
+    text.trim().parse().ok()
+}
+
+/// The lines `key number` of a file that are whole: the last one may have been cut.
+fn lines(text: &str) -> impl Iterator<Item = (&str, u64)> {
+    text.split_inclusive('\n').filter_map(|line| {
+        let (key, number) = line.strip_suffix('\n')?.split_once(' ')?;
+        Some((key, number.parse().ok()?))
+    })
+}
+
+/// Events of a version 2 file; none if one is missing that all kernels count.
+fn parse_events(text: &str) -> Option<[u64; MemoryEvent::COUNT]> {
+    let mut events = [None; MemoryEvent::COUNT];
+    for (key, count) in lines(text) {
+        if let Some(at) = MemoryEvent::NAMES.iter().position(|name| *name == key)
+            && let Some(event) = events.get_mut(at)
+        {
+            *event = Some(count);
+        }
+    }
+    let [low, high, max, oom, oom_kill, oom_group_kill] = events;
+    Some([low?, high?, max?, oom?, oom_kill?, oom_group_kill.unwrap_or(0)])
+}
+
+/// memory.stat. Version 1 has a cgroup's own figures first and, as `total_`, those with all below.
+fn parse_statistics(text: &str, is_v1: bool) -> Figures {
+    let mut figures = Figures::default();
+    for (key, number) in lines(text) {
+        let key = if is_v1 {
+            let Some(key) = key.strip_prefix("total_") else { continue };
+            key
+        } else {
+            key
+        };
+        if let Some(at) = EndWord::NAMES.iter().position(|name| *name == key)
+            && let Some(word) = figures.words.get_mut(at)
+        {
+            *word = Some(number);
+        } else if let Some(of) = type_of(key, is_v1) {
+            set(&mut figures.types, of, Some(number));
+        }
+    }
+    figures
+}
+
+fn type_of(key: &str, is_v1: bool) -> Option<MemoryType> {
+    Some(match (key, is_v1) {
+        ("rss", true) | ("anon", false) => MemoryType::Anon,
+        ("swap", true) => MemoryType::Swap,
+        ("active_file", _) => MemoryType::FileActive,
+        ("inactive_file", _) => MemoryType::FileInactive,
+        ("shmem", _) => MemoryType::Shmem,
+        ("slab_reclaimable", _) => MemoryType::SlabReclaimable,
+        ("slab_unreclaimable", _) => MemoryType::SlabUnreclaimable,
+        ("kernel_stack", _) => MemoryType::KernelStack,
+        ("pagetables", _) => MemoryType::PageTables,
+        ("sock", _) => MemoryType::Socket,
+        ("zswap", _) => MemoryType::Zswap,
+        ("unevictable", _) => MemoryType::Unevictable,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::indexing_slicing)]
+
+    use super::*;
+
+    /// Each type's value and the words', as a version's text tells them.
+    #[track_caller]
+    fn check(text: &str, is_v1: bool, types: &[(MemoryType, u64)], words: [Option<u64>; EndWord::COUNT]) {
+        let mut expected = Figures { words, ..Figures::default() };
+        for (of, bytes) in types {
+            expected.types[of.index()] = Some(*bytes);
+        }
+        assert_eq!(parse_statistics(text, is_v1), expected);
+    }
+
+    #[test]
+    fn both_versions_of_memory_stat_are_understood() {
+        check(
+            "anon 1\nfile 2\nkernel_stack 3\npagetables 4\nsock 5\nshmem 6\nzswap 7\ninactive_file 8\nactive_file 9\nunevictable 10\nslab_reclaimable 11\nslab_unreclaimable 12\nslab 23\nworkingset_refault_anon 13\nworkingset_refault_file 14\npgfault 15\npgmajfault 16\n",
+            false,
+            &[
+                (MemoryType::Anon, 1),
+                (MemoryType::KernelStack, 3),
+                (MemoryType::PageTables, 4),
+                (MemoryType::Socket, 5),
+                (MemoryType::Shmem, 6),
+                (MemoryType::Zswap, 7),
+                (MemoryType::FileInactive, 8),
+                (MemoryType::FileActive, 9),
+                (MemoryType::Unevictable, 10),
+                (MemoryType::SlabReclaimable, 11),
+                (MemoryType::SlabUnreclaimable, 12),
+            ],
+            [Some(15), Some(16), Some(13), Some(14)],
+        );
+        check(
+            "cache 1\nrss 2\npgfault 3\nhierarchical_memory_limit 9\ntotal_cache 4\ntotal_rss 5\ntotal_swap 6\ntotal_pgfault 7\ntotal_pgmajfault 8\ntotal_active_file 10\n",
+            true,
+            &[(MemoryType::Anon, 5), (MemoryType::Swap, 6), (MemoryType::FileActive, 10)],
+            [Some(7), Some(8), None, None],
+        );
+    }
+
+    #[test]
+    fn what_is_cut_or_no_number_is_not_known() {
+        check("anon 12\nfile x\nshmem\nsock -1\npgfault 1", false, &[(MemoryType::Anon, 12)], [None; EndWord::COUNT]);
+        check("", false, &[], [None; EndWord::COUNT]);
+    }
+
+    #[test]
+    fn events_are_known_together_and_older_kernels_count_no_group_kills() {
+        let check = |text, expected| assert_eq!(parse_events(text), expected, "{text:?}");
+        check(
+            "low 1\nhigh 2\nmax 3\noom 4\noom_kill 5\noom_group_kill 6\nsock_throttled 7\n",
+            Some([1, 2, 3, 4, 5, 6]),
+        );
+        check("low 1\nhigh 2\nmax 3\noom 4\noom_kill 5\n", Some([1, 2, 3, 4, 5, 0]));
+        check("low 1\nhigh 2\nmax 3\noom 4\noom_kill 5", None);
+        check("", None);
+    }
+
+    #[test]
+    fn no_limit_of_either_version_is_none() {
+        for (text, expected) in [("max\n", None), ("1048576\n", Some(1_048_576)), ("", None)] {
+            assert_eq!(parse_number(text), expected);
+        }
+        assert!(is_unlimited(9_223_372_036_854_771_712) && !is_unlimited(1 << 50));
+    }
+
+    #[test]
+    fn memory_stat_is_read_at_each_look_while_the_cgroup_is_new_and_then_every_half_minute() {
+        let check = |read_ms: Option<u64>, now_ms, expected| {
+            let since = Instant::now();
+            let at = |ms| since + Duration::from_millis(ms);
+            assert_eq!(
+                is_due(since, read_ms.map(at), at(now_ms), STATISTICS_HOLD),
+                expected,
+                "read at {read_ms:?} ms, now {now_ms} ms"
+            );
+        };
+        check(None, 60_000, true);
+        check(Some(250), 500, true);
+        check(Some(5_000), 10_000, false);
+        check(Some(5_000), 34_900, true);
+    }
+}

@@ -1,0 +1,131 @@
+//! Metrics of a cgroup's memory.
+
+use podlens_common::memory::{MemoryEvent, MemoryType};
+
+use crate::signal::{Aggregation, Kind, Label, LabelValues, Metric, Unit};
+
+const BYTES: Metric = Metric { kind: Kind::Gauge, unit: Unit::Bytes, ..Metric::BASE };
+
+/// Memory by what it is used for.
+pub static MEMORY: Metric = Metric {
+    name: "podlens_memory_bytes",
+    otlp_name: "podlens.memory",
+    help: "Memory by what it is used for, the cgroups below included; swap and zswap are beside it. No sample for a type of which there is none or which this kernel does not tell: version 1 has neither the kernel's own types nor sockets",
+    labels: &[Label { name: "type", values: LabelValues::Fixed(&MemoryType::NAMES) }],
+    sparse: true,
+    source: "lists of pages and the page counter of swap in a walk through the memory tree at most 10 s ago; all else memory.stat, read every 30 s, or the same words in the walk where it is known which they are",
+    must_equal: "lines of memory.stat (version 1: the total_ lines) and memory.swap.current",
+    ..BYTES
+};
+
+/// What counts against the limit.
+pub static USAGE: Metric = Metric {
+    name: "podlens_memory_usage_bytes",
+    otlp_name: "container.memory.usage",
+    help: "Memory that counts against the limit: all of it, pages of files included that can be given back at any time",
+    source: "page counter of the memory controller, at most 10 s ago; else memory.current",
+    must_equal: "memory.current (version 1: memory.usage_in_bytes)",
+    ..BYTES
+};
+
+/// What the kubelet goes by.
+pub static WORKING_SET: Metric = Metric {
+    name: "podlens_memory_working_set_bytes",
+    otlp_name: "container.memory.working_set",
+    help: "Usage less pages of files that were not used for long, as the kubelet counts it. It has active pages of files as well, which can be given back: see podlens_memory_unreclaimable_bytes",
+    source: "page counter and lists of pages, at most 10 s ago; else memory.current and memory.stat",
+    must_equal: "memory.current less inactive_file of memory.stat",
+    ..BYTES
+};
+
+/// What no reclaim gives back.
+pub static UNRECLAIMABLE: Metric = Metric {
+    name: "podlens_memory_unreclaimable_bytes",
+    otlp_name: "podlens.memory.unreclaimable",
+    help: "Usage less all pages of files but those in tmpfs, and less the kernel's objects that can be given back: what stays when all is reclaimed that can be without swap. At the limit the next allocation ends in an OOM kill. No sample where the kernel does not tell its objects (version 1)",
+    source: "page counter, lists of pages and slab_reclaimable, as above",
+    must_equal: "memory.current less active_file, inactive_file and slab_reclaimable of memory.stat",
+    ..BYTES
+};
+
+/// The most that there ever was.
+pub static PEAK: Metric = Metric {
+    name: "podlens_memory_peak_bytes",
+    otlp_name: "podlens.memory.peak",
+    aggregation: Aggregation::Max,
+    help: "The highest usage since the cgroup was made, or since somebody has reset it",
+    source: "page counter, at most 10 s ago; else memory.peak",
+    must_equal: "memory.peak (version 1: memory.max_usage_in_bytes)",
+    ..BYTES
+};
+
+/// The limit. Where this collector is off, `names` tells that of the pod's specification under this name.
+pub static LIMIT: Metric = Metric {
+    name: "podlens_memory_limit_bytes",
+    otlp_name: "podlens.memory.limit",
+    help: "Memory that the cgroup may use at most; no sample without a limit. A pod's own limit has container=\"\"",
+    source: "page counter, at most 10 s ago; else memory.max; the pod object where the collector is off",
+    must_equal: "memory.max (version 1: memory.limit_in_bytes)",
+    ..BYTES
+};
+
+/// Where it is slowed down.
+pub static HIGH: Metric = Metric {
+    name: "podlens_memory_high_bytes",
+    otlp_name: "podlens.memory.high",
+    help: "Usage above which the cgroup is reclaimed and slowed down; no sample without such a limit",
+    source: "page counter, at most 10 s ago; else memory.high",
+    must_equal: "memory.high",
+    ..BYTES
+};
+
+/// What others' reclaim leaves to it.
+pub static PROTECTION: Metric = Metric {
+    name: "podlens_memory_protection_bytes",
+    otlp_name: "podlens.memory.protection",
+    help: "Usage up to which the cgroup is not reclaimed for others: never (min), or as long as there is anything else (low); no sample without one",
+    labels: &[Label { name: "kind", values: LabelValues::Fixed(&["min", "low"]) }],
+    sparse: true,
+    source: "page counter, at most 10 s ago; else memory.min and memory.low",
+    must_equal: "memory.min and memory.low",
+    ..BYTES
+};
+
+/// What happened at the limits.
+pub static EVENTS: Metric = Metric {
+    name: "podlens_memory_events_total",
+    otlp_name: "podlens.memory.events",
+    kind: Kind::Counter,
+    unit: Unit::Count("event"),
+    help: "What happened at the cgroup's limits, those of cgroups below included (version 1: its own alone); a pod's own cgroup has its own events alone, as when its limit was reached. Exact up to the cgroup's end. A kernel before 5.17 does not count oom_group_kill and leaves it at 0",
+    labels: &[Label { name: "event", values: LabelValues::Fixed(&MemoryEvent::NAMES) }],
+    source: "memory_events of the memory controller, at most 10 s ago and at the removal; else memory.events",
+    must_equal: "memory.events, exactly; of a pod's own cgroup memory.events.local",
+    ..Metric::BASE
+};
+
+/// Faults.
+pub static FAULTS: Metric = Metric {
+    name: "podlens_page_faults_total",
+    otlp_name: "podlens.page_faults",
+    kind: Kind::Counter,
+    unit: Unit::Count("fault"),
+    help: "Page faults: major ones waited for a disk",
+    labels: &[Label { name: "type", values: LabelValues::Fixed(&["minor", "major"]) }],
+    source: "memory.stat, read every 30 s; the same words in the walk and at the removal, with what each CPU has not handed on, where it is known which they are",
+    must_equal: "pgfault less pgmajfault, and pgmajfault, of memory.stat",
+    ..Metric::BASE
+};
+
+/// Pages that were missed.
+pub static REFAULTS: Metric = Metric {
+    name: "podlens_refaults_total",
+    otlp_name: "podlens.refaults",
+    kind: Kind::Counter,
+    unit: Unit::Count("page"),
+    help: "Pages that were reclaimed and had to be read again soon: the working set does not fit",
+    labels: &[Label { name: "type", values: LabelValues::Fixed(&["anon", "file"]) }],
+    source: "as podlens_page_faults_total",
+    must_equal: "workingset_refault_anon and workingset_refault_file of memory.stat",
+    ..Metric::BASE
+};

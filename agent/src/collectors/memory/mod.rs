@@ -1,0 +1,366 @@
+//! Collector `memory`: what each cgroup uses, by type; its limits, and what happened at them; faults.
+//!
+//! A walk of the kernel programs through the memory controller's tree tells of the topmost cgroup of each entity what the kernel
+//! counts exactly, at most every 10 s. Its other statistics are read from memory.stat (files.rs), until it is known which word of
+//! the kernel's is which line of that (learn.rs). Where there is no walk, all comes from files.
+//!
+//! The memory controller may have a tree of its own (version 1), whose cgroups have other ids than those that podlens knows them
+//! by. There a cgroup is found by its path, which is the same in all trees, and its last words may come after its removal is told.
+
+mod figures;
+mod files;
+mod learn;
+pub mod metrics;
+mod start;
+mod subtrees;
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use foldhash::fast::RandomState;
+use podlens_common::{
+    cgroup::{CgroupKey, KEY_V1},
+    memory::{END_PATH_BYTES, EndWords, LAST_WORDS_V1, MemoryEnd, MemoryEndAt, MemoryRecord, NODES},
+};
+
+pub use self::start::SPEC;
+use self::{
+    figures::{Figures, Machine},
+    files::{MemoryFiles, Said},
+    learn::Learner,
+    subtrees::Subtrees,
+};
+use super::{Collector, EntityCgroup, Noticed, Readings, Spec, Sweep, tree::TreeReader};
+use crate::{
+    kernel::{
+        cgroupfs::{
+            files::{FileReader, Watch},
+            hierarchies::{Extent, Hierarchies, Tree},
+        },
+        events::{Malformed, Record},
+        mapped::MappedArray,
+    },
+    signal::{Layout, Loss, Row, Subtree},
+};
+
+/// Least time between two walks, unless there is a new cgroup.
+const WALK_INTERVAL: Duration = Duration::from_secs(10);
+/// Walks that are made for a cgroup which none has met.
+const WALKS_FOR_NEW: u32 = 3;
+/// A value that is older was not read in its turn: memory.stat is read every 30 s, or as seldom as every 5 min.
+const LATE: Duration = Duration::from_secs(330);
+/// How long last words are waited for that come from another tree than the removal.
+const LAST_WORDS_WITHIN: Duration = Duration::from_secs(2);
+
+/// The collector at work.
+pub struct Memory {
+    hierarchies: Hierarchies,
+    reader: FileReader,
+    layout: Arc<Layout>,
+    machine: Machine,
+    programs: Programs,
+    learner: Learner,
+    /// memory.stat needs to be read seldom.
+    is_learned: Arc<AtomicBool>,
+    watched: HashMap<CgroupKey, Watched, RandomState>,
+    /// Whose cgroup of the memory tree it is, by its id there.
+    by_id: HashMap<u64, CgroupKey, RandomState>,
+    /// The same by its path, where the memory tree is not that of the keys.
+    by_path: HashMap<Box<str>, CgroupKey, RandomState>,
+    /// Removed cgroups whose last words have not come, and until when they are waited for.
+    leaving: HashMap<CgroupKey, (Instant, Watched), RandomState>,
+    walked: Option<Instant>,
+    unfinished: u64,
+    late: u64,
+    /// The present cgroup's row.
+    found: Row,
+}
+
+/// What of the kernel programs works here.
+#[derive(Default)]
+struct Programs {
+    walk: Option<TreeReader<MemoryRecord>>,
+    /// Where last words find their statistics; none where there are no last words.
+    ends: Option<MappedArray<EndWords>>,
+}
+
+struct Watched {
+    path: Box<str>,
+    subtree: Subtree,
+    since: Instant,
+    files: Watch<Said>,
+    /// Its id in the memory tree, once it has one.
+    id: Option<u64>,
+    /// What the last walk found; none if it did not meet it.
+    walked: Option<Figures>,
+    /// Walks that did not meet it.
+    missed: u32,
+    /// When it was read and when it was walked, of what is in `row`.
+    booked: (Option<Instant>, Option<Instant>),
+    /// The reading that was compared with words.
+    compared: Option<Instant>,
+    /// Its values as of then; counters only rise.
+    row: Row,
+    end: Option<MemoryEnd>,
+}
+
+impl Memory {
+    fn new(
+        layout: Arc<Layout>,
+        hierarchies: Hierarchies,
+        reader: FileReader,
+        machine: Machine,
+        programs: Programs,
+    ) -> Self {
+        let found = layout.row();
+        Self {
+            hierarchies,
+            reader,
+            layout,
+            machine,
+            programs,
+            learner: Learner::new(machine),
+            is_learned: Arc::default(),
+            watched: HashMap::default(),
+            by_id: HashMap::default(),
+            by_path: HashMap::default(),
+            leaving: HashMap::default(),
+            walked: None,
+            unfinished: 0,
+            late: 0,
+            found,
+        }
+    }
+
+    /// The memory tree, if these keys are watched: of a container that is in several trees the one with the CPU controller.
+    fn tree(&self, key: CgroupKey) -> Option<&Tree> {
+        let is_watched = (key & KEY_V1 != 0) == self.hierarchies.keyed_v1().is_some();
+        self.hierarchies.of("memory").filter(|_| is_watched)
+    }
+
+    /// The memory tree is that of the keys: ids are keys.
+    fn is_keyed(&self) -> bool {
+        !self.machine.is_v1 && self.hierarchies.keyed_v1().is_none()
+    }
+
+    /// Takes note of the ids that have become known.
+    fn take_ids(&mut self) {
+        for (key, watched) in self.watched.iter_mut().filter(|(_, watched)| watched.id.is_none()) {
+            watched.id = watched.files.last().and_then(|reading| reading.value.id);
+            if let Some(id) = watched.id {
+                self.by_id.insert(id, *key);
+            }
+        }
+    }
+
+    /// Walks through the tree anew, if it is time to.
+    fn walk(&mut self, now: Instant) {
+        let Some(walk) = &self.programs.walk else { return };
+        let is_new =
+            |watched: &Watched| watched.id.is_some() && watched.walked.is_none() && watched.missed < WALKS_FOR_NEW;
+        let is_due = self.walked.is_none_or(|at| now.duration_since(at) >= WALK_INTERVAL);
+        if !is_due && !self.watched.values().any(is_new) {
+            return;
+        }
+        self.walked = Some(now);
+        let by_id = &self.by_id;
+        let done = walk.walk(Subtrees::default, |met, record| met.take(record, by_id.get(&record.id).copied()));
+        let Some(done) = done.map(Subtrees::finish) else {
+            self.unfinished += 1;
+            return;
+        };
+        let has_lists = walk.nodes() <= NODES;
+        for watched in self.watched.values_mut() {
+            watched.walked = None;
+            watched.missed += 1;
+        }
+        for (key, record, lists) in done.found {
+            let Some(watched) = self.watched.get_mut(&key) else { continue };
+            let reading = watched.files.last().filter(|reading| watched.compared != Some(reading.at));
+            if let Some(reading) = reading {
+                watched.compared = Some(reading.at);
+                self.learner.compare(&record.words, &reading.value.figures);
+            }
+            let exact = Figures::of_record(&record, has_lists.then_some(&lists), self.machine);
+            watched.walked = Some(exact.or(&self.learner.figures(&record.words)));
+            watched.missed = 0;
+        }
+        self.learner.walked();
+        if let Some(ends) = &self.programs.ends {
+            ends.set(0, self.learner.end_words());
+        }
+        self.is_learned.store(self.learner.is_done(), Ordering::Relaxed);
+    }
+
+    /// The path in the mounted memory tree of what the kernel has at `path`.
+    fn local(&self, path: &str) -> Option<String> {
+        match &self.hierarchies.of("memory")?.extent {
+            Extent::Whole => Some(path.to_owned()),
+            Extent::Part { begins_at } => {
+                let local = path.strip_prefix(begins_at.as_deref()?)?;
+                local.starts_with('/').then(|| local.to_owned())
+            }
+        }
+    }
+
+    /// Last words, and whose they are.
+    fn last_words(&self, record: &Record) -> Result<(Option<CgroupKey>, MemoryEnd), Malformed> {
+        let of_id = self.by_id.get(&record.key).copied();
+        if record.kind != LAST_WORDS_V1 {
+            return Ok((of_id, record.body()?));
+        }
+        let MemoryEndAt { end, path } = record.body()?;
+        Ok((of_id.or_else(|| self.of_path(&path)), end))
+    }
+
+    /// Whose path it is, of those whose id in the memory tree is not yet known. An id that is known tells more: the path may be
+    /// that of a later cgroup by now.
+    fn of_path(&self, path: &[u8; END_PATH_BYTES]) -> Option<CgroupKey> {
+        let path = path.split(|byte| *byte == 0).next()?;
+        // One that fills the record may have been cut.
+        let path = std::str::from_utf8(path).ok().filter(|text| text.len() + 1 < END_PATH_BYTES)?;
+        let key = self.by_path.get(self.local(path)?.as_str()).copied()?;
+        let leaving = self.leaving.get(&key).map(|(_, watched)| watched);
+        let watched = leaving.or_else(|| self.watched.get(&key))?;
+        watched.id.is_none().then_some(key)
+    }
+
+    /// Forgets a cgroup's names, but for those that are another one's by now.
+    fn forget(&mut self, key: CgroupKey, watched: &Watched) {
+        if let Some(id) = watched.id.filter(|id| self.by_id.get(id) == Some(&key)) {
+            self.by_id.remove(&id);
+        }
+        if self.by_path.get(&watched.path) == Some(&key) {
+            self.by_path.remove(&watched.path);
+        }
+    }
+}
+
+impl Collector for Memory {
+    fn spec(&self) -> &'static Spec {
+        &SPEC
+    }
+
+    fn born(&mut self, cgroup: EntityCgroup<'_>) {
+        let EntityCgroup { key, path, subtree } = cgroup;
+        let Some(tree) = self.tree(key).filter(|_| !self.watched.contains_key(&key)) else { return };
+        let directory = tree.directory(path);
+        let alone = self.programs.walk.is_none();
+        let is_learned = Arc::clone(&self.is_learned);
+        let files = MemoryFiles::of(&self.reader, directory, self.machine.is_v1, alone, is_learned);
+        let watched = Watched {
+            path: path.into(),
+            subtree,
+            since: Instant::now(),
+            files: self.reader.watch(files),
+            id: self.is_keyed().then_some(key),
+            walked: None,
+            missed: 0,
+            booked: (None, None),
+            compared: None,
+            row: self.layout.row(),
+            end: None,
+        };
+        if self.is_keyed() {
+            self.by_id.insert(key, key);
+        } else {
+            self.by_path.insert(watched.path.clone(), key);
+        }
+        self.watched.insert(key, watched);
+    }
+
+    fn read(&mut self, sweep: &Sweep<'_>, readings: &mut dyn Readings) {
+        if !sweep.whole {
+            return;
+        }
+        let now = Instant::now();
+        self.reader.taken(now);
+        self.take_ids();
+        self.walk(now);
+        for (key, watched) in &mut self.watched {
+            let read = watched.take(self.walked, &self.layout, &mut self.found);
+            self.late += u64::from(now.saturating_duration_since(read.unwrap_or(watched.since)) > LATE);
+            readings.cgroup(*key, &watched.row);
+        }
+        for (key, (_, watched)) in &self.leaving {
+            readings.cgroup(*key, &watched.row);
+        }
+    }
+
+    fn event(&mut self, record: &Record) -> Result<Option<Noticed>, Malformed> {
+        let (key, end) = self.last_words(record)?;
+        let Some(key) = key else { return Ok(None) };
+        let leaving = self.leaving.get_mut(&key).map(|(_, watched)| watched);
+        if let Some(watched) = leaving.or_else(|| self.watched.get_mut(&key)) {
+            watched.end = Some(end);
+        }
+        Ok(None)
+    }
+
+    fn removed(&mut self, key: CgroupKey) -> Option<Row> {
+        let mut watched = self.watched.remove(&key)?;
+        watched.take(self.walked, &self.layout, &mut self.found);
+        let waits = watched.end.is_none() && self.programs.ends.is_some() && !self.is_keyed();
+        if waits {
+            watched.row.remove_gauges(&self.layout);
+            self.leaving.insert(key, (Instant::now() + LAST_WORDS_WITHIN, watched));
+            return None;
+        }
+        self.forget(key, &watched);
+        Some(watched.into_final(&self.layout))
+    }
+
+    fn late(&mut self) -> Vec<(CgroupKey, Row)> {
+        let now = Instant::now();
+        let over = self.leaving.extract_if(|_, (until, watched)| watched.end.is_some() || now >= *until);
+        let over: Vec<(CgroupKey, Watched)> = over.map(|(key, (_, watched))| (key, watched)).collect();
+        let mut rows = Vec::new();
+        for (key, watched) in over {
+            self.forget(key, &watched);
+            rows.push((key, watched.into_final(&self.layout)));
+        }
+        rows
+    }
+
+    fn lost(&self) -> Vec<(&'static Loss, u64)> {
+        vec![(&start::WALK_UNFINISHED, self.unfinished), (&start::LATE_FILE, self.late)]
+    }
+}
+
+impl Watched {
+    /// Books what is known since the last time. `found` is a row to work in. Gives when its files were read last.
+    fn take(&mut self, walked: Option<Instant>, layout: &Layout, found: &mut Row) -> Option<Instant> {
+        let reading = self.files.last();
+        let read = reading.map(|reading| reading.at);
+        if self.booked == (read, walked) {
+            return read;
+        }
+        self.booked = (read, walked);
+        let said = reading.map(|reading| reading.value.figures).unwrap_or_default();
+        let known = self.walked.as_ref().map_or(said, |walked| walked.or(&said));
+        found.clear();
+        known.book(found, layout, self.subtree);
+        // Statistics are told by two that do not run at the same moment, and the kernel's CPUs hand theirs on one after another:
+        // they can fall for a moment.
+        self.row.remove_gauges(layout);
+        self.row.at_least(found);
+        read
+    }
+
+    /// The final values: those of the last words, and where they say nothing the last ones.
+    fn into_final(mut self, layout: &Layout) -> Row {
+        let mut row = layout.row();
+        if let Some(end) = &self.end {
+            Figures::from(end).book(&mut row, layout, self.subtree);
+        }
+        self.row.remove_gauges(layout);
+        row.at_least(&self.row);
+        row
+    }
+}

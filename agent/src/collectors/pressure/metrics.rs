@@ -1,0 +1,25 @@
+//! The metric of the collector `pressure`.
+
+use crate::signal::{Kind, Label, LabelValues, Metric, Unit};
+
+/// Resources for which tasks stall.
+pub(super) const RESOURCES: [&str; 4] = ["cpu", "memory", "io", "irq"];
+/// Whose stall it is.
+pub(super) const STALLS: [&str; 2] = ["some", "full"];
+
+/// Time in which tasks stalled.
+pub static PRESSURE: Metric = Metric {
+    name: "podlens_pressure_seconds_total",
+    otlp_name: "podlens.pressure",
+    kind: Kind::Counter,
+    unit: Unit::Seconds,
+    help: "Time in which some or all (full) of the cgroup's tasks that had something to do stalled for want of a resource, as the kernel counts it (PSI); exact up to the cgroup's end. No sample for what has not occurred, nor for irq where the kernel does not count the time of interrupts",
+    labels: &[
+        Label { name: "resource", values: LabelValues::Fixed(&RESOURCES) },
+        Label { name: "stall", values: LabelValues::Fixed(&STALLS) },
+    ],
+    sparse: true,
+    source: "psi_group of the cgroup in a walk through the version 2 tree at most 10 s ago, and with what each CPU has not handed on at the removal; else cpu.pressure, memory.pressure, io.pressure and irq.pressure, read every 5 s",
+    must_equal: "total= of those files, at most 2 s old; at a cgroup's end within 5 %",
+    ..Metric::BASE
+};

@@ -1,0 +1,93 @@
+//! What the collector `pressure` is made of, and how it starts.
+
+use std::{error::Error, path::Path, sync::Arc};
+
+use podlens_common::pressure::LAST_WORDS;
+
+use super::{Pressure, Reader, States, metrics};
+use crate::{
+    collectors::{
+        lifecycle,
+        spec::{Kind, Part, Program, Spec, Start, Started},
+        tree::TreeReader,
+    },
+    kernel::{hooks::Hook, maps::Map},
+    signal::Loss,
+};
+
+/// The kernel makes it where it counts pressure.
+const OF_NODE: &str = "/proc/pressure";
+
+/// The collector.
+pub static SPEC: Spec = Spec {
+    name: "pressure",
+    about: "time in which tasks stalled for want of CPU, memory or a disk (PSI)",
+    kind: Kind::Files,
+    is_optional: true,
+    parts: &[
+        Part {
+            without: Some("pressure is read from files, every 5 s"),
+            for_events: false,
+            programs: &[Program { name: "pressure_walk", hook: Hook::TaskIterator }],
+            maps: &[Map::fixed("PRESSURE_WALK"), Map::fixed("PRESSURE_RECORDS")],
+        },
+        Part {
+            without: Some(NO_LAST_WORDS),
+            for_events: false,
+            programs: &[Program::on_tracepoint("pressure_last_words", lifecycle::REMOVAL, &["cgroup", "char"])],
+            maps: &[Map::fixed("PRESSURE_PARTS")],
+        },
+    ],
+    wishes: &[],
+    without: None,
+    metrics: &[&metrics::PRESSURE],
+    records: &[LAST_WORDS],
+    events: &[],
+    losses: &[&WALK_UNFINISHED, &LATE_FILE],
+    start,
+};
+
+/// The values are not those of now.
+pub(super) static WALK_UNFINISHED: Loss = Loss {
+    reason: "walk_unfinished",
+    means: "a walk through the version 2 tree did not come round, three times in a row: more than 131,072 cgroups, cgroups that end faster than the walk goes on, or a kernel whose lists differ. The values of the last walk are served; report it if it goes on",
+};
+
+/// A value is older than it should be.
+pub(super) static LATE_FILE: Loss = Loss {
+    reason: "late_file",
+    means: "where there is no walk: the pressure of a cgroup was older than 20 s when it was asked for, since some file of a cgroup hangs (thread `cgroup-files`), or the node is far too busy. The value read last is served",
+};
+
+const NO_LAST_WORDS: &str = "stalls between the last reading and the cgroup's end are missing";
+
+fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
+    let btf = start.answers.btf();
+    let states = States::new(|name| btf.enum_value("psi_states", name).ok());
+    let mut lacks: Vec<String> = nobody_counts(start).map(str::to_owned).into_iter().collect();
+    let reader = if !lacks.is_empty() {
+        Reader::Nobody
+    } else if start.runs("pressure_walk") {
+        let iterator = start.object.iterator("pressure_walk")?;
+        let (walk, records) = (start.object.array("PRESSURE_WALK")?, start.object.array("PRESSURE_RECORDS")?);
+        Reader::Walk(TreeReader::new(iterator, walk, records))
+    } else {
+        Reader::Files(start.files().map_err(|cause| format!("cannot start the reader of cgroups' files: {cause}"))?)
+    };
+    if start.runs("pressure_last_words") && !start.is_running(lifecycle::SPEC.name) {
+        lacks.push(format!("removals of cgroups are not reported: {NO_LAST_WORDS}"));
+    }
+    let pressure = Pressure::new(Arc::clone(&start.layout), start.hierarchies.clone(), reader, states);
+    Ok(Started { lacks, ..Started::whole(pressure) })
+}
+
+/// Why there is no pressure by cgroup on this node, in words.
+fn nobody_counts(start: &Start<'_>) -> Option<&'static str> {
+    if start.hierarchies.v2().is_none() {
+        Some("the node has no version 2 cgroup tree, which alone has pressure by cgroup: there are no values")
+    } else if !Path::new(OF_NODE).exists() {
+        Some("this kernel counts no pressure (psi=0, or no psi=1 where that is not the default): there are no values")
+    } else {
+        None
+    }
+}

@@ -1,0 +1,649 @@
+//! Memory by type, limits, events and faults against the kernel's own files of the same cgroup, and up to a cgroup's end.
+//!
+//! Each load rests before anything is compared, so that the files stand still and equality is exact once podlens has walked again,
+//! at most every 10 s, and has read memory.stat again, at most every 30 s.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+mod common;
+
+use std::{
+    env, fs,
+    io::{BufRead as _, BufReader, Write as _},
+    path::{Path, PathBuf},
+    process::{Child, ChildStderr, ChildStdin, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use common::{Agent, PATIENCE, Page, Sample, TestCgroup, Trees, container_id, pod_uid, skip};
+
+const MEMORY: &str = "podlens_memory_bytes";
+const USAGE: &str = "podlens_memory_usage_bytes";
+const WORKING_SET: &str = "podlens_memory_working_set_bytes";
+const UNRECLAIMABLE: &str = "podlens_memory_unreclaimable_bytes";
+const PEAK: &str = "podlens_memory_peak_bytes";
+const LIMIT: &str = "podlens_memory_limit_bytes";
+const HIGH: &str = "podlens_memory_high_bytes";
+const PROTECTION: &str = "podlens_memory_protection_bytes";
+const EVENTS: &str = "podlens_memory_events_total";
+const FAULTS: &str = "podlens_page_faults_total";
+const REFAULTS: &str = "podlens_refaults_total";
+const MB: u64 = 1 << 20;
+/// The budget of a run of any kernel program.
+const LONGEST_RUN: Duration = Duration::from_micros(500);
+/// Longer than memory.stat may stay unread.
+const READ_AGAIN: Duration = Duration::from_mins(1);
+
+fn start() -> Agent {
+    Agent::start(&[("PODLENS_MAX_AGE", "0s")])
+}
+
+/// A cgroup in all trees of the machine, that of the memory controller included.
+struct Group {
+    cgroup: Option<TestCgroup>,
+    /// Its directory where memory counts.
+    memory: PathBuf,
+    tree: PathBuf,
+    is_v1: bool,
+}
+
+impl Group {
+    fn container(number: u32) -> Option<Self> {
+        Self::in_pod(&pod_uid(number), number)
+    }
+
+    fn in_pod(uid: &str, number: u32) -> Option<Self> {
+        Self::of(TestCgroup::container(uid, number))
+    }
+
+    /// A cgroup below it.
+    fn below(&self, name: &str) -> Self {
+        let path = format!("{}/{name}", self.cgroup().path());
+        Self::of(TestCgroup::at(path, Vec::new(), Trees::All)).unwrap()
+    }
+
+    /// None where the machine has no memory controller.
+    fn of(cgroup: TestCgroup) -> Option<Self> {
+        let (tree, is_v1) = memory_tree()?;
+        let memory = tree.join(cgroup.path().trim_start_matches('/'));
+        let mut above: Vec<&Path> = memory.ancestors().skip(1).take_while(|one| one.starts_with(&tree)).collect();
+        above.reverse();
+        if is_v1 {
+            fs::create_dir_all(&memory).unwrap();
+        } else {
+            for one in above {
+                fs::write(one.join("cgroup.subtree_control"), "+memory").unwrap();
+            }
+        }
+        Some(Self { cgroup: Some(cgroup), memory, tree, is_v1 })
+    }
+
+    fn cgroup(&self) -> &TestCgroup {
+        self.cgroup.as_ref().unwrap()
+    }
+
+    fn labels_and<'a>(&'a self, more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+        self.cgroup().labels_and(more)
+    }
+
+    fn add(&self, process: u32) {
+        self.cgroup().add(process);
+        if self.is_v1 {
+            self.write("cgroup.procs", &process.to_string());
+        }
+    }
+
+    fn read(&self, file: &str) -> String {
+        let path = self.memory.join(file);
+        fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    }
+
+    fn write(&self, file: &str, text: &str) {
+        let path = self.memory.join(file);
+        fs::write(&path, text).unwrap_or_else(|error| panic!("{text:?} to {}: {error}", path.display()));
+    }
+
+    fn set_limit(&self, bytes: u64) {
+        self.write(if self.is_v1 { "memory.limit_in_bytes" } else { "memory.max" }, &bytes.to_string());
+    }
+
+    fn number(&self, v1: &str, v2: &str) -> u64 {
+        self.read(if self.is_v1 { v1 } else { v2 }).trim().parse().unwrap()
+    }
+
+    /// The same of a file that some kernels lack.
+    fn number_if_there(&self, v1: &str, v2: &str) -> Option<u64> {
+        self.memory.join(if self.is_v1 { v1 } else { v2 }).exists().then(|| self.number(v1, v2))
+    }
+
+    /// A line of memory.stat with all below; `v1`: what version 1 calls it.
+    fn line(&self, v1: &str, v2: &str) -> Option<u64> {
+        let key = if self.is_v1 { format!("total_{v1} ") } else { format!("{v2} ") };
+        self.read("memory.stat")
+            .lines()
+            .find_map(|line| line.strip_prefix(key.as_str()))
+            .map(|number| number.parse().unwrap())
+    }
+
+    /// Count of an event; version 1 tells of one alone.
+    fn event(&self, event: &str) -> Option<u64> {
+        let file = if self.is_v1 { "memory.oom_control" } else { "memory.events" };
+        let key = format!("{event} ");
+        self.read(file).lines().find_map(|line| line.strip_prefix(key.as_str())).map(|number| number.parse().unwrap())
+    }
+
+    /// Everything that files tell: metric, its own label, and the value; none where there should be no sample.
+    fn told_by_files(&self) -> Vec<(&'static str, (&'static str, &'static str), Option<u64>)> {
+        let some = |number: Option<u64>| number.filter(|number| *number > 0);
+        let mut told = Vec::new();
+        for (of, v1, v2) in [
+            ("anon", "rss", "anon"),
+            ("file_active", "active_file", "active_file"),
+            ("file_inactive", "inactive_file", "inactive_file"),
+            ("shmem", "shmem", "shmem"),
+            ("slab_reclaimable", "-", "slab_reclaimable"),
+            ("slab_unreclaimable", "-", "slab_unreclaimable"),
+            ("kernel_stack", "-", "kernel_stack"),
+            ("page_tables", "-", "pagetables"),
+            ("socket", "-", "sock"),
+            ("zswap", "-", "zswap"),
+            ("unevictable", "unevictable", "unevictable"),
+        ] {
+            told.push((MEMORY, ("type", of), some(self.line(v1, v2))));
+        }
+        let usage = self.number("memory.usage_in_bytes", "memory.current");
+        let inactive = self.line("inactive_file", "inactive_file").unwrap();
+        let active = self.line("active_file", "active_file").unwrap();
+        told.push((USAGE, ("", ""), Some(usage)));
+        told.push((WORKING_SET, ("", ""), Some(usage - inactive)));
+        let slab = self.line("-", "slab_reclaimable");
+        told.push((UNRECLAIMABLE, ("", ""), slab.map(|slab| usage.saturating_sub(inactive + active + slab))));
+        if let Some(peak) = self.number_if_there("memory.max_usage_in_bytes", "memory.peak") {
+            told.push((PEAK, ("", ""), Some(peak)));
+        }
+        let [faults, major] = ["pgfault", "pgmajfault"].map(|key| self.line(key, key).unwrap());
+        told.push((FAULTS, ("type", "minor"), Some(faults - major)));
+        told.push((FAULTS, ("type", "major"), Some(major)));
+        for (of, key) in [("anon", "workingset_refault_anon"), ("file", "workingset_refault_file")] {
+            told.push((REFAULTS, ("type", of), self.line(key, key)));
+        }
+        for event in ["low", "high", "max", "oom", "oom_kill", "oom_group_kill"] {
+            if let Some(count) = self.event(event) {
+                told.push((EVENTS, ("event", event), Some(count)));
+            }
+        }
+        told
+    }
+
+    /// A page says all that the files say.
+    fn agrees(&self, page: &Page) -> Result<(), String> {
+        let mut differ = Vec::new();
+        for (metric, label, expected) in self.told_by_files() {
+            let own = [label];
+            let labels = self.labels_and(if label.0.is_empty() { &[] } else { &own });
+            let found = page.count(metric, &labels);
+            if found != expected {
+                differ.push(format!("{metric} {label:?}: {found:?}, the file {expected:?}"));
+            }
+        }
+        if differ.is_empty() { Ok(()) } else { Err(differ.join("; ")) }
+    }
+
+    fn labels(&self) -> Vec<(String, String)> {
+        self.cgroup().labels().into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    }
+
+    fn remove_memory(&self) {
+        if self.is_v1 {
+            let began = Instant::now();
+            while fs::remove_dir(&self.memory).is_err_and(|error| error.kind() != std::io::ErrorKind::NotFound) {
+                if began.elapsed() > Duration::from_secs(5) {
+                    eprintln!("{} stays behind", self.memory.display());
+                    break;
+                }
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.remove_memory();
+        drop(self.cgroup.take());
+        if self.is_v1 {
+            for above in self.memory.ancestors().skip(1).take_while(|above| *above != self.tree) {
+                if fs::remove_dir(above).is_err() {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// Where memory counts, and whether that is a hierarchy of version 1.
+fn memory_tree() -> Option<(PathBuf, bool)> {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    let mounts: Vec<Vec<&str>> = mounts.lines().map(|line| line.split(' ').collect()).collect();
+    let of = |kind: &str, fits: &dyn Fn(&[&str]) -> bool| {
+        mounts.iter().find(|words| words[2] == kind && fits(words)).map(|words| PathBuf::from(words[1]))
+    };
+    if let Some(v1) = of("cgroup", &|words| words[3].split(',').any(|option| option == "memory")) {
+        return Some((v1, true));
+    }
+    let v2 = of("cgroup2", &|_| true)?;
+    let has = fs::read_to_string(v2.join("cgroup.controllers")).unwrap().split_whitespace().any(|one| one == "memory");
+    has.then_some((v2, false))
+}
+
+/// A process that does with memory what it is told, and rests otherwise.
+struct Hog {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStderr>,
+}
+
+impl Hog {
+    fn start(group: &Group) -> Self {
+        let mut child = Command::new(env::current_exe().unwrap())
+            .args(["hog_process", "--exact", "--ignored", "--nocapture", "--test-threads=1"])
+            .env("PODLENS_TEST_HOG", "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let input = child.stdin.take().unwrap();
+        let output = BufReader::new(child.stderr.take().unwrap());
+        let mut hog = Self { child, input, output };
+        assert!(hog.is_done(), "it starts");
+        group.add(hog.child.id());
+        hog
+    }
+
+    /// Tells it to do something; false if that was its end.
+    fn tell(&mut self, what: &str) -> bool {
+        writeln!(self.input, "{what}").unwrap();
+        self.is_done()
+    }
+
+    fn is_done(&mut self) -> bool {
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        line == "done\n"
+    }
+
+    fn end(mut self) {
+        drop(self.child.stdin.take());
+        let _ = writeln!(self.input, "end");
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Hog {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+#[ignore = "no test, but the process that other tests start as a load"]
+fn hog_process() {
+    if env::var_os("PODLENS_TEST_HOG").is_none() {
+        return;
+    }
+    eprintln!("done");
+    let mut held: Vec<Vec<u8>> = Vec::new();
+    for line in std::io::stdin().lines() {
+        let line = line.unwrap();
+        let mut words = line.split(' ');
+        let (what, amount) = (words.next().unwrap(), words.next().unwrap_or_default());
+        let bytes = || usize::try_from(amount.parse::<u64>().unwrap() * MB).unwrap();
+        match what {
+            "anon" => {
+                let mut memory = vec![0_u8; bytes()];
+                memory.iter_mut().step_by(4096).for_each(|byte| *byte = 1);
+                held.push(memory);
+            }
+            "write" => {
+                let mut file = fs::File::create(amount).unwrap();
+                for _ in 0..words.next().unwrap().parse::<u64>().unwrap() {
+                    file.write_all(&vec![7; usize::try_from(MB).unwrap()]).unwrap();
+                }
+                file.sync_all().unwrap();
+            }
+            "fault" => {
+                let pages: usize = amount.parse().unwrap();
+                let mut memory = vec![0_u8; pages * 4096];
+                memory.iter_mut().step_by(4096).for_each(|byte| *byte = 1);
+                std::hint::black_box(&memory);
+            }
+            _ => break,
+        }
+        eprintln!("done");
+    }
+    std::process::exit(0);
+}
+
+/// A file on a disk, or in memory (tmpfs), that is not there yet and is removed with the value; none where there is no such place.
+struct TestFile(PathBuf);
+
+impl TestFile {
+    fn on_disk(name: &str) -> Option<Self> {
+        Self::new(&["/var/tmp"], name, |kind| ["ext4", "xfs", "btrfs"].contains(&kind))
+    }
+
+    fn in_memory(name: &str) -> Option<Self> {
+        Self::new(&["/dev/shm", "/run", "/tmp"], name, |kind| kind == "tmpfs")
+    }
+
+    fn new(places: &[&str], name: &str, fits: impl Fn(&str) -> bool) -> Option<Self> {
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        let is_there = |place: &Path| {
+            let mounts = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+            let mount = mounts.filter(|words| place.starts_with(words[1])).max_by_key(|words| words[1].len());
+            place.is_dir() && mount.is_some_and(|words| fits(words[2]))
+        };
+        let place = places.iter().map(Path::new).find(|place| is_there(place))?;
+        Some(Self(place.join(format!("podlens-test-{}-{name}", std::process::id()))))
+    }
+}
+
+impl Drop for TestFile {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Pages until one fulfils what is wanted.
+#[track_caller]
+fn page_with(agent: &Agent, what: &str, holds: impl Fn(&Page) -> Result<(), String>) -> Page {
+    let began = Instant::now();
+    loop {
+        let page = agent.metrics();
+        match holds(&page) {
+            Ok(()) => return page,
+            Err(refusal) => assert!(began.elapsed() < READ_AGAIN, "{what}: {refusal}"),
+        }
+        thread::sleep(Duration::from_millis(250));
+    }
+}
+
+fn value(page: &Page, metric: &str, labels: &[(&str, &str)]) -> Option<u64> {
+    page.one(metric, labels).map(Sample::count)
+}
+
+/// The walk works on this kernel, as the agent itself says.
+fn walks(page: &Page) -> bool {
+    page.count("podlens_collector_state", &[("collector", "memory"), ("state", "running")]) == Some(1)
+}
+
+macro_rules! group {
+    ($group:expr) => {
+        match $group {
+            Some(group) => group,
+            None => return skip("this machine has no memory controller"),
+        }
+    };
+}
+
+#[test]
+fn each_value_is_that_of_the_kernels_files() {
+    let group = group!(Group::container(0x11));
+    let agent = start();
+    let mut hog = Hog::start(&group);
+    assert!(hog.tell("anon 24"));
+    let (shared, file) = (TestFile::in_memory("parity"), TestFile::on_disk("parity"));
+    for (file, megabytes) in [(&shared, 6), (&file, 12)] {
+        if let Some(TestFile(file)) = file {
+            assert!(hog.tell(&format!("write {} {megabytes}", file.display())));
+        }
+    }
+    let page = page_with(&agent, "at rest", |page| group.agrees(page));
+    let of = |kind| value(&page, MEMORY, &group.labels_and(&[("type", kind)])).unwrap_or(0);
+    // Before 5.16 the file leaves out what each CPU has not handed on.
+    assert!(of("anon") >= 23 * MB, "{}", of("anon"));
+    assert!(shared.is_none() || of("shmem") >= 6 * MB, "{}", of("shmem"));
+    let in_files = of("file_inactive") + of("file_active");
+    // A kernel that reclaims what is not used (DAMON) may have taken some already.
+    assert!(file.is_none() || in_files > 0);
+    assert_eq!(page.one(LIMIT, &group.labels_and(&[])), None);
+    assert!(hog.tell("anon 8"));
+    page_with(&agent, "later", |page| group.agrees(page));
+    hog.end();
+}
+
+#[test]
+fn limits_are_those_that_are_set_and_absent_without() {
+    let group = group!(Group::container(0x12));
+    let agent = start();
+    let told = |page: &Page| [LIMIT, HIGH].map(|metric| value(page, metric, &group.labels_and(&[])));
+    let protected =
+        |page: &Page| ["min", "low"].map(|kind| value(page, PROTECTION, &group.labels_and(&[("kind", kind)])));
+    let check = |what: &str, limits: [Option<u64>; 2], protection: [Option<u64>; 2]| {
+        page_with(&agent, what, |page| {
+            let found = (told(page), protected(page));
+            if found == (limits, protection) { Ok(()) } else { Err(format!("{found:?}")) }
+        })
+    };
+    check("nothing is set", [None; 2], [None; 2]);
+    group.set_limit(64 * MB);
+    if group.is_v1 {
+        check("a limit", [Some(64 * MB), None], [None; 2]);
+        return;
+    }
+    group.write("memory.high", &(48 * MB).to_string());
+    group.write("memory.min", &(8 * MB).to_string());
+    group.write("memory.low", &(16 * MB).to_string());
+    check("all of them", [Some(64 * MB), Some(48 * MB)], [Some(8 * MB), Some(16 * MB)]);
+    for (file, text) in [("memory.max", "max"), ("memory.high", "max"), ("memory.min", "0"), ("memory.low", "0")] {
+        group.write(file, text);
+    }
+    check("nothing again", [None; 2], [None; 2]);
+}
+
+#[test]
+fn what_happens_at_a_limit_is_counted_as_the_kernel_counts_it() {
+    let group = group!(Group::container(0x13));
+    group.set_limit(24 * MB);
+    let agent = start();
+    for kills in 1..=2 {
+        let mut hog = Hog::start(&group);
+        assert!(!hog.tell("anon 200"), "it is killed");
+        hog.child.wait().unwrap();
+        assert_eq!(group.event("oom_kill"), Some(kills));
+    }
+    let page = page_with(&agent, "after two kills", |page| {
+        let found = value(page, EVENTS, &group.labels_and(&[("event", "oom_kill")]));
+        if found == Some(2) || found.is_none() && !walks(page) { group.agrees(page) } else { Err(format!("{found:?}")) }
+    });
+    if walks(&page) {
+        let of = |event| value(&page, EVENTS, &group.labels_and(&[("event", event)])).unwrap();
+        assert!(of("oom") >= 2 && of("max") >= 2, "{} and {}", of("oom"), of("max"));
+    }
+}
+
+#[test]
+fn what_lies_below_a_container_is_the_containers() {
+    let outer = group!(Group::container(0x14));
+    // One that is removed takes along what is empty above it.
+    let _keeper = outer.below("keeper");
+    let inner = outer.below("inner");
+    let agent = start();
+    let mut hog = Hog::start(&inner);
+    assert!(hog.tell("anon 16"));
+    let file = TestFile::on_disk("below");
+    if let Some(TestFile(file)) = &file {
+        assert!(hog.tell(&format!("write {} 8", file.display())));
+    }
+    let page = page_with(&agent, "the outer one", |page| outer.agrees(page));
+    let of = |kind| value(&page, MEMORY, &outer.labels_and(&[("type", kind)])).unwrap_or(0);
+    assert!(of("anon") >= 15 * MB, "{}", of("anon"));
+    assert!(file.is_none() || of("file_inactive") + of("file_active") > 0);
+    hog.end();
+    // What its files have left behind stays the outer one's.
+    drop(inner);
+    page_with(&agent, "the inner one is gone", |page| outer.agrees(page));
+}
+
+#[test]
+fn a_pods_own_cgroup_has_its_limit_and_nothing_of_its_containers() {
+    let uid = pod_uid(0x15);
+    let group = group!(Group::in_pod(&uid, 0x15));
+    let labels = vec![("pod".to_owned(), uid.clone()), ("container".to_owned(), String::new())];
+    let pod = Group::of(TestCgroup::at(format!("/kubepods/burstable/pod{uid}"), labels, Trees::All)).unwrap();
+    pod.set_limit(96 * MB);
+    let agent = start();
+    let mut hog = Hog::start(&group);
+    assert!(hog.tell("anon 8"));
+    let page = page_with(&agent, "the pod's limit", |page| {
+        let found = [&pod, &group].map(|one| value(page, LIMIT, &one.labels_and(&[])));
+        if found == [Some(96 * MB), None] { Ok(()) } else { Err(format!("{found:?}")) }
+    });
+    page_with(&agent, "its container", |page| group.agrees(page));
+    for metric in [USAGE, WORKING_SET, PEAK, MEMORY, FAULTS] {
+        assert_eq!(page.one(metric, &pod.labels_and(&[])), None, "{metric}");
+    }
+    drop(hog);
+    drop(group);
+}
+
+/// Idle containers with different counts, by which podlens learns what the kernel's words mean.
+fn teachers() -> Vec<(Hog, Group)> {
+    (1..=5_u32)
+        .map(|number| {
+            let group = Group::container(0x20 + number).unwrap();
+            let mut hog = Hog::start(&group);
+            assert!(hog.tell(&format!("fault {}", 700 * number + number * number)));
+            (hog, group)
+        })
+        .collect()
+}
+
+#[test]
+fn a_container_of_a_moment_is_counted_to_its_end() {
+    let first = group!(Group::container(0x16));
+    let agent = start();
+    let teachers = teachers();
+    // Until the kernel's words are known, and after: the words that are known are in the last words.
+    let page = page_with(&agent, "the teachers", |page| teachers.iter().try_for_each(|(_, group)| group.agrees(page)));
+    let walks = walks(&page);
+    drop(first);
+    for number in 0..4 {
+        let memory_last = number % 2 == 1;
+        let group = Group::container(0x17 + number).unwrap();
+        group.set_limit(16 * MB);
+        let mut hog = Hog::start(&group);
+        assert!(hog.tell("fault 3000"));
+        assert!(!hog.tell("anon 100"), "it is killed");
+        hog.child.wait().unwrap();
+        let labels = group.labels();
+        let labels: Vec<(&str, &str)> = labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let kernel = group.event("oom_kill").unwrap();
+        // A flush by the kernel every 2 s: what this says can be less than there is, but not by the CPUs' own parts at the end.
+        let faults = wait_for_faults(&group);
+        let of_memory = group.memory.clone();
+        let mut group = group;
+        if memory_last {
+            drop(group.cgroup.take());
+            assert!(!group.is_v1 || of_memory.exists());
+        }
+        drop(group);
+        assert!(!of_memory.exists());
+        for look in ["at once", "later"] {
+            let page = agent.metrics();
+            if walks {
+                let told = value(&page, EVENTS, &[labels.as_slice(), &[("event", "oom_kill")]].concat());
+                assert_eq!(told, Some(kernel), "{look}, memory last: {memory_last}");
+                let minor = value(&page, FAULTS, &[labels.as_slice(), &[("type", "minor")]].concat());
+                assert_eq!(minor, Some(faults), "{look}, memory last: {memory_last}");
+            }
+            assert_eq!(page.one(LIMIT, &labels), None, "{look}: what is gone has no limit");
+            if look == "at once" {
+                thread::sleep(Duration::from_millis(2500));
+            }
+        }
+    }
+}
+
+/// Minor faults once the file has come to rest.
+fn wait_for_faults(group: &Group) -> u64 {
+    let read = || group.line("pgfault", "pgfault").unwrap() - group.line("pgmajfault", "pgmajfault").unwrap();
+    let mut last = read();
+    loop {
+        thread::sleep(Duration::from_millis(2500));
+        let now = read();
+        if now == last {
+            return now;
+        }
+        last = now;
+    }
+}
+
+#[test]
+fn a_thousand_containers_that_come_and_go_leave_nothing_behind() {
+    let kept = group!(Group::container(0x18));
+    let agent = start();
+    let descriptors = || fs::read_dir(format!("/proc/{}/fd", agent.id())).unwrap().count();
+    page_with(&agent, "the one that stays", |page| kept.agrees(page));
+    let before = descriptors();
+    let began = Instant::now();
+    for number in 0..1000 {
+        let group = Group::container(0x1_0000 + number).unwrap();
+        if number % 50 == 0 {
+            agent.metrics();
+        }
+        drop(group);
+    }
+    println!("1,000 containers in {:?}", began.elapsed());
+    let page = page_with(&agent, "the one that stays", |page| kept.agrees(page));
+    for reason in ["walk_unfinished", "late_file"] {
+        let lost = page.count("podlens_lost_total", &[("collector", "memory"), ("reason", reason)]);
+        assert_eq!(lost.unwrap_or(0), 0, "{reason}");
+    }
+    let living =
+        page.all(USAGE, &[]).into_iter().filter(|sample| sample.label("container").starts_with("00000001")).count();
+    assert_eq!(living, 0, "no value of one that is gone");
+    common::wait_until("descriptors", PATIENCE, || {
+        let now = descriptors();
+        if now <= before + 8 { Ok(()) } else { Err(format!("{now} descriptors, {before} before")) }
+    });
+    assert!(
+        agent.log().lines().filter(|line| line.contains("ERROR") || line.contains("WARN")).count() < 5,
+        "{}",
+        agent.log()
+    );
+    assert_eq!(container_id(0x1_0000).get(..8), Some("00000001"));
+}
+
+#[test]
+fn no_run_of_the_walk_holds_a_cpu_for_long() {
+    let groups: Vec<Group> = (0..600).filter_map(|number| Group::container(0x2_0000 + number)).collect();
+    if groups.is_empty() {
+        return skip("this machine has no memory controller");
+    }
+    let statistics = aya::sys::enable_stats(aya::sys::Stats::RunTime).unwrap();
+    let mut means = Vec::new();
+    while means.len() < 3 && means.last().is_none_or(|mean| *mean > LONGEST_RUN) {
+        let agent = start();
+        if !walks(&agent.metrics()) {
+            return skip("the collector memory is degraded: this kernel has no bpf_loop (5.17 and later)");
+        }
+        page_with(&agent, "all of them", |page| {
+            let found = page.all(USAGE, &[]).len();
+            if found >= groups.len() { Ok(()) } else { Err(format!("{found} of {}", groups.len())) }
+        });
+        let programs = aya::programs::loaded_programs().filter_map(Result::ok);
+        let walk = programs.filter(|program| program.name_as_str() == Some("memory_walk"));
+        let walk = walk.max_by_key(aya::programs::ProgramInfo::id).unwrap();
+        let runs = u32::try_from(walk.run_count()).unwrap();
+        assert!(runs >= 5, "{runs} runs");
+        means.push(walk.run_time() / runs);
+        println!("{runs} runs of {:?} each", means.last());
+    }
+    drop(statistics);
+    let is_slow = common::machine_is_slow();
+    assert!(is_slow || means.last().is_some_and(|mean| *mean <= LONGEST_RUN), "{means:?} a run");
+}
