@@ -19,14 +19,11 @@ use common::{Agent, ColdFile, MappedFile, PATIENCE, Page, TestCgroup, assert_nea
 const STALLS: &str = "podlens_memory_stall_seconds";
 const FAULTS: &str = "podlens_major_fault_seconds";
 const MIB: u64 = 1 << 20;
-/// The version 1 hierarchies, where a machine has them.
+/// The version 1 hierarchy, where a machine has it.
 const MEMORY: &str = "/sys/fs/cgroup/memory";
-const BLKIO: &str = "/sys/fs/cgroup/blkio";
 /// The tracepoint at the beginning of each reclaim for a cgroup.
 const RECLAIM: &str = "vmscan:mm_vmscan_memcg_reclaim_begin";
 const FILE: &str = "PODLENS_TEST_TOUCHED_FILE";
-/// For how long a task runs to hand over the reading of a page that comes back, which the kernel counts as pressure too.
-const HANDING_OVER_NS: u64 = 40_000;
 /// Pages of a file that are read often.
 const OFTEN_READ: usize = 2048;
 /// What lies between the kernel's marks of a stall and where its tracepoints and its run queue's clock are, each time.
@@ -54,7 +51,7 @@ impl Limited {
             memory.ancestors().skip(1).take_while(|one| one.starts_with("/sys/fs/cgroup")).collect();
         above.reverse();
         for above in above {
-            let _ = fs::write(above.join("cgroup.subtree_control"), "+memory +io");
+            let _ = fs::write(above.join("cgroup.subtree_control"), "+memory");
         }
         assert!(memory.join("memory.max").exists(), "{} has a memory controller", memory.display());
         Self { cgroup, memory, is_v1: false }
@@ -72,7 +69,6 @@ impl Limited {
     fn script(&self, command: &str) -> String {
         let mut directories = self.cgroup.directories();
         directories.push(self.memory.clone());
-        directories.extend(Some(self.blkio()).filter(|group| group.exists()));
         directories.dedup();
         let joins: Vec<String> =
             directories.iter().map(|directory| format!("echo $$ > {}/cgroup.procs", directory.display())).collect();
@@ -115,27 +111,6 @@ impl Limited {
         Some(total.trim().parse::<u64>().unwrap() * 1000)
     }
 
-    /// Where it limits input and output on a machine with version 1.
-    fn blkio(&self) -> PathBuf {
-        Path::new(BLKIO).join(self.cgroup.path().trim_start_matches('/'))
-    }
-
-    /// The device of a file, whose readings by this group can be limited to so many per second.
-    fn slow_device(&self, file: &ColdFile, per_second: u32) -> Option<SlowDevice> {
-        let (major, minor) = file.device();
-        let number = format!("{major}:{minor}");
-        if Path::new(BLKIO).join("blkio.throttle.read_iops_device").exists() {
-            let group = self.blkio();
-            fs::create_dir_all(&group).unwrap();
-            let file = group.join("blkio.throttle.read_iops_device");
-            let [limit, lift] = [per_second, 0].map(|limit| format!("{number} {limit}"));
-            return Some(SlowDevice { file, limit, lift, group: Some(group) });
-        }
-        let file = self.memory.join("io.max");
-        let [limit, lift] = [per_second.to_string(), "max".to_owned()].map(|limit| format!("{number} riops={limit}"));
-        file.exists().then_some(SlowDevice { file, limit, lift, group: None })
-    }
-
     fn stalls(&self, page: &Page, reason: &str) -> Lengths {
         Lengths::of(page, STALLS, &self.cgroup.labels_and(&[("reason", reason)]))
     }
@@ -160,33 +135,6 @@ impl Drop for Limited {
     fn drop(&mut self) {
         if self.is_v1 {
             remove(&self.memory, Path::new(MEMORY));
-        }
-    }
-}
-
-/// How a group's readings of a device are limited.
-struct SlowDevice {
-    file: PathBuf,
-    limit: String,
-    lift: String,
-    /// A group of its own hierarchy.
-    group: Option<PathBuf>,
-}
-
-impl SlowDevice {
-    fn limit(&self) {
-        fs::write(&self.file, &self.limit).unwrap();
-    }
-
-    fn lift(&self) {
-        fs::write(&self.file, &self.lift).unwrap();
-    }
-}
-
-impl Drop for SlowDevice {
-    fn drop(&mut self) {
-        if let Some(group) = &self.group {
-            remove(group, Path::new(BLKIO));
         }
     }
 }
@@ -431,25 +379,23 @@ fn a_major_fault_that_waits_for_no_device_counts_with_length_0() {
 }
 
 #[test]
-fn waits_for_pages_that_come_back_soon_are_refaults_and_with_reclaim_the_pressure() {
+fn waits_for_pages_that_come_back_soon_are_refaults_and_no_more_than_the_pressure() {
     let Some(file) = ColdFile::new(64) else { return };
     let agent = start();
     let group = Limited::new();
-    let Some(slow) = group.slow_device(&file, 1000) else { return skip("input and output cannot be limited here") };
+    if group.pressure_ns("memory").is_none() {
+        return skip("this kernel tells no pressure of a cgroup");
+    }
     // Where the pages that are read often have not quite enough room is the kernel's choice.
     for limit in (6..=12).rev() {
         group.limit(limit * MIB);
-        let mut reader = User::start(&agent, &group, &file);
-        if reader.go("read 8000").refaults.count < 200 {
-            continue;
-        }
-        slow.limit();
-        let used = reader.go("read 1000");
-        slow.lift();
-        let allowed_ns = HANDING_OVER_NS * used.refaults.count + BETWEEN_NS * used.stalls.count;
-        assert_near("all stalls", used.stalls.ns, used.memory_ns, 2.0, allowed_ns);
+        let used = User::start(&agent, &group, &file).go("read 8000");
         assert_eq!(used.faults.count, used.major_faults, "what a task waits for in a read is no fault");
+        // The kernel counts it as pressure too while the task runs, and waits for a CPU, to hand such a reading over: 25 to 150 us
+        // each, by the load of the machine.
+        assert!(used.stalls.ns <= used.memory_ns + used.memory_ns / 50, "{used:?}");
         if used.refaults.count > 20 {
+            assert!(used.refaults.ns > used.refaults.count * 1000, "{used:?}");
             return;
         }
     }
