@@ -30,7 +30,9 @@ fn start_in(cgroups: &[&TestCgroup], command: &str) -> Child {
     // `unshare` complains where its child is killed.
     let mut child =
         Command::new("sh").args(["-c", &script]).stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-    cgroups.iter().for_each(|cgroup| cgroup.add(child.id()));
+    for cgroup in cgroups {
+        cgroup.add(child.id());
+    }
     writeln!(child.stdin.take().unwrap(), "go").unwrap();
     child
 }

@@ -2,7 +2,13 @@
 //! the same. A runtime that knows version 1 alone leaves its containers' tasks in its own unit of the version 2 tree; a
 //! manager that has not made a unit's directory in version 1 leaves its tasks in the slice above.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::cast_possible_truncation,
+    clippy::indexing_slicing,
+    clippy::panic
+)]
 
 mod common;
 

@@ -123,7 +123,9 @@ fn a_thousand_connections_and_a_thousand_monitors_are_two_units_whose_sums_are_w
             .collect();
         let ended: Vec<_> = workers.into_iter().map(thread::ScopedJoinHandle::join).collect();
         over.store(true, Ordering::Release);
-        ended.into_iter().for_each(|worker| worker.unwrap());
+        for worker in ended {
+            worker.unwrap();
+        }
     });
     println!("{count} of each in {:?}", start.elapsed());
     let mut pages = pages.into_inner().unwrap();

@@ -9,7 +9,7 @@ use std::{
 };
 
 use podlens_common::{
-    cgroup::{CgroupKey, SLOT_FIRST},
+    cgroup::{CgroupKey, KEY_BLKIO, SLOT_FIRST},
     event::{CGROUP_BORN, CGROUP_REMOVED},
     lifecycle::INIT_ENDED,
 };
@@ -246,6 +246,10 @@ fn wall_clock(at_ns: u64) -> SystemTime {
 /// Tells the collectors of a cgroup that exists.
 pub(super) fn announce(collectors: &mut [Attached], key: CgroupKey, cgroup: &Cgroup) {
     let Some(subtree) = cgroup.top else { return };
+    // A directory of the blkio hierarchy only tells whose requests to disks are: the entity has its cgroup beside it.
+    if key & KEY_BLKIO != 0 {
+        return;
+    }
     for attached in collectors {
         attached.collector.born(EntityCgroup { key, path: &cgroup.path, subtree });
     }

@@ -23,8 +23,8 @@ const STOCK_PAGES: u64 = 64;
 const NEAR: u64 = 16;
 /// For so long a limit counts as the reason of further kills, as long as it is reached.
 const GOES_ON: Duration = Duration::from_secs(10);
-/// The kernel kills a group without a pause.
-const GROUP_KILL: Duration = Duration::from_secs(1);
+/// The kernel kills a group, and a second process for one OOM, without a pause.
+const AT_ONCE: Duration = Duration::from_secs(1);
 
 /// What is known of the kills so far.
 #[derive(Debug, Default)]
@@ -131,12 +131,12 @@ impl Judge {
         let place = |id: u64| levels.iter().position(|level| level.id == id);
         let before = self.last.filter(|last| {
             let is_of_group = |group| place(group).is_some_and(|at| is_killed_together(victim, at));
-            let is_soon = at_ns.saturating_sub(last.at_ns) < nanoseconds(GROUP_KILL);
+            let is_soon = at_ns.saturating_sub(last.at_ns) < nanoseconds(AT_ONCE);
             last.trigger == victim.trigger && is_soon && last.group.is_some_and(is_of_group)
         });
         let limit = match before {
             Some(before) => before.limit.and_then(place),
-            None => self.limit(levels, moved, at_ns),
+            None => self.limit(levels, moved, at_ns).or_else(|| self.same_oom(victim, at_ns).and_then(place)),
         };
         // The topmost of those below the limit, or of all where it is none's.
         let below = levels.get(..=limit.unwrap_or(levels.len())).unwrap_or(levels);
@@ -174,6 +174,13 @@ impl Judge {
         lowest(&|at, level| has_moved(at) && is_reached(level, STOCK_PAGES))
             .or_else(|| lowest(&|at, level| has_moved(at) && is_reached(level, level.limit_pages / NEAR)))
             .or_else(|| lowest(&|_, level| is_reached(level, STOCK_PAGES) && goes_on(level)))
+    }
+
+    /// Whose limit the last kill had, if this one is likely to be for the same OOM: the task that wants memory is the same, and
+    /// what the first victim gave back was not enough yet.
+    fn same_oom(&self, victim: &Victim, at_ns: u64) -> Option<u64> {
+        let last = self.last.filter(|last| last.trigger == victim.trigger)?;
+        last.limit.filter(|_| at_ns.saturating_sub(last.at_ns) < nanoseconds(AT_ONCE))
     }
 
     /// An OOM was counted there since it was last seen.
@@ -370,6 +377,9 @@ mod tests {
         kernel.oom(POD);
         assert_eq!(kernel.kill(100, 200).scope, OomScope::Pod);
         assert_eq!(kernel.kill(101, 200).scope, OomScope::Pod, "nothing was counted anew");
+        kernel.full.clear();
+        assert_eq!(kernel.kill(104, 200).scope, OomScope::Pod, "the first one's memory is free, and more was wanted");
+        assert_eq!(kernel.kill(105, 201).scope, OomScope::Node, "somebody else wanted it");
         kernel.at_ns += 60_000 * MILLISECOND;
         kernel.full = vec![CONTAINER, POD];
         assert_eq!(kernel.kill(102, 200).scope, OomScope::Node, "both are full of files");
