@@ -131,7 +131,7 @@ fn fill(stalls: *mut Stalls, group: u64) {
         unsafe {
             let weight = (*parts).weight;
             let weighted = (&raw const (*parts).weighted).cast::<u64>().add(state).read();
-            let since = if weight == 0 { 0 } else { weighted / weight };
+            let since = weighted.checked_div(weight).unwrap_or(0);
             let total = word(totals + state as u64 * 8) + since;
             (&raw mut (*stalls).ns).cast::<u64>().add(state).write(total);
         }
