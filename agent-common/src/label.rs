@@ -46,6 +46,7 @@ mod tests {
     use crate::{
         scheduler::{Cause, OffCpu, SwitchKind},
         tasks::TaskState,
+        tcp::{ConnectFailure, ConnectionEvent, Direction, Protocol, SocketState},
     };
 
     #[test]
@@ -58,5 +59,6 @@ mod tests {
             };
         }
         check!(Cause, OffCpu, SwitchKind, TaskState);
+        check!(ConnectFailure, ConnectionEvent, Direction, Protocol, SocketState);
     }
 }

@@ -16,3 +16,4 @@ pub mod lifecycle;
 pub mod path;
 pub mod scheduler;
 pub mod tasks;
+pub mod tcp;

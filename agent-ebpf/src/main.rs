@@ -14,6 +14,7 @@ mod cpu;
 mod lifecycle;
 mod processes;
 mod scheduler;
+mod tcp;
 mod walk;
 
 use self::core::{atomic, cells, events, kernel, log, slots};

@@ -381,7 +381,7 @@ fn write(walk: WalkCells) {
 /// A function of its own with plain numbers only, which the verifier proves once and not at each call.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn word(address: u64) -> u64 {
+pub(crate) extern "C" fn word(address: u64) -> u64 {
     // SAFETY: the helper checks the address.
     unsafe { bpf_probe_read_kernel(address as *const u64) }.unwrap_or(0)
 }
@@ -389,7 +389,7 @@ extern "C" fn word(address: u64) -> u64 {
 /// 32 bits of kernel memory; 0 where nothing is. As above.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn half(address: u64) -> u32 {
+pub(crate) extern "C" fn half(address: u64) -> u32 {
     // SAFETY: the helper checks the address.
     unsafe { bpf_probe_read_kernel(address as *const u32) }.unwrap_or(0)
 }

@@ -10,6 +10,7 @@ pub mod map_memory;
 pub mod scheduler;
 pub mod spec;
 pub mod tasks;
+pub mod tcp;
 
 use podlens_common::cgroup::{CgroupKey, Slot};
 
@@ -21,7 +22,7 @@ use crate::{
 };
 
 /// All collectors, in the order in which their metrics are exported.
-pub static ALL: &[&Spec] = &[&lifecycle::SPEC, &scheduler::SPEC, &cpu::SPEC, &tasks::SPEC];
+pub static ALL: &[&Spec] = &[&lifecycle::SPEC, &scheduler::SPEC, &cpu::SPEC, &tasks::SPEC, &tcp::SPEC];
 
 /// The names of the collectors that can be switched off.
 #[must_use]

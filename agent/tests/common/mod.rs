@@ -18,13 +18,17 @@ mod account;
 mod agent;
 mod cgroup;
 mod load;
+mod peer;
 mod record;
+mod statistics;
 
 pub use account::{Account, Losses, assert_nothing_lost, assert_sums_agree, caused, caused_by, culprits};
 pub use agent::{Agent, podlens};
 pub use cgroup::{TestCgroup, Throttled, Trees, container_id, pod_uid};
 pub use load::{Figures, Load, Policy, Work};
+pub use peer::{Network, Peer, Traffic};
 pub use record::{Record, Waits};
+pub use statistics::RunStatistics;
 pub use testkit::{
     free_address,
     page::{Page, Sample},

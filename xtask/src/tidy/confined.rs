@@ -28,7 +28,7 @@ const CONFINED: &[Confined] = &[
             Exception { file: "agent/build.rs", reason: "aya-build compiles the kernel programs" },
             Exception { file: "agent/benches/scheduler.rs", reason: "attaches an empty program to compare with" },
             Exception { file: "agent/tests/programs.rs", reason: "asks the kernel what its verifier went through" },
-            Exception { file: "agent/tests/tasks.rs", reason: "asks the kernel how long a program ran" },
+            Exception { file: "agent/tests/common/statistics.rs", reason: "asks the kernel how long a program ran" },
         ],
     },
     Confined {
@@ -38,6 +38,7 @@ const CONFINED: &[Confined] = &[
             Exception { file: "agent/build.rs", reason: "sets cargo's variables while it has one thread" },
             Exception { file: "agent/benches/scheduler.rs", reason: "takes over a program that podlens has loaded" },
             Exception { file: "agent/tests/common/load.rs", reason: "makes threads and processes as only libc can" },
+            Exception { file: "agent/tests/common/peer.rs", reason: "makes sockets as only libc can" },
             Exception { file: "agent/tests/tasks.rs", reason: "makes a process by clone3" },
         ],
     },

@@ -23,9 +23,10 @@ use crate::{
 };
 
 /// Files of agent/tests that need nothing but a kernel: no Prometheus, no collector, no API server.
-const PROGRAMS: &[&str] = &["agent", "churn", "cpu", "cpus", "culprits", "off_cpu", "scheduler", "tasks"];
+const PROGRAMS: &[&str] = &["agent", "churn", "cpu", "cpus", "culprits", "off_cpu", "scheduler", "tasks", "tcp"];
 /// What they call and the guest's busybox does not have, or not with the options that they use.
-const CALLED: &[&str] = &["bpftool", "chrt", "losetup", "perf", "setpriv", "setsid", "taskset", "unshare"];
+const CALLED: &[&str] =
+    &["bpftool", "chrt", "ip", "losetup", "nsenter", "perf", "setpriv", "setsid", "taskset", "unshare"];
 /// Where the loader looks up libraries that are not in its usual places.
 const LIBRARY_CACHE: &str = "/etc/ld.so.cache";
 /// Tells tests that no one else uses the machine, so that they may take a CPU from it, and that it is slow.

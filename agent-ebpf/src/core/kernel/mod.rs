@@ -29,7 +29,7 @@ mod sched;
 mod task;
 
 pub(crate) use self::{
-    cgroup::{Cgroup, KernfsNode, ROOT_ID, ROOT_SERIAL, bandwidth},
+    cgroup::{CGROUP_ONLINE, Cgroup, KernfsNode, ROOT_ID, ROOT_SERIAL, bandwidth},
     sched::{CfsRq, has_throttled},
     task::{Signal, Task, executed_ns_at, exit_tells_group, switch_has_state, thread_group_at},
 };

@@ -96,9 +96,9 @@ fn check_hook(kernel: &str, btf: &Btf, hook: Hook) {
 fn every_fetched_kernel_has_what_the_programs_need() {
     for series in SERIES {
         let missing = check_all(series, read(&fetched(series)));
-        // The loop of the walk through tasks came in 5.17.
-        let expected: &[&str] =
-            if series == "5.10" { &["task_walk needs `enum bpf_func_id.BPF_FUNC_loop`"] } else { &[] };
+        // The loop of the walks came in 5.17.
+        let loops = ["task_walk", "tcp_walk"].map(|walk| format!("{walk} needs `enum bpf_func_id.BPF_FUNC_loop`"));
+        let expected: &[String] = if series == "5.10" { &loops } else { &[] };
         let fits = missing.iter().zip(expected).all(|(found, expected)| found.starts_with(expected));
         assert!(fits && missing.len() == expected.len(), "{series}: {missing:?}");
     }
