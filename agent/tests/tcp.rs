@@ -16,7 +16,7 @@ const SEGMENTS: &str = "podlens_tcp_segments_total";
 const RETRANSMITS: &str = "podlens_tcp_retransmits_total";
 const EVENTS: &str = "podlens_tcp_connections_total";
 const FAILURES: &str = "podlens_tcp_connect_failures_total";
-const SOCKETS: &str = "podlens_tcp_connections";
+const SOCKETS: &str = "podlens_tcp_sockets";
 const OVERFLOWS: &str = "podlens_tcp_listen_overflows_total";
 /// The budget of a run of any kernel program.
 const LONGEST_RUN: Duration = Duration::from_micros(500);

@@ -97,7 +97,7 @@ pub static ROUND_TRIP: Metric = Metric {
 
 /// Sockets by state.
 pub static SOCKETS: Metric = Metric {
-    name: "podlens_tcp_connections",
+    name: "podlens_tcp_sockets",
     otlp_name: "podlens.tcp.sockets",
     kind: Kind::Gauge,
     unit: Unit::Count("socket"),
