@@ -50,6 +50,7 @@ mod tests {
         scheduler::{Cause, OffCpu, SwitchKind},
         stalls::StallReason,
         tasks::TaskState,
+        tcp::{ConnectFailure, ConnectionEvent, Direction, Protocol, SocketState},
     };
 
     #[test]
@@ -63,6 +64,9 @@ mod tests {
         }
         check!(
             Cause,
+            ConnectFailure,
+            ConnectionEvent,
+            Direction,
             EndWord,
             LruList,
             MemoryEvent,
@@ -71,6 +75,8 @@ mod tests {
             OomScope,
             Operation,
             Part,
+            Protocol,
+            SocketState,
             StallReason,
             SwitchKind,
             TaskState

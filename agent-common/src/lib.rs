@@ -21,4 +21,5 @@ pub mod pressure;
 pub mod scheduler;
 pub mod stalls;
 pub mod tasks;
+pub mod tcp;
 pub mod tree;

@@ -19,6 +19,7 @@ mod pressure;
 mod processes;
 mod scheduler;
 mod stalls;
+mod tcp;
 mod tree;
 mod walk;
 

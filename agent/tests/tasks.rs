@@ -12,8 +12,7 @@ use std::{
     time::Duration,
 };
 
-use aya::programs::ProgramInfo;
-use common::{Agent, Load, Page, TestCgroup, Trees, Work, pod_uid, skip};
+use common::{Agent, Load, Page, RunStatistics, TestCgroup, Trees, Work, pod_uid, skip};
 
 const CREATED: &str = "podlens_processes_created_total";
 const EXITED: &str = "podlens_processes_exited_total";
@@ -205,20 +204,12 @@ fn an_agent_in_a_pid_namespace_of_its_own_sees_all_tasks() {
     check_states(&["unshare", "--pid", "--fork", "--kill-child"]);
 }
 
-/// Time and runs of the newest program that walks, according to the kernel's statistics while they are on.
-fn walk_statistics() -> (Duration, u64) {
-    let programs = aya::programs::loaded_programs().filter_map(Result::ok);
-    let walk =
-        programs.filter(|program| program.name_as_str() == Some("task_walk")).max_by_key(ProgramInfo::id).unwrap();
-    (walk.run_time(), walk.run_count())
-}
-
 #[test]
 fn a_walk_meets_each_of_thousands_of_threads_once_and_no_run_holds_a_cpu_for_long() {
     const THREADS: u32 = 3000;
     let crowd = TestCgroup::any_container();
     let _crowd = Load::start_tasks(Some(&crowd), Work::Yield { times: 1 }, None, THREADS);
-    let statistics = aya::sys::enable_stats(aya::sys::Stats::RunTime).unwrap();
+    let _on = RunStatistics::start();
     let mut means = Vec::new();
     // Something else may take the CPU in the middle of a run.
     while means.len() < 3 && means.last().is_none_or(|mean| *mean > LONGEST_RUN) {
@@ -229,12 +220,11 @@ fn a_walk_meets_each_of_thousands_of_threads_once_and_no_run_holds_a_cpu_for_lon
         let [_, asleep, _] = tasks_of_proc(&crowd);
         assert!(asleep >= THREADS.into(), "{asleep} are asleep");
         assert_eq!(tasks(&agent.metrics(), &crowd), Some([0, 0, asleep, 0]));
-        let (time, runs) = walk_statistics();
+        let (time, runs) = RunStatistics::of("task_walk");
         assert!(runs >= asleep / 512, "{runs} runs for {asleep} threads");
         means.push(time / u32::try_from(runs).unwrap());
         println!("{runs} runs of {:?} each", means.last());
     }
-    drop(statistics);
     assert!(means.last().is_some_and(|mean| *mean <= LONGEST_RUN), "{means:?} a run");
 }
 

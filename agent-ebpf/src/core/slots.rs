@@ -549,3 +549,15 @@ pub(crate) fn position(cpu: u32, slot: u32) -> Option<u32> {
     let count = slots_count() as u32;
     if slot < count { Some(cpu * count + slot) } else { None }
 }
+
+/// The slot that a cgroup holds.
+#[inline(always)]
+pub(crate) fn held_by(cgroup: Cgroup) -> Holder {
+    key_of(cgroup).map_or(Holder::UNATTRIBUTED, of_key)
+}
+
+/// The slot that is held under a key.
+#[inline(always)]
+pub(crate) fn of_key(key: CgroupKey) -> Holder {
+    find(key).unwrap_or(Holder::UNATTRIBUTED)
+}

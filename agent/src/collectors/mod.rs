@@ -15,6 +15,7 @@ pub mod scheduler;
 pub mod spec;
 pub mod stalls;
 pub mod tasks;
+pub mod tcp;
 mod tree;
 
 use podlens_common::cgroup::{CgroupKey, Slot};
@@ -37,6 +38,7 @@ pub static ALL: &[&Spec] = &[
     &stalls::SPEC,
     &oom::SPEC,
     &disk::SPEC,
+    &tcp::SPEC,
 ];
 
 /// The names of the collectors that can be switched off.

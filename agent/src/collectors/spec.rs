@@ -220,6 +220,16 @@ mod tests {
     }
 
     #[test]
+    fn no_two_metrics_are_one_family() {
+        // OpenMetrics calls the family of a counter by its name without the ending.
+        let metrics = ALL.iter().flat_map(|spec| spec.metrics);
+        let mut families: Vec<&str> =
+            metrics.map(|metric| metric.name.strip_suffix("_total").unwrap_or(metric.name)).collect();
+        families.sort_unstable();
+        assert!(families.windows(2).all(|pair| pair.first() != pair.last()), "one name for two: {families:?}");
+    }
+
+    #[test]
     fn a_kernel_that_has_nothing_fulfils_no_wish_and_has_no_hook() {
         // The smallest BTF: a header, and no type at all.
         let header = [0x9f, 0xeb, 1, 0, 24, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0];

@@ -20,7 +20,9 @@ mod cgroup;
 mod files;
 mod hog;
 mod load;
+mod peer;
 mod record;
+mod statistics;
 
 pub use account::{Account, Losses, assert_nothing_lost, assert_sums_agree, caused, caused_by, culprits};
 pub use agent::{Agent, podlens};
@@ -28,7 +30,9 @@ pub use cgroup::{TestCgroup, Throttled, Trees, container_id, pod_uid};
 pub use files::{ColdFile, MappedFile, major_faults};
 pub use hog::{Hog, MemoryCgroup, logged_resident_bytes};
 pub use load::{Figures, Load, Policy, Work};
+pub use peer::{Network, Peer, Traffic};
 pub use record::{Record, Waits};
+pub use statistics::RunStatistics;
 pub use testkit::{
     free_address,
     page::{Page, Sample},

@@ -28,8 +28,8 @@ const CONFINED: &[Confined] = &[
             Exception { file: "agent/build.rs", reason: "aya-build compiles the kernel programs" },
             Exception { file: "agent/benches/scheduler.rs", reason: "attaches an empty program to compare with" },
             Exception { file: "agent/tests/programs.rs", reason: "asks the kernel what its verifier went through" },
-            Exception { file: "agent/tests/tasks.rs", reason: "asks the kernel how long a program ran" },
             Exception { file: "agent/tests/memory.rs", reason: "asks the kernel how long a program ran" },
+            Exception { file: "agent/tests/common/statistics.rs", reason: "asks the kernel how long a program ran" },
         ],
     },
     Confined {
@@ -40,6 +40,7 @@ const CONFINED: &[Confined] = &[
             Exception { file: "agent/benches/scheduler.rs", reason: "takes over a program that podlens has loaded" },
             Exception { file: "agent/tests/common/files.rs", reason: "maps a file as only libc can" },
             Exception { file: "agent/tests/common/load.rs", reason: "makes threads and processes as only libc can" },
+            Exception { file: "agent/tests/common/peer.rs", reason: "makes sockets as only libc can" },
             Exception { file: "agent/tests/tasks.rs", reason: "makes a process by clone3" },
         ],
     },

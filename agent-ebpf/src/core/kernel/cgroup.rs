@@ -10,6 +10,8 @@ use super::{has_v1, number, offsets, structure};
 
 /// The first id that a kernfs gives, to its root.
 pub(crate) const ROOT_ID: u64 = 1;
+/// `CSS_ONLINE` of linux/cgroup-defs.h among a cgroup's flags: it was not removed.
+pub(crate) const CGROUP_ONLINE: u32 = 1 << 1;
 /// What stands in the serial number of a hierarchy's root: the kernel numbers those that are made later, from 1 on.
 pub(crate) const ROOT_SERIAL: u64 = 0;
 
@@ -33,6 +35,7 @@ structure! {
         serial: u64 = "cgroup.self.serial_nr";
         root: CgroupRoot = "cgroup.root";
         above: Css = "cgroup.self.parent";
+        flags: u32 = "cgroup.self.flags";
         cpu: Css = "cgroup.subsys[cgroup_subsys_id.cpu_cgrp_id]?bandwidth";
     }
 }
@@ -82,6 +85,12 @@ impl Cgroup {
     pub(crate) fn parent(self) -> Self {
         let css = self.above();
         if css.is_null() { Self(core::ptr::null()) } else { css.cgroup() }
+    }
+
+    /// It was not removed.
+    #[inline(always)]
+    pub(crate) fn is_online(self) -> bool {
+        self.flags() & CGROUP_ONLINE != 0
     }
 
     /// The hierarchy that podlens reads cgroups from, or none for any other.

@@ -32,7 +32,7 @@ mod sched;
 mod task;
 
 pub(crate) use self::{
-    cgroup::{Cgroup, CssSet, ROOT_ID, ROOT_SERIAL, bandwidth},
+    cgroup::{CGROUP_ONLINE, Cgroup, CssSet, ROOT_ID, ROOT_SERIAL, bandwidth},
     current::Current,
     sched::{CfsRq, has_throttled},
     task::{Signal, Task, executed_ns_at, exit_tells_group, switch_has_state, thread_at, thread_group_at},

@@ -117,6 +117,7 @@ fn every_fetched_kernel_has_what_the_programs_need() {
                 "pressure_last_words needs `enum bpf_func_id.BPF_FUNC_map_lookup_percpu_elem`",
                 "pressure_walk needs `enum bpf_func_id.BPF_FUNC_loop`",
                 "task_walk needs `enum bpf_func_id.BPF_FUNC_loop`",
+                "tcp_walk needs `enum bpf_func_id.BPF_FUNC_loop`",
             ]
         } else {
             &[]

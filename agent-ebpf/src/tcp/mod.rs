@@ -1,0 +1,201 @@
+//! Collector `tcp`: connections that are made, fail and end, by slot, and what each socket has done by its end.
+//!
+//! One hook tells of every change of a socket's state, in whichever context the kernel is: the task that runs then need not
+//! be the socket's, so what counts is the socket's own cgroup, which it has for life. What living sockets
+//! have comes from a walk (walk.rs).
+
+mod sockets;
+mod walk;
+
+use aya_ebpf::{
+    bindings::BPF_F_MMAPABLE,
+    helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns},
+    macros::{btf_tracepoint, map},
+    maps::{Array, LruHashMap},
+    programs::BtfTracePointContext,
+};
+use podlens_common::{
+    cgroup::{SLOT_ROOT, SLOT_UNATTRIBUTED},
+    histogram::hashed_bucket,
+    tcp::{Account, ConnectFailure, Counts, Cursor, state},
+};
+
+use self::sockets::{Socket, TcpSocket};
+use crate::{
+    atomic,
+    kernel::{ROOT_SERIAL, has_v1},
+    slots,
+};
+
+/// `IPPROTO_TCP` of linux/in.h.
+const TCP: u16 = 6;
+
+/// Counts, by slot.
+#[map]
+static TCP_ACCOUNTS: Array<Account> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+/// How far the walk is; the daemon sets it back.
+#[map]
+static TCP_CURSOR: Array<Cursor> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+/// When sockets began to ask for a connection, by their addresses: the kernel keeps no time that survives a SYN which is sent
+/// again.
+#[map]
+static TCP_CONNECTS: LruHashMap<u64, u64> = LruHashMap::with_max_entries(1024, 0);
+
+/// `inet_sock_set_state(socket, old, new)`: the socket still has its old state, and one that closes is in no table any more.
+#[btf_tracepoint(function = "inet_sock_set_state")]
+pub fn tcp_state(context: BtfTracePointContext) -> i32 {
+    let socket = Socket::from_raw(context.arg(0));
+    let (old, new) = (context.arg::<u64>(1) as u32, context.arg::<u64>(2) as u32);
+    if socket.protocol() != TCP {
+        return 0;
+    }
+    match (old, new) {
+        (_, state::SYN_SENT) => {
+            // SAFETY: the helper has no precondition.
+            let now_ns = unsafe { bpf_ktime_get_ns() };
+            // Without room the time is told by the socket's own, if the SYN was sent once.
+            let _ = TCP_CONNECTS.insert(socket.address(), now_ns, 0);
+        }
+        (state::SYN_SENT | state::SYN_RECEIVED, state::ESTABLISHED) => made(socket, old),
+        (state::CLOSE, state::CLOSE) => {}
+        (_, state::CLOSE) => closed(socket, old),
+        _ => {}
+    }
+    0
+}
+
+/// A connection is made.
+#[inline(always)]
+fn made(socket: Socket, old: u32) {
+    let Some(account) = account_of(socket) else { return };
+    if old == state::SYN_RECEIVED {
+        // SAFETY: entries of a map outlive the program, and each number is a whole word.
+        unsafe { atomic::add(&raw mut (*account).accepted, 1) };
+        return;
+    }
+    // SAFETY: as above.
+    unsafe { atomic::add(&raw mut (*account).opened, 1) };
+    if let Some(took_ns) = since_syn_ns(socket) {
+        // SAFETY: as above, and the bucket is less than the length.
+        unsafe {
+            atomic::add_u32((&raw mut (*account).connects).cast::<u32>().add(hashed_bucket(took_ns)), 1);
+            atomic::add(&raw mut (*account).connects_ns, took_ns);
+        }
+    }
+}
+
+/// How long ago a socket began to ask for its connection.
+#[inline(always)]
+fn since_syn_ns(socket: Socket) -> Option<u64> {
+    let address = socket.address();
+    // SAFETY: the value is copied at once.
+    let began_ns = unsafe { TCP_CONNECTS.get(address) }.copied();
+    if let Some(began_ns) = began_ns {
+        let _ = TCP_CONNECTS.remove(address);
+        // SAFETY: the helper has no precondition.
+        return Some(unsafe { bpf_ktime_get_ns() }.wrapping_sub(began_ns));
+    }
+    // It began before the programs did, or there was no room.
+    let tcp = TcpSocket::of(socket)?;
+    if tcp.total_retransmits() == 0 { tcp.round_trip_ns() } else { None }
+}
+
+/// A socket has closed: nothing of it changes any more.
+#[inline(always)]
+fn closed(socket: Socket, old: u32) {
+    let Some(account) = account_of(socket) else { return };
+    let counts = if old == state::LISTEN {
+        Counts { overflows: socket.drops().into(), ..Counts::NONE }
+    } else {
+        let Some(tcp) = TcpSocket::of(socket) else { return };
+        let was_made = old != state::SYN_SENT && old != state::SYN_RECEIVED;
+        // SAFETY: entries of a map outlive the program, and each number is a whole word; the bucket is less than the length.
+        unsafe {
+            atomic::add(&raw mut (*account).ended, u64::from(was_made));
+            if was_made && let Some(time_ns) = tcp.round_trip_ns() {
+                atomic::add_u32((&raw mut (*account).round_trips).cast::<u32>().add(hashed_bucket(time_ns)), 1);
+                atomic::add(&raw mut (*account).round_trips_ns, time_ns);
+            }
+        }
+        if old == state::SYN_SENT {
+            let _ = TCP_CONNECTS.remove(socket.address());
+            let reason = ConnectFailure::of_error(socket.error()).index();
+            // SAFETY: as above.
+            unsafe { atomic::add((&raw mut (*account).failures).cast::<u64>().add(reason), 1) };
+        }
+        tcp.counts(socket)
+    };
+    // First where it is taken off, then where it is added: whoever reads them the other way round may for a moment miss a
+    // socket but never has one twice.
+    // SAFETY: as above.
+    unsafe {
+        // An addition of nothing is the barrier between the socket's leaving its table and the look at the cursor.
+        atomic::add(&raw mut (*account).ended, 0);
+        if is_passed(socket, old) {
+            add(&raw mut (*account).passed, &counts);
+        }
+        add(&raw mut (*account).closed, &counts);
+    }
+}
+
+/// Adds to counts in a map.
+///
+/// # Safety
+/// `sums` lies in a value of a map.
+#[inline(always)]
+unsafe fn add(sums: *mut Counts, counts: &Counts) {
+    let Counts { bytes: [transmitted, received], segments: [sent, came], retransmits, overflows } = *counts;
+    // SAFETY: the caller vouches for the place; the arrays have two words each.
+    unsafe {
+        let bytes = (&raw mut (*sums).bytes).cast::<u64>();
+        atomic::add(bytes, transmitted);
+        atomic::add(bytes.add(1), received);
+        let segments = (&raw mut (*sums).segments).cast::<u64>();
+        atomic::add(segments, sent);
+        atomic::add(segments.add(1), came);
+        atomic::add(&raw mut (*sums).retransmits, retransmits);
+        atomic::add(&raw mut (*sums).overflows, overflows);
+    }
+}
+
+/// The present walk has passed the socket's place.
+#[inline(always)]
+fn is_passed(socket: Socket, old: u32) -> bool {
+    let Some(cursor) = TCP_CURSOR.get_ptr(0) else { return false };
+    // In this order: see `Cursor::has_passed`.
+    // SAFETY: entries of a map outlive the program, and the fields are whole words.
+    let (buckets, table) =
+        unsafe { ((&raw const (*cursor).buckets).read_volatile(), (&raw const (*cursor).table).read_volatile()) };
+    if table == Cursor::NONE.table || table == Cursor::ALL || old == state::LISTEN {
+        return table == Cursor::ALL;
+    }
+    let tables = socket.net().tables();
+    let bucket = socket.hash() & tables.connections_mask();
+    Cursor::has_passed(table, buckets, tables.address(), bucket.into())
+}
+
+/// The account of the socket's cgroup.
+#[inline(always)]
+fn account_of(socket: Socket) -> Option<*mut Account> {
+    TCP_ACCOUNTS.get_ptr_mut(slot_of(socket))
+}
+
+/// The slot of the socket's cgroup, assigned now if it has none and is there.
+#[inline(always)]
+fn slot_of(socket: Socket) -> u32 {
+    let cgroup = socket.cgroup();
+    if cgroup.is_null() {
+        return SLOT_UNATTRIBUTED;
+    }
+    let serial = cgroup.serial();
+    if serial == ROOT_SERIAL {
+        // With a version 1 hierarchy whoever is in the root may be in a container all the same.
+        return if has_v1() { SLOT_UNATTRIBUTED } else { SLOT_ROOT };
+    }
+    // SAFETY: the helper has no precondition.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    // One that was removed has the slot that it had, for a while.
+    let holder =
+        if cgroup.is_online() { slots::of_cgroup_in_any_context(cgroup, serial, cpu) } else { slots::held_by(cgroup) };
+    holder.slot()
+}

@@ -1,0 +1,130 @@
+//! The kernel's sockets: one that a program was given, with its members, and the numbers for a walk that reads by address.
+
+use aya_ebpf::{cty::c_void, helpers::generated::bpf_skc_to_tcp_sock};
+use podlens_common::tcp::{Counts, received, transmitted};
+
+use crate::kernel::{Cgroup, number, structure};
+
+structure! {
+    /// `struct sock`
+    Socket {
+        protocol: u16 = "sock.sk_protocol";
+        error: u32 = "sock.sk_err";
+        drops: u32 = "sock.sk_drops.counter";
+        cgroup: Cgroup = "sock.sk_cgrp_data.cgroup";
+        hash: u32 = "sock.__sk_common.skc_hash";
+        flags: u64 = "sock.__sk_common.skc_flags";
+        net: Net = "sock.__sk_common.skc_net.net";
+    }
+}
+structure! {
+    /// `struct net`: a network namespace
+    Net {
+        tables: Tables = "net.ipv4.tcp_death_row.hashinfo";
+    }
+}
+structure! {
+    /// `struct inet_hashinfo`: tables of sockets, of one network namespace or of many
+    Tables {
+        connections_mask: u32 = "inet_hashinfo.ehash_mask";
+    }
+}
+structure! {
+    /// `struct tcp_sock`
+    TcpSocket {
+        sent: u64 = "tcp_sock.bytes_sent";
+        sent_again: u64 = "tcp_sock.bytes_retrans";
+        acknowledged: u64 = "tcp_sock.bytes_acked";
+        received: u64 = "tcp_sock.bytes_received";
+        next: u32 = "tcp_sock.snd_nxt";
+        unacknowledged: u32 = "tcp_sock.snd_una";
+        segments_out: u32 = "tcp_sock.segs_out";
+        segments_in: u32 = "tcp_sock.segs_in";
+        total_retransmits: u32 = "tcp_sock.total_retrans";
+        srtt: u32 = "tcp_sock.srtt_us";
+    }
+}
+
+impl TcpSocket {
+    /// The whole of a socket; none if it is a small one.
+    #[inline(always)]
+    pub(super) fn of(socket: Socket) -> Option<Self> {
+        // SAFETY: the kernel looks what kind of socket it is.
+        let tcp = unsafe { bpf_skc_to_tcp_sock(socket.address() as *mut c_void) };
+        if tcp.is_null() { None } else { Some(Self::from_raw(tcp.cast::<u8>().cast_const())) }
+    }
+
+    /// What it has done.
+    #[inline(always)]
+    pub(super) fn counts(self, socket: Socket) -> Counts {
+        let transmitted =
+            transmitted(self.sent(), self.sent_again(), self.acknowledged(), self.next(), self.unacknowledged());
+        Counts {
+            bytes: [transmitted, received(self.received(), socket.flags())],
+            segments: [self.segments_out().into(), self.segments_in().into()],
+            retransmits: self.total_retransmits().into(),
+            overflows: 0,
+        }
+    }
+
+    /// Its smoothed round-trip time; none before the first measurement.
+    #[inline(always)]
+    pub(super) fn round_trip_ns(self) -> Option<u64> {
+        round_trip_ns(self.srtt())
+    }
+}
+
+/// Of the kernel's number: eighths of a microsecond, 0 for none.
+#[inline(always)]
+pub(super) fn round_trip_ns(srtt: u32) -> Option<u64> {
+    if srtt == 0 { None } else { Some(u64::from(srtt) * 125) }
+}
+
+macro_rules! offsets {
+    ($($function:ident = $request:literal;)*) => {
+        $(#[inline(always)]
+        pub(super) fn $function() -> u64 {
+            number!($request)
+        })*
+    };
+}
+
+offsets! {
+    task_proxy = "u64 task_struct.nsproxy";
+    proxy_net = "u64 nsproxy.net_ns";
+    net_list = "net.list";
+    net_operations = "u64 net.ns.ops";
+    net_tables = "u64 net.ipv4.tcp_death_row.hashinfo";
+    connections = "u64 inet_hashinfo.ehash";
+    connections_mask = "u32 inet_hashinfo.ehash_mask";
+    listeners = "u64 inet_hashinfo.lhash2";
+    listeners_mask = "u32 inet_hashinfo.lhash2_mask";
+    listeners_head = "u64 inet_listen_hashbucket.nulls_head.first";
+    node = "sock_common.skc_nulls_node";
+    state = "u8 sock_common.skc_state";
+    hash = "u32 sock_common.skc_hash";
+    flags = "u64 sock_common.skc_flags";
+    listener = "u64 sock_common.skc_listener";
+    cgroup = "u64 sock.sk_cgrp_data.cgroup";
+    drops = "u32 sock.sk_drops.counter";
+    queue = "u32 sock.sk_ack_backlog";
+    queue_limit = "u32 sock.sk_max_ack_backlog";
+    sent = "u64 tcp_sock.bytes_sent";
+    sent_again = "u64 tcp_sock.bytes_retrans";
+    acknowledged = "u64 tcp_sock.bytes_acked";
+    received_bytes = "u64 tcp_sock.bytes_received";
+    next = "u32 tcp_sock.snd_nxt";
+    unacknowledged = "u32 tcp_sock.snd_una";
+    segments_out = "u32 tcp_sock.segs_out";
+    segments_in = "u32 tcp_sock.segs_in";
+    total_retransmits = "u32 tcp_sock.total_retrans";
+    srtt = "u32 tcp_sock.srtt_us";
+    cgroup_flags = "u32 cgroup.self.flags";
+}
+
+/// Says that the program reads the table of listening sockets as kernels have it since they know tables of one
+/// namespace's own (6.1): chains that end in a number.
+#[inline(always)]
+pub(super) fn needs_chains_of_listeners() {
+    number!("inet_hashinfo.pernet");
+}

@@ -1,0 +1,548 @@
+//! Collector `tcp`: a walk through all TCP sockets of the node, which sums up by cgroup what living ones have.
+//!
+//! It reads the kernel's own tables, which do not know whose network namespace the reader is in. Nearly always there is
+//! one table of connections for all namespaces; a namespace may have its own, so the walk goes round the namespaces for the
+//! table with the next higher address until there is none. Listening sockets are in one table that all share.
+//!
+//! A run takes so many steps that it does not hold its CPU for longer than 0.5 ms. It is one read-side critical section, and it
+//! ends between two buckets, since a connection never changes its bucket. `TCP_CURSOR` says which buckets the walk has passed: a
+//! bucket is passed before its head is read. So a socket that closes is either in no chain that is read later, or its
+//! closing sees that the walk has passed it: in no case is it counted by both and not taken off.
+
+use core::{arch::asm, cell::Cell};
+
+use aya_ebpf::{
+    bindings::BPF_F_MMAPABLE,
+    cty::{c_long, c_void},
+    helpers::{bpf_get_current_task, bpf_loop, generated::bpf_probe_read_kernel},
+    macros::map,
+    maps::Array,
+};
+use podlens_common::{
+    cgroup::{CgroupKey, SLOT_UNATTRIBUTED},
+    histogram::hashed_bucket,
+    tcp::{
+        Alive, Counts, Cursor, KEY_NOBODY, KEY_ROOT, NO_SLOT, Place, SocketState, SocketWalk, received, state,
+        transmitted,
+    },
+};
+
+use super::{TCP_ACCOUNTS, TCP_CURSOR, sockets as offsets};
+use crate::{
+    atomic,
+    cells::{cells, element},
+    kernel::{
+        CGROUP_ONLINE,
+        offsets::{self as kernel, half, word},
+        slots_count,
+    },
+    slots,
+};
+
+/// What a run may cost, in pieces of a table that are read at once (0.3 us each).
+const COST: u32 = 1200;
+/// What a socket costs.
+const SOCKET_COST: u32 = 3;
+/// Turns of the loop, above what a run can cost: only a chain without an end has so many.
+const TURNS: u32 = 1 << 16;
+/// Network namespaces of a node: 0.4 us each.
+const NAMESPACES: u32 = 1 << 12;
+/// Words of a table that are read at once; a power of two.
+const HEADS: u32 = 128;
+/// Cgroups that are remembered during a run; a power of two.
+const REMEMBERED: u32 = 64;
+/// Places of the table of keys that are looked at.
+const PROBES: u32 = 16;
+/// The end of a chain has this bit.
+const END: u64 = 1;
+
+/// What the walk met, by cgroup, in the order in which it met them.
+#[map]
+static TCP_ALIVE: Array<Alive> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+/// Which record a cgroup has.
+#[map]
+static TCP_PLACES: Array<Place> = Array::with_max_entries(1, 0);
+/// How far it is, for the daemon.
+#[map]
+static TCP_WALK: Array<SocketWalk> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+/// Where the walk is. In a map, since it goes on at the next run, and since the verifier follows what is on the stack from
+/// turn to turn of the loop.
+#[map]
+static TCP_AT: Array<At> = Array::with_max_entries(1, 0);
+
+/// What is walked.
+const SEEK: u32 = 0;
+const CONNECTIONS: u32 = 1;
+const LISTENERS: u32 = 2;
+
+/// A cgroup by its address, which is another one's in another run.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Known {
+    cgroup: u64,
+    run: u32,
+    record: u32,
+}
+
+/// Where the walk is.
+#[repr(C)]
+struct At {
+    /// The namespace at which the round begins, the present one, and what tells a namespace from the ring's head.
+    first: u64,
+    net: u64,
+    operations: u64,
+    /// The lowest table of the round above the present one.
+    above: u64,
+    /// It came round.
+    round: u32,
+    phase: u32,
+    /// The present tables, and where the buckets begin.
+    tables: u64,
+    base: u64,
+    /// Words of a bucket, and which of them is the head.
+    stride: u32,
+    head: u32,
+    buckets: u32,
+    /// The first bucket whose head is in `heads`, how many are, and how many of those were taken.
+    bucket: u32,
+    have: u32,
+    taken: u32,
+    /// The next socket of the present chain, or a chain's end.
+    node: u64,
+    /// What the present run has cost.
+    cost: u32,
+    /// Which run it is.
+    run: u32,
+    heads: [u64; HEADS as usize],
+    known: [Known; REMEMBERED as usize],
+}
+
+cells! {
+    /// Only one reader walks at a time.
+    AtCells of At {
+        first: u64 = first;
+        net: u64 = net;
+        operations: u64 = operations;
+        above: u64 = above;
+        round: u32 = round;
+        phase: u32 = phase;
+        tables: u64 = tables;
+        base: u64 = base;
+        stride: u32 = stride;
+        head: u32 = head;
+        buckets: u32 = buckets;
+        bucket: u32 = bucket;
+        have: u32 = have;
+        taken: u32 = taken;
+        node: u64 = node;
+        cost: u32 = cost;
+        run: u32 = run;
+    }
+}
+cells! {
+    /// The same.
+    WalkCells of SocketWalk {
+        number: u32 = number;
+        observes: u32 = observes;
+        runs: u64 = runs;
+        finished: u64 = finished;
+        lost: u64 = lost;
+        records: u64 = records;
+        sockets: u64 = sockets;
+        left: u64 = left;
+        unplaced: u64 = unplaced;
+    }
+}
+cells! {
+    /// The same.
+    AliveCells of Alive {
+        counts: Counts = counts;
+        is_online: u32 = is_online;
+        queue: u32 = queue;
+        queue_limit: u32 = queue_limit;
+        slot: u32 = slot;
+    }
+}
+
+impl AtCells {
+    #[inline(always)]
+    fn get() -> Option<Self> {
+        Self::at(TCP_AT.get_ptr_mut(0))
+    }
+
+    #[inline(always)]
+    fn word_of_heads(self, index: u32) -> &'static Cell<u64> {
+        // SAFETY: entries of a map outlive the program, and the mask keeps the index inside.
+        unsafe { element(&raw mut (*self.0.as_ptr()).heads, (opaque(index) & (HEADS - 1)) as usize) }
+    }
+
+    #[inline(always)]
+    fn known(self, index: u32) -> &'static Cell<Known> {
+        // SAFETY: as above.
+        unsafe { element(&raw mut (*self.0.as_ptr()).known, (index & (REMEMBERED - 1)) as usize) }
+    }
+}
+
+impl WalkCells {
+    #[inline(always)]
+    fn get() -> Option<Self> {
+        Self::at(TCP_WALK.get_ptr_mut(0))
+    }
+}
+
+/// The same number, of which the compiler knows nothing: so a loop indexes anew at each turn, which the verifier can follow.
+#[inline(always)]
+fn opaque(mut number: u32) -> u32 {
+    // SAFETY: no instruction at all.
+    unsafe { asm!("/* {number} */", number = inout(reg) number, options(nomem, nostack, preserves_flags)) };
+    number
+}
+
+/// Called for the first task that the reader may see; ends its reading.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task")]
+pub extern "C" fn tcp_walk(_context: *mut c_void) -> i32 {
+    let (Some(at), Some(walk)) = (AtCells::get(), WalkCells::get()) else { return 1 };
+    offsets::needs_chains_of_listeners();
+    kernel::needs_loop();
+    if walk.runs().get() == 0 {
+        at.tables().set(0);
+        at.phase().set(SEEK);
+        // The first record is nobody's.
+        place(KEY_NOBODY, 0);
+    }
+    walk.runs().update(|runs| runs + 1);
+    at.run().update(|run| run.wrapping_add(1));
+    at.cost().set(0);
+    at.node().set(END);
+    if at.phase().get() == SEEK && !seek(at) {
+        walk.lost().set(1);
+        return 1;
+    }
+    let step: extern "C" fn(u32, *mut c_void) -> c_long = next_socket;
+    // SAFETY: the callback has the form that the kernel calls.
+    unsafe { bpf_loop(TURNS, step as *mut c_void, core::ptr::null_mut(), 0) };
+    if at.node().get() & END == 0 {
+        walk.lost().set(1);
+    }
+    // On at the first bucket whose chain was not read.
+    at.bucket().set(at.bucket().get().wrapping_add(at.taken().get()));
+    at.have().set(0);
+    at.taken().set(0);
+    if at.phase().get() == CONNECTIONS {
+        pass(at.tables().get(), at.bucket().get());
+    }
+    // Not to be called for the next task.
+    1
+}
+
+/// Goes round the namespaces for the next table of connections; behind the last one come listening sockets.
+#[inline(always)]
+fn seek(at: AtCells) -> bool {
+    // SAFETY: the helper has no precondition.
+    let reader = unsafe { bpf_get_current_task() };
+    let first = word(word(reader + offsets::task_proxy()) + offsets::proxy_net());
+    at.first().set(first);
+    at.net().set(first);
+    at.operations().set(word(first + offsets::net_operations()));
+    at.above().set(Cursor::ALL);
+    at.round().set(0);
+    let step: extern "C" fn(u32, *mut c_void) -> c_long = namespace;
+    // SAFETY: as above.
+    unsafe { bpf_loop(NAMESPACES, step as *mut c_void, core::ptr::null_mut(), 0) };
+    if at.round().get() == 0 {
+        return false;
+    }
+    at.bucket().set(0);
+    at.have().set(0);
+    at.taken().set(0);
+    let tables = at.above().get();
+    pass(tables, 0);
+    if tables == Cursor::ALL {
+        at.phase().set(LISTENERS);
+        let tables = at.tables().get();
+        at.base().set(word(tables + offsets::listeners()));
+        at.buckets().set(half(tables + offsets::listeners_mask()).wrapping_add(1));
+        // The head is the last member of its bucket.
+        let head = (offsets::listeners_head() / 8) as u32;
+        at.head().set(head);
+        at.stride().set(head + 1);
+    } else {
+        at.phase().set(CONNECTIONS);
+        at.tables().set(tables);
+        at.base().set(word(tables + offsets::connections()));
+        at.buckets().set(half(tables + offsets::connections_mask()).wrapping_add(1));
+        at.head().set(0);
+        at.stride().set(1);
+    }
+    true
+}
+
+/// One namespace, or the head of their ring.
+extern "C" fn namespace(_index: u32, _context: *mut c_void) -> c_long {
+    let Some(at) = AtCells::get() else { return 1 };
+    let net = at.net().get();
+    if word(net + offsets::net_operations()) == at.operations().get() {
+        let tables = word(net + offsets::net_tables());
+        if tables > at.tables().get() && tables < at.above().get() {
+            at.above().set(tables);
+        }
+    }
+    let next = word(net + offsets::net_list());
+    if next == 0 {
+        return 1;
+    }
+    let next = next - offsets::net_list();
+    at.net().set(next);
+    if next == at.first().get() {
+        at.round().set(1);
+        return 1;
+    }
+    0
+}
+
+/// Says how far the walk is, before it reads on.
+#[inline(always)]
+fn pass(table: u64, buckets: u32) {
+    let Some(cursor) = TCP_CURSOR.get_ptr_mut(0) else { return };
+    // The table first, so that the buckets of the last one are never taken for less than were passed.
+    // SAFETY: entries of a map outlive the program, and each field is a whole word.
+    unsafe {
+        (&raw mut (*cursor).table).write_volatile(table);
+        (&raw mut (*cursor).buckets).write_volatile(buckets.into());
+        atomic::add(&raw mut (*cursor).steps, 1);
+    }
+}
+
+/// One socket, or the way to the next chain.
+extern "C" fn next_socket(_index: u32, _context: *mut c_void) -> c_long {
+    let (Some(at), Some(walk)) = (AtCells::get(), WalkCells::get()) else { return 1 };
+    let node = at.node().get();
+    if node & END == 0 {
+        visit(at, walk, node);
+        return 0;
+    }
+    if at.cost().get() >= COST {
+        return 1;
+    }
+    if at.taken().get() >= at.have().get() {
+        return read_heads(at, walk);
+    }
+    at.node().set(next_head(at));
+    0
+}
+
+/// Reads the next piece of the table; not 0 at its end.
+#[inline(always)]
+fn read_heads(at: AtCells, walk: WalkCells) -> c_long {
+    let bucket = at.bucket().get().wrapping_add(at.have().get());
+    let buckets = at.buckets().get();
+    let stride = at.stride().get();
+    at.have().set(0);
+    at.taken().set(0);
+    at.bucket().set(bucket);
+    if bucket >= buckets {
+        if at.phase().get() == LISTENERS {
+            walk.finished().set(1);
+        }
+        at.phase().set(SEEK);
+        return 1;
+    }
+    let most = if stride == 1 { HEADS } else { HEADS / 2 };
+    let left = buckets - bucket;
+    let count = if left < most { left } else { most };
+    let bytes = count * stride * 8;
+    if stride > 2 || bytes == 0 || bytes > HEADS * 8 {
+        walk.lost().set(1);
+        return 1;
+    }
+    if at.phase().get() == CONNECTIONS {
+        pass(at.tables().get(), bucket + count);
+    }
+    let from = at.base().get() + u64::from(bucket) * u64::from(stride) * 8;
+    let heads = at.word_of_heads(0).as_ptr();
+    // SAFETY: the helper checks the address, and writes so many bytes at most as there are.
+    if unsafe { bpf_probe_read_kernel(heads.cast(), bytes, from as *const c_void) } != 0 {
+        walk.lost().set(1);
+        return 1;
+    }
+    at.have().set(count);
+    at.cost().update(|cost| cost + 1);
+    0
+}
+
+/// The next head of a chain that is not empty; an end if there is none in this piece.
+#[inline(always)]
+fn next_head(at: AtCells) -> u64 {
+    let (have, stride, first) = (at.have().get(), at.stride().get(), at.head().get());
+    let mut taken = at.taken().get();
+    let mut head = END;
+    let mut turn = 0;
+    while turn < HEADS {
+        if taken >= have {
+            break;
+        }
+        head = at.word_of_heads(taken * stride + first).get();
+        taken += 1;
+        if head & END == 0 {
+            break;
+        }
+        turn += 1;
+    }
+    at.taken().set(taken);
+    head
+}
+
+#[inline(always)]
+fn visit(at: AtCells, walk: WalkCells, node: u64) {
+    let next = if node == 0 { 0 } else { word(node) };
+    if next == 0 {
+        // Not readable: no chain ends so.
+        at.node().set(END);
+        walk.left().update(|left| left + 1);
+        return;
+    }
+    at.node().set(next);
+    at.cost().update(|cost| cost + SOCKET_COST);
+    let socket = node - offsets::node();
+    let state = half(socket + offsets::state()) & 0xff;
+    if at.phase().get() == CONNECTIONS {
+        let here = at.bucket().get().wrapping_add(at.taken().get()).wrapping_sub(1);
+        if half(socket + offsets::hash()) & at.buckets().get().wrapping_sub(1) != here {
+            // Closed since its address was read, and made anew in another chain.
+            at.node().set(END);
+            walk.left().update(|left| left + 1);
+            return;
+        }
+    }
+    walk.sockets().update(|sockets| sockets + 1);
+    if state == state::TIME_WAIT {
+        return;
+    }
+    let owner = if state == state::REQUEST { word(socket + offsets::listener()) } else { socket };
+    let record = record_of(at, word(owner + offsets::cgroup()));
+    let Some(alive) = TCP_ALIVE.get_ptr_mut(record) else { return };
+    if let Some(state) = SocketState::of(state) {
+        // SAFETY: entries of a map outlive the program, only one reader walks, and the index is less than the length.
+        unsafe {
+            let count = (&raw mut (*alive).connections).cast::<u32>().add(state.index());
+            count.write_volatile(count.read_volatile() + 1);
+        }
+    }
+    let Some(alive) = AliveCells::at(Some(alive)) else { return };
+    match state {
+        state::REQUEST => {}
+        state::LISTEN => {
+            let drops = half(socket + offsets::drops());
+            alive.counts().update(|counts| Counts { overflows: counts.overflows + u64::from(drops), ..counts });
+            alive.queue().update(|queue| queue.wrapping_add(half(socket + offsets::queue())));
+            alive.queue_limit().update(|limit| limit.saturating_add(half(socket + offsets::queue_limit())));
+        }
+        _ => {
+            add(alive, socket);
+            observe(walk, alive, socket);
+        }
+    }
+}
+
+/// Adds what a connection has done. One that has closed meanwhile counts too: its closing has seen that it was passed.
+#[inline(always)]
+fn add(alive: AliveCells, socket: u64) {
+    let bytes = transmitted(
+        word(socket + offsets::sent()),
+        word(socket + offsets::sent_again()),
+        word(socket + offsets::acknowledged()),
+        half(socket + offsets::next()),
+        half(socket + offsets::unacknowledged()),
+    );
+    // In this order: the kernel sets the flag after it has counted the other side's end.
+    let came = word(socket + offsets::received_bytes());
+    let came = received(came, word(socket + offsets::flags()));
+    let segments = [half(socket + offsets::segments_out()), half(socket + offsets::segments_in())];
+    let retransmits = half(socket + offsets::total_retransmits());
+    let Counts { bytes: [all_bytes, all_came], segments: [out, into], retransmits: again, overflows } =
+        alive.counts().get();
+    alive.counts().set(Counts {
+        bytes: [all_bytes + bytes, all_came + came],
+        segments: [out + u64::from(segments[0]), into + u64::from(segments[1])],
+        retransmits: again + u64::from(retransmits),
+        overflows,
+    });
+}
+
+/// Enters a living connection's round-trip time, where its cgroup holds a slot.
+#[inline(always)]
+fn observe(walk: WalkCells, alive: AliveCells, socket: u64) {
+    if walk.observes().get() == 0 || alive.is_online().get() == 0 {
+        return;
+    }
+    let Some(account) = TCP_ACCOUNTS.get_ptr_mut(alive.slot().get()) else { return };
+    let Some(time_ns) = offsets::round_trip_ns(half(socket + offsets::srtt())) else { return };
+    // SAFETY: entries of a map outlive the program, the numbers are whole, and the bucket is less than the length.
+    unsafe {
+        atomic::add_u32((&raw mut (*account).round_trips).cast::<u32>().add(hashed_bucket(time_ns)), 1);
+        atomic::add(&raw mut (*account).round_trips_ns, time_ns);
+    }
+}
+
+/// The number of a cgroup's record.
+#[inline(always)]
+fn record_of(at: AtCells, cgroup: u64) -> u32 {
+    let known = at.known(((cgroup >> 6) as u32).wrapping_mul(0x9e37_79b9) >> (u32::BITS - REMEMBERED.ilog2()));
+    let run = at.run().get();
+    let Known { cgroup: last, run: of_run, record } = known.get();
+    if last == cgroup && of_run == run {
+        return record;
+    }
+    let key = if cgroup == 0 { KEY_NOBODY } else { word(word(cgroup + kernel::cgroup_kn()) + kernel::kn_id()) };
+    let is_online = u32::from(half(cgroup + offsets::cgroup_flags()) & CGROUP_ONLINE != 0);
+    let record = place(key, is_online);
+    known.set(Known { cgroup, run, record });
+    record
+}
+
+/// The number of a key's record, made if there is none; that of nobody's if there is no room.
+///
+/// A function of its own with plain numbers only, which the verifier proves once and not at each call.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn place(key: CgroupKey, is_online: u32) -> u32 {
+    let Some(walk) = WalkCells::get() else { return 0 };
+    let number = walk.number().get();
+    // Twice as many as there are slots.
+    let count = slots_count() as u32 * 2;
+    let hash = (key as u32).wrapping_mul(0x9e37_79b9);
+    let first = ((u64::from(hash) * u64::from(count)) >> 32) as u32;
+    let mut probe = 0;
+    while probe < PROBES {
+        let at = first + probe;
+        let at = if at >= count { at - count } else { at };
+        let Some(place) = TCP_PLACES.get_ptr_mut(at) else { break };
+        // SAFETY: entries of a map outlive the program, and only one reader walks.
+        let Place { key: placed, walk: of_walk, record } = unsafe { place.read_volatile() };
+        if of_walk != number {
+            let record = walk.records().get() as u32;
+            let Some(alive) = TCP_ALIVE.get_ptr_mut(record) else { break };
+            let slot = if key == KEY_NOBODY || key == KEY_ROOT { NO_SLOT } else { slot_of(key) };
+            // SAFETY: as above.
+            unsafe {
+                alive.write(Alive { key, is_online, slot, ..Alive::EMPTY });
+                place.write(Place { key, walk: number, record });
+            }
+            walk.records().update(|records| records + 1);
+            return record;
+        }
+        if placed == key {
+            return record;
+        }
+        probe += 1;
+    }
+    walk.unplaced().update(|unplaced| unplaced + 1);
+    0
+}
+
+#[inline(always)]
+fn slot_of(key: CgroupKey) -> u32 {
+    let slot = slots::of_key(key).slot();
+    if slot == SLOT_UNATTRIBUTED { NO_SLOT } else { slot }
+}

@@ -1,0 +1,145 @@
+//! Metrics of TCP.
+
+use podlens_common::tcp::{ConnectFailure, ConnectionEvent, Direction, Protocol, SocketState};
+
+use crate::signal::{Kind, Label, LabelValues, Metric, Unit};
+
+const DIRECTION: Label = Label { name: "direction", values: LabelValues::Fixed(&Direction::NAMES) };
+
+/// Payload.
+pub static BYTES: Metric = Metric {
+    name: "podlens_network_bytes_total",
+    otlp_name: "podlens.network.io",
+    kind: Kind::Counter,
+    unit: Unit::Bytes,
+    help: "Payload that sockets of the container sent and received, each byte once however often it was sent, over loopback too, whichever network namespace they are in; of a connection that was there before the agent, all that it ever had",
+    labels: &[DIRECTION, Label { name: "protocol", values: LabelValues::Fixed(&Protocol::NAMES) }],
+    source: "inet_sock_set_state, the kernel's tables of sockets",
+    must_equal: "the bytes that a test's programs wrote and read, exactly; where a queue of this host dropped, up to 2 more per connection (SYN and FIN)",
+    ..Metric::BASE
+};
+
+/// Segments.
+pub static SEGMENTS: Metric = Metric {
+    name: "podlens_tcp_segments_total",
+    otlp_name: "podlens.tcp.segments",
+    kind: Kind::Counter,
+    unit: Unit::Count("segment"),
+    help: "TCP segments that sockets of the container sent, among them those sent again, and received; without resets and without answers to requests for a connection",
+    labels: &[DIRECTION],
+    source: "segs_out and segs_in of each socket",
+    must_equal: "segs_out and segs_in of `ss -ti`",
+    ..Metric::BASE
+};
+
+/// Segments that were sent again.
+pub static RETRANSMITS: Metric = Metric {
+    name: "podlens_tcp_retransmits_total",
+    otlp_name: "podlens.tcp.retransmits",
+    kind: Kind::Counter,
+    unit: Unit::Count("segment"),
+    help: "TCP segments that sockets of the container sent again",
+    source: "total_retrans of each socket",
+    must_equal: "TcpRetransSegs of a network namespace of the test's own, exactly",
+    ..Metric::BASE
+};
+
+/// Connections by what happens to them.
+pub static CONNECTION_EVENTS: Metric = Metric {
+    name: "podlens_tcp_connections_total",
+    otlp_name: "podlens.tcp.connections",
+    kind: Kind::Counter,
+    unit: Unit::Count("connection"),
+    help: "TCP connections since the agent began: opened by the container, accepted (others made them; whether the program takes them or not), failed (asked for by the container, in vain), closed (over, whoever made them)",
+    labels: &[Label { name: "event", values: LabelValues::Fixed(&ConnectionEvent::NAMES) }],
+    source: "inet_sock_set_state",
+    must_equal: "the connections that a test made, exactly",
+    ..Metric::BASE
+};
+
+/// Connections that were not made.
+pub static CONNECT_FAILURES: Metric = Metric {
+    name: "podlens_tcp_connect_failures_total",
+    otlp_name: "podlens.tcp.connect_failures",
+    kind: Kind::Counter,
+    unit: Unit::Count("connection"),
+    help: "TCP connections that the container asked for, in vain: refused by a reset, no answer in time, unreachable according to the network; other is most of all a program that gave up. What fails before anything is sent, as without a route, does not count",
+    labels: &[Label { name: "reason", values: LabelValues::Fixed(&ConnectFailure::NAMES) }],
+    sparse: true,
+    source: "inet_sock_set_state, sk_err",
+    must_equal: "the failures that a test made, exactly",
+    ..Metric::BASE
+};
+
+/// How long it took to make a connection.
+pub static CONNECT_LATENCY: Metric = Metric {
+    name: "podlens_tcp_connect_seconds",
+    otlp_name: "podlens.tcp.connect",
+    kind: Kind::Histogram,
+    unit: Unit::Seconds,
+    help: "How long it took the container to open a TCP connection, from the first SYN to the answer, however often the SYN was sent",
+    source: "inet_sock_set_state",
+    must_equal: "a delay that the test set, within 10 %; count: connections opened",
+    ..Metric::BASE
+};
+
+/// Smoothed round-trip times.
+pub static ROUND_TRIP: Metric = Metric {
+    name: "podlens_tcp_rtt_seconds",
+    otlp_name: "podlens.tcp.rtt",
+    kind: Kind::Histogram,
+    unit: Unit::Seconds,
+    help: "Smoothed round-trip times of TCP connections: of each one at its end, and of each living one every 10 s",
+    source: "srtt_us of each socket",
+    must_equal: "a delay that the test set, within 10 %",
+    ..Metric::BASE
+};
+
+/// Sockets by state.
+pub static SOCKETS: Metric = Metric {
+    name: "podlens_tcp_sockets",
+    otlp_name: "podlens.tcp.sockets",
+    kind: Kind::Gauge,
+    unit: Unit::Count("socket"),
+    help: "TCP sockets by state; fin_wait is both of that name, closing is CLOSING and LAST_ACK. A socket in TIME_WAIT knows no cgroup any more and is in none",
+    labels: &[Label { name: "state", values: LabelValues::Fixed(&SocketState::NAMES) }],
+    source: "the kernel's tables of sockets",
+    must_equal: "/proc/net/tcp and /proc/net/tcp6 of each namespace",
+    ..Metric::BASE
+};
+
+/// Connections that wait for the program.
+pub static ACCEPT_QUEUE: Metric = Metric {
+    name: "podlens_tcp_accept_queue",
+    otlp_name: "podlens.tcp.accept_queue",
+    kind: Kind::Gauge,
+    unit: Unit::Count("connection"),
+    help: "Connections that wait in listening sockets for the program to take them; only of what listens",
+    source: "sk_ack_backlog of each listening socket",
+    must_equal: "Recv-Q of `ss -tl`",
+    ..Metric::BASE
+};
+
+/// How many may wait.
+pub static ACCEPT_QUEUE_LIMIT: Metric = Metric {
+    name: "podlens_tcp_accept_queue_limit",
+    otlp_name: "podlens.tcp.accept_queue.limit",
+    kind: Kind::Gauge,
+    unit: Unit::Count("connection"),
+    help: "How many connections may wait in listening sockets, over all of the container's; only of what listens",
+    source: "sk_max_ack_backlog of each listening socket",
+    must_equal: "Send-Q of `ss -tl`",
+    ..Metric::BASE
+};
+
+/// Connections for which there was no room.
+pub static LISTEN_OVERFLOWS: Metric = Metric {
+    name: "podlens_tcp_listen_overflows_total",
+    otlp_name: "podlens.tcp.listen_overflows",
+    kind: Kind::Counter,
+    unit: Unit::Count("connection"),
+    help: "Segments that would have made a connection and were dropped by a listening socket, most of all since its accept queue was full; an attempt may count more than once, since it is repeated",
+    source: "sk_drops of each listening socket",
+    must_equal: "TcpExtListenDrops of a network namespace of the test's own, exactly",
+    ..Metric::BASE
+};

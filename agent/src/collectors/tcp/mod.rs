@@ -1,0 +1,336 @@
+//! Collector `tcp`: what the TCP sockets of each cgroup have done, and their connections.
+//!
+//! Closed sockets are counted by slot, living ones by a walk (walk.rs), by the cgroup's key: a cgroup whose tasks only sleep holds
+//! no slot, but has sockets. What is told is as of the last walk, but never less than what closed sockets had.
+//!
+//! A cgroup that is removed leaves what its sockets had at that moment, alive or not. What of them lives on is nobody's
+//! after that, and what had been told of it is taken off there.
+
+mod counts;
+pub mod metrics;
+mod start;
+mod walk;
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use foldhash::fast::RandomState;
+use podlens_common::{
+    cgroup::{CgroupKey, SLOT_KERNEL, SLOT_ROOT, SLOT_UNATTRIBUTED, Slot},
+    histogram::BUCKETS,
+    tcp::{Account, Alive, ConnectionEvent, Counts, KEY_NOBODY, KEY_ROOT, NO_SLOT, SocketState},
+};
+
+pub use self::start::SPEC;
+use self::{
+    counts::{extend, less, most, plus},
+    walk::{Walked, Walker},
+};
+use super::{Collector, Readings, Spec, Sweep, distribution};
+use crate::{
+    kernel::{mapped::MappedArray, missed::MissedRuns},
+    signal::{Layout, Loss, Row},
+};
+
+type Keys = HashSet<CgroupKey, RandomState>;
+
+/// The collector at work.
+pub struct Tcp {
+    layout: Arc<Layout>,
+    accounts: Arc<MappedArray<Account>>,
+    slots: Arc<MappedArray<Slot>>,
+    walker: Option<Walker>,
+    /// Sockets in the root of the version 2 tree may be of any cgroup of version 1.
+    has_v1: bool,
+    missed: MissedRuns,
+    books: Books,
+    /// The present cgroup's row.
+    found: Row,
+}
+
+/// What was told, by cgroup, and what became of it.
+#[derive(Debug, Default)]
+struct Books {
+    told: HashMap<CgroupKey, Told, RandomState>,
+    /// Cgroups whose final values were told, as long as the last walk still knows them.
+    gone: Keys,
+    /// What those had told of sockets that had not closed.
+    given: Counts,
+}
+
+/// Who tells of living sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owner {
+    /// The slot that their cgroup holds.
+    Slot,
+    /// Their cgroup, which is there and holds none.
+    Cgroup,
+    /// Nobody: the cgroup says nothing, or is gone and was told for the last time.
+    Nobody,
+}
+
+/// What was told of one cgroup.
+#[derive(Clone, Copy, Debug, Default)]
+struct Told {
+    counts: Counts,
+    /// At each hashed bucket.
+    connects: [u64; BUCKETS],
+    /// The same.
+    round_trips: [u64; BUCKETS],
+}
+
+impl Tcp {
+    /// A collector over the programs' maps.
+    #[must_use]
+    fn new(
+        layout: Arc<Layout>,
+        accounts: Arc<MappedArray<Account>>,
+        slots: Arc<MappedArray<Slot>>,
+        walker: Option<Walker>,
+        has_v1: bool,
+        missed: MissedRuns,
+    ) -> Self {
+        let found = layout.row();
+        Self { layout, accounts, slots, walker, has_v1, missed, books: Books::default(), found }
+    }
+
+    /// Under which key a slot's sockets are met; none for a slot that has none.
+    fn key_of(&self, number: u32, holder: CgroupKey) -> Option<CgroupKey> {
+        match number {
+            SLOT_UNATTRIBUTED => Some(KEY_NOBODY),
+            SLOT_KERNEL => None,
+            SLOT_ROOT => (!self.has_v1).then_some(KEY_ROOT),
+            _ => Some(holder),
+        }
+    }
+
+    fn account(&self, slot: u32) -> Option<Account> {
+        self.accounts.get(usize::try_from(slot).ok()?)
+    }
+
+    /// A slot is held under this key.
+    fn holds_slot(&self, key: CgroupKey) -> bool {
+        (0..self.slots.len()).any(|at| self.slots.get(at).is_some_and(|slot| slot.key == key))
+    }
+}
+
+impl Collector for Tcp {
+    fn spec(&self) -> &'static Spec {
+        &SPEC
+    }
+
+    fn read(&mut self, sweep: &Sweep<'_>, readings: &mut dyn Readings) {
+        let walked = self.walker.as_ref().and_then(Walker::latest);
+        let walked = walked.as_deref();
+        if let Some(walked) = walked {
+            self.books.gone.retain(|key| walked.alive.contains_key(key));
+        }
+        let held: Keys = sweep.in_use.iter().map(|(_, slot)| slot.key).collect();
+        for (number, slot) in sweep.wanted.iter() {
+            let Some(key) = self.key_of(number, slot.key) else { continue };
+            let Some(account) = self.account(number) else { continue };
+            let counts = walked.map(|walked| {
+                let counts = walked.of_slot(number, slot.key, walked.alive.get(&key));
+                if number == SLOT_UNATTRIBUTED {
+                    let counts = plus(counts, self.books.of_nobody(walked, &held, self.has_v1));
+                    less(most(counts, account.closed), self.books.given)
+                } else {
+                    most(counts, account.closed)
+                }
+            });
+            let told = self.books.tell(key, counts, Some(&account));
+            let alive = walked.map(|walked| walked.alive.get(&key).copied().unwrap_or(Alive::EMPTY));
+            book(&mut self.found, &self.layout, &told, alive.as_ref(), Some(&account));
+            readings.slot(number, &self.found);
+        }
+        let Some(walked) = walked.filter(|_| sweep.whole) else { return };
+        for (key, alive) in &walked.alive {
+            if self.books.owner(*key, alive, &held, self.has_v1) != Owner::Cgroup {
+                continue;
+            }
+            let told = self.books.tell(*key, Some(alive.counts), None);
+            book(&mut self.found, &self.layout, &told, Some(alive), None);
+            readings.cgroup(*key, &self.found);
+        }
+    }
+
+    fn clear(&mut self, slot: u32) {
+        let Ok(at) = usize::try_from(slot) else { return };
+        if let (Some(holder), Some(account)) = (self.slots.get(at), self.accounts.get(at)) {
+            self.books.give_back(holder.key, account.closed);
+        }
+        self.accounts.set(at, Account::EMPTY);
+    }
+
+    fn removed(&mut self, key: CgroupKey) -> Option<Row> {
+        if !self.books.told.contains_key(&key) || self.holds_slot(key) {
+            return None;
+        }
+        let told = self.books.give_back(key, Counts::NONE)?;
+        book(&mut self.found, &self.layout, &told, Some(&Alive::EMPTY), None);
+        self.found.remove_gauges(&self.layout);
+        Some(self.found.clone())
+    }
+
+    fn lost(&self) -> Vec<(&'static Loss, u64)> {
+        let lost = self.walker.as_ref().map(Walker::lost).unwrap_or_default();
+        vec![
+            (&start::MISSED_CLOSING, self.missed.count()),
+            (&start::WALK_UNFINISHED, lost.unfinished),
+            (&start::CHAIN_LEFT, lost.left),
+            (&start::NO_ROOM, lost.unplaced),
+        ]
+    }
+}
+
+impl Books {
+    /// Whose the living sockets are that were met under a key.
+    fn owner(&self, key: CgroupKey, alive: &Alive, held: &Keys, has_v1: bool) -> Owner {
+        match key {
+            KEY_NOBODY => Owner::Slot,
+            KEY_ROOT => {
+                if has_v1 {
+                    Owner::Nobody
+                } else {
+                    Owner::Slot
+                }
+            }
+            _ if held.contains(&key) => Owner::Slot,
+            _ if self.gone.contains(&key) => Owner::Nobody,
+            // It got its slot after the slots of this sweep were looked at.
+            _ if alive.slot != NO_SLOT => Owner::Slot,
+            _ if alive.is_online == 1 => Owner::Cgroup,
+            _ => Owner::Nobody,
+        }
+    }
+
+    /// What living sockets have that are nobody's.
+    fn of_nobody(&self, walked: &Walked, held: &Keys, has_v1: bool) -> Counts {
+        let nobodys =
+            walked.alive.iter().filter(|(key, alive)| self.owner(**key, alive, held, has_v1) == Owner::Nobody);
+        nobodys.fold(Counts::NONE, |sum, (_, alive)| plus(sum, alive.counts))
+    }
+
+    /// Enters what a cgroup has now. What was told never becomes less: a socket that closes just as the walk comes by may be
+    /// missing until the next one.
+    fn tell(&mut self, key: CgroupKey, counts: Option<Counts>, account: Option<&Account>) -> Told {
+        let told = self.told.entry(key).or_default();
+        if let Some(counts) = counts {
+            told.counts = most(told.counts, counts);
+        }
+        if let Some(account) = account {
+            extend(&mut told.connects, &account.connects);
+            extend(&mut told.round_trips, &account.round_trips);
+        }
+        *told
+    }
+
+    /// A cgroup's final values were told, of which so much is of closed sockets.
+    fn give_back(&mut self, key: CgroupKey, closed: Counts) -> Option<Told> {
+        let told = self.told.remove(&key)?;
+        self.gone.insert(key);
+        self.given = plus(self.given, less(told.counts, closed));
+        Some(told)
+    }
+}
+
+/// Fills the row: without a walk there is nothing of living sockets, and without an account nothing of what happened.
+fn book(row: &mut Row, layout: &Layout, told: &Told, alive: Option<&Alive>, account: Option<&Account>) {
+    row.clear();
+    if let Some(alive) = alive {
+        let Counts { bytes, segments, retransmits, overflows } = told.counts;
+        row.add_all(layout, &metrics::BYTES, &bytes);
+        row.add_all(layout, &metrics::SEGMENTS, &segments);
+        row.add(layout, &metrics::RETRANSMITS, 0, retransmits);
+        row.add(layout, &metrics::LISTEN_OVERFLOWS, 0, overflows);
+        let connections = alive.connections.map(u64::from);
+        row.add_all(layout, &metrics::SOCKETS, &connections);
+        if connections.get(SocketState::Listening.index()).is_some_and(|listening| *listening > 0) {
+            row.add(layout, &metrics::ACCEPT_QUEUE, 0, alive.queue.into());
+            row.add(layout, &metrics::ACCEPT_QUEUE_LIMIT, 0, alive.queue_limit.into());
+        }
+    }
+    if let Some(account) = account {
+        let events = ConnectionEvent::ALL.map(|event| match event {
+            ConnectionEvent::Opened => account.opened,
+            ConnectionEvent::Accepted => account.accepted,
+            ConnectionEvent::Failed => account.failures.iter().sum(),
+            ConnectionEvent::Closed => account.ended,
+        });
+        row.add_all(layout, &metrics::CONNECTION_EVENTS, &events);
+        row.add_all(layout, &metrics::CONNECT_FAILURES, &account.failures);
+        let connects = distribution(&told.connects, account.connects_ns);
+        row.add_histogram(layout, &metrics::CONNECT_LATENCY, 0, &connects);
+        let round_trips = distribution(&told.round_trips, account.round_trips_ns);
+        row.add_histogram(layout, &metrics::ROUND_TRIP, 0, &round_trips);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POD: CgroupKey = 77;
+
+    fn counts(bytes: u64) -> Counts {
+        Counts { bytes: [bytes, 0], ..Counts::NONE }
+    }
+
+    fn walked(closed: u64, alive: &[(CgroupKey, u64, u32)]) -> Walked {
+        let alive = alive.iter().map(|(key, bytes, is_online)| {
+            (*key, Alive { key: *key, counts: counts(*bytes), is_online: *is_online, ..Alive::EMPTY })
+        });
+        Walked { closed: vec![(KEY_NOBODY, counts(closed))], alive: alive.collect() }
+    }
+
+    #[test]
+    fn living_sockets_are_told_by_one_owner() {
+        let held = Keys::from_iter([POD]);
+        let mut books = Books::default();
+        let alive = |is_online, slot| Alive { is_online, slot, ..Alive::EMPTY };
+        for (key, met, has_v1, expected) in [
+            (KEY_NOBODY, alive(0, NO_SLOT), true, Owner::Slot),
+            (KEY_ROOT, alive(1, NO_SLOT), true, Owner::Nobody),
+            (KEY_ROOT, alive(1, NO_SLOT), false, Owner::Slot),
+            (POD, alive(0, 9), true, Owner::Slot),
+            (78, alive(1, NO_SLOT), true, Owner::Cgroup),
+            (78, alive(0, NO_SLOT), true, Owner::Nobody),
+            (78, alive(1, 10), true, Owner::Slot),
+        ] {
+            assert_eq!(books.owner(key, &met, &held, has_v1), expected, "{key} {met:?}");
+        }
+        books.gone.insert(78);
+        assert_eq!(books.owner(78, &alive(1, 10), &held, true), Owner::Nobody, "its slot was given back since");
+    }
+
+    #[test]
+    fn what_outlives_its_cgroup_is_told_once_in_all() {
+        let mut books = Books::default();
+        // 100 of closed sockets; 40 of two living ones.
+        books.tell(POD, Some(counts(140)), None);
+        let none = Keys::default();
+        let nobodys = |books: &Books, walked: &Walked, closed: u64| {
+            less(most(plus(counts(closed), books.of_nobody(walked, &none, true)), counts(0)), books.given)
+        };
+        books.give_back(POD, counts(100));
+        for (alive, closed, expected, what) in [
+            (walked(0, &[(POD, 40, 1)]), 0, 0, "a walk from before its removal"),
+            (walked(0, &[(POD, 40, 0)]), 0, 0, "nothing new"),
+            (walked(0, &[(POD, 55, 0)]), 0, 15, "they go on"),
+            (walked(30, &[(POD, 25, 0)]), 30, 15, "one has closed"),
+            (walked(60, &[]), 60, 20, "both have"),
+        ] {
+            assert_eq!(nobodys(&books, &alive, closed), counts(expected), "{what}");
+        }
+    }
+
+    #[test]
+    fn what_was_told_never_becomes_less() {
+        let mut books = Books::default();
+        for (now, told) in [(Some(5), 5), (Some(3), 5), (None, 5), (Some(8), 8)] {
+            assert_eq!(books.tell(POD, now.map(counts), None).counts, counts(told));
+        }
+    }
+}

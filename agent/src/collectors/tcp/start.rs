@@ -1,0 +1,112 @@
+//! What the collector `tcp` is made of, and how it starts.
+
+use std::{error::Error, sync::Arc};
+
+use super::{
+    Tcp, metrics,
+    walk::{WalkMaps, Walker},
+};
+use crate::{
+    collectors::spec::{Kind, Part, Program, Spec, Start, Started},
+    kernel::{hooks::Hook, maps::Map},
+    signal::Loss,
+};
+
+/// The collector.
+pub static SPEC: Spec = Spec {
+    name: "tcp",
+    about: "TCP: bytes, segments, connections, their latencies and failures",
+    kind: Kind::Programs,
+    is_optional: true,
+    parts: &[
+        Part {
+            without: None,
+            for_events: false,
+            programs: &[Program::on_tracepoint("tcp_state", "inet_sock_set_state", &["sock", "int", "int"])],
+            maps: &[Map::per_slot("TCP_ACCOUNTS", 1), Map::fixed("TCP_CURSOR"), Map::fixed("TCP_CONNECTS")],
+        },
+        Part {
+            without: Some(
+                "bytes, segments, retransmits, overflows and sockets by state are missing, since what living sockets have is not known",
+            ),
+            for_events: false,
+            programs: &[Program { name: "tcp_walk", hook: Hook::TaskIterator }],
+            maps: &[
+                Map::per_slot("TCP_ALIVE", 1),
+                // A table that is never full.
+                Map::per_slot("TCP_PLACES", 2),
+                Map::fixed("TCP_WALK"),
+                Map::fixed("TCP_AT"),
+            ],
+        },
+    ],
+    wishes: &[],
+    without: None,
+    metrics: &[
+        &metrics::BYTES,
+        &metrics::SEGMENTS,
+        &metrics::RETRANSMITS,
+        &metrics::CONNECTION_EVENTS,
+        &metrics::CONNECT_FAILURES,
+        &metrics::CONNECT_LATENCY,
+        &metrics::ROUND_TRIP,
+        &metrics::SOCKETS,
+        &metrics::ACCEPT_QUEUE,
+        &metrics::ACCEPT_QUEUE_LIMIT,
+        &metrics::LISTEN_OVERFLOWS,
+    ],
+    records: &[],
+    events: &[],
+    losses: &[&MISSED_CLOSING, &WALK_UNFINISHED, &CHAIN_LEFT, &NO_ROOM],
+    start,
+};
+
+/// A change of a socket's state is in no metric.
+pub(super) static MISSED_CLOSING: Loss = Loss {
+    reason: "missed_closing",
+    means: "the kernel left out the program at a change of a socket's state, since that came in an interrupt on a CPU that was counting another one: a connection may be missing in the counts of events, and what it sent and received since the last walk in bytes, segments and retransmits",
+};
+
+/// What living sockets have is not that of now.
+pub(super) static WALK_UNFINISHED: Loss = Loss {
+    reason: "walk_unfinished",
+    means: "a walk through the node's TCP sockets did not come to its end: more than a million sockets or 4,096 network namespaces, or a kernel whose tables differ. Bytes, segments and sockets by state stay those of the last walk that did; report it if it goes on",
+};
+
+/// Some living sockets were not met.
+pub(super) static CHAIN_LEFT: Loss = Loss {
+    reason: "chain_left",
+    means: "a socket was closed and made anew in another place just as the walk through sockets came by: what came behind it is told at the next walk",
+};
+
+/// Sockets of more cgroups than there are records.
+pub(super) static NO_ROOM: Loss = Loss {
+    reason: "no_room",
+    means: "a living TCP socket was met whose cgroup got no record, since more cgroups have sockets than there are slots: it counts as `unattributed` until it closes",
+};
+
+fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
+    let accounts = Arc::new(start.object.array("TCP_ACCOUNTS")?);
+    let slots = Arc::new(start.object.array("SLOTS")?);
+    let walker = if start.runs("tcp_walk") {
+        let maps = WalkMaps {
+            iterator: start.object.iterator("tcp_walk")?,
+            slots: Arc::clone(&slots),
+            accounts: Arc::clone(&accounts),
+            alive: start.object.array("TCP_ALIVE")?,
+            walk: start.object.array("TCP_WALK")?,
+            cursor: start.object.array("TCP_CURSOR")?,
+        };
+        Some(Walker::start(maps)?)
+    } else {
+        None
+    };
+    let has_v1 = start.hierarchies.keyed_v1().is_some();
+    let missed = start.object.missed_runs("tcp_state")?;
+    let mut started = Started::whole(Tcp::new(Arc::clone(&start.layout), accounts, slots, walker, has_v1, missed));
+    if start.hierarchies.v2().is_none() {
+        let lack = "this node has no cgroup version 2, the only one that sockets know: all of them are unattributed";
+        started.lacks.push(lack.to_owned());
+    }
+    Ok(started)
+}

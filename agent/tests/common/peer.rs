@@ -1,0 +1,349 @@
+//! Peers: processes of the test's own that talk TCP to each other in a known way, each in a cgroup and, if the test wants
+//! it, in a network namespace of its own.
+//!
+//! A peer is this test binary once more, at the one "test" in this file. It reads one command a line and answers each with
+//! one line. It makes its sockets when it is told to, so after it was moved into its cgroup.
+
+use std::{
+    env,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    os::fd::AsRawFd as _,
+    process::{Child, ChildStderr, ChildStdin, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+};
+
+use super::{PATIENCE, TestCgroup};
+
+const PEER: &str = "PODLENS_TEST_PEER";
+const ANSWER: &str = "peer: ";
+/// Lengths of what is asked for and of what is answered, before either.
+const HEAD: usize = 8;
+
+/// In whose network namespace a peer is.
+#[derive(Clone, Copy, Debug)]
+pub enum Network<'a> {
+    /// The machine's.
+    Machine,
+    /// One of its own.
+    Own,
+    /// That of another peer.
+    Of(&'a Peer),
+}
+
+/// Payload that a peer's programs have written and read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Written.
+    pub sent: u64,
+    /// Read.
+    pub received: u64,
+}
+
+/// A peer's process. Ends with the value.
+#[derive(Debug)]
+pub struct Peer {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStderr>,
+}
+
+impl Peer {
+    /// Starts one in a cgroup.
+    pub fn start(cgroup: &TestCgroup, network: Network<'_>) -> Self {
+        let binary = env::current_exe().expect("a test knows its binary");
+        let namespace = match network {
+            Network::Of(other) => format!("--net=/proc/{}/ns/net", other.id()),
+            Network::Machine | Network::Own => String::new(),
+        };
+        let under: &[&str] = match network {
+            Network::Machine => &[],
+            Network::Own => &["unshare", "--net"],
+            Network::Of(_) => &["nsenter", &namespace],
+        };
+        let mut words = under.iter().map(std::ffi::OsStr::new).chain([binary.as_os_str()]);
+        let mut command = Command::new(words.next().unwrap_or(binary.as_os_str()));
+        command.args(words).args(["peer_process", "--ignored", "--nocapture", "--test-threads=1"]);
+        command.env(PEER, "1").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+        let input = child.stdin.take().expect("it is piped");
+        let output = BufReader::new(child.stderr.take().expect("it is piped"));
+        let mut peer = Self { child, input, output };
+        peer.answer();
+        cgroup.add(peer.id());
+        if matches!(network, Network::Own) {
+            peer.in_its_network(&["ip", "link", "set", "lo", "up"]);
+        }
+        peer
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Runs a command in its network namespace.
+    pub fn in_its_network(&self, command: &[&str]) {
+        self.try_in_its_network(command).unwrap_or_else(|refusal| panic!("{command:?}: {refusal}"));
+    }
+
+    /// The same; gives what the command says if it fails.
+    pub fn try_in_its_network(&self, command: &[&str]) -> Result<(), String> {
+        let net = format!("--net=/proc/{}/ns/net", self.id());
+        let output = Command::new("nsenter").arg(net).args(command).output().expect("nsenter is installed");
+        output.status.success().then_some(()).ok_or_else(|| String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
+    /// Lays a wire from its network namespace, `pl0`, to another peer's, `pl1`, or to its own again, with these addresses; tells
+    /// why not if the kernel has no such devices.
+    pub fn wire(&self, other: Option<&Self>, addresses: [&str; 2]) -> Result<(), String> {
+        let far = other.unwrap_or(self);
+        let id = far.id().to_string();
+        let add = ["ip", "link", "add", "pl0", "type", "veth", "peer", "name", "pl1", "netns", &id];
+        self.try_in_its_network(&add)?;
+        for (peer, link, address) in [(self, "pl0", addresses[0]), (far, "pl1", addresses[1])] {
+            peer.in_its_network(&["ip", "address", "add", address, "dev", link]);
+            peer.in_its_network(&["ip", "link", "set", link, "up"]);
+        }
+        Ok(())
+    }
+
+    /// A number of its network namespace, by the names that /proc/net/snmp and netstat have.
+    pub fn counter(&self, group: &str, name: &str) -> u64 {
+        let text = ["snmp", "netstat"].map(|file| {
+            std::fs::read_to_string(format!("/proc/{}/net/{file}", self.id())).expect("the namespace has counters")
+        });
+        let mut lines = text.iter().flat_map(|text| text.lines()).filter_map(|line| line.strip_prefix(group));
+        let (names, values) = (lines.next().expect("names"), lines.next().expect("values"));
+        let at = names.split_whitespace().position(|one| one == name).unwrap_or_else(|| panic!("{group}{name}"));
+        values.split_whitespace().nth(at).expect("as many values as names").parse().expect("a number")
+    }
+
+    /// Listens at an address and answers whoever comes; gives the address.
+    pub fn serve(&mut self, address: &str) -> SocketAddr {
+        self.ask(&format!("serve {address}")).parse().expect("an address")
+    }
+
+    /// Listens with this backlog and takes nobody.
+    pub fn listen(&mut self, address: &str, backlog: u32) -> SocketAddr {
+        self.ask(&format!("listen {address} {backlog}")).parse().expect("an address")
+    }
+
+    /// Makes connections one after another, sends and asks for so much on each, and keeps them; gives what failed.
+    pub fn open(&mut self, address: SocketAddr, times: u32, up: u32, down: u32) -> u32 {
+        self.ask(&format!("open {address} {times} {up} {down}")).parse().expect("a number")
+    }
+
+    /// The same, and closes each.
+    pub fn call(&mut self, address: SocketAddr, times: u32, up: u32, down: u32) -> u32 {
+        self.ask(&format!("call {address} {times} {up} {down}")).parse().expect("a number")
+    }
+
+    /// Tries so many connections at once and waits for none of them.
+    pub fn knock(&mut self, address: SocketAddr, times: u32) {
+        self.ask(&format!("knock {address} {times}"));
+    }
+
+    /// Closes all that it has kept.
+    pub fn close(&mut self) {
+        self.ask("close");
+    }
+
+    /// The same, by resets.
+    pub fn reset(&mut self) {
+        self.ask("reset");
+    }
+
+    /// What its programs have written and read so far.
+    pub fn traffic(&mut self) -> Traffic {
+        let answer = self.ask("traffic");
+        let (sent, received) = answer.split_once(' ').expect("two numbers");
+        Traffic { sent: sent.parse().expect("a number"), received: received.parse().expect("a number") }
+    }
+
+    /// Ends it, whatever it has open.
+    pub fn kill(mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it has ended");
+    }
+
+    /// Tells it what to do and does not wait for the answer.
+    pub fn begin(&mut self, command: &str) {
+        writeln!(self.input, "{command}").expect("the peer waits for commands");
+    }
+
+    fn ask(&mut self, command: &str) -> String {
+        self.begin(command);
+        self.answer()
+    }
+
+    /// Its next answer.
+    pub fn answer(&mut self) -> String {
+        let mut said = String::new();
+        loop {
+            let mut line = String::new();
+            let length = self.output.read_line(&mut line).expect("its output can be read");
+            assert!(length != 0, "the peer has ended; it said:\n{said}");
+            if let Some(answer) = line.strip_prefix(ANSWER) {
+                return answer.trim_end().to_owned();
+            }
+            said.push_str(&line);
+        }
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        // Fails only for a child that has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What a peer's process has written and read.
+#[derive(Default)]
+struct Totals {
+    sent: AtomicU64,
+    received: AtomicU64,
+}
+
+impl Totals {
+    fn send(&self, stream: &mut TcpStream, bytes: usize) -> std::io::Result<()> {
+        stream.write_all(&vec![7; bytes])?;
+        self.sent.fetch_add(bytes as u64, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn receive(&self, stream: &mut TcpStream, bytes: usize) -> std::io::Result<Vec<u8>> {
+        let mut found = vec![0; bytes];
+        stream.read_exact(&mut found)?;
+        self.received.fetch_add(bytes as u64, Ordering::SeqCst);
+        Ok(found)
+    }
+}
+
+#[test]
+#[ignore = "no test, but the process that other tests start as a peer"]
+fn peer_process() {
+    if env::var_os(PEER).is_none() {
+        return;
+    }
+    let totals = Arc::new(Totals::default());
+    let mut kept: Vec<TcpStream> = Vec::new();
+    let mut others: Vec<TcpListener> = Vec::new();
+    eprintln!("{ANSWER}ready");
+    for line in std::io::stdin().lines() {
+        let line = line.expect("a line");
+        let words: Vec<&str> = line.split(' ').collect();
+        let word = |at: usize| words.get(at).copied().unwrap_or_default();
+        let number = |at: usize| word(at).parse::<u32>().expect("a number");
+        let answer = match word(0) {
+            "serve" => serve(word(1), &totals).to_string(),
+            "listen" => listen(word(1), number(2), &mut others).to_string(),
+            "open" | "call" => {
+                let mut failed = 0;
+                for _ in 0..number(2) {
+                    match call(word(1), number(3), number(4), &totals) {
+                        Ok(stream) if word(0) == "open" => kept.push(stream),
+                        Ok(stream) => end(stream),
+                        Err(_) => failed += 1,
+                    }
+                }
+                failed.to_string()
+            }
+            "knock" => {
+                let address: SocketAddr = word(1).parse().expect("an address");
+                (0..number(2)).for_each(|_| knock(address));
+                "done".to_owned()
+            }
+            "close" => {
+                kept.drain(..).for_each(end);
+                "done".to_owned()
+            }
+            "reset" => {
+                for stream in kept.drain(..) {
+                    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+                    set_option(&stream, libc::SO_LINGER, &linger);
+                }
+                "done".to_owned()
+            }
+            "traffic" => {
+                format!("{} {}", totals.sent.load(Ordering::SeqCst), totals.received.load(Ordering::SeqCst))
+            }
+            other => panic!("no command is called {other:?}"),
+        };
+        eprintln!("{ANSWER}{answer}");
+    }
+    std::process::exit(0);
+}
+
+/// One exchange as the side that asks.
+fn call(address: &str, up: u32, down: u32, totals: &Totals) -> std::io::Result<TcpStream> {
+    let mut stream = TcpStream::connect(address)?;
+    // Head and payload are two segments, of which the second would wait for the first one's acknowledgement.
+    stream.set_nodelay(true)?;
+    let head = [up.to_le_bytes(), down.to_le_bytes()].concat();
+    stream.write_all(&head)?;
+    totals.sent.fetch_add(HEAD as u64, Ordering::SeqCst);
+    totals.send(&mut stream, up as usize)?;
+    totals.receive(&mut stream, down as usize)?;
+    Ok(stream)
+}
+
+/// Closes a connection and waits until the other side has done so too.
+fn end(mut stream: TcpStream) {
+    let _ = stream.shutdown(Shutdown::Write);
+    let _ = stream.read(&mut [0; 1]);
+}
+
+/// Answers each connection in a thread of its own.
+fn serve(address: &str, totals: &Arc<Totals>) -> SocketAddr {
+    let listener = TcpListener::bind(address).expect("a free port");
+    let bound = listener.local_addr().expect("an address");
+    let totals = Arc::clone(totals);
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut stream, totals) = (stream.expect("a connection"), Arc::clone(&totals));
+            thread::spawn(move || {
+                let Ok(head) = totals.receive(&mut stream, HEAD) else { return };
+                let lengths = [head.first_chunk(), head.last_chunk()];
+                let [up, down] = lengths.map(|bytes| u32::from_le_bytes(*bytes.expect("4 bytes")) as usize);
+                if totals.receive(&mut stream, up).is_ok() && totals.send(&mut stream, down).is_ok() {
+                    let _ = stream.read(&mut [0; 1]);
+                }
+            });
+        }
+    });
+    bound
+}
+
+/// Listens and takes nobody.
+fn listen(address: &str, backlog: u32, others: &mut Vec<TcpListener>) -> SocketAddr {
+    let listener = TcpListener::bind(address).expect("a free port");
+    let bound = listener.local_addr().expect("an address");
+    let backlog = i32::try_from(backlog).expect("a small number");
+    // SAFETY: it is a socket that listens; to listen once more changes how many may wait.
+    assert_eq!(unsafe { libc::listen(listener.as_raw_fd(), backlog) }, 0, "{}", std::io::Error::last_os_error());
+    others.push(listener);
+    bound
+}
+
+/// Connects from a thread of its own and keeps what comes of it.
+fn knock(address: SocketAddr) {
+    thread::spawn(move || {
+        let _stream = TcpStream::connect_timeout(&address, PATIENCE);
+        thread::sleep(PATIENCE);
+    });
+}
+
+fn set_option<T>(stream: &TcpStream, option: libc::c_int, value: &T) {
+    let length = libc::socklen_t::try_from(size_of::<T>()).expect("a small number");
+    // SAFETY: the value is of the option's type, which the caller knows.
+    let answer =
+        unsafe { libc::setsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, option, (&raw const *value).cast(), length) };
+    assert_eq!(answer, 0, "{}", std::io::Error::last_os_error());
+}
