@@ -27,21 +27,29 @@ fn held_in_kernel(process: u32) -> (BTreeSet<u64>, BTreeSet<u64>) {
         programs.extend(number("prog_id:"));
         maps.extend(number("map_id:"));
     }
+    // What a program uses stays as long as the program, though nobody holds a descriptor of it.
+    for program in listed("prog").iter().filter(|program| programs.contains(&program["id"].as_u64().unwrap())) {
+        maps.extend(program["map_ids"].as_array().into_iter().flatten().filter_map(|id| id.as_u64()));
+    }
     (programs, maps)
 }
 
-/// Ids of all programs or maps in the kernel, as bpftool lists them.
-fn listed_by_bpftool(what: &str) -> BTreeSet<u64> {
+/// All programs or maps in the kernel, as bpftool lists them.
+fn listed(what: &str) -> Vec<serde_json::Value> {
     let output = Command::new("bpftool").args(["--json", what, "show"]).output().expect("bpftool is installed");
-    let list: serde_json::Value = serde_json::from_slice(&output.stdout).expect("bpftool answers in JSON");
-    list.as_array().unwrap().iter().map(|one| one["id"].as_u64().unwrap()).collect()
+    serde_json::from_slice(&output.stdout).expect("bpftool answers with a list in JSON")
+}
+
+/// Their ids.
+fn ids(what: &str) -> BTreeSet<u64> {
+    listed(what).iter().map(|one| one["id"].as_u64().unwrap()).collect()
 }
 
 fn assert_kernel_is_clean(held: &(BTreeSet<u64>, BTreeSet<u64>)) {
     // The kernel frees maps after a grace period.
     wait_until("the kernel's release of programs and maps", Duration::from_secs(2), || {
-        let programs: Vec<u64> = held.0.intersection(&listed_by_bpftool("prog")).copied().collect();
-        let maps: Vec<u64> = held.1.intersection(&listed_by_bpftool("map")).copied().collect();
+        let programs: Vec<u64> = held.0.intersection(&ids("prog")).copied().collect();
+        let maps: Vec<u64> = held.1.intersection(&ids("map")).copied().collect();
         if programs.is_empty() && maps.is_empty() {
             Ok(())
         } else {
@@ -55,7 +63,7 @@ fn a_killed_agent_leaves_no_program_and_no_map_in_the_kernel() {
     let mut agent = Agent::start(&[]);
     let held = held_in_kernel(agent.id());
     assert!(held.0.len() >= 4 && held.1.len() >= 5, "what it holds is found: {held:?}");
-    assert!(held.0.is_subset(&listed_by_bpftool("prog")) && held.1.is_subset(&listed_by_bpftool("map")));
+    assert!(held.0.is_subset(&ids("prog")) && held.1.is_subset(&ids("map")));
     agent.signal("KILL");
     assert!(!agent.wait().success());
     assert_kernel_is_clean(&held);
