@@ -61,7 +61,5 @@ fn tell_end(task: Task, leader: Task, signal: kernel::Signal) {
     // SAFETY: the helper has no precondition.
     let cpu = unsafe { bpf_get_smp_processor_id() };
     let Some(key) = slots::key_of_task(task, cpu) else { return };
-    // As wait_task_zombie() of kernel/exit.c chooses.
-    let status = signal.group_exit().unwrap_or(leader.exit_code());
-    events::send(INIT_ENDED, key, InitEnd { status, level: pid.level() });
+    events::send(INIT_ENDED, key, InitEnd { status: signal.status(leader), level: pid.level() });
 }

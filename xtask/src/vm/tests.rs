@@ -74,10 +74,11 @@ pub(crate) fn run_tests(tests: &Tests<'_>) -> Result<Tally> {
         places::program(name).with_context(|| format!("there is no {name}; `cargo xtask setup --for test` installs it"))
     });
     let mut mirrored: BTreeSet<PathBuf> = called.collect::<Result<_>>()?;
-    mirrored.extend(programs.iter().chain(&agents).map(|built| built.path.clone()));
-    mirrored.extend(libraries(&mirrored)?);
+    let built: BTreeSet<PathBuf> = programs.iter().chain(&agents).map(|built| built.path.clone()).collect();
+    mirrored.extend(libraries(&mirrored.union(&built).cloned().collect())?);
     mirrored.extend(Some(PathBuf::from(LIBRARY_CACHE)).filter(|cache| cache.exists()));
     mirrored.iter().try_for_each(|path| guest.mirror(path))?;
+    built.iter().try_for_each(|path| guest.mirror_stripped(path))?;
     tests.files.iter().try_for_each(|file| guest.add(file))?;
 
     let mut readers: BTreeMap<String, Reader> = BTreeMap::new();

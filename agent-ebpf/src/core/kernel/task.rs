@@ -74,10 +74,12 @@ impl Pid {
 }
 
 impl Signal {
-    /// How the whole process was told to end, if it was not its main thread alone that did.
+    /// How the process ended, as wait_task_zombie() of kernel/exit.c chooses: as the whole of it was told to, or as its main
+    /// thread did. Both are read in any case, since the verifier of 5.10 does not follow an optional value on the stack.
     #[inline(always)]
-    pub(crate) fn group_exit(self) -> Option<u32> {
-        if self.flags() & SIGNAL_GROUP_EXIT != 0 { Some(self.exit_code()) } else { None }
+    pub(crate) fn status(self, leader: Task) -> u32 {
+        let (of_all, of_leader) = (self.exit_code(), leader.exit_code());
+        if self.flags() & SIGNAL_GROUP_EXIT != 0 { of_all } else { of_leader }
     }
 }
 

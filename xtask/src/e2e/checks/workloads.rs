@@ -40,6 +40,13 @@ pub(super) fn every_kind(world: &mut World) -> Result<String> {
     })?;
     world.kubectl(&["delete", "pod", "--namespace", NAMESPACE, "again"])?;
     world.apply(&[pod("again", &["500", "stay"])])?;
+    // Its next start is 20 s away: one between the last look at its log and its removal would be in nobody's truth.
+    within(LOADS_WITHIN, || {
+        world.truth.read(&world.cluster.pod_logs());
+        let mut of_crash = ALL.iter().filter(|expected| expected.pod == "crash");
+        of_crash.find_map(|expected| lacking(world, expected)).map_or(Ok(()), |what| bail!("{what}"))
+    })?;
+    world.kubectl(&["delete", "pod", "--namespace", NAMESPACE, "crash"])?;
     within(LOADS_WITHIN, || {
         world.truth.read(&world.cluster.pod_logs());
         match ALL.iter().find_map(|expected| lacking(world, expected)) {
@@ -57,7 +64,6 @@ pub(super) fn every_kind(world: &mut World) -> Result<String> {
         "--patch",
         "{\"spec\":{\"suspend\":true}}",
     ])?;
-    world.kubectl(&["delete", "pod", "--namespace", NAMESPACE, "crash"])?;
     settled(world)?;
     let workloads = workloads(world)?;
     // And none ends any more: a last job may just have begun.
