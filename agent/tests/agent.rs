@@ -29,7 +29,7 @@ fn held_in_kernel(process: u32) -> (BTreeSet<u64>, BTreeSet<u64>) {
     }
     // What a program uses stays as long as the program, though nobody holds a descriptor of it.
     for program in listed("prog").iter().filter(|program| programs.contains(&program["id"].as_u64().unwrap())) {
-        maps.extend(program["map_ids"].as_array().into_iter().flatten().filter_map(|id| id.as_u64()));
+        maps.extend(program["map_ids"].as_array().into_iter().flatten().filter_map(serde_json::Value::as_u64));
     }
     (programs, maps)
 }
