@@ -20,8 +20,8 @@ use podlens_common::{
 use crate::{
     atomic, events, hybrid,
     kernel::{
-        Cgroup, ROOT_ID, Task, has_v1, number,
-        offsets::{self, half, word},
+        Cgroup, ROOT_ID, Task, has_v1, is_kernel_thread_at, number,
+        offsets::{self, word},
         structure,
     },
     slots,
@@ -30,9 +30,6 @@ use crate::{
 /// How many tasks were marked.
 #[map]
 static OOM_MARKS: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
-
-/// `PF_KTHREAD` of linux/sched.h.
-const PF_KTHREAD: u32 = 0x0020_0000;
 
 structure! {
     /// `struct task_struct`, of a process and its memory
@@ -221,7 +218,7 @@ fn name_of(task: u64) -> [u8; NAME_BYTES] {
 /// The cgroup of a task that wants memory.
 #[inline(always)]
 fn trigger_key(task: u64) -> CgroupKey {
-    if half(task + offsets::task_flags()) & PF_KTHREAD != 0 {
+    if is_kernel_thread_at(task) {
         return KEY_KERNEL;
     }
     match hybrid::key_at(word(task + offsets::task_cgroups())) {

@@ -9,7 +9,7 @@
 
 use aya_ebpf::{
     cty::{c_long, c_void},
-    helpers::{bpf_get_current_task, bpf_loop, bpf_probe_read_kernel},
+    helpers::{bpf_get_current_task, bpf_loop},
 };
 use podlens_common::tree::TreeWalk;
 
@@ -160,14 +160,12 @@ extern "C" fn step<T: Tree>(_index: u32, _context: *mut c_void) -> c_long {
 /// The id of the cgroup whose state it is.
 #[inline(always)]
 pub(crate) fn id_of(state: u64) -> u64 {
-    let cgroup = word(state + offsets::css_cgroup());
-    word(word(cgroup + offsets::cgroup_kn()) + offsets::kn_id())
+    offsets::id_of(word(state + offsets::css_cgroup()))
 }
 
 /// A pointer among the members of a cgroup that the kernel has handed to the program, as a number, which the functions that are
 /// proved once take; 0 where nothing is.
 #[inline(always)]
 pub(crate) fn pointer_in(cgroup: Cgroup, offset: u64) -> u64 {
-    // SAFETY: the helper checks the address.
-    unsafe { bpf_probe_read_kernel((cgroup.address() + offset) as *const u64) }.unwrap_or(0)
+    offsets::word_inline(cgroup.address() + offset)
 }

@@ -28,7 +28,7 @@ use crate::{
     cells::{cells, element},
     hybrid,
     kernel::{
-        ROOT_ID,
+        ROOT_ID, is_kernel_thread_at,
         offsets::{self, half, word},
     },
 };
@@ -39,8 +39,6 @@ const STEPS: u32 = 512;
 const REMEMBERED: u32 = 8;
 /// Where a node of a list has the one before it, in bytes.
 const PREVIOUS: u64 = 8;
-/// `PF_KTHREAD` of linux/sched.h.
-const PF_KTHREAD: u32 = 0x0020_0000;
 /// `TASK_UNINTERRUPTIBLE` of linux/sched.h.
 const UNINTERRUPTIBLE: u32 = 0x2;
 /// `TASK_NOLOAD` of linux/sched.h: idle, as kernel threads without work.
@@ -333,7 +331,7 @@ fn visit(walk: WalkCells, task: u64) {
         });
     }
     let mut key = walk.set_key().get();
-    if key == KEY_ROOT && half(task + offsets::task_flags()) & PF_KTHREAD != 0 {
+    if key == KEY_ROOT && is_kernel_thread_at(task) {
         key = KEY_KERNEL;
     }
     if key != walk.key().get() {

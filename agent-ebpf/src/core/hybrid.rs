@@ -16,7 +16,7 @@ use podlens_common::cgroup::{CACHE_ENTRIES, CgroupKey, KEY_V1, cache_index};
 use crate::{
     kernel::{
         Cgroup, CssSet, ROOT_SERIAL, has_v1,
-        offsets::{self, word},
+        offsets::{self, id_of, word},
     },
     slots::{self, lose},
 };
@@ -63,11 +63,6 @@ pub(crate) fn key_at(set: u64) -> Option<CgroupKey> {
         }
     }
     Some(id_of(v2))
-}
-
-#[inline(always)]
-fn id_of(cgroup: u64) -> u64 {
-    word(word(cgroup + offsets::cgroup_kn()) + offsets::kn_id())
 }
 
 /// Which of two cgroups counts, by their addresses.

@@ -494,7 +494,7 @@ fn record_of(at: AtCells, cgroup: u64) -> u32 {
     if last == cgroup && of_run == run {
         return record;
     }
-    let key = if cgroup == 0 { KEY_NOBODY } else { word(word(cgroup + kernel::cgroup_kn()) + kernel::kn_id()) };
+    let key = if cgroup == 0 { KEY_NOBODY } else { kernel::id_of(cgroup) };
     let is_online = u32::from(half(cgroup + offsets::cgroup_flags()) & CGROUP_ONLINE != 0);
     let record = place(key, is_online);
     known.set(Known { cgroup, run, record });

@@ -1,4 +1,4 @@
-//! From a histogram as the kernel programs count it to the cells of a row. Pure; for any collector that has one.
+//! From a histogram as the kernel programs count it to the cells of a row, though a count runs over. Pure; for any collector that has one.
 
 use podlens_common::histogram::{BUCKETS, bucket};
 
@@ -19,13 +19,21 @@ pub fn distribution(hashed: &[u64; BUCKETS], sum_ns: u64) -> [u64; Histogram::CE
     cells
 }
 
+/// Brings totals up to counts that are the same modulo 2^32 and have not grown by more since.
+pub fn extend(totals: &mut [u64; BUCKETS], counts: &[u32; BUCKETS]) {
+    for (total, count) in totals.iter_mut().zip(counts) {
+        let low = u32::try_from(*total & u64::from(u32::MAX)).unwrap_or_default();
+        *total += u64::from(count.wrapping_sub(low));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::indexing_slicing)]
 
     use podlens_common::histogram::hashed_bucket;
 
-    use super::{BUCKETS, Histogram, distribution};
+    use super::{BUCKETS, Histogram, distribution, extend};
 
     #[test]
     fn each_count_stands_in_its_bucket_and_the_sum_behind_all() {
@@ -38,5 +46,14 @@ mod tests {
         let expected = [(0, 2), (24, 3), (31, 5), (Histogram::CELLS - 1, 77)];
         assert!(expected.iter().all(|(at, count)| cells[*at] == *count), "{cells:?}");
         assert_eq!(cells.iter().sum::<u64>(), 2 + 3 + 5 + 77);
+    }
+
+    #[test]
+    fn a_count_that_runs_over_goes_on_in_its_total() {
+        let mut totals = [0; BUCKETS];
+        for (count, total) in [(7, 7), (7, 7), (u32::MAX, u64::from(u32::MAX)), (4, (1 << 32) + 4)] {
+            extend(&mut totals, &[count; BUCKETS]);
+            assert_eq!(totals, [total; BUCKETS]);
+        }
     }
 }

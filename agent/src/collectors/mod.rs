@@ -20,7 +20,10 @@ mod tree;
 
 use podlens_common::cgroup::{CgroupKey, Slot};
 
-pub use self::{distribution::distribution, spec::Spec};
+pub use self::{
+    distribution::{distribution, extend},
+    spec::Spec,
+};
 pub use crate::signal::State;
 use crate::{
     kernel::events::{Malformed, Record},

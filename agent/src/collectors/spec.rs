@@ -208,7 +208,7 @@ mod tests {
         kernel::{
             btf::Btf,
             needs::{Answers, programs},
-            object::OBJECT,
+            object::{NODE, OBJECT},
         },
     };
 
@@ -234,15 +234,7 @@ mod tests {
         // The smallest BTF: a header, and no type at all.
         let header = [0x9f, 0xeb, 1, 0, 24, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0];
         let btf = Btf::parse(header.to_vec()).unwrap();
-        let node = [
-            ("HAS_V1", 0),
-            ("V1_HIERARCHY", 0),
-            ("BLKIO_HIERARCHY", 0),
-            ("HAS_PSI", 1),
-            ("SLOTS_COUNT", 64),
-            ("CPUS_COUNT", 2),
-        ];
-        let answers = Answers::new(&programs(OBJECT).unwrap(), btf, &node).unwrap();
+        let answers = Answers::new(&programs(OBJECT).unwrap(), btf, &NODE).unwrap();
         for spec in ALL {
             for wish in spec.wishes.iter().copied().flatten() {
                 let lack = answers.lack(wish.of).unwrap_or_else(|| panic!("{}: nobody knows {}", spec.name, wish.of));

@@ -112,6 +112,17 @@ pub fn node(hierarchies: &Hierarchies, has_psi: bool, cpus: u32, slots: u32) -> 
     ]
 }
 
+/// The same of a node with one tree of version 2, for tests.
+#[cfg(test)]
+pub(crate) const NODE: [(&str, u32); 6] = [
+    ("HAS_V1", 0),
+    ("V1_HIERARCHY", 0),
+    ("BLKIO_HIERARCHY", 0),
+    ("HAS_PSI", 1),
+    ("SLOTS_COUNT", 64),
+    ("CPUS_COUNT", 2),
+];
+
 /// A loader that has not loaded anything.
 ///
 /// aya reads all of the kernel's types whenever one is made, which takes 20 MB for a moment. This object has no use for

@@ -81,6 +81,7 @@ impl Pipeline {
         let mut loader = Loader {
             hierarchies: &hierarchies,
             cpus,
+            has_psi: host::has_psi(Path::new(PROC)),
             slots: memory.slots,
             tells_events,
             states,
@@ -145,6 +146,8 @@ impl Pipeline {
 struct Loader<'a> {
     hierarchies: &'a Hierarchies,
     cpus: Cpus,
+    /// The kernel counts stalls.
+    has_psi: bool,
     slots: u32,
     /// Somebody takes events.
     tells_events: bool,
@@ -177,8 +180,7 @@ impl Loader<'_> {
     fn try_load(&mut self) -> Result<Kernel, State> {
         let blank = Blank::default();
         let btf = Btf::read_file(Path::new(BTF)).map_err(|cause| State::Unsupported(cause.to_string()))?;
-        let has_psi = host::has_psi(Path::new(PROC));
-        let node = object::node(self.hierarchies, has_psi, self.cpus.measured(), self.slots);
+        let node = object::node(self.hierarchies, self.has_psi, self.cpus.measured(), self.slots);
         let answers = needs::programs(object::OBJECT)
             .and_then(|programs| Answers::new(&programs, btf, &node))
             .map_err(|cause| State::Failed(cause.to_string()))?;
@@ -281,7 +283,7 @@ impl Loader<'_> {
             hierarchies: self.hierarchies,
             cpus: self.cpus.measured(),
             slots: self.slots,
-            has_psi: host::has_psi(Path::new(PROC)),
+            has_psi: self.has_psi,
             layout: self.layouts.get(section).cloned().unwrap_or_default(),
             answers,
             attached: &attached,

@@ -70,10 +70,7 @@ impl CssSet {
     /// which a function can take that the verifier proves once. 0 for what cannot be read.
     #[inline(always)]
     pub(crate) fn addresses(self) -> (u64, u64) {
-        let read = |offset: u64| {
-            // SAFETY: the helper checks the address.
-            unsafe { bpf_probe_read_kernel((self.address() + offset) as *const u64) }.unwrap_or(0)
-        };
+        let read = |offset: u64| offsets::word_inline(self.address() + offset);
         let (v2, css) = (read(offsets::set_default()), read(offsets::set_cpu()));
         (v2, offsets::word(css + offsets::css_cgroup()))
     }

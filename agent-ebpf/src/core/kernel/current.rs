@@ -3,7 +3,7 @@
 
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_task, bpf_get_current_task_btf};
 
-use super::{Task, number, offsets, task::PF_KTHREAD};
+use super::{Task, number, offsets, task::is_kernel_thread_at};
 
 /// The task that runs.
 #[derive(Clone, Copy)]
@@ -36,7 +36,7 @@ impl Current {
 
     #[inline(always)]
     pub(crate) fn is_kernel_thread(self) -> bool {
-        self.half(offsets::task_flags()) & PF_KTHREAD != 0
+        is_kernel_thread_at(self.address)
     }
 
     /// The kernel counts it as stalled for want of memory; always so where it does not count that.

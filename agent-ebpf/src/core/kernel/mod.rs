@@ -35,7 +35,10 @@ pub(crate) use self::{
     cgroup::{CGROUP_ONLINE, Cgroup, CssSet, ROOT_ID, ROOT_SERIAL, bandwidth},
     current::Current,
     sched::{CfsRq, has_throttled},
-    task::{Signal, Task, executed_ns_at, exit_tells_group, switch_has_state, thread_at, thread_group_at},
+    task::{
+        Signal, Task, executed_ns_at, exit_tells_group, is_kernel_thread_at, switch_has_state, thread_at,
+        thread_group_at,
+    },
 };
 
 /// The number of a request. Loaded anew at each use: to keep it would take a place on the stack.

@@ -35,14 +35,21 @@ offsets! {
     kn_name = "u64 kernfs_node.name";
 }
 
+/// 64 bits of kernel memory; 0 where nothing is. For an address that is made of a pointer with a type, which a function that is
+/// proved once does not take.
+#[inline(always)]
+pub(crate) fn word_inline(address: u64) -> u64 {
+    // SAFETY: the helper checks the address.
+    unsafe { bpf_probe_read_kernel(address as *const u64) }.unwrap_or(0)
+}
+
 /// 64 bits of kernel memory; 0 where nothing is.
 ///
 /// A function of its own with plain numbers only, which the verifier proves once and not at each call.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn word(address: u64) -> u64 {
-    // SAFETY: the helper checks the address.
-    unsafe { bpf_probe_read_kernel(address as *const u64) }.unwrap_or(0)
+    word_inline(address)
 }
 
 /// 32 bits of kernel memory; 0 where nothing is. As [`word`].
@@ -51,6 +58,12 @@ pub(crate) extern "C" fn word(address: u64) -> u64 {
 pub(crate) extern "C" fn half(address: u64) -> u32 {
     // SAFETY: the helper checks the address.
     unsafe { bpf_probe_read_kernel(address as *const u32) }.unwrap_or(0)
+}
+
+/// The id of the cgroup at an address.
+#[inline(always)]
+pub(crate) fn id_of(cgroup: u64) -> u64 {
+    word(word(cgroup + cgroup_kn()) + kn_id())
 }
 
 /// Says that the program calls `bpf_loop` (5.17 and later).

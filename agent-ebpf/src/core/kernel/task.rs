@@ -5,13 +5,13 @@ use podlens_common::scheduler::Thread;
 
 use super::{
     cgroup::CssSet,
-    number,
+    number, offsets,
     sched::{CfsRq, Rq},
     structure,
 };
 
 /// `PF_KTHREAD` of linux/sched.h.
-pub(super) const PF_KTHREAD: u32 = 0x0020_0000;
+const PF_KTHREAD: u32 = 0x0020_0000;
 /// `SIGNAL_GROUP_EXIT` of linux/sched/signal.h.
 const SIGNAL_GROUP_EXIT: u32 = 4;
 /// `TASK_ON_RQ_MIGRATING` of kernel/sched/sched.h.
@@ -81,6 +81,12 @@ impl Signal {
         let (of_all, of_leader) = (self.exit_code(), leader.exit_code());
         if self.flags() & SIGNAL_GROUP_EXIT != 0 { of_all } else { of_leader }
     }
+}
+
+/// Whether the task at an address is a kernel thread.
+#[inline(always)]
+pub(crate) fn is_kernel_thread_at(task: u64) -> bool {
+    offsets::half(task + offsets::task_flags()) & PF_KTHREAD != 0
 }
 
 impl Task {

@@ -2,6 +2,8 @@
 
 use podlens_common::{disk::DISTRIBUTIONS, histogram::BUCKETS};
 
+use crate::collectors::extend;
+
 /// Counts of durations by place, as the kernel programs keep them.
 type Narrow = [[u32; BUCKETS]; DISTRIBUTIONS];
 /// The same without an end.
@@ -20,10 +22,8 @@ impl Default for Wide {
 impl Wide {
     /// Goes on counting from the last look, since which none of them has grown by 2^32.
     pub(super) fn follow(&mut self, now: &Narrow) -> Durations {
-        for (wide, now) in self.0.iter_mut().flatten().zip(now.iter().flatten()) {
-            #[allow(clippy::cast_possible_truncation, reason = "it is the low half that is compared")]
-            let before = *wide as u32;
-            *wide += u64::from(now.wrapping_sub(before));
+        for (wide, now) in self.0.iter_mut().zip(now) {
+            extend(wide, now);
         }
         self.0
     }

@@ -86,9 +86,6 @@ fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
         }
         if start.runs("memory_last_words") {
             programs.ends = Some(start.object.array("MEMORY_WORDS")?);
-            if !start.is_running(lifecycle::SPEC.name) {
-                lacks.push(format!("removals of cgroups are not reported: {NO_LAST_WORDS}"));
-            }
         }
     }
     let files = start.files().map_err(|cause| format!("cannot start the reader of cgroups' files: {cause}"))?;

@@ -64,7 +64,7 @@ const NO_LAST_WORDS: &str = "stalls between the last reading and the cgroup's en
 fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
     let btf = start.answers.btf();
     let states = States::new(|name| btf.enum_value("psi_states", name).ok());
-    let mut lacks: Vec<String> = nobody_counts(start).map(str::to_owned).into_iter().collect();
+    let lacks: Vec<String> = nobody_counts(start).map(str::to_owned).into_iter().collect();
     let reader = if !lacks.is_empty() {
         Reader::Nobody
     } else if start.runs("pressure_walk") {
@@ -74,9 +74,6 @@ fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
     } else {
         Reader::Files(start.files().map_err(|cause| format!("cannot start the reader of cgroups' files: {cause}"))?)
     };
-    if start.runs("pressure_last_words") && !start.is_running(lifecycle::SPEC.name) {
-        lacks.push(format!("removals of cgroups are not reported: {NO_LAST_WORDS}"));
-    }
     let pressure = Pressure::new(Arc::clone(&start.layout), start.hierarchies.clone(), reader, states);
     Ok(Started { lacks, ..Started::whole(pressure) })
 }

@@ -5,7 +5,10 @@ use podlens_common::{
     stalls::{FAULTS, Stalls},
 };
 
-use crate::{collectors::distribution, signal::Histogram};
+use crate::{
+    collectors::{distribution, extend},
+    signal::Histogram,
+};
 
 /// The counts, at each hashed bucket, and the sums.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,9 +24,7 @@ impl Totals {
     /// Goes on to what the programs have counted by now, of whose counts the record holds the lower halves.
     pub(super) fn follow(&mut self, record: &Stalls) {
         for (lengths, found) in self.0.iter_mut().zip(&record.0) {
-            for (count, low) in lengths.counts.iter_mut().zip(found.counts) {
-                *count += u64::from(low.wrapping_sub(lower_half(*count)));
-            }
+            extend(&mut lengths.counts, &found.counts);
             lengths.sum_ns = found.sum_ns;
         }
     }
@@ -34,11 +35,6 @@ impl Totals {
         let is_empty = lengths.counts.iter().all(|count| *count == 0);
         (!is_empty).then(|| distribution(&lengths.counts, lengths.sum_ns))
     }
-}
-
-#[allow(clippy::cast_possible_truncation, reason = "the lower half is what is wanted")]
-fn lower_half(count: u64) -> u32 {
-    count as u32
 }
 
 #[cfg(test)]

@@ -25,10 +25,10 @@ use podlens_common::{
 
 pub use self::start::SPEC;
 use self::{
-    counts::{extend, less, most, plus},
+    counts::{less, most, plus},
     walk::{Walked, Walker},
 };
-use super::{Collector, Readings, Spec, Sweep, distribution};
+use super::{Collector, Readings, Spec, Sweep, distribution, extend};
 use crate::{
     kernel::{mapped::MappedArray, missed::MissedRuns},
     signal::{Layout, Loss, Row},

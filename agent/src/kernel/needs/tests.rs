@@ -10,18 +10,8 @@ use super::{
 };
 use crate::kernel::{
     btf::{Btf, tests::blob::rich},
-    object::OBJECT,
+    object::{NODE, OBJECT},
 };
-
-/// What the daemon itself knows.
-const NODE: [(&str, u32); 6] = [
-    ("HAS_V1", 0),
-    ("V1_HIERARCHY", 0),
-    ("BLKIO_HIERARCHY", 0),
-    ("HAS_PSI", 1),
-    ("SLOTS_COUNT", 64),
-    ("CPUS_COUNT", 2),
-];
 
 fn running() -> Btf {
     Btf::read_file(Path::new("/sys/kernel/btf/vmlinux")).expect("this kernel's BTF")

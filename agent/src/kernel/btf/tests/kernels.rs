@@ -12,22 +12,12 @@ use crate::{
     kernel::{
         hooks::Hook,
         needs::{Answers, Fact, Request, programs},
-        object::OBJECT,
+        object::{NODE, OBJECT},
     },
 };
 
 const RUNNING: &str = "/sys/kernel/btf/vmlinux";
 const SERIES: [&str; 4] = ["5.10", "6.1", "6.12", "7.2"];
-/// What the daemon itself knows.
-const NODE: [(&str, u32); 6] = [
-    ("HAS_V1", 0),
-    ("V1_HIERARCHY", 0),
-    ("BLKIO_HIERARCHY", 0),
-    ("HAS_PSI", 1),
-    ("SLOTS_COUNT", 64),
-    ("CPUS_COUNT", 2),
-];
-
 fn fetched(series: &str) -> PathBuf {
     let named = env::var_os("PODLENS_TEST_BTF_DIR").map(PathBuf::from);
     let root = named.unwrap_or_else(|| {
