@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
+mod lives;
+
 use std::{
     collections::HashMap,
     hash::{DefaultHasher, Hash as _, Hasher as _},
@@ -102,21 +104,32 @@ impl Bench {
     /// One sweep 10 s after the last: `living` have used so much, and everyone takes the snapshot.
     fn sweep(&mut self, living: &[(&Entity, u64)]) -> Snapshot {
         self.now += Duration::from_secs(10);
-        self.ledger.begin(self.now, &self.names);
-        for (entity, ns) in living {
-            let row = self.row(*ns);
-            let id = self.ledger.entity(&(*entity).clone().into(), SystemTime::UNIX_EPOCH);
-            self.ledger.observe(0, id, &row);
-        }
-        self.ledger.finish(self.now, &self.names);
-        let snapshot = self.ledger.snapshot(SystemTime::UNIX_EPOCH, "n".into(), &self.names);
+        let living: Vec<(Entity, u64, SystemTime)> =
+            living.iter().map(|(entity, ns)| ((*entity).clone(), *ns, SystemTime::UNIX_EPOCH)).collect();
+        let snapshot = self.sweep_now(&living);
         self.ledger.exported("test", snapshot.sequence, self.now);
         snapshot
     }
 
+    /// One sweep: `living` have used so much since then.
+    fn sweep_now(&mut self, living: &[(Entity, u64, SystemTime)]) -> Snapshot {
+        self.ledger.begin(self.now, &self.names);
+        for (entity, ns, since) in living {
+            let row = self.row(*ns);
+            let id = self.ledger.entity(&entity.clone().into(), *since);
+            self.ledger.observe(0, id, &row);
+        }
+        self.ledger.finish(self.now, &self.names);
+        self.ledger.snapshot(SystemTime::UNIX_EPOCH, "n".into(), &self.names)
+    }
+
     fn retire(&mut self, entity: &Entity, ns: u64) {
+        self.retire_since(entity, ns, SystemTime::UNIX_EPOCH);
+    }
+
+    fn retire_since(&mut self, entity: &Entity, ns: u64, since: SystemTime) {
         let row = self.row(ns);
-        let id = self.ledger.entity(&entity.clone().into(), SystemTime::UNIX_EPOCH);
+        let id = self.ledger.entity(&entity.clone().into(), since);
         self.ledger.retire(0, id, &row);
     }
 }
