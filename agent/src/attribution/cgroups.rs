@@ -4,7 +4,7 @@
 //! the entity of a slot's holder.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -63,13 +63,26 @@ pub struct Cgroups {
     hierarchies: Hierarchies,
     units: Units,
     known: HashMap<CgroupKey, Cgroup, RandomState>,
+    /// All entities, so that cgroups of one entity share its names, and how many cgroups of each exist.
+    entities: HashMap<EntityKey, usize, RandomState>,
+    /// Those that were removed and are still known.
+    removed: HashSet<CgroupKey, RandomState>,
+    /// Grows when somebody who was known becomes another one.
+    version: u64,
 }
 
 impl Cgroups {
     /// The cgroups that exist now. The events that follow must already be recorded.
     #[must_use]
     pub fn scan(hierarchies: Hierarchies, units: Units) -> Self {
-        let mut cgroups = Self { hierarchies, units, known: HashMap::default() };
+        let mut cgroups = Self {
+            hierarchies,
+            units,
+            known: HashMap::default(),
+            entities: HashMap::default(),
+            removed: HashSet::default(),
+            version: 0,
+        };
         for directory in cgroups.hierarchies.scan() {
             cgroups.insert(directory.key, directory.path);
         }
@@ -86,9 +99,7 @@ impl Cgroups {
             Change::Removed { key } => {
                 self.assume_outside(key);
                 self.assume_gone(key, now);
-                if let Some(cgroup) = self.known.get_mut(&key) {
-                    cgroup.removed.get_or_insert(now);
-                }
+                self.remove(key, now);
             }
         }
     }
@@ -123,8 +134,15 @@ impl Cgroups {
             return;
         }
         self.insert_as(key, String::new(), false, EntityKey::from(Entity::unit(Entity::UNATTRIBUTED)), None);
+        self.remove(key, now);
+    }
+
+    fn remove(&mut self, key: CgroupKey, now: Instant) {
         if let Some(cgroup) = self.known.get_mut(&key) {
-            cgroup.removed = Some(now);
+            cgroup.removed.get_or_insert(now);
+            if self.removed.insert(key) {
+                count(&mut self.entities, &cgroup.entity, |cgroups| cgroups.saturating_sub(1));
+            }
         }
     }
 
@@ -145,22 +163,45 @@ impl Cgroups {
         self.known.iter().map(|(key, cgroup)| (*key, cgroup))
     }
 
-    /// All entities, once a cgroup, and whether that cgroup exists.
+    /// All entities, and whether a cgroup of each exists. Those that name a pod as a culprit are among them.
     pub fn entities(&self) -> impl Iterator<Item = (&Entity, bool)> {
-        self.known.values().map(|cgroup| (&*cgroup.entity, cgroup.removed.is_none()))
+        self.entities.iter().map(|(entity, cgroups)| (&**entity, *cgroups > 0))
     }
 
     /// One was removed and is still known.
     #[must_use]
     pub fn any_removed(&self) -> bool {
-        self.known.values().any(|cgroup| cgroup.removed.is_some())
+        !self.removed.is_empty()
+    }
+
+    /// It was removed and is still known.
+    #[must_use]
+    pub fn is_removed(&self, key: CgroupKey) -> bool {
+        self.removed.contains(&key)
+    }
+
+    /// Grows when a key stands for another entity than before. What was found out of all other keys still holds.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.version
     }
 
     /// Drops cgroups that were removed long ago, but not those that still hold a slot.
     pub fn forget(&mut self, now: Instant, holds_slot: impl Fn(CgroupKey) -> bool) {
-        self.known.retain(|key, cgroup| {
-            cgroup.removed.is_none_or(|removed| now.duration_since(removed) < KEEP_REMOVED) || holds_slot(*key)
+        let Self { known, entities, removed, .. } = self;
+        let before = removed.len();
+        removed.retain(|key| {
+            let at = known.get(key).and_then(|cgroup| cgroup.removed);
+            let is_kept = at.is_some_and(|at| now.duration_since(at) < KEEP_REMOVED) || holds_slot(*key);
+            if !is_kept {
+                known.remove(key);
+            }
+            is_kept
         });
+        if removed.len() != before {
+            // The last who has it.
+            entities.retain(|entity, _| !entity.is_unshared());
+        }
     }
 
     /// How many are known.
@@ -186,7 +227,35 @@ impl Cgroups {
     }
 
     fn insert_as(&mut self, key: CgroupKey, path: String, is_visible: bool, entity: EntityKey, top: Option<Subtree>) {
-        let (culprit, since) = (entity.as_culprit(), SystemTime::now());
-        self.known.insert(key, Cgroup { path, is_visible, entity, culprit, top, since, removed: None });
+        let culprit = self.shared(entity.as_culprit());
+        let (entity, since) = (self.shared(entity), SystemTime::now());
+        count(&mut self.entities, &entity, |cgroups| cgroups + 1);
+        let cgroup = Cgroup { path, is_visible, entity, culprit, top, since, removed: None };
+        if let Some(before) = self.known.insert(key, cgroup) {
+            if !self.removed.remove(&key) {
+                count(&mut self.entities, &before.entity, |cgroups| cgroups.saturating_sub(1));
+            }
+            self.version += 1;
+        }
+    }
+
+    /// The same entity, in the one memory that all of its cgroups share.
+    fn shared(&mut self, entity: EntityKey) -> EntityKey {
+        if let Some((known, _)) = self.entities.get_key_value(&entity) {
+            return known.clone();
+        }
+        self.entities.insert(entity.clone(), 0);
+        entity
+    }
+}
+
+/// Counts an entity's cgroups anew.
+fn count(
+    entities: &mut HashMap<EntityKey, usize, RandomState>,
+    entity: &EntityKey,
+    change: impl FnOnce(usize) -> usize,
+) {
+    if let Some(cgroups) = entities.get_mut(entity) {
+        *cgroups = change(*cgroups);
     }
 }

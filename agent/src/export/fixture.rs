@@ -140,7 +140,14 @@ pub(crate) fn snapshot_of(entities: Vec<EntityState>, values: &[Values]) -> Snap
         Section::of_rows(layout, entities.len(), rows, caused.iter().map(of).collect())
     };
     let sections = values.iter().map(section).collect();
-    Snapshot { sequence: 1, taken: taken(), node: "node-1".into(), entities, sections, infos: Arc::new([]) }
+    Snapshot {
+        sequence: 1,
+        taken: taken(),
+        node: "node-1".into(),
+        entities: Arc::new(entities),
+        sections,
+        infos: Arc::new([]),
+    }
 }
 
 /// Cells of a distribution.

@@ -81,8 +81,14 @@ impl EventSource for EventLog {
             |entity: &Entity| EntityState { entity: entity.clone().into(), since: now, gone: false, carried: false };
         let entities: Vec<EntityState> = entities.into_iter().map(state).collect();
         let infos = facts::infos_of(&entities, names);
-        let described =
-            Snapshot { sequence: 0, taken: now, node: Arc::clone(&self.node), entities, sections: Vec::new(), infos };
+        let described = Snapshot {
+            sequence: 0,
+            taken: now,
+            node: Arc::clone(&self.node),
+            entities: Arc::new(entities),
+            sections: Vec::new(),
+            infos,
+        };
         EventBatch { events, described }
     }
 }

@@ -206,7 +206,8 @@ impl Inner {
     pub(super) fn search_unknown(&mut self, in_use: &SlotsInUse, now: Instant) {
         let mut unknown = in_use
             .iter()
-            .filter(|(number, slot)| *number >= SLOT_FIRST && self.cgroups.get(slot.key).is_none())
+            .filter(|(number, slot)| *number >= SLOT_FIRST && !self.resolved.has(*number, slot))
+            .filter(|(_, slot)| self.cgroups.get(slot.key).is_none())
             .peekable();
         if unknown.peek().is_none() {
             return;

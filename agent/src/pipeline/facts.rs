@@ -217,13 +217,13 @@ mod tests {
             sequence: 1,
             taken: SystemTime::UNIX_EPOCH,
             node: "n".into(),
-            entities: vec![
+            entities: Arc::new(vec![
                 state(called(""), false),
                 state(called(ID), false),
                 state(called(ID), true),
                 state(Entity::unit("x"), false),
                 state(called(SANDBOX), false),
-            ],
+            ]),
             sections: Vec::new(),
             infos: Arc::new([]),
         };

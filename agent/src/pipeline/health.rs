@@ -52,7 +52,7 @@ impl Inner {
         }
         if let Some(kernel) = &self.kernel {
             let in_use = kernel.in_use();
-            let is_removed = |slot: &Slot| self.cgroups.get(slot.key).is_some_and(|cgroup| cgroup.removed.is_some());
+            let is_removed = |slot: &Slot| self.cgroups.is_removed(slot.key);
             let removed = in_use.iter().filter(|(_, slot)| is_removed(slot)).count() as u64;
             let all = in_use.iter().len() as u64;
             let free = u64::from(kernel.slots.count()).saturating_sub(all);

@@ -33,7 +33,12 @@ pub use self::{
     own::OwnMetrics,
     start::StartError,
 };
-use self::{events::Telling, facts::Facts, kernel::Kernel, reading::FixedEntities};
+use self::{
+    events::Telling,
+    facts::Facts,
+    kernel::Kernel,
+    reading::{FixedEntities, Resolved},
+};
 use crate::{
     attribution::{cgroups::Cgroups, kubernetes::Names},
     collectors::{ALL, Collector, Spec, State, map_memory::Plan, spec::Kind},
@@ -49,6 +54,8 @@ const GRACE: Duration = Duration::from_secs(1);
 const SEARCH: Duration = Duration::from_secs(30);
 /// Least time between two walks through the cgroup trees.
 const RESCAN: Duration = Duration::from_secs(5);
+/// Least time between two looks at which slots can be given back: in a burst of events each would be as one before.
+const FREE: Duration = Duration::from_millis(900);
 /// How often names hear who is still there.
 const REFRESH: Duration = Duration::from_secs(2);
 /// The same while all have names and none has changed.
@@ -84,9 +91,12 @@ struct Inner {
     /// Keys without a known cgroup, and since when.
     unknown: HashMap<CgroupKey, Instant>,
     scanned: Instant,
+    /// When it was last looked which slots can be given back.
+    freed: Instant,
     lost_events: u64,
     sweep: Duration,
     fixed: FixedEntities,
+    resolved: Resolved,
     facts: Facts,
     /// Snapshots that may still be in use. The memory of those that are not is used again.
     snapshots: Vec<Arc<Snapshot>>,
@@ -243,7 +253,7 @@ impl SnapshotSource for Source {
 
 /// What is served before the first sweep.
 fn empty(node: Arc<str>) -> Snapshot {
-    let (entities, sections, infos) = (Vec::new(), Vec::new(), Arc::new([]));
+    let (entities, sections, infos) = (Arc::default(), Vec::new(), Arc::new([]));
     Snapshot { sequence: 0, taken: SystemTime::now(), node, entities, sections, infos }
 }
 
@@ -282,9 +292,8 @@ impl Inner {
         }
         self.refreshed = Some(now);
         // The ledger's entities need names for as long as it has values of them, their cgroups gone or not.
-        let of_ledger = self.ledger.entities();
-        let all_named =
-            self.names.refresh(self.cgroups.entities().chain(of_ledger.into_iter().map(|entity| (&**entity, false))));
+        let of_ledger = self.ledger.entities().map(|entity| (&**entity, false));
+        let all_named = self.names.refresh(self.cgroups.entities().chain(of_ledger));
         self.settled = all_named.then(|| self.names.version());
     }
 
@@ -296,17 +305,21 @@ impl Inner {
         if let Some(kernel) = &mut self.kernel {
             kernel.tell_late_cpus();
         }
-        if self.unknown.is_empty() && !self.cgroups.any_removed() {
+        let is_idle = self.unknown.is_empty() && !self.cgroups.any_removed();
+        if is_idle || now.duration_since(self.freed) < FREE {
             return;
         }
+        self.freed = now;
         let in_use = self.kernel.as_ref().map(Kernel::in_use).unwrap_or_default();
         let expired = self.expired(&in_use, now);
         if !expired.is_empty() {
             self.read(&expired, &in_use, &expired);
         }
-        let keys: HashSet<CgroupKey> = in_use.iter().map(|(_, slot)| slot.key).collect();
-        self.cgroups.forget(now, |key| keys.contains(&key));
-        self.unknown.retain(|key, _| keys.contains(key) && self.cgroups.get(*key).is_none());
+        let Self { cgroups, unknown, .. } = self;
+        let is_of_interest = |key: &CgroupKey| cgroups.is_removed(*key) || unknown.contains_key(key);
+        let keys: HashSet<CgroupKey> = in_use.iter().map(|(_, slot)| slot.key).filter(is_of_interest).collect();
+        cgroups.forget(now, |key| keys.contains(&key));
+        unknown.retain(|key, _| keys.contains(key) && cgroups.get(*key).is_none());
     }
 }
 

@@ -1,14 +1,18 @@
 //! From what the collectors read to the ledger: whose each slot and each cgroup is.
 
-use std::time::{Instant, SystemTime};
+use std::{
+    collections::HashMap,
+    time::{Instant, SystemTime},
+};
 
-use podlens_common::cgroup::{CgroupKey, SLOT_FIRST, SLOT_KERNEL, SLOT_ROOT, SLOT_UNATTRIBUTED};
+use foldhash::fast::RandomState;
+use podlens_common::cgroup::{CgroupKey, SLOT_FIRST, SLOT_KERNEL, SLOT_ROOT, SLOT_UNATTRIBUTED, Slot};
 
 use super::{Attached, GRACE, Inner};
 use crate::{
     attribution::cgroups::Cgroups,
     collectors::{Readings, SlotsInUse, Sweep},
-    registry::{EntityId, Ledger},
+    registry::{CulpritId, EntityId, Ledger},
     signal::{Entity, EntityKey, Metric, Row},
 };
 
@@ -68,12 +72,61 @@ impl<'a> Entities<'a> {
     }
 }
 
-/// Whose a slot is, found once for all collectors.
-struct SlotEntity<'a> {
+/// Whose slots and cgroups are, by their places in the ledger: found once and then known for as long as they have them.
+#[derive(Debug, Default)]
+pub(super) struct Resolved {
+    /// The versions of the cgroups and of the ledger that it is of.
+    as_of: (u64, u64),
+    /// By the slot's number.
+    slots: Vec<Option<SlotEntity>>,
+    cgroups: HashMap<CgroupKey, EntityId, RandomState>,
+}
+
+/// Whose a slot is.
+#[derive(Clone, Copy, Debug)]
+struct SlotEntity {
+    /// The slot's holder; none where it may yet become known who that is.
+    holder: Option<Slot>,
     id: EntityId,
-    culprit: &'a EntityKey,
-    /// The slot is about to be given back: these are its last values.
-    expired: bool,
+    culprit: CulpritId,
+}
+
+impl Resolved {
+    /// It is known whose the slot is while this one holds it.
+    pub(super) fn has(&self, number: u32, holder: &Slot) -> bool {
+        self.slot(number).is_some_and(|slot| slot.holder == Some(*holder))
+    }
+
+    fn slot(&self, number: u32) -> Option<&SlotEntity> {
+        self.slots.get(usize::try_from(number).ok()?)?.as_ref()
+    }
+
+    /// The slot has no holder any more.
+    fn free(&mut self, number: u32) {
+        if let Some(slot) = usize::try_from(number).ok().and_then(|at| self.slots.get_mut(at)) {
+            *slot = None;
+        }
+    }
+
+    /// Finds out whose the slots are.
+    fn resolve(&mut self, in_use: &SlotsInUse, entities: Entities<'_>, ledger: &mut Ledger) {
+        let as_of = (entities.cgroups.version(), ledger.epoch());
+        if self.as_of != as_of {
+            *self = Self { as_of, ..Self::default() };
+        }
+        for (number, slot) in in_use.iter().filter(|(number, slot)| !self.has(*number, slot)).collect::<Vec<_>>() {
+            let Ok(at) = usize::try_from(number) else { continue };
+            self.slots.resize(self.slots.len().max(at + 1), None);
+            let found = entities.of_slot(number, slot.key).map(|(entity, culprit, since)| SlotEntity {
+                holder: (number < SLOT_FIRST || entities.cgroups.get(slot.key).is_some()).then_some(*slot),
+                id: ledger.entity(entity, since),
+                culprit: ledger.culprit(culprit),
+            });
+            if let Some(place) = self.slots.get_mut(at) {
+                *place = found;
+            }
+        }
+    }
 }
 
 /// Where one collector's readings go.
@@ -81,23 +134,18 @@ struct ToLedger<'a> {
     section: usize,
     ledger: &'a mut Ledger,
     entities: Entities<'a>,
-    /// By the slot's number.
-    slots: &'a [Option<SlotEntity<'a>>],
-}
-
-impl<'a> ToLedger<'a> {
-    fn of_slot(&self, number: u32) -> Option<&'a SlotEntity<'a>> {
-        self.slots.get(usize::try_from(number).ok()?)?.as_ref()
-    }
+    resolved: &'a mut Resolved,
+    /// Slots that are about to be given back: what comes of them are their last values.
+    expired: &'a SlotsInUse,
 }
 
 impl Readings for ToLedger<'_> {
     fn slot(&mut self, slot: u32, row: &Row) {
-        let Some(SlotEntity { id, expired, .. }) = self.of_slot(slot) else { return };
-        if *expired {
-            self.ledger.retire(self.section, *id, row);
+        let Some(&SlotEntity { id, .. }) = self.resolved.slot(slot) else { return };
+        if self.expired.get(slot).is_some() {
+            self.ledger.retire(self.section, id, row);
         } else {
-            self.ledger.observe(self.section, *id, row);
+            self.ledger.observe(self.section, id, row);
         }
     }
 
@@ -106,14 +154,20 @@ impl Readings for ToLedger<'_> {
         if row.is_empty() {
             return;
         }
-        let stranger = || self.entities.fixed(&self.entities.fixed.stranger);
-        let (entity, _, since) = self.entities.of_cgroup(key).unwrap_or_else(stranger);
-        let id = self.ledger.entity(entity, since);
+        let id = self.resolved.cgroups.get(&key).copied().unwrap_or_else(|| match self.entities.of_cgroup(key) {
+            Some((entity, _, since)) => {
+                let id = self.ledger.entity(entity, since);
+                self.resolved.cgroups.insert(key, id);
+                id
+            }
+            // It may become known.
+            None => self.ledger.entity(&self.entities.fixed.stranger, self.entities.fixed.since),
+        });
         self.ledger.observe(self.section, id, row);
     }
 
     fn caused(&mut self, metric: &'static Metric, slot: u32, culprit: u32, amount: u64) {
-        if let (Some(victim), Some(culprit)) = (self.of_slot(slot), self.of_slot(culprit)) {
+        if let (Some(victim), Some(culprit)) = (self.resolved.slot(slot), self.resolved.slot(culprit)) {
             self.ledger.caused(self.section, metric, victim.id, culprit.culprit, amount);
         }
     }
@@ -123,21 +177,13 @@ impl Inner {
     /// Enters what all collectors have of the slots `wanted` and, if those are all, of cgroups without a slot. Values of
     /// slots that are expired are final, and those slots become free.
     pub(super) fn read(&mut self, wanted: &SlotsInUse, in_use: &SlotsInUse, expired: &SlotsInUse) {
-        let Self { kernel, collectors, ledger, cgroups, fixed, .. } = self;
+        let Self { kernel, collectors, ledger, cgroups, fixed, resolved, .. } = self;
         let entities = Entities { cgroups, fixed };
-        let mut slots: Vec<Option<SlotEntity<'_>>> = Vec::new();
-        for (number, slot) in in_use.iter() {
-            let Ok(at) = usize::try_from(number) else { continue };
-            if let Some((entity, culprit, since)) = entities.of_slot(number, slot.key) {
-                slots.resize_with(slots.len().max(at), || None);
-                let expired = expired.get(number).is_some();
-                slots.push(Some(SlotEntity { id: ledger.entity(entity, since), culprit, expired }));
-            }
-        }
+        resolved.resolve(in_use, entities, ledger);
         let generation = |number| kernel.as_ref().and_then(|kernel| kernel.generation(number));
         let sweep = Sweep { wanted, in_use, generation: &generation, whole: std::ptr::eq(wanted, in_use) };
         for Attached { section, collector } in &mut *collectors {
-            let mut readings = ToLedger { section: *section, ledger, entities, slots: &slots };
+            let mut readings = ToLedger { section: *section, ledger, entities, resolved, expired };
             collector.read(&sweep, &mut readings);
         }
         let Some(kernel) = kernel else { return };
@@ -146,18 +192,106 @@ impl Inner {
                 attached.collector.clear(number);
             }
             kernel.release(number, *slot);
+            resolved.free(number);
         }
     }
 
     /// The slots whose cgroup was removed long enough ago that none of its tasks can run, but for those that stay out of use.
     pub(super) fn expired(&self, in_use: &SlotsInUse, now: Instant) -> SlotsInUse {
+        if !self.cgroups.any_removed() {
+            return SlotsInUse::default();
+        }
         let is_expired = |key: CgroupKey| {
-            let removed = self.cgroups.get(key).and_then(|cgroup| cgroup.removed);
+            let removed =
+                self.cgroups.get(key).filter(|_| self.cgroups.is_removed(key)).and_then(|cgroup| cgroup.removed);
             removed.is_some_and(|removed| now.duration_since(removed) >= GRACE)
         };
         let is_stuck = |number| self.kernel.as_ref().is_some_and(|kernel| kernel.stuck.contains(&number));
         let slots =
             in_use.iter().filter(|(number, slot)| *number >= SLOT_FIRST && is_expired(slot.key) && !is_stuck(*number));
         slots.map(|(number, slot)| (number, *slot)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::{fs, os::unix::fs::MetadataExt as _, path::Path, sync::Arc, time::Duration};
+
+    use super::*;
+    use crate::{
+        config::Units,
+        kernel::cgroupfs::hierarchies::Hierarchies,
+        registry::ledger::Definition,
+        signal::{Layout, Naming},
+    };
+
+    /// A tree of two cgroups, `/a` and `/b`, and their keys.
+    fn tree(root: &Path) -> (Cgroups, [CgroupKey; 2]) {
+        fs::write(root.join("cgroup.controllers"), "cpu\n").unwrap();
+        let keys = ["a", "b"].map(|name| {
+            fs::create_dir(root.join(name)).unwrap();
+            fs::metadata(root.join(name)).unwrap().ino()
+        });
+        (Cgroups::scan(Hierarchies::find(root).unwrap(), Units::Each), keys)
+    }
+
+    /// Knows no name.
+    struct Nameless;
+
+    impl Naming for Nameless {
+        fn version(&self) -> u64 {
+            0
+        }
+
+        fn name(&self, entity: &Entity) -> Entity {
+            entity.clone()
+        }
+
+        fn is_pending(&self, _: &Entity) -> bool {
+            false
+        }
+    }
+
+    fn in_use(number: u32, key: CgroupKey, generation: u32) -> SlotsInUse {
+        [(number, Slot { key, generation, ..Slot::default() })].into_iter().collect()
+    }
+
+    #[test]
+    fn whose_a_slot_is_is_known_until_it_has_another_holder_and_no_longer_than_the_place_in_the_ledger() {
+        let root = tempfile::tempdir().unwrap();
+        let (mut cgroups, [a, b]) = tree(root.path());
+        let definition = Definition { layout: Arc::new(Layout::default()), active: true };
+        let mut ledger = Ledger::new(vec![definition], Duration::from_secs(1));
+        let fixed = FixedEntities::new(SystemTime::UNIX_EPOCH, false);
+        let mut resolved = Resolved::default();
+        let mut look = |cgroups: &Cgroups, ledger: &mut Ledger, slots: &SlotsInUse| {
+            let entities = Entities { cgroups, fixed: &fixed };
+            resolved.resolve(slots, entities, ledger);
+            let (number, holder) = slots.iter().next().unwrap();
+            (resolved.has(number, holder), resolved.slot(number).map(|slot| slot.id))
+        };
+        let (of_a, of_b) = (in_use(9, a, 0), in_use(9, b, 1));
+        let first = look(&cgroups, &mut ledger, &of_a);
+        let place = |ledger: &mut Ledger, unit| ledger.entity(&Entity::unit(unit).into(), SystemTime::UNIX_EPOCH);
+        assert_eq!(first, (true, Some(place(&mut ledger, "/a"))));
+        assert_eq!(look(&cgroups, &mut ledger, &of_b), (true, Some(place(&mut ledger, "/b"))));
+        // Nobody has read anything of them, so both are gone and forgotten, and a stranger has their places.
+        let now = Instant::now();
+        ledger.begin(now, &Nameless);
+        ledger.finish(now, &Nameless);
+        ledger.begin(now + Duration::from_secs(2), &Nameless);
+        let strangers = [place(&mut ledger, "x"), place(&mut ledger, "y")];
+        let (_, again) = look(&cgroups, &mut ledger, &of_b);
+        assert!(again.is_some_and(|again| !strangers.contains(&again)), "{again:?} is one of {strangers:?}");
+        // One that is not known yet is asked for again, and found once it is born.
+        fs::create_dir(root.path().join("c")).unwrap();
+        let of_c = in_use(9, fs::metadata(root.path().join("c")).unwrap().ino(), 2);
+        assert_eq!(look(&cgroups, &mut ledger, &of_c), (false, None));
+        for change in cgroups.rescan() {
+            cgroups.apply(change, Instant::now());
+        }
+        assert_eq!(look(&cgroups, &mut ledger, &of_c), (true, Some(place(&mut ledger, "/c"))));
     }
 }

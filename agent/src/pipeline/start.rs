@@ -13,7 +13,7 @@ use super::{
     events::{Telling, announce},
     facts::Facts,
     kernel::Kernel,
-    reading::FixedEntities,
+    reading::{FixedEntities, Resolved},
 };
 use crate::{
     attribution::{cgroups::Cgroups, kubernetes::Names},
@@ -119,9 +119,11 @@ impl Pipeline {
             ledger: Ledger::new(definitions, config.linger),
             unknown: HashMap::new(),
             scanned: now,
+            freed: now,
             lost_events: 0,
             sweep: std::time::Duration::ZERO,
             fixed,
+            resolved: Resolved::default(),
             facts,
             snapshots: Vec::new(),
             telling,

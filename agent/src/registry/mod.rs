@@ -8,5 +8,5 @@ pub mod ledger;
 pub mod snapshot;
 
 pub use journal::{EventBatch, Journal, Noted};
-pub use ledger::{EntityId, Ledger};
+pub use ledger::{CulpritId, EntityId, Ledger};
 pub use snapshot::{EntityState, Family, Info, Sample, Section, Snapshot, Value};

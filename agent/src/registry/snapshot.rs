@@ -18,7 +18,7 @@ pub struct Snapshot {
     pub node: Arc<str>,
     /// All entities, in the order of their names but for culprits that have no values of their own, which stand behind;
     /// a sample refers to its entity by position.
-    pub entities: Vec<EntityState>,
+    pub entities: Arc<Vec<EntityState>>,
     /// Values, one part per collector, in the collectors' order.
     pub sections: Vec<Section>,
     /// Facts about entities.
@@ -156,8 +156,7 @@ impl Section {
     ) -> Self {
         let mut section = Self { row_of: vec![None; entities], caused, ..Self::new(layout) };
         for (entity, row) in rows {
-            let number = section.push_row();
-            section.add(number, &row);
+            let number = section.push(&row);
             if let Some(place) = usize::try_from(entity).ok().and_then(|entity| section.row_of.get_mut(entity)) {
                 *place = Some(number);
             }
@@ -176,6 +175,12 @@ impl Section {
         (0..).zip(self.layout.columns()).map(|(number, column)| Family { section: self, column, number })
     }
 
+    /// Values split by who caused them, in the order of the entities.
+    #[must_use]
+    pub fn caused(&self) -> &[Caused] {
+        &self.caused
+    }
+
     /// Takes everything out and keeps the memory.
     pub(super) fn clear(&mut self) {
         self.row_of.clear();
@@ -184,11 +189,12 @@ impl Section {
         self.caused.clear();
     }
 
-    /// The number of a row that is new and empty.
-    pub(super) fn push_row(&mut self) -> u32 {
+    /// Adds a row with these values; its number.
+    pub(super) fn push(&mut self, row: &Row) -> u32 {
         let number = u32::try_from(self.present.len()).unwrap_or(u32::MAX);
-        self.present.push(0);
-        self.cells.resize(self.cells.len() + self.layout.width(), 0);
+        self.present.push(row.present);
+        self.cells.extend_from_slice(&row.cells);
+        self.cells.resize(self.present.len() * self.layout.width(), 0);
         number
     }
 
@@ -241,12 +247,18 @@ impl Section {
             let Some(place) = usize::try_from(*target).ok().and_then(|target| merged.row_of.get(target)) else {
                 continue;
             };
-            let number = place.unwrap_or_else(|| merged.push_row());
+            let place = *place;
             row.cells.clear();
             row.cells.extend_from_slice(cells);
             row.present = if is_past(entity) { present & !gauges } else { present };
             self.layout.keep_only(&mut row.cells, row.present);
-            merged.add(number, &row);
+            let number = match place {
+                Some(number) => {
+                    merged.add(number, &row);
+                    number
+                }
+                None => merged.push(&row),
+            };
             if let Some(place) = usize::try_from(*target).ok().and_then(|target| merged.row_of.get_mut(target)) {
                 *place = Some(number);
             }
@@ -318,7 +330,7 @@ impl<'a> Family<'a> {
 /// The value of one combination; none where nothing was ever observed of what makes a series only then.
 fn value_of<'a>(metric: &Metric, cells: &'a [u64]) -> Option<Value<'a>> {
     if metric.kind == Kind::Histogram {
-        return Histogram::at(cells).filter(|histogram| histogram.count() > 0).map(Value::Histogram);
+        return Histogram::at(cells).filter(|histogram| !histogram.is_empty()).map(Value::Histogram);
     }
     let cell = *cells.first()?;
     (cell > 0 || !metric.sparse).then(|| number_of(metric, cell))

@@ -109,6 +109,12 @@ impl EntityKey {
         }
     }
 
+    /// Nobody else has a copy of it.
+    #[must_use]
+    pub fn is_unshared(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
+
     /// What an exporter writes for this entity's names at each page. Names do not change, so it is made once, by the
     /// first who asks, and lives as long as they do. There is room for one such text.
     pub fn rendered(&self, render: impl FnOnce(&Entity) -> Vec<u8>) -> &[u8] {

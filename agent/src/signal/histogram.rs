@@ -47,6 +47,12 @@ impl<'a> Histogram<'a> {
         self.0.last().copied().unwrap_or_default()
     }
 
+    /// Nothing was observed.
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        self.buckets().iter().all(|count| *count == 0)
+    }
+
     /// The number of observations.
     #[must_use]
     pub fn count(self) -> u64 {

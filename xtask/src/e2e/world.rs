@@ -72,7 +72,8 @@ impl World {
             .context("cannot enter the cluster's network")?;
         let prometheus = Prometheus::start(&cluster, &folder)?;
         let collector = Collector::start(&cluster, &folder)?;
-        Ok(Self { cluster, prometheus, collector, truth: Truth::default(), long, folder })
+        let truth = Truth::follow(cluster.pod_logs());
+        Ok(Self { cluster, prometheus, collector, truth, long, folder })
     }
 
     pub(super) fn kubectl(&self, arguments: &[&str]) -> Result<String> {

@@ -35,7 +35,7 @@ use std::{
     collections::HashMap,
     sync::{
         Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime},
 };
@@ -57,6 +57,8 @@ const MARGIN: Duration = Duration::from_mins(1);
 #[derive(Debug)]
 pub struct Names {
     table: RwLock<Table>,
+    /// The table's, as of the last change: finding it takes a look at each pod.
+    version: AtomicU64,
     /// Containers without a name.
     unnamed: Wishes,
     /// Containers that have ended and whose pods' statuses have not told it.
@@ -132,6 +134,7 @@ impl Names {
     pub fn new(linger: Duration) -> Self {
         Self {
             table: RwLock::new(Table::new(linger + MARGIN)),
+            version: AtomicU64::new(0),
             unnamed: Wishes::default(),
             ended: Wishes::default(),
             lists_pods: AtomicBool::new(false),
@@ -142,12 +145,12 @@ impl Names {
 
     /// A pod is as described.
     pub fn apply(&self, pod: Pod) {
-        self.write().apply(pod, Instant::now());
+        self.change(|table| table.apply(pod, Instant::now()));
     }
 
     /// A pod is gone.
     pub fn delete(&self, uid: &str) {
-        self.write().delete(uid, Instant::now());
+        self.change(|table| table.delete(uid, Instant::now()));
     }
 
     /// Keeps from now on the ends of containers that end after `since`, until [`Self::take_ends`].
@@ -184,13 +187,13 @@ impl Names {
 
     /// These are all pods.
     pub fn replace_all(&self, pods: Vec<Pod>) {
-        self.write().replace_all(pods, Instant::now());
+        self.change(|table| table.replace_all(pods, Instant::now()));
         self.has_list.store(true, Ordering::Relaxed);
     }
 
     /// A container's annotations tell its names.
     pub fn learn(&self, facts: &ContainerFacts) {
-        self.write().learn(facts, Instant::now());
+        self.change(|table| table.learn(facts, Instant::now()));
     }
 
     /// What is known about a container beside its names.
@@ -220,7 +223,7 @@ impl Names {
     ///
     /// True if nobody lacks a name.
     pub fn refresh<'a>(&self, entities: impl IntoIterator<Item = (&'a Entity, bool)>) -> bool {
-        let unknown = self.write().refresh(entities, Instant::now());
+        let unknown = self.change(|table| table.refresh(entities, Instant::now()));
         let all_named = unknown.is_empty();
         self.unnamed.add(unknown);
         all_named
@@ -288,6 +291,14 @@ impl Names {
         self.table.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Changes what the version tells of.
+    fn change<T>(&self, change: impl FnOnce(&mut Table) -> T) -> T {
+        let mut table = self.write();
+        let result = change(&mut table);
+        self.version.store(table.version(), Ordering::Release);
+        result
+    }
+
     fn write(&self) -> RwLockWriteGuard<'_, Table> {
         self.table.write().unwrap_or_else(PoisonError::into_inner)
     }
@@ -317,7 +328,7 @@ impl Names {
 /// Each answer is of its own moment: nobody who brings names waits for a whole sweep.
 impl Naming for Names {
     fn version(&self) -> u64 {
-        self.read().version()
+        self.version.load(Ordering::Acquire)
     }
 
     fn name(&self, entity: &Entity) -> Entity {

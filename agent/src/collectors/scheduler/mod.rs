@@ -10,9 +10,8 @@ pub mod metrics;
 mod start;
 mod totals;
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
-use foldhash::fast::RandomState;
 use podlens_common::{
     cgroup::Holder,
     scheduler::{Account, Now, SlotTotals, SwitchKind, culprits::Culprits},
@@ -46,9 +45,8 @@ pub struct Scheduler {
     layout: Arc<Layout>,
     clock: RunQueueClock,
     seen: Seen,
-    /// Each slot's row, whose values only rise: an estimate of a running slice may be followed by a smaller exact
-    /// value.
-    rows: HashMap<u32, Row, RandomState>,
+    /// By slot its row, whose values only rise: an estimate of a running slice may be followed by a smaller exact value.
+    rows: Vec<Option<Row>>,
     /// What the present sweep has found over all CPUs, one a slot in the order of the slots.
     totals: Vec<Totals>,
     /// The present slot's row.
@@ -89,7 +87,7 @@ impl Scheduler {
             offers,
             clock: RunQueueClock::default(),
             seen: Seen::default(),
-            rows: HashMap::default(),
+            rows: Vec::new(),
             totals: Vec::new(),
             found: layout.row(),
             layout,
@@ -128,7 +126,12 @@ impl Scheduler {
         for (slot, total) in slots.iter().zip(&totals) {
             found.clear();
             book(found, layout, *offers, total);
-            let row = rows.entry(*slot).or_insert_with(|| layout.row());
+            let at = usize::try_from(*slot).unwrap_or(usize::MAX);
+            if at >= rows.len() {
+                rows.resize(at.saturating_add(1), None);
+            }
+            let Some(row) = rows.get_mut(at) else { continue };
+            let row = row.get_or_insert_with(|| layout.row());
             row.at_least(found);
             readings.slot(*slot, row);
         }
@@ -140,8 +143,11 @@ impl Scheduler {
 
     /// Empties a slot whose cgroup is gone, on all CPUs.
     pub fn clear(&mut self, slot: u32) {
-        self.rows.remove(&slot);
-        self.maps.totals.set(usize::try_from(slot).unwrap_or(usize::MAX), SlotTotals::EMPTY);
+        let at = usize::try_from(slot).unwrap_or(usize::MAX);
+        if let Some(row) = self.rows.get_mut(at) {
+            *row = None;
+        }
+        self.maps.totals.set(at, SlotTotals::EMPTY);
         for cpu in 0..self.maps.cpu_count {
             if let Some(position) = self.position(cpu, slot) {
                 self.seen.forget(position);

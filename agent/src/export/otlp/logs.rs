@@ -143,7 +143,7 @@ mod tests {
             sequence: 0,
             taken: UNIX_EPOCH,
             node: "node-1".into(),
-            entities: entities.iter().cloned().map(state).collect(),
+            entities: std::sync::Arc::new(entities.iter().cloned().map(state).collect()),
             sections: Vec::new(),
             infos: vec![
                 Info {

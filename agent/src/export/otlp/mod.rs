@@ -16,16 +16,21 @@ mod resource;
 
 use std::{
     collections::{HashMap, HashSet},
+    sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
+use foldhash::fast::RandomState;
 
 pub(super) use self::point::unit;
-use self::{point::Moment, proto::field};
 pub use self::{
     point::{CULPRIT_NAMESPACE_KEY, CULPRIT_POD_KEY, CULPRIT_UNIT_KEY},
     resource::{SCHEMA_URL, UNIT_KEY, is_of_entity},
+};
+use self::{
+    point::{Frame, Moment},
+    proto::field,
 };
 use crate::{
     registry::{EntityState, Family, Sample, Snapshot},
@@ -33,7 +38,7 @@ use crate::{
 };
 
 /// A request is closed before it grows beyond this, as long as it can be split: receivers refuse 4 MiB.
-pub const REQUEST_BYTES: usize = 2 * 1000 * 1000;
+pub const REQUEST_BYTES: usize = 1000 * 1000;
 
 /// A request and how many points it carries.
 #[derive(Clone, Debug, PartialEq)]
@@ -64,6 +69,8 @@ pub struct Requests<'a> {
     parts: Vec<Part<'a>>,
     /// An encoded entity that did not fit into the previous request, and its points.
     held: Option<(Vec<u8>, u64)>,
+    /// Memory for the next request.
+    room: Vec<u8>,
     limit_bytes: usize,
     options: &'a Options,
 }
@@ -74,6 +81,8 @@ struct Part<'a> {
     /// Positions of those that are still to be sent.
     entities: std::vec::IntoIter<u32>,
     facts: Facts,
+    /// One for each of the snapshot's families, in their order, once something is written.
+    frames: Vec<Frame>,
     /// When the series ended; none where the samples are current.
     ended: Option<SystemTime>,
 }
@@ -99,23 +108,25 @@ pub(crate) fn unix_ns(time: SystemTime) -> u64 {
 
 fn requests_of<'a>(snapshot: &'a Snapshot, previous: Option<&'a Snapshot>, limit_bytes: usize) -> Requests<'a> {
     let mut parts = vec![Part::new(snapshot, None, |_| true)];
-    if let Some(previous) = previous {
+    // Those who are listed together are the same.
+    if let Some(previous) = previous.filter(|previous| !Arc::ptr_eq(&previous.entities, &snapshot.entities)) {
         let present: HashSet<&EntityKey> = snapshot.entities.iter().map(|state| &state.entity).collect();
         let left = |entity: &EntityKey| !present.contains(entity);
         parts.push(Part::new(previous, Some(snapshot.taken), left));
     }
     // Taken from the end.
     parts.reverse();
-    Requests { parts, held: None, limit_bytes, options: &NO_OPTIONS }
+    Requests { parts, held: None, room: Vec::new(), limit_bytes, options: &NO_OPTIONS }
 }
 
 impl<'a> Part<'a> {
     fn new(snapshot: &'a Snapshot, ended: Option<SystemTime>, wanted: impl Fn(&EntityKey) -> bool) -> Self {
         // Resources are told apart by the instance: each has only what it used itself.
         let is_wanted = |state: &EntityState| !state.carried && wanted(&state.entity);
-        let entities = (0_u32..).zip(&snapshot.entities).filter(|(_, state)| is_wanted(state));
+        let entities = (0_u32..).zip(&*snapshot.entities).filter(|(_, state)| is_wanted(state));
         let entities: Vec<u32> = entities.map(|(position, _)| position).collect();
-        Self { snapshot, entities: entities.into_iter(), facts: Facts::of(snapshot), ended }
+        let facts = if entities.is_empty() { Facts(Vec::new()) } else { Facts::of(snapshot) };
+        Self { snapshot, entities: entities.into_iter(), facts, frames: Vec::new(), ended }
     }
 
     /// Writes the metrics of the next entity that has any; their number of points.
@@ -129,6 +140,10 @@ impl<'a> Part<'a> {
             time_unix_ns: unix_ns(self.ended.unwrap_or(self.snapshot.taken)),
             ended: self.ended.is_some(),
         };
+        if self.frames.is_empty() {
+            let explicit = options.explicit_histograms;
+            self.frames = self.snapshot.families().map(|family| Frame::of(family, explicit)).collect();
+        }
         let mut points = 0;
         proto::nested_long(out, field::REQUEST_RESOURCE_METRICS, |out| {
             let fact = |label: &str| self.facts.get(self.snapshot, entity, label);
@@ -140,8 +155,8 @@ impl<'a> Part<'a> {
                     proto::string(out, field::SCOPE_NAME, "podlens");
                     proto::string(out, field::SCOPE_VERSION, env!("CARGO_PKG_VERSION"));
                 });
-                for (family, samples) in self.snapshot.metrics_of(entity) {
-                    points += write_metric(out, family, samples, self.snapshot, moment, options.explicit_histograms);
+                for ((family, samples), frame) in self.snapshot.metrics_of(entity).zip(&self.frames) {
+                    points += write_metric(out, frame, family, samples, self.snapshot, moment);
                 }
                 proto::string(out, field::SCOPE_METRICS_SCHEMA_URL, SCHEMA_URL);
             });
@@ -154,11 +169,11 @@ impl<'a> Part<'a> {
 /// Writes an entity's samples of one metric, if there are any; the number of its points.
 fn write_metric<'a>(
     out: &mut Vec<u8>,
+    frame: &Frame,
     family: Family<'a>,
     samples: impl Iterator<Item = Sample<'a>>,
     snapshot: &Snapshot,
     moment: Moment,
-    explicit: bool,
 ) -> u64 {
     let mut samples = samples.peekable();
     if samples.peek().is_none() {
@@ -166,9 +181,9 @@ fn write_metric<'a>(
     }
     let mut points = 0;
     proto::nested_long(out, field::SCOPE_METRICS_METRICS, |out| {
-        point::metric(out, family.metric(), explicit, |out| {
+        point::metric(out, frame, family.metric(), |out| {
             for sample in samples {
-                points += u64::from(point::point(out, family, explicit, sample, snapshot, moment));
+                points += u64::from(point::point(out, frame, family, sample, snapshot, moment));
             }
         });
     });
@@ -194,11 +209,7 @@ impl Facts {
 
 fn facts(snapshot: &Snapshot) -> Vec<Vec<usize>> {
     let mut facts = vec![Vec::new(); snapshot.entities.len()];
-    let pod_of = |entity: &Entity| match entity {
-        Entity::Container(container) => Some(std::sync::Arc::clone(&container.pod_uid)),
-        Entity::Unit(_) => None,
-    };
-    let mut of_pod: HashMap<_, usize> = HashMap::new();
+    let mut of_pod: HashMap<&str, usize, RandomState> = HashMap::default();
     for (at, info) in snapshot.infos.iter().enumerate() {
         if info.metric.of_pod {
             if let Some(pod) = snapshot.entity(info.entity).and_then(|state| pod_of(&state.entity)) {
@@ -210,10 +221,17 @@ fn facts(snapshot: &Snapshot) -> Vec<Vec<usize>> {
     }
     if !of_pod.is_empty() {
         for (state, of_entity) in snapshot.entities.iter().zip(&mut facts) {
-            of_entity.extend(pod_of(&state.entity).and_then(|pod| of_pod.get(&pod)));
+            of_entity.extend(pod_of(&state.entity).and_then(|pod| of_pod.get(pod)));
         }
     }
     facts
+}
+
+fn pod_of(entity: &Entity) -> Option<&str> {
+    match entity {
+        Entity::Container(container) => Some(&container.pod_uid),
+        Entity::Unit(_) => None,
+    }
 }
 
 impl<'a> Requests<'a> {
@@ -221,6 +239,17 @@ impl<'a> Requests<'a> {
     #[must_use]
     pub fn with(self, options: &'a Options) -> Self {
         Self { options, ..self }
+    }
+
+    /// Takes the memory of a request, or of an earlier one, for the next: it need not be taken from the system anew.
+    pub fn reuse(&mut self, room: Vec<u8>) {
+        self.room = room;
+    }
+
+    /// The memory that was given and not used.
+    #[must_use]
+    pub fn into_room(self) -> Vec<u8> {
+        self.room
     }
 
     /// Writes the next entity's metrics; their number of points.
@@ -239,7 +268,10 @@ impl Iterator for Requests<'_> {
     type Item = Request;
 
     fn next(&mut self) -> Option<Request> {
-        let (mut bytes, mut points) = self.held.take().unwrap_or_default();
+        let (held, mut points) = self.held.take().unwrap_or_default();
+        let mut bytes = std::mem::take(&mut self.room);
+        bytes.clear();
+        bytes.extend_from_slice(&held);
         loop {
             let end = bytes.len();
             let Some(more_points) = self.write_next(&mut bytes) else { break };
@@ -249,7 +281,11 @@ impl Iterator for Requests<'_> {
             }
             points += more_points;
         }
-        (!bytes.is_empty()).then(|| Request { bytes: bytes.into(), points })
+        if bytes.is_empty() {
+            self.room = bytes;
+            return None;
+        }
+        Some(Request { bytes: bytes.into(), points })
     }
 }
 

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     export::prometheus::histogram::BOUNDS,
     registry::{Family, Sample, Snapshot, Value, snapshot::Culprit},
-    signal::{Column, Entity, Histogram, Kind, Metric, Unit},
+    signal::{Entity, Histogram, Kind, Metric, Unit},
 };
 
 /// Attribute with the namespace of the pod that caused a wait.
@@ -53,15 +53,48 @@ pub(in crate::export) fn unit(unit: Unit) -> [&'static str; 3] {
     }
 }
 
+/// What all entities' points of a metric have in common, written once for a push.
+pub(super) struct Frame {
+    /// What comes before the points.
+    head: Vec<u8>,
+    /// The metric's own labels as attributes, by combination.
+    attributes: Vec<Vec<u8>>,
+    /// The field that holds a point's attributes.
+    attributes_field: u32,
+    explicit: bool,
+}
+
+impl Frame {
+    pub(super) fn of(family: Family<'_>, explicit: bool) -> Self {
+        let metric = family.metric();
+        let mut head = Vec::new();
+        proto::string(&mut head, field::METRIC_NAME, metric.otlp_name);
+        proto::string(&mut head, field::METRIC_DESCRIPTION, metric.help);
+        proto::strings(&mut head, field::METRIC_UNIT, &unit(metric.unit));
+        let attributes_field = match metric.kind {
+            Kind::Counter | Kind::Gauge => field::NUMBER_ATTRIBUTES,
+            Kind::Histogram if explicit => field::EXPLICIT_ATTRIBUTES,
+            Kind::Histogram => field::HISTOGRAM_ATTRIBUTES,
+        };
+        let of_combination = |combination| {
+            let mut attributes = Vec::new();
+            for (name, value) in family.column().values(combination) {
+                attribute(&mut attributes, attributes_field, name, value);
+            }
+            attributes
+        };
+        let attributes = (0..family.column().combinations()).map(of_combination).collect();
+        Self { head, attributes, attributes_field, explicit }
+    }
+}
+
 /// Writes a metric with the points that `points` writes.
-pub(super) fn metric(out: &mut Vec<u8>, metric: &Metric, explicit: bool, points: impl FnOnce(&mut Vec<u8>)) {
-    proto::string(out, field::METRIC_NAME, metric.otlp_name);
-    proto::string(out, field::METRIC_DESCRIPTION, metric.help);
-    proto::strings(out, field::METRIC_UNIT, &unit(metric.unit));
+pub(super) fn metric(out: &mut Vec<u8>, frame: &Frame, metric: &Metric, points: impl FnOnce(&mut Vec<u8>)) {
+    out.extend_from_slice(&frame.head);
     let data = match metric.kind {
         Kind::Counter => field::METRIC_SUM,
         Kind::Gauge => field::METRIC_GAUGE,
-        Kind::Histogram if explicit => field::METRIC_HISTOGRAM,
+        Kind::Histogram if frame.explicit => field::METRIC_HISTOGRAM,
         Kind::Histogram => field::METRIC_EXPONENTIAL_HISTOGRAM,
     };
     // One number is short; values by label are several, and a distribution has many.
@@ -82,15 +115,15 @@ pub(super) fn metric(out: &mut Vec<u8>, metric: &Metric, explicit: bool, points:
 /// Writes a sample of a metric. False if it refers to an entity that the snapshot does not have: it is left out.
 pub(super) fn point(
     out: &mut Vec<u8>,
+    frame: &Frame,
     family: Family<'_>,
-    explicit: bool,
     sample: Sample<'_>,
     snapshot: &Snapshot,
     moment: Moment,
 ) -> bool {
-    let Some(attributes) = Attributes::of(family, &sample, snapshot) else { return false };
+    let Some(attributes) = Attributes::of(frame, &sample, snapshot) else { return false };
     if let Value::Histogram(histogram) = sample.value {
-        let write = if explicit { write_explicit } else { write_exponential };
+        let write = if frame.explicit { write_explicit } else { write_exponential };
         proto::nested(out, field::DATA_POINTS, |out| write(out, histogram, &attributes, moment));
         return true;
     }
@@ -101,7 +134,7 @@ pub(super) fn point(
         if !moment.ended {
             write_number(out, sample.value);
         }
-        attributes.write(out, field::NUMBER_ATTRIBUTES);
+        attributes.write(out);
         proto::number(out, field::NUMBER_FLAGS, moment.flags());
     });
     true
@@ -123,9 +156,10 @@ fn write_number(out: &mut Vec<u8>, value: Value<'_>) {
 
 /// What tells a sample from others of its metric and entity.
 struct Attributes<'a> {
-    column: &'a Column,
-    combination: usize,
+    /// The metric's own.
+    own: &'a [u8],
     culprit: Option<Named<'a>>,
+    field: u32,
 }
 
 enum Named<'a> {
@@ -134,19 +168,19 @@ enum Named<'a> {
 }
 
 impl<'a> Attributes<'a> {
-    fn of(family: Family<'a>, sample: &Sample<'_>, snapshot: &'a Snapshot) -> Option<Self> {
+    fn of(frame: &'a Frame, sample: &Sample<'_>, snapshot: &'a Snapshot) -> Option<Self> {
         let culprit = match sample.culprit {
             None => None,
             Some(Culprit::Other) => Some(Named::Other),
             Some(Culprit::Entity(position)) => Some(Named::Entity(&snapshot.entity(position)?.entity)),
         };
-        Some(Self { column: family.column(), combination: sample.combination, culprit })
+        let own = frame.attributes.get(sample.combination).map(Vec::as_slice).unwrap_or_default();
+        Some(Self { own, culprit, field: frame.attributes_field })
     }
 
-    fn write(&self, out: &mut Vec<u8>, field: u32) {
-        for (name, value) in self.column.values(self.combination) {
-            attribute(out, field, name, value);
-        }
+    fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.own);
+        let field = self.field;
         match self.culprit {
             None => {}
             Some(Named::Other) => attribute(out, field, CULPRIT_POD_KEY, "(other)"),
@@ -162,7 +196,7 @@ impl<'a> Attributes<'a> {
 }
 
 fn write_exponential(out: &mut Vec<u8>, histogram: Histogram<'_>, attributes: &Attributes<'_>, moment: Moment) {
-    attributes.write(out, field::HISTOGRAM_ATTRIBUTES);
+    attributes.write(out);
     proto::fixed(out, field::POINT_START_TIME, moment.start_unix_ns);
     proto::fixed(out, field::POINT_TIME, moment.time_unix_ns);
     if !moment.ended {
@@ -206,7 +240,7 @@ fn write_explicit(out: &mut Vec<u8>, histogram: Histogram<'_>, attributes: &Attr
         let bounds = BOUNDS.iter().filter_map(|(last, _)| Histogram::upper_bound_exponent(*last));
         proto::fixed_list(out, field::EXPLICIT_BOUNDS, bounds.map(|exponent| 2_f64.powi(exponent).to_bits()));
     }
-    attributes.write(out, field::EXPLICIT_ATTRIBUTES);
+    attributes.write(out);
     proto::number(out, field::HISTOGRAM_FLAGS, moment.flags());
 }
 

@@ -328,7 +328,7 @@ fn an_entity_that_left_gets_one_last_point_a_series_without_a_value() {
     let previous = snapshot(1);
     let mut current = snapshot(2);
     // The first entity has another container now.
-    current.entities[0] = state(container("shop", "web-2", "nginx"));
+    std::sync::Arc::make_mut(&mut current.entities)[0] = state(container("shop", "web-2", "nginx"));
     let gone = previous.families().flat_map(crate::registry::Family::samples);
     let gone = gone.filter(|sample| sample.entity == 0).count() as u64;
 
@@ -459,7 +459,7 @@ fn what_names_a_pod_a_container_or_a_service_is_told_from_what_names_a_place() {
 #[test]
 fn as_services_all_resources_differ_by_their_instance() {
     let options = Options { service_attributes: true, ..Options::default() };
-    let mut entities = with_facts().entities;
+    let mut entities = with_facts().entities.to_vec();
     // The same container made again: its last values come beside the first ones of its successor.
     let Entity::Container(again) = &*entities[0].entity else { panic!("no container") };
     let again = Container { container_id: "f".repeat(64).into(), ..again.clone() };

@@ -5,6 +5,8 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
+
 use super::{
     OtlpConfig, OtlpConfigError,
     connection::{Connection, Outcome},
@@ -20,6 +22,8 @@ pub(super) struct Sender {
     options: otlp::Options,
     /// The last snapshot that was accepted completely: entities in it that are in no later one get their last point.
     accepted: Option<Arc<Snapshot>>,
+    /// Memory for requests.
+    room: Vec<u8>,
 }
 
 impl Sender {
@@ -29,7 +33,7 @@ impl Sender {
         counters: &'static OtlpCounters,
     ) -> Result<Self, OtlpConfigError> {
         let connection = Connection::new(config, METRICS, node)?;
-        Ok(Self { connection, counters, options: config.options.clone(), accepted: None })
+        Ok(Self { connection, counters, options: config.options.clone(), accepted: None, room: Vec::new() })
     }
 
     /// Sends whatever comes into the queue. Never ends.
@@ -54,9 +58,20 @@ impl Sender {
     async fn send(&mut self, queue: &Queue, front: Front, acknowledge: &impl Fn(u64)) -> Option<Duration> {
         let snapshot = front.snapshot;
         let accepted = self.accepted.clone();
-        let requests = otlp::requests(&snapshot, accepted.as_deref()).with(&self.options);
-        for request in requests.skip(front.done_requests) {
-            match self.connection.offer(request.bytes).await {
+        let mut requests = otlp::requests(&snapshot, accepted.as_deref()).with(&self.options);
+        let mut done_requests = 0;
+        loop {
+            requests.reuse(std::mem::take(&mut self.room));
+            let Some(request) = requests.next() else { break };
+            done_requests += 1;
+            if done_requests <= front.done_requests {
+                self.room = emptied(request.bytes);
+                continue;
+            }
+            let outcome = self.connection.offer(request.bytes.clone()).await;
+            // It is nobody else's any more, unless the connection hangs.
+            self.room = emptied(request.bytes);
+            match outcome {
                 Outcome::Accepted { rejected } => {
                     let rejected = rejected.min(request.points);
                     self.counters.rejected.fetch_add(rejected, Ordering::Relaxed);
@@ -74,6 +89,7 @@ impl Sender {
                 }
             }
         }
+        self.room = requests.into_room();
         // A snapshot with a refused request is not acknowledged: what was final in it gets another chance in the
         // next one.
         if queue.finish(snapshot.sequence) {
@@ -83,4 +99,11 @@ impl Sender {
         }
         None
     }
+}
+
+/// The memory alone, unless somebody still reads what is in it.
+fn emptied(bytes: Bytes) -> Vec<u8> {
+    let Ok(mut bytes) = bytes.try_into_mut() else { return Vec::new() };
+    bytes.clear();
+    bytes.into()
 }

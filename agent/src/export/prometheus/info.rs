@@ -3,16 +3,22 @@
 use super::{Filter, Format, push_all, push_escaped, push_label};
 use crate::{
     registry::{Info, Snapshot},
-    signal::Entity,
+    signal::{Entity, InfoMetric},
 };
 
 /// Writes all facts, one family a metric.
 pub(super) fn push(snapshot: &Snapshot, filter: Option<&Filter>, format: Format, out: &mut Vec<u8>) {
-    let mut infos: Vec<&Info> = snapshot.infos.iter().collect();
-    // Stable: the entities' order stays.
-    infos.sort_by_key(|info| info.metric.name);
+    let mut metrics: Vec<&'static InfoMetric> = Vec::new();
+    for info in &*snapshot.infos {
+        if !metrics.contains(&info.metric) {
+            metrics.push(info.metric);
+        }
+    }
+    metrics.sort_by_key(|metric| metric.name);
+    let of_metric =
+        |metric: &'static InfoMetric| snapshot.infos.iter().filter(move |info| std::ptr::eq(info.metric, metric));
     let mut family = None;
-    for info in infos {
+    for info in metrics.into_iter().flat_map(of_metric) {
         let Some(state) = snapshot.entity(info.entity) else { continue };
         let Entity::Container(container) = &*state.entity else { continue };
         if filter.is_some_and(|filter| !filter.admits(&state.entity)) {

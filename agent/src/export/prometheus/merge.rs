@@ -8,23 +8,23 @@ use std::{borrow::Cow, collections::HashMap, hash::Hash, sync::Arc};
 use foldhash::fast::RandomState;
 
 use crate::{
-    registry::{Family, Snapshot},
+    registry::{Section, Snapshot, snapshot::Culprit},
     signal::Entity,
 };
 
 /// The snapshot with no two samples under the same labels. It is the same one if there were none.
 pub(super) fn by_labels(snapshot: &Snapshot) -> Cow<'_, Snapshot> {
-    let entities = firsts(snapshot, |entity| match entity {
+    let everyone = || 0..u32::try_from(snapshot.entities.len()).unwrap_or(u32::MAX);
+    let entities = firsts(snapshot, everyone(), |entity| match entity {
         Entity::Container(container) => (&*container.namespace, &*container.pod, Some(&*container.container)),
         Entity::Unit(unit) => (&**unit, "", None),
     });
-    let culprits = firsts(snapshot, |entity| match entity {
+    // Most are nobody's culprits, and the containers of one pod would all be one.
+    let culprits = firsts(snapshot, culprits(snapshot), |entity| match entity {
         Entity::Container(container) => (&*container.namespace, Some(&*container.pod)),
         Entity::Unit(unit) => (&**unit, None),
     });
-    let mut samples = snapshot.families().filter(|family| family.metric().split.is_some()).flat_map(Family::samples);
-    let mut has_culprits = || samples.any(|sample| sample.culprit.is_some());
-    if is_each_its_own(&entities) && (is_each_its_own(&culprits) || !has_culprits()) {
+    if is_each_its_own(&entities) && is_each_its_own(&culprits) {
         return Cow::Borrowed(snapshot);
     }
     let living = living(snapshot, &entities);
@@ -37,17 +37,42 @@ pub(super) fn by_labels(snapshot: &Snapshot) -> Cow<'_, Snapshot> {
         snapshot.sections.iter().map(|section| section.merged(&entities, is_past, |culprit| at(&culprits, culprit)));
     Cow::Owned(Snapshot {
         sections: sections.collect(),
-        entities: snapshot.entities.clone(),
+        entities: Arc::clone(&snapshot.entities),
         infos: Arc::clone(&snapshot.infos),
         node: Arc::clone(&snapshot.node),
         ..*snapshot
     })
 }
 
-/// For each entity the position of the first one with the same key.
-fn firsts<'a, K: Eq + Hash>(snapshot: &'a Snapshot, key: impl Fn(&'a Entity) -> K) -> Vec<u32> {
-    let mut first = HashMap::with_capacity_and_hasher(snapshot.entities.len(), RandomState::default());
-    (0u32..).zip(&snapshot.entities).map(|(at, state)| *first.entry(key(&state.entity)).or_insert(at)).collect()
+/// The positions of all who are named as culprits, in the order of the entities.
+fn culprits(snapshot: &Snapshot) -> impl Iterator<Item = u32> {
+    let mut is_culprit = vec![false; snapshot.entities.len()];
+    for caused in snapshot.sections.iter().flat_map(Section::caused) {
+        if let Culprit::Entity(position) = caused.culprit
+            && let Some(is_culprit) = usize::try_from(position).ok().and_then(|at| is_culprit.get_mut(at))
+        {
+            *is_culprit = true;
+        }
+    }
+    (0u32..).zip(is_culprit).filter_map(|(at, is_culprit)| is_culprit.then_some(at))
+}
+
+/// For each entity its own position; for each of those at `positions` that of the first of them with the same key.
+fn firsts<'a, K: Eq + Hash>(
+    snapshot: &'a Snapshot,
+    positions: impl Iterator<Item = u32>,
+    key: impl Fn(&'a Entity) -> K,
+) -> Vec<u32> {
+    let count = snapshot.entities.len();
+    let mut first = HashMap::with_capacity_and_hasher(count, RandomState::default());
+    let mut firsts: Vec<u32> = (0u32..).take(count).collect();
+    for at in positions {
+        let place = usize::try_from(at).ok().and_then(|at| firsts.get_mut(at));
+        if let (Some(place), Some(state)) = (place, snapshot.entity(at)) {
+            *place = *first.entry(key(&state.entity)).or_insert(at);
+        }
+    }
+    firsts
 }
 
 fn is_each_its_own(firsts: &[u32]) -> bool {

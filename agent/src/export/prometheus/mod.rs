@@ -149,8 +149,9 @@ struct Page<'a> {
 impl Page<'_> {
     fn write_family(&mut self, family: Family<'_>, writer: &mut impl Write) -> io::Result<()> {
         let (metric, column) = (family.metric(), family.column());
+        // All that stands behind the entity's labels, but for a culprit.
         let of_combination = |combination| {
-            let mut labels = Vec::new();
+            let mut labels = self.node.clone();
             for (name, value) in column.values(combination) {
                 labels.push(b',');
                 push_label(&mut labels, name, value);
@@ -158,6 +159,7 @@ impl Page<'_> {
             labels
         };
         let own_labels: Vec<Vec<u8>> = (0..column.combinations()).map(of_combination).collect();
+        let of_metric = format!("{}{{", metric.name);
         let mut headed = false;
         for sample in family.samples() {
             let Some(state) = self.snapshot.entity(sample.entity) else { continue };
@@ -177,7 +179,6 @@ impl Page<'_> {
             }
             let labels = |out: &mut Vec<u8>| {
                 out.extend_from_slice(state.entity.rendered(identity_labels));
-                out.extend_from_slice(&self.node);
                 out.extend_from_slice(own_labels.get(sample.combination).map(Vec::as_slice).unwrap_or_default());
                 match (sample.culprit, culprit) {
                     (None, _) => {}
@@ -185,7 +186,13 @@ impl Page<'_> {
                     (_, None) => out.extend_from_slice(b",culprit_pod=\"(other)\""),
                 }
             };
-            push_sample(&mut self.out, metric.name, labels, sample.value, self.format);
+            if let Value::Histogram(histogram) = sample.value {
+                histogram::push(&mut self.out, metric.name, labels, histogram, self.format);
+            } else {
+                self.out.extend_from_slice(of_metric.as_bytes());
+                labels(&mut self.out);
+                push_number(&mut self.out, sample.value);
+            }
             if self.out.len() >= CHUNK_BYTES {
                 writer.write_all(&self.out)?;
                 self.out.clear();
@@ -255,14 +262,8 @@ fn push_header(out: &mut Vec<u8>, metric: &Metric, format: Format) {
     }
 }
 
-fn push_sample(out: &mut Vec<u8>, name: &str, labels: impl FnOnce(&mut Vec<u8>), value: Value<'_>, format: Format) {
-    if let Value::Histogram(histogram) = value {
-        histogram::push(out, name, labels, histogram, format);
-        return;
-    }
-    out.extend_from_slice(name.as_bytes());
-    out.push(b'{');
-    labels(out);
+/// The rest of a line behind its labels.
+fn push_number(out: &mut Vec<u8>, value: Value<'_>) {
     out.extend_from_slice(b"} ");
     match value {
         Value::Integer(value) => push_integer(out, value),
@@ -302,17 +303,18 @@ fn push_integer(out: &mut Vec<u8>, value: u64) {
 
 /// Nanoseconds as decimal seconds, to the last digit.
 fn push_seconds(out: &mut Vec<u8>, value_ns: u64) {
-    push_integer(out, value_ns / 1_000_000_000);
-    let mut rest = value_ns % 1_000_000_000;
-    if rest == 0 {
-        return;
-    }
-    out.push(b'.');
-    let mut scale = 100_000_000;
-    while rest > 0 {
-        out.push(b'0' + u8::try_from(rest / scale).unwrap_or_default());
-        rest %= scale;
-        scale /= 10;
+    const SECOND_NS: u64 = 1_000_000_000;
+    push_integer(out, value_ns / SECOND_NS);
+    let rest = value_ns % SECOND_NS;
+    if rest > 0 {
+        // A digit before the others keeps the zeros in front, and gives its place to the point.
+        let point = out.len();
+        push_integer(out, SECOND_NS + rest);
+        if let Some(digit) = out.get_mut(point) {
+            *digit = b'.';
+        }
+        let zeros = out.iter().rev().take_while(|digit| **digit == b'0').count();
+        out.truncate(out.len() - zeros);
     }
 }
 

@@ -5,8 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Definition, Entry};
-use crate::signal::Entity;
+use super::{Entry, Forgotten};
+use crate::signal::{Entity, Layout};
 
 /// So long, and for so many series at most, what a forgotten instance has used is kept though its pod or unit is gone
 /// as well: one that is made again under the same name goes on from there. It would otherwise begin below or, worse,
@@ -16,7 +16,7 @@ pub(super) const MADE_AGAIN_SERIES: usize = 256;
 
 #[derive(Debug)]
 pub(super) struct Carried {
-    pub(super) entry: Entry,
+    pub(super) of: Forgotten,
     /// Since when nothing of its pod or unit is there.
     absent: Option<Instant>,
 }
@@ -24,14 +24,14 @@ pub(super) struct Carried {
 /// Adds the forgotten to what is carried, and drops what no entry will go on from.
 pub(super) fn carry_on(
     carried: &mut HashMap<Entity, Carried>,
-    forgotten: Vec<Entry>,
+    forgotten: Vec<Forgotten>,
     entries: &[Option<Entry>],
-    definitions: &[Definition],
+    layouts: &[&Layout],
     now: Instant,
 ) {
-    for entry in forgotten {
-        if let Some(series) = entry.gone.as_ref().map(|gone| gone.named.series()) {
-            carry(carried, series, entry, definitions);
+    for one in forgotten {
+        if let Some(series) = one.entry.gone.as_ref().map(|gone| gone.named.series()) {
+            carry(carried, series, one, layouts);
         }
     }
     if carried.is_empty() {
@@ -55,16 +55,16 @@ pub(super) fn carry_on(
     }
 }
 
-fn carry(carried: &mut HashMap<Entity, Carried>, series: Entity, entry: Entry, definitions: &[Definition]) {
+fn carry(carried: &mut HashMap<Entity, Carried>, series: Entity, of: Forgotten, layouts: &[&Layout]) {
     match carried.entry(series) {
         hash_map::Entry::Vacant(vacant) => {
-            vacant.insert(Carried { entry, absent: None });
+            vacant.insert(Carried { of, absent: None });
         }
         hash_map::Entry::Occupied(mut occupied) => {
-            let carried = &mut occupied.get_mut().entry;
-            carried.since = carried.since.min(entry.since);
-            for ((totals, more), definition) in carried.totals.iter_mut().zip(&entry.totals).zip(definitions) {
-                totals.add(&definition.layout, more);
+            let carried = &mut occupied.get_mut().of;
+            carried.entry.since = carried.entry.since.min(of.entry.since);
+            for ((totals, more), layout) in carried.totals.iter_mut().zip(&of.totals).zip(layouts) {
+                totals.add(layout, more);
             }
         }
     }

@@ -10,24 +10,23 @@
 //! snapshot.
 
 mod carried;
+mod culprits;
+mod forget;
 mod totals;
 mod view;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
 use foldhash::fast::RandomState;
 
-use self::{carried::Carried, totals::Totals};
+pub use self::culprits::CulpritId;
+use self::{carried::Carried, culprits::Culprits, totals::Totals, view::Listing};
 use super::{Section, Snapshot};
 use crate::signal::{Entity, EntityKey, Layout, Loss, Metric, Naming, Row};
-
-/// So long the final values of an entity whose names are about to come are kept, though they were delivered
-/// without: a container that lived for a moment is gone before the API server has heard of it.
-const NAMES_AWAITED: Duration = Duration::from_secs(30);
 
 /// Exporters whose acknowledgement is waited for. Each address that scrapes is one.
 const EXPORTERS: usize = 64;
@@ -47,18 +46,25 @@ pub struct Definition {
     pub active: bool,
 }
 
-/// An entity's place in the ledger, until the next sweep begins.
+/// An entity's place in the ledger, for as long as the ledger's epoch lasts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EntityId(u32);
 
 /// All entities' values.
+///
+/// What a sweep touches of each entity stands in lists by place; the entries themselves are looked at where somebody comes,
+/// goes or is called differently.
 #[derive(Debug)]
 pub struct Ledger {
-    definitions: Vec<Definition>,
+    parts: Vec<Part>,
     /// An entity keeps its place; places of forgotten ones are given again.
     entries: Vec<Option<Entry>>,
     free: Vec<EntityId>,
     ids: HashMap<EntityKey, EntityId, RandomState>,
+    /// By place: a cgroup of the entity was read in the present sweep.
+    present: Vec<bool>,
+    /// Places of those that are gone.
+    gone: Vec<EntityId>,
     /// All entities in the order of their names, as of the last sweep.
     order: Vec<EntityId>,
     /// Entities came or went or are called differently since the order was found.
@@ -67,17 +73,31 @@ pub struct Ledger {
     unnamed: Vec<EntityId>,
     /// The version of the names under which the entities are called.
     version: Option<u64>,
-    /// What culprits are called.
-    culprits: HashMap<EntityKey, EntityKey, RandomState>,
-    /// The present sweep's rows, one part per section.
-    sections: Vec<Section>,
+    culprits: Culprits,
+    /// How many culprits there may be until they are looked through.
+    most_culprits: usize,
+    /// Who is in a snapshot, as of the last one.
+    listing: Option<Listing>,
     /// What forgotten instances have used, by their series, while a later one lives or may come.
     carried: HashMap<Entity, Carried>,
     exporters: HashMap<String, Exporter>,
     linger: Duration,
     sequence: u64,
     changes: u64,
+    epoch: u64,
     expired: u64,
+}
+
+/// One section: what all entities have in one collector's metrics.
+#[derive(Debug)]
+struct Part {
+    definition: Definition,
+    /// The present sweep's rows.
+    section: Section,
+    /// By place: the number of the entity's row in the present sweep.
+    rows: Vec<Option<u32>>,
+    /// By place.
+    totals: Vec<Totals>,
 }
 
 #[derive(Debug)]
@@ -86,10 +106,6 @@ struct Entry {
     /// What it is called.
     named: EntityKey,
     since: SystemTime,
-    /// One per section.
-    totals: Vec<Totals>,
-    /// A cgroup of this entity was read in the present sweep.
-    present: bool,
     gone: Option<Gone>,
 }
 
@@ -101,16 +117,23 @@ struct Gone {
     named: EntityKey,
 }
 
+/// One who is forgotten, with what it had in each section.
+#[derive(Debug)]
+struct Forgotten {
+    entry: Entry,
+    totals: Vec<Totals>,
+}
+
 #[derive(Debug)]
 struct Exporter {
     acknowledged: u64,
     at: Instant,
 }
 
-impl Entry {
-    /// A cgroup of it is gone.
-    fn has_ended(&self) -> bool {
-        self.gone.is_some() || self.totals.iter().any(|totals| totals.retired.is_some())
+impl Part {
+    fn new(definition: Definition) -> Self {
+        let section = Section::new(Arc::clone(&definition.layout));
+        Self { definition, section, rows: Vec::new(), totals: Vec::new() }
     }
 }
 
@@ -118,23 +141,26 @@ impl Ledger {
     /// An empty ledger with one section per collector.
     #[must_use]
     pub fn new(definitions: Vec<Definition>, linger: Duration) -> Self {
-        let sections = definitions.iter().map(|definition| Section::new(Arc::clone(&definition.layout))).collect();
         Self {
-            definitions,
+            parts: definitions.into_iter().map(Part::new).collect(),
             entries: Vec::new(),
             free: Vec::new(),
             ids: HashMap::default(),
+            present: Vec::new(),
+            gone: Vec::new(),
             order: Vec::new(),
             unordered: false,
             unnamed: Vec::new(),
             version: None,
-            culprits: HashMap::default(),
-            sections,
+            culprits: Culprits::default(),
+            most_culprits: forget::SPARE_CULPRITS,
+            listing: None,
             carried: HashMap::new(),
             exporters: HashMap::new(),
             linger,
             sequence: 0,
             changes: 0,
+            epoch: 0,
             expired: 0,
         }
     }
@@ -146,24 +172,17 @@ impl Ledger {
         let version = naming.version();
         if self.version != Some(version) {
             self.version = Some(version);
-            self.culprits.clear();
+            self.culprits.forget_names();
+            self.listing = None;
             for entry in self.entries.iter_mut().flatten() {
-                let named = naming.name(&entry.entity);
-                if *entry.named != named {
-                    entry.named = named.into();
-                    self.unordered = true;
-                }
+                self.unordered |= entry.rename(naming);
             }
         }
         self.forget(now, naming);
-        for entry in self.entries.iter_mut().flatten() {
-            entry.present = false;
-            for totals in &mut entry.totals {
-                totals.row = None;
-            }
-        }
-        for section in &mut self.sections {
-            section.clear();
+        self.present.fill(false);
+        for part in &mut self.parts {
+            part.rows.fill(None);
+            part.section.clear();
         }
     }
 
@@ -171,24 +190,23 @@ impl Ledger {
     pub fn entity(&mut self, entity: &EntityKey, since: SystemTime) -> EntityId {
         if let Some(id) = self.ids.get(entity) {
             let id = *id;
-            if let Some(entry) = self.entry(id) {
-                entry.since = entry.since.min(since);
+            if let Some(entry) = self.entry(id).filter(|entry| since < entry.since) {
+                entry.since = since;
+                self.changes += 1;
             }
             return id;
         }
-        let entry = Entry {
-            entity: entity.clone(),
-            named: entity.clone(),
-            since,
-            totals: vec![Totals::default(); self.definitions.len()],
-            present: false,
-            gone: None,
-        };
+        let entry = Entry { entity: entity.clone(), named: entity.clone(), since, gone: None };
         let id = self.free.pop().unwrap_or_else(|| {
             self.entries.push(None);
+            self.present.push(false);
+            for part in &mut self.parts {
+                part.rows.push(None);
+                part.totals.push(Totals::default());
+            }
             EntityId(u32::try_from(self.entries.len() - 1).unwrap_or(u32::MAX))
         });
-        if let Some(place) = place_of(&mut self.entries, id) {
+        if let Some(place) = self.entries.get_mut(place(id)) {
             *place = Some(entry);
         }
         self.ids.insert(entity.clone(), id);
@@ -197,38 +215,45 @@ impl Ledger {
         id
     }
 
+    /// The number of one who makes others wait, given if need be.
+    pub fn culprit(&mut self, entity: &EntityKey) -> CulpritId {
+        self.culprits.id(entity)
+    }
+
     /// Enters what a living cgroup of the entity has used so far.
     pub fn observe(&mut self, section: usize, id: EntityId, row: &Row) {
-        let Self { entries, sections, .. } = self;
-        let Some(entry) = place_of(entries, id).and_then(Option::as_mut) else { return };
-        entry.present = true;
-        self.changes += u64::from(entry.gone.take().is_some());
-        if let (Some(totals), Some(section)) = (entry.totals.get_mut(section), sections.get_mut(section))
-            && !row.is_empty()
-        {
-            let number = *totals.row.get_or_insert_with(|| section.push_row());
-            section.add(number, row);
+        if let Some(present) = self.present.get_mut(place(id)) {
+            *present = true;
+        }
+        let Some(part) = self.parts.get_mut(section).filter(|_| !row.is_empty()) else { return };
+        if let Some(number) = part.rows.get_mut(place(id)) {
+            match number {
+                Some(number) => part.section.add(*number, row),
+                None => *number = Some(part.section.push(row)),
+            }
         }
     }
 
     /// Enters what a cgroup of the entity had used when it went. An entity that is gone already has to be delivered
     /// once more.
     pub fn retire(&mut self, section: usize, id: EntityId, row: &Row) {
-        let Self { entries, definitions, .. } = self;
-        let Some(entry) = place_of(entries, id).and_then(Option::as_mut) else { return };
-        self.changes += u64::from(entry.gone.take().is_some());
-        if let (Some(totals), Some(definition)) = (entry.totals.get_mut(section), definitions.get(section)) {
-            totals.retire(&definition.layout, row);
+        let Some(entry) = self.entry(id) else { return };
+        if entry.gone.take().is_some() {
+            self.gone.retain(|gone| *gone != id);
+            self.changes += 1;
+        }
+        let Some(part) = self.parts.get_mut(section) else { return };
+        if let Some(totals) = part.totals.get_mut(place(id)) {
+            totals.retire(&part.definition.layout, row);
         }
     }
 
     /// Enters what one entity lost to another, by the metric that tells it. An entity is no culprit of itself.
-    pub fn caused(&mut self, section: usize, metric: &Metric, id: EntityId, culprit: &EntityKey, amount: u64) {
-        let Self { entries, definitions, .. } = self;
-        let columns = definitions.get(section).map(|definition| definition.layout.columns()).unwrap_or_default();
+    pub fn caused(&mut self, section: usize, metric: &Metric, id: EntityId, culprit: CulpritId, amount: u64) {
+        let Some(part) = self.parts.get_mut(section) else { return };
+        let columns = part.definition.layout.columns();
         let column = columns.iter().position(|column| column.metric == metric).and_then(|at| u32::try_from(at).ok());
-        let entry = place_of(entries, id).and_then(Option::as_mut);
-        if let (Some(column), Some(totals)) = (column, entry.and_then(|entry| entry.totals.get_mut(section))) {
+        if let (Some(column), Some(totals)) = (column, part.totals.get_mut(place(id))) {
             totals.cause(column, culprit, amount);
         }
     }
@@ -238,25 +263,31 @@ impl Ledger {
     pub fn finish(&mut self, now: Instant, naming: &impl Naming) {
         for id in std::mem::take(&mut self.unnamed) {
             if let Some(entry) = self.entry(id) {
-                let named = naming.name(&entry.entity);
-                if *entry.named != named {
-                    entry.named = named.into();
-                }
+                entry.rename(naming);
             }
         }
-        let sequence = self.sequence;
-        for entry in self.entries.iter_mut().flatten() {
-            match &mut entry.gone {
-                None if entry.present => {}
-                None => {
-                    entry.gone = Some(Gone { sequence, at: now, named: entry.named.clone() });
-                    self.changes += 1;
-                }
-                Some(gone) if gone.named != entry.named => {
-                    gone.named = entry.named.clone();
-                    gone.sequence = sequence;
-                }
-                Some(_) => {}
+        let Self { entries, present, gone, changes, sequence, .. } = self;
+        gone.retain(|id| {
+            let Some(entry) = entries.get_mut(place(*id)).and_then(Option::as_mut) else { return false };
+            if present.get(place(*id)) == Some(&true) {
+                entry.gone = None;
+                *changes += 1;
+                return false;
+            }
+            if let Some(gone) = entry.gone.as_mut().filter(|gone| gone.named != entry.named) {
+                gone.named = entry.named.clone();
+                gone.sequence = *sequence;
+            }
+            true
+        });
+        // Most are present, and their entries need not be looked at.
+        let absent = (0..).zip(&*present).filter_map(|(id, present)| (!present).then_some(EntityId(id)));
+        for id in absent {
+            let entry = entries.get_mut(place(id)).and_then(Option::as_mut);
+            if let Some(entry) = entry.filter(|entry| entry.gone.is_none()) {
+                entry.gone = Some(Gone { sequence: *sequence, at: now, named: entry.named.clone() });
+                gone.push(id);
+                *changes += 1;
             }
         }
         if std::mem::take(&mut self.unordered) {
@@ -272,13 +303,16 @@ impl Ledger {
 
     /// Everyone whose names may still be asked for though no cgroup may be left: entities of whom something is gone, and
     /// those who made others wait.
-    #[must_use]
-    pub fn entities(&self) -> HashSet<&EntityKey, RandomState> {
-        let entries = || self.entries.iter().flatten();
-        let all = entries().chain(self.carried.values().map(|carried| &carried.entry));
-        let caused = all.flat_map(|entry| &entry.totals).flat_map(Totals::caused);
-        let ended = entries().filter(|entry| entry.has_ended()).map(|entry| &entry.entity);
-        ended.chain(caused.map(|caused| &caused.culprit)).collect()
+    pub fn entities(&self) -> impl Iterator<Item = &EntityKey> {
+        let has_retired = |at: usize| {
+            self.parts.iter().any(|part| part.totals.get(at).is_some_and(|totals| totals.retired.is_some()))
+        };
+        let entries = self.entries.iter().enumerate().filter_map(|(at, entry)| Some((at, entry.as_ref()?)));
+        let ended = entries.filter(move |(at, entry)| entry.gone.is_some() || has_retired(*at));
+        let culprits = self.culprits.iter().zip(self.named_culprits());
+        ended
+            .map(|(_, entry)| &entry.entity)
+            .chain(culprits.filter_map(|(culprit, is_named)| is_named.then_some(culprit)))
     }
 
     /// The exporter has delivered the snapshot of that number. Beyond [`EXPORTERS`] nobody is waited for.
@@ -294,9 +328,9 @@ impl Ledger {
     /// Takes the memory of a snapshot that nobody needs any more.
     pub fn recycle(&mut self, snapshot: Snapshot) {
         for old in snapshot.sections {
-            let mut sections = self.sections.iter_mut();
-            if let Some(section) = sections.find(|section| Arc::ptr_eq(section.layout(), old.layout())) {
-                *section = old;
+            let mut parts = self.parts.iter_mut();
+            if let Some(part) = parts.find(|part| Arc::ptr_eq(part.section.layout(), old.layout())) {
+                part.section = old;
             }
         }
     }
@@ -310,7 +344,7 @@ impl Ledger {
     /// Entities that are gone and not yet forgotten.
     #[must_use]
     pub fn gone(&self) -> usize {
-        self.entries.iter().flatten().filter(|entry| entry.gone.is_some()).count()
+        self.gone.len()
     }
 
     /// Grows whenever the entities of a snapshot or their names, order or state are not those of the last one.
@@ -319,44 +353,31 @@ impl Ledger {
         self.changes
     }
 
-    fn entry(&mut self, id: EntityId) -> Option<&mut Entry> {
-        place_of(&mut self.entries, id)?.as_mut()
+    /// Grows whenever a place or a number that was given before may be somebody else's.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch
     }
 
-    fn forget(&mut self, now: Instant, naming: &impl Naming) {
-        let linger = self.linger;
-        self.exporters.retain(|_, exporter| now.duration_since(exporter.at) < linger);
-        let slowest = self.exporters.values().map(|exporter| exporter.acknowledged).min();
-        let mut forgotten = Vec::new();
-        for (place, id) in self.entries.iter_mut().zip(0..) {
-            let is_forgotten = |entry: &mut Entry| {
-                let Some(gone) = &entry.gone else { return false };
-                let delivered = slowest.is_some_and(|acknowledged| acknowledged >= gone.sequence);
-                let age = now.duration_since(gone.at);
-                let over = age >= linger;
-                let awaited = age < NAMES_AWAITED && naming.is_pending(&entry.entity) || entry.named != gone.named;
-                self.expired += u64::from(over && !delivered);
-                over || delivered && !awaited
-            };
-            if let Some(entry) = place.take_if(is_forgotten) {
-                self.ids.remove(&entry.entity);
-                self.free.push(EntityId(id));
-                self.unordered = true;
-                forgotten.push(entry);
-            }
-        }
-        if !forgotten.is_empty() {
-            // Among them may be culprits, which nobody may cause any more.
-            self.culprits.clear();
-        }
-        let carried = (self.carried.len(), forgotten.len());
-        carried::carry_on(&mut self.carried, forgotten, &self.entries, &self.definitions, now);
-        self.changes += u64::from(carried != (self.carried.len(), 0));
+    fn entry(&mut self, id: EntityId) -> Option<&mut Entry> {
+        self.entries.get_mut(place(id))?.as_mut()
     }
 }
 
-fn place_of(entries: &mut [Option<Entry>], id: EntityId) -> Option<&mut Option<Entry>> {
-    entries.get_mut(usize::try_from(id.0).ok()?)
+impl Entry {
+    /// Calls it by the name that is known now; true if that is another one.
+    fn rename(&mut self, naming: &impl Naming) -> bool {
+        let named = naming.name(&self.entity);
+        let is_new = *self.named != named;
+        if is_new {
+            self.named = named.into();
+        }
+        is_new
+    }
+}
+
+fn place(id: EntityId) -> usize {
+    usize::try_from(id.0).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! One entity's part of one section. The ledger keeps it.
 
-use crate::signal::{EntityKey, Layout, Row};
+use super::CulpritId;
+use crate::signal::{Layout, Row};
 
 /// Culprits that are told by name for one entity and metric; the lightest beyond them become "(other)".
 const CULPRITS_PER_ENTITY: usize = 16;
@@ -10,37 +11,35 @@ const CULPRITS_PER_ENTITY: usize = 16;
 pub(super) struct Totals {
     /// Values of cgroups that are gone; none as a rule.
     pub(super) retired: Option<Box<Row>>,
-    /// The number of its row in the present sweep.
-    pub(super) row: Option<u32>,
     /// What it lost to others by name: a handful, which are found faster one by one than by a table.
     caused: Vec<Caused>,
 }
 
 /// What an entity lost to one culprit.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Caused {
     /// Position of the split metric among the section's columns.
     pub(super) column: u32,
-    pub(super) culprit: EntityKey,
+    pub(super) culprit: CulpritId,
     pub(super) amount: u64,
 }
 
 impl Totals {
-    pub(super) fn cause(&mut self, column: u32, culprit: &EntityKey, amount: u64) {
+    pub(super) fn cause(&mut self, column: u32, culprit: CulpritId, amount: u64) {
         let mut of_column = self.caused.iter_mut().filter(|caused| caused.column == column);
-        if let Some(known) = of_column.find(|caused| caused.culprit == *culprit) {
+        if let Some(known) = of_column.find(|caused| caused.culprit == culprit) {
             known.amount += amount;
             return;
         }
-        let new = || Caused { column, culprit: culprit.clone(), amount };
+        let new = Caused { column, culprit, amount };
         if self.caused.iter().filter(|caused| caused.column == column).count() < CULPRITS_PER_ENTITY {
-            self.caused.push(new());
+            self.caused.push(new);
             return;
         }
         let of_column = self.caused.iter_mut().filter(|caused| caused.column == column);
         if let Some(lightest) = of_column.min_by_key(|caused| caused.amount).filter(|lightest| lightest.amount < amount)
         {
-            *lightest = new();
+            *lightest = new;
         }
     }
 
@@ -58,11 +57,18 @@ impl Totals {
             self.retire(layout, retired);
         }
         for caused in &other.caused {
-            self.cause(caused.column, &caused.culprit, caused.amount);
+            self.cause(caused.column, caused.culprit, caused.amount);
         }
     }
 
     pub(super) fn caused(&self) -> &[Caused] {
         &self.caused
+    }
+
+    /// Culprits have got other numbers.
+    pub(super) fn renumber(&mut self, number: impl Fn(CulpritId) -> CulpritId) {
+        for caused in &mut self.caused {
+            caused.culprit = number(caused.culprit);
+        }
     }
 }

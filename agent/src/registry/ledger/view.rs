@@ -2,100 +2,145 @@
 
 use std::{collections::HashSet, sync::Arc, time::SystemTime};
 
-use super::{Entry, Ledger};
+use super::{EntityId, Ledger, Part, place, totals::Totals};
 use crate::{
     registry::{
         EntityState, Section, Snapshot,
         snapshot::{Caused, Culprit},
     },
-    signal::{Entity, EntityKey, Naming},
+    signal::{Column, Entity, EntityKey, Layout, Naming, Split},
 };
 
-/// Who is in a snapshot, in the order of the names.
-struct Listed<'a> {
-    named: &'a EntityKey,
-    carried: bool,
-    entry: &'a Entry,
+/// Who is in a snapshot. The next one has the same if nobody came, went or is called differently.
+#[derive(Debug)]
+pub(super) struct Listing {
+    /// The ledger's count of changes that it is of.
+    as_of: u64,
+    /// Whose values the entities have, one for each of those that are in the order of the names.
+    listed: Vec<Listed>,
+    /// Culprits without values of their own stand behind the others.
+    entities: Arc<Vec<EntityState>>,
+}
+
+#[derive(Debug)]
+enum Listed {
+    Own(EntityId),
+    /// What is carried on under this series.
+    Carried(Entity),
 }
 
 impl Ledger {
     /// The view of the sweep that has ended, under the names that were known at it. A sweep has one.
     #[must_use]
     pub fn snapshot(&mut self, taken: SystemTime, node: Arc<str>, naming: &impl Naming) -> Snapshot {
-        let mut sections = std::mem::take(&mut self.sections);
-        let series: Vec<(EntityKey, &Entry)>;
-        let mut listed: Vec<Listed<'_>> = self
-            .order
-            .iter()
-            .filter_map(|id| self.entries.get(usize::try_from(id.0).ok()?)?.as_ref())
-            .map(|entry| Listed { named: &entry.named, carried: false, entry })
-            .collect();
-        if !self.carried.is_empty() {
-            let present: HashSet<Entity> = listed.iter().map(|listed| listed.named.series()).collect();
-            let carried = self.carried.iter().filter(|(series, _)| present.contains(*series));
-            series = carried.map(|(series, carried)| (series.clone().into(), &carried.entry)).collect();
-            listed.extend(series.iter().map(|(named, entry)| Listed { named, carried: true, entry }));
-            listed.sort_by(|one, other| (one.named, one.carried).cmp(&(other.named, other.carried)));
-        }
-        let state = |Listed { named, carried, entry }: &Listed<'_>| EntityState {
-            entity: (*named).clone(),
-            since: entry.since,
-            gone: entry.gone.is_some(),
-            carried: *carried,
-        };
-        let mut entities: Vec<EntityState> = listed.iter().map(state).collect();
-        let sorted = entities.len();
-        let culprits = &mut self.culprits;
-        let mut position = |culprit: &EntityKey| {
-            let named = culprits.entry(culprit.clone()).or_insert_with(|| naming.name(culprit).into());
-            let known = entities.get(..sorted).unwrap_or_default();
-            let mut at = known.partition_point(|state| state.entity < *named);
-            if known.get(at).is_none_or(|state| state.entity != *named) {
-                let added = entities.get(sorted..).unwrap_or_default();
-                at = sorted + added.iter().position(|state| state.entity == *named).unwrap_or(added.len());
-                if at == entities.len() {
-                    let since = SystemTime::UNIX_EPOCH;
-                    entities.push(EntityState { entity: named.clone(), since, gone: true, carried: false });
+        let mut listing = self.listing.take().filter(|listing| listing.as_of == self.changes).unwrap_or_else(|| {
+            self.culprits.forget_positions();
+            self.list()
+        });
+        let Self { parts, culprits, carried, .. } = self;
+        let mut caused = Vec::new();
+        for (number, part) in parts.iter_mut().enumerate() {
+            let layout = Arc::clone(&part.definition.layout);
+            let splits = splits(&layout);
+            for at in 0..listing.listed.len() {
+                let (row, totals) = match listing.listed.get(at) {
+                    Some(Listed::Own(id)) => {
+                        (part.rows.get(place(*id)).copied().flatten(), part.totals.get(place(*id)))
+                    }
+                    // It has no row of the present: that would be the one of the instance that goes on from it.
+                    Some(Listed::Carried(series)) => {
+                        (None, carried.get(series).and_then(|carried| carried.of.totals.get(number)))
+                    }
+                    None => (None, None),
+                };
+                let retired = totals.and_then(|totals| totals.retired.as_ref());
+                let row = match (row, retired) {
+                    (Some(row), Some(retired)) => {
+                        part.section.add(row, retired);
+                        Some(row)
+                    }
+                    (None, Some(retired)) => Some(part.section.push(retired)),
+                    (row, None) => row,
+                };
+                part.section.push_entity(row);
+                if !splits.is_empty() {
+                    caused.clear();
+                    caused.extend(totals.into_iter().flat_map(Totals::caused).filter_map(|caused| {
+                        let find = |named: &EntityKey| listing.position(named);
+                        Some((caused.column, culprits.position(caused.culprit, naming, find)?, caused.amount))
+                    }));
+                    split(&mut part.section, &splits, u32::try_from(at).unwrap_or(u32::MAX), &mut caused);
                 }
-            }
-            u32::try_from(at).unwrap_or(u32::MAX)
-        };
-        for (number, section) in sections.iter_mut().enumerate() {
-            for (entity, listed) in (0_u32..).zip(&listed) {
-                let Some(totals) = listed.entry.totals.get(number) else { continue };
-                // What is carried has no row of the present: it would be that of the instance that goes on from it.
-                let mut row = totals.row.filter(|_| !listed.carried);
-                if let Some(retired) = &totals.retired {
-                    let with_retired = row.unwrap_or_else(|| section.push_row());
-                    section.add(with_retired, retired);
-                    row = Some(with_retired);
-                }
-                section.push_entity(row);
-                let mut caused: Vec<(u32, u32, u64)> = totals
-                    .caused()
-                    .iter()
-                    .map(|caused| (caused.column, position(&caused.culprit), caused.amount))
-                    .collect();
-                split(section, entity, &mut caused);
             }
         }
         // A collector that is not at work has no metrics at all.
-        let active = sections.into_iter().zip(&self.definitions).filter(|(_, definition)| definition.active);
-        let sections: Vec<Section> = active.map(|(section, _)| section).collect();
-        self.sections =
-            self.definitions.iter().map(|definition| Section::new(Arc::clone(&definition.layout))).collect();
+        let sections = parts.iter_mut().filter(|part| part.definition.active).map(Part::take_section).collect();
+        let entities = Arc::clone(&listing.entities);
+        self.listing = Some(listing);
         Snapshot { sequence: self.sequence, taken, node, entities, sections, infos: Arc::new([]) }
     }
+
+    /// Lists who is there, in the order of the names.
+    fn list(&self) -> Listing {
+        let own = |id: &EntityId| {
+            let entry = self.entries.get(place(*id))?.as_ref()?;
+            let (entity, since, gone) = (entry.named.clone(), entry.since, entry.gone.is_some());
+            Some((EntityState { entity, since, gone, carried: false }, Listed::Own(*id)))
+        };
+        let mut all: Vec<(EntityState, Listed)> = self.order.iter().filter_map(own).collect();
+        if !self.carried.is_empty() {
+            let present: HashSet<Entity> = all.iter().map(|(state, _)| state.entity.series()).collect();
+            let carried = self.carried.iter().filter(|(series, _)| present.contains(*series));
+            all.extend(carried.map(|(series, carried)| {
+                let (entity, since) = (series.clone().into(), carried.of.entry.since);
+                let gone = carried.of.entry.gone.is_some();
+                (EntityState { entity, since, gone, carried: true }, Listed::Carried(series.clone()))
+            }));
+            let key = |state: &EntityState| (state.entity.clone(), state.carried);
+            all.sort_by_cached_key(|(state, _)| key(state));
+        }
+        let (entities, listed) = all.into_iter().unzip();
+        Listing { as_of: self.changes, listed, entities: Arc::new(entities) }
+    }
+}
+
+impl Listing {
+    /// The position of one who is called so, who is added if need be.
+    fn position(&mut self, named: &EntityKey) -> u32 {
+        let (sorted, added) = self.entities.split_at_checked(self.listed.len()).unwrap_or_default();
+        let mut at = sorted.partition_point(|state| state.entity < *named);
+        if sorted.get(at).is_none_or(|state| state.entity != *named) {
+            let known = added.iter().position(|state| state.entity == *named);
+            at = sorted.len() + known.unwrap_or(added.len());
+            if known.is_none() {
+                let (entity, since) = (named.clone(), SystemTime::UNIX_EPOCH);
+                Arc::make_mut(&mut self.entities).push(EntityState { entity, since, gone: true, carried: false });
+            }
+        }
+        u32::try_from(at).unwrap_or(u32::MAX)
+    }
+}
+
+impl Part {
+    /// The rows of the sweep that has ended; an empty section takes their place.
+    fn take_section(&mut self) -> Section {
+        std::mem::replace(&mut self.section, Section::new(Arc::clone(&self.definition.layout)))
+    }
+}
+
+/// Each metric that splits another one, with its position, and the metric that it splits.
+fn splits(layout: &Layout) -> Vec<(u32, Split, Option<&Column>)> {
+    let columns = (0_u32..).zip(layout.columns());
+    columns.filter_map(|(at, column)| column.metric.split.map(|split| (at, split, layout.column(split.of)))).collect()
 }
 
 /// Enters what an entity lost by culprit; what no name accounts for is the other culprits'. The same culprit may come
 /// more than once, under several of its instances.
-fn split(section: &mut Section, entity: u32, caused: &mut [(u32, u32, u64)]) {
+fn split(section: &mut Section, splits: &[(u32, Split, Option<&Column>)], entity: u32, caused: &mut [(u32, u32, u64)]) {
     caused.sort_unstable();
-    let layout = Arc::clone(section.layout());
-    for (column, split) in (0_u32..).zip(layout.columns()).filter_map(|(at, column)| Some((at, column.metric.split?))) {
-        let whole: u64 = layout
-            .column(split.of)
+    for (column, split, of) in splits {
+        let column = *column;
+        let whole: u64 = of
             .and_then(|of| {
                 let (cells, present) = section.cells(entity)?;
                 let cells = of.of(cells, present)?;

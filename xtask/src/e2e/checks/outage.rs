@@ -141,7 +141,6 @@ fn load(world: &mut World, name: &str, milliseconds: &str) -> Result<()> {
     world.apply(&[pod(name, &[milliseconds, "stay"])])?;
     let name = Name::new(NAMESPACE, name, "app");
     within(Duration::from_mins(1), || {
-        world.truth.read(&world.cluster.pod_logs());
         if world.truth.by_name().contains_key(&name) { Ok(()) } else { bail!("{name} has not finished its load") }
     })
 }

@@ -13,6 +13,7 @@ use crate::e2e::{
     collector::Told,
     names::{Name, disagreements, total},
     prometheus::Series,
+    truth::unread,
     wait::within,
     workloads::{ALL, Expected, NAMESPACE, STEADY, objects, pod},
     world::{RELEASE, World},
@@ -32,27 +33,22 @@ pub(super) fn every_kind(world: &mut World) -> Result<String> {
     });
     fs::write(world.cluster.static_pods().join("fixed.yaml"), fixed.to_string())
         .context("cannot write a static pod")?;
-    // Its first life is over before its second begins, under the same name.
-    let again = Name::new(NAMESPACE, "again", "app");
+    // Its next start is 20 s away: one between its last log and its removal would be in nobody's truth.
     within(LOADS_WITHIN, || {
-        world.truth.read(&world.cluster.pod_logs());
-        if world.truth.by_name().contains_key(&again) { Ok(()) } else { bail!("{again} has not finished its load") }
-    })?;
-    world.kubectl(&["delete", "pod", "--namespace", NAMESPACE, "again"])?;
-    world.apply(&[pod("again", &["500", "stay"])])?;
-    // Its next start is 20 s away: one between the last look at its log and its removal would be in nobody's truth.
-    within(LOADS_WITHIN, || {
-        world.truth.read(&world.cluster.pod_logs());
         let mut of_crash = ALL.iter().filter(|expected| expected.pod == "crash");
         of_crash.find_map(|expected| lacking(world, expected)).map_or(Ok(()), |what| bail!("{what}"))
     })?;
     world.kubectl(&["delete", "pod", "--namespace", NAMESPACE, "crash"])?;
+    // Its first life is over before its second begins, under the same name.
+    let again = Name::new(NAMESPACE, "again", "app");
     within(LOADS_WITHIN, || {
-        world.truth.read(&world.cluster.pod_logs());
-        match ALL.iter().find_map(|expected| lacking(world, expected)) {
-            None => Ok(()),
-            Some(what) => bail!("{what}"),
-        }
+        if world.truth.by_name().contains_key(&again) { Ok(()) } else { bail!("{again} has not finished its load") }
+    })?;
+    world.kubectl(&["delete", "pod", "--namespace", NAMESPACE, "again"])?;
+    world.apply(&[pod("again", &["500", "stay"])])?;
+    within(LOADS_WITHIN, || match ALL.iter().find_map(|expected| lacking(world, expected)) {
+        None => Ok(()),
+        Some(what) => bail!("{what}"),
     })?;
     // From here on no new container comes.
     world.kubectl(&[
@@ -68,11 +64,11 @@ pub(super) fn every_kind(world: &mut World) -> Result<String> {
     let workloads = workloads(world)?;
     // And none ends any more: a last job may just have begun.
     same_names(world, &world.agent()?)?;
-    Ok(format!("{} runs of {} containers, {workloads} pods", world.truth.0.len(), world.truth.by_name().len()))
+    let runs = world.truth.runs().len();
+    Ok(format!("{runs} runs of {} containers, {workloads} pods", world.truth.by_name().len()))
 }
 
 pub(super) fn short_job(world: &mut World) -> Result<String> {
-    world.truth.read(&world.cluster.pod_logs());
     let truth = world.truth.by_name();
     let (name, used) = truth
         .iter()
@@ -92,7 +88,6 @@ pub(super) fn short_job(world: &mut World) -> Result<String> {
 /// Waits until both observers agree with the truth in every name and value.
 pub(super) fn settled(world: &mut World) -> Result<()> {
     within(SEEN_WITHIN, || {
-        world.truth.read(&world.cluster.pod_logs());
         let truth = world.truth.by_name();
         // Their amounts are not known: no load of these checks.
         let untold: BTreeSet<Name> = [Name::new(NAMESPACE, STEADY, "app")].into();
@@ -106,8 +101,12 @@ pub(super) fn settled(world: &mut World) -> Result<()> {
         let beside = beside.map(|(name, seconds)| format!("{name} {seconds:.3} s")).collect::<Vec<_>>().join(", ");
         let mut wrong = disagreements("Prometheus", &truth, &ours(seen), &untold);
         wrong.extend(disagreements("the collector", &truth, &ours(world.collector.received().by_name()), &untold));
+        let runs = world.truth.runs();
+        let unread =
+            unread(&runs).into_iter().map(|run| format!("no log tells what run {} of {} used", run.restarts, run.name));
+        wrong.extend(unread);
         // On a machine that others use as well, there may be pods of theirs, which nobody names.
-        let uids: BTreeSet<&str> = world.truth.0.keys().map(|run| run.pod_uid.as_str()).collect();
+        let uids: BTreeSet<&str> = runs.keys().map(|run| run.pod_uid.as_str()).collect();
         let nameless = world.prometheus.now("podlens_cpu_seconds_total{pod!=\"\"}")?;
         let nameless =
             nameless.iter().map(Series::name).filter(|name| uids.contains(&*name.pod) || is_named_by_id(name));
@@ -134,7 +133,7 @@ fn prometheus(world: &World) -> Result<BTreeMap<Name, f64>> {
 
 /// What of an expected load is not finished.
 fn lacking(world: &World, expected: &Expected) -> Option<String> {
-    let runs: Vec<_> = world.truth.0.keys().filter(|run| expected.is(&run.name.pod)).collect();
+    let runs: Vec<_> = world.truth.runs().into_keys().filter(|run| expected.is(&run.name.pod)).collect();
     let pods: BTreeSet<&str> = runs.iter().map(|run| run.name.pod.as_str()).collect();
     if pods.len() < expected.pods {
         return Some(format!("{} pods {} have finished a load, not {}", pods.len(), expected.pod, expected.pods));
@@ -150,7 +149,7 @@ fn lacking(world: &World, expected: &Expected) -> Option<String> {
 fn workloads(world: &World) -> Result<usize> {
     let mut wrong = Vec::new();
     let mut pods: BTreeSet<(String, String)> =
-        world.truth.0.keys().map(|run| (run.name.pod.clone(), run.pod_uid.clone())).collect();
+        world.truth.runs().into_keys().map(|run| (run.name.pod, run.pod_uid)).collect();
     let count = pods.len();
     for series in world.prometheus.last(&format!("podlens_pod_info{{namespace=\"{NAMESPACE}\"}}"))? {
         let pod = series.label("pod");

@@ -390,8 +390,10 @@ impl Table {
 
     /// The uid of a static pod's mirror, unless there is a pod of this very uid.
     fn mirror(&self, pod_uid: &str) -> Option<&Arc<str>> {
+        // Few pods are static.
+        let uid = self.by_cgroup_uid.get(pod_uid)?;
         let is_itself = self.pods.get(pod_uid).is_some_and(Entry::is_told);
-        self.by_cgroup_uid.get(pod_uid).filter(|uid| !is_itself && self.pods.contains_key(*uid))
+        (!is_itself && self.pods.contains_key(uid)).then_some(uid)
     }
 
     /// The pod's entry, made if need be; none if it is known under other names.

@@ -308,7 +308,7 @@ async fn an_entity_that_left_is_ended_at_the_receiver() {
     let source = FakeSource::new(snapshot(7), true);
     let running = start(&config(collector.serve().await), Arc::clone(&source));
     eventually("an export", || !running.source.exported().is_empty()).await;
-    source.snapshot.lock().unwrap().entities[0] = state(container("shop", "web-2", "nginx"));
+    Arc::make_mut(&mut source.snapshot.lock().unwrap().entities)[0] = state(container("shop", "web-2", "nginx"));
     // One entity more than the snapshot has.
     let ended = |request: &ExportMetricsServiceRequest| request.resource_metrics.len() == 4;
     eventually("last points", || collector.received().iter().any(ended)).await;

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
+mod lives;
+
 use std::{
     collections::HashMap,
     hash::{DefaultHasher, Hash as _, Hasher as _},
@@ -102,21 +104,32 @@ impl Bench {
     /// One sweep 10 s after the last: `living` have used so much, and everyone takes the snapshot.
     fn sweep(&mut self, living: &[(&Entity, u64)]) -> Snapshot {
         self.now += Duration::from_secs(10);
-        self.ledger.begin(self.now, &self.names);
-        for (entity, ns) in living {
-            let row = self.row(*ns);
-            let id = self.ledger.entity(&(*entity).clone().into(), SystemTime::UNIX_EPOCH);
-            self.ledger.observe(0, id, &row);
-        }
-        self.ledger.finish(self.now, &self.names);
-        let snapshot = self.ledger.snapshot(SystemTime::UNIX_EPOCH, "n".into(), &self.names);
+        let living: Vec<(Entity, u64, SystemTime)> =
+            living.iter().map(|(entity, ns)| ((*entity).clone(), *ns, SystemTime::UNIX_EPOCH)).collect();
+        let snapshot = self.sweep_now(&living);
         self.ledger.exported("test", snapshot.sequence, self.now);
         snapshot
     }
 
+    /// One sweep: `living` have used so much since then.
+    fn sweep_now(&mut self, living: &[(Entity, u64, SystemTime)]) -> Snapshot {
+        self.ledger.begin(self.now, &self.names);
+        for (entity, ns, since) in living {
+            let row = self.row(*ns);
+            let id = self.ledger.entity(&entity.clone().into(), *since);
+            self.ledger.observe(0, id, &row);
+        }
+        self.ledger.finish(self.now, &self.names);
+        self.ledger.snapshot(SystemTime::UNIX_EPOCH, "n".into(), &self.names)
+    }
+
     fn retire(&mut self, entity: &Entity, ns: u64) {
+        self.retire_since(entity, ns, SystemTime::UNIX_EPOCH);
+    }
+
+    fn retire_since(&mut self, entity: &Entity, ns: u64, since: SystemTime) {
         let row = self.row(ns);
-        let id = self.ledger.entity(&entity.clone().into(), SystemTime::UNIX_EPOCH);
+        let id = self.ledger.entity(&entity.clone().into(), since);
         self.ledger.retire(0, id, &row);
     }
 }
@@ -350,6 +363,7 @@ fn what_others_caused_is_told_by_name_and_the_rest_as_others_up_to_the_whole() {
     ledger.observe(0, id, &row);
     // The first comes again, under the same name; the last four are too light for a place.
     for (culprit, amount) in culprits.iter().zip((1..=20).rev()).chain([(&culprits[0], 5)]) {
+        let culprit = ledger.culprit(culprit);
         ledger.caused(0, &CAUSED, id, culprit, amount);
     }
     ledger.finish(now, &names);
@@ -371,6 +385,82 @@ fn what_others_caused_is_told_by_name_and_the_rest_as_others_up_to_the_whole() {
     assert_eq!(caused[0], (Some("unit-00".to_owned()), 25));
     assert_eq!(caused.iter().map(|(_, ns)| ns).sum::<u64>(), 1_000, "the whole, exactly");
     assert!(snapshot.entities[1..].iter().all(|state| state.gone), "culprits without values of their own stand behind");
+}
+
+/// Whom each sample of [`CAUSED`] names, as Prometheus sees it.
+fn named_culprits(snapshot: &Snapshot) -> Vec<String> {
+    let caused =
+        snapshot.families().filter(|family| *family.metric() == CAUSED).flat_map(crate::registry::Family::samples);
+    let named = caused.filter_map(|sample| match sample.culprit? {
+        Culprit::Entity(position) => match &*snapshot.entity(position)?.entity {
+            Entity::Unit(unit) => Some(unit.to_string()),
+            Entity::Container(container) => Some(container.pod.to_string()),
+        },
+        Culprit::Other => None,
+    });
+    named.collect()
+}
+
+#[test]
+fn culprits_whom_nothing_names_any_more_are_dropped_and_the_others_keep_their_names() {
+    let layout = Layout::new(&[&CPU, &CAUSED]);
+    let definition = Definition { layout: Arc::new(layout.clone()), active: true };
+    let mut ledger = Ledger::new(vec![definition], Duration::from_secs(5));
+    let (names, mut now) = (Names::default(), Instant::now());
+    let mut row = layout.row();
+    row.add(&layout, &CPU, 0, 1_000_000);
+    let lasting: crate::signal::EntityKey = entity("u", "1").into();
+    let epoch = ledger.epoch();
+    for round in 0..1_000_u32 {
+        now += Duration::from_secs(10);
+        ledger.begin(now, &names);
+        let short: crate::signal::EntityKey = Entity::unit(&format!("short-{round}")).into();
+        for victim in [&lasting, &short] {
+            let id = ledger.entity(victim, SystemTime::UNIX_EPOCH);
+            ledger.observe(0, id, &row);
+            let of_short = Entity::unit(&format!("of-{round}")).into();
+            let culprit = if victim == &lasting { Entity::unit("neighbor").into() } else { of_short };
+            let culprit = ledger.culprit(&culprit);
+            ledger.caused(0, &CAUSED, id, culprit, 1);
+        }
+        ledger.finish(now, &names);
+        let snapshot = ledger.snapshot(SystemTime::UNIX_EPOCH, "n".into(), &names);
+        let expected = ["neighbor".to_owned(), format!("of-{round}")];
+        let found = named_culprits(&snapshot);
+        assert!(expected.iter().all(|name| found.contains(name)), "{found:?}");
+        assert_eq!(found.iter().filter(|name| *name == "neighbor").count(), 1);
+        ledger.exported("test", snapshot.sequence, now);
+    }
+    assert!(ledger.epoch() > epoch);
+    let known = ledger.culprits.len();
+    assert!(known < 600, "{known} are still known");
+    let asked: Vec<_> =
+        ledger.entities().filter(|entity| matches!(&***entity, Entity::Unit(unit) if **unit == *"of-5")).collect();
+    assert_eq!(asked, Vec::<&crate::signal::EntityKey>::new());
+}
+
+#[test]
+fn a_culprit_is_told_under_the_name_that_is_known_by_then() {
+    let layout = Layout::new(&[&CPU, &CAUSED]);
+    let definition = Definition { layout: Arc::new(layout.clone()), active: true };
+    let mut ledger = Ledger::new(vec![definition], Duration::from_mins(5));
+    let (mut names, now) = (Names::default(), Instant::now());
+    let (victim, culprit) = (entity("u", "1"), entity("v", ""));
+    let mut row = layout.row();
+    row.add(&layout, &CPU, 0, 1_000);
+    let mut look = |names: &Names| {
+        ledger.begin(now, names);
+        let id = ledger.entity(&victim.clone().into(), SystemTime::UNIX_EPOCH);
+        ledger.observe(0, id, &row);
+        let culprit = ledger.culprit(&culprit.clone().into());
+        ledger.caused(0, &CAUSED, id, culprit, 1);
+        ledger.finish(now, names);
+        named_culprits(&ledger.snapshot(SystemTime::UNIX_EPOCH, "n".into(), names))
+    };
+    assert_eq!(look(&names), ["v"]);
+    assert_eq!(look(&names), ["v"], "as it was found before");
+    names.known.insert(culprit.clone(), named("ns", "noisy", "", "v", ""));
+    assert_eq!(look(&names), ["noisy"]);
 }
 
 #[test]
