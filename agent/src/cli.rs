@@ -27,6 +27,8 @@ pub enum Command {
     Check(Check),
     /// Measure for a few seconds, print the result once, and end
     Snapshot(Snapshot),
+    /// Tell which nodes of the cluster lack the pod of a DaemonSet, since when, and why; exit code 0 if none does
+    Fleet(Fleet),
     /// Ask agents that run whether they measure; exit code 0 if each one does
     Probe(Probe),
 }
@@ -86,6 +88,17 @@ pub struct Snapshot {
     pub seconds: u64,
 }
 
+/// `podlens fleet`.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct Fleet {
+    /// The configuration.
+    #[command(flatten)]
+    pub config: ConfigFile,
+    /// Look once, print a table, and end
+    #[arg(long, required = true)]
+    pub once: bool,
+}
+
 /// `podlens probe`.
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
 pub struct Probe {
@@ -101,7 +114,7 @@ pub struct ConfigFile {
     /// YAML configuration file; PODLENS_CONFIG may name it, too [default: none, all keys have defaults]
     #[arg(long = "config", value_name = "FILE")]
     pub file: Option<PathBuf>,
-    /// Kubeconfig file for names of pods, for an agent outside a cluster [default: none]
+    /// Kubeconfig file for the API server, outside a cluster [default: none]
     #[arg(long, value_name = "FILE", value_parser = kubeconfig)]
     pub kubeconfig: Option<String>,
 }
@@ -226,11 +239,13 @@ mod tests {
             ("podlens run --kubeconfig /a/k", "/a/k"),
             ("podlens check --kubeconfig k", &here),
             ("podlens snapshot --kubeconfig k", &here),
+            ("podlens fleet --once --kubeconfig k", &here),
         ] {
             let flags = match parse(line).unwrap().command {
                 Command::Run(run) => run.flags(),
                 Command::Check(check) => check.config.flags(),
                 Command::Snapshot(snapshot) => snapshot.config.flags(),
+                Command::Fleet(fleet) => fleet.config.flags(),
                 Command::Probe(_) => panic!("{line} is no probe"),
             };
             assert_eq!(flags, [("kubernetes.kubeconfig", expected.to_owned())], "{line}");

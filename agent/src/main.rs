@@ -6,7 +6,7 @@ use clap::Parser as _;
 use podlens::{
     cli::{Cli, Command, ConfigFile},
     collectors,
-    commands::{check, probe, run, snapshot},
+    commands::{check, fleet, probe, run, snapshot},
     config::{self, Config, Inputs},
     log,
 };
@@ -27,6 +27,9 @@ fn main() -> ExitCode {
         }
         Command::Snapshot(options) => load(options.config.clone(), options.config.flags())
             .and_then(|config| snapshot::run(&config, &options).map(|()| ExitCode::SUCCESS)),
+        Command::Fleet(options) => {
+            load(options.config.clone(), options.config.flags()).and_then(|config| fleet::run(&config))
+        }
         Command::Probe(options) => probe::run(&options.url),
     };
     outcome.unwrap_or_else(|cause| {

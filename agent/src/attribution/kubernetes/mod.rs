@@ -25,7 +25,7 @@ mod facts;
 pub mod kubelet;
 mod pacer;
 pub mod pod;
-mod quantity;
+pub mod quantity;
 pub mod source;
 pub mod table;
 mod wishes;

@@ -22,7 +22,7 @@ const SUFFIXES: [(&str, f64); 16] = [
 
 /// The value; none if the text is no quantity.
 #[must_use]
-pub(super) fn parse(text: &str) -> Option<f64> {
+pub fn parse(text: &str) -> Option<f64> {
     let (digits, factor) = SUFFIXES.iter().find_map(|(suffix, factor)| Some((text.strip_suffix(suffix)?, *factor)))?;
     let is_number = digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'.' | b'+' | b'-' | b'e' | b'E'));
     let number: f64 = digits.parse().ok().filter(|_| is_number)?;

@@ -183,6 +183,18 @@ pub async fn check(settings: &Kubernetes) -> String {
     }
 }
 
+/// A client of the API server, for whoever asks more of it than this node's names.
+///
+/// # Errors
+/// There is neither a kubeconfig nor a service account that can be used.
+pub async fn api_client(settings: &Kubernetes) -> Result<Client, SourceError> {
+    let config = match &settings.kubeconfig {
+        Some(path) => by_file(path).await?,
+        None => in_cluster()?,
+    };
+    Ok(Client::new(&config, Limits::default())?)
+}
+
 async fn spawn(
     choice: &Choice,
     settings: &Kubernetes,
