@@ -97,6 +97,18 @@ pub struct Fleet {
     /// Look once, print a table, and end
     #[arg(long, required = true)]
     pub once: bool,
+    /// How to print it
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = FleetOutput::Table)]
+    pub output: FleetOutput,
+}
+
+/// The form of a printed fleet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FleetOutput {
+    /// For people: a line for each DaemonSet, then what is lacking.
+    Table,
+    /// Everything, as one JSON document.
+    Json,
 }
 
 /// `podlens probe`.

@@ -34,13 +34,19 @@ pub(crate) fn build_in(tree: &Path, form: Form) -> Result<PathBuf> {
             .env("CARGO_TARGET_DIR", &target)
             .args(arguments(form, &toolchain::musl_target())),
     )?;
-    let mut binary = target;
+    let binary = place(form)?;
+    println!("build: {}", binary.display());
+    Ok(binary)
+}
+
+/// Where the binary of this form stands once it is built.
+pub(crate) fn place(form: Form) -> Result<PathBuf> {
+    let mut binary = places::target()?;
     if form.static_binary {
         binary.push(toolchain::musl_target());
     }
     binary.push(if form.release { "release" } else { "debug" });
     binary.push("podlens");
-    println!("build: {}", binary.display());
     Ok(binary)
 }
 

@@ -7,15 +7,16 @@ use k8s_openapi::jiff::Timestamp;
 
 use crate::{
     attribution::kubernetes::source,
+    cli::{Fleet, FleetOutput},
     config::Config,
-    fleet::{lists, table},
+    fleet::{json, lists, table},
 };
 
 /// Looks once and prints; successful if nothing lacks.
 ///
 /// # Errors
 /// There is no API server to ask, or it does not answer.
-pub fn run(config: &Config) -> Result<ExitCode> {
+pub fn run(config: &Config, options: &Fleet) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -26,7 +27,10 @@ pub fn run(config: &Config) -> Result<ExitCode> {
     })?;
     let now = Timestamp::now();
     let reports = cluster.reports(now);
-    let text = table::render(&reports, now);
+    let text = match options.output {
+        FleetOutput::Table => table::render(&reports, now),
+        FleetOutput::Json => json::encode(&reports),
+    };
     std::io::stdout().write_all(text.as_bytes()).context("cannot write to standard output")?;
     let is_whole = reports.iter().all(|report| report.lacking.is_empty());
     Ok(if is_whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })

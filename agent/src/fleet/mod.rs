@@ -8,11 +8,12 @@
 //! | rollout.rs | how far a new revision has come |
 //! | state.rs | all of it for a cluster at one moment |
 //! | lists.rs | the lists it is made from |
-//! | table.rs | for people |
+//! | table.rs, json.rs | for people, for programs |
 //!
 //! Nothing here measures; the agents do that. All but lists.rs is pure.
 
 pub mod causes;
+pub mod json;
 pub mod lists;
 pub mod objects;
 pub mod placement;

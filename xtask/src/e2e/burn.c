@@ -1,4 +1,5 @@
-/* A load of known size: `burn MILLISECONDS exit CODE`, `burn MILLISECONDS stay` or `burn PERCENT always`.
+/* A load of known size: `burn MILLISECONDS exit CODE`, `burn MILLISECONDS stay` or `burn PERCENT always`;
+   `burn MEGABYTES hog` takes so much memory and stays.
    Uses that much CPU itself, prints what its cgroup used by the kernel's own count, and ends or stays. */
 #include <signal.h>
 #include <stdio.h>
@@ -39,6 +40,10 @@ int main(int count, char **words) {
             burn_until(own_ns() + amount * 1000000);
             usleep((100 - amount) * 1000);
         }
+    }
+    if (!strcmp(words[2], "hog")) {
+        memset(malloc(amount << 20), 1, amount << 20);
+        for (;;) sleep(2);
     }
     burn_until(amount * 1000000);
     /* The kernel books a running slice at its end. */

@@ -108,7 +108,8 @@ pub(super) fn pod(name: &str, words: &[&str]) -> Value {
     object("v1", "Pod", name, json!({ "containers": containers, "terminationGracePeriodSeconds": 1 }))
 }
 
-fn container(name: &str, words: &[&str], resources: &Value) -> Value {
+/// A container with the program of known size.
+pub(super) fn container(name: &str, words: &[&str], resources: &Value) -> Value {
     json!({ "name": name, "image": BURN_IMAGE, "imagePullPolicy": "Never", "args": words, "resources": resources })
 }
 
@@ -135,6 +136,18 @@ fn workload(kind: &str, name: &str, replicas: u32, container: Value) -> Value {
         spec = with(spec, &json!({ "serviceName": name }));
     }
     object("apps/v1", kind, name, spec)
+}
+
+/// A `DaemonSet` of this pod.
+#[allow(clippy::needless_pass_by_value, reason = "each caller makes the value for it")]
+pub(super) fn daemon_set(namespace: &str, name: &str, pod: Value) -> Value {
+    let labels = json!({ "app": name });
+    let template = json!({ "metadata": { "labels": labels }, "spec": pod });
+    json!({
+        "apiVersion": "apps/v1", "kind": "DaemonSet",
+        "metadata": { "name": name, "namespace": namespace },
+        "spec": { "selector": { "matchLabels": labels }, "template": template },
+    })
 }
 
 fn with(mut object: Value, more: &Value) -> Value {

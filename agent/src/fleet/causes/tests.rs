@@ -1,3 +1,5 @@
+//! Causes by what the API server tells of pods, nodes and events.
+
 #![allow(clippy::unwrap_used)]
 
 use serde_json::{Value, json};

@@ -1,9 +1,11 @@
+//! Reports over a cluster of a few nodes.
+
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use serde_json::{Value, json};
 
 use super::*;
-use crate::fleet::{causes::Reason, table};
+use crate::fleet::{causes::Reason, json as document, table};
 
 const AT: &str = "2026-01-01T00:00:00Z";
 
@@ -129,6 +131,13 @@ fn the_table_reads_as_the_golden_file() {
         std::fs::write(&golden, &table).unwrap();
     }
     assert_eq!(table, std::fs::read_to_string(&golden).unwrap_or_default());
+    let document: Value = serde_json::from_str(&document::encode(&cluster.reports(now))).unwrap();
+    let lacking = document.pointer("/daemonsets/0/lacking").unwrap();
+    assert_eq!(
+        (&lacking[0]["node"], &lacking[0]["reason"], &lacking[1]["reason"]),
+        (&json!("n1"), &json!("image"), &json!("quota"))
+    );
+    assert_eq!(document.pointer("/daemonsets/0/rollout/stuck/since"), Some(&json!(AT)));
     cluster.pods.clear();
     cluster.nodes.clear();
     assert!(

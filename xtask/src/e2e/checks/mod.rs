@@ -1,6 +1,7 @@
 //! The list of checks. Called by [`super::run`].
 
 mod chart;
+mod fleet;
 mod names;
 mod outage;
 mod rights;
@@ -73,5 +74,11 @@ pub(super) const ALL: &[Check] = &[
         "without a capability the agent serves and says what is missing, and is not restarted",
         rights::missing,
     ),
+    check(
+        "fleet-placement",
+        "the nodes that should have a pod of a DaemonSet are those for which its controller makes one",
+        fleet::placement,
+    ),
+    check("fleet-reasons", "each reason why a node lacks its pod is named, and its end is noticed", fleet::reasons),
     check("uninstall", "helm uninstall leaves no object and no kernel program behind", chart::uninstall),
 ];
