@@ -27,6 +27,7 @@ pub enum Command {
     Check(Check),
     /// Measure for a few seconds, print the result once, and end
     Snapshot(Snapshot),
+    #[allow(clippy::doc_markdown, reason = "help for the terminal")]
     /// Tell which nodes of the cluster lack the pod of a DaemonSet, since when, and why; exit code 0 if none does
     Fleet(Fleet),
     /// Ask agents that run whether they measure; exit code 0 if each one does
@@ -105,6 +106,7 @@ pub struct Fleet {
 /// The form of a printed fleet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum FleetOutput {
+    #[allow(clippy::doc_markdown, reason = "help for the terminal")]
     /// For people: a line for each DaemonSet, then what is lacking.
     Table,
     /// Everything, as one JSON document.

@@ -4,9 +4,9 @@
 //! | --- | --- |
 //! | objects.rs | what the API server tells, reduced |
 //! | placement.rs | whether a node should have a pod: the controller's rules |
-//! | causes.rs | why one that should have a pod has none that works |
+//! | causes/ | why one that should have a pod has none that works |
 //! | rollout.rs | how far a new revision has come |
-//! | state.rs | all of it for a cluster at one moment |
+//! | state/ | all of it for a cluster at one moment |
 //! | lists.rs | the lists it is made from |
 //! | table.rs, json.rs | for people, for programs |
 //!

@@ -222,7 +222,7 @@ fn text(taint: &Taint) -> String {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::panic)]
 
     use serde_json::{Value, json};
 
@@ -241,6 +241,7 @@ mod tests {
     }
 
     #[track_caller]
+    #[allow(clippy::needless_pass_by_value, reason = "each caller makes the value for it")]
     fn check(spec: Value, taints: &Value, expected: &str) {
         let told = match place(spec.clone(), taints) {
             Placement::Wanted => "wanted".to_owned(),

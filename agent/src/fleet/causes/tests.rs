@@ -76,11 +76,12 @@ fn what_is_lacking_on_the_node_is_told_with_who_holds_it() {
     let words = "cpu: asks for 500m, free are 400m of 2000m; most is held by ns/big 1500m, ns/small 100m";
     check(&wants("500m"), &good_node(), &[&small, &big], &[], Reason::Resources, words);
     // Exactly what is free is enough, and then the scheduler's own words count.
-    let waits = |reason: &str| json!({ "type": "PodScheduled", "status": "False", "reason": reason, "message": "why" });
+    let unscheduled =
+        |reason: &str| json!({ "type": "PodScheduled", "status": "False", "reason": reason, "message": "why" });
     let fits = pod(
         "p",
         &json!({ "containers": [requests("400m", "2Gi")] }),
-        &json!({ "conditions": [waits("Unschedulable")] }),
+        &json!({ "conditions": [unscheduled("Unschedulable")] }),
     );
     check(&fits, &good_node(), &[&small, &big], &[], Reason::NotScheduled, "Unschedulable: why");
     check(&wants("400m"), &good_node(), &[&small, &big], &[], Reason::NotScheduled, "has not looked");

@@ -1,6 +1,6 @@
 //! Reports over a cluster of a few nodes.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
 use serde_json::{Value, json};
 
