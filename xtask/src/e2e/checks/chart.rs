@@ -1,13 +1,13 @@
 //! Installation, test, upgrade and removal by helm.
 
-use std::{collections::BTreeSet, fs, time::Duration};
+use std::{collections::BTreeSet, fs, net::SocketAddr, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 
 use crate::e2e::{
     wait::within,
-    world::{RELEASE, World},
+    world::{PORT, RELEASE, World},
 };
 
 /// The agents' programs, as the kernel shortens their names.
@@ -27,7 +27,8 @@ pub(super) fn helm_test(world: &mut World) -> Result<String> {
     // Whatever the checks before have left.
     world.install(&json!({}), true)?;
     let agent = within(Duration::from_secs(30), || world.agent())?;
-    world.install(&json!({ "tests": { "url": "http://127.0.0.1:9464" } }), true)?;
+    let nobody = format!("http://{}", SocketAddr::new(world.cluster.addresses().loopback, PORT));
+    world.install(&json!({ "tests": { "url": nobody } }), true)?;
     if world.helm(&["test", RELEASE, "--timeout", "60s"]).is_ok() {
         bail!("helm test passes where no agent is");
     }
