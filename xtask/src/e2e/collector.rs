@@ -77,6 +77,11 @@ impl Collector {
         format!("http://{}", self.address)
     }
 
+    /// The same for a pod that knows the address of its node, of either family, by this variable.
+    pub(super) fn endpoint_at(&self, variable: &str) -> String {
+        format!("http://[$({variable})]:{}", self.address.port())
+    }
+
     /// What has arrived so far.
     pub(super) fn received(&self) -> MutexGuard<'_, Received> {
         self.received.lock().unwrap_or_else(PoisonError::into_inner)
@@ -93,6 +98,11 @@ impl Received {
             }
         }
         sums
+    }
+
+    /// How many starts of an agent have told of a container.
+    pub(super) fn starts(&self, name: &Name) -> usize {
+        self.0.values().filter(|told| told.names.contains(name)).map(|told| told.seconds.len()).sum()
     }
 
     /// Everything told of pods, by pod uid and container id.

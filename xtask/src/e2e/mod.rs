@@ -57,8 +57,8 @@ pub(crate) struct Choice {
     /// An image's archive; without it, the one of this source is built
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
-    /// Only the checks whose names contain this, and installation before them
-    filter: Option<String>,
+    /// Only the checks whose names contain one of these, and those that they cannot do without
+    filters: Vec<String>,
     /// Print the checks and run none
     #[arg(long)]
     list: bool,
@@ -104,7 +104,8 @@ pub(crate) fn run(choice: &Choice) -> Result<ExitCode> {
     let mut world = World::new(cluster, &archive, choice.long)?;
     let (mut passed, mut failed) = (0, 0);
     for check in checks::ALL {
-        let wanted = choice.filter.as_ref().is_none_or(|filter| check.name.contains(filter.as_str()));
+        let wanted =
+            choice.filters.is_empty() || choice.filters.iter().any(|filter| check.name.contains(filter.as_str()));
         if !wanted && !check.needed {
             continue;
         }
@@ -135,7 +136,7 @@ fn as_root(choice: &Choice, archive: &Path) -> Result<ExitCode> {
     sudo.args(choice.long.then_some("--long"))
         .args(choice.ipv6.then_some("--ipv6"))
         .args(choice.keep.then_some("--keep"));
-    sudo.args(&choice.filter);
+    sudo.args(&choice.filters);
     let status = sudo.status().context("cannot start sudo; run it as root")?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -6,7 +6,9 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 
 use crate::e2e::{
+    names::Name,
     wait::within,
+    workloads::{NAMESPACE, STEADY},
     world::{PORT, RELEASE, World},
 };
 
@@ -21,6 +23,24 @@ pub(super) fn install(world: &mut World) -> Result<String> {
         bail!("helm says that the agent is ready; it answers {code}: {body}");
     }
     Ok(body.lines().next().unwrap_or_default().to_owned())
+}
+
+pub(super) fn pushes_to_its_node(world: &mut World) -> Result<String> {
+    const VARIABLE: &str = "HOST_IP";
+    let steady = Name::new(NAMESPACE, STEADY, "app");
+    let old = world.agent()?;
+    let before = world.collector.received().starts(&steady);
+    let variables = json!([
+        { "name": VARIABLE, "valueFrom": { "fieldRef": { "fieldPath": "status.hostIP" } } },
+        { "name": "PODLENS_OTLP_ENDPOINT", "value": world.collector.endpoint_at(VARIABLE) },
+    ]);
+    world.install(&json!({ "otlp": { "endpoint": "" }, "extraEnv": variables }), true)?;
+    world.next_agent(&old.uid)?;
+    within(Duration::from_secs(30), || match world.collector.received().starts(&steady) {
+        after if after > before => Ok(()),
+        _ => bail!("the agent has pushed nothing of {steady} since its start"),
+    })?;
+    Ok(format!("{} is {}", world.collector.endpoint_at(VARIABLE), world.collector.endpoint()))
 }
 
 pub(super) fn helm_test(world: &mut World) -> Result<String> {
