@@ -587,8 +587,11 @@ fn a_thousand_containers_that_come_and_go_leave_nothing_behind() {
     let kept = group!(Group::container(0x18));
     let agent = start();
     let descriptors = || fs::read_dir(format!("/proc/{}/fd", agent.id())).unwrap().count();
+    let warnings = || agent.log().lines().filter(|line| line.contains("ERROR") || line.contains("WARN")).count();
     page_with(&agent, "the one that stays", |page| kept.agrees(page));
     let before = descriptors();
+    // A kernel that lacks something is told of once, at the start.
+    let at_start = warnings();
     let began = Instant::now();
     for number in 0..1000 {
         let group = Group::container(0x1_0000 + number).unwrap();
@@ -610,11 +613,7 @@ fn a_thousand_containers_that_come_and_go_leave_nothing_behind() {
         let now = descriptors();
         if now <= before + 8 { Ok(()) } else { Err(format!("{now} descriptors, {before} before")) }
     });
-    assert!(
-        agent.log().lines().filter(|line| line.contains("ERROR") || line.contains("WARN")).count() < 5,
-        "{}",
-        agent.log()
-    );
+    assert!(warnings() < at_start + 5, "{}", agent.log());
     assert_eq!(container_id(0x1_0000).get(..8), Some("00000001"));
 }
 

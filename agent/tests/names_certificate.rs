@@ -26,6 +26,10 @@ fn authority() -> Authority {
 
 /// What comes of asking a server by its address that has such a certificate, if `trusted` signs for it.
 async fn ask(signer: Option<&Authority>, trusted: &Authority, names: &[&str]) -> RequestError {
+    ask_at("127.0.0.1:0", signer, trusted, names).await
+}
+
+async fn ask_at(address: &str, signer: Option<&Authority>, trusted: &Authority, names: &[&str]) -> RequestError {
     let key = KeyPair::generate().unwrap();
     let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
     let params = CertificateParams::new(names).unwrap();
@@ -37,7 +41,7 @@ async fn ask(signer: Option<&Authority>, trusted: &Authority, names: &[&str]) ->
     let config =
         ServerConfig::builder().with_no_client_auth().with_single_cert(vec![certificate.der().clone()], key).unwrap();
     let tls = Some(TlsAcceptor::from(Arc::new(config)));
-    let server = Server::start_at("127.0.0.1:0".parse().unwrap(), vec![list("1", &[])], tls).await;
+    let server = Server::start_at(address.parse().unwrap(), vec![list("1", &[])], tls).await;
     let mut config = kube::Config::new(format!("https://{}", server.address).parse().unwrap());
     config.root_cert = Some(vec![trusted.der().to_vec()]);
     let client = Client::new(&config, Limits::default()).unwrap();
@@ -75,4 +79,18 @@ async fn a_certificate_for_names_alone_is_told_with_the_names_and_the_setting_th
         CertificateProblem::OtherName { names: "node-1, node-1.example".to_owned(), asked: "127.0.0.1".to_owned() };
     assert_eq!(problem(error), expected, "{text}");
     assert!(text.contains("kubernetes.kubelet_url"), "{text}");
+}
+
+#[tokio::test]
+async fn a_certificate_for_other_addresses_is_told_with_the_addresses_as_people_write_them() {
+    let trusted = authority();
+    let mut tried = vec![("127.0.0.1:0", "127.0.0.1")];
+    // Not every machine has IPv6.
+    tried.extend(std::net::TcpListener::bind("[::1]:0").is_ok().then_some(("[::1]:0", "::1")));
+    for (address, asked) in tried {
+        let error = ask_at(address, Some(&trusted), &trusted, &["10.0.0.9", "fd00:a::9"]).await;
+        let text = error.to_string();
+        let names = "10.0.0.9, fd00:a::9".to_owned();
+        assert_eq!(problem(error), CertificateProblem::OtherName { names, asked: asked.to_owned() }, "{text}");
+    }
 }

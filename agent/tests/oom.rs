@@ -307,7 +307,8 @@ fn processes_of_an_oom_group_count_each_and_are_told_once() {
     }
     assert_counts(&agent, &container, &[("container", 5)]);
     let (kills, groups) = (container.kills(), container.group_kills());
-    assert!([5, 6].contains(&kills) && groups.is_none_or(|groups| groups == 1), "{kills} {groups:?}");
+    // The kernel may count each of them once more: see collectors/oom/judge.rs.
+    assert!((5..=10).contains(&kills) && groups.is_none_or(|groups| groups == 1), "{kills} {groups:?}");
     let told = &receiver.of(607, 1)[0];
     assert_says(told, &[("process.executable.name", "largest"), ("podlens.oom.processes", "5")]);
     // Alone in its group.

@@ -144,6 +144,13 @@ const STAGES: &[Stage] = &[
         arguments: &["xtask", "e2e"],
         variables: &[],
     },
+    Stage {
+        name: "e2e-ipv6",
+        about: "the same where all addresses are of IPv6: what its family has to do with",
+        kind: Kind::Checks,
+        arguments: &["xtask", "e2e", "--ipv6", "node-address", "helm-test", "uninstall"],
+        variables: &[],
+    },
 ];
 
 /// How long each virtual machine of a stage may take.

@@ -104,7 +104,10 @@ mod tests {
 
     /// Serves these answers to /readyz and /metrics.
     async fn agent(ready: &'static str, metrics: &'static str) -> String {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        agent_on(TcpListener::bind("127.0.0.1:0").await.unwrap(), ready, metrics)
+    }
+
+    fn agent_on(listener: TcpListener, ready: &'static str, metrics: &'static str) -> String {
         let address = listener.local_addr().unwrap();
         tokio::spawn(async move {
             loop {
@@ -138,6 +141,15 @@ mod tests {
         check("200 OK|ready\n", "200 OK|# TYPE podlens_cpu_seconds_total counter\n", false, "no podlens_cpu").await;
         check("200 OK|ready\n", "500 Internal Server Error|lost\n", false, "500 Internal Server Error to /metrics")
             .await;
+    }
+
+    #[tokio::test]
+    async fn an_agent_is_found_by_its_address_of_ipv6() {
+        // Not every machine has it.
+        let Ok(listener) = TcpListener::bind("[::1]:0").await else { return };
+        let url = agent_on(listener, "200 OK|ready\n", "200 OK|podlens_cpu_seconds_total{unit=\"/\"} 1\n");
+        let (text, good) = ask_all(&url.parse().unwrap()).await.unwrap();
+        assert!(good && text.starts_with("[::1]:"), "{text}");
     }
 
     #[tokio::test]

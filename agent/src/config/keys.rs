@@ -160,7 +160,7 @@ pub(super) const KEYS: &[Key] = &[
     },
     Key {
         path: "otlp.endpoint",
-        expects: "a URL with http:// or https://, without user or query, such as http://collector:4317",
+        expects: "a URL with http:// or https://, without user or query, such as http://collector:4317 or http://[fd00::5]:4317",
         default: "(none: nothing is pushed)",
         example: "http://collector:4317",
         help: "The OpenTelemetry receiver that metrics are pushed to; over HTTP /v1/metrics is added to its path, but not to that of `OTEL_EXPORTER_OTLP_METRICS_ENDPOINT`",
@@ -302,7 +302,7 @@ pub(super) const KEYS: &[Key] = &[
     },
     Key {
         path: "kubernetes.kubelet_url",
-        expects: "a URL with https://, without user or query, such as https://10.0.0.5:10250",
+        expects: "a URL with https://, without user or query, such as https://10.0.0.5:10250 or https://[fd00::5]:10250",
         default: "(port 10250 of the address in `NODE_IP`, else of 127.0.0.1)",
         example: "https://10.0.0.5:10250",
         help: "The kubelet, where it is the source",

@@ -55,8 +55,16 @@ pub(super) fn socket_address(text: &str) -> Option<SocketAddr> {
     with_port().or_else(|| bare.parse::<IpAddr>().ok().map(|address| SocketAddr::new(address, super::PORT)))
 }
 
+/// A server's URL. Around an address of IPv4 brackets are dropped: who writes a template for the address of any node puts
+/// them there for those with IPv6.
 pub(super) fn endpoint(text: &str) -> Option<http::Uri> {
-    let uri: http::Uri = text.parse().ok()?;
+    let mut uri: http::Uri = text.parse().ok()?;
+    if let Some(in_brackets) = uri.host().and_then(|host| host.strip_prefix('[')) {
+        let address = in_brackets.trim_end_matches(']').to_owned();
+        if address.parse::<IpAddr>().ok()?.is_ipv4() {
+            uri = text.replacen(&format!("[{address}]"), &address, 1).parse().ok()?;
+        }
+    }
     let has_receiver = uri.host().is_some_and(|host| !host.is_empty()) && uri.query().is_none();
     let has_scheme = matches!(uri.scheme_str(), Some("http" | "https"));
     // Credentials in a URL would reach logs; headers exist for them.
@@ -177,8 +185,15 @@ mod tests {
 
     #[test]
     fn an_endpoint_is_a_url_of_http_without_credentials() {
-        for text in ["http://collector:4317", "https://[::1]:4318/otlp", "http://10.0.0.1"] {
-            assert_eq!(endpoint(text).unwrap(), text.parse::<http::Uri>().unwrap());
+        for (text, expected) in [
+            ("http://collector:4317", "http://collector:4317"),
+            ("https://[::1]:4318/otlp", "https://[::1]:4318/otlp"),
+            ("https://[fd00::5]", "https://[fd00::5]"),
+            ("http://10.0.0.1", "http://10.0.0.1"),
+            ("http://[10.0.0.1]:4318/otlp", "http://10.0.0.1:4318/otlp"),
+            ("https://[10.0.0.1]", "https://10.0.0.1"),
+        ] {
+            assert_eq!(endpoint(text).unwrap(), expected.parse::<http::Uri>().unwrap(), "{text}");
         }
         for text in [
             "",
@@ -191,6 +206,11 @@ mod tests {
             "http://a/?b",
             "http://a b",
             "unix:///x",
+            "http://fd00::5",
+            "http://fd00::5:4317",
+            "http://[collector]:4317",
+            "http://[]:4317",
+            "http://[fd00::5",
         ] {
             assert_eq!(endpoint(text), None, "{text}");
         }

@@ -61,6 +61,13 @@ impl Helm {
         self.run(&arguments, request.values)
     }
 
+    /// What helm tells whoever has installed the chart.
+    pub(super) fn notes(&self, values: &str) -> Result<String> {
+        let told = self.run(&["install", "podlens", "--dry-run=client"], values)?;
+        let (_, notes) = told.split_once("\nNOTES:\n").context("helm tells no notes")?;
+        Ok(notes.to_owned())
+    }
+
     /// The rendered manifests; a key that stands twice is an error.
     pub(super) fn objects(&self, request: &Request<'_>) -> Result<Objects> {
         let text = self.text(request)?;

@@ -1,16 +1,14 @@
 //! The configuration of every part of the cluster: command lines and files. Pure text; it starts nothing.
 //! Called by [`super::up`].
 
-use std::path::{Path, PathBuf};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use serde_json::{Value, json};
 
-use super::{
-    cgroups::CGROUP_ROOT,
-    components::Components,
-    node::{NODE_ADDRESS, SERVICE_ADDRESS},
-    pki::NODE_NAME,
-};
+use super::{addresses::Addresses, cgroups::CGROUP_ROOT, components::Components, pki::NODE_NAME};
 
 /// The sandbox's image.
 pub(crate) const PAUSE_IMAGE: &str = "docker.io/library/podlens-pause:1";
@@ -21,6 +19,9 @@ pub(crate) const BUSYBOX_IMAGE: &str = "docker.io/library/busybox:1";
 pub(crate) const AUDIT_LOG: &str = "audit.log";
 const AUDIT_POLICY: &str = "audit-policy.json";
 
+/// The port of the service `kubernetes`.
+const API_SERVER_PORT: u16 = 443;
+
 /// One part of the cluster that runs as a process on the node.
 pub(crate) struct Program {
     pub(crate) name: &'static str,
@@ -29,7 +30,9 @@ pub(crate) struct Program {
 }
 
 /// All parts, in the order of their start.
-pub(crate) fn programs(components: &Components, state: &Path) -> [Program; 6] {
+pub(crate) fn programs(components: &Components, state: &Path, addresses: &Addresses) -> [Program; 6] {
+    let Addresses { node, services, loopback, every, .. } = addresses;
+    let etcd_url = etcd_url(addresses);
     let key = |file: &str| state.join("pki").join(file).display().to_string();
     let kubeconfig = |user: &str| state.join(format!("{user}.kubeconfig")).display().to_string();
     let etcd = Program {
@@ -37,9 +40,9 @@ pub(crate) fn programs(components: &Components, state: &Path) -> [Program; 6] {
         path: components.etcd(),
         arguments: vec![
             format!("--data-dir={}", state.join("etcd").display()),
-            "--listen-client-urls=http://127.0.0.1:2379".into(),
-            "--advertise-client-urls=http://127.0.0.1:2379".into(),
-            "--listen-peer-urls=http://127.0.0.1:2380".into(),
+            format!("--listen-client-urls={etcd_url}"),
+            format!("--advertise-client-urls={etcd_url}"),
+            format!("--listen-peer-urls=http://{}", addresses.on_loopback(2380)),
             // The cluster does not outlive its processes, so its data need not outlive a power cut.
             "--unsafe-no-fsync".into(),
         ],
@@ -48,13 +51,13 @@ pub(crate) fn programs(components: &Components, state: &Path) -> [Program; 6] {
         name: "kube-apiserver",
         path: components.kubernetes("kube-apiserver"),
         arguments: vec![
-            "--etcd-servers=http://127.0.0.1:2379".into(),
-            "--bind-address=0.0.0.0".into(),
-            // The port of the service `kubernetes`, whose address is the node's own.
-            "--secure-port=443".into(),
-            format!("--advertise-address={NODE_ADDRESS}"),
+            format!("--etcd-servers={etcd_url}"),
+            format!("--bind-address={every}"),
+            // At the address of the service `kubernetes`, which is the node's own.
+            format!("--secure-port={API_SERVER_PORT}"),
+            format!("--advertise-address={node}"),
             "--endpoint-reconciler-type=none".into(),
-            "--service-cluster-ip-range=10.96.0.0/16".into(),
+            format!("--service-cluster-ip-range={services}"),
             format!("--tls-cert-file={}", key("apiserver.crt")),
             format!("--tls-private-key-file={}", key("apiserver.key")),
             format!("--client-ca-file={}", key("ca.crt")),
@@ -81,7 +84,7 @@ pub(crate) fn programs(components: &Components, state: &Path) -> [Program; 6] {
             format!("--root-ca-file={}", key("ca.crt")),
             "--use-service-account-credentials=true".into(),
             "--leader-elect=false".into(),
-            "--bind-address=127.0.0.1".into(),
+            format!("--bind-address={loopback}"),
         ],
     };
     let scheduler = Program {
@@ -90,7 +93,7 @@ pub(crate) fn programs(components: &Components, state: &Path) -> [Program; 6] {
         arguments: vec![
             format!("--kubeconfig={}", kubeconfig("scheduler")),
             "--leader-elect=false".into(),
-            "--bind-address=127.0.0.1".into(),
+            format!("--bind-address={loopback}"),
         ],
     };
     let containerd = Program {
@@ -105,26 +108,31 @@ pub(crate) fn programs(components: &Components, state: &Path) -> [Program; 6] {
             format!("--config={}", state.join("kubelet.json").display()),
             format!("--kubeconfig={}", kubeconfig("kubelet")),
             format!("--hostname-override={NODE_NAME}"),
-            format!("--node-ip={NODE_ADDRESS}"),
+            format!("--node-ip={node}"),
         ],
     };
     [etcd, apiserver, controller_manager, scheduler, containerd, kubelet]
 }
 
 /// Every file that the programs read, by its path below the state directory.
-pub(crate) fn files(components: &Components, state: &Path) -> Vec<(String, String)> {
+pub(crate) fn files(components: &Components, state: &Path, addresses: &Addresses) -> Vec<(String, String)> {
     let mut files: Vec<(String, String)> = ["admin", "controller-manager", "scheduler", "kubelet"]
         .into_iter()
-        .map(|user| (format!("{user}.kubeconfig"), kubeconfig(state, user).to_string()))
+        .map(|user| (format!("{user}.kubeconfig"), kubeconfig(state, user, addresses).to_string()))
         .collect();
-    files.push(("containerd.toml".into(), containerd(components, state)));
-    files.push(("kubelet.json".into(), kubelet(state).to_string()));
+    files.push(("containerd.toml".into(), containerd(components, state, addresses)));
+    files.push(("kubelet.json".into(), kubelet(state, addresses).to_string()));
     files.push((AUDIT_POLICY.into(), audit_policy().to_string()));
-    files.push(("cni/10-bridge.conflist".into(), bridge().to_string()));
+    files.push(("cni/10-bridge.conflist".into(), bridge(addresses).to_string()));
     files
 }
 
-fn kubeconfig(state: &Path, user: &str) -> Value {
+/// Where etcd serves.
+pub(crate) fn etcd_url(addresses: &Addresses) -> String {
+    format!("http://{}", addresses.on_loopback(2379))
+}
+
+fn kubeconfig(state: &Path, user: &str, addresses: &Addresses) -> Value {
     let key = |file: String| state.join("pki").join(file).display().to_string();
     json!({
         "apiVersion": "v1",
@@ -134,7 +142,7 @@ fn kubeconfig(state: &Path, user: &str) -> Value {
         "clusters": [{
             "name": "podlens",
             "cluster": {
-                "server": format!("https://{SERVICE_ADDRESS}"),
+                "server": format!("https://{}", SocketAddr::new(addresses.service, API_SERVER_PORT)),
                 "certificate-authority": key("ca.crt".into()),
             },
         }],
@@ -148,7 +156,7 @@ fn kubeconfig(state: &Path, user: &str) -> Value {
     })
 }
 
-fn kubelet(state: &Path) -> Value {
+fn kubelet(state: &Path, addresses: &Addresses) -> Value {
     let pki = |file: &str| state.join("pki").join(file).display().to_string();
     json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
@@ -159,6 +167,8 @@ fn kubelet(state: &Path) -> Value {
             "x509": { "clientCAFile": pki("ca.crt") },
         },
         "authorization": { "mode": "Webhook" },
+        "address": addresses.every.to_string(),
+        "healthzBindAddress": addresses.loopback.to_string(),
         "tlsCertFile": pki("kubelet-server.crt"),
         "tlsPrivateKeyFile": pki("kubelet-server.key"),
         "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
@@ -200,7 +210,7 @@ fn audit_policy() -> Value {
     })
 }
 
-fn bridge() -> Value {
+fn bridge(addresses: &Addresses) -> Value {
     json!({
         "cniVersion": "0.4.0",
         "name": "podlens",
@@ -211,13 +221,13 @@ fn bridge() -> Value {
             "isDefaultGateway": true,
             "ipam": {
                 "type": "host-local",
-                "ranges": [[{ "subnet": "10.88.0.0/16", "gateway": NODE_ADDRESS }]],
+                "ranges": [[{ "subnet": addresses.pods.to_string(), "gateway": addresses.node.to_string() }]],
             },
         }],
     })
 }
 
-fn containerd(components: &Components, state: &Path) -> String {
+fn containerd(components: &Components, state: &Path, addresses: &Addresses) -> String {
     let runc = components.runc();
     let plugins = components.cni_plugins();
     // restrict_oom_score_adj: without CAP_SYS_RESOURCE runc cannot lower the score and every sandbox fails.
@@ -232,6 +242,7 @@ address = "/run/containerd/containerd.sock"
 [plugins."io.containerd.grpc.v1.cri"]
 sandbox_image = "{PAUSE_IMAGE}"
 restrict_oom_score_adj = true
+stream_server_address = "{loopback}"
 
 [plugins."io.containerd.grpc.v1.cri".cni]
 bin_dir = "{plugins}"
@@ -244,6 +255,7 @@ runtime_type = "io.containerd.runc.v2"
 BinaryName = "{runc}"
 SystemdCgroup = false
 "#,
+        loopback = addresses.loopback,
         plugins = plugins.display(),
         configurations = state.join("cni").display(),
         runc = runc.display(),

@@ -4,6 +4,7 @@
 //!
 //! | file | what |
 //! | --- | --- |
+//! | addresses.rs | all addresses, of IPv4 or of IPv6 |
 //! | components.rs | the released parts, fetched or built once into the cache |
 //! | node.rs | the namespaces that are the node, and the processes in them |
 //! | cgroups.rs | the cgroup of all its pods |
@@ -14,6 +15,7 @@
 //! There is no kube-proxy and no DNS: service addresses other than the API server's own do not work; use the
 //! pods' addresses.
 
+mod addresses;
 mod cgroups;
 mod commands;
 pub(crate) mod components;
@@ -32,17 +34,19 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 pub(crate) use self::{
+    addresses::Addresses,
     commands::{Choice, run},
-    node::NODE_ADDRESS,
     pki::NODE_NAME,
 };
-use self::{components::Components, node::Node, wait::wait_until};
+use self::{components::Components, config::Program, node::Node, wait::wait_until};
 use crate::{
     image::{self, Entry, Image},
     packages, places, process,
 };
 
 const STATE: &str = "/tmp/podlens-cluster";
+/// In the state directory: the family of addresses, once everything that the programs read is there.
+const CREATED: &str = "created";
 const READY_LIMIT: Duration = Duration::from_mins(2);
 const IMPORT_LIMIT_SECONDS: u32 = 120;
 
@@ -51,24 +55,37 @@ const IMPORT_LIMIT_SECONDS: u32 = 120;
 pub(crate) struct Cluster {
     components: Components,
     node: Node,
+    addresses: &'static Addresses,
 }
 
-/// Starts whatever of the cluster does not run, and returns when its node is ready.
-pub(crate) fn up() -> Result<Cluster> {
+/// Starts whatever of the cluster with these addresses does not run, and returns when its node is ready.
+pub(crate) fn up(addresses: &'static Addresses) -> Result<Cluster> {
     if !packages::is_root() {
         bail!("cannot start the cluster: namespaces, mounts and cgroups are root's; run it as root");
     }
     let _lock = lock()?;
     let started = Instant::now();
     let components = Components::ensure()?;
-    let cluster = Cluster { components, node: Node::new(STATE) };
-    if cluster.node.holder().is_none() || !cluster.created().exists() {
-        // What is left of a cluster whose processes were ended from outside, or whose creation was.
-        cluster.node.destroy()?;
-        cluster.create()?;
+    let cluster = Cluster { components, node: Node::new(STATE), addresses };
+    let Addresses { family, node, .. } = addresses;
+    match created(&cluster.node) {
+        Some(Addresses { family: other, .. }) if other != family => bail!(
+            "cannot start the cluster with {family}: it runs with {other}; end it with `cargo xtask cluster down`"
+        ),
+        Some(_) => {}
+        None => {
+            if node.is_ipv6() && !Path::new("/proc/net/if_inet6").exists() {
+                bail!(
+                    "cannot start the cluster with IPv6: this machine's kernel has none, or was started with ipv6.disable=1"
+                );
+            }
+            // What is left of a cluster whose processes were ended from outside, or whose creation was.
+            cluster.node.destroy()?;
+            cluster.create()?;
+        }
     }
     cluster.start()?;
-    eprintln!("cluster: node {NODE_NAME} is ready after {:.1} s", started.elapsed().as_secs_f64());
+    eprintln!("cluster: node {NODE_NAME} with {family} is ready after {:.1} s", started.elapsed().as_secs_f64());
     Ok(cluster)
 }
 
@@ -80,17 +97,15 @@ pub(crate) fn down() -> Result<()> {
 
 /// Prints each part's state; whether all of them run and the node is ready.
 pub(crate) fn status() -> Result<bool> {
-    let node = Node::new(STATE);
-    if node.holder().is_none() {
+    let Some(cluster) = Cluster::running()? else {
         println!(
             "cluster: down{}",
-            if node.state().exists() { " (remains are there: cargo xtask cluster down)" } else { "" }
+            if Path::new(STATE).exists() { " (remains are there: cargo xtask cluster down)" } else { "" }
         );
         return Ok(false);
-    }
-    let cluster = Cluster { components: Components::ensure()?, node };
+    };
     let mut whole = true;
-    for program in config::programs(&cluster.components, cluster.node.state()) {
+    for program in cluster.programs() {
         if let Some(process) = cluster.node.running(program.name) {
             println!("{:<24} running, process {}", program.name, process.pid());
         } else {
@@ -99,7 +114,7 @@ pub(crate) fn status() -> Result<bool> {
         }
     }
     match cluster.node_ready() {
-        Ok(()) => println!("{:<24} ready, address {NODE_ADDRESS}", format!("node {NODE_NAME}")),
+        Ok(()) => println!("{:<24} ready, address {}", format!("node {NODE_NAME}"), cluster.addresses.node),
         Err(reason) => {
             whole = false;
             println!("{:<24} not ready: {reason:#}", format!("node {NODE_NAME}"));
@@ -115,10 +130,13 @@ impl Cluster {
     /// The cluster that runs already, if one does.
     pub(crate) fn running() -> Result<Option<Self>> {
         let node = Node::new(STATE);
-        if node.holder().is_none() {
-            return Ok(None);
-        }
-        Ok(Some(Self { components: Components::ensure()?, node }))
+        let Some(addresses) = created(&node) else { return Ok(None) };
+        Ok(Some(Self { components: Components::ensure()?, node, addresses }))
+    }
+
+    /// Of the node and of who listens on it.
+    pub(crate) fn addresses(&self) -> &'static Addresses {
+        self.addresses
     }
 
     /// The administrator's credentials. They are of use only in the node's network.
@@ -195,7 +213,7 @@ impl Cluster {
 
     /// Ends one part as a crash would: `kube-apiserver`, `kubelet`, ...
     pub(crate) fn kill_program(&self, name: &str) -> Result<()> {
-        if !config::programs(&self.components, self.node.state()).iter().any(|program| program.name == name) {
+        if !self.programs().iter().any(|program| program.name == name) {
             bail!("cannot end `{name}`: the cluster has no such program; `cargo xtask cluster status` lists them");
         }
         self.node.kill(name)
@@ -203,8 +221,7 @@ impl Cluster {
 
     /// Starts the parts that do not run, and waits for the node.
     pub(crate) fn start(&self) -> Result<()> {
-        let programs = config::programs(&self.components, self.node.state());
-        for program in &programs {
+        for program in &self.programs() {
             let mut inside = self.node.enter(&program.path)?;
             inside.args(&program.arguments).env("PATH", self.node_path());
             self.node.start(program.name, &mut inside)?;
@@ -214,22 +231,21 @@ impl Cluster {
     }
 
     fn create(&self) -> Result<()> {
-        self.node.create(&self.components.busybox())?;
+        self.node.create(&self.components.busybox(), self.addresses)?;
         let state = self.node.state();
-        pki::make(&state.join("pki"))?;
-        for (name, text) in config::files(&self.components, state) {
+        pki::make(&state.join("pki"), self.addresses)?;
+        for (name, text) in config::files(&self.components, state, self.addresses) {
             let path = state.join(name);
             if let Some(folder) = path.parent() {
                 fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
             }
             fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
         }
-        fs::write(self.created(), "").context("cannot note that the cluster is created")
+        fs::write(state.join(CREATED), self.addresses.family).context("cannot note that the cluster is created")
     }
 
-    /// A file that is there when everything that the programs read is.
-    fn created(&self) -> PathBuf {
-        self.node.state().join("created")
+    fn programs(&self) -> [Program; 6] {
+        config::programs(&self.components, self.node.state(), self.addresses)
     }
 
     /// Waits until one part does its work, and gives it what it needs for that.
@@ -242,18 +258,23 @@ impl Cluster {
                 done()
             })
         };
+        let on_loopback = |port| self.addresses.on_loopback(port);
         match name {
-            "etcd" => wait(&mut || self.healthy(Some("http://127.0.0.1:2379"), "/health")),
+            "etcd" => wait(&mut || self.healthy(Some(&config::etcd_url(self.addresses)), "/health")),
             "kube-apiserver" => wait(&mut || self.healthy(None, "/readyz")),
-            "kube-controller-manager" => wait(&mut || self.healthy(Some("https://127.0.0.1:10257"), "/healthz")),
-            "kube-scheduler" => wait(&mut || self.healthy(Some("https://127.0.0.1:10259"), "/healthz")),
+            "kube-controller-manager" => {
+                wait(&mut || self.healthy(Some(&format!("https://{}", on_loopback(10257))), "/healthz"))
+            }
+            "kube-scheduler" => {
+                wait(&mut || self.healthy(Some(&format!("https://{}", on_loopback(10259))), "/healthz"))
+            }
             "containerd" => {
                 wait(&mut || process::output(self.ctr(5)?.arg("version")).map(drop))?;
                 self.import_base_images()
             }
             _ => wait(&mut || {
                 // The node's own word stands in the API for a while after kubelet's end.
-                self.healthy(Some("http://127.0.0.1:10248"), "/healthz")?;
+                self.healthy(Some(&format!("http://{}", on_loopback(10248))), "/healthz")?;
                 self.node_ready()
             }),
         }
@@ -324,6 +345,12 @@ impl Cluster {
     fn node_path(&self) -> String {
         format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", self.components.containerd_directory().display())
     }
+}
+
+/// The addresses of the cluster whose node this is, if it is whole and lives.
+fn created(node: &Node) -> Option<&'static Addresses> {
+    node.holder()?;
+    Addresses::of_family(&fs::read_to_string(node.state().join(CREATED)).ok()?)
 }
 
 fn pause_image(folder: &Path) -> Result<Image> {

@@ -19,14 +19,12 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::{cgroups, wait::wait_until};
+use super::{
+    addresses::{Addresses, Range},
+    cgroups,
+    wait::wait_until,
+};
 use crate::process;
-
-/// The node's address: kubelet refuses a loopback one, so it is the one of the pods' bridge.
-pub(crate) const NODE_ADDRESS: &str = "10.88.0.1";
-/// The first service address, which in-cluster clients are given in their environment. The API server
-/// listens on it itself, so neither kube-proxy nor address translation is needed to reach it.
-pub(crate) const SERVICE_ADDRESS: &str = "10.96.0.1";
 
 /// The bridge's hardware address, a locally administered one.
 const BRIDGE_ADDRESS: &str = "0a:58:0a:58:00:01";
@@ -79,7 +77,7 @@ impl Node {
     }
 
     /// Makes the namespaces and the node's network. `busybox` is the node's shell and its `ip`.
-    pub(crate) fn create(&self, busybox: &Path) -> Result<()> {
+    pub(crate) fn create(&self, busybox: &Path, addresses: &Addresses) -> Result<()> {
         // It holds the cluster's keys.
         DirBuilder::new()
             .mode(0o700)
@@ -91,7 +89,7 @@ impl Node {
         }
         cgroups::make()?;
         let script = self.state.join("holder.sh");
-        fs::write(&script, self.holder_script(busybox)?).context("cannot write the holder's script")?;
+        fs::write(&script, self.holder_script(busybox, addresses)?).context("cannot write the holder's script")?;
         let log = self.log(HOLDER);
         let mut unshare = Command::new("unshare");
         unshare
@@ -196,7 +194,7 @@ impl Node {
         process.lives().then_some(process)
     }
 
-    fn holder_script(&self, busybox: &Path) -> Result<String> {
+    fn holder_script(&self, busybox: &Path, addresses: &Addresses) -> Result<String> {
         let state = self.state.display();
         let shell = busybox.display();
         let mut script = String::from("set -eu\n");
@@ -210,18 +208,27 @@ impl Node {
         for (own, usual) in [("run", "/run"), ("var-lib", "/var/lib"), ("var-log", "/var/log")] {
             writeln!(script, "{shell} mount --bind {state}/{own} {usual}")?;
         }
+        let Addresses { node, service, pods: Range { bits, .. }, .. } = addresses;
+        let (option, settings) = if node.is_ipv6() {
+            // Addresses are good at once, since nobody else is there to have them: kubelet refuses one that is not.
+            let settings = "echo 1 >/proc/sys/net/ipv6/conf/all/forwarding\n\
+                            echo 0 >/proc/sys/net/ipv6/conf/default/accept_dad\n";
+            ("-6", settings)
+        } else {
+            ("-4", "echo 1 >/proc/sys/net/ipv4/ip_forward\n")
+        };
         write!(
             script,
-            "echo 1 >/proc/sys/net/ipv4/ip_forward\n\
+            "{settings}\
              {shell} ip link set lo up\n\
              {shell} ip link add cni0 type bridge\n\
              # Else the bridge takes the lowest address of its ports, and each new pod may change it: the others then\n\
              # talk to an address that nobody has until their tables of neighbours find out.\n\
              {shell} ip link set cni0 address {BRIDGE_ADDRESS}\n\
-             {shell} ip addr add {NODE_ADDRESS}/16 dev cni0\n\
-             {shell} ip addr add {SERVICE_ADDRESS}/32 dev lo\n\
+             {shell} ip addr add {node}/{bits} dev cni0\n\
+             {shell} ip addr add {service} dev lo\n\
              {shell} ip link set cni0 up\n\
-             {shell} ip route add default dev cni0\n\
+             {shell} ip {option} route add default dev cni0\n\
              : >/run/ready\n\
              # Ended orphans are reaped by the kernel while their parent ignores this signal.\n\
              trap '' CHLD\n\

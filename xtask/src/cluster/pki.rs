@@ -5,7 +5,7 @@ use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context, Result};
 
-use super::node::{NODE_ADDRESS, SERVICE_ADDRESS};
+use super::addresses::Addresses;
 use crate::process;
 
 /// The node's name, which its certificate carries.
@@ -19,6 +19,7 @@ struct Certificate {
     common_name: &'static str,
     /// The group that the API server sees.
     organization: &'static str,
+    /// `SERVICE`, `NODE` and `LOOPBACK` stand for those addresses.
     alternative_names: Option<&'static str>,
 }
 
@@ -27,7 +28,7 @@ const CERTIFICATES: [Certificate; 7] = [
         file: "apiserver",
         common_name: "kube-apiserver",
         organization: "podlens",
-        alternative_names: Some("DNS:kubernetes.default.svc,DNS:localhost,IP:SERVICE,IP:NODE,IP:127.0.0.1"),
+        alternative_names: Some("DNS:kubernetes.default.svc,DNS:localhost,IP:SERVICE,IP:NODE,IP:LOOPBACK"),
     },
     Certificate {
         file: "kubelet-server",
@@ -47,7 +48,7 @@ const fn client(file: &'static str, common_name: &'static str, organization: &'s
 }
 
 /// Writes ca.crt, a .crt and .key for each certificate, and the key that signs service account tokens.
-pub(crate) fn make(directory: &Path) -> Result<()> {
+pub(crate) fn make(directory: &Path, addresses: &Addresses) -> Result<()> {
     fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
     let openssl = |arguments: &[&str]| {
         process::output(Command::new("openssl").current_dir(directory).args(arguments))
@@ -68,7 +69,7 @@ pub(crate) fn make(directory: &Path) -> Result<()> {
         let subject = format!("/O={}/CN={}", certificate.organization, certificate.common_name);
         let ask = ["-keyout", &key, "-out", &request, "-subj", &subject];
         openssl(&[&["req"], new_key.as_slice(), &ask].concat())?;
-        fs::write(directory.join(&extensions), extension_text(certificate))?;
+        fs::write(directory.join(&extensions), extension_text(certificate, addresses))?;
         openssl(&[
             "x509",
             "-req",
@@ -92,10 +93,13 @@ pub(crate) fn make(directory: &Path) -> Result<()> {
     Ok(())
 }
 
-fn extension_text(certificate: &Certificate) -> String {
+fn extension_text(certificate: &Certificate, addresses: &Addresses) -> String {
     let usage = match certificate.alternative_names {
         Some(names) => {
-            let names = names.replace("SERVICE", SERVICE_ADDRESS).replace("NODE", NODE_ADDRESS);
+            let Addresses { service, node, loopback, .. } = addresses;
+            let names = [("SERVICE", service), ("NODE", node), ("LOOPBACK", loopback)]
+                .iter()
+                .fold(names.to_owned(), |names, (place, address)| names.replace(place, &address.to_string()));
             format!("extendedKeyUsage=serverAuth\nsubjectAltName={names}\n")
         }
         None => "extendedKeyUsage=clientAuth\n".to_owned(),

@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    net::{TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -15,10 +15,7 @@ use serde_json::Value;
 use testkit::http::{Reply, Server};
 
 use super::{names::Name, wait::within};
-use crate::{
-    cluster::{Cluster, NODE_ADDRESS},
-    places,
-};
+use crate::{cluster::Cluster, places};
 
 const START_WITHIN: Duration = Duration::from_secs(30);
 const PORT: u16 = 4317;
@@ -42,6 +39,7 @@ pub(super) struct Received(BTreeMap<(String, String), Told>);
 /// The collector.
 #[derive(Debug)]
 pub(super) struct Collector {
+    address: SocketAddr,
     received: Arc<Mutex<Received>>,
     _server: Server,
 }
@@ -50,7 +48,8 @@ impl Collector {
     /// Starts it among the node's processes, with which it ends.
     pub(super) fn start(cluster: &Cluster, folder: &Path) -> Result<Self> {
         let received = Arc::new(Mutex::new(Received::default()));
-        let listener = TcpListener::bind((NODE_ADDRESS, 0)).context("cannot listen for the collector")?;
+        let address = cluster.addresses().on_node(PORT);
+        let listener = TcpListener::bind((address.ip(), 0)).context("cannot listen for the collector")?;
         let to = listener.local_addr().context("cannot tell where the collector shall send to")?;
         let into = Arc::clone(&received);
         let server = Server::start_on(listener, move |request| {
@@ -61,7 +60,7 @@ impl Collector {
         });
         let configuration = folder.join("collector.yml");
         let text = format!(
-            "receivers: {{otlp: {{protocols: {{grpc: {{endpoint: '{NODE_ADDRESS}:{PORT}'}}}}}}}}\n\
+            "receivers: {{otlp: {{protocols: {{grpc: {{endpoint: '{address}'}}}}}}}}\n\
              exporters: {{otlp_http: {{endpoint: 'http://{to}', encoding: json, compression: none}}}}\n\
              service:\n  telemetry: {{metrics: {{level: none}}}}\n\
              \x20 pipelines: {{metrics: {{receivers: [otlp], exporters: [otlp_http]}}}}\n"
@@ -69,15 +68,18 @@ impl Collector {
         fs::write(&configuration, text).context("cannot configure the collector")?;
         let program = places::component("otelcol-0.165.0")?.join("otelcol");
         cluster.start_beside("otelcol", &program, &[format!("--config={}", configuration.display())])?;
-        within(START_WITHIN, || {
-            TcpStream::connect((NODE_ADDRESS, PORT)).map(drop).context("the collector does not listen")
-        })?;
-        Ok(Self { received, _server: server })
+        within(START_WITHIN, || TcpStream::connect(address).map(drop).context("the collector does not listen"))?;
+        Ok(Self { address, received, _server: server })
     }
 
     /// Where pods push to.
-    pub(super) fn endpoint() -> String {
-        format!("http://{NODE_ADDRESS}:{PORT}")
+    pub(super) fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The same for a pod that knows the address of its node, of either family, by this variable.
+    pub(super) fn endpoint_at(&self, variable: &str) -> String {
+        format!("http://[$({variable})]:{}", self.address.port())
     }
 
     /// What has arrived so far.
@@ -96,6 +98,11 @@ impl Received {
             }
         }
         sums
+    }
+
+    /// How many starts of an agent have told of a container.
+    pub(super) fn starts(&self, name: &Name) -> usize {
+        self.0.values().filter(|told| told.names.contains(name)).map(|told| told.seconds.len()).sum()
     }
 
     /// Everything told of pods, by pod uid and container id.

@@ -37,7 +37,7 @@ use signal_hook::{
 
 use self::world::World;
 use crate::{
-    cluster::{self, Cluster},
+    cluster::{self, Addresses, Cluster},
     image, packages, places, setup,
     step::Purpose,
 };
@@ -48,14 +48,17 @@ pub(crate) struct Choice {
     /// The long forms: the API server is dead for 5 minutes
     #[arg(long)]
     long: bool,
+    /// On a cluster with IPv6 alone, instead of IPv4
+    #[arg(long)]
+    ipv6: bool,
     /// Leave the cluster up, to look around
     #[arg(long)]
     keep: bool,
     /// An image's archive; without it, the one of this source is built
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
-    /// Only the checks whose names contain this, and installation before them
-    filter: Option<String>,
+    /// Only the checks whose names contain one of these, and those that they cannot do without
+    filters: Vec<String>,
     /// Print the checks and run none
     #[arg(long)]
     list: bool,
@@ -97,11 +100,12 @@ pub(crate) fn run(choice: &Choice) -> Result<ExitCode> {
     }
     let _removal = Removal { keep: choice.keep };
     remove_when_interrupted(choice.keep)?;
-    let cluster = cluster::up()?;
+    let cluster = cluster::up(Addresses::chosen(choice.ipv6))?;
     let mut world = World::new(cluster, &archive, choice.long)?;
     let (mut passed, mut failed) = (0, 0);
     for check in checks::ALL {
-        let wanted = choice.filter.as_ref().is_none_or(|filter| check.name.contains(filter.as_str()));
+        let wanted =
+            choice.filters.is_empty() || choice.filters.iter().any(|filter| check.name.contains(filter.as_str()));
         if !wanted && !check.needed {
             continue;
         }
@@ -129,7 +133,10 @@ fn as_root(choice: &Choice, archive: &Path) -> Result<ExitCode> {
     let mut sudo = Command::new("sudo");
     sudo.arg("env").arg(format!("XDG_CACHE_HOME={}", places::user_cache()?.display()));
     sudo.arg(env::current_exe().context("cannot tell where this program is")?).arg("e2e").arg("--image").arg(archive);
-    sudo.args(choice.long.then_some("--long")).args(choice.keep.then_some("--keep")).args(&choice.filter);
+    sudo.args(choice.long.then_some("--long"))
+        .args(choice.ipv6.then_some("--ipv6"))
+        .args(choice.keep.then_some("--keep"));
+    sudo.args(&choice.filters);
     let status = sudo.status().context("cannot start sudo; run it as root")?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

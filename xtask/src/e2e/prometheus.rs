@@ -9,7 +9,7 @@ use testkit::http;
 use super::{names::Name, wait::within};
 use crate::{cluster::Cluster, places};
 
-const ADDRESS: &str = "127.0.0.1:9090";
+const PORT: u16 = 9090;
 const START_WITHIN: Duration = Duration::from_secs(30);
 /// Longer than any run of the checks.
 const ALL: &str = "3h";
@@ -44,14 +44,15 @@ impl Prometheus {
         let example = fs::read_to_string(&example).with_context(|| format!("cannot read {}", example.display()))?;
         let configuration = folder.join("prometheus.yml");
         fs::write(&configuration, adapted(&example, &cluster.kubeconfig())?).context("cannot configure Prometheus")?;
+        let address = cluster.addresses().on_node(PORT);
         let program = places::component("prometheus-3")?.join("prometheus");
         let arguments = [
             format!("--config.file={}", configuration.display()),
             format!("--storage.tsdb.path={}", folder.join("tsdb").display()),
-            format!("--web.listen-address={ADDRESS}"),
+            format!("--web.listen-address={address}"),
         ];
         cluster.start_beside("prometheus", &program, &arguments)?;
-        let prometheus = Self { address: ADDRESS.parse().context("Prometheus has no address")? };
+        let prometheus = Self { address };
         within(START_WITHIN, || match http::get(prometheus.address, "/-/ready").map_err(Error::msg)? {
             (200, _) => Ok(()),
             (code, body) => bail!("Prometheus is not ready: {code} {body}"),

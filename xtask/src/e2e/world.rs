@@ -30,7 +30,7 @@ use crate::{
 
 /// Release and namespace.
 pub(super) const RELEASE: &str = "podlens";
-const PORT: u16 = 9464;
+pub(super) const PORT: u16 = 9464;
 /// The image of the loads.
 pub(super) const BURN_IMAGE: &str = "podlens-burn:1";
 
@@ -101,7 +101,7 @@ impl World {
     pub(super) fn install(&self, values: &Value, wait: bool) -> Result<()> {
         let mut all = json!({
             "image": { "pullPolicy": "Never" },
-            "otlp": { "endpoint": Collector::endpoint() },
+            "otlp": { "endpoint": self.collector.endpoint() },
             "config": { "otlp": { "interval": "2s" } },
             "minReadySeconds": 0,
         });

@@ -166,7 +166,7 @@ pub enum CertificateProblem {
 impl CertificateProblem {
     fn of(error: &rustls::CertificateError, server: &http::Uri) -> Self {
         use rustls::CertificateError as Error;
-        let asked = server.host().unwrap_or_default().to_owned();
+        let asked = server.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         match error {
             // A bad signature: another authority of the same name, such as the one of another cluster, has signed it.
             Error::UnknownIssuer | Error::BadSignature => Self::UnknownAuthority,
@@ -188,9 +188,10 @@ impl CertificateProblem {
     }
 }
 
-/// `DnsName("node-1")` without what the library puts around it.
+/// `DnsName("node-1")` or `IpAddress(10.0.0.5)` without what the library puts around it.
 fn plain(name: &str) -> &str {
-    name.split('"').nth(1).unwrap_or(name)
+    let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
+    inner.unwrap_or(name).trim_matches('"')
 }
 
 /// The library's verdict about a certificate, if that is what an error is about. An I/O error that carries another one

@@ -5,7 +5,8 @@
 //!   no kill: a process that is about to end anyway, or another thread of one that was told.
 //! - Whoever finds no room below a limit counts an OOM in the limit's cgroup before anybody is killed for it. It may be that
 //!   nobody is: somebody else's end was enough. And for one OOM several processes may be killed, one after another.
-//! - In a group kill (memory.oom.group) the first victim may be met, killed and counted once more, without a mark.
+//! - In a group kill (memory.oom.group) a process may be met, killed and counted once more. Its mark then tells another of its
+//!   threads, since the first has ended; only the first victim may be counted again without a mark, while it has not.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -115,8 +116,9 @@ impl Judge {
         let process = (victim.process, victim.started_ns);
         let is_new = !self.killed.contains(&process);
         let counted = self.counted(own.id, victim.kills.saturating_sub(u64::from(is_new)));
-        let is_kill = is_new && Some(victim.kills) > counted.kills;
-        let untold = counted.see(victim.kills, u64::from(is_kill));
+        let is_counted = (is_new || victim.killed_together != 0) && Some(victim.kills) > counted.kills;
+        let is_kill = is_new && is_counted;
+        let untold = counted.see(victim.kills, u64::from(is_counted));
         if !is_kill {
             return Ruling { kill: None, untold };
         }
@@ -420,6 +422,24 @@ mod tests {
         assert_eq!(kernel.judge.untold(CONTAINER, kernel.kills[&CONTAINER]), 0, "the first one once more");
         kernel.count();
         assert_eq!(kernel.judge.untold(CONTAINER, kernel.kills[&CONTAINER]), 1);
+    }
+
+    #[test]
+    fn a_process_of_a_group_that_is_counted_and_marked_once_more_is_one_kill() {
+        let mut kernel = Kernel { together: Some(CONTAINER), ..Kernel::new() };
+        kernel.oom(CONTAINER).kill(100, 200);
+        kernel.kill(101, 200);
+        kernel.kill(102, 200);
+        for process in [100, 101] {
+            kernel.count();
+            assert_eq!(kernel.mark(process, 200), Ruling::default(), "a further thread of {process}");
+        }
+        assert_eq!(kernel.mark(102, 200), Ruling::default(), "it is about to end");
+        // One kill was lost before the third process is met again.
+        kernel.count();
+        kernel.count();
+        kernel.count();
+        assert_eq!(kernel.mark(102, 200).untold, 1, "and the first one may have been counted without a mark");
     }
 
     #[test]

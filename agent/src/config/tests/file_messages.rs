@@ -90,7 +90,7 @@ fn a_wrong_value_of_the_push_is_refused_likewise_and_credentials_are_not_shown()
     for (yaml, expected) in [
         (
             "otlp:\n  endpoint: collector:4317\n",
-            "c.yaml:2:13: `otlp.endpoint` is `collector:4317`, but must be a URL with http:// or https://, without user or query, such as http://collector:4317",
+            "c.yaml:2:13: `otlp.endpoint` is `collector:4317`, but must be a URL with http:// or https://, without user or query, such as http://collector:4317 or http://[fd00::5]:4317",
         ),
         (
             "otlp: {interval: 0s}",

@@ -173,6 +173,9 @@ fn variables_that_tests_or_kubernetes_set_are_passed_over() {
         ("PODLENS_PORT_9464_TCP_ADDR", "10.96.3.4"),
         ("PODLENS_METRICS_SERVICE_HOST", "10.96.3.4"),
         ("PODLENS_METRICS_PORT", "tcp://10.96.3.4:9464"),
+        ("PODLENS_IPV6_SERVICE_HOST", "fd00:96::4"),
+        ("PODLENS_IPV6_PORT", "tcp://[fd00:96::4]:9464"),
+        ("PODLENS_IPV6_PORT_9464_TCP_ADDR", "fd00:96::4"),
         ("PODLENSX", "1"),
     ];
     assert_eq!(load(&inputs(&variables)).unwrap().config, expected_defaults());

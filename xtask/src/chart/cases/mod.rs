@@ -32,6 +32,7 @@ const CASES: &[Case] = &[
     case("the values of an older chart render, with defaults for what they lack", values::older),
     case("a value of a wrong shape is refused with its place and meets no template", values::shapes),
     case("what would have no effect is refused with a sentence that names it", values::refused),
+    case("the notes say that nothing collects the metrics where that is so", values::notes),
     case("text that looks like a number reaches podlens as written or is refused", values::numbers),
     case("every release and namespace gives valid names and labels", names::every_release),
     case("the labels that find the pods are theirs alone, and other labels can be replaced", names::labels),

@@ -102,6 +102,24 @@ fn merge(into: &mut Value, from: Value) {
     }
 }
 
+pub(super) fn notes(context: &Context<'_>) -> Result<()> {
+    for (values, collected) in [
+        ("{}", false),
+        ("extraEnv: [{ name: PODLENS_LOG_LEVEL, value: debug }]", false),
+        ("podMonitor: { enabled: true }", true),
+        ("scrapeAnnotations: true", true),
+        ("otlp: { endpoint: 'http://a:4317' }", true),
+        ("config: { otlp: { endpoint: 'http://a:4317' } }", true),
+        ("extraEnv: [{ name: PODLENS_OTLP_ENDPOINT, value: 'http://[$(HOST_IP)]:4317' }]", true),
+        ("extraEnv: [{ name: OTEL_EXPORTER_OTLP_ENDPOINT, value: 'http://a:4317' }]", true),
+        ("extraEnv: [{ name: OTEL_EXPORTER_OTLP_METRICS_ENDPOINT, value: 'http://a:4317' }]", true),
+    ] {
+        let notes = context.helm.notes(values)?;
+        same(&format!("collected with {values}"), &!notes.contains("Nothing collects the metrics yet"), &collected)?;
+    }
+    Ok(())
+}
+
 pub(super) fn refused(context: &Context<'_>) -> Result<()> {
     for (values, sentence) in [
         ("config: { listen: '127.0.0.1:9464' }", "config.listen has no effect"),

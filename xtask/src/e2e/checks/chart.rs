@@ -1,13 +1,15 @@
 //! Installation, test, upgrade and removal by helm.
 
-use std::{collections::BTreeSet, fs, time::Duration};
+use std::{collections::BTreeSet, fs, net::SocketAddr, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 
 use crate::e2e::{
+    names::Name,
     wait::within,
-    world::{RELEASE, World},
+    workloads::{NAMESPACE, STEADY},
+    world::{PORT, RELEASE, World},
 };
 
 /// The agents' programs, as the kernel shortens their names.
@@ -23,11 +25,30 @@ pub(super) fn install(world: &mut World) -> Result<String> {
     Ok(body.lines().next().unwrap_or_default().to_owned())
 }
 
+pub(super) fn pushes_to_its_node(world: &mut World) -> Result<String> {
+    const VARIABLE: &str = "HOST_IP";
+    let steady = Name::new(NAMESPACE, STEADY, "app");
+    let old = world.agent()?;
+    let before = world.collector.received().starts(&steady);
+    let variables = json!([
+        { "name": VARIABLE, "valueFrom": { "fieldRef": { "fieldPath": "status.hostIP" } } },
+        { "name": "PODLENS_OTLP_ENDPOINT", "value": world.collector.endpoint_at(VARIABLE) },
+    ]);
+    world.install(&json!({ "otlp": { "endpoint": "" }, "extraEnv": variables }), true)?;
+    world.next_agent(&old.uid)?;
+    within(Duration::from_secs(30), || match world.collector.received().starts(&steady) {
+        after if after > before => Ok(()),
+        _ => bail!("the agent has pushed nothing of {steady} since its start"),
+    })?;
+    Ok(format!("{} is {}", world.collector.endpoint_at(VARIABLE), world.collector.endpoint()))
+}
+
 pub(super) fn helm_test(world: &mut World) -> Result<String> {
     // Whatever the checks before have left.
     world.install(&json!({}), true)?;
     let agent = within(Duration::from_secs(30), || world.agent())?;
-    world.install(&json!({ "tests": { "url": "http://127.0.0.1:9464" } }), true)?;
+    let nobody = format!("http://{}", SocketAddr::new(world.cluster.addresses().loopback, PORT));
+    world.install(&json!({ "tests": { "url": nobody } }), true)?;
     if world.helm(&["test", RELEASE, "--timeout", "60s"]).is_ok() {
         bail!("helm test passes where no agent is");
     }

@@ -68,6 +68,11 @@ pub(super) const ALL: &[Check] = &[
         sources::bundles_in_outage,
     ),
     check("kubelet", "the kubelet names every container, with the one right that it asks for", sources::kubelet),
+    check(
+        "node-address",
+        "an agent pushes to the collector at the address of its node, in brackets with IPv4 too",
+        chart::pushes_to_its_node,
+    ),
     check("helm-test", "helm test passes, and fails where no agent is", chart::helm_test),
     check(
         "capabilities",

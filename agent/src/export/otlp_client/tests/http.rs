@@ -20,7 +20,7 @@ use tokio::{
     sync::mpsc,
 };
 
-use super::{Pair, certificates, check_tls, config, own, per_snapshot, start};
+use super::{Pair, certificates, check_tls, config, on_every_loopback, own, per_snapshot, start};
 use crate::export::{
     fixture::{FakeSource, eventually, snapshot},
     otlp::tests::encode,
@@ -153,7 +153,7 @@ async fn an_encrypted_endpoint_over_http_is_used_only_where_both_sides_certifica
         )
         .unwrap();
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(server));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (listener, hosts) = on_every_loopback().await;
     let port = listener.local_addr().unwrap().port();
     let (came, mut coming) = mpsc::unbounded_channel();
     let receiver = Receiver { turns: Arc::default(), came };
@@ -169,7 +169,7 @@ async fn an_encrypted_endpoint_over_http_is_used_only_where_both_sides_certifica
         }
     });
     let pair = Pair { authority: server_authority_pem, client: client_pem, client_key: client_key_pem };
-    let good = check_tls(&format!("https://localhost:{port}"), Protocol::HttpProtobuf, pair).await;
+    let good = check_tls(&hosts.map(|host| format!("https://{host}:{port}")), Protocol::HttpProtobuf, pair).await;
     let _pushing = own::push(&good, own::telemetry());
     let own_metrics = async {
         while !own::is_own(&ExportMetricsServiceRequest::decode(&coming.recv().await.unwrap().1[..]).unwrap()) {}

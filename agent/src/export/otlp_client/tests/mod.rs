@@ -94,10 +94,14 @@ impl Collector {
     }
 
     async fn serve(&self) -> SocketAddr {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        self.serve_at("127.0.0.1:0").await.unwrap()
+    }
+
+    async fn serve_at(&self, address: &str) -> std::io::Result<SocketAddr> {
+        let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr().unwrap();
         self.serve_on(listener);
-        address
+        Ok(address)
     }
 
     fn serve_on(&self, listener: TcpListener) -> JoinHandle<()> {
@@ -168,6 +172,16 @@ async fn accepted_snapshots_are_counted_acknowledged_and_equal_to_the_text_page(
     let message = collector.received()[0].clone();
     let page = prometheus::encode(&snapshot(7), None, Format::Text);
     assert_eq!(messages_as_prometheus(&[message]), parse(&String::from_utf8(page).unwrap()));
+}
+
+#[tokio::test]
+async fn a_receiver_is_found_by_its_address_of_ipv6() {
+    let collector = Collector::default();
+    // Not every machine has it.
+    let Ok(address) = collector.serve_at("[::1]:0").await else { return };
+    let running = start(&config(address), FakeSource::new(snapshot(7), false));
+    eventually("an acknowledgement", || !running.source.exported().is_empty()).await;
+    assert_eq!(running.counts()[1..], [0, 0, 0]);
 }
 
 #[tokio::test]
@@ -432,7 +446,7 @@ async fn an_unchanged_snapshot_is_sent_again_only_after_it_left_the_queue() {
     assert!(queue.try_front().is_none());
 }
 
-/// A certificate for `localhost` and its key as PEM, signed by an authority whose certificate comes last.
+/// A certificate for `localhost` and loopback's addresses, and its key as PEM, signed by an authority whose certificate comes last.
 fn certificates() -> (String, String, String) {
     let authority_key = rcgen::KeyPair::generate().unwrap();
     let mut authority = rcgen::CertificateParams::new(Vec::new()).unwrap();
@@ -440,7 +454,7 @@ fn certificates() -> (String, String, String) {
     let authority_pem = authority.self_signed(&authority_key).unwrap().pem();
     let issuer = rcgen::Issuer::new(authority, authority_key);
     let key = rcgen::KeyPair::generate().unwrap();
-    let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    let params = rcgen::CertificateParams::new(["localhost", "127.0.0.1", "::1"].map(str::to_owned)).unwrap();
     let certificate = params.signed_by(&key, &issuer).unwrap();
     (certificate.pem(), key.serialize_pem(), authority_pem)
 }
@@ -449,7 +463,7 @@ fn certificates() -> (String, String, String) {
 async fn an_encrypted_endpoint_is_used_only_where_both_sides_certificates_hold() {
     let (server_pem, server_key_pem, server_authority_pem) = certificates();
     let (client_pem, client_key_pem, client_authority_pem) = certificates();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (listener, hosts) = on_every_loopback().await;
     let port = listener.local_addr().unwrap().port();
     let collector = Collector::default();
     let tls = ServerTlsConfig::new()
@@ -459,7 +473,7 @@ async fn an_encrypted_endpoint_is_used_only_where_both_sides_certificates_hold()
     let server = tonic::transport::Server::builder().tls_config(tls).unwrap().add_service(service);
     tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
     let pair = Pair { authority: server_authority_pem, client: client_pem, client_key: client_key_pem };
-    let good = check_tls(&format!("https://localhost:{port}"), Protocol::Grpc, pair).await;
+    let good = check_tls(&hosts.map(|host| format!("https://{host}:{port}")), Protocol::Grpc, pair).await;
     let _pushing = own::push(&good, own::telemetry());
     eventually("the agent's own metrics", || collector.received().iter().any(own::is_own)).await;
 }
@@ -471,32 +485,45 @@ struct Pair {
     client_key: String,
 }
 
-/// Sends to an encrypted receiver with the right certificates and with each wrong one. Returns what is right.
-async fn check_tls(endpoint: &str, protocol: Protocol, pair: Pair) -> OtlpConfig {
-    let with = |tls: OtlpTls| OtlpConfig {
+/// A listener, and the hosts of a URL that are reached there. Not every machine has IPv6.
+async fn on_every_loopback() -> (TcpListener, [&'static str; 3]) {
+    match TcpListener::bind("[::]:0").await {
+        Ok(listener) => (listener, ["localhost", "127.0.0.1", "[::1]"]),
+        Err(_) => (TcpListener::bind("127.0.0.1:0").await.unwrap(), ["localhost", "127.0.0.1", "127.0.0.1"]),
+    }
+}
+
+/// Sends to an encrypted receiver with the right certificates, and with each wrong one, at the first endpoint. Returns what
+/// is right.
+async fn check_tls(endpoints: &[String; 3], protocol: Protocol, pair: Pair) -> OtlpConfig {
+    let [first, ..] = endpoints;
+    let with = |endpoint: &str, tls: OtlpTls| OtlpConfig {
         protocol,
         endpoint: endpoint.to_owned(),
         tls,
         ..config(SocketAddr::from(([127, 0, 0, 1], 1)))
     };
-    let check = async |tls: OtlpTls, accepted: bool| {
-        let running = start(&with(tls), FakeSource::new(snapshot(7), false));
+    let check_at = async |endpoint: &str, tls: OtlpTls, accepted: bool| {
+        let running = start(&with(endpoint, tls), FakeSource::new(snapshot(7), false));
         let settled = || running.counts()[3] > 0 || !running.source.exported().is_empty();
         eventually("an attempt", settled).await;
-        assert_eq!(!running.source.exported().is_empty(), accepted, "{:?}", running.counts());
+        assert_eq!(!running.source.exported().is_empty(), accepted, "{endpoint}: {:?}", running.counts());
     };
+    let check = async |tls: OtlpTls, accepted: bool| check_at(first, tls, accepted).await;
     let good = OtlpTls {
         authority_pem: Some(pair.authority.into_bytes()),
         certificate_pem: Some(pair.client.into_bytes()),
         key_pem: Some(pair.client_key.into_bytes()),
         server_name: None,
     };
-    check(good.clone(), true).await;
+    for endpoint in endpoints {
+        check_at(endpoint, good.clone(), true).await;
+    }
     let other_name = Some("collector.example.org".to_owned());
     check(OtlpTls { server_name: other_name, ..good.clone() }, false).await;
     check(OtlpTls { certificate_pem: None, key_pem: None, ..good.clone() }, false).await;
     let (_, _, stranger_pem) = certificates();
     check(OtlpTls { authority_pem: Some(stranger_pem.into_bytes()), ..good.clone() }, false).await;
     check(OtlpTls { authority_pem: None, ..good.clone() }, false).await;
-    with(good)
+    with(first, good)
 }
