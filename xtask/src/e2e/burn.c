@@ -42,7 +42,8 @@ int main(int count, char **words) {
         }
     }
     if (!strcmp(words[2], "hog")) {
-        memset(malloc(amount << 20), 1, amount << 20);
+        volatile char *taken = malloc(amount << 20);
+        for (long long at = 0; taken && at < amount << 20; at += 4096) taken[at] = 1;
         for (;;) sleep(2);
     }
     burn_until(amount * 1000000);

@@ -20,6 +20,8 @@ use crate::{
 
 /// Of all objects of these checks.
 const FLEET: &str = "fleet";
+/// How the names of nodes begin that are but objects.
+const NODE: &str = "none-";
 const NODES: u64 = 20;
 const DAEMON_SETS: u64 = 20;
 /// The controller makes pods in growing batches, and the node's controller adds taints to nodes that never report.
@@ -45,9 +47,9 @@ pub(super) fn placement(world: &mut World) -> Result<String> {
             let name = format!("any-{number}");
             let wanted: BTreeSet<&String> = told.get(&name).map(|nodes| nodes.keys().collect()).unwrap_or_default();
             // On the real node they come to work.
-            let made = made.get(&name).into_iter().flatten().filter(|node| node.starts_with("none-"));
+            let made = made.get(&name).into_iter().flatten().filter(|node| node.starts_with(NODE));
             let made: BTreeSet<&String> = made.collect();
-            let wanted: BTreeSet<&String> = wanted.into_iter().filter(|node| node.starts_with("none-")).collect();
+            let wanted: BTreeSet<&String> = wanted.into_iter().filter(|node| node.starts_with(NODE)).collect();
             if wanted != made {
                 bail!("{name}: podlens wants {wanted:?}, the controller has made {made:?}");
             }
@@ -153,10 +155,10 @@ fn clean(world: &World) -> Result<()> {
     }
     world.kubectl(&[&["delete", "nodes", "--selector", "podlens-check=fleet"][..], &force].concat())?;
     within(Duration::from_mins(1), || {
-        let left = world.get(&["nodes", "--selector", "podlens-check=fleet"])?;
-        let pods = world.get(&["pods", "--all-namespaces", "--field-selector", "spec.nodeName!="])?;
-        let stays = items(&pods).iter().any(|pod| text(pod, "/metadata/namespace").starts_with(FLEET));
-        if items(&left).is_empty() && !stays { Ok(()) } else { bail!("nodes or pods of the check are still there") }
+        let left = world.get(&["nodes,namespaces"])?;
+        let names: Vec<&str> = items(&left).iter().map(|one| text(one, "/metadata/name")).collect();
+        let ours: Vec<&&str> = names.iter().filter(|name| name.starts_with(NODE) || name.starts_with(FLEET)).collect();
+        if ours.is_empty() { Ok(()) } else { bail!("{ours:?} are still there") }
     })
 }
 
@@ -181,7 +183,7 @@ impl Chance {
 }
 
 fn random_node(number: u64, chance: &mut Chance) -> Value {
-    let mut labels = json!({ "podlens-check": "fleet", "pool": chance.one_of(&["a", "b", "c"]) });
+    let mut labels = json!({ "podlens-check": FLEET, "pool": chance.one_of(&["a", "b", "c"]) });
     if let Some(labels) = labels.as_object_mut().filter(|_| chance.below(2) == 0) {
         labels.insert("cores".to_owned(), json!(chance.one_of(&["4", "8", "16", "many"])));
     }
@@ -198,7 +200,7 @@ fn random_node(number: u64, chance: &mut Chance) -> Value {
     }
     json!({
         "apiVersion": "v1", "kind": "Node",
-        "metadata": { "name": format!("none-{number}"), "labels": labels },
+        "metadata": { "name": format!("{NODE}{number}"), "labels": labels },
         "spec": { "taints": taints, "unschedulable": chance.below(4) == 0 },
     })
 }
@@ -252,7 +254,7 @@ fn random_term(chance: &mut Chance) -> Value {
     };
     if chance.below(6) == 0 {
         let operator = chance.one_of(&["In", "NotIn"]);
-        return json!({ "matchFields": [{ "key": "metadata.name", "operator": operator, "values": ["none-3"] }] });
+        return json!({ "matchFields": [{ "key": "metadata.name", "operator": operator, "values": [format!("{NODE}3")] }] });
     }
     let requirements: Vec<Value> = (0..=chance.below(2)).map(|_| requirement(chance)).collect();
     json!({ "matchExpressions": requirements })
