@@ -361,6 +361,8 @@ fn read_heads(at: AtCells, walk: WalkCells) -> c_long {
     }
     let from = at.base().get() + u64::from(bucket) * u64::from(stride) * 8;
     let heads = at.word_of_heads(0).as_ptr();
+    // Kernel 6.1 forgets by now what the size was compared with. Twice the heads still lie in the record.
+    let bytes = opaque(bytes) & (2 * HEADS * 8 - 1);
     // SAFETY: the helper checks the address, and writes so many bytes at most as there are.
     if unsafe { bpf_probe_read_kernel(heads.cast(), bytes, from as *const c_void) } != 0 {
         walk.lost().set(1);
