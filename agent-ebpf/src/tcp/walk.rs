@@ -361,8 +361,19 @@ fn read_heads(at: AtCells, walk: WalkCells) -> c_long {
     }
     let from = at.base().get() + u64::from(bucket) * u64::from(stride) * 8;
     let heads = at.word_of_heads(0).as_ptr();
+    // Kernel 6.1 forgets by now what the size was compared with. Twice the heads still lie in the record.
+    let mut bytes = u64::from(bytes);
+    // SAFETY: it changes this number alone, and that only if it were larger than it is.
+    unsafe {
+        asm!(
+            "{bytes} &= {most}",
+            bytes = inout(reg) bytes,
+            most = const 2 * HEADS * 8 - 1,
+            options(pure, nomem, nostack)
+        );
+    }
     // SAFETY: the helper checks the address, and writes so many bytes at most as there are.
-    if unsafe { bpf_probe_read_kernel(heads.cast(), bytes, from as *const c_void) } != 0 {
+    if unsafe { bpf_probe_read_kernel(heads.cast(), bytes as u32, from as *const c_void) } != 0 {
         walk.lost().set(1);
         return 1;
     }

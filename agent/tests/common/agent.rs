@@ -33,9 +33,14 @@ pub fn podlens(under: &[&str], arguments: &[&str], environment: &[(&str, &str)])
 
 impl Agent {
     /// Starts it and waits until it is ready. The environment is its configuration, as `PODLENS_...` variables.
+    ///
+    /// What a kernel lacks is known before anything is loaded. A program that it refuses is a fault, and a test that took it
+    /// for a lack would find nothing to test.
     pub fn start(environment: &[(&str, &str)]) -> Self {
         let mut agent = Self::start_under(&[], environment);
         agent.wait_for_code("/readyz", 200);
+        let log = agent.log();
+        assert!(!log.contains("the kernel refused the BPF program"), "{log}");
         agent
     }
 

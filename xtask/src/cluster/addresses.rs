@@ -6,6 +6,14 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
+/// The family that the command line asks for.
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+pub(crate) struct Family {
+    /// With IPv6 alone, instead of IPv4
+    #[arg(long)]
+    pub(crate) ipv6: bool,
+}
+
 /// One family's.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Addresses {
@@ -33,7 +41,7 @@ pub(crate) struct Range {
 }
 
 impl Addresses {
-    pub(crate) const IPV4: &'static Self = &Self {
+    const IPV4: &'static Self = &Self {
         family: "IPv4",
         node: IpAddr::V4(Ipv4Addr::new(10, 88, 0, 1)),
         service: IpAddr::V4(Ipv4Addr::new(10, 96, 0, 1)),
@@ -44,7 +52,7 @@ impl Addresses {
     };
 
     /// Unique local addresses (RFC 4193) below one prefix.
-    pub(crate) const IPV6: &'static Self = &Self {
+    const IPV6: &'static Self = &Self {
         family: "IPv6",
         node: unique_local(0x88, 1),
         service: unique_local(0x96, 1),
@@ -53,11 +61,6 @@ impl Addresses {
         loopback: IpAddr::V6(Ipv6Addr::LOCALHOST),
         every: IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
-
-    /// The family that the command line asks for.
-    pub(crate) fn chosen(ipv6: bool) -> &'static Self {
-        if ipv6 { Self::IPV6 } else { Self::IPV4 }
-    }
 
     /// By the name that the state directory keeps.
     pub(super) fn of_family(name: &str) -> Option<&'static Self> {
@@ -72,6 +75,12 @@ impl Addresses {
     /// A port that pods reach.
     pub(crate) fn on_node(&self, port: u16) -> SocketAddr {
         SocketAddr::new(self.node, port)
+    }
+}
+
+impl Family {
+    pub(crate) fn addresses(self) -> &'static Addresses {
+        if self.ipv6 { Addresses::IPV6 } else { Addresses::IPV4 }
     }
 }
 

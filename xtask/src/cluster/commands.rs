@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::{Addresses, Cluster, down, status, up};
+use super::{Cluster, Family, down, status, up};
 use crate::process;
 
 /// What to do with the cluster.
@@ -20,11 +20,7 @@ pub(crate) struct Choice {
 #[derive(Clone, Debug, clap::Subcommand)]
 enum Act {
     /// Start it, or what of it does not run
-    Up {
-        /// With IPv6 alone, instead of IPv4
-        #[arg(long)]
-        ipv6: bool,
-    },
+    Up(Family),
     /// End it and remove all that it made
     Down,
     /// Tell what runs; exit code 0 only if all does
@@ -65,8 +61,8 @@ enum Act {
 /// `cargo xtask cluster`.
 pub(crate) fn run(choice: &Choice) -> Result<ExitCode> {
     match &choice.act {
-        Act::Up { ipv6 } => {
-            up(Addresses::chosen(*ipv6))?;
+        Act::Up(family) => {
+            up(family.addresses())?;
             Ok(ExitCode::SUCCESS)
         }
         Act::Down => down().map(|()| ExitCode::SUCCESS),

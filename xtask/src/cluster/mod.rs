@@ -33,12 +33,12 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
+use self::{addresses::Addresses, components::Components, config::Program, node::Node, wait::wait_until};
 pub(crate) use self::{
-    addresses::Addresses,
+    addresses::Family,
     commands::{Choice, run},
     pki::NODE_NAME,
 };
-use self::{components::Components, config::Program, node::Node, wait::wait_until};
 use crate::{
     image::{self, Entry, Image},
     packages, places, process,

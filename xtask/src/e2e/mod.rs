@@ -37,7 +37,7 @@ use signal_hook::{
 
 use self::world::World;
 use crate::{
-    cluster::{self, Addresses, Cluster},
+    cluster::{self, Cluster, Family},
     image, packages, places, setup,
     step::Purpose,
 };
@@ -48,9 +48,8 @@ pub(crate) struct Choice {
     /// The long forms: the API server is dead for 5 minutes
     #[arg(long)]
     long: bool,
-    /// On a cluster with IPv6 alone, instead of IPv4
-    #[arg(long)]
-    ipv6: bool,
+    #[command(flatten)]
+    family: Family,
     /// Leave the cluster up, to look around
     #[arg(long)]
     keep: bool,
@@ -100,7 +99,7 @@ pub(crate) fn run(choice: &Choice) -> Result<ExitCode> {
     }
     let _removal = Removal { keep: choice.keep };
     remove_when_interrupted(choice.keep)?;
-    let cluster = cluster::up(Addresses::chosen(choice.ipv6))?;
+    let cluster = cluster::up(choice.family.addresses())?;
     let mut world = World::new(cluster, &archive, choice.long)?;
     let (mut passed, mut failed) = (0, 0);
     for check in checks::ALL {
@@ -134,7 +133,7 @@ fn as_root(choice: &Choice, archive: &Path) -> Result<ExitCode> {
     sudo.arg("env").arg(format!("XDG_CACHE_HOME={}", places::user_cache()?.display()));
     sudo.arg(env::current_exe().context("cannot tell where this program is")?).arg("e2e").arg("--image").arg(archive);
     sudo.args(choice.long.then_some("--long"))
-        .args(choice.ipv6.then_some("--ipv6"))
+        .args(choice.family.ipv6.then_some("--ipv6"))
         .args(choice.keep.then_some("--keep"));
     sudo.args(&choice.filters);
     let status = sudo.status().context("cannot start sudo; run it as root")?;

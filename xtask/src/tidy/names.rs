@@ -144,7 +144,10 @@ impl Known<'_> {
     fn judge_item(&self, word: &str) -> Option<String> {
         let names: Vec<String> = word.trim_end_matches(['.', ':']).split("::").map(str::to_owned).collect();
         let (first, last) = (names.first()?, names.last()?);
-        let is_name = |name: &String| source::words(name).eq([name.as_str()]);
+        // None begins with a digit, as parts of an address of IPv6 do.
+        let is_name = |name: &String| {
+            source::words(name).eq([name.as_str()]) && !name.starts_with(|first: char| first.is_ascii_digit())
+        };
         if names.len() < 2 || !names.iter().all(is_name) || STANDARD.contains(&first.as_str()) {
             return None;
         }
@@ -227,7 +230,7 @@ mod tests {
     #[test]
     fn names_that_exist_are_not_named() {
         let text = "agent/src/kernel/ and agent/src/kernel/object.rs, `object.rs`; [this](a.md#part), [that](../README.md),\n\
-            [elsewhere](https://example.com/a.rs). `Object::seal`, `kernel::object`, `object::Object`, `std::fs::read`.\n\
+            [elsewhere](https://example.com/a.rs). `Object::seal`, `kernel::object`, `object::Object`, `std::fs::read`, `[fd00::5]:80`.\n\
             `SLOT_OF`, `PODLENS_SLOTS`, `NODE_IP`; BTF and `4096`. `podlens_lost_total{reason=\"x\"}`,\n\
             podlens_wait_seconds_bucket, `podlens_wait_...`. `cargo xtask test [FILTER] [--list]`, `cargo xtask --help`,\n\
             `cargo xtask test -- --nothing`. `/metrics`, `iter/task`, `cpu.stat`, docs/*.md, read/write, and/or.";
