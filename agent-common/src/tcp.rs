@@ -54,6 +54,20 @@ label! {
 }
 
 label! {
+    /// Which error has ended a connection.
+    ConnectionError {
+        /// The other side sent a reset.
+        Reset = "reset",
+        /// The other side did not answer any more.
+        Timeout = "timeout",
+        /// The network said that there is no way any more.
+        Unreachable = "unreachable",
+        /// Anything else, as an administrator's.
+        Other = "other",
+    }
+}
+
+label! {
     /// What a socket is at.
     SocketState {
         /// It asks for a connection.
@@ -88,6 +102,22 @@ impl ConnectFailure {
     }
 }
 
+impl ConnectionError {
+    /// Of an error number of the kernel's; none for a connection that ended in order.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of_error(error: u32) -> Option<Self> {
+        match error {
+            0 => None,
+            // ECONNRESET; EPIPE, which is the same where the other side had closed before.
+            104 | 32 => Some(Self::Reset),
+            110 => Some(Self::Timeout),
+            101 | 112 | 113 => Some(Self::Unreachable),
+            _ => Some(Self::Other),
+        }
+    }
+}
+
 /// States of a socket as `net/tcp_states.h` numbers them; they are the same in all kernels.
 pub mod state {
     /// `TCP_ESTABLISHED`.
@@ -100,7 +130,7 @@ pub mod state {
     pub const FIN_WAIT_1: u32 = 4;
     /// `TCP_FIN_WAIT2`.
     pub const FIN_WAIT_2: u32 = 5;
-    /// `TCP_TIME_WAIT`: a small socket that knows no cgroup.
+    /// `TCP_TIME_WAIT`: a small socket that knows no cgroup; one that stands for an orphan in FIN_WAIT2 says so too.
     pub const TIME_WAIT: u32 = 6;
     /// `TCP_CLOSE`.
     pub const CLOSE: u32 = 7;
@@ -168,6 +198,10 @@ pub struct Account {
     pub ended: u64,
     /// Connections that were not made, by reason.
     pub failures: [u64; ConnectFailure::COUNT],
+    /// Connections that an error has ended, by reason.
+    pub errors: [u64; ConnectionError::COUNT],
+    /// Resets by direction.
+    pub resets: [u64; Direction::COUNT],
     /// How long it took to make one, summed up.
     pub connects_ns: u64,
     /// The same, counted at each hashed bucket, modulo 2^32.
@@ -187,6 +221,8 @@ impl Account {
         accepted: 0,
         ended: 0,
         failures: [0; ConnectFailure::COUNT],
+        errors: [0; ConnectionError::COUNT],
+        resets: [0; Direction::COUNT],
         connects_ns: 0,
         connects: [0; BUCKETS],
         round_trips_ns: 0,
@@ -300,6 +336,8 @@ pub struct SocketWalk {
     pub records: u64,
     /// Sockets that it met.
     pub sockets: u64,
+    /// Those of them in TIME_WAIT, which know no cgroup.
+    pub time_wait: u64,
     /// Chains that it had to leave since a socket in them had moved to another one: the rest of each is met by the next walk.
     pub left: u64,
     /// Sockets of cgroups for which there was no record left.
@@ -329,11 +367,11 @@ pub const fn received(received: u64, flags: u64) -> u64 {
 const SOCK_DONE: u32 = 1;
 
 const _: () = assert!(size_of::<Counts>() == 8 * COUNTS);
-const _: () = assert!(size_of::<Account>() == 424);
+const _: () = assert!(size_of::<Account>() == 472);
 const _: () = assert!(size_of::<Alive>() == 104);
 const _: () = assert!(size_of::<Place>() == 16);
 const _: () = assert!(size_of::<Cursor>() == 24);
-const _: () = assert!(size_of::<SocketWalk>() == 64);
+const _: () = assert!(size_of::<SocketWalk>() == 72);
 
 #[cfg(test)]
 mod tests {

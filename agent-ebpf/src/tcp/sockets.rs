@@ -1,4 +1,4 @@
-//! The kernel's sockets: one that a program was given, with its members, and the numbers for a walk that reads by address.
+//! The kernel's sockets: one that a program was given, with its members, and the numbers for what is read by address.
 
 use aya_ebpf::{cty::c_void, helpers::generated::bpf_skc_to_tcp_sock};
 use podlens_common::tcp::{Counts, received, transmitted};
@@ -13,6 +13,7 @@ structure! {
         drops: u32 = "sock.sk_drops.counter";
         cgroup: Cgroup = "sock.sk_cgrp_data.cgroup";
         hash: u32 = "sock.__sk_common.skc_hash";
+        state: u8 = "sock.__sk_common.skc_state";
         flags: u64 = "sock.__sk_common.skc_flags";
         net: Net = "sock.__sk_common.skc_net.net";
     }

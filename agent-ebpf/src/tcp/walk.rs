@@ -149,6 +149,7 @@ cells! {
         lost: u64 = lost;
         records: u64 = records;
         sockets: u64 = sockets;
+        time_wait: u64 = time_wait;
         left: u64 = left;
         unplaced: u64 = unplaced;
     }
@@ -417,6 +418,7 @@ fn visit(at: AtCells, walk: WalkCells, node: u64) {
     }
     walk.sockets().update(|sockets| sockets + 1);
     if state == state::TIME_WAIT {
+        walk.time_wait().update(|sockets| sockets + 1);
         return;
     }
     let owner = if state == state::REQUEST { word(socket + offsets::listener()) } else { socket };

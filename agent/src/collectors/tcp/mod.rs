@@ -44,7 +44,9 @@ pub struct Tcp {
     walker: Option<Walker>,
     /// Sockets in the root of the version 2 tree may be of any cgroup of version 1.
     has_v1: bool,
-    missed: MissedRuns,
+    missed_closings: MissedRuns,
+    /// Of the programs that count resets; nothing where they do not run.
+    missed_resets: Vec<MissedRuns>,
     books: Books,
     /// The present cgroup's row.
     found: Row,
@@ -82,20 +84,6 @@ struct Told {
 }
 
 impl Tcp {
-    /// A collector over the programs' maps.
-    #[must_use]
-    fn new(
-        layout: Arc<Layout>,
-        accounts: Arc<MappedArray<Account>>,
-        slots: Arc<MappedArray<Slot>>,
-        walker: Option<Walker>,
-        has_v1: bool,
-        missed: MissedRuns,
-    ) -> Self {
-        let found = layout.row();
-        Self { layout, accounts, slots, walker, has_v1, missed, books: Books::default(), found }
-    }
-
     /// Under which key a slot's sockets are met; none for a slot that has none.
     fn key_of(&self, number: u32, holder: CgroupKey) -> Option<CgroupKey> {
         match number {
@@ -143,6 +131,12 @@ impl Collector for Tcp {
             let told = self.books.tell(key, counts, Some(&account));
             let alive = walked.map(|walked| walked.alive.get(&key).copied().unwrap_or(Alive::EMPTY));
             book(&mut self.found, &self.layout, &told, alive.as_ref(), Some(&account));
+            if !self.missed_resets.is_empty() {
+                self.found.add_all(&self.layout, &metrics::RESETS, &account.resets);
+            }
+            if let Some(walked) = walked.filter(|_| number == SLOT_UNATTRIBUTED) {
+                self.found.add(&self.layout, &metrics::TIME_WAIT, 0, walked.time_wait);
+            }
             readings.slot(number, &self.found);
         }
         let Some(walked) = walked.filter(|_| sweep.whole) else { return };
@@ -177,7 +171,8 @@ impl Collector for Tcp {
     fn lost(&self) -> Vec<(&'static Loss, u64)> {
         let lost = self.walker.as_ref().map(Walker::lost).unwrap_or_default();
         vec![
-            (&start::MISSED_CLOSING, self.missed.count()),
+            (&start::MISSED_CLOSING, self.missed_closings.count()),
+            (&start::MISSED_RESET, self.missed_resets.iter().map(MissedRuns::count).sum()),
             (&start::WALK_UNFINISHED, lost.unfinished),
             (&start::CHAIN_LEFT, lost.left),
             (&start::NO_ROOM, lost.unplaced),
@@ -261,6 +256,7 @@ fn book(row: &mut Row, layout: &Layout, told: &Told, alive: Option<&Alive>, acco
         });
         row.add_all(layout, &metrics::CONNECTION_EVENTS, &events);
         row.add_all(layout, &metrics::CONNECT_FAILURES, &account.failures);
+        row.add_all(layout, &metrics::CONNECTION_ERRORS, &account.errors);
         let connects = distribution(&told.connects, account.connects_ns);
         row.add_histogram(layout, &metrics::CONNECT_LATENCY, 0, &connects);
         let round_trips = distribution(&told.round_trips, account.round_trips_ns);
@@ -282,7 +278,7 @@ mod tests {
         let alive = alive.iter().map(|(key, bytes, is_online)| {
             (*key, Alive { key: *key, counts: counts(*bytes), is_online: *is_online, ..Alive::EMPTY })
         });
-        Walked { closed: vec![(KEY_NOBODY, counts(closed))], alive: alive.collect() }
+        Walked { closed: vec![(KEY_NOBODY, counts(closed))], alive: alive.collect(), time_wait: 0 }
     }
 
     #[test]

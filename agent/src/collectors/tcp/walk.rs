@@ -52,6 +52,8 @@ pub(super) struct Walked {
     pub(super) closed: Vec<(CgroupKey, Counts)>,
     /// Living sockets and those that closed after they were passed, by cgroup.
     pub(super) alive: HashMap<CgroupKey, Alive, RandomState>,
+    /// Sockets in TIME_WAIT, whosever they were.
+    pub(super) time_wait: u64,
 }
 
 /// What walks could not do.
@@ -210,7 +212,7 @@ impl WalkMaps {
         for record in records {
             alive.insert(record.key, record);
         }
-        Walked { closed, alive }
+        Walked { closed, alive, time_wait: result.time_wait }
     }
 
     /// Each slot's holder, and a part of its account.
