@@ -148,7 +148,13 @@ fn closed(socket: Socket, old: u32) {
 /// `sums` lies in a value of a map.
 #[inline(always)]
 unsafe fn add(sums: *mut Counts, counts: &Counts) {
-    let Counts { bytes: [transmitted, received], segments: [sent, came], retransmits, overflows } = *counts;
+    let Counts {
+        bytes: [transmitted, received],
+        segments: [sent, came],
+        retransmits,
+        overflows,
+        limited: [by_window, by_buffer],
+    } = *counts;
     // SAFETY: the caller vouches for the place; the arrays have two words each.
     unsafe {
         let bytes = (&raw mut (*sums).bytes).cast::<u64>();
@@ -159,6 +165,9 @@ unsafe fn add(sums: *mut Counts, counts: &Counts) {
         atomic::add(segments.add(1), came);
         atomic::add(&raw mut (*sums).retransmits, retransmits);
         atomic::add(&raw mut (*sums).overflows, overflows);
+        let limited = (&raw mut (*sums).limited).cast::<u64>();
+        atomic::add(limited, by_window);
+        atomic::add(limited.add(1), by_buffer);
     }
 }
 

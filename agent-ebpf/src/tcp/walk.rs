@@ -14,7 +14,10 @@ use core::{arch::asm, cell::Cell};
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
     cty::{c_long, c_void},
-    helpers::{bpf_get_current_task, bpf_loop, generated::bpf_probe_read_kernel},
+    helpers::{
+        bpf_get_current_task, bpf_ktime_get_ns, bpf_loop,
+        generated::{bpf_jiffies64, bpf_probe_read_kernel},
+    },
     macros::map,
     maps::Array,
 };
@@ -144,6 +147,8 @@ cells! {
     WalkCells of SocketWalk {
         number: u32 = number;
         observes: u32 = observes;
+        ticks: u64 = ticks;
+        began_ns: u64 = began_ns;
         runs: u64 = runs;
         finished: u64 = finished;
         lost: u64 = lost;
@@ -209,6 +214,10 @@ pub extern "C" fn tcp_walk(_context: *mut c_void) -> i32 {
     if walk.runs().get() == 0 {
         at.tables().set(0);
         at.phase().set(SEEK);
+        // SAFETY: the helpers have no precondition.
+        let (ticks, now_ns) = unsafe { (bpf_jiffies64(), bpf_ktime_get_ns()) };
+        walk.ticks().set(ticks);
+        walk.began_ns().set(now_ns);
         // The first record is nobody's.
         place(KEY_NOBODY, 0);
     }
@@ -462,14 +471,31 @@ fn add(alive: AliveCells, socket: u64) {
     let came = received(came, word(socket + offsets::flags()));
     let segments = [half(socket + offsets::segments_out()), half(socket + offsets::segments_in())];
     let retransmits = half(socket + offsets::total_retransmits());
-    let Counts { bytes: [all_bytes, all_came], segments: [out, into], retransmits: again, overflows } =
-        alive.counts().get();
+    let limited = limited_at(socket);
+    let Counts {
+        bytes: [all_bytes, all_came],
+        segments: [out, into],
+        retransmits: again,
+        overflows,
+        limited: [by_window, by_buffer],
+    } = alive.counts().get();
     alive.counts().set(Counts {
         bytes: [all_bytes + bytes, all_came + came],
         segments: [out + u64::from(segments[0]), into + u64::from(segments[1])],
         retransmits: again + u64::from(retransmits),
         overflows,
+        limited: [by_window + (limited >> 32), by_buffer + (limited & 0xffff_ffff)],
     });
+}
+
+/// How long a connection could not send more: ticks by the receive window in the upper half, by the send buffer in the lower.
+///
+/// A function of its own with plain numbers only, which the verifier proves once and not at each call.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn limited_at(socket: u64) -> u64 {
+    let [by_window, by_buffer] = offsets::limited(socket);
+    u64::from(by_window) << 32 | u64::from(by_buffer)
 }
 
 /// Enters a living connection's round-trip time, where its cgroup holds a slot.

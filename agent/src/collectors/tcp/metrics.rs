@@ -1,6 +1,6 @@
 //! Metrics of TCP.
 
-use podlens_common::tcp::{ConnectFailure, ConnectionError, ConnectionEvent, Direction, Protocol, SocketState};
+use podlens_common::tcp::{ConnectFailure, ConnectionError, ConnectionEvent, Direction, Limit, Protocol, SocketState};
 
 use crate::signal::{Kind, Label, LabelValues, Metric, Unit};
 
@@ -41,6 +41,19 @@ pub static RETRANSMITS: Metric = Metric {
     help: "TCP segments that sockets of the container sent again",
     source: "total_retrans of each socket",
     must_equal: "TcpRetransSegs of a network namespace of the test's own, exactly",
+    ..Metric::BASE
+};
+
+/// Time for which connections could not send more.
+pub static LIMITED: Metric = Metric {
+    name: "podlens_tcp_limited_seconds_total",
+    otlp_name: "podlens.tcp.limited",
+    kind: Kind::Counter,
+    unit: Unit::Seconds,
+    help: "For how long connections of the container had something to send and could not, summed up over them: receive_window is the other side's, whose program reads too slowly; send_buffer is their own socket's, which is too small for the way. In ticks of the kernel (1 to 10 ms); absent in the first second, until the length of one is known",
+    labels: &[Label { name: "by", values: LabelValues::Fixed(&Limit::NAMES) }],
+    source: "chrono_stat of each socket",
+    must_equal: "tcpi_rwnd_limited and tcpi_sndbuf_limited of TCP_INFO (`ss -ti`), exactly",
     ..Metric::BASE
 };
 

@@ -32,7 +32,7 @@ pub static SPEC: Spec = Spec {
         },
         Part {
             without: Some(
-                "bytes, segments, retransmits, overflows and sockets by state are missing, since what living sockets have is not known",
+                "bytes, segments, retransmits, time limited, overflows and sockets by state are missing, since what living sockets have is not known",
             ),
             for_events: false,
             programs: &[Program { name: WALK, hook: Hook::TaskIterator }],
@@ -60,6 +60,7 @@ pub static SPEC: Spec = Spec {
         &metrics::BYTES,
         &metrics::SEGMENTS,
         &metrics::RETRANSMITS,
+        &metrics::LIMITED,
         &metrics::CONNECTION_EVENTS,
         &metrics::CONNECT_FAILURES,
         &metrics::CONNECTION_ERRORS,
@@ -141,6 +142,7 @@ fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
         has_v1,
         missed_closings,
         missed_resets,
+        ticks_per_second: None,
         books: Books::default(),
         found,
     });
