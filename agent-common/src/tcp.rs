@@ -140,7 +140,7 @@ pub mod state {
     pub const FIN_WAIT_1: u32 = 4;
     /// `TCP_FIN_WAIT2`.
     pub const FIN_WAIT_2: u32 = 5;
-    /// `TCP_TIME_WAIT`: a small socket that knows no cgroup; one that stands for an orphan in FIN_WAIT2 says so too.
+    /// `TCP_TIME_WAIT`: a small socket that knows no cgroup; one that stands for an orphan in `FIN_WAIT2` says so too.
     pub const TIME_WAIT: u32 = 6;
     /// `TCP_CLOSE`.
     pub const CLOSE: u32 = 7;
@@ -340,7 +340,7 @@ pub struct SocketWalk {
     pub observes: u32,
     /// The kernel's count of ticks when it began, and the time.
     pub ticks: u64,
-    /// Nanoseconds of CLOCK_MONOTONIC.
+    /// Nanoseconds of `CLOCK_MONOTONIC`.
     pub began_ns: u64,
     /// Runs that it took so far; 0 has the next one begin.
     pub runs: u64,
@@ -352,7 +352,7 @@ pub struct SocketWalk {
     pub records: u64,
     /// Sockets that it met.
     pub sockets: u64,
-    /// Those of them in TIME_WAIT, which know no cgroup.
+    /// Those of them in `TIME_WAIT`, which know no cgroup.
     pub time_wait: u64,
     /// Chains that it had to leave since a socket in them had moved to another one: the rest of each is met by the next walk.
     pub left: u64,

@@ -10,12 +10,12 @@ use std::{path::Path, time::Duration};
 
 use common::{Network, Page, Peer, Relay, TestCgroup, Traffic, Tunnel, skip, syn};
 use tcp_parts::{
-    FAILURES, OVERFLOWS, RETRANSMITS, bytes, events, expect, sockets, sockets_know_nothing, start, walk_is_lacking,
+    FAILURES, LIMITED, OVERFLOWS, RETRANSMITS, bytes, events, expect, sockets, sockets_know_nothing, start,
+    walk_is_lacking,
 };
 
 const RESETS: &str = "podlens_tcp_resets_total";
 const ERRORS: &str = "podlens_tcp_connection_errors_total";
-const LIMITED: &str = "podlens_tcp_limited_seconds_total";
 /// Addresses of the two ends of a way.
 const NEAR: [&str; 2] = ["192.0.2.1/24", "2001:db8::1/64"];
 const FAR: [&str; 2] = ["192.0.2.2/24", "2001:db8::2/64"];
@@ -167,6 +167,9 @@ fn tcp_resets_count_for_who_sends_and_who_receives_them() {
     expect(&agent, "resets by the client", &[5, 5], |page| [sent(page, &calling), received(page, &answering)]);
     assert_eq!(client.call("127.0.0.1:9".parse().unwrap(), 3, 1, 1), 3);
     expect(&agent, "nobody listens there", &[5, 3], |page| [sent(page, &calling), received(page, &calling)]);
+    if walk_is_lacking(&agent) {
+        return;
+    }
     // The kernel breaks off what waits in the queue of a socket that goes.
     let address = server.listen("127.0.0.1:0", 8);
     client.knock(address, 2);

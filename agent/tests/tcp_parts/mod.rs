@@ -20,6 +20,10 @@ pub const FAILURES: &str = "podlens_tcp_connect_failures_total";
 pub const SOCKETS: &str = "podlens_tcp_sockets";
 /// Connections without room.
 pub const OVERFLOWS: &str = "podlens_tcp_listen_overflows_total";
+/// Sockets in `TIME_WAIT`.
+pub const TIME_WAITING: &str = "podlens_tcp_time_wait_sockets";
+/// Time for which connections could not send more.
+pub const LIMITED: &str = "podlens_tcp_limited_seconds_total";
 
 /// Starts an agent whose pages are never older than the request.
 pub fn start() -> Agent {
@@ -41,7 +45,7 @@ pub fn walk_is_lacking(agent: &Agent) -> bool {
     let page = agent.metrics();
     let is_lacking = page.count("podlens_collector_state", &[("collector", "tcp"), ("state", "degraded")]) == Some(1);
     if is_lacking {
-        for name in [BYTES, SEGMENTS, RETRANSMITS, SOCKETS, OVERFLOWS] {
+        for name in [BYTES, SEGMENTS, RETRANSMITS, SOCKETS, OVERFLOWS, TIME_WAITING, LIMITED] {
             assert!(page.all(name, &[]).is_empty(), "what cannot be counted has no value: {name}");
         }
         skip("the collector tcp is degraded: this kernel has no bpf_loop (5.17 and later)");

@@ -148,7 +148,7 @@ pub static SOCKETS: Metric = Metric {
     ..Metric::BASE
 };
 
-/// Sockets in TIME_WAIT.
+/// Sockets in `TIME_WAIT`.
 pub static TIME_WAIT: Metric = Metric {
     name: "podlens_tcp_time_wait_sockets",
     otlp_name: "podlens.tcp.time_wait_sockets",

@@ -48,7 +48,7 @@ pub static SPEC: Spec = Spec {
             without: Some("resets are missing"),
             for_events: false,
             programs: &[
-                Program::on_tracepoint(RESETS[0], "tcp_send_reset", &["sock"]),
+                Program::on_tracepoint(RESETS[0], "tcp_send_reset", &["sock", "sk_buff"]),
                 Program::on_tracepoint(RESETS[1], "tcp_receive_reset", &["sock"]),
             ],
             maps: &[],

@@ -55,7 +55,7 @@ pub(super) struct Walked {
     pub(super) closed: Vec<(CgroupKey, Counts)>,
     /// Living sockets and those that closed after they were passed, by cgroup.
     pub(super) alive: HashMap<CgroupKey, Alive, RandomState>,
-    /// Sockets in TIME_WAIT, whosever they were.
+    /// Sockets in `TIME_WAIT`, whosever they were.
     pub(super) time_wait: u64,
     /// Ticks of the kernel's in a second, once they are known.
     pub(super) ticks_per_second: Option<u64>,
