@@ -40,7 +40,7 @@ use crate::{
 };
 
 /// What a run may cost, in pieces of a table that are read at once (0.3 us each).
-const COST: u32 = 1200;
+const COST: u32 = 1000;
 /// What a socket costs.
 const SOCKET_COST: u32 = 3;
 /// Turns of the loop, above what a run can cost: only a chain without an end has so many.
