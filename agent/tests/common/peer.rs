@@ -421,7 +421,8 @@ fn swallow(address: &str, pause: Duration) -> SocketAddr {
         for stream in listener.incoming() {
             let mut stream = stream.expect("a connection");
             thread::spawn(move || {
-                while stream.read(&mut [0; 1 << 16]).is_ok_and(|length| length > 0) {
+                let mut piece = vec![0; 1 << 16];
+                while stream.read(&mut piece).is_ok_and(|length| length > 0) {
                     thread::sleep(pause);
                 }
             });

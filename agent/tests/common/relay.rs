@@ -19,10 +19,10 @@ use std::{
 
 use super::Peer;
 
-/// `TUNSETIFF` of linux/if_tun.h: makes a device, or gives the one of that name.
+/// `TUNSETIFF` of `linux/if_tun.h`: makes a device, or gives the one of that name.
 const TUNSETIFF: libc::Ioctl = 0x4004_54ca;
-/// Packets without a link's head and without a head of the device's own.
-const FLAGS: libc::c_short = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
+/// `IFF_TUN` and `IFF_NO_PI` of the same: packets without a link's head and without a head of the device's own.
+const FLAGS: libc::c_short = 0x1001;
 /// How often a thread looks whether the way is to end.
 const LOOKS_EVERY: Duration = Duration::from_millis(50);
 
