@@ -71,12 +71,10 @@ fn main() -> Result<()> {
     let mut pairs: Vec<[Values; 2]> = Vec::new();
     for round in 0..arguments.rounds {
         // Who comes first has the machine as the round before left it.
-        let order = if round % 2 == 0 { [false, true] } else { [true, false] };
-        let mut pair = [Values::default(); 2];
-        for counts in order {
-            pair[usize::from(counts)] = turn(counts, &mut client, &address)?;
-        }
-        pairs.push(pair);
+        let comes_first = round % 2 == 1;
+        let first = turn(comes_first, &mut client, &address)?;
+        let second = turn(!comes_first, &mut client, &address)?;
+        pairs.push(if comes_first { [second, first] } else { [first, second] });
         eprintln!("round {} of {}", round + 1, arguments.rounds);
     }
     report(&pairs)

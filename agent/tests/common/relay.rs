@@ -175,23 +175,24 @@ fn has_payload(packet: &[u8]) -> bool {
 pub fn syn(from: SocketAddrV4, to: SocketAddrV4) -> Vec<u8> {
     let addresses = [from.ip().octets(), to.ip().octets()].concat();
     let ports = [from.port().to_be_bytes(), to.port().to_be_bytes()].concat();
-    // Sequence 1, no acknowledgement, a head of 20 bytes, SYN, a window of 64 KiB, the sum, no urgent data.
-    let rest = [0, 0, 0, 1, 0, 0, 0, 0, 5 << 4, 2, 0xff, 0xff, 0, 0, 0, 0];
-    let mut segment = [ports, rest.to_vec()].concat();
-    let sum = internet_sum(&[&addresses[..], &[0, 6, 0, 20], &segment].concat());
-    segment[16..18].copy_from_slice(&sum.to_be_bytes());
-    let mut head = [&[0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0], &addresses[..]].concat();
-    let sum = internet_sum(&head);
-    head[10..12].copy_from_slice(&sum.to_be_bytes());
-    [head, segment].concat()
+    // Sequence 1, no acknowledgement, a head of 20 bytes, SYN, a window of 64 KiB; then the sum, and no urgent data.
+    let segment = [&ports[..], &[0, 0, 0, 1, 0, 0, 0, 0, 5 << 4, 2, 0xff, 0xff]].concat();
+    let segment_sum = internet_sum(&[&addresses[..], &[0, 6, 0, 20], &segment].concat());
+    // Version, a head of 20 bytes, 40 in all, in one piece, 64 hops, TCP; then the sum.
+    let head = [0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6];
+    let head_sum = internet_sum(&[&head, &addresses[..]].concat());
+    [&head, &head_sum[..], &addresses, &segment, &segment_sum, &[0, 0]].concat()
 }
 
 /// The sum of RFC 1071.
-fn internet_sum(bytes: &[u8]) -> u16 {
-    let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
+fn internet_sum(bytes: &[u8]) -> [u8; 2] {
+    let words = bytes.chunks(2).map(|pair| match *pair {
+        [high, low] => u32::from(high) << 8 | u32::from(low),
+        _ => 0,
+    });
     let mut sum: u32 = words.sum();
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }
-    !u16::try_from(sum).expect("16 bits")
+    (!u16::try_from(sum).expect("16 bits")).to_be_bytes()
 }
