@@ -2,7 +2,7 @@
 //!
 //! A server and a client, each a process in a container's cgroup of the benchmark's own, talk over loopback in three ways: requests on
 //! connections that stay (as wrk does), a connection for each request, and one stream as fast as it goes (as iperf3 does). An
-//! agent with no collector but `tcp` and one without it take turns beside them, each scraped every second. What other machines do
+//! agent with and one without the collector, and hardly anything else, take turns beside them, each scraped every second. What other machines do
 //! on the same host makes this one slower for seconds, so only two turns in a row are compared, and the medians of such pairs
 //! are told with their standard errors. As root, on a machine that does nothing else. Exits with 1 if a budget is surely missed, and
 //! where the machine is too busy to tell.
@@ -84,7 +84,9 @@ fn main() -> Result<()> {
 fn turn(counts: bool, client: &mut Side, address: &str) -> Result<Values> {
     let names =
         podlens::collectors::switchable().into_iter().map(|name| format!("PODLENS_COLLECTORS_{}", name.to_uppercase()));
-    let set = |name: &str| if counts && name == "PODLENS_COLLECTORS_TCP" { "true" } else { "false" };
+    // An agent that measures nothing is not ready: both have the one whose programs hardly ever run.
+    let is_on = |name: &str| name == "PODLENS_COLLECTORS_OOM" || counts && name == "PODLENS_COLLECTORS_TCP";
+    let set = |name: &str| if is_on(name) { "true" } else { "false" };
     let names: Vec<String> = names.collect();
     let environment: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), set(name))).collect();
     let agent = Agent::start(&environment);
