@@ -141,7 +141,7 @@ pub static SOCKETS: Metric = Metric {
     otlp_name: "podlens.tcp.sockets",
     kind: Kind::Gauge,
     unit: Unit::Count("socket"),
-    help: "TCP sockets by state; fin_wait is both of that name, closing is CLOSING and LAST_ACK. syn_received is the queue of requests for a connection that were answered and wait for the last word; each counts for the container of the listening socket, and no more may wait there than `podlens_tcp_accept_queue_limit` tells and `net.ipv4.tcp_max_syn_backlog` lets. A socket in TIME_WAIT knows no cgroup any more: podlens_tcp_time_wait_sockets",
+    help: "TCP sockets by state; fin_wait is both of that name, closing is CLOSING and LAST_ACK. syn_received is the queue of requests for a connection that were answered and wait for the last word; each counts for the container of the listening socket, and the kernel lets one more wait there than `podlens_tcp_accept_queue_limit` tells, before it drops further ones or answers them by SYN cookies. A socket in TIME_WAIT knows no cgroup any more: podlens_tcp_time_wait_sockets",
     labels: &[Label { name: "state", values: LabelValues::Fixed(&SocketState::NAMES) }],
     source: "the kernel's tables of sockets",
     must_equal: "/proc/net/tcp and /proc/net/tcp6 of each namespace",
