@@ -54,6 +54,30 @@ label! {
 }
 
 label! {
+    /// Which error has ended a connection.
+    ConnectionError {
+        /// The other side sent a reset.
+        Reset = "reset",
+        /// The other side did not answer any more.
+        Timeout = "timeout",
+        /// The network said that there is no way any more.
+        Unreachable = "unreachable",
+        /// Anything else, as an administrator's.
+        Other = "other",
+    }
+}
+
+label! {
+    /// What keeps a connection from sending more.
+    Limit {
+        /// The other side's receive window is full.
+        ReceiveWindow = "receive_window",
+        /// The socket's own send buffer is: all that is in it was sent, and there is no room for more.
+        SendBuffer = "send_buffer",
+    }
+}
+
+label! {
     /// What a socket is at.
     SocketState {
         /// It asks for a connection.
@@ -88,6 +112,22 @@ impl ConnectFailure {
     }
 }
 
+impl ConnectionError {
+    /// Of an error number of the kernel's; none for a connection that ended in order.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of_error(error: u32) -> Option<Self> {
+        match error {
+            0 => None,
+            // ECONNRESET; EPIPE, which is the same where the other side had closed before.
+            104 | 32 => Some(Self::Reset),
+            110 => Some(Self::Timeout),
+            101 | 112 | 113 => Some(Self::Unreachable),
+            _ => Some(Self::Other),
+        }
+    }
+}
+
 /// States of a socket as `net/tcp_states.h` numbers them; they are the same in all kernels.
 pub mod state {
     /// `TCP_ESTABLISHED`.
@@ -100,7 +140,7 @@ pub mod state {
     pub const FIN_WAIT_1: u32 = 4;
     /// `TCP_FIN_WAIT2`.
     pub const FIN_WAIT_2: u32 = 5;
-    /// `TCP_TIME_WAIT`: a small socket that knows no cgroup.
+    /// `TCP_TIME_WAIT`: a small socket that knows no cgroup; one that stands for an orphan in `FIN_WAIT2` says so too.
     pub const TIME_WAIT: u32 = 6;
     /// `TCP_CLOSE`.
     pub const CLOSE: u32 = 7;
@@ -146,10 +186,12 @@ pub struct Counts {
     pub retransmits: u64,
     /// Connections that a listening socket had no room for.
     pub overflows: u64,
+    /// How long they could not send more, in ticks of the kernel's.
+    pub limited: [u64; Limit::COUNT],
 }
 
 /// How many numbers [`Counts`] has.
-pub const COUNTS: usize = 6;
+pub const COUNTS: usize = 8;
 
 /// What the sockets of one slot's cgroup have done by their end, and what happened to its connections. Any CPU adds to it, by
 /// atomic additions.
@@ -168,6 +210,10 @@ pub struct Account {
     pub ended: u64,
     /// Connections that were not made, by reason.
     pub failures: [u64; ConnectFailure::COUNT],
+    /// Connections that an error has ended, by reason.
+    pub errors: [u64; ConnectionError::COUNT],
+    /// Resets by direction.
+    pub resets: [u64; Direction::COUNT],
     /// How long it took to make one, summed up.
     pub connects_ns: u64,
     /// The same, counted at each hashed bucket, modulo 2^32.
@@ -187,6 +233,8 @@ impl Account {
         accepted: 0,
         ended: 0,
         failures: [0; ConnectFailure::COUNT],
+        errors: [0; ConnectionError::COUNT],
+        resets: [0; Direction::COUNT],
         connects_ns: 0,
         connects: [0; BUCKETS],
         round_trips_ns: 0,
@@ -232,7 +280,7 @@ impl Alive {
 
 impl Counts {
     /// Nothing.
-    pub const NONE: Self = Self { bytes: [0; 2], segments: [0; 2], retransmits: 0, overflows: 0 };
+    pub const NONE: Self = Self { bytes: [0; 2], segments: [0; 2], retransmits: 0, overflows: 0, limited: [0; 2] };
 }
 
 /// In a record of living sockets: whose cgroup is not known.
@@ -290,6 +338,10 @@ pub struct SocketWalk {
     pub number: u32,
     /// 1: round-trip times of living connections are entered.
     pub observes: u32,
+    /// The kernel's count of ticks when it began, and the time.
+    pub ticks: u64,
+    /// Nanoseconds of `CLOCK_MONOTONIC`.
+    pub began_ns: u64,
     /// Runs that it took so far; 0 has the next one begin.
     pub runs: u64,
     /// 1: it has met all.
@@ -300,6 +352,8 @@ pub struct SocketWalk {
     pub records: u64,
     /// Sockets that it met.
     pub sockets: u64,
+    /// Those of them in `TIME_WAIT`, which know no cgroup.
+    pub time_wait: u64,
     /// Chains that it had to leave since a socket in them had moved to another one: the rest of each is met by the next walk.
     pub left: u64,
     /// Sockets of cgroups for which there was no record left.
@@ -325,19 +379,29 @@ pub const fn received(received: u64, flags: u64) -> u64 {
     received.wrapping_sub((flags >> SOCK_DONE) & 1)
 }
 
+/// What the span that runs adds to the time for which a connection could not send more: `span` for the one limit that it is of.
+/// The kind of the span is some bits of `word`, those of `mask`: 2 and 3 of `enum tcp_chrono`, where 0 is idle and 1 is busy.
+#[inline(always)]
+#[must_use]
+pub const fn limited(word: u64, mask: u64, span: u32) -> [u32; Limit::COUNT] {
+    let one = mask & mask.wrapping_neg();
+    let kind = word & mask;
+    [if kind == 2 * one { span } else { 0 }, if kind == 3 * one { span } else { 0 }]
+}
+
 /// `SOCK_DONE` of `net/sock.h`.
 const SOCK_DONE: u32 = 1;
 
 const _: () = assert!(size_of::<Counts>() == 8 * COUNTS);
-const _: () = assert!(size_of::<Account>() == 424);
-const _: () = assert!(size_of::<Alive>() == 104);
+const _: () = assert!(size_of::<Account>() == 504);
+const _: () = assert!(size_of::<Alive>() == 120);
 const _: () = assert!(size_of::<Place>() == 16);
 const _: () = assert!(size_of::<Cursor>() == 24);
-const _: () = assert!(size_of::<SocketWalk>() == 64);
+const _: () = assert!(size_of::<SocketWalk>() == 88);
 
 #[cfg(test)]
 mod tests {
-    use super::{Cursor, received, transmitted};
+    use super::{Cursor, limited, received, transmitted};
 
     #[test]
     fn what_was_sent_again_or_dropped_by_this_host_is_not_transmitted_twice() {
@@ -356,6 +420,20 @@ mod tests {
     #[test]
     fn the_other_sides_end_is_no_payload() {
         assert_eq!((received(10, 0), received(11, 0b10), received(11, 0b1101)), (10, 10, 11));
+    }
+
+    #[test]
+    fn a_span_that_runs_is_of_one_limit_wherever_its_bits_lie() {
+        for (word, mask, expected) in [
+            (0b1110_1101, 0b11, [0, 0]),
+            (0b10, 0b11, [9, 0]),
+            (0b11, 0b11, [0, 9]),
+            (0b1000_0011, 0b1100_0000, [9, 0]),
+            (0b1100_0000, 0b1100_0000, [0, 9]),
+            (0b0011_1111, 0b1100_0000, [0, 0]),
+        ] {
+            assert_eq!(limited(word, mask, 9), expected, "{word:b} {mask:b}");
+        }
     }
 
     #[test]

@@ -3,98 +3,23 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
 mod common;
+mod tcp_parts;
 
 use std::{
     thread,
     time::{Duration, Instant},
 };
 
-use common::{Agent, Network, Page, Peer, RunStatistics, TestCgroup, Traffic, machine_is_slow, skip};
+use common::{Network, Page, Peer, RunStatistics, TestCgroup, Traffic, machine_is_slow, skip};
+use tcp_parts::{
+    BYTES, FAILURES, OVERFLOWS, Pair, RETRANSMITS, bytes, events, expect, sockets, sockets_know_nothing, start,
+    walk_is_lacking,
+};
 
-const BYTES: &str = "podlens_network_bytes_total";
-const SEGMENTS: &str = "podlens_tcp_segments_total";
-const RETRANSMITS: &str = "podlens_tcp_retransmits_total";
-const EVENTS: &str = "podlens_tcp_connections_total";
-const FAILURES: &str = "podlens_tcp_connect_failures_total";
-const SOCKETS: &str = "podlens_tcp_sockets";
-const OVERFLOWS: &str = "podlens_tcp_listen_overflows_total";
 /// The budget of a run of any kernel program.
 const LONGEST_RUN: Duration = Duration::from_micros(500);
 /// How much slower an emulated machine may be.
 const SLOWER: u32 = 20;
-
-fn start() -> Agent {
-    Agent::start(&[("PODLENS_MAX_AGE", "0s")])
-}
-
-/// Whether sockets know no cgroup of a container here.
-fn sockets_know_nothing() -> bool {
-    let cgroup = TestCgroup::any_container();
-    let is_lacking = !cgroup.is_in_version_2();
-    if is_lacking {
-        skip("there is no cgroup version 2, the only one that sockets know");
-    }
-    is_lacking
-}
-
-/// Whether the walk through sockets does not work on this kernel, as the agent itself says; then there is nothing of them.
-fn walk_is_lacking(agent: &Agent) -> bool {
-    let page = agent.metrics();
-    let is_lacking = page.count("podlens_collector_state", &[("collector", "tcp"), ("state", "degraded")]) == Some(1);
-    if is_lacking {
-        for name in [BYTES, SEGMENTS, RETRANSMITS, SOCKETS, OVERFLOWS] {
-            assert!(page.all(name, &[]).is_empty(), "what cannot be counted has no value: {name}");
-        }
-        skip("the collector tcp is degraded: this kernel has no bpf_loop (5.17 and later)");
-    }
-    is_lacking
-}
-
-fn bytes(page: &Page, cgroup: &TestCgroup) -> Option<Traffic> {
-    let of = |direction| page.count(BYTES, &cgroup.labels_and(&[("direction", direction), ("protocol", "tcp")]));
-    Some(Traffic { sent: of("transmit")?, received: of("receive")? })
-}
-
-fn events(page: &Page, cgroup: &TestCgroup) -> [Option<u64>; 4] {
-    ["opened", "accepted", "failed", "closed"].map(|event| page.count(EVENTS, &cgroup.labels_and(&[("event", event)])))
-}
-
-fn sockets(page: &Page, cgroup: &TestCgroup, state: &str) -> Option<u64> {
-    page.count(SOCKETS, &cgroup.labels_and(&[("state", state)]))
-}
-
-/// Waits until a page has it; a walk through sockets is no older than a moment.
-#[track_caller]
-fn expect<T: std::fmt::Debug + PartialEq>(agent: &Agent, what: &str, expected: &T, of: impl Fn(&Page) -> T) {
-    agent.wait_for_metrics(what, |page| {
-        let found = of(page);
-        if found == *expected { Ok(()) } else { Err(format!("{found:?}, expected {expected:?}")) }
-    });
-}
-
-/// A server and a client, each in a cgroup of its own, which goes after them.
-struct Pair {
-    server: Peer,
-    client: Peer,
-    answering: TestCgroup,
-    calling: TestCgroup,
-}
-
-impl Pair {
-    fn start() -> Self {
-        let (answering, calling) = (TestCgroup::any_container(), TestCgroup::any_container());
-        let server = Peer::start(&answering, Network::Machine);
-        let client = Peer::start(&calling, Network::Machine);
-        Self { server, client, answering, calling }
-    }
-
-    #[track_caller]
-    fn expect_bytes(&mut self, agent: &Agent, what: &str) {
-        let expected = [self.client.traffic(), self.server.traffic()].map(Some);
-        assert_eq!(expected[0].unwrap().sent, expected[1].unwrap().received, "what one wrote the other has read");
-        expect(agent, what, &expected, |page| [bytes(page, &self.calling), bytes(page, &self.answering)]);
-    }
-}
 
 #[test]
 fn tcp_bytes_and_connections_are_those_of_the_programs_alive_reset_and_closed() {
@@ -202,6 +127,7 @@ fn a_full_tcp_accept_queue_and_what_it_drops_are_the_kernels() {
         let found = agent.metrics().count(OVERFLOWS, &answering.labels());
         let after = server.counter("TcpExt:", "ListenDrops");
         if before == after && before > 0 && found == Some(before) {
+            assert_eq!(server.counter("TcpExt:", "ListenOverflows"), before, "all for want of room in that queue");
             break;
         }
         assert!(start.elapsed() < common::PATIENCE, "{found:?} told, {before} to {after} counted by the kernel");

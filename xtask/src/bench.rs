@@ -36,6 +36,12 @@ enum Benchmark {
         #[arg(long)]
         rounds: Option<u32>,
     },
+    /// What the collector `tcp` costs requests and a stream over loopback; 3 minutes
+    Tcp {
+        /// How often an agent with and one without the collector have a turn
+        #[arg(long, default_value_t = 16)]
+        rounds: u32,
+    },
     /// What the daemon itself costs with 250 pods: CPU, memory, sweep and scrape; 100 s for each build and round
     Daemon {
         /// The build to compare with: a static release binary, or a revision, which is built first
@@ -58,6 +64,7 @@ pub(crate) fn run(choice: &Choice) -> Result<ExitCode> {
             let rounds = rounds.map(|rounds| ["--rounds".into(), rounds.to_string().into()]);
             ("scheduler", rounds.into_iter().flatten().collect())
         }
+        Benchmark::Tcp { rounds } => ("tcp", vec!["--rounds".into(), rounds.to_string().into()]),
         Benchmark::Daemon { against, rounds, interval } => {
             // The other build first: both are made in one place.
             let against = against.as_ref().map(other_build).transpose()?;

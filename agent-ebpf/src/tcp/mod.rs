@@ -2,8 +2,9 @@
 //!
 //! One hook tells of every change of a socket's state, in whichever context the kernel is: the task that runs then need not
 //! be the socket's, so what counts is the socket's own cgroup, which it has for life. What living sockets
-//! have comes from a walk (walk.rs).
+//! have comes from a walk (walk.rs), resets from hooks of their own (resets.rs).
 
+mod resets;
 mod sockets;
 mod walk;
 
@@ -17,7 +18,7 @@ use aya_ebpf::{
 use podlens_common::{
     cgroup::{SLOT_ROOT, SLOT_UNATTRIBUTED},
     histogram::hashed_bucket,
-    tcp::{Account, ConnectFailure, Counts, Cursor, state},
+    tcp::{Account, ConnectFailure, ConnectionError, Counts, Cursor, state},
 };
 
 use self::sockets::{Socket, TcpSocket};
@@ -109,12 +110,15 @@ fn closed(socket: Socket, old: u32) {
     } else {
         let Some(tcp) = TcpSocket::of(socket) else { return };
         let was_made = old != state::SYN_SENT && old != state::SYN_RECEIVED;
-        // SAFETY: entries of a map outlive the program, and each number is a whole word; the bucket is less than the length.
+        // SAFETY: entries of a map outlive the program, and each number is a whole word; bucket and reason are less than the lengths.
         unsafe {
             atomic::add(&raw mut (*account).ended, u64::from(was_made));
             if was_made && let Some(time_ns) = tcp.round_trip_ns() {
                 atomic::add_u32((&raw mut (*account).round_trips).cast::<u32>().add(hashed_bucket(time_ns)), 1);
                 atomic::add(&raw mut (*account).round_trips_ns, time_ns);
+            }
+            if was_made && let Some(reason) = ConnectionError::of_error(socket.error()) {
+                atomic::add((&raw mut (*account).errors).cast::<u64>().add(reason.index()), 1);
             }
         }
         if old == state::SYN_SENT {
@@ -144,7 +148,13 @@ fn closed(socket: Socket, old: u32) {
 /// `sums` lies in a value of a map.
 #[inline(always)]
 unsafe fn add(sums: *mut Counts, counts: &Counts) {
-    let Counts { bytes: [transmitted, received], segments: [sent, came], retransmits, overflows } = *counts;
+    let Counts {
+        bytes: [transmitted, received],
+        segments: [sent, came],
+        retransmits,
+        overflows,
+        limited: [by_window, by_buffer],
+    } = *counts;
     // SAFETY: the caller vouches for the place; the arrays have two words each.
     unsafe {
         let bytes = (&raw mut (*sums).bytes).cast::<u64>();
@@ -155,6 +165,9 @@ unsafe fn add(sums: *mut Counts, counts: &Counts) {
         atomic::add(segments.add(1), came);
         atomic::add(&raw mut (*sums).retransmits, retransmits);
         atomic::add(&raw mut (*sums).overflows, overflows);
+        let limited = (&raw mut (*sums).limited).cast::<u64>();
+        atomic::add(limited, by_window);
+        atomic::add(limited.add(1), by_buffer);
     }
 }
 

@@ -1,7 +1,13 @@
-//! The kernel's sockets: one that a program was given, with its members, and the numbers for a walk that reads by address.
+//! The kernel's sockets: one that a program was given, with its members, and the numbers for what is read by address.
 
-use aya_ebpf::{cty::c_void, helpers::generated::bpf_skc_to_tcp_sock};
-use podlens_common::tcp::{Counts, received, transmitted};
+use aya_ebpf::{
+    cty::c_void,
+    helpers::{
+        bpf_probe_read_kernel,
+        generated::{bpf_jiffies64, bpf_skc_to_tcp_sock},
+    },
+};
+use podlens_common::tcp::{Counts, Limit, limited as limited_by, received, transmitted};
 
 use crate::kernel::{Cgroup, number, structure};
 
@@ -13,6 +19,7 @@ structure! {
         drops: u32 = "sock.sk_drops.counter";
         cgroup: Cgroup = "sock.sk_cgrp_data.cgroup";
         hash: u32 = "sock.__sk_common.skc_hash";
+        state: u8 = "sock.__sk_common.skc_state";
         flags: u64 = "sock.__sk_common.skc_flags";
         net: Net = "sock.__sk_common.skc_net.net";
     }
@@ -64,6 +71,7 @@ impl TcpSocket {
             segments: [self.segments_out().into(), self.segments_in().into()],
             retransmits: self.total_retransmits().into(),
             overflows: 0,
+            limited: limited(self.address()).map(u64::from),
         }
     }
 
@@ -78,6 +86,34 @@ impl TcpSocket {
 #[inline(always)]
 pub(super) fn round_trip_ns(srtt: u32) -> Option<u64> {
     if srtt == 0 { None } else { Some(u64::from(srtt) * 125) }
+}
+
+/// How long the connection at an address could not send more, in ticks.
+///
+/// The kernel adds a span to the sum when it ends, then notes when the next one began. So a span whose beginning is the same
+/// after the sums were read is not in them yet; of one that just ends, nothing is told this time.
+#[inline(always)]
+pub(super) fn limited(socket: u64) -> [u32; Limit::COUNT] {
+    let began = half_inline(socket + chrono_start());
+    // SAFETY: the helper checks the address.
+    let kind = unsafe { bpf_probe_read_kernel((socket + chrono_type()) as *const u8) }.unwrap_or(0);
+    let sums = socket + chrono_stat();
+    // The first one is that of all that is busy.
+    let mut spans = [half_inline(sums + 4), half_inline(sums + 8)];
+    if half_inline(socket + chrono_start()) == began {
+        // SAFETY: the helper has no precondition.
+        let now = unsafe { bpf_jiffies64() } as u32;
+        let running = limited_by(kind.into(), number!("mask u8 tcp_sock.chrono_type"), now.wrapping_sub(began));
+        spans = [spans[0].wrapping_add(running[0]), spans[1].wrapping_add(running[1])];
+    }
+    spans
+}
+
+/// As `half`, for an address that is made of a pointer with a type.
+#[inline(always)]
+fn half_inline(address: u64) -> u32 {
+    // SAFETY: the helper checks the address.
+    unsafe { bpf_probe_read_kernel(address as *const u32) }.unwrap_or(0)
 }
 
 macro_rules! offsets {
@@ -119,6 +155,9 @@ offsets! {
     segments_in = "u32 tcp_sock.segs_in";
     total_retransmits = "u32 tcp_sock.total_retrans";
     srtt = "u32 tcp_sock.srtt_us";
+    chrono_start = "u32 tcp_sock.chrono_start";
+    chrono_type = "u8 tcp_sock.chrono_type";
+    chrono_stat = "tcp_sock.chrono_stat";
     cgroup_flags = "u32 cgroup.self.flags";
 }
 

@@ -22,6 +22,7 @@ mod hog;
 mod load;
 mod peer;
 mod record;
+mod relay;
 mod statistics;
 
 pub use account::{Account, Losses, assert_nothing_lost, assert_sums_agree, caused, caused_by, culprits};
@@ -30,8 +31,9 @@ pub use cgroup::{TestCgroup, Throttled, Trees, container_id, pod_uid};
 pub use files::{ColdFile, MappedFile, major_faults};
 pub use hog::{Hog, MemoryCgroup, logged_resident_bytes};
 pub use load::{Figures, Load, Policy, Work};
-pub use peer::{Network, Peer, Traffic};
+pub use peer::{Network, Peer, Traffic, sockets_in};
 pub use record::{Record, Waits};
+pub use relay::{Relay, Tunnel, syn};
 pub use statistics::RunStatistics;
 pub use testkit::{
     free_address,

@@ -15,6 +15,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 use super::{PATIENCE, TestCgroup};
@@ -143,6 +144,39 @@ impl Peer {
         self.ask(&format!("call {address} {times} {up} {down}")).parse().expect("a number")
     }
 
+    /// Makes so many connections to itself, with 10 bytes up and 20 down on each, and keeps both ends.
+    pub fn fill(&mut self, address: &str, times: u32) {
+        self.ask(&format!("fill {address} {times}"));
+    }
+
+    /// Connects and goes on writing in a thread of its own; with a send buffer of so many bytes, or 0 for the kernel's own.
+    pub fn push(&mut self, address: SocketAddr, buffer: u32) {
+        self.ask(&format!("push {address} {buffer}"));
+    }
+
+    /// Listens, and takes those who come and what they send, with so many ms between one piece and the next.
+    pub fn swallow(&mut self, address: &str, pause_ms: u32) -> SocketAddr {
+        self.ask(&format!("swallow {address} {pause_ms}")).parse().expect("an address")
+    }
+
+    /// For how long what it pushes was kept waiting by the other side's window and by its own buffer, in us, by the kernel.
+    pub fn limited_us(&mut self) -> [u64; 2] {
+        let answer = self.ask("limited");
+        let (window, buffer) = answer.split_once(' ').expect("two numbers");
+        [window, buffer].map(|number| number.parse().expect("a number"))
+    }
+
+    /// Its TCP sockets of this network namespace in a state, as /proc/net/tcp and tcp6 number it.
+    pub fn sockets_of_its_network(&self, state: &str) -> u64 {
+        sockets_in(self.id(), state)
+    }
+
+    /// Sets a parameter of its network namespace, such as `net.ipv4.tcp_syncookies`.
+    pub fn set_parameter(&self, name: &str, value: &str) {
+        let file = format!("/proc/sys/{}", name.replace('.', "/"));
+        self.in_its_network(&["sh", "-c", &format!("echo {value} > {file}")]);
+    }
+
     /// Tries so many connections at once and waits for none of them.
     pub fn knock(&mut self, address: SocketAddr, times: u32) {
         self.ask(&format!("knock {address} {times}"));
@@ -196,6 +230,14 @@ impl Peer {
     }
 }
 
+/// The TCP sockets in a state, as /proc/net/tcp and tcp6 number it, in the network namespace of a process.
+pub fn sockets_in(process: u32, state: &str) -> u64 {
+    let tables =
+        ["tcp", "tcp6"].map(|file| std::fs::read_to_string(format!("/proc/{process}/net/{file}")).unwrap_or_default());
+    let lines = tables.iter().flat_map(|table| table.lines().skip(1));
+    lines.filter(|line| line.split_whitespace().nth(3) == Some(state)).count() as u64
+}
+
 impl Drop for Peer {
     fn drop(&mut self) {
         // Fails only for a child that has ended already.
@@ -235,6 +277,7 @@ fn peer_process() {
     let totals = Arc::new(Totals::default());
     let mut kept: Vec<TcpStream> = Vec::new();
     let mut others: Vec<TcpListener> = Vec::new();
+    let mut pushed: Vec<TcpStream> = Vec::new();
     eprintln!("{ANSWER}ready");
     for line in std::io::stdin().lines() {
         let line = line.expect("a line");
@@ -254,6 +297,20 @@ fn peer_process() {
                     }
                 }
                 failed.to_string()
+            }
+            "fill" => {
+                fill(word(1), number(2), &totals, &mut kept);
+                "done".to_owned()
+            }
+            "push" => {
+                pushed.push(push(word(1), number(2)));
+                "done".to_owned()
+            }
+            "swallow" => swallow(word(1), Duration::from_millis(number(2).into())).to_string(),
+            "limited" => {
+                let all = pushed.iter().map(limited_us);
+                let [window, buffer] = all.fold([0; 2], |sum, one| [sum[0] + one[0], sum[1] + one[1]]);
+                format!("{window} {buffer}")
             }
             "knock" => {
                 let address: SocketAddr = word(1).parse().expect("an address");
@@ -330,6 +387,66 @@ fn listen(address: &str, backlog: u32, others: &mut Vec<TcpListener>) -> SocketA
     assert_eq!(unsafe { libc::listen(listener.as_raw_fd(), backlog) }, 0, "{}", std::io::Error::last_os_error());
     others.push(listener);
     bound
+}
+
+/// Connects to itself, and keeps both ends.
+fn fill(address: &str, times: u32, totals: &Totals, kept: &mut Vec<TcpStream>) {
+    let listener = TcpListener::bind(address).expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    for _ in 0..times {
+        let mut near = TcpStream::connect(address).expect("it listens");
+        let (mut far, _) = listener.accept().expect("it has come");
+        totals.send(&mut near, 10).and_then(|()| totals.receive(&mut far, 10)).expect("10 bytes");
+        totals.send(&mut far, 20).and_then(|()| totals.receive(&mut near, 20)).expect("20 bytes");
+        kept.extend([near, far]);
+    }
+}
+
+/// Connects and writes until the other side has had enough; gives the connection.
+fn push(address: &str, buffer: u32) -> TcpStream {
+    let stream = TcpStream::connect(address).expect("it listens");
+    if buffer > 0 {
+        set_option(&stream, libc::SO_SNDBUF, &libc::c_int::try_from(buffer).expect("a small number"));
+    }
+    let mut writing = stream.try_clone().expect("a descriptor is left");
+    thread::spawn(move || while writing.write_all(&[7; 1 << 14]).is_ok() {});
+    stream
+}
+
+/// Takes what comes, piece by piece.
+fn swallow(address: &str, pause: Duration) -> SocketAddr {
+    let listener = TcpListener::bind(address).expect("a free port");
+    let bound = listener.local_addr().expect("an address");
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            thread::spawn(move || {
+                let mut piece = vec![0; 1 << 16];
+                while stream.read(&mut piece).is_ok_and(|length| length > 0) {
+                    thread::sleep(pause);
+                }
+            });
+        }
+    });
+    bound
+}
+
+/// `tcpi_rwnd_limited` and `tcpi_sndbuf_limited` of linux/tcp.h, which are the 22nd and the 23rd word of 8 bytes.
+fn limited_us(stream: &TcpStream) -> [u64; 2] {
+    let mut found = [0_u64; 32];
+    let mut length = libc::socklen_t::try_from(size_of_val(&found)).expect("a small number");
+    // SAFETY: the kernel writes so many bytes at most as there are.
+    let answer = unsafe {
+        libc::getsockopt(
+            stream.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            found.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    assert_eq!(answer, 0, "{}", std::io::Error::last_os_error());
+    [found[22], found[23]]
 }
 
 /// Connects from a thread of its own and keeps what comes of it.

@@ -1,6 +1,9 @@
 //! How long kernel programs run, according to the kernel's own statistics, which are on while the value lives.
 
-use std::{os::fd::OwnedFd, time::Duration};
+use std::{
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+    time::{Duration, Instant},
+};
 
 use aya::programs::{ProgramInfo, loaded_programs};
 
@@ -21,4 +24,45 @@ impl RunStatistics {
         let newest = of_name.max_by_key(ProgramInfo::id).expect("it is loaded");
         (newest.run_time(), newest.run_count())
     }
+
+    /// Waits for a series of runs of the newest program of that name, and gives how long each took of those that were seen
+    /// alone. A series is over when none has come for a moment. It looks all the time, so it takes a CPU.
+    pub fn each_run_of(name: &str, patience: Duration) -> Vec<Duration> {
+        /// No pause between two runs of one series is so long.
+        const PAUSE: Duration = Duration::from_millis(100);
+        let _on = Self::start();
+        let programs = loaded_programs().filter_map(Result::ok);
+        let of_name = programs.filter(|program| program.name_as_str() == Some(name));
+        let newest = of_name.max_by_key(ProgramInfo::id).expect("it is loaded");
+        let program = newest.fd().expect("a descriptor is left");
+        let (began, mut last_at) = (Instant::now(), Instant::now());
+        let (mut time, mut runs) = run_time(program.as_fd().as_raw_fd());
+        let mut found = Vec::new();
+        loop {
+            let (time_now, runs_now) = run_time(program.as_fd().as_raw_fd());
+            if runs_now != runs {
+                if runs_now == runs + 1 {
+                    found.push(Duration::from_nanos(time_now - time));
+                }
+                (time, runs, last_at) = (time_now, runs_now, Instant::now());
+            } else if !found.is_empty() && last_at.elapsed() > PAUSE {
+                return found;
+            }
+            assert!(began.elapsed() < patience, "{name} has not run");
+        }
+    }
+}
+
+/// Nanoseconds and runs of a program: `run_time_ns` and `run_cnt` of `struct bpf_prog_info`, its 25th and 26th word.
+fn run_time(program: libc::c_int) -> (u64, u64) {
+    /// `BPF_OBJ_GET_INFO_BY_FD` of linux/bpf.h.
+    const OBJECT_INFO: libc::c_int = 15;
+    let mut info = [0_u64; 26];
+    let length = u64::try_from(size_of_val(&info)).expect("a small number");
+    let attributes = [length << 32 | u64::from(program.cast_unsigned()), info.as_mut_ptr() as u64];
+    // SAFETY: the kernel reads the attributes and writes into `info` no more than the length that they tell.
+    let answer = unsafe { libc::syscall(libc::SYS_bpf, OBJECT_INFO, attributes.as_ptr(), size_of_val(&attributes)) };
+    assert_eq!(answer, 0, "{}", std::io::Error::last_os_error());
+    let [.., time, runs] = info;
+    (time, runs)
 }

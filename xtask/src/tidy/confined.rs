@@ -41,6 +41,11 @@ const CONFINED: &[Confined] = &[
             Exception { file: "agent/tests/common/files.rs", reason: "maps a file as only libc can" },
             Exception { file: "agent/tests/common/load.rs", reason: "makes threads and processes as only libc can" },
             Exception { file: "agent/tests/common/peer.rs", reason: "makes sockets as only libc can" },
+            Exception { file: "agent/tests/common/relay.rs", reason: "makes devices in namespaces as only libc can" },
+            Exception {
+                file: "agent/tests/common/statistics.rs",
+                reason: "reads one program's statistics as often as it can",
+            },
             Exception { file: "agent/tests/tasks.rs", reason: "makes a process by clone3" },
         ],
     },

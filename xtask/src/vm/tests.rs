@@ -39,6 +39,8 @@ const PROGRAMS: &[&str] = &[
     "stalls",
     "tasks",
     "tcp",
+    "tcp_many",
+    "tcp_paths",
 ];
 /// What they call and the guest's busybox does not have, or not with the options that they use.
 const CALLED: &[&str] =

@@ -1,6 +1,6 @@
 //! Metrics of TCP.
 
-use podlens_common::tcp::{ConnectFailure, ConnectionEvent, Direction, Protocol, SocketState};
+use podlens_common::tcp::{ConnectFailure, ConnectionError, ConnectionEvent, Direction, Limit, Protocol, SocketState};
 
 use crate::signal::{Kind, Label, LabelValues, Metric, Unit};
 
@@ -44,6 +44,19 @@ pub static RETRANSMITS: Metric = Metric {
     ..Metric::BASE
 };
 
+/// Time for which connections could not send more.
+pub static LIMITED: Metric = Metric {
+    name: "podlens_tcp_limited_seconds_total",
+    otlp_name: "podlens.tcp.limited",
+    kind: Kind::Counter,
+    unit: Unit::Seconds,
+    help: "For how long connections of the container had something to send and could not, summed up over them: receive_window is the other side's, whose program reads too slowly; send_buffer is their own socket's, which is too small for the way. In ticks of the kernel (1 to 10 ms); absent in the first second, until the length of one is known",
+    labels: &[Label { name: "by", values: LabelValues::Fixed(&Limit::NAMES) }],
+    source: "chrono_stat of each socket",
+    must_equal: "tcpi_rwnd_limited and tcpi_sndbuf_limited of TCP_INFO (`ss -ti`), exactly",
+    ..Metric::BASE
+};
+
 /// Connections by what happens to them.
 pub static CONNECTION_EVENTS: Metric = Metric {
     name: "podlens_tcp_connections_total",
@@ -68,6 +81,33 @@ pub static CONNECT_FAILURES: Metric = Metric {
     sparse: true,
     source: "inet_sock_set_state, sk_err",
     must_equal: "the failures that a test made, exactly",
+    ..Metric::BASE
+};
+
+/// Connections that an error has ended.
+pub static CONNECTION_ERRORS: Metric = Metric {
+    name: "podlens_tcp_connection_errors_total",
+    otlp_name: "podlens.tcp.connection_errors",
+    kind: Kind::Counter,
+    unit: Unit::Count("connection"),
+    help: "TCP connections of the container that were made and then ended by an error: reset by the other side, timeout (it did not answer any more), unreachable according to the network. What the container itself ends, by a reset too, is none",
+    labels: &[Label { name: "reason", values: LabelValues::Fixed(&ConnectionError::NAMES) }],
+    sparse: true,
+    source: "inet_sock_set_state, sk_err",
+    must_equal: "the errors that a test made, exactly",
+    ..Metric::BASE
+};
+
+/// Resets.
+pub static RESETS: Metric = Metric {
+    name: "podlens_tcp_resets_total",
+    otlp_name: "podlens.tcp.resets",
+    kind: Kind::Counter,
+    unit: Unit::Count("segment"),
+    help: "TCP resets since the agent began: sent by sockets of the container, whether the program closed them so or the kernel answered for them, and received by its connections, each of which ended by it (a refused one too). What no socket sends, as the answer of a port where nobody listens, and what is sent for a connection in TIME_WAIT is unattributed, where the kernel tells of it (6.10 and later)",
+    labels: &[DIRECTION],
+    source: "tcp_send_reset, tcp_receive_reset",
+    must_equal: "sent: TcpOutRsts of a network namespace of the test's own, exactly; received: the resets that a test made, exactly",
     ..Metric::BASE
 };
 
@@ -101,10 +141,22 @@ pub static SOCKETS: Metric = Metric {
     otlp_name: "podlens.tcp.sockets",
     kind: Kind::Gauge,
     unit: Unit::Count("socket"),
-    help: "TCP sockets by state; fin_wait is both of that name, closing is CLOSING and LAST_ACK. A socket in TIME_WAIT knows no cgroup any more and is in none",
+    help: "TCP sockets by state; fin_wait is both of that name, closing is CLOSING and LAST_ACK. syn_received is the queue of requests for a connection that were answered and wait for the last word; each counts for the container of the listening socket, and the kernel lets one more wait there than `podlens_tcp_accept_queue_limit` tells, before it drops further ones or answers them by SYN cookies. A socket in TIME_WAIT knows no cgroup any more: podlens_tcp_time_wait_sockets",
     labels: &[Label { name: "state", values: LabelValues::Fixed(&SocketState::NAMES) }],
     source: "the kernel's tables of sockets",
     must_equal: "/proc/net/tcp and /proc/net/tcp6 of each namespace",
+    ..Metric::BASE
+};
+
+/// Sockets in `TIME_WAIT`.
+pub static TIME_WAIT: Metric = Metric {
+    name: "podlens_tcp_time_wait_sockets",
+    otlp_name: "podlens.tcp.time_wait_sockets",
+    kind: Kind::Gauge,
+    unit: Unit::Count("socket"),
+    help: "TCP sockets in TIME_WAIT, over all network namespaces of the node, and orphans in FIN_WAIT2 that the kernel keeps in the same way; they know no cgroup any more, so all are unattributed",
+    source: "the kernel's tables of sockets",
+    must_equal: "/proc/net/tcp and /proc/net/tcp6 over all namespaces",
     ..Metric::BASE
 };
 

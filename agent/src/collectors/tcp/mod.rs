@@ -9,6 +9,7 @@
 mod counts;
 pub mod metrics;
 mod start;
+mod ticks;
 mod walk;
 
 use std::{
@@ -26,6 +27,7 @@ use podlens_common::{
 pub use self::start::SPEC;
 use self::{
     counts::{less, most, plus},
+    ticks::ns,
     walk::{Walked, Walker},
 };
 use super::{Collector, Readings, Spec, Sweep, distribution, extend};
@@ -44,7 +46,11 @@ pub struct Tcp {
     walker: Option<Walker>,
     /// Sockets in the root of the version 2 tree may be of any cgroup of version 1.
     has_v1: bool,
-    missed: MissedRuns,
+    missed_closings: MissedRuns,
+    /// Of the programs that count resets; nothing where they do not run.
+    missed_resets: Vec<MissedRuns>,
+    /// Of the kernel's clock, once it is known.
+    ticks_per_second: Option<u64>,
     books: Books,
     /// The present cgroup's row.
     found: Row,
@@ -82,20 +88,6 @@ struct Told {
 }
 
 impl Tcp {
-    /// A collector over the programs' maps.
-    #[must_use]
-    fn new(
-        layout: Arc<Layout>,
-        accounts: Arc<MappedArray<Account>>,
-        slots: Arc<MappedArray<Slot>>,
-        walker: Option<Walker>,
-        has_v1: bool,
-        missed: MissedRuns,
-    ) -> Self {
-        let found = layout.row();
-        Self { layout, accounts, slots, walker, has_v1, missed, books: Books::default(), found }
-    }
-
     /// Under which key a slot's sockets are met; none for a slot that has none.
     fn key_of(&self, number: u32, holder: CgroupKey) -> Option<CgroupKey> {
         match number {
@@ -108,6 +100,43 @@ impl Tcp {
 
     fn account(&self, slot: u32) -> Option<Account> {
         self.accounts.get(usize::try_from(slot).ok()?)
+    }
+
+    /// Fills the row: without a walk there is nothing of living sockets, and without an account nothing of what happened.
+    fn book(&mut self, told: &Told, alive: Option<&Alive>, account: Option<&Account>) {
+        let (row, layout) = (&mut self.found, &*self.layout);
+        row.clear();
+        if let Some(alive) = alive {
+            let Counts { bytes, segments, retransmits, overflows, limited } = told.counts;
+            row.add_all(layout, &metrics::BYTES, &bytes);
+            row.add_all(layout, &metrics::SEGMENTS, &segments);
+            row.add(layout, &metrics::RETRANSMITS, 0, retransmits);
+            row.add(layout, &metrics::LISTEN_OVERFLOWS, 0, overflows);
+            if let Some(per_second) = self.ticks_per_second {
+                row.add_all(layout, &metrics::LIMITED, &limited.map(|ticks| ns(ticks, per_second)));
+            }
+            let connections = alive.connections.map(u64::from);
+            row.add_all(layout, &metrics::SOCKETS, &connections);
+            if connections.get(SocketState::Listening.index()).is_some_and(|listening| *listening > 0) {
+                row.add(layout, &metrics::ACCEPT_QUEUE, 0, alive.queue.into());
+                row.add(layout, &metrics::ACCEPT_QUEUE_LIMIT, 0, alive.queue_limit.into());
+            }
+        }
+        if let Some(account) = account {
+            let events = ConnectionEvent::ALL.map(|event| match event {
+                ConnectionEvent::Opened => account.opened,
+                ConnectionEvent::Accepted => account.accepted,
+                ConnectionEvent::Failed => account.failures.iter().sum(),
+                ConnectionEvent::Closed => account.ended,
+            });
+            row.add_all(layout, &metrics::CONNECTION_EVENTS, &events);
+            row.add_all(layout, &metrics::CONNECT_FAILURES, &account.failures);
+            row.add_all(layout, &metrics::CONNECTION_ERRORS, &account.errors);
+            let connects = distribution(&told.connects, account.connects_ns);
+            row.add_histogram(layout, &metrics::CONNECT_LATENCY, 0, &connects);
+            let round_trips = distribution(&told.round_trips, account.round_trips_ns);
+            row.add_histogram(layout, &metrics::ROUND_TRIP, 0, &round_trips);
+        }
     }
 
     /// A slot is held under this key.
@@ -126,6 +155,7 @@ impl Collector for Tcp {
         let walked = walked.as_deref();
         if let Some(walked) = walked {
             self.books.gone.retain(|key| walked.alive.contains_key(key));
+            self.ticks_per_second = walked.ticks_per_second;
         }
         let held: Keys = sweep.in_use.iter().map(|(_, slot)| slot.key).collect();
         for (number, slot) in sweep.wanted.iter() {
@@ -142,7 +172,13 @@ impl Collector for Tcp {
             });
             let told = self.books.tell(key, counts, Some(&account));
             let alive = walked.map(|walked| walked.alive.get(&key).copied().unwrap_or(Alive::EMPTY));
-            book(&mut self.found, &self.layout, &told, alive.as_ref(), Some(&account));
+            self.book(&told, alive.as_ref(), Some(&account));
+            if !self.missed_resets.is_empty() {
+                self.found.add_all(&self.layout, &metrics::RESETS, &account.resets);
+            }
+            if let Some(walked) = walked.filter(|_| number == SLOT_UNATTRIBUTED) {
+                self.found.add(&self.layout, &metrics::TIME_WAIT, 0, walked.time_wait);
+            }
             readings.slot(number, &self.found);
         }
         let Some(walked) = walked.filter(|_| sweep.whole) else { return };
@@ -151,7 +187,7 @@ impl Collector for Tcp {
                 continue;
             }
             let told = self.books.tell(*key, Some(alive.counts), None);
-            book(&mut self.found, &self.layout, &told, Some(alive), None);
+            self.book(&told, Some(alive), None);
             readings.cgroup(*key, &self.found);
         }
     }
@@ -169,7 +205,7 @@ impl Collector for Tcp {
             return None;
         }
         let told = self.books.give_back(key, Counts::NONE)?;
-        book(&mut self.found, &self.layout, &told, Some(&Alive::EMPTY), None);
+        self.book(&told, Some(&Alive::EMPTY), None);
         self.found.remove_gauges(&self.layout);
         Some(self.found.clone())
     }
@@ -177,7 +213,8 @@ impl Collector for Tcp {
     fn lost(&self) -> Vec<(&'static Loss, u64)> {
         let lost = self.walker.as_ref().map(Walker::lost).unwrap_or_default();
         vec![
-            (&start::MISSED_CLOSING, self.missed.count()),
+            (&start::MISSED_CLOSING, self.missed_closings.count()),
+            (&start::MISSED_RESET, self.missed_resets.iter().map(MissedRuns::count).sum()),
             (&start::WALK_UNFINISHED, lost.unfinished),
             (&start::CHAIN_LEFT, lost.left),
             (&start::NO_ROOM, lost.unplaced),
@@ -236,38 +273,6 @@ impl Books {
     }
 }
 
-/// Fills the row: without a walk there is nothing of living sockets, and without an account nothing of what happened.
-fn book(row: &mut Row, layout: &Layout, told: &Told, alive: Option<&Alive>, account: Option<&Account>) {
-    row.clear();
-    if let Some(alive) = alive {
-        let Counts { bytes, segments, retransmits, overflows } = told.counts;
-        row.add_all(layout, &metrics::BYTES, &bytes);
-        row.add_all(layout, &metrics::SEGMENTS, &segments);
-        row.add(layout, &metrics::RETRANSMITS, 0, retransmits);
-        row.add(layout, &metrics::LISTEN_OVERFLOWS, 0, overflows);
-        let connections = alive.connections.map(u64::from);
-        row.add_all(layout, &metrics::SOCKETS, &connections);
-        if connections.get(SocketState::Listening.index()).is_some_and(|listening| *listening > 0) {
-            row.add(layout, &metrics::ACCEPT_QUEUE, 0, alive.queue.into());
-            row.add(layout, &metrics::ACCEPT_QUEUE_LIMIT, 0, alive.queue_limit.into());
-        }
-    }
-    if let Some(account) = account {
-        let events = ConnectionEvent::ALL.map(|event| match event {
-            ConnectionEvent::Opened => account.opened,
-            ConnectionEvent::Accepted => account.accepted,
-            ConnectionEvent::Failed => account.failures.iter().sum(),
-            ConnectionEvent::Closed => account.ended,
-        });
-        row.add_all(layout, &metrics::CONNECTION_EVENTS, &events);
-        row.add_all(layout, &metrics::CONNECT_FAILURES, &account.failures);
-        let connects = distribution(&told.connects, account.connects_ns);
-        row.add_histogram(layout, &metrics::CONNECT_LATENCY, 0, &connects);
-        let round_trips = distribution(&told.round_trips, account.round_trips_ns);
-        row.add_histogram(layout, &metrics::ROUND_TRIP, 0, &round_trips);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -282,7 +287,7 @@ mod tests {
         let alive = alive.iter().map(|(key, bytes, is_online)| {
             (*key, Alive { key: *key, counts: counts(*bytes), is_online: *is_online, ..Alive::EMPTY })
         });
-        Walked { closed: vec![(KEY_NOBODY, counts(closed))], alive: alive.collect() }
+        Walked { closed: vec![(KEY_NOBODY, counts(closed))], alive: alive.collect(), ..Walked::default() }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::{error::Error, sync::Arc};
 
 use super::{
-    Tcp, metrics,
+    Books, Tcp, metrics,
     walk::{WalkMaps, Walker},
 };
 use crate::{
@@ -11,6 +11,11 @@ use crate::{
     kernel::{hooks::Hook, maps::Map},
     signal::Loss,
 };
+
+/// The program that walks through living sockets.
+const WALK: &str = "tcp_walk";
+/// The programs that count resets.
+const RESETS: [&str; 2] = ["tcp_reset_sent", "tcp_reset_came"];
 
 /// The collector.
 pub static SPEC: Spec = Spec {
@@ -27,10 +32,10 @@ pub static SPEC: Spec = Spec {
         },
         Part {
             without: Some(
-                "bytes, segments, retransmits, overflows and sockets by state are missing, since what living sockets have is not known",
+                "bytes, segments, retransmits, time limited, overflows and sockets by state are missing, since what living sockets have is not known",
             ),
             for_events: false,
-            programs: &[Program { name: "tcp_walk", hook: Hook::TaskIterator }],
+            programs: &[Program { name: WALK, hook: Hook::TaskIterator }],
             maps: &[
                 Map::per_slot("TCP_ALIVE", 1),
                 // A table that is never full.
@@ -39,6 +44,15 @@ pub static SPEC: Spec = Spec {
                 Map::fixed("TCP_AT"),
             ],
         },
+        Part {
+            without: Some("resets are missing"),
+            for_events: false,
+            programs: &[
+                Program::on_tracepoint(RESETS[0], "tcp_send_reset", &["sock", "sk_buff"]),
+                Program::on_tracepoint(RESETS[1], "tcp_receive_reset", &["sock"]),
+            ],
+            maps: &[],
+        },
     ],
     wishes: &[],
     without: None,
@@ -46,18 +60,22 @@ pub static SPEC: Spec = Spec {
         &metrics::BYTES,
         &metrics::SEGMENTS,
         &metrics::RETRANSMITS,
+        &metrics::LIMITED,
         &metrics::CONNECTION_EVENTS,
         &metrics::CONNECT_FAILURES,
+        &metrics::CONNECTION_ERRORS,
+        &metrics::RESETS,
         &metrics::CONNECT_LATENCY,
         &metrics::ROUND_TRIP,
         &metrics::SOCKETS,
+        &metrics::TIME_WAIT,
         &metrics::ACCEPT_QUEUE,
         &metrics::ACCEPT_QUEUE_LIMIT,
         &metrics::LISTEN_OVERFLOWS,
     ],
     records: &[],
     events: &[],
-    losses: &[&MISSED_CLOSING, &WALK_UNFINISHED, &CHAIN_LEFT, &NO_ROOM],
+    losses: &[&MISSED_CLOSING, &MISSED_RESET, &WALK_UNFINISHED, &CHAIN_LEFT, &NO_ROOM],
     start,
 };
 
@@ -65,6 +83,12 @@ pub static SPEC: Spec = Spec {
 pub(super) static MISSED_CLOSING: Loss = Loss {
     reason: "missed_closing",
     means: "the kernel left out the program at a change of a socket's state, since that came in an interrupt on a CPU that was counting another one: a connection may be missing in the counts of events, and what it sent and received since the last walk in bytes, segments and retransmits",
+};
+
+/// A reset is in no metric.
+pub(super) static MISSED_RESET: Loss = Loss {
+    reason: "missed_reset",
+    means: "the kernel left out a program at a reset, since that came in an interrupt on a CPU that was counting another one: it is missing in `podlens_tcp_resets_total`",
 };
 
 /// What living sockets have is not that of now.
@@ -88,9 +112,9 @@ pub(super) static NO_ROOM: Loss = Loss {
 fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
     let accounts = Arc::new(start.object.array("TCP_ACCOUNTS")?);
     let slots = Arc::new(start.object.array("SLOTS")?);
-    let walker = if start.runs("tcp_walk") {
+    let walker = if start.runs(WALK) {
         let maps = WalkMaps {
-            iterator: start.object.iterator("tcp_walk")?,
+            iterator: start.object.iterator(WALK)?,
             slots: Arc::clone(&slots),
             accounts: Arc::clone(&accounts),
             alive: start.object.array("TCP_ALIVE")?,
@@ -102,8 +126,26 @@ fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
         None
     };
     let has_v1 = start.hierarchies.keyed_v1().is_some();
-    let missed = start.object.missed_runs("tcp_state")?;
-    let mut started = Started::whole(Tcp::new(Arc::clone(&start.layout), accounts, slots, walker, has_v1, missed));
+    let missed_closings = start.object.missed_runs("tcp_state")?;
+    let mut missed_resets = Vec::new();
+    if RESETS.iter().all(|name| start.runs(name)) {
+        for name in RESETS {
+            missed_resets.push(start.object.missed_runs(name)?);
+        }
+    }
+    let found = start.layout.row();
+    let mut started = Started::whole(Tcp {
+        layout: Arc::clone(&start.layout),
+        accounts,
+        slots,
+        walker,
+        has_v1,
+        missed_closings,
+        missed_resets,
+        ticks_per_second: None,
+        books: Books::default(),
+        found,
+    });
     if start.hierarchies.v2().is_none() {
         let lack = "this node has no cgroup version 2, the only one that sockets know: all of them are unattributed";
         started.lacks.push(lack.to_owned());

@@ -17,7 +17,10 @@ use podlens_common::{
     tcp::{Account, Alive, Counts, Cursor, SocketWalk},
 };
 
-use super::counts::{less, plus};
+use super::{
+    counts::{less, plus},
+    ticks::Ticks,
+};
 use crate::kernel::{iterator::Iterator, mapped::MappedArray, process::thread_cpu_ns};
 
 /// How long a sweep waits for a walk.
@@ -52,6 +55,10 @@ pub(super) struct Walked {
     pub(super) closed: Vec<(CgroupKey, Counts)>,
     /// Living sockets and those that closed after they were passed, by cgroup.
     pub(super) alive: HashMap<CgroupKey, Alive, RandomState>,
+    /// Sockets in `TIME_WAIT`, whosever they were.
+    pub(super) time_wait: u64,
+    /// Ticks of the kernel's in a second, once they are known.
+    pub(super) ticks_per_second: Option<u64>,
 }
 
 /// What walks could not do.
@@ -136,6 +143,7 @@ impl Drop for Walker {
 fn run(shared: &Shared, maps: &WalkMaps) {
     let mut number = 0;
     let mut last_observed = None;
+    let mut ticks = Ticks::default();
     let mut state = lock(&shared.state);
     loop {
         let waited = shared.changed.wait_while(state, |state| !state.asked && !state.ends);
@@ -158,7 +166,10 @@ fn run(shared: &Shared, maps: &WalkMaps) {
         state.lost.left += result.left;
         state.lost.unplaced += result.unplaced;
         match walked {
-            Some(walked) => state.walked = Some(Arc::new(walked)),
+            Some(mut walked) => {
+                walked.ticks_per_second = ticks.read(result.ticks, result.began_ns);
+                state.walked = Some(Arc::new(walked));
+            }
             None => state.lost.unfinished += 1,
         }
         shared.changed.notify_all();
@@ -210,7 +221,7 @@ impl WalkMaps {
         for record in records {
             alive.insert(record.key, record);
         }
-        Walked { closed, alive }
+        Walked { closed, alive, time_wait: result.time_wait, ticks_per_second: None }
     }
 
     /// Each slot's holder, and a part of its account.

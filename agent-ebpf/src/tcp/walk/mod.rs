@@ -9,59 +9,50 @@
 //! bucket is passed before its head is read. So a socket that closes is either in no chain that is read later, or its
 //! closing sees that the walk has passed it: in no case is it counted by both and not taken off.
 
+mod records;
+mod sums;
+mod tables;
+
 use core::{arch::asm, cell::Cell};
 
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
     cty::{c_long, c_void},
-    helpers::{bpf_get_current_task, bpf_loop, generated::bpf_probe_read_kernel},
+    helpers::{
+        bpf_ktime_get_ns, bpf_loop,
+        generated::{bpf_jiffies64, bpf_probe_read_kernel},
+    },
     macros::map,
     maps::Array,
 };
-use podlens_common::{
-    cgroup::{CgroupKey, SLOT_UNATTRIBUTED},
-    histogram::hashed_bucket,
-    tcp::{
-        Alive, Counts, Cursor, KEY_NOBODY, KEY_ROOT, NO_SLOT, Place, SocketState, SocketWalk, received, state,
-        transmitted,
-    },
-};
+use podlens_common::tcp::{Alive, Counts, Cursor, KEY_NOBODY, SocketState, SocketWalk, state};
 
+use self::{
+    records::{Known, REMEMBERED, place, record_of},
+    sums::{add, observe},
+    tables::seek,
+};
 use super::{TCP_ACCOUNTS, TCP_CURSOR, sockets as offsets};
 use crate::{
     atomic,
     cells::{cells, element},
-    kernel::{
-        CGROUP_ONLINE,
-        offsets::{self as kernel, half, word},
-        slots_count,
-    },
-    slots,
+    kernel::offsets::{self as kernel, half, word},
 };
 
 /// What a run may cost, in pieces of a table that are read at once (0.3 us each).
-const COST: u32 = 1200;
+const COST: u32 = 1000;
 /// What a socket costs.
 const SOCKET_COST: u32 = 3;
 /// Turns of the loop, above what a run can cost: only a chain without an end has so many.
 const TURNS: u32 = 1 << 16;
-/// Network namespaces of a node: 0.4 us each.
-const NAMESPACES: u32 = 1 << 12;
 /// Words of a table that are read at once; a power of two.
 const HEADS: u32 = 128;
-/// Cgroups that are remembered during a run; a power of two.
-const REMEMBERED: u32 = 64;
-/// Places of the table of keys that are looked at.
-const PROBES: u32 = 16;
 /// The end of a chain has this bit.
 const END: u64 = 1;
 
 /// What the walk met, by cgroup, in the order in which it met them.
 #[map]
 static TCP_ALIVE: Array<Alive> = Array::with_max_entries(1, BPF_F_MMAPABLE);
-/// Which record a cgroup has.
-#[map]
-static TCP_PLACES: Array<Place> = Array::with_max_entries(1, 0);
 /// How far it is, for the daemon.
 #[map]
 static TCP_WALK: Array<SocketWalk> = Array::with_max_entries(1, BPF_F_MMAPABLE);
@@ -74,15 +65,6 @@ static TCP_AT: Array<At> = Array::with_max_entries(1, 0);
 const SEEK: u32 = 0;
 const CONNECTIONS: u32 = 1;
 const LISTENERS: u32 = 2;
-
-/// A cgroup by its address, which is another one's in another run.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Known {
-    cgroup: u64,
-    run: u32,
-    record: u32,
-}
 
 /// Where the walk is.
 #[repr(C)]
@@ -144,11 +126,14 @@ cells! {
     WalkCells of SocketWalk {
         number: u32 = number;
         observes: u32 = observes;
+        ticks: u64 = ticks;
+        began_ns: u64 = began_ns;
         runs: u64 = runs;
         finished: u64 = finished;
         lost: u64 = lost;
         records: u64 = records;
         sockets: u64 = sockets;
+        time_wait: u64 = time_wait;
         left: u64 = left;
         unplaced: u64 = unplaced;
     }
@@ -208,6 +193,10 @@ pub extern "C" fn tcp_walk(_context: *mut c_void) -> i32 {
     if walk.runs().get() == 0 {
         at.tables().set(0);
         at.phase().set(SEEK);
+        // SAFETY: the helpers have no precondition.
+        let (ticks, now_ns) = unsafe { (bpf_jiffies64(), bpf_ktime_get_ns()) };
+        walk.ticks().set(ticks);
+        walk.began_ns().set(now_ns);
         // The first record is nobody's.
         place(KEY_NOBODY, 0);
     }
@@ -234,71 +223,6 @@ pub extern "C" fn tcp_walk(_context: *mut c_void) -> i32 {
     }
     // Not to be called for the next task.
     1
-}
-
-/// Goes round the namespaces for the next table of connections; behind the last one come listening sockets.
-#[inline(always)]
-fn seek(at: AtCells) -> bool {
-    // SAFETY: the helper has no precondition.
-    let reader = unsafe { bpf_get_current_task() };
-    let first = word(word(reader + offsets::task_proxy()) + offsets::proxy_net());
-    at.first().set(first);
-    at.net().set(first);
-    at.operations().set(word(first + offsets::net_operations()));
-    at.above().set(Cursor::ALL);
-    at.round().set(0);
-    let step: extern "C" fn(u32, *mut c_void) -> c_long = namespace;
-    // SAFETY: as above.
-    unsafe { bpf_loop(NAMESPACES, step as *mut c_void, core::ptr::null_mut(), 0) };
-    if at.round().get() == 0 {
-        return false;
-    }
-    at.bucket().set(0);
-    at.have().set(0);
-    at.taken().set(0);
-    let tables = at.above().get();
-    pass(tables, 0);
-    if tables == Cursor::ALL {
-        at.phase().set(LISTENERS);
-        let tables = at.tables().get();
-        at.base().set(word(tables + offsets::listeners()));
-        at.buckets().set(half(tables + offsets::listeners_mask()).wrapping_add(1));
-        // The head is the last member of its bucket.
-        let head = (offsets::listeners_head() / 8) as u32;
-        at.head().set(head);
-        at.stride().set(head + 1);
-    } else {
-        at.phase().set(CONNECTIONS);
-        at.tables().set(tables);
-        at.base().set(word(tables + offsets::connections()));
-        at.buckets().set(half(tables + offsets::connections_mask()).wrapping_add(1));
-        at.head().set(0);
-        at.stride().set(1);
-    }
-    true
-}
-
-/// One namespace, or the head of their ring.
-extern "C" fn namespace(_index: u32, _context: *mut c_void) -> c_long {
-    let Some(at) = AtCells::get() else { return 1 };
-    let net = at.net().get();
-    if word(net + offsets::net_operations()) == at.operations().get() {
-        let tables = word(net + offsets::net_tables());
-        if tables > at.tables().get() && tables < at.above().get() {
-            at.above().set(tables);
-        }
-    }
-    let next = word(net + offsets::net_list());
-    if next == 0 {
-        return 1;
-    }
-    let next = next - offsets::net_list();
-    at.net().set(next);
-    if next == at.first().get() {
-        at.round().set(1);
-        return 1;
-    }
-    0
 }
 
 /// Says how far the walk is, before it reads on.
@@ -428,6 +352,7 @@ fn visit(at: AtCells, walk: WalkCells, node: u64) {
     }
     walk.sockets().update(|sockets| sockets + 1);
     if state == state::TIME_WAIT {
+        walk.time_wait().update(|sockets| sockets + 1);
         return;
     }
     let owner = if state == state::REQUEST { word(socket + offsets::listener()) } else { socket };
@@ -454,106 +379,4 @@ fn visit(at: AtCells, walk: WalkCells, node: u64) {
             observe(walk, alive, socket);
         }
     }
-}
-
-/// Adds what a connection has done. One that has closed meanwhile counts too: its closing has seen that it was passed.
-#[inline(always)]
-fn add(alive: AliveCells, socket: u64) {
-    let bytes = transmitted(
-        word(socket + offsets::sent()),
-        word(socket + offsets::sent_again()),
-        word(socket + offsets::acknowledged()),
-        half(socket + offsets::next()),
-        half(socket + offsets::unacknowledged()),
-    );
-    // In this order: the kernel sets the flag after it has counted the other side's end.
-    let came = word(socket + offsets::received_bytes());
-    let came = received(came, word(socket + offsets::flags()));
-    let segments = [half(socket + offsets::segments_out()), half(socket + offsets::segments_in())];
-    let retransmits = half(socket + offsets::total_retransmits());
-    let Counts { bytes: [all_bytes, all_came], segments: [out, into], retransmits: again, overflows } =
-        alive.counts().get();
-    alive.counts().set(Counts {
-        bytes: [all_bytes + bytes, all_came + came],
-        segments: [out + u64::from(segments[0]), into + u64::from(segments[1])],
-        retransmits: again + u64::from(retransmits),
-        overflows,
-    });
-}
-
-/// Enters a living connection's round-trip time, where its cgroup holds a slot.
-#[inline(always)]
-fn observe(walk: WalkCells, alive: AliveCells, socket: u64) {
-    if walk.observes().get() == 0 || alive.is_online().get() == 0 {
-        return;
-    }
-    let Some(account) = TCP_ACCOUNTS.get_ptr_mut(alive.slot().get()) else { return };
-    let Some(time_ns) = offsets::round_trip_ns(half(socket + offsets::srtt())) else { return };
-    // SAFETY: entries of a map outlive the program, the numbers are whole, and the bucket is less than the length.
-    unsafe {
-        atomic::add_u32((&raw mut (*account).round_trips).cast::<u32>().add(hashed_bucket(time_ns)), 1);
-        atomic::add(&raw mut (*account).round_trips_ns, time_ns);
-    }
-}
-
-/// The number of a cgroup's record.
-#[inline(always)]
-fn record_of(at: AtCells, cgroup: u64) -> u32 {
-    let known = at.known(((cgroup >> 6) as u32).wrapping_mul(0x9e37_79b9) >> (u32::BITS - REMEMBERED.ilog2()));
-    let run = at.run().get();
-    let Known { cgroup: last, run: of_run, record } = known.get();
-    if last == cgroup && of_run == run {
-        return record;
-    }
-    let key = if cgroup == 0 { KEY_NOBODY } else { kernel::id_of(cgroup) };
-    let is_online = u32::from(half(cgroup + offsets::cgroup_flags()) & CGROUP_ONLINE != 0);
-    let record = place(key, is_online);
-    known.set(Known { cgroup, run, record });
-    record
-}
-
-/// The number of a key's record, made if there is none; that of nobody's if there is no room.
-///
-/// A function of its own with plain numbers only, which the verifier proves once and not at each call.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn place(key: CgroupKey, is_online: u32) -> u32 {
-    let Some(walk) = WalkCells::get() else { return 0 };
-    let number = walk.number().get();
-    // Twice as many as there are slots.
-    let count = slots_count() as u32 * 2;
-    let hash = (key as u32).wrapping_mul(0x9e37_79b9);
-    let first = ((u64::from(hash) * u64::from(count)) >> 32) as u32;
-    let mut probe = 0;
-    while probe < PROBES {
-        let at = first + probe;
-        let at = if at >= count { at - count } else { at };
-        let Some(place) = TCP_PLACES.get_ptr_mut(at) else { break };
-        // SAFETY: entries of a map outlive the program, and only one reader walks.
-        let Place { key: placed, walk: of_walk, record } = unsafe { place.read_volatile() };
-        if of_walk != number {
-            let record = walk.records().get() as u32;
-            let Some(alive) = TCP_ALIVE.get_ptr_mut(record) else { break };
-            let slot = if key == KEY_NOBODY || key == KEY_ROOT { NO_SLOT } else { slot_of(key) };
-            // SAFETY: as above.
-            unsafe {
-                alive.write(Alive { key, is_online, slot, ..Alive::EMPTY });
-                place.write(Place { key, walk: number, record });
-            }
-            walk.records().update(|records| records + 1);
-            return record;
-        }
-        if placed == key {
-            return record;
-        }
-        probe += 1;
-    }
-    walk.unplaced().update(|unplaced| unplaced + 1);
-    0
-}
-
-#[inline(always)]
-fn slot_of(key: CgroupKey) -> u32 {
-    let slot = slots::of_key(key).slot();
-    if slot == SLOT_UNATTRIBUTED { NO_SLOT } else { slot }
 }

@@ -1,0 +1,167 @@
+//! Very many TCP connections: all are counted, none is left behind, and the walk through them holds no CPU for long.
+//!
+//! `PODLENS_TEST_FULL=1` runs them at full length: 100,000 connections, and 200,000 living sockets in 50 containers, for which
+//! 2 GB of memory are to be free. docs/overhead.md says when they last ran so, and what they found.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+mod common;
+mod tcp_parts;
+
+use std::{
+    cell::RefCell,
+    collections::HashSet,
+    env, fs, thread,
+    time::{Duration, Instant},
+};
+
+use common::{Agent, Network, Page, Peer, RunStatistics, TestCgroup, Traffic, sockets_in};
+use tcp_parts::{Pair, TIME_WAITING, bytes, events, expect, sockets, sockets_know_nothing, start, walk_is_lacking};
+
+/// The budget of a run of any kernel program.
+const LONGEST_RUN: Duration = Duration::from_micros(500);
+/// States as /proc/net/tcp numbers them.
+const STATES: [(&str, &[&str]); 7] = [
+    ("syn_sent", &["02"]),
+    ("syn_received", &["03"]),
+    ("established", &["01"]),
+    ("fin_wait", &["04", "05"]),
+    ("close_wait", &["08"]),
+    ("closing", &["09", "0B"]),
+    ("listening", &["0A"]),
+];
+const TIME_WAIT: &str = "06";
+
+fn is_full() -> bool {
+    env::var_os("PODLENS_TEST_FULL").is_some()
+}
+
+#[test]
+fn many_tcp_connections_are_opened_accepted_and_closed_exactly_while_a_pod_in_the_machines_network_keeps_its_own() {
+    /// A client has no more than 28,232 ports for one address, and each of them rests for a minute.
+    const ADDRESSES: u32 = 8;
+    let agent = start();
+    if sockets_know_nothing() || walk_is_lacking(&agent) {
+        return;
+    }
+    let each: u32 = if is_full() { 12_500 } else { 250 };
+    let [answering, calling] = [(); 2].map(|()| TestCgroup::any_container());
+    let mut server = Peer::start(&answering, Network::Own);
+    let mut client = Peer::start(&calling, Network::Of(&server));
+    let mut beside = Pair::start();
+    let near = beside.server.serve("127.0.0.1:0");
+    assert_eq!(beside.client.open(near, 7, 100, 200), 0);
+    let began = Instant::now();
+    let mut kept = 0;
+    for last in 1..=ADDRESSES {
+        let address = server.serve(&format!("127.0.0.{last}:0"));
+        assert_eq!(client.open(address, 5, 10, 20), 0);
+        assert_eq!(client.call(address, each, 10, 20), 0);
+        kept += 5;
+    }
+    let over = u64::from(each * ADDRESSES);
+    println!("{over} connections in {:?}", began.elapsed());
+    let all = Some(over + kept);
+    let expected = [[all, Some(0), Some(0), Some(over)], [Some(0), all, Some(0), Some(over)]];
+    expect(&agent, "events", &expected, |page| [&calling, &answering].map(|cgroup| events(page, cgroup)));
+    let expected = [client.traffic(), server.traffic()].map(Some);
+    expect(&agent, "bytes", &expected, |page| [&calling, &answering].map(|cgroup| bytes(page, cgroup)));
+    let in_namespace = |page: &Page, state| {
+        let of = [&calling, &answering].map(|cgroup| sockets(page, cgroup, state).unwrap_or_default());
+        of.into_iter().sum::<u64>()
+    };
+    for (state, numbers) in STATES {
+        let kernel = numbers.iter().map(|number| server.sockets_of_its_network(number)).sum();
+        expect(&agent, state, &kernel, |page| in_namespace(page, state));
+    }
+    // A page's walk may be some seconds old, and each page is a connection that has ended since.
+    let kernel = RefCell::new(vec![time_wait_of_node()]);
+    agent.wait_for_metrics("TIME_WAIT of the whole node", |page| {
+        let found = page.count(TIME_WAITING, &[]).unwrap_or_default();
+        let mut kernel = kernel.borrow_mut();
+        kernel.push(time_wait_of_node());
+        let range = kernel.iter().min().copied().unwrap()..=kernel.iter().max().copied().unwrap();
+        println!("{found} in TIME_WAIT, the kernel has had {range:?}");
+        if range.contains(&found) && found >= over.min(20_000) { Ok(()) } else { Err(format!("{found} of {range:?}")) }
+    });
+    client.close();
+    expect(&agent, "none is left", &0, |page| in_namespace(page, "established"));
+    let page = agent.metrics();
+    assert_eq!(events(&page, &beside.calling), [7, 0, 0, 0].map(Some), "beside them: the client");
+    assert_eq!(events(&page, &beside.answering), [0, 7, 0, 0].map(Some), "beside them: the server");
+    beside.expect_bytes(&agent, "beside them");
+    assert!(page.all("podlens_lost_total", &[("collector", "tcp")]).iter().all(|lost| lost.count() == 0), "lost");
+}
+
+/// Sockets in `TIME_WAIT` of all network namespaces that a process is in.
+fn time_wait_of_node() -> u64 {
+    let mut seen = HashSet::new();
+    let processes = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+    let processes = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let mut sum = 0;
+    for process in processes {
+        if let Ok(namespace) = fs::read_link(format!("/proc/{process}/ns/net"))
+            && seen.insert(namespace)
+        {
+            sum += sockets_in(process, TIME_WAIT);
+        }
+    }
+    sum
+}
+
+#[test]
+fn tcp_sockets_of_many_containers_are_all_met_and_no_run_of_the_walk_holds_a_cpu_for_long() {
+    if sockets_know_nothing() {
+        return;
+    }
+    // Two sockets for each connection.
+    let (containers, connections): (u32, u32) = if is_full() { (50, 2000) } else { (5, 400) };
+    let cgroups: Vec<TestCgroup> = (0..containers).map(|_| TestCgroup::any_container()).collect();
+    let mut peers: Vec<Peer> = cgroups.iter().map(|cgroup| Peer::start(cgroup, Network::Machine)).collect();
+    for (peer, at) in peers.iter_mut().zip(1..) {
+        peer.fill(&format!("127.1.{at}.1:0"), connections);
+    }
+    let agent = start();
+    if walk_is_lacking(&agent) {
+        return;
+    }
+    let sum = u64::from(connections) * 30;
+    let expected = vec![(Some(u64::from(connections) * 2), Some(Traffic { sent: sum, received: sum })); cgroups.len()];
+    expect(&agent, "sockets and bytes of all", &expected, |page| {
+        cgroups.iter().map(|cgroup| (sockets(page, cgroup, "established"), bytes(page, cgroup))).collect()
+    });
+    // Whatever else this machine does can only make a run longer.
+    let mut best = Duration::MAX;
+    let (mut walks, began, used) = (0, Instant::now(), walker_cpu(&agent));
+    while walks < 5 {
+        let runs = thread::scope(|scope| {
+            let watched = scope.spawn(|| RunStatistics::each_run_of("tcp_walk", common::PATIENCE));
+            while !watched.is_finished() {
+                agent.metrics();
+                thread::sleep(Duration::from_millis(200));
+            }
+            watched.join().unwrap()
+        });
+        walks += 1;
+        let (longest, sum) = (runs.iter().max().copied().unwrap(), runs.iter().sum::<Duration>());
+        println!("walk {walks}: {} runs were seen alone, the longest {longest:?}, {sum:?} in all", runs.len());
+        best = best.min(longest);
+    }
+    let part = walker_cpu(&agent).saturating_sub(used).as_secs_f64() / began.elapsed().as_secs_f64();
+    println!("the walks took {:.2} % of a CPU, for {} sockets", part * 100.0, containers * connections * 2);
+    assert!(part < 0.03, "{part} of a CPU");
+    if !common::machine_is_slow() {
+        assert!(best <= LONGEST_RUN, "{best:?}");
+    }
+}
+
+/// What the thread that walks has used of a CPU.
+fn walker_cpu(agent: &Agent) -> Duration {
+    let tasks = fs::read_dir(format!("/proc/{}/task", agent.id())).unwrap().filter_map(Result::ok);
+    let is_walker = |directory: &std::path::Path| {
+        fs::read_to_string(directory.join("comm")).is_ok_and(|name| name.trim_end() == "tcp-walk")
+    };
+    let walker = tasks.map(|entry| entry.path()).find(|directory| is_walker(directory)).expect("it walks");
+    let text = fs::read_to_string(walker.join("schedstat")).unwrap();
+    Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())
+}

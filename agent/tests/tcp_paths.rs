@@ -1,0 +1,272 @@
+//! TCP over ways that a test sets: how long they are, what they lose, who does not answer, who answers too slowly, who breaks
+//! off. Compared with what was set, with what the programs did, and with the kernel's own counters of a namespace.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+mod common;
+mod tcp_parts;
+
+use std::{path::Path, time::Duration};
+
+use common::{Network, Page, Peer, Relay, TestCgroup, Traffic, Tunnel, skip, syn};
+use tcp_parts::{
+    FAILURES, LIMITED, OVERFLOWS, RETRANSMITS, bytes, events, expect, sockets, sockets_know_nothing, start,
+    walk_is_lacking,
+};
+
+const RESETS: &str = "podlens_tcp_resets_total";
+const ERRORS: &str = "podlens_tcp_connection_errors_total";
+/// Addresses of the two ends of a way.
+const NEAR: [&str; 2] = ["192.0.2.1/24", "2001:db8::1/64"];
+const FAR: [&str; 2] = ["192.0.2.2/24", "2001:db8::2/64"];
+/// The far one, for a server.
+const FAR_PORTS: [&str; 2] = ["192.0.2.2:0", "[2001:db8::2]:0"];
+
+/// Two peers in namespaces of their own, and the way between them.
+struct Ends {
+    relay: Relay,
+    server: Peer,
+    client: Peer,
+    answering: TestCgroup,
+    calling: TestCgroup,
+}
+
+impl Ends {
+    /// `delay` is that of each direction. None without TUN devices.
+    fn start(delay: Duration) -> Option<Self> {
+        if has_no_tunnels() {
+            return None;
+        }
+        let (answering, calling) = (TestCgroup::any_container(), TestCgroup::any_container());
+        let server = Peer::start(&answering, Network::Own);
+        let client = Peer::start(&calling, Network::Own);
+        let relay = Relay::lay([(&client, &NEAR), (&server, &FAR)], delay);
+        Some(Self { relay, server, client, answering, calling })
+    }
+}
+
+fn has_no_tunnels() -> bool {
+    let is_lacking = !Path::new("/dev/net/tun").exists();
+    if is_lacking {
+        skip("this kernel has no TUN devices");
+    }
+    is_lacking
+}
+
+fn by(page: &Page, name: &str, cgroup: &TestCgroup, label: &str, value: &str) -> u64 {
+    page.count(name, &cgroup.labels_and(&[(label, value)])).unwrap_or_default()
+}
+
+#[test]
+fn tcp_round_trips_and_connects_take_as_long_as_the_way_that_was_set() {
+    const DELAY: Duration = Duration::from_millis(50);
+    const CALLS: u32 = 6;
+    let agent = start();
+    if sockets_know_nothing() {
+        return;
+    }
+    for address in FAR_PORTS {
+        let Some(Ends { calling, answering: _answering, mut client, mut server, relay: _relay }) = Ends::start(DELAY)
+        else {
+            return;
+        };
+        let address = server.serve(address);
+        assert_eq!(client.call(address, CALLS, 100, 200), 0);
+        expect(&agent, "all are over", &Some(CALLS.into()), |page| events(page, &calling)[3]);
+        let page = agent.metrics();
+        for name in ["podlens_tcp_connect_seconds", "podlens_tcp_rtt_seconds"] {
+            let of = |part: &str| page.value(&format!("{name}{part}"), &calling.labels());
+            let (count, mean) = (of("_count"), of("_sum") / of("_count"));
+            let set = 2.0 * DELAY.as_secs_f64();
+            println!("{address}: {name}: {count} of {mean} s");
+            assert!(count >= f64::from(CALLS), "{name}: {count}");
+            assert!((mean / set - 1.0).abs() < 0.1, "{name}: {mean} s, set were {set} s");
+        }
+    }
+}
+
+#[test]
+fn tcp_segments_that_a_way_loses_are_sent_again_as_often_as_the_kernel_counts_and_no_byte_counts_twice() {
+    let agent = start();
+    if sockets_know_nothing() || walk_is_lacking(&agent) {
+        return;
+    }
+    for address in FAR_PORTS {
+        let Some(mut ends) = Ends::start(Duration::from_millis(2)) else { return };
+        let address = ends.server.serve(address);
+        ends.relay.lose_one_of(20);
+        assert_eq!(ends.client.call(address, 4, 60_000, 400_000), 0);
+        assert_eq!(ends.client.open(address, 2, 60_000, 400_000), 0);
+        ends.relay.lose_one_of(0);
+        let lost = ends.relay.lost();
+        assert!(lost > 50, "{lost} segments lost");
+        let written: [Option<Traffic>; 2] = [ends.client.traffic(), ends.server.traffic()].map(Some);
+        agent.wait_for_metrics("bytes and segments that were sent again", |page| {
+            let kernel = [&ends.client, &ends.server].map(|peer| peer.counter("Tcp:", "RetransSegs"));
+            let cgroups = [&ends.calling, &ends.answering];
+            let found = cgroups.map(|cgroup| page.count(RETRANSMITS, &cgroup.labels()));
+            let told = cgroups.map(|cgroup| bytes(page, cgroup));
+            if found == kernel.map(Some) && told == written {
+                println!("{address}: {lost} lost, {kernel:?} sent again");
+                Ok(())
+            } else {
+                Err(format!("{found:?} of {kernel:?}, {told:?} of {written:?}"))
+            }
+        });
+    }
+}
+
+#[test]
+fn tcp_connections_to_nobody_time_out_and_those_that_are_cut_off_stay_half_open() {
+    let agent = start();
+    if sockets_know_nothing() || walk_is_lacking(&agent) {
+        return;
+    }
+    let Some(Ends { calling, answering, mut client, mut server, relay }) = Ends::start(Duration::from_millis(1)) else {
+        return;
+    };
+    client.set_parameter("net.ipv4.tcp_syn_retries", "1");
+    client.set_parameter("net.ipv4.tcp_retries2", "2");
+    let (address, swallowing) = (server.serve(FAR_PORTS[0]), server.swallow(FAR_PORTS[0], 0));
+    assert_eq!(client.open(address, 2, 100, 100), 0);
+    client.push(swallowing, 0);
+    let established = |page: &Page, cgroup| sockets(page, cgroup, "established");
+    expect(&agent, "all are there", &[Some(3); 2], |page| {
+        [&calling, &answering].map(|cgroup| established(page, cgroup))
+    });
+    relay.cut();
+    client.begin(&format!("call {address} 1 1 1"));
+    expect(&agent, "one asks", &Some(1), |page| sockets(page, &calling, "syn_sent"));
+    assert_eq!(client.answer(), "1", "it asks in vain");
+    expect(&agent, "its end, and that of the connection that had something to say", &[1, 1], |page| {
+        [by(page, FAILURES, &calling, "reason", "timeout"), by(page, ERRORS, &calling, "reason", "timeout")]
+    });
+    // Who says nothing knows of nothing, nor does the other side.
+    expect(&agent, "half-open", &[Some(2), Some(3)], |page| {
+        [&calling, &answering].map(|cgroup| established(page, cgroup))
+    });
+    client.kill();
+    expect(&agent, "the other side does not even hear of its end", &Some(3), |page| established(page, &answering));
+    assert_eq!(events(&agent.metrics(), &answering)[3], Some(0), "nothing is over there");
+}
+
+#[test]
+fn tcp_resets_count_for_who_sends_and_who_receives_them() {
+    let agent = start();
+    if sockets_know_nothing() {
+        return;
+    }
+    let [answering, calling] = [(); 2].map(|()| TestCgroup::any_container());
+    let mut server = Peer::start(&answering, Network::Own);
+    let mut client = Peer::start(&calling, Network::Of(&server));
+    let [sent, received] = ["transmit", "receive"]
+        .map(|direction| move |page: &Page, cgroup| by(page, RESETS, cgroup, "direction", direction));
+    let address = server.serve("127.0.0.1:0");
+    assert_eq!(client.open(address, 5, 10, 10), 0);
+    client.reset();
+    expect(&agent, "resets by the client", &[5, 5], |page| [sent(page, &calling), received(page, &answering)]);
+    assert_eq!(client.call("127.0.0.1:9".parse().unwrap(), 3, 1, 1), 3);
+    expect(&agent, "nobody listens there", &[5, 3], |page| [sent(page, &calling), received(page, &calling)]);
+    if walk_is_lacking(&agent) {
+        return;
+    }
+    // The kernel breaks off what waits in the queue of a socket that goes.
+    let address = server.listen("127.0.0.1:0", 8);
+    client.knock(address, 2);
+    agent.wait_for_metrics("two wait", |page| match page.count("podlens_tcp_accept_queue", &answering.labels()) {
+        Some(2) => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    server.kill();
+    expect(&agent, "resets by the server", &[2, 5], |page| [sent(page, &answering), received(page, &calling)]);
+    let page = agent.metrics();
+    let told = sent(&page, &calling) + sent(&page, &answering);
+    assert_eq!(told + 3, client.counter("Tcp:", "OutRsts"), "the three refusals are no socket's");
+    let ended = |cgroup| by(&page, ERRORS, cgroup, "reason", "reset");
+    assert_eq!([ended(&calling), ended(&answering)], [2, 5], "connections that the other side has reset");
+    let all = page.all(ERRORS, &calling.labels());
+    assert_eq!(all.len(), 1, "its own resets are no errors: {all:?}");
+}
+
+#[test]
+fn tcp_connections_are_limited_by_who_reads_too_slowly_or_by_their_own_buffer_for_as_long_as_the_kernel_says() {
+    let agent = start();
+    if sockets_know_nothing() || walk_is_lacking(&agent) {
+        return;
+    }
+    // A program that reads nothing, and a way that is too long for a small buffer.
+    for (limit, delay_ms, buffer) in [("receive_window", 1, 0), ("send_buffer", 20, 5000)] {
+        let Some(Ends { calling, answering: _answering, mut client, mut server, relay: _relay }) =
+            Ends::start(Duration::from_millis(delay_ms))
+        else {
+            return;
+        };
+        let place = usize::from(limit == "send_buffer");
+        let address = if place == 0 { server.listen(FAR_PORTS[0], 5) } else { server.swallow(FAR_PORTS[0], 0) };
+        client.push(address, buffer);
+        let told = |page: &Page| {
+            ["receive_window", "send_buffer"].map(|by| page.ns(LIMITED, &calling.labels_and(&[("by", by)])))
+        };
+        let least_us = 2_000_000;
+        let last = common::wait_until("what the kernel says", common::PATIENCE, || {
+            let before = client.limited_us();
+            let found = told(&agent.metrics()).map(|ns| ns.map(|ns| ns / 1000));
+            let after = client.limited_us();
+            let is_told = |at: usize| found[at].is_some_and(|us| (before[at]..=after[at]).contains(&us));
+            if before[place] >= least_us && is_told(0) && is_told(1) {
+                println!("{limit}: {before:?} us, {found:?} us, {after:?} us");
+                Ok(after)
+            } else {
+                Err(format!("{before:?}, {found:?}, {after:?}"))
+            }
+        });
+        assert!(last[1 - place] < last[place] / 2, "it is limited by {limit}: {last:?}");
+        // What a socket had stays, once it is closed.
+        server.kill();
+        client.kill();
+        expect(&agent, "it is closed", &Some(1), |page| events(page, &calling)[3]);
+        let end = told(&agent.metrics());
+        assert!(end[place].is_some_and(|ns| ns / 1000 >= last[place]), "{end:?} after {last:?}");
+        std::thread::sleep(Duration::from_millis(500));
+        assert_eq!(told(&agent.metrics()), end, "nothing runs any more");
+    }
+}
+
+#[test]
+fn a_full_queue_of_requests_for_tcp_connections_and_what_it_drops_are_the_kernels() {
+    const LIMIT: u16 = 8;
+    const ASKED: u16 = 20;
+    let agent = start();
+    if sockets_know_nothing() || walk_is_lacking(&agent) || has_no_tunnels() {
+        return;
+    }
+    let answering = TestCgroup::any_container();
+    let mut server = Peer::start(&answering, Network::Own);
+    let mut tunnel = Tunnel::make(&server, &FAR);
+    // Otherwise a full queue is no reason to drop anything: the kernel puts what it must know into its answer.
+    server.set_parameter("net.ipv4.tcp_syncookies", "0");
+    let address = match server.listen(FAR_PORTS[0], LIMIT.into()) {
+        std::net::SocketAddr::V4(address) => address,
+        other @ std::net::SocketAddr::V6(_) => panic!("{other}"),
+    };
+    for port in 0..ASKED {
+        // They ask and are not heard of again.
+        tunnel.send(&syn(std::net::SocketAddrV4::new([192, 0, 2, 77].into(), 10_000 + port), address));
+    }
+    agent.wait_for_metrics("requests, and what was dropped", |page| {
+        let kernel = || {
+            let dropped = ["ListenDrops", "TCPReqQFullDrop"].map(|name| server.counter("TcpExt:", name));
+            (server.sockets_of_its_network("03"), dropped)
+        };
+        let (waiting, [dropped, for_requests]) = kernel();
+        let found = (sockets(page, &answering, "syn_received"), page.count(OVERFLOWS, &answering.labels()));
+        let limit = page.count("podlens_tcp_accept_queue_limit", &answering.labels());
+        let is_all = waiting > 0 && dropped == u64::from(ASKED) - waiting && dropped == for_requests;
+        if is_all && found == (Some(waiting), Some(dropped)) && limit == Some(LIMIT.into()) {
+            println!("{waiting} wait, {dropped} were dropped");
+            Ok(())
+        } else {
+            Err(format!("{found:?}, limit {limit:?}; the kernel has {:?}", kernel()))
+        }
+    });
+}
