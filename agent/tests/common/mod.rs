@@ -19,6 +19,7 @@ mod agent;
 mod cgroup;
 mod files;
 mod hog;
+mod kills;
 mod load;
 mod peer;
 mod record;
@@ -29,6 +30,7 @@ pub use agent::{Agent, podlens};
 pub use cgroup::{TestCgroup, Throttled, Trees, container_id, pod_uid};
 pub use files::{ColdFile, MappedFile, major_faults};
 pub use hog::{Hog, MemoryCgroup, logged_resident_bytes};
+pub use kills::{Doomed, Told, doomed, kill_fifty};
 pub use load::{Figures, Load, Policy, Work};
 pub use peer::{Network, Peer, Traffic};
 pub use record::{Record, Waits};
@@ -59,6 +61,11 @@ pub fn skip(reason: &str) {
 /// Whether no one else uses this machine, so that a test may take a part of it away from everybody.
 pub fn machine_is_own() -> bool {
     ["PODLENS_TEST_OWN_MACHINE", "PODLENS_TEST_FULL"].iter().any(|name| env::var_os(name).is_some())
+}
+
+/// Whether a test may take all memory of this machine: only where nothing is lost with what the kernel kills then.
+pub fn memory_is_own() -> bool {
+    env::var_os("PODLENS_TEST_OWN_MACHINE").is_some()
 }
 
 /// Whether this machine is emulated and so much slower than usual that a load of many short parts is most of all the
