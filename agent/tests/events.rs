@@ -332,16 +332,16 @@ fn fifty_kills_for_want_of_memory_within_seconds_are_fifty_records_and_the_kerne
     println!("the last kill was after {:?}", began.elapsed());
     for container in &containers {
         let found = collector.wait_for_logs(LIMIT, |bodies| {
-            let found = records(bodies, "container.id", &container.id());
-            assert!(found.len() <= container.records(), "{found:?}");
-            (found.len() == container.records()).then_some(found)
+            let found = records(bodies, "container.id", &container.fate.id());
+            assert!(found.len() <= container.fate.records(), "{found:?}");
+            (found.len() == container.fate.records()).then_some(found)
         });
         for (_, record) in &found {
             let named = (&record["eventName"], &record["severityText"]);
             assert_eq!(named, (&"podlens.process.oom_killed".into(), &"WARN".into()));
         }
         let told: Vec<Told> = found.into_iter().map(|(of, record)| Told { of, says: attributes(&record) }).collect();
-        container.assert_told(&told);
+        container.fate.assert_told(&told);
         container.assert_counts(&agent.metrics());
     }
     let [_, dropped, rejected] = wait_until_settled(&agent);

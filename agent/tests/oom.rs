@@ -11,8 +11,8 @@ use std::{
 };
 
 use common::{
-    Agent, Hog, MemoryCgroup, PATIENCE, TestCgroup, Told, container_id, doomed, kill_fifty, logged_resident_bytes,
-    memory_is_own, pod_uid, skip, wait_until,
+    Agent, Fate, Hog, MemoryCgroup, PATIENCE, TestCgroup, Told, container_id, doomed, kill_fifty,
+    logged_resident_bytes, memory_is_own, pod_uid, skip, wait_until,
 };
 use opentelemetry_proto::tonic::{
     collector::logs::v1::ExportLogsServiceRequest,
@@ -388,8 +388,19 @@ fn fifty_oom_kills_of_every_kind_at_once_are_each_told_and_counted_as_the_kernel
     kill_fifty(&containers);
     println!("the last kill was after {:?}", began.elapsed());
     for container in &containers {
-        container.assert_told(&receiver.of_container(&container.id(), container.records()));
+        container.fate.assert_told(&receiver.of_container(&container.fate.id(), container.fate.records()));
         container.assert_counts(&agent.metrics());
     }
+    // What the kernel has counted to the end adds nothing.
+    let fates: Vec<Fate> = containers.iter().map(|container| container.fate).collect();
+    drop(containers);
+    agent.wait_for_metrics("what the containers had at their end", |page| {
+        let living = fates.iter().map(|fate| page.all("podlens_memory_usage_bytes", &[("pod", &fate.pod())]));
+        let living: usize = living.map(|samples| samples.len()).sum();
+        if living > 0 {
+            return Err(format!("{living} live"));
+        }
+        fates.iter().try_for_each(|fate| fate.on(page))
+    });
     assert_eq!(untold(&agent), 0);
 }

@@ -33,13 +33,20 @@ enum Kind {
     Node,
 }
 
-/// A container that loses processes, and what is expected of it.
+/// A container that loses processes.
 #[derive(Debug)]
 pub struct Doomed {
-    number: u32,
-    kind: Kind,
+    pub fate: Fate,
+    // Before the container, so that it is removed first.
     inner: Option<MemoryCgroup>,
     container: MemoryCgroup,
+}
+
+/// What is expected of a container, be it there or removed.
+#[derive(Clone, Copy, Debug)]
+pub struct Fate {
+    number: u32,
+    kind: Kind,
 }
 
 /// A log record and its resource, by their attributes.
@@ -57,8 +64,8 @@ pub fn doomed() -> Option<Vec<Doomed>> {
 
 /// Has the kernel kill all that it is to, in all containers at once.
 pub fn kill_fifty(containers: &[Doomed]) {
-    let is_node_short = containers.iter().any(|doomed| doomed.kind == Kind::Node);
-    let _ballast = is_node_short.then(Ballast::take);
+    let is_node_short = containers.iter().any(|doomed| doomed.fate.kind == Kind::Node);
+    let _ballast = is_node_short.then(|| Ballast::leave(LEFT));
     thread::scope(|scope| {
         for doomed in containers {
             scope.spawn(move || (0..EACH).for_each(|turn| doomed.lose(turn)));
@@ -81,9 +88,45 @@ impl Doomed {
             Kind::Node => {}
         }
         let inner = (kind == Kind::Inside).then(|| container.child("inner"));
-        Some(Self { number, kind, inner, container })
+        Some(Self { fate: Fate { number, kind }, inner, container })
     }
 
+    fn lose(&self, turn: usize) {
+        let Fate { kind, .. } = self.fate;
+        let wanted = if kind == Kind::Node { 64 << 30 } else { WANTED };
+        if let Some(inner) = &self.inner {
+            inner.limit(if is_inner_turn(turn) { LIMIT } else { 1024 * MB });
+        }
+        let companions = if kind == Kind::Group { COMPANIONS } else { 0 };
+        let mut companions: Vec<Hog> = (0..companions).map(|_| Hog::start(self.eaters(), "companion")).collect();
+        Hog::start(self.eaters(), &self.fate.name(turn)).die(wanted);
+        companions.iter_mut().for_each(Hog::is_killed);
+    }
+
+    /// Where its processes are.
+    fn eaters(&self) -> &MemoryCgroup {
+        self.inner.as_ref().unwrap_or(&self.container)
+    }
+
+    /// Fails unless the kernel has counted all that was expected, and the page has that.
+    #[track_caller]
+    pub fn assert_counts(&self, page: &Page) {
+        let kernel = self.eaters().kills();
+        let processes = EACH as u64 * self.fate.at_once();
+        if self.fate.kind == Kind::Group {
+            // The kernel finds the first victim of a group once more, and may find any once more that is about to end; each time
+            // it counts.
+            assert!((processes..=2 * processes + EACH as u64).contains(&kernel), "{kernel} kills in {self:?}");
+            let groups = self.container.group_kills();
+            assert!(groups.is_none_or(|groups| groups == EACH as u64), "{groups:?} group kills in {self:?}");
+        } else {
+            assert_eq!(kernel, processes, "the kernel's count in {self:?}");
+        }
+        assert_eq!(self.fate.on(page), Ok(()));
+    }
+}
+
+impl Fate {
     /// How many records there are of it.
     pub fn records(&self) -> usize {
         EACH
@@ -94,20 +137,49 @@ impl Doomed {
         container_id(self.number)
     }
 
-    fn lose(&self, turn: usize) {
-        let wanted = if self.kind == Kind::Node { 64 << 30 } else { WANTED };
-        if let Some(inner) = &self.inner {
-            inner.limit(if is_inner_turn(turn) { LIMIT } else { 1024 * MB });
-        }
-        let companions = if self.kind == Kind::Group { COMPANIONS } else { 0 };
-        let mut companions: Vec<Hog> = (0..companions).map(|_| Hog::start(self.eaters(), "companion")).collect();
-        Hog::start(self.eaters(), &self.name(turn)).die(wanted);
-        companions.iter_mut().for_each(Hog::is_killed);
+    /// Its pod's uid.
+    pub fn pod(&self) -> String {
+        pod_uid(self.number)
     }
 
-    /// Where its processes are.
-    fn eaters(&self) -> &MemoryCgroup {
-        self.inner.as_ref().unwrap_or(&self.container)
+    /// Whether the page has its kills and no others.
+    pub fn on(&self, page: &Page) -> Result<(), String> {
+        let (uid, id) = (self.pod(), self.id());
+        let shown = short(&id);
+        for scope in ["container", "pod", "ancestor", "node", "other"] {
+            let labels = [("pod", &*uid), ("container", shown), ("scope", scope)];
+            let expected = if scope == self.scope() { EACH as u64 * self.at_once() } else { 0 };
+            let found = page.count("podlens_oom_kills_total", &labels);
+            if found != Some(expected) {
+                return Err(format!("{found:?} of scope {scope}, expected {expected}, in {self:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Fails unless these are the records of its kills, in their order and under its resource.
+    #[track_caller]
+    pub fn assert_told(&self, told: &[Told]) {
+        assert_eq!(told.len(), EACH, "{told:?}");
+        let (uid, id) = (self.pod(), self.id());
+        let resource = [("k8s.node.name", "test-node"), ("k8s.pod.uid", &uid), ("container.id", &id)];
+        let resource: BTreeMap<String, String> =
+            resource.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        for (turn, Told { of, says }) in told.iter().enumerate() {
+            assert_eq!(*of, resource);
+            let says = |key: &str| says.get(key).map(String::as_str);
+            assert_eq!(says("process.executable.name"), Some(&*self.name(turn)), "{self:?}: {told:?}");
+            assert_eq!(says("podlens.oom.scope"), Some(self.scope()), "turn {turn} of {self:?}: {told:?}");
+            assert_eq!(says("podlens.oom.processes"), Some(&*self.at_once().to_string()), "turn {turn} of {self:?}");
+            let limit = self.limit(turn).map(|bytes| bytes.to_string());
+            assert_eq!(says("podlens.oom.limit"), limit.as_deref(), "turn {turn} of {self:?}");
+            if self.kind != Kind::Node {
+                // Where nobody has memory, anybody may be the one to want some.
+                let whose = format!("{uid}/{}", short(&id));
+                assert_eq!(says("podlens.oom.trigger"), Some(&*whose), "turn {turn} of {self:?}");
+                assert_eq!(says("podlens.oom.trigger.process"), Some(&*self.name(turn)), "turn {turn} of {self:?}");
+            }
+        }
     }
 
     fn name(&self, turn: usize) -> String {
@@ -134,51 +206,11 @@ impl Doomed {
             _ => Some(LIMIT),
         }
     }
+}
 
-    /// Fails unless the page has the kernel's own counts.
-    #[track_caller]
-    pub fn assert_counts(&self, page: &Page) {
-        let kernel = self.eaters().kills();
-        let processes = EACH as u64 * self.at_once();
-        if self.kind == Kind::Group {
-            // The kernel may meet the first victim of a group once more, and then counts it twice.
-            assert!((processes..=processes + EACH as u64).contains(&kernel), "{kernel} kills in {self:?}");
-            let groups = self.container.group_kills();
-            assert!(groups.is_none_or(|groups| groups == EACH as u64), "{groups:?} group kills in {self:?}");
-        } else {
-            assert_eq!(kernel, processes, "the kernel's count in {self:?}");
-        }
-        for scope in ["container", "pod", "ancestor", "node", "other"] {
-            let labels = self.container.labels_and(&[("scope", scope)]);
-            let expected = if scope == self.scope() { processes } else { 0 };
-            assert_eq!(page.count("podlens_oom_kills_total", &labels), Some(expected), "{scope} in {self:?}");
-        }
-    }
-
-    /// Fails unless these are the records of its kills, in their order and under its resource.
-    #[track_caller]
-    pub fn assert_told(&self, told: &[Told]) {
-        assert_eq!(told.len(), EACH, "{told:?}");
-        let (uid, id) = (pod_uid(self.number), self.id());
-        let resource = [("k8s.node.name", "test-node"), ("k8s.pod.uid", &uid), ("container.id", &id)];
-        let resource: BTreeMap<String, String> =
-            resource.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        for (turn, Told { of, says }) in told.iter().enumerate() {
-            assert_eq!(*of, resource);
-            let says = |key: &str| says.get(key).map(String::as_str);
-            assert_eq!(says("process.executable.name"), Some(&*self.name(turn)), "{self:?}: {told:?}");
-            assert_eq!(says("podlens.oom.scope"), Some(self.scope()), "turn {turn} of {self:?}: {told:?}");
-            assert_eq!(says("podlens.oom.processes"), Some(&*self.at_once().to_string()), "turn {turn} of {self:?}");
-            let limit = self.limit(turn).map(|bytes| bytes.to_string());
-            assert_eq!(says("podlens.oom.limit"), limit.as_deref(), "turn {turn} of {self:?}");
-            if self.kind != Kind::Node {
-                // Where nobody has memory, anybody may be the one to want some.
-                let whose = format!("{uid}/{}", id.get(..12).expect("an id has 64 digits"));
-                assert_eq!(says("podlens.oom.trigger"), Some(&*whose), "turn {turn} of {self:?}");
-                assert_eq!(says("podlens.oom.trigger.process"), Some(&*self.name(turn)), "turn {turn} of {self:?}");
-            }
-        }
-    }
+/// What podlens shows of an id.
+fn short(id: &str) -> &str {
+    id.get(..12).expect("an id has 64 digits")
 }
 
 fn is_inner_turn(turn: usize) -> bool {
@@ -186,16 +218,18 @@ fn is_inner_turn(turn: usize) -> bool {
 }
 
 /// Most of the machine's memory, in a file that belongs to no process, so that nobody is killed for it.
-struct Ballast(#[expect(dead_code, reason = "it is there as long as it is open")] rustix::fd::OwnedFd);
+#[derive(Debug)]
+pub struct Ballast(#[expect(dead_code, reason = "it is there as long as it is open")] rustix::fd::OwnedFd);
 
 impl Ballast {
-    fn take() -> Self {
+    /// Takes all but so many bytes.
+    pub fn leave(left: u64) -> Self {
         let text = fs::read_to_string("/proc/meminfo").expect("there is /proc");
         let available = text.lines().find_map(|line| line.strip_prefix("MemAvailable:")?.trim().strip_suffix(" kB"));
         let available =
             available.and_then(|kilobytes| kilobytes.parse::<u64>().ok()).expect("the kernel tells it") << 10;
         let file = memfd_create("ballast", MemfdFlags::CLOEXEC).expect("there are files in memory");
-        let bytes = available.saturating_sub(LEFT);
+        let bytes = available.saturating_sub(left);
         if bytes > 0 {
             fallocate(&file, FallocateFlags::empty(), 0, bytes).expect("there is so much memory");
         }

@@ -5,7 +5,8 @@
 //!   no kill: a process that is about to end anyway, or another thread of one that was told.
 //! - Whoever finds no room below a limit counts an OOM in the limit's cgroup before anybody is killed for it. It may be that
 //!   nobody is: somebody else's end was enough. And for one OOM several processes may be killed, one after another.
-//! - In a group kill (memory.oom.group) the first victim may be met, killed and counted once more, without a mark.
+//! - In a group kill (memory.oom.group) all that are found are killed, the first victim once more among them; and one that ends
+//!   meanwhile may be found among those that end as well. Each time it is counted, but marked only once.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -144,9 +145,11 @@ impl Judge {
         let id_at = |at: usize| levels.get(at).map(|level| level.id);
         let group = before.map_or_else(|| group_at.and_then(id_at), |before| before.group);
         if let Some(counted) = levels.first().and_then(|own| self.counted.get_mut(&own.id))
-            && before.is_none()
+            && (before.is_none() || group.is_some())
         {
-            counted.again = u64::from(group.is_some());
+            // The first one twice, each of the others once.
+            let of_group = u64::from(group.is_some());
+            counted.again = of_group + if before.is_some() { counted.again } else { of_group };
         }
         self.last = Some(Last { at_ns, trigger: victim.trigger, group, limit: limit.and_then(id_at) });
         if let Some(counted) = limit.and_then(id_at).and_then(|id| self.counted.get_mut(&id)) {
@@ -398,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_is_killed_once_though_its_first_process_is_counted_twice() {
+    fn a_group_is_killed_once_though_its_first_process_is_counted_several_times() {
         let mut kernel = Kernel { together: Some(CONTAINER), ..Kernel::new() };
         let first = kernel.oom(POD).kill(100, 200);
         assert_eq!((first.scope, first.group, first.continues), (OomScope::Pod, true, false));
@@ -417,7 +420,23 @@ mod tests {
         let next = kernel.oom(CONTAINER).kill(110, 110);
         assert_eq!((next.scope, next.group, next.continues), (OomScope::Container, true, false));
         kernel.count();
-        assert_eq!(kernel.judge.untold(CONTAINER, kernel.kills[&CONTAINER]), 0, "the first one once more");
+        kernel.count();
+        assert_eq!(kernel.judge.untold(CONTAINER, kernel.kills[&CONTAINER]), 0, "the first one twice more");
+        kernel.count();
+        assert_eq!(kernel.judge.untold(CONTAINER, kernel.kills[&CONTAINER]), 1);
+    }
+
+    #[test]
+    fn each_process_of_a_group_may_be_counted_once_more_when_it_is_about_to_end() {
+        let mut kernel = Kernel { together: Some(CONTAINER), ..Kernel::new() };
+        kernel.oom(CONTAINER).kill(100, 100);
+        (101..104).for_each(|process| {
+            kernel.kill(process, 100);
+        });
+        for repeated in 0..5 {
+            kernel.count();
+            assert_eq!(kernel.judge.untold(CONTAINER, kernel.kills[&CONTAINER]), 0, "{repeated}");
+        }
         kernel.count();
         assert_eq!(kernel.judge.untold(CONTAINER, kernel.kills[&CONTAINER]), 1);
     }
