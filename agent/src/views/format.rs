@@ -43,7 +43,7 @@ pub(super) fn percent(part: u64, all: u64) -> String {
 }
 
 /// The upper bound of the bucket that holds the quantile.
-pub(super) fn quantile(of: &Histogram<'_>, quantile: f64) -> String {
+pub(super) fn quantile(of: Histogram<'_>, quantile: f64) -> String {
     let count = of.count();
     if count == 0 {
         return "-".to_owned();

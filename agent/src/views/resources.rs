@@ -47,7 +47,7 @@ pub(super) fn memory(text: &mut String, usages: &[(&Entity, Usage)], seconds: f6
             of_limit(usage.memory.unreclaimable),
             per_second(usage.stalled_ns, seconds),
             faults.count() as f64 / seconds,
-            quantile(&faults, 0.99),
+            quantile(faults, 0.99),
         );
     }
     more(text, rows.len());
@@ -84,8 +84,8 @@ pub(super) fn disks(text: &mut String, usages: &[(&Entity, Usage)], seconds: f64
                 text,
                 " {:>8.2} {:>8} {:>8}",
                 bytes as f64 / MIB / seconds,
-                quantile(&took, 0.5),
-                quantile(&took, 0.99)
+                quantile(took, 0.5),
+                quantile(took, 0.99)
             );
         }
         let _ = writeln!(text, " {:>7}", percent(in_queues, in_queues + in_devices));
