@@ -5,7 +5,10 @@ use std::collections::HashMap;
 use podlens_common::disk::{Operation, Part};
 
 use crate::{
-    collectors::{disk, memory, oom::metrics::OOM_KILLS, scheduler::metrics, stalls},
+    collectors::{
+        disk::metrics as disk, memory::metrics as memory, oom::metrics::OOM_KILLS, scheduler::metrics,
+        stalls::metrics as stalls,
+    },
     registry::{Sample, Snapshot, Value, snapshot::Culprit},
     signal::{Entity, Histogram, Metric},
 };
@@ -90,12 +93,12 @@ impl Usage {
                 }
             }
             Value::Integer(kills) if *metric == OOM_KILLS => apply(&mut self.oom_kills, kills),
-            Value::Integer(bytes) if *metric == disk::metrics::BYTES => {
+            Value::Integer(bytes) if *metric == disk::BYTES => {
                 if let Some(known) = self.disk_bytes.get_mut(sample.combination) {
                     apply(known, bytes);
                 }
             }
-            Value::Histogram(histogram) if *metric == stalls::metrics::STALLS => {
+            Value::Histogram(histogram) if *metric == stalls::STALLS => {
                 apply(&mut self.stalled_ns, histogram.sum_ns());
             }
             Value::Histogram(histogram) => {
@@ -113,10 +116,10 @@ impl Usage {
         if *metric == metrics::RUN_QUEUE_LATENCY {
             return Some(&mut self.waits);
         }
-        if *metric == stalls::metrics::FAULTS {
+        if *metric == stalls::FAULTS {
             return Some(&mut self.major_faults);
         }
-        if *metric != disk::metrics::LATENCY {
+        if *metric != disk::LATENCY {
             return None;
         }
         if combination % Part::COUNT == Part::Queue as usize {
@@ -129,9 +132,9 @@ impl Usage {
 impl Memory {
     fn enter(&mut self, metric: &Metric, sample: &Sample<'_>) {
         let place = match () {
-            () if *metric == memory::metrics::WORKING_SET => &mut self.working_set,
-            () if *metric == memory::metrics::UNRECLAIMABLE => &mut self.unreclaimable,
-            () if *metric == memory::metrics::LIMIT => &mut self.limit,
+            () if *metric == memory::WORKING_SET => &mut self.working_set,
+            () if *metric == memory::UNRECLAIMABLE => &mut self.unreclaimable,
+            () if *metric == memory::LIMIT => &mut self.limit,
             () => return,
         };
         if let Value::Integer(bytes) = sample.value {
