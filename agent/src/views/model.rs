@@ -131,11 +131,14 @@ impl Usage {
 
 impl Memory {
     fn enter(&mut self, metric: &Metric, sample: &Sample<'_>) {
-        let place = match () {
-            () if *metric == memory::WORKING_SET => &mut self.working_set,
-            () if *metric == memory::UNRECLAIMABLE => &mut self.unreclaimable,
-            () if *metric == memory::LIMIT => &mut self.limit,
-            () => return,
+        let place = if *metric == memory::WORKING_SET {
+            &mut self.working_set
+        } else if *metric == memory::UNRECLAIMABLE {
+            &mut self.unreclaimable
+        } else if *metric == memory::LIMIT {
+            &mut self.limit
+        } else {
+            return;
         };
         if let Value::Integer(bytes) = sample.value {
             *place = Some(bytes);
