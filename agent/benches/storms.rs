@@ -33,7 +33,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 /// Turns with and without the programs.
 const ROUNDS: usize = 100;
-/// For so long a load runs in a turn.
+/// For so long a load runs in a turn, and up to twice as long.
 const TURN: Duration = Duration::from_millis(40);
 /// The part of a turn that comes before and is not measured.
 const WARM: u64 = 8;
@@ -228,17 +228,13 @@ impl Load {
         line.trim().parse().with_context(|| format!("{}: it has ended", self.name))
     }
 
-    /// Finds how many operations fill a turn.
+    /// Finds how many operations fill a turn, within a factor of two.
     fn calibrate(&mut self) -> Result<()> {
-        let mut operations = 16;
-        loop {
-            let ns = self.run(operations)?;
-            if ns >= TURN.as_nanos() as f64 / 4.0 {
-                self.turn = (operations as f64 * TURN.as_nanos() as f64 / ns) as u64;
-                return Ok(());
-            }
-            operations *= 2;
+        self.turn = 16;
+        while self.run(self.turn)? < TURN.as_nanos() as f64 {
+            self.turn *= 2;
         }
+        Ok(())
     }
 
     fn take_turn(&mut self, with: bool) -> Result<()> {
@@ -246,9 +242,9 @@ impl Load {
         let ns = self.run(self.turn)? / self.turn as f64;
         let [without_ns, with_ns] = &mut self.found;
         if with {
-            with_ns.push(ns)
+            with_ns.push(ns);
         } else {
-            without_ns.push(ns)
+            without_ns.push(ns);
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Agent, TestCgroup, Told, Trees, container_id, doomed, kill_fifty, pod_uid, skip};
+use common::{Agent, Fate, TestCgroup, Told, Trees, container_id, doomed, kill_fifty, pod_uid, skip};
 use serde_json::{Value, json};
 use testkit::{
     components::Collector,
@@ -333,8 +333,8 @@ fn fifty_kills_for_want_of_memory_within_seconds_are_fifty_records_and_the_kerne
     for container in &containers {
         let found = collector.wait_for_logs(LIMIT, |bodies| {
             let found = records(bodies, "container.id", &container.fate.id());
-            assert!(found.len() <= container.fate.records(), "{found:?}");
-            (found.len() == container.fate.records()).then_some(found)
+            assert!(found.len() <= Fate::RECORDS, "{found:?}");
+            (found.len() == Fate::RECORDS).then_some(found)
         });
         for (_, record) in &found {
             let named = (&record["eventName"], &record["severityText"]);

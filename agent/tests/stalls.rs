@@ -16,7 +16,7 @@ use std::{
 
 use common::{
     Agent, Ballast, ColdFile, MappedFile, NullDisk, PATIENCE, Page, TestCgroup, assert_near, major_faults,
-    memory_is_own, skip, wait_until,
+    memory_is_own, run, skip, wait_until,
 };
 
 const STALLS: &str = "podlens_memory_stall_seconds";

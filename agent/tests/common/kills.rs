@@ -127,23 +127,21 @@ impl Doomed {
 }
 
 impl Fate {
-    /// How many records there are of it.
-    pub fn records(&self) -> usize {
-        EACH
-    }
+    /// How many records there are of each.
+    pub const RECORDS: usize = EACH;
 
     /// The container's id.
-    pub fn id(&self) -> String {
+    pub fn id(self) -> String {
         container_id(self.number)
     }
 
     /// Its pod's uid.
-    pub fn pod(&self) -> String {
+    pub fn pod(self) -> String {
         pod_uid(self.number)
     }
 
     /// Whether the page has its kills and no others.
-    pub fn on(&self, page: &Page) -> Result<(), String> {
+    pub fn on(self, page: &Page) -> Result<(), String> {
         let (uid, id) = (self.pod(), self.id());
         let shown = short(&id);
         for scope in ["container", "pod", "ancestor", "node", "other"] {
@@ -159,7 +157,7 @@ impl Fate {
 
     /// Fails unless these are the records of its kills, in their order and under its resource.
     #[track_caller]
-    pub fn assert_told(&self, told: &[Told]) {
+    pub fn assert_told(self, told: &[Told]) {
         assert_eq!(told.len(), EACH, "{told:?}");
         let (uid, id) = (self.pod(), self.id());
         let resource = [("k8s.node.name", "test-node"), ("k8s.pod.uid", &uid), ("container.id", &id)];
@@ -182,16 +180,16 @@ impl Fate {
         }
     }
 
-    fn name(&self, turn: usize) -> String {
+    fn name(self, turn: usize) -> String {
         format!("{}-{turn}", self.number)
     }
 
     /// How many processes end with one kill.
-    fn at_once(&self) -> u64 {
+    fn at_once(self) -> u64 {
         if self.kind == Kind::Group { COMPANIONS as u64 + 1 } else { 1 }
     }
 
-    fn scope(&self) -> &'static str {
+    fn scope(self) -> &'static str {
         match self.kind {
             Kind::OwnLimit | Kind::Inside | Kind::Group => "container",
             Kind::PodLimit => "pod",
@@ -199,7 +197,7 @@ impl Fate {
         }
     }
 
-    fn limit(&self, turn: usize) -> Option<u64> {
+    fn limit(self, turn: usize) -> Option<u64> {
         match self.kind {
             Kind::Inside if !is_inner_turn(turn) => Some(OUTER_LIMIT),
             Kind::Node => None,
