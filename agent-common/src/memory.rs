@@ -144,6 +144,8 @@ pub struct MemoryEnd {
     pub words: [u64; EndWord::COUNT],
     /// A bit for each of them that is known.
     pub known: u64,
+    /// The most that there ever was, in pages.
+    pub peak: u64,
 }
 
 /// Longest path in a [`MemoryEndAt`], in bytes, with the zero behind it.
@@ -161,5 +163,5 @@ pub struct MemoryEndAt {
 
 const _: () = assert!(size_of::<MemoryRecord>() == 106 * 8);
 const _: () = assert!(size_of::<EndWords>() == 32);
-const _: () = assert!(size_of::<MemoryEnd>() == 136);
-const _: () = assert!(size_of::<MemoryEndAt>() == 136 + END_PATH_BYTES);
+const _: () = assert!(size_of::<MemoryEnd>() == 144);
+const _: () = assert!(size_of::<MemoryEndAt>() == 144 + END_PATH_BYTES);

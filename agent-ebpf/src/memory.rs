@@ -354,6 +354,7 @@ fn fill_end(end: *mut MemoryEnd, memcg: u64, known: u32) {
             None => [0; EndWord::COUNT],
         };
         (*end).known = u64::from(known);
+        (*end).peak = word(memcg + number!("u64 mem_cgroup.memory.watermark"));
     }
 }
 

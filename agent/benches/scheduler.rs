@@ -6,13 +6,16 @@
 //! its maps happen to lie makes them faster or slower by more than what is looked for: so there are several generations,
 //! each with programs and processes started anew. As root, on a quiet machine.
 
+#[path = "common/mod.rs"]
+mod common;
+
 use std::{
     env,
     fs::{self, File},
     io::{self, PipeReader, PipeWriter, Read as _, Write as _},
     os::fd::AsFd as _,
     path::{Path, PathBuf},
-    process::{self, Child, Command},
+    process::{Child, Command},
     thread,
     time::{Duration, Instant},
 };
@@ -21,9 +24,10 @@ use anyhow::{Context as _, Result, bail};
 use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{MapData, ProgramArray},
-    programs::{BtfTracePoint, ProgramFd, loaded_programs},
+    programs::{BtfTracePoint, ProgramFd},
 };
-use podlens::{collectors, config::Config, kernel::cgroupfs::hierarchies::Hierarchies, pipeline::Pipeline};
+use common::{Below, join, median, on_itself, typical};
+use podlens::{collectors, config::Config, kernel::cgroupfs::hierarchies::Hierarchies};
 
 /// The fewest generations, and the most: where the machine is not quiet, more of them make up for it.
 const GENERATIONS: usize = 6;
@@ -160,13 +164,6 @@ fn imprecision(places: &[Place<'_>], figures: &[Vec<Figures>]) -> f64 {
     places.iter().zip(figures).map(of_budget).fold(0.0, f64::max)
 }
 
-/// The median, and its standard error, estimated from the middle half as if the values were normally distributed.
-fn typical(mut values: Vec<f64>) -> (f64, f64) {
-    values.sort_by(f64::total_cmp);
-    let at = |quarters: usize| values.get(values.len() * quarters / 4).copied().unwrap_or(f64::NAN);
-    (at(2), 1.253 * (at(3) - at(1)) / 1.349 / (values.len() as f64).sqrt())
-}
-
 /// The programs that are compared.
 struct Programs {
     ebpf: Ebpf,
@@ -282,15 +279,8 @@ fn hand_back() -> Result<()> {
 /// Puts this process on the first CPU, first in, first out: no other task comes between there, and a switch is accounted
 /// alike in each class.
 fn on_one_cpu() -> Result<()> {
-    let process = process::id().to_string();
-    for (command, arguments) in [("chrt", ["--fifo", "--pid", "1"]), ("taskset", ["--cpu-list", "--pid", "0"])] {
-        let output = Command::new(command).args(arguments).arg(&process).output();
-        let output = output.with_context(|| format!("cannot run {command}: `cargo xtask setup` installs it"))?;
-        if !output.status.success() {
-            bail!("{command} failed: {}", String::from_utf8_lossy(&output.stderr).trim());
-        }
-    }
-    Ok(())
+    on_itself("chrt", &["--fifo", "--pid", "1"])?;
+    on_itself("taskset", &["--cpu-list", "--pid", "0"])
 }
 
 /// The version 2 tree of cgroups.
@@ -302,61 +292,13 @@ fn v2_tree() -> Result<PathBuf> {
         .context("the benchmark needs a version 2 tree of cgroups")
 }
 
-/// Moves this process to a cgroup.
-fn join(cgroup: &Path) -> Result<()> {
-    fs::write(cgroup.join("cgroup.procs"), "0").with_context(|| format!("cannot join {}", cgroup.display()))
-}
-
-/// A cgroup of the version 2 tree, removed with the value.
-struct Below(PathBuf);
-
-impl Below {
-    fn make(tree: &Path, name: &str) -> Result<Self> {
-        let directory = tree.join(format!("podlens-bench-{}-{name}", process::id()));
-        fs::create_dir(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
-        Ok(Self(directory))
-    }
-}
-
-impl Drop for Below {
-    fn drop(&mut self) {
-        if let Some(tree) = self.0.parent() {
-            // This process may be in it. It stays only if another one is.
-            let _ = join(tree);
-            let _ = fs::remove_dir(&self.0);
-        }
-    }
-}
-
 /// Another handle of a program, so that its entity can be used meanwhile.
 fn fd(program: &BtfTracePoint) -> Result<ProgramFd> {
     Ok(program.fd()?.try_clone()?)
 }
 
-/// The one program of podlens that runs at a switch. What else it consists of is started, and ended again: it has no part
-/// in a switch, and the program keeps its maps.
+/// The one program of podlens that runs at a switch. Its others have no part in one.
 fn load_podlens() -> Result<BtfTracePoint> {
-    let switch_programs =
-        || loaded_programs().filter_map(Result::ok).filter(|info| info.name_as_str() == Some("sched_switch"));
-    let others: Vec<u32> = switch_programs().map(|info| info.id()).collect();
-    let _pipeline = start()?;
-    let ours =
-        switch_programs().find(|info| !others.contains(&info.id())).context("podlens has no program `sched_switch`")?;
-    // SAFETY: the program is podlens' own, which is of that type.
-    Ok(unsafe { BtfTracePoint::from_program_info(ours, "sched_switch".into()) }?)
-}
-
-fn start() -> Result<Pipeline> {
-    let mut config = Config::defaults(&collectors::switchable());
-    "bench".clone_into(&mut config.node);
-    let pipeline = Pipeline::start(&config)?;
-    if !pipeline.is_useful() {
-        bail!("podlens can measure nothing here: {:?}", pipeline.states());
-    }
-    Ok(pipeline)
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+    let ours = common::load_podlens()?.into_iter().find(|(tracepoint, _)| *tracepoint == TRACEPOINT);
+    Ok(ours.with_context(|| format!("podlens has no program on `{TRACEPOINT}`"))?.1)
 }

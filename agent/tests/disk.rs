@@ -17,7 +17,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Agent, Losses, Page, TestCgroup, assert_near, machine_is_own, machine_is_slow, pod_uid, skip};
+use common::{
+    Agent, Losses, NullDisk, Page, TestCgroup, assert_near, machine_is_own, machine_is_slow, pod_uid, run, skip,
+};
 
 const OPERATIONS: &str = "podlens_disk_operations_total";
 const BYTES: &str = "podlens_disk_bytes_total";
@@ -27,8 +29,7 @@ const LATENCY: &str = "podlens_disk_latency_seconds";
 const MIB: u64 = 1 << 20;
 /// Of the file that stands for a disk.
 const FILE_BYTES: u64 = 16 * MIB;
-/// Where the kernel lists disks in memory, and the one of the test.
-const NULL_DISKS: &str = "/sys/kernel/config/nullb";
+/// The disk in memory.
 const NULL_DISK: &str = "nullb0";
 
 fn start() -> Agent {
@@ -41,7 +42,8 @@ fn start() -> Agent {
 /// What requests go to.
 struct Disk {
     path: PathBuf,
-    is_null_disk: bool,
+    /// Where it is one.
+    null_disk: Option<NullDisk>,
 }
 
 impl Disk {
@@ -60,16 +62,11 @@ impl Disk {
     }
 
     fn null(settings: &[(&str, &str)]) -> Option<Self> {
-        load_null_disks()?;
-        let directory = Path::new(NULL_DISKS).join(NULL_DISK);
-        fs::create_dir(&directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
         // Requests complete in an interrupt, as those of a real disk.
         let usual =
             [("size", "64"), ("memory_backed", "1"), ("irqmode", "2"), ("completion_nsec", "100000"), ("discard", "1")];
-        for (name, value) in usual.iter().chain(settings).chain(&[("power", "1")]) {
-            fs::write(directory.join(name), value).unwrap_or_else(|error| panic!("{name} = {value}: {error}"));
-        }
-        Some(Self { path: Path::new("/dev").join(NULL_DISK), is_null_disk: true })
+        let disk = NullDisk::make(NULL_DISK, &[usual.as_slice(), settings].concat())?;
+        Some(Self { path: disk.path(), null_disk: Some(disk) })
     }
 
     fn file() -> Option<Self> {
@@ -85,7 +82,7 @@ impl Disk {
         file.write_all(&vec![7; usize::try_from(FILE_BYTES).unwrap()]).unwrap();
         file.sync_all().unwrap();
         run(&mut Command::new("sync"));
-        Some(Self { path, is_null_disk: false })
+        Some(Self { path, null_disk: None })
     }
 
     /// Reads so many blocks of so many bytes, one after another.
@@ -108,38 +105,10 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        if self.is_null_disk {
-            fs::remove_dir(Path::new(NULL_DISKS).join(NULL_DISK)).unwrap();
-        } else {
+        if self.null_disk.is_none() {
             fs::remove_file(&self.path).unwrap();
         }
     }
-}
-
-/// Loads the modules and mounts what tells them what to do; none where they are not at hand.
-fn load_null_disks() -> Option<()> {
-    if !Path::new(NULL_DISKS).exists() {
-        let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-        let modules = Path::new("/lib/modules").join(release.trim());
-        if !modules.join("null_blk.ko").exists() {
-            return None;
-        }
-        // Some kernels have one or the other built in.
-        for (name, options) in [("configfs.ko", None), ("mq-deadline.ko", None), ("null_blk.ko", Some("nr_devices=0"))]
-        {
-            let module = modules.join(name);
-            if module.exists() {
-                run(Command::new("insmod").arg(module).args(options));
-            }
-        }
-        run(Command::new("mount").args(["-t", "configfs", "configfs", "/sys/kernel/config"]));
-    }
-    Some(())
-}
-
-fn run(command: &mut Command) {
-    let status = command.status().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    assert!(status.success(), "{command:?}: {status}");
 }
 
 /// A shell in a cgroup that waits until it may ask its disk.

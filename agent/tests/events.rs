@@ -10,11 +10,10 @@ use std::{
     io::Write as _,
     process::{Child, Command, Stdio},
     sync::Arc,
-    thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use common::{Agent, Hog, MemoryCgroup, TestCgroup, Trees, container_id, pod_uid, skip};
+use common::{Agent, Fate, TestCgroup, Told, Trees, container_id, doomed, kill_fifty, pod_uid, skip};
 use serde_json::{Value, json};
 use testkit::{
     components::Collector,
@@ -324,74 +323,27 @@ fn nothing_is_noted_where_events_are_switched_off_or_nobody_takes_them() {
 
 #[test]
 fn fifty_kills_for_want_of_memory_within_seconds_are_fifty_records_and_the_kernels_own_count() {
-    const EACH: usize = 10;
-    const MB: u64 = 1 << 20;
     let collector = Collector::start();
     let agent =
         Agent::start(&[("PODLENS_OTLP_ENDPOINT", &collector.grpc_endpoint()), ("PODLENS_KUBERNETES_SOURCE", "none")]);
-    let numbers = 700..705;
-    let containers: Option<Vec<MemoryCgroup>> =
-        numbers.clone().map(|number| MemoryCgroup::container(&pod_uid(number), number)).collect();
-    let Some(containers) = containers else { return skip("this machine does not count memory by cgroup") };
-    // By the container's limit, by the pod's, and by that of a cgroup inside.
-    let child = containers[4].child("inner");
-    containers[..3].iter().for_each(|container| container.limit(24 * MB));
-    containers[3].limit_above(24 * MB);
-    child.limit(24 * MB);
-    let scopes = ["container", "container", "container", "pod", "container"];
-    let eaters = [&containers[0], &containers[1], &containers[2], &containers[3], &child];
-    let began = std::time::Instant::now();
-    thread::scope(|scope| {
-        for (number, cgroup) in numbers.clone().zip(eaters) {
-            scope.spawn(move || {
-                for turn in 0..EACH {
-                    Hog::start(cgroup, &format!("{number}-{turn}")).die(48 << 20);
-                }
-            });
-        }
-    });
-    println!("{} kills in {:?}", EACH * eaters.len(), began.elapsed());
-    for ((number, scope), eater) in numbers.zip(scopes).zip(eaters) {
-        assert_eq!(eater.kills(), EACH as u64, "the kernel's count in {number}");
-        let id = container_id(number);
+    let Some(containers) = doomed() else { return skip("this machine does not count memory by cgroup") };
+    let began = Instant::now();
+    kill_fifty(&containers);
+    println!("the last kill was after {:?}", began.elapsed());
+    for container in &containers {
         let found = collector.wait_for_logs(LIMIT, |bodies| {
-            let found = records(bodies, "container.id", &id);
-            assert!(found.len() <= EACH, "{found:?}");
-            (found.len() == EACH).then_some(found)
+            let found = records(bodies, "container.id", &container.fate.id());
+            assert!(found.len() <= Fate::RECORDS, "{found:?}");
+            (found.len() == Fate::RECORDS).then_some(found)
         });
-        let uid = pod_uid(number);
-        let whose = format!("{uid}/{}", &id[..12]);
-        for (turn, (resource, record)) in found.iter().enumerate() {
-            assert_eq!(
-                *resource,
-                text(&[("k8s.node.name", "test-node"), ("k8s.pod.uid", &uid), ("container.id", &id)])
-            );
-            assert_eq!(
-                (&record["eventName"], &record["severityText"]),
-                (&"podlens.process.oom_killed".into(), &"WARN".into())
-            );
-            let says = attributes(record);
-            for (key, value) in [
-                ("process.executable.name", format!("{number}-{turn}")),
-                ("podlens.oom.scope", scope.to_owned()),
-                ("podlens.oom.processes", "1".to_owned()),
-                ("podlens.oom.limit", (24 * MB).to_string()),
-                ("podlens.oom.trigger", whose.clone()),
-                ("podlens.oom.trigger.process", format!("{number}-{turn}")),
-            ] {
-                assert_eq!(says.get(key), Some(&value), "{key} in {says:?}");
-            }
+        for (_, record) in &found {
+            let named = (&record["eventName"], &record["severityText"]);
+            assert_eq!(named, (&"podlens.process.oom_killed".into(), &"WARN".into()));
         }
-        let page = agent.metrics();
-        for of in ["container", "pod", "ancestor", "node", "other"] {
-            let kills = page.count("podlens_oom_kills_total", &containers_labels(&uid, &id, of));
-            assert_eq!(kills, Some(if of == scope { EACH as u64 } else { 0 }), "{number} {of}");
-        }
+        let told: Vec<Told> = found.into_iter().map(|(of, record)| Told { of, says: attributes(&record) }).collect();
+        container.fate.assert_told(&told);
+        container.assert_counts(&agent.metrics());
     }
     let [_, dropped, rejected] = wait_until_settled(&agent);
     assert_eq!((dropped, rejected), (0, 0));
-}
-
-fn containers_labels<'a>(uid: &'a str, id: &'a str, scope: &'a str) -> [(&'a str, &'a str); 3] {
-    [("pod", uid), ("container", &id[..12]), ("scope", scope)]
 }

@@ -16,7 +16,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Agent, PATIENCE, Page, Sample, TestCgroup, Trees, container_id, pod_uid, skip};
+use common::{
+    Agent, NullDisk, PATIENCE, Page, Sample, TestCgroup, Trees, container_id, memory_is_own, pod_uid, run, skip,
+};
 
 const MEMORY: &str = "podlens_memory_bytes";
 const USAGE: &str = "podlens_memory_usage_bytes";
@@ -117,6 +119,11 @@ impl Group {
         self.memory.join(if self.is_v1 { v1 } else { v2 }).exists().then(|| self.number(v1, v2))
     }
 
+    /// The most that it ever had, where the kernel tells that.
+    fn peak(&self) -> Option<u64> {
+        self.number_if_there("memory.max_usage_in_bytes", "memory.peak")
+    }
+
     /// A line of memory.stat with all below; `v1`: what version 1 calls it.
     fn line(&self, v1: &str, v2: &str) -> Option<u64> {
         let key = if self.is_v1 { format!("total_{v1} ") } else { format!("{v2} ") };
@@ -152,6 +159,8 @@ impl Group {
         ] {
             told.push((MEMORY, ("type", of), some(self.line(v1, v2))));
         }
+        let swap = if self.is_v1 { self.line("swap", "-") } else { self.number_if_there("-", "memory.swap.current") };
+        told.push((MEMORY, ("type", "swap"), some(swap)));
         let usage = self.number("memory.usage_in_bytes", "memory.current");
         let inactive = self.line("inactive_file", "inactive_file").unwrap();
         let active = self.line("active_file", "active_file").unwrap();
@@ -159,7 +168,7 @@ impl Group {
         told.push((WORKING_SET, ("", ""), Some(usage - inactive)));
         let slab = self.line("-", "slab_reclaimable");
         told.push((UNRECLAIMABLE, ("", ""), slab.map(|slab| usage.saturating_sub(inactive + active + slab))));
-        if let Some(peak) = self.number_if_there("memory.max_usage_in_bytes", "memory.peak") {
+        if let Some(peak) = self.peak() {
             told.push((PEAK, ("", ""), Some(peak)));
         }
         let [faults, major] = ["pgfault", "pgmajfault"].map(|key| self.line(key, key).unwrap());
@@ -542,6 +551,7 @@ fn a_container_of_a_moment_is_counted_to_its_end() {
         let labels = group.labels();
         let labels: Vec<(&str, &str)> = labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let kernel = group.event("oom_kill").unwrap();
+        let peak = group.peak();
         // A flush by the kernel every 2 s: what this says can be less than there is, but not by the CPUs' own parts at the end.
         let faults = wait_for_faults(&group);
         let of_memory = group.memory.clone();
@@ -559,7 +569,10 @@ fn a_container_of_a_moment_is_counted_to_its_end() {
                 assert_eq!(told, Some(kernel), "{look}, memory last: {memory_last}");
                 let minor = value(&page, FAULTS, &[labels.as_slice(), &[("type", "minor")]].concat());
                 assert_eq!(minor, Some(faults), "{look}, memory last: {memory_last}");
+                let told = value(&page, PEAK, &labels);
+                assert!(peak.is_none_or(|peak| told == Some(peak)), "{look}: {told:?}, the file {peak:?}");
             }
+            assert_eq!(page.one(USAGE, &labels), None, "{look}: what is gone uses nothing");
             assert_eq!(page.one(LIMIT, &labels), None, "{look}: what is gone has no limit");
             if look == "at once" {
                 thread::sleep(Duration::from_millis(2500));
@@ -580,6 +593,57 @@ fn wait_for_faults(group: &Group) -> u64 {
         }
         last = now;
     }
+}
+
+/// A device to which pages go. Goes with the value, when nobody has pages there.
+struct Swap(NullDisk);
+
+impl Swap {
+    fn start() -> Option<Self> {
+        let disk = NullDisk::make("nullb1", &[("size", "256"), ("memory_backed", "1")])?;
+        run(Command::new("mkswap").arg(disk.path()).stdout(Stdio::null()));
+        run(Command::new("swapon").arg(disk.path()));
+        Some(Self(disk))
+    }
+}
+
+impl Drop for Swap {
+    fn drop(&mut self) {
+        run(Command::new("swapoff").arg(self.0.path()));
+    }
+}
+
+#[test]
+fn what_is_in_swap_and_compressed_is_told_as_the_kernels_files_tell_it() {
+    if !memory_is_own() {
+        return skip("swap would be that of all who use this machine");
+    }
+    let Some(_swap) = Swap::start() else { return skip("there is no module null_blk for a device to swap to") };
+    let [plain, compressed] =
+        [0x1b, 0x1c].map(|number| Group::container(number).expect("there is a memory controller"));
+    let agent = start();
+    let mut hogs = Vec::new();
+    let switch = Path::new("/sys/module/zswap/parameters/enabled");
+    for (group, zswap) in [(&plain, "N"), (&compressed, "Y")] {
+        let is_switched = fs::write(switch, zswap).is_ok();
+        println!("zswap {zswap}: {is_switched}");
+        group.set_limit(16 * MB);
+        let mut hog = Hog::start(group);
+        assert!(hog.tell("anon 40"), "there is room in swap");
+        hogs.push(hog);
+    }
+    let page = page_with(&agent, "what is in swap", |page| {
+        plain.agrees(page)?;
+        compressed.agrees(page)
+    });
+    let of = |group: &Group, kind| value(&page, MEMORY, &group.labels_and(&[("type", kind)])).unwrap_or(0);
+    for group in [&plain, &compressed] {
+        assert!(of(group, "swap") > 16 * MB, "{} in swap", of(group, "swap"));
+    }
+    assert_eq!(of(&plain, "zswap"), 0);
+    println!("{} compressed, the file has {:?}", of(&compressed, "zswap"), compressed.line("-", "zswap"));
+    let _ = fs::write(switch, "N");
+    drop(hogs);
 }
 
 #[test]

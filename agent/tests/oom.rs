@@ -6,13 +6,13 @@ mod common;
 
 use std::{
     collections::BTreeMap,
-    env,
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use common::{
-    Agent, Hog, MemoryCgroup, PATIENCE, TestCgroup, container_id, logged_resident_bytes, pod_uid, skip, wait_until,
+    Agent, Fate, Hog, MemoryCgroup, PATIENCE, TestCgroup, Told, container_id, doomed, kill_fifty,
+    logged_resident_bytes, memory_is_own, pod_uid, skip, wait_until,
 };
 use opentelemetry_proto::tonic::{
     collector::logs::v1::ExportLogsServiceRequest,
@@ -23,13 +23,6 @@ use testkit::http::{Reply, Server};
 
 const MB: u64 = 1 << 20;
 const NO_MEMORY: &str = "this machine does not count memory by cgroup";
-
-/// A log record and its resource, by their attributes.
-#[derive(Clone, Debug, Default)]
-struct Told {
-    of: BTreeMap<String, String>,
-    says: BTreeMap<String, String>,
-}
 
 /// A receiver of log records.
 struct Receiver {
@@ -64,11 +57,15 @@ impl Receiver {
     /// What is told of a container's kills, once there are so many; fails if there are more.
     #[track_caller]
     fn of(&self, number: u32, count: usize) -> Vec<Told> {
-        let id = container_id(number);
+        self.of_container(&container_id(number), count)
+    }
+
+    #[track_caller]
+    fn of_container(&self, id: &str, count: usize) -> Vec<Told> {
         wait_until("what is told", PATIENCE, || {
             let told = self.told.lock().unwrap();
             let found: Vec<Told> =
-                told.iter().filter(|told| told.of.get("container.id") == Some(&id)).cloned().collect();
+                told.iter().filter(|told| told.of.get("container.id").is_some_and(|of| of == id)).cloned().collect();
             assert!(found.len() <= count, "{found:?}");
             if found.len() == count { Ok(found) } else { Err(format!("{found:?}")) }
         })
@@ -369,7 +366,7 @@ fn an_oom_kill_whose_record_is_lost_counts_and_its_story_is_a_loss() {
 #[test]
 fn an_oom_kill_where_the_node_has_no_memory_left_is_by_nobodys_limit() {
     // This takes all memory of the machine.
-    if env::var_os("PODLENS_TEST_OWN_MACHINE").is_none() {
+    if !memory_is_own() {
         return skip("others use this machine");
     }
     let receiver = Receiver::start();
@@ -381,4 +378,30 @@ fn an_oom_kill_where_the_node_has_no_memory_left_is_by_nobodys_limit() {
     let told = &receiver.of(609, 1)[0];
     assert_says(told, &[("process.executable.name", "endless"), ("podlens.oom.scope", "node")]);
     assert_eq!(told.says.get("podlens.oom.limit"), None);
+}
+
+#[test]
+fn fifty_oom_kills_of_every_kind_at_once_are_each_told_and_counted_as_the_kernel_counts_them() {
+    let receiver = Receiver::start();
+    let agent = receiver.agent();
+    let Some(containers) = doomed() else { return skip(NO_MEMORY) };
+    let began = Instant::now();
+    kill_fifty(&containers);
+    println!("the last kill was after {:?}", began.elapsed());
+    for container in &containers {
+        container.fate.assert_told(&receiver.of_container(&container.fate.id(), Fate::RECORDS));
+        container.assert_counts(&agent.metrics());
+    }
+    // What the kernel has counted to the end adds nothing.
+    let fates: Vec<Fate> = containers.iter().map(|container| container.fate).collect();
+    drop(containers);
+    agent.wait_for_metrics("what the containers had at their end", |page| {
+        let living = fates.iter().map(|fate| page.all("podlens_memory_usage_bytes", &[("pod", &fate.pod())]));
+        let living: usize = living.map(|samples| samples.len()).sum();
+        if living > 0 {
+            return Err(format!("{living} live"));
+        }
+        fates.iter().try_for_each(|fate| fate.on(page))
+    });
+    assert_eq!(untold(&agent), 0);
 }

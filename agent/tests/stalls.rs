@@ -14,7 +14,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Agent, ColdFile, MappedFile, PATIENCE, Page, TestCgroup, assert_near, major_faults, skip, wait_until};
+use common::{
+    Agent, Ballast, ColdFile, MappedFile, NullDisk, PATIENCE, Page, TestCgroup, assert_near, major_faults,
+    memory_is_own, run, skip, wait_until,
+};
 
 const STALLS: &str = "podlens_memory_stall_seconds";
 const FAULTS: &str = "podlens_major_fault_seconds";
@@ -23,6 +26,8 @@ const MIB: u64 = 1 << 20;
 const MEMORY: &str = "/sys/fs/cgroup/memory";
 /// The tracepoint at the beginning of each reclaim for a cgroup.
 const RECLAIM: &str = "vmscan:mm_vmscan_memcg_reclaim_begin";
+/// The same where the node is short of memory.
+const NODES_RECLAIM: &str = "vmscan:mm_vmscan_direct_reclaim_begin";
 const FILE: &str = "PODLENS_TEST_TOUCHED_FILE";
 /// Pages of a file that are read often.
 const OFTEN_READ: usize = 2048;
@@ -240,6 +245,40 @@ fn a_group_above_memory_high_sleeps_for_as_long_as_the_kernel_says() {
     assert!(high.ns * 10 > all.ns * 8, "nearly all of it is sleep");
     assert_eq!(group.stalls(&page, "memcg_reclaim").count, reclaims);
     assert_near("all stalls", all.ns, pressure_ns, 2.0, BETWEEN_NS * all.count);
+}
+
+#[test]
+fn where_the_node_is_short_of_memory_its_reclaim_is_told_from_that_for_a_limit() {
+    if !memory_is_own() {
+        return skip("others use this machine's memory");
+    }
+    // Large and of nothing: what is read of it fills the page cache at once.
+    let Some(disk) = NullDisk::make("nullb1", &[("size", "8192")]) else {
+        return skip("there is no module null_blk for a disk that is larger than memory");
+    };
+    let agent = start();
+    let group = Limited::new();
+    hold_back_kswapd();
+    let _ballast = Ballast::leave(120 * MIB);
+    let read = format!("dd if={} of=/dev/null bs=1M count=3000", disk.path().display());
+    let reclaims = group.run_counted(&read, NODES_RECLAIM);
+    let page = agent.metrics();
+    println!("{reclaims} reclaims, {:?} in all", group.all_stalls(&page));
+    assert!(reclaims > 0, "the kernel's own thread was fast enough");
+    assert_eq!(group.stalls(&page, "direct_reclaim").count, reclaims);
+    for reason in ["memcg_reclaim", "memory_high"] {
+        assert_eq!(group.stalls(&page, reason), Lengths::NONE, "{reason}");
+    }
+}
+
+/// Lets the kernel's own thread for reclaim run only where nobody else wants the first CPU, so that others have to do its work.
+fn hold_back_kswapd() {
+    let name = |process: &Path| fs::read_to_string(process.join("comm")).is_ok_and(|name| name == "kswapd0\n");
+    let processes = fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path());
+    let kswapd = processes.into_iter().find(|process| name(process)).expect("there is one");
+    let id = kswapd.file_name().unwrap();
+    run(Command::new("chrt").args(["--idle", "--pid", "0"]).arg(id));
+    run(Command::new("taskset").args(["--cpu-list", "--pid", "0"]).arg(id));
 }
 
 /// Uses a file's pages as its input says, without any reading ahead: `touch N` touches so many in a mapping, far apart; `read N`

@@ -42,6 +42,12 @@ enum Benchmark {
         #[arg(long, default_value_t = 16)]
         rounds: u32,
     },
+    /// What page faults, reclaim for a limit and reads from a disk cost with podlens' programs, against without
+    Storms {
+        /// Turns with and without the programs
+        #[arg(long)]
+        rounds: Option<u32>,
+    },
     /// What the daemon itself costs with 250 pods: CPU, memory, sweep and scrape; 100 s for each build and round
     Daemon {
         /// The build to compare with: a static release binary, or a revision, which is built first
@@ -60,11 +66,9 @@ enum Benchmark {
 pub(crate) fn run(choice: &Choice) -> Result<ExitCode> {
     setup::run(Purpose::Test.with_its_base())?;
     let (name, arguments) = match &choice.benchmark {
-        Benchmark::Scheduler { rounds } => {
-            let rounds = rounds.map(|rounds| ["--rounds".into(), rounds.to_string().into()]);
-            ("scheduler", rounds.into_iter().flatten().collect())
-        }
-        Benchmark::Tcp { rounds } => ("tcp", vec!["--rounds".into(), rounds.to_string().into()]),
+        Benchmark::Scheduler { rounds } => ("scheduler", rounds_argument(*rounds)),
+        Benchmark::Tcp { rounds } => ("tcp", rounds_argument(Some(*rounds))),
+        Benchmark::Storms { rounds } => ("storms", rounds_argument(*rounds)),
         Benchmark::Daemon { against, rounds, interval } => {
             // The other build first: both are made in one place.
             let against = against.as_ref().map(other_build).transpose()?;
@@ -79,6 +83,10 @@ pub(crate) fn run(choice: &Choice) -> Result<ExitCode> {
     command.args(arguments).env("RUST_BACKTRACE", "0");
     let status = command.status().context("cannot run cargo")?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn rounds_argument(rounds: Option<u32>) -> Vec<OsString> {
+    rounds.map(|rounds| ["--rounds".into(), rounds.to_string().into()]).into_iter().flatten().collect()
 }
 
 fn daemon_arguments(binary: &Path, against: Option<&Path>, rounds: u32, interval: u64) -> Vec<OsString> {

@@ -200,13 +200,25 @@ impl Section {
 
     /// Adds to a row.
     pub(super) fn add(&mut self, row: u32, more: &Row) {
+        self.add_those(row, more, more.present);
+    }
+
+    /// Adds what is gone to a row of the present.
+    pub(super) fn add_retired(&mut self, row: u32, retired: &Row) {
+        let present = usize::try_from(row).ok().and_then(|row| self.present.get(row)).copied().unwrap_or(0);
+        let those = self.layout.beside(retired.present, present);
+        self.add_those(row, retired, those);
+    }
+
+    /// Adds those metrics of `more` that these bits stand for.
+    fn add_those(&mut self, row: u32, more: &Row, those: u64) {
         let Ok(row) = usize::try_from(row) else { return };
         let width = self.layout.width();
         if let (Some(cells), Some(present)) =
             (self.cells.get_mut(row * width..(row + 1) * width), self.present.get_mut(row))
         {
-            self.layout.add(cells, &more.cells, more.present);
-            *present |= more.present;
+            self.layout.add(cells, &more.cells, those);
+            *present |= those;
         }
     }
 

@@ -96,6 +96,9 @@ pub struct Metric {
     pub help: &'static str,
     /// The metric's own labels. It has a value for each combination of theirs.
     pub labels: &'static [Label],
+    /// A gauge that a cgroup leaves behind: of one that is gone the last value stays until it was exported. It is none that is
+    /// added up.
+    pub last_word: bool,
     /// A combination whose value is 0 makes no series: for labels with many values of which an entity meets few.
     pub sparse: bool,
     /// The metric that it splits by who caused it.
@@ -116,6 +119,7 @@ impl Metric {
         unit: Unit::Seconds,
         help: "",
         labels: &[],
+        last_word: false,
         sparse: false,
         split: None,
         source: "",

@@ -116,6 +116,17 @@ impl Layout {
         gauges.fold(0, |bits, column| bits | column.bit)
     }
 
+    /// The bits of the gauges that are kept when a cgroup is gone.
+    fn last_words(&self) -> u64 {
+        let kept = self.columns.iter().filter(|column| column.metric.last_word);
+        kept.fold(0, |bits, column| bits | column.bit)
+    }
+
+    /// Of what `retired` has, what counts beside values of the present: no last word where there is a word of the present.
+    pub(crate) fn beside(&self, retired: u64, present: u64) -> u64 {
+        retired & !(self.last_words() & present)
+    }
+
     /// Adds cells to others by each metric's own aggregation; what `present` lacks among the added is 0 there.
     pub(crate) fn add(&self, sum: &mut [u64], more: &[u64], present: u64) {
         for range in &self.sums {
@@ -247,9 +258,18 @@ impl Row {
         self.cells.fill(0);
     }
 
-    /// Takes the gauges out: a value of the present is nothing that a cgroup leaves behind.
+    /// Takes the gauges out: values of the present.
     pub fn remove_gauges(&mut self, layout: &Layout) {
-        self.present &= !layout.gauges();
+        self.remove(layout, layout.gauges());
+    }
+
+    /// Takes out all gauges but those that a cgroup leaves behind.
+    pub fn keep_last_words(&mut self, layout: &Layout) {
+        self.remove(layout, layout.gauges() & !layout.last_words());
+    }
+
+    fn remove(&mut self, layout: &Layout, bits: u64) {
+        self.present &= !bits;
         layout.keep_only(&mut self.cells, self.present);
     }
 
@@ -283,7 +303,8 @@ mod tests {
         labels: &[Label { name: "state", values: LabelValues::Fixed(&["on", "off"]) }],
         ..Metric::BASE
     };
-    static PEAK: Metric = Metric { name: "peak", kind: Kind::Gauge, aggregation: Aggregation::Max, ..Metric::BASE };
+    static PEAK: Metric =
+        Metric { name: "peak", kind: Kind::Gauge, aggregation: Aggregation::Max, last_word: true, ..Metric::BASE };
     static LIMIT: Metric = Metric { name: "limit", kind: Kind::Gauge, aggregation: Aggregation::Last, ..Metric::BASE };
     static LATENCY: Metric = Metric {
         name: "latency",
@@ -342,6 +363,23 @@ mod tests {
         check(&layout, &left, Some(5), None);
         left.add_row(&layout, &row(&layout, None, Some([0, 1])));
         check(&layout, &left, Some(5), Some([0, 1]));
+    }
+
+    #[test]
+    fn last_words_stay_where_other_gauges_go_and_count_only_where_the_present_has_none() {
+        let layout = Layout::new(&[&TASKS, &PEAK, &RUNS]);
+        let mut left = row(&layout, Some(5), Some([1, 2]));
+        left.add(&layout, &PEAK, 0, 9);
+        left.keep_last_words(&layout);
+        check(&layout, &left, Some(5), None);
+        let peak = |row: &Row| row.cells(layout.column(&PEAK).unwrap()).map(<[u64]>::to_vec);
+        assert_eq!(peak(&left), Some(vec![9]));
+        let mut present = layout.row();
+        assert_eq!(layout.beside(left.present, present.present), left.present);
+        present.add(&layout, &PEAK, 0, 4);
+        assert_eq!(layout.beside(left.present, present.present), layout.column(&RUNS).unwrap().bit);
+        left.remove_gauges(&layout);
+        assert_eq!(peak(&left), None);
     }
 
     #[test]

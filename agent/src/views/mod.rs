@@ -1,4 +1,6 @@
 //! Views for people. They read the same snapshots as the exporters.
 
+mod format;
 mod model;
+mod resources;
 pub mod table;

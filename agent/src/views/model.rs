@@ -2,19 +2,43 @@
 
 use std::collections::HashMap;
 
+use podlens_common::disk::{Operation, Part};
+
 use crate::{
-    collectors::{oom::metrics::OOM_KILLS, scheduler::metrics},
+    collectors::{
+        disk::metrics as disk, memory::metrics as memory, oom::metrics::OOM_KILLS, scheduler::metrics,
+        stalls::metrics as stalls,
+    },
     registry::{Sample, Snapshot, Value, snapshot::Culprit},
     signal::{Entity, Histogram, Metric},
 };
+
+/// A distribution and its sum.
+type Cells = [u64; Histogram::CELLS];
 
 /// What an entity did in the time between.
 #[derive(Clone, Debug)]
 pub(super) struct Usage {
     pub(super) cpu_ns: u64,
-    waits: [u64; Histogram::CELLS],
+    waits: Cells,
     pub(super) cause_ns: [u64; 6],
     pub(super) oom_kills: u64,
+    /// How long its tasks stalled for want of memory, for whichever reason.
+    pub(super) stalled_ns: u64,
+    major_faults: Cells,
+    /// Time of its requests in devices, by operation, and all operations' in queues.
+    devices: [Cells; Operation::COUNT],
+    queues: Cells,
+    pub(super) disk_bytes: [u64; Operation::COUNT],
+    pub(super) memory: Memory,
+}
+
+/// What an entity has at the end of the time; none where that is not known, or there is none.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Memory {
+    pub(super) working_set: Option<u64>,
+    pub(super) unreclaimable: Option<u64>,
+    pub(super) limit: Option<u64>,
 }
 
 /// What an entity waited for another.
@@ -27,11 +51,37 @@ pub(super) struct Delay<'a> {
 }
 
 impl Usage {
-    const NONE: Self = Self { cpu_ns: 0, waits: [0; Histogram::CELLS], cause_ns: [0; 6], oom_kills: 0 };
+    const NONE: Self = Self {
+        cpu_ns: 0,
+        waits: [0; Histogram::CELLS],
+        cause_ns: [0; 6],
+        oom_kills: 0,
+        stalled_ns: 0,
+        major_faults: [0; Histogram::CELLS],
+        devices: [[0; Histogram::CELLS]; Operation::COUNT],
+        queues: [0; Histogram::CELLS],
+        disk_bytes: [0; Operation::COUNT],
+        memory: Memory { working_set: None, unreclaimable: None, limit: None },
+    };
 
     /// Waits for a CPU.
     pub(super) fn waits(&self) -> Histogram<'_> {
         Histogram::new(&self.waits)
+    }
+
+    pub(super) fn major_faults(&self) -> Histogram<'_> {
+        Histogram::new(&self.major_faults)
+    }
+
+    /// Time of requests in devices.
+    pub(super) fn in_devices(&self, operation: Operation) -> Histogram<'_> {
+        self.devices.get(operation as usize).map_or(Histogram::new(&[0; Histogram::CELLS]), Histogram::new)
+    }
+
+    /// Time of requests in queues and devices.
+    pub(super) fn disk_ns(&self) -> (u64, u64) {
+        let in_devices = self.devices.iter().map(|cells| Histogram::new(cells).sum_ns()).sum();
+        (Histogram::new(&self.queues).sum_ns(), in_devices)
     }
 
     fn enter(&mut self, metric: &Metric, sample: &Sample<'_>, apply: impl Fn(&mut u64, u64)) {
@@ -43,11 +93,55 @@ impl Usage {
                 }
             }
             Value::Integer(kills) if *metric == OOM_KILLS => apply(&mut self.oom_kills, kills),
-            Value::Histogram(histogram) if *metric == metrics::RUN_QUEUE_LATENCY => {
-                let cells = histogram.buckets().iter().copied().chain([histogram.sum_ns()]);
-                self.waits.iter_mut().zip(cells).for_each(|(cell, amount)| apply(cell, amount));
+            Value::Integer(bytes) if *metric == disk::BYTES => {
+                if let Some(known) = self.disk_bytes.get_mut(sample.combination) {
+                    apply(known, bytes);
+                }
+            }
+            Value::Histogram(histogram) if *metric == stalls::STALLS => {
+                apply(&mut self.stalled_ns, histogram.sum_ns());
+            }
+            Value::Histogram(histogram) => {
+                if let Some(known) = self.distribution(metric, sample.combination) {
+                    let cells = histogram.buckets().iter().copied().chain([histogram.sum_ns()]);
+                    known.iter_mut().zip(cells).for_each(|(cell, amount)| apply(cell, amount));
+                }
             }
             _ => {}
+        }
+    }
+
+    /// Where a distribution is kept, if a view has it.
+    fn distribution(&mut self, metric: &Metric, combination: usize) -> Option<&mut Cells> {
+        if *metric == metrics::RUN_QUEUE_LATENCY {
+            return Some(&mut self.waits);
+        }
+        if *metric == stalls::FAULTS {
+            return Some(&mut self.major_faults);
+        }
+        if *metric != disk::LATENCY {
+            return None;
+        }
+        if combination % Part::COUNT == Part::Queue as usize {
+            return Some(&mut self.queues);
+        }
+        self.devices.get_mut(combination / Part::COUNT)
+    }
+}
+
+impl Memory {
+    fn enter(&mut self, metric: &Metric, sample: &Sample<'_>) {
+        let place = if *metric == memory::WORKING_SET {
+            &mut self.working_set
+        } else if *metric == memory::UNRECLAIMABLE {
+            &mut self.unreclaimable
+        } else if *metric == memory::LIMIT {
+            &mut self.limit
+        } else {
+            return;
+        };
+        if let Value::Integer(bytes) = sample.value {
+            *place = Some(bytes);
         }
     }
 }
@@ -61,6 +155,7 @@ pub(super) fn usages<'a>(before: &Snapshot, after: &'a Snapshot) -> Vec<(&'a Ent
             if let Some(state) = after.entity(sample.entity) {
                 let usage = usages.entry(&state.entity).or_insert(Usage::NONE);
                 usage.enter(family.metric(), &sample, |sum, amount| *sum += amount);
+                usage.memory.enter(family.metric(), &sample);
             }
         }
     }

@@ -1,19 +1,16 @@
-//! The terminal view: who was busy, who waited, and for whom, and who was killed for want of memory, between two snapshots.
+//! The terminal view: who was busy, who waited, and for whom, who has how much memory and stalls for more, who waits for disks, and
+//! who was killed for want of memory, between two snapshots.
 //!
 //! Pure: from two snapshots to text. `podlens snapshot` prints it.
 
 use std::fmt::Write as _;
 
-use super::model::{Delay, Usage, delays, usages};
-use crate::{
-    registry::Snapshot,
-    signal::{Entity, Histogram},
+use super::{
+    format::{NAME, ROWS, more, per_second, percent, quantile, shorten},
+    model::{Delay, Usage, delays, usages},
+    resources::{disks, memory},
 };
-
-/// Rows per part of the table.
-const ROWS: usize = 20;
-/// Width of a name; longer ones lose their middle.
-const NAME: usize = 46;
+use crate::{registry::Snapshot, signal::Entity};
 
 /// The whole view.
 #[must_use]
@@ -23,6 +20,8 @@ pub fn render(before: &Snapshot, after: &Snapshot, seconds: f64) -> String {
     let usages = usages(before, after);
     busiest(&mut text, &usages, seconds);
     delayed(&mut text, &delays(before, after), seconds);
+    memory(&mut text, &usages, seconds);
+    disks(&mut text, &usages, seconds);
     killed(&mut text, &usages);
     text
 }
@@ -93,62 +92,6 @@ fn killed(text: &mut String, usages: &[(&Entity, Usage)]) {
         let _ = writeln!(text, "{:NAME$} {kills}", shorten(&entity.to_string()));
     }
     more(text, rows.len());
-}
-
-fn more(text: &mut String, rows: usize) {
-    if rows > ROWS {
-        let _ = writeln!(text, "... and {} more: see --output prometheus", rows - ROWS);
-    }
-}
-
-fn shorten(name: &str) -> String {
-    let characters: Vec<char> = name.chars().map(|one| if one.is_control() { '?' } else { one }).collect();
-    if characters.len() <= NAME {
-        return characters.into_iter().collect();
-    }
-    let head = NAME / 3;
-    let tail = characters.len() - (NAME - head - 2);
-    let part = |range: &[char]| range.iter().collect::<String>();
-    format!(
-        "{}..{}",
-        part(characters.get(..head).unwrap_or_default()),
-        part(characters.get(tail..).unwrap_or_default())
-    )
-}
-
-fn per_second(ns: u64, seconds: f64) -> f64 {
-    ns as f64 / 1e9 / seconds
-}
-
-fn percent(part_ns: u64, all_ns: u64) -> String {
-    if all_ns == 0 { "-".to_owned() } else { format!("{:.0}%", part_ns as f64 * 100.0 / all_ns as f64) }
-}
-
-/// The upper bound of the bucket that holds the quantile.
-fn quantile(waits: Histogram<'_>, quantile: f64) -> String {
-    let count = waits.count();
-    if count == 0 {
-        return "-".to_owned();
-    }
-    let rank = (count as f64 * quantile).ceil();
-    let mut below = 0;
-    for (index, bucket) in waits.buckets().iter().enumerate() {
-        below += bucket;
-        if below as f64 >= rank {
-            return Histogram::upper_bound_exponent(index)
-                .map_or_else(|| "> 64 s".to_owned(), |power| duration(2f64.powi(power)));
-        }
-    }
-    "> 64 s".to_owned()
-}
-
-fn duration(seconds: f64) -> String {
-    match seconds {
-        _ if seconds >= 1.0 => format!("{seconds:.0} s"),
-        _ if seconds >= 1e-3 => format!("{:.0} ms", seconds * 1e3),
-        _ if seconds >= 1e-6 => format!("{:.0} us", seconds * 1e6),
-        _ => format!("{:.0} ns", seconds * 1e9),
-    }
 }
 
 #[cfg(test)]

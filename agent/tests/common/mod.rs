@@ -19,7 +19,9 @@ mod agent;
 mod cgroup;
 mod files;
 mod hog;
+mod kills;
 mod load;
+mod null_disk;
 mod peer;
 mod record;
 mod relay;
@@ -30,7 +32,9 @@ pub use agent::{Agent, podlens};
 pub use cgroup::{TestCgroup, Throttled, Trees, container_id, pod_uid};
 pub use files::{ColdFile, MappedFile, major_faults};
 pub use hog::{Hog, MemoryCgroup, logged_resident_bytes};
+pub use kills::{Ballast, Doomed, Fate, Told, doomed, kill_fifty};
 pub use load::{Figures, Load, Policy, Work};
+pub use null_disk::{NullDisk, run};
 pub use peer::{Network, Peer, Traffic, sockets_in};
 pub use record::{Record, Waits};
 pub use relay::{Relay, Tunnel, syn};
@@ -61,6 +65,11 @@ pub fn skip(reason: &str) {
 /// Whether no one else uses this machine, so that a test may take a part of it away from everybody.
 pub fn machine_is_own() -> bool {
     ["PODLENS_TEST_OWN_MACHINE", "PODLENS_TEST_FULL"].iter().any(|name| env::var_os(name).is_some())
+}
+
+/// Whether a test may take all memory of this machine: only where nothing is lost with what the kernel kills then.
+pub fn memory_is_own() -> bool {
+    env::var_os("PODLENS_TEST_OWN_MACHINE").is_some()
 }
 
 /// Whether this machine is emulated and so much slower than usual that a load of many short parts is most of all the

@@ -27,6 +27,11 @@ const CONFINED: &[Confined] = &[
         exceptions: &[
             Exception { file: "agent/build.rs", reason: "aya-build compiles the kernel programs" },
             Exception { file: "agent/benches/scheduler.rs", reason: "attaches an empty program to compare with" },
+            Exception { file: "agent/benches/storms.rs", reason: "attaches and detaches the programs in turn" },
+            Exception {
+                file: "agent/benches/common/mod.rs",
+                reason: "takes over the programs that podlens has loaded",
+            },
             Exception { file: "agent/tests/programs.rs", reason: "asks the kernel what its verifier went through" },
             Exception { file: "agent/tests/memory.rs", reason: "asks the kernel how long a program ran" },
             Exception { file: "agent/tests/common/statistics.rs", reason: "asks the kernel how long a program ran" },
@@ -37,7 +42,10 @@ const CONFINED: &[Confined] = &[
         is: |word| word == "unsafe",
         exceptions: &[
             Exception { file: "agent/build.rs", reason: "sets cargo's variables while it has one thread" },
-            Exception { file: "agent/benches/scheduler.rs", reason: "takes over a program that podlens has loaded" },
+            Exception {
+                file: "agent/benches/common/mod.rs",
+                reason: "takes over the programs that podlens has loaded",
+            },
             Exception { file: "agent/tests/common/files.rs", reason: "maps a file as only libc can" },
             Exception { file: "agent/tests/common/load.rs", reason: "makes threads and processes as only libc can" },
             Exception { file: "agent/tests/common/peer.rs", reason: "makes sockets as only libc can" },

@@ -64,6 +64,17 @@ impl Figures {
         }
     }
 
+    /// What is known by a cgroup's last words.
+    pub(super) fn of_end(end: &MemoryEnd, page_bytes: u64) -> Self {
+        let mut words = end.words.map(Some);
+        for (at, word) in words.iter_mut().enumerate() {
+            *word = word.filter(|_| end.known >> at & 1 == 1);
+        }
+        let (events, local_events) = (Some(end.events), Some(end.local_events));
+        let peak = Some(end.peak.saturating_mul(page_bytes));
+        Self { peak, events, local_events, words, ..Self::default() }
+    }
+
     /// What is known here, and where that is nothing what `other` knows. Limits are known together with the usage.
     pub(super) fn or(&self, other: &Self) -> Self {
         let mut both = *self;
@@ -128,17 +139,6 @@ impl Figures {
                 row.add_all(layout, &metrics::REFAULTS, &[anon, file]);
             }
         }
-    }
-}
-
-/// What is known by a cgroup's last words.
-impl From<&MemoryEnd> for Figures {
-    fn from(end: &MemoryEnd) -> Self {
-        let mut words = end.words.map(Some);
-        for (at, word) in words.iter_mut().enumerate() {
-            *word = word.filter(|_| end.known >> at & 1 == 1);
-        }
-        Self { events: Some(end.events), local_events: Some(end.local_events), words, ..Self::default() }
     }
 }
 
@@ -231,10 +231,11 @@ mod tests {
 
     #[test]
     fn last_words_tell_of_the_statistics_those_that_are_known() {
-        let end = MemoryEnd { words: [9, 2, 4, 3], known: 0b0011, events: [1; 6], ..MemoryEnd::default() };
-        let figures = Figures::from(&end);
+        let end = MemoryEnd { words: [9, 2, 4, 3], known: 0b0011, events: [1; 6], peak: 3, ..MemoryEnd::default() };
+        let figures = Figures::of_end(&end, 4096);
         assert_eq!(figures.words, [Some(9), Some(2), None, None]);
         assert_eq!(cells(&figures, Subtree::Own, &metrics::EVENTS), Some(vec![1; 6]));
-        assert_eq!(cells(&figures, Subtree::Own, &metrics::PEAK), None);
+        assert_eq!(cells(&figures, Subtree::Own, &metrics::PEAK), Some(vec![12_288]));
+        assert_eq!(cells(&figures, Subtree::Own, &metrics::USAGE), None);
     }
 }

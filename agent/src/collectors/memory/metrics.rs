@@ -53,8 +53,9 @@ pub static PEAK: Metric = Metric {
     name: "podlens_memory_peak_bytes",
     otlp_name: "podlens.memory.peak",
     aggregation: Aggregation::Max,
-    help: "The highest usage since the cgroup was made, or since somebody has reset it",
-    source: "page counter, at most 10 s ago; else memory.peak",
+    last_word: true,
+    help: "The highest usage since the cgroup was made, or since somebody has reset it; of a cgroup that is gone, the highest that it had, until it was exported",
+    source: "page counter, at most 10 s ago and at the removal; else memory.peak",
     must_equal: "memory.peak (version 1: memory.max_usage_in_bytes)",
     ..BYTES
 };

@@ -308,12 +308,12 @@ impl Collector for Memory {
         watched.take(self.walked, &self.layout, &mut self.found);
         let waits = watched.end.is_none() && self.programs.ends.is_some() && !self.is_keyed();
         if waits {
-            watched.row.remove_gauges(&self.layout);
+            watched.row.keep_last_words(&self.layout);
             self.leaving.insert(key, (Instant::now() + LAST_WORDS_WITHIN, watched));
             return None;
         }
         self.forget(key, &watched);
-        Some(watched.into_final(&self.layout))
+        Some(watched.into_final(&self.layout, self.machine.page_bytes))
     }
 
     fn late(&mut self) -> Vec<(CgroupKey, Row)> {
@@ -323,7 +323,7 @@ impl Collector for Memory {
         let mut rows = Vec::new();
         for (key, watched) in over {
             self.forget(key, &watched);
-            rows.push((key, watched.into_final(&self.layout)));
+            rows.push((key, watched.into_final(&self.layout, self.machine.page_bytes)));
         }
         rows
     }
@@ -354,12 +354,14 @@ impl Watched {
     }
 
     /// The final values: those of the last words, and where they say nothing the last ones.
-    fn into_final(mut self, layout: &Layout) -> Row {
+    fn into_final(mut self, layout: &Layout, page_bytes: u64) -> Row {
         let mut row = layout.row();
         if let Some(end) = &self.end {
-            Figures::from(end).book(&mut row, layout, self.subtree);
+            Figures::of_end(end, page_bytes).book(&mut row, layout, self.subtree);
+            self.row.remove_gauges(layout);
+        } else {
+            self.row.keep_last_words(layout);
         }
-        self.row.remove_gauges(layout);
         row.at_least(&self.row);
         row
     }

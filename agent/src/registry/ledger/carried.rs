@@ -29,7 +29,8 @@ pub(super) fn carry_on(
     layouts: &[&Layout],
     now: Instant,
 ) {
-    for one in forgotten {
+    for mut one in forgotten {
+        one.totals.iter_mut().zip(layouts).for_each(|(totals, layout)| totals.forget_last_words(layout));
         if let Some(series) = one.entry.gone.as_ref().map(|gone| gone.named.series()) {
             carry(carried, series, one, layouts);
         }

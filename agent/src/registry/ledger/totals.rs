@@ -47,8 +47,15 @@ impl Totals {
     pub(super) fn retire(&mut self, layout: &Layout, row: &Row) {
         let retired = self.retired.get_or_insert_with(|| Box::new(layout.row()));
         let mut row = row.clone();
-        row.remove_gauges(layout);
+        row.keep_last_words(layout);
         retired.add_row(layout, &row);
+    }
+
+    /// Drops what is kept only until it was exported.
+    pub(super) fn forget_last_words(&mut self, layout: &Layout) {
+        if let Some(retired) = &mut self.retired {
+            retired.remove_gauges(layout);
+        }
     }
 
     /// Takes in what another instance has used, of which nothing lives.

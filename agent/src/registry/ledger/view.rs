@@ -56,7 +56,7 @@ impl Ledger {
                 let retired = totals.and_then(|totals| totals.retired.as_ref());
                 let row = match (row, retired) {
                     (Some(row), Some(retired)) => {
-                        part.section.add(row, retired);
+                        part.section.add_retired(row, retired);
                         Some(row)
                     }
                     (None, Some(retired)) => Some(part.section.push(retired)),

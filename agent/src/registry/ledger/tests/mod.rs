@@ -17,7 +17,7 @@ use crate::{
     config::Units,
     export::prometheus::{Format, encode},
     registry::{Snapshot, Value, snapshot::Culprit},
-    signal::{Container, Kind, Metric, Split, Unit},
+    signal::{Aggregation, Container, Kind, Metric, Split, Unit},
 };
 
 static CPU: Metric = Metric { name: "cpu_seconds_total", otlp_name: "cpu", ..Metric::BASE };
@@ -511,4 +511,62 @@ fn a_thousand_connections_and_a_thousand_monitors_make_one_series_each_and_the_s
     });
     check_units("crio-conmon-*.scope", |number| format!("/system.slice/crio-conmon-{number:064x}.scope"));
     check_units("libpod-conmon-*.scope", |number| format!("/machine.slice/libpod-conmon-{number:064x}.scope"));
+}
+
+static PEAK: Metric = Metric {
+    name: "peak_bytes",
+    otlp_name: "peak",
+    kind: Kind::Gauge,
+    aggregation: Aggregation::Max,
+    unit: Unit::Bytes,
+    last_word: true,
+    ..Metric::BASE
+};
+
+#[test]
+fn the_last_word_of_who_is_gone_is_kept_until_it_was_exported_and_never_beside_a_living_one() {
+    let layout = Layout::new(&[&CPU, &PEAK]);
+    let definition = Definition { layout: Arc::new(layout.clone()), active: true };
+    let mut ledger = Ledger::new(vec![definition], Duration::from_mins(5));
+    let (names, now, since) = (Names::default(), Instant::now(), SystemTime::UNIX_EPOCH);
+    let unit = Entity::unit("/batch.service");
+    let row = |ns, peak| {
+        let mut row = layout.row();
+        row.add(&layout, &CPU, 0, ns);
+        row.add(&layout, &PEAK, 0, peak);
+        row
+    };
+    // One cgroup after another: what is gone, and what is there.
+    let mut sweep = |gone: Option<Row>, living: Option<Row>, seconds, is_exported| {
+        let now = now + Duration::from_secs(seconds);
+        ledger.begin(now, &names);
+        if let Some(row) = gone {
+            let id = ledger.entity(&unit.clone().into(), since);
+            ledger.retire(0, id, &row);
+        }
+        if let Some(row) = living {
+            let id = ledger.entity(&unit.clone().into(), since);
+            ledger.observe(0, id, &row);
+        }
+        ledger.finish(now, &names);
+        let snapshot = ledger.snapshot(since, "node".into(), &names);
+        if is_exported {
+            ledger.exported("test", snapshot.sequence, now);
+        }
+        let value = |metric: &'static Metric| {
+            let family = snapshot.families().find(|family| *family.metric() == *metric).unwrap();
+            let values: Vec<Value<'_>> = family.samples().map(|sample| sample.value).collect();
+            match values[..] {
+                [] => None,
+                [Value::Integer(number) | Value::Nanoseconds(number)] => Some(number),
+                _ => panic!("{values:?}"),
+            }
+        };
+        (value(&CPU), value(&PEAK))
+    };
+    assert_eq!(sweep(None, Some(row(5, 70)), 1, true), (Some(5), Some(70)));
+    assert_eq!(sweep(Some(row(6, 80)), None, 2, false), (Some(6), Some(80)), "its last word");
+    assert_eq!(sweep(Some(row(1, 30)), Some(row(2, 20)), 3, true), (Some(9), Some(20)), "the living one's alone");
+    assert_eq!(sweep(Some(row(3, 40)), None, 4, true), (Some(10), Some(80)), "the highest of those that are gone");
+    assert_eq!(sweep(None, None, 5, true), (None, None), "it was exported");
 }

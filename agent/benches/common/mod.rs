@@ -1,0 +1,92 @@
+//! What benchmarks of the kernel programs share: podlens loaded and ended again, so that its programs are there to be attached
+//! and nothing else of it runs, and the statistics of what was measured.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{self, Command},
+};
+
+use anyhow::{Context as _, Result, bail};
+use aya::programs::{BtfTracePoint, ProgramInfo, loaded_programs};
+use podlens::{collectors, config::Config, kernel::hooks::Hook, pipeline::Pipeline};
+
+/// What the kernel keeps of a program's name.
+const NAME_BYTES: usize = 15;
+
+/// The programs of podlens on tracepoints, by the names of those. They keep their maps.
+pub(crate) fn load_podlens() -> Result<Vec<(&'static str, BtfTracePoint)>> {
+    let ids = || loaded_programs().filter_map(Result::ok).map(|info| info.id());
+    let others: Vec<u32> = ids().collect();
+    let _pipeline = start()?;
+    let is_ours = |info: &ProgramInfo| !others.contains(&info.id());
+    let mut ours: Vec<ProgramInfo> = loaded_programs().filter_map(Result::ok).filter(is_ours).collect();
+    let mut programs = Vec::new();
+    for program in collectors::ALL.iter().flat_map(|spec| spec.programs()) {
+        let Hook::Tracepoint { name: tracepoint, .. } = program.hook else { continue };
+        let name = program.name.get(..NAME_BYTES).unwrap_or(program.name);
+        // One is missing where the kernel lacks its tracepoint, or nobody takes its events.
+        let Some(at) = ours.iter().position(|info| info.name_as_str() == Some(name)) else { continue };
+        let info = ours.swap_remove(at);
+        // SAFETY: the program is podlens' own, which is of that type.
+        programs.push((tracepoint, unsafe { BtfTracePoint::from_program_info(info, program.name.into()) }?));
+    }
+    Ok(programs)
+}
+
+fn start() -> Result<Pipeline> {
+    let mut config = Config::defaults(&collectors::switchable());
+    "bench".clone_into(&mut config.node);
+    let pipeline = Pipeline::start(&config)?;
+    if !pipeline.is_useful() {
+        bail!("podlens can measure nothing here: {:?}", pipeline.states());
+    }
+    Ok(pipeline)
+}
+
+/// Runs a command for this process: the command's arguments end with its id.
+pub(crate) fn on_itself(command: &str, arguments: &[&str]) -> Result<()> {
+    let output = Command::new(command).args(arguments).arg(process::id().to_string()).output();
+    let output = output.with_context(|| format!("cannot run {command}: `cargo xtask setup` installs it"))?;
+    if !output.status.success() {
+        bail!("{command} failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}
+
+/// A cgroup of a tree, removed with the value.
+pub(crate) struct Below(pub(crate) PathBuf);
+
+impl Below {
+    pub(crate) fn make(tree: &Path, name: &str) -> Result<Self> {
+        let directory = tree.join(format!("podlens-bench-{}-{name}", process::id()));
+        fs::create_dir(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
+        Ok(Self(directory))
+    }
+}
+
+impl Drop for Below {
+    fn drop(&mut self) {
+        if let Some(tree) = self.0.parent() {
+            // This process may be in it. It stays only if another one is.
+            let _ = join(tree);
+            let _ = fs::remove_dir(&self.0);
+        }
+    }
+}
+
+/// Moves this process to a cgroup.
+pub(crate) fn join(cgroup: &Path) -> Result<()> {
+    fs::write(cgroup.join("cgroup.procs"), "0").with_context(|| format!("cannot join {}", cgroup.display()))
+}
+
+/// The median, and its standard error, estimated from the middle half as if the values were normally distributed.
+pub(crate) fn typical(mut values: Vec<f64>) -> (f64, f64) {
+    values.sort_by(f64::total_cmp);
+    let at = |quarters: usize| values.get(values.len() * quarters / 4).copied().unwrap_or(f64::NAN);
+    (at(2), 1.253 * (at(3) - at(1)) / 1.349 / (values.len() as f64).sqrt())
+}
+
+pub(crate) fn median(values: Vec<f64>) -> f64 {
+    typical(values).0
+}

@@ -1,0 +1,434 @@
+//! What podlens' kernel programs cost where the kernel does nothing but serve memory or a disk: `cargo xtask bench storms`.
+//!
+//! Processes of their own make page faults, reclaim for their cgroup's limit, and read from a disk. What podlens adds is found in two
+//! ways. The programs that run meanwhile are attached and detached in turn, and each load runs for some hundredths of a second in
+//! each state: that is all there is to it, but other machines on the same host disturb it by more than what is looked for. And
+//! the kernel counts how often each program ran and for how long, and the same of an empty program on the same hook, so that what
+//! counting costs falls out: that is precise, and lacks what a program does to caches. As root, on a quiet machine. The daemon,
+//! which reads what the programs count, is measured by the benchmark `daemon`.
+
+#[path = "common/mod.rs"]
+mod common;
+
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    hint::black_box,
+    io::{self, BufRead as _, BufReader, Write as _},
+    os::unix::fs::{FileExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+    process::{self, Child, ChildStdin, ChildStdout, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use aya::{
+    Btf, EbpfLoader,
+    programs::{BtfTracePoint, loaded_programs, tp_btf::BtfTracePointLink},
+};
+use common::{Below, load_podlens, median, on_itself, typical};
+use podlens::{collectors, config::Config, kernel::cgroupfs::hierarchies::Hierarchies};
+use rustix::time::{ClockId, clock_gettime};
+
+/// Turns with and without the programs.
+const ROUNDS: usize = 100;
+/// For so long a load runs in a turn, and up to twice as long.
+const TURN: Duration = Duration::from_millis(40);
+/// The part of a turn that comes before and is not measured.
+const WARM: u64 = 8;
+/// A program that was detached shortly before keeps the kernel at work for a while.
+const SETTLED: Duration = Duration::from_millis(20);
+/// What podlens may add, in percent.
+const BUDGET_PERCENT: f64 = 1.0;
+/// What an empty program on a tracepoint costs: `cargo xtask bench scheduler` measures it.
+const HOOK_NS: f64 = 32.0;
+/// Turns in which the kernel counts runs.
+const COUNTED_TURNS: u64 = 8;
+/// The kernel takes back 32 pages at a time where a limit is reached.
+const BLOCK_BYTES: usize = 32 * PAGE_BYTES;
+const PAGE_BYTES: usize = 4096;
+/// Of a buffer whose pages are touched: beyond what allocators keep.
+const BUFFER_BYTES: usize = 64 << 20;
+/// Of the cgroup whose files do not fit, and of those.
+const LIMIT_BYTES: usize = 32 << 20;
+const FILE_BYTES: usize = 256 << 20;
+/// Of the disk.
+const DISK_BYTES: usize = 64 << 20;
+/// A program that runs in fewer of the operations has no part in them.
+const LEAST_RUNS: f64 = 0.01;
+static PROGRAMS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench-bpf"));
+/// Set for a process that makes a load: which, and of which file.
+const LOAD: &str = "PODLENS_BENCH_LOAD";
+
+#[derive(clap::Parser)]
+struct Arguments {
+    /// Turns with and without the programs
+    #[arg(long, default_value_t = ROUNDS)]
+    rounds: usize,
+}
+
+fn main() -> Result<()> {
+    if let Some(load) = env::var_os(LOAD) {
+        return serve(load.to_str().context("a load's name is UTF-8")?);
+    }
+    let Arguments { rounds } = clap::Parser::parse();
+    ensure_small_pages()?;
+    on_itself("taskset", &["--cpu-list", "--pid", "0"])?;
+    let directory = tempfile::tempdir().context("cannot make a directory")?;
+    let hole = sparse_file(directory.path())?;
+    let disk = Loop::in_memory()?;
+    let real = directory.path().join("disk");
+    write_file(&real)?;
+    let mut loads = vec![
+        Load::start("a minor page fault", "faults", Path::new(""), None)?,
+        Load::start("128 kB of a file above the cgroup's limit", "reclaim", &hole, Some(LIMIT_BYTES))?,
+        Load::start("a direct read of 4 kB from a loop device in memory", "read", &disk.path, None)?,
+        Load::start("a direct read of 4 kB from the disk", "read", &real, None)?,
+    ];
+    let mut programs = load_podlens()?;
+    for load in &mut loads {
+        load.calibrate()?;
+    }
+    count_runs(&mut programs, &mut loads)?;
+    programs.retain(|(tracepoint, _)| loads.iter().any(|load| load.runs.contains_key(tracepoint)));
+    for round in 0..rounds {
+        // Each comes first equally often.
+        for with in [round % 2 == 0, round % 2 != 0] {
+            let _attached = if with { attach(&mut programs)? } else { Vec::new() };
+            thread::sleep(SETTLED);
+            for load in &mut loads {
+                load.take_turn(with)?;
+            }
+        }
+    }
+    let failures: Vec<String> = loads.iter().filter_map(Load::report).collect();
+    if !failures.is_empty() {
+        bail!("over budget: {}", failures.join("; "));
+    }
+    Ok(())
+}
+
+/// Finds how often each program runs in each load, and for how much longer than an empty one.
+fn count_runs(programs: &mut [(&'static str, BtfTracePoint)], loads: &mut [Load]) -> Result<()> {
+    let btf = Btf::from_sys_fs()?;
+    let mut empty = Vec::new();
+    for (tracepoint, _) in &*programs {
+        let mut object = EbpfLoader::new().btf(Some(&btf)).load(PROGRAMS)?;
+        let program: &mut BtfTracePoint = object.program_mut("empty").context("no program `empty`")?.try_into()?;
+        program.load(tracepoint, &btf)?;
+        program.attach()?;
+        empty.push((program.info()?.id(), object));
+    }
+    let _attached = attach(programs)?;
+    let _statistics = aya::sys::enable_stats(aya::sys::Stats::RunTime)?;
+    for load in loads {
+        let before: Vec<[Runs; 2]> = pairs(programs, &empty)?;
+        for _ in 0..COUNTED_TURNS {
+            load.run(load.turn)?;
+        }
+        let operations = (COUNTED_TURNS * load.turn) as f64;
+        for (((tracepoint, _), before), after) in programs.iter().zip(before).zip(pairs(programs, &empty)?) {
+            let [(runs, ns), (empty_runs, empty_ns)] = [0, 1].map(|at| {
+                before.get(at).zip(after.get(at)).map_or((0, 0), |(one, two)| (two.0 - one.0, two.1 - one.1))
+            });
+            let each = runs as f64 / operations;
+            if each > LEAST_RUNS && empty_runs > 0 {
+                let more_ns = ns as f64 / runs as f64 - empty_ns as f64 / empty_runs as f64;
+                load.runs.insert(tracepoint, (each, more_ns));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// How often a program ran, and for how many nanoseconds.
+type Runs = (u64, u64);
+
+/// Runs of each of podlens' programs, and of the empty one beside it.
+fn pairs(programs: &[(&str, BtfTracePoint)], empty: &[(u32, aya::Ebpf)]) -> Result<Vec<[Runs; 2]>> {
+    let all: BTreeMap<u32, Runs> = loaded_programs()
+        .filter_map(Result::ok)
+        .map(|info| (info.id(), (info.run_count(), u64::try_from(info.run_time().as_nanos()).unwrap_or(u64::MAX))))
+        .collect();
+    let of = |id: u32| all.get(&id).copied().context("it is loaded");
+    programs.iter().zip(empty).map(|((_, program), (empty, _))| Ok([of(program.info()?.id())?, of(*empty)?])).collect()
+}
+
+fn attach(programs: &mut [(&str, BtfTracePoint)]) -> Result<Vec<BtfTracePointLink>> {
+    let one = |(_, program): &mut (&str, BtfTracePoint)| {
+        let link = program.attach()?;
+        Ok(program.take_link(link)?)
+    };
+    programs.iter_mut().map(one).collect()
+}
+
+/// A process that makes a load, in a cgroup of its own.
+struct Load {
+    name: &'static str,
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+    /// Operations in a turn.
+    turn: u64,
+    /// Nanoseconds an operation, without and with the programs.
+    found: [Vec<f64>; 2],
+    /// By the tracepoints of programs that run: how often in an operation, and for how many nanoseconds more than an empty one.
+    runs: BTreeMap<&'static str, (f64, f64)>,
+    // They go when the process has ended.
+    _cgroups: Vec<Below>,
+}
+
+impl Load {
+    fn start(name: &'static str, load: &str, file: &Path, limit: Option<usize>) -> Result<Self> {
+        let (hierarchies, mut cgroups) = (hierarchies()?, Vec::new());
+        for controller in ["cpu", "memory", "io", "blkio"] {
+            let Some(tree) = hierarchies.of(controller) else { continue };
+            if !cgroups.iter().any(|known: &Below| known.0.parent() == Some(&tree.root)) {
+                cgroups.push(Below::make(&tree.root, &format!("{load}-{}", cgroup_number()))?);
+            }
+        }
+        let memory = hierarchies.of("memory").context("this machine does not count memory by cgroup")?;
+        if let Some(limit) = limit {
+            let mut of_memory = cgroups.iter().filter(|cgroup| cgroup.0.parent() == Some(&memory.root));
+            let file = if memory.number == 0 { "memory.max" } else { "memory.limit_in_bytes" };
+            let file = of_memory.next().context("it has a cgroup in each tree")?.0.join(file);
+            fs::write(&file, limit.to_string()).with_context(|| format!("cannot write {}", file.display()))?;
+        }
+        let itself = env::current_exe().context("cannot tell where this program is")?;
+        let mut child = Command::new(itself)
+            .env(LOAD, format!("{load}:{}", file.display()))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot start a process")?;
+        for cgroup in &cgroups {
+            let procs = cgroup.0.join("cgroup.procs");
+            fs::write(&procs, child.id().to_string()).with_context(|| format!("cannot write {}", procs.display()))?;
+        }
+        let input = child.stdin.take().context("its input is a pipe")?;
+        let output = BufReader::new(child.stdout.take().context("its output is a pipe")?);
+        Ok(Self {
+            name,
+            child,
+            input,
+            output,
+            turn: 0,
+            found: Default::default(),
+            runs: BTreeMap::new(),
+            _cgroups: cgroups,
+        })
+    }
+
+    /// Nanoseconds that so many operations took.
+    fn run(&mut self, operations: u64) -> Result<f64> {
+        writeln!(self.input, "{operations}")?;
+        let mut line = String::new();
+        self.output.read_line(&mut line)?;
+        line.trim().parse().with_context(|| format!("{}: it has ended", self.name))
+    }
+
+    /// Finds how many operations fill a turn, within a factor of two.
+    fn calibrate(&mut self) -> Result<()> {
+        self.turn = 16;
+        while self.run(self.turn)? < TURN.as_nanos() as f64 {
+            self.turn *= 2;
+        }
+        Ok(())
+    }
+
+    fn take_turn(&mut self, with: bool) -> Result<()> {
+        self.run(self.turn / WARM)?;
+        let ns = self.run(self.turn)? / self.turn as f64;
+        let [without_ns, with_ns] = &mut self.found;
+        if with {
+            with_ns.push(ns);
+        } else {
+            without_ns.push(ns);
+        }
+        Ok(())
+    }
+
+    /// Says what was found; what is over budget, if something is.
+    fn report(&self) -> Option<String> {
+        let [without_ns, with_ns] = &self.found;
+        let percent = without_ns.iter().zip(with_ns).map(|(without, with)| (with / without - 1.0) * 100.0);
+        let (percent, error) = typical(percent.collect());
+        let without_ns = median(without_ns.clone());
+        println!("{}:", self.name);
+        println!("  {without_ns:8.0} ns without podlens, {:8.0} with it", median(with_ns.clone()));
+        println!("  {percent:+8.2} % in turn, standard error {error:.2}");
+        let mut added_ns = 0.0;
+        for (tracepoint, (runs, more_ns)) in &self.runs {
+            println!("    {tracepoint:32} {runs:6.3} runs, each {more_ns:4.0} ns over an empty program");
+            added_ns += runs * (more_ns + HOOK_NS);
+        }
+        let counted = added_ns / without_ns * 100.0;
+        println!("  {counted:+8.2} % counted, {HOOK_NS} ns for each hook included; budget {BUDGET_PERCENT} %");
+        let is_over = counted > BUDGET_PERCENT || percent - 2.0 * error > BUDGET_PERCENT;
+        is_over.then(|| format!("{}: {counted:.2} % counted, {percent:.2} % in turn", self.name))
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        // One that is gone already needs no end.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A process that makes a load: as many operations as each line says, then how many nanoseconds they took.
+fn serve(load: &str) -> Result<()> {
+    let (load, file) = load.split_once(':').context("a load has a file")?;
+    let mut operation: Box<dyn FnMut(u64) -> Result<()>> = match load {
+        "faults" => Box::new(faults),
+        "reclaim" => Box::new(reads_of_file(Path::new(file))?),
+        _ => Box::new(reads_of_disk(Path::new(file))?),
+    };
+    // A read waits, and now and then for what others do; all else is this thread's own work.
+    let waits = load == "read";
+    for line in io::stdin().lines() {
+        let operations: u64 = line?.parse()?;
+        let ns = if waits {
+            let mut each = Vec::new();
+            for _ in 0..operations {
+                let began = Instant::now();
+                operation(1)?;
+                each.push(began.elapsed().as_nanos() as f64);
+            }
+            median(each) * operations as f64
+        } else {
+            let began_ns = thread_ns();
+            operation(operations)?;
+            (thread_ns() - began_ns) as f64
+        };
+        println!("{ns}");
+    }
+    Ok(())
+}
+
+/// CPU time of this thread.
+fn thread_ns() -> u64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    u64::try_from(i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec)).unwrap_or(0)
+}
+
+/// Touches so many pages of memory that nobody has touched.
+#[expect(clippy::unnecessary_wraps, reason = "as the other loads")]
+fn faults(mut pages: u64) -> Result<()> {
+    while pages > 0 {
+        // The system's, untouched.
+        let mut buffer = vec![0_u8; BUFFER_BYTES];
+        for page in buffer.chunks_mut(PAGE_BYTES) {
+            if pages == 0 {
+                break;
+            }
+            pages -= 1;
+            if let Some(byte) = black_box(page).first_mut() {
+                *byte = 1;
+            }
+        }
+        drop(black_box(buffer));
+    }
+    Ok(())
+}
+
+/// Reads a file that does not fit into memory, of which nothing is on a disk.
+fn reads_of_file(path: &Path) -> Result<impl FnMut(u64) -> Result<()>> {
+    let file = fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    let (mut block, mut at) = (vec![0; BLOCK_BYTES], 0);
+    Ok(move |blocks| {
+        for _ in 0..blocks {
+            file.read_exact_at(&mut block, at)?;
+            at = (at + BLOCK_BYTES as u64) % FILE_BYTES as u64;
+        }
+        Ok(())
+    })
+}
+
+/// Reads pages from a disk at random, past the page cache.
+fn reads_of_disk(path: &Path) -> Result<impl FnMut(u64) -> Result<()>> {
+    let file = fs::OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path);
+    let file = file.with_context(|| format!("cannot open {}", path.display()))?;
+    // The kernel wants the address of a direct read to be a multiple of a block.
+    let mut memory = vec![0; 2 * PAGE_BYTES];
+    let mut random: u64 = 0x9e37_79b9_7f4a_7c15;
+    Ok(move |reads| {
+        let begin = memory.as_ptr().align_offset(PAGE_BYTES);
+        let page = memory.get_mut(begin..begin + PAGE_BYTES).context("it has two pages")?;
+        for _ in 0..reads {
+            // Marsaglia's xorshift.
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            let place = random % (DISK_BYTES / PAGE_BYTES) as u64;
+            file.read_exact_at(page, place * PAGE_BYTES as u64)?;
+        }
+        Ok(())
+    })
+}
+
+/// A file of holes.
+fn sparse_file(directory: &Path) -> Result<PathBuf> {
+    let path = directory.join("hole");
+    let file = fs::File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+    file.set_len(FILE_BYTES as u64)?;
+    Ok(path)
+}
+
+fn write_file(path: &Path) -> Result<()> {
+    let file = fs::File::create(path).with_context(|| format!("cannot make {}", path.display()))?;
+    file.write_all_at(&vec![7; DISK_BYTES], 0).with_context(|| format!("cannot write {}", path.display()))?;
+    file.sync_all()?;
+    Ok(())
+}
+
+/// A loop device whose file is in memory; it goes with the value.
+struct Loop {
+    path: PathBuf,
+    file: PathBuf,
+}
+
+impl Loop {
+    fn in_memory() -> Result<Self> {
+        let file = Path::new("/dev/shm").join(format!("podlens-bench-{}", process::id()));
+        write_file(&file)?;
+        let mut command = Command::new("losetup");
+        let output = command.args(["--find", "--show"]).arg(&file).output().context("cannot run losetup")?;
+        let path = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+        // Removed with the value in any case.
+        let device = Self { path, file };
+        ensure!(output.status.success(), "losetup failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+        Ok(device)
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        // What cannot be removed stays, and the next run does not mind.
+        let _ = Command::new("losetup").arg("--detach").arg(&self.path).status();
+        let _ = fs::remove_file(&self.file);
+    }
+}
+
+fn hierarchies() -> Result<Hierarchies> {
+    Ok(Hierarchies::find(&Config::defaults(&collectors::switchable()).cgroup_root)?)
+}
+
+/// Tells the cgroups of loads apart.
+fn cgroup_number() -> u32 {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// One fault of 2 MB in place of 512 is another benchmark.
+fn ensure_small_pages() -> Result<()> {
+    let enabled = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").unwrap_or_default();
+    ensure!(
+        !enabled.contains("[always]"),
+        "huge pages are always used here: write `madvise` to /sys/kernel/mm/transparent_hugepage/enabled"
+    );
+    Ok(())
+}

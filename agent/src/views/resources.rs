@@ -1,0 +1,159 @@
+//! The parts of the terminal view about memory and disks. Pure.
+
+use std::{cmp::Reverse, fmt::Write as _};
+
+use podlens_common::disk::Operation;
+
+use super::{
+    format::{NAME, ROWS, more, per_second, percent, quantile, shorten},
+    model::Usage,
+};
+use crate::signal::Entity;
+
+const MIB: f64 = (1 << 20) as f64;
+
+/// Who has how much memory: who stalls for more first, then who has most.
+pub(super) fn memory(text: &mut String, usages: &[(&Entity, Usage)], seconds: f64) {
+    let mut rows: Vec<(&Entity, &Usage, u64)> = usages
+        .iter()
+        .filter_map(|(entity, usage)| Some((*entity, usage, usage.memory.working_set?)))
+        .filter(|(_, usage, bytes)| *bytes > 0 || usage.stalled_ns > 0)
+        .collect();
+    if rows.is_empty() {
+        return;
+    }
+    rows.sort_by_key(|(entity, usage, bytes)| (Reverse((usage.stalled_ns, *bytes)), *entity));
+    let _ = writeln!(
+        text,
+        "\n{:NAME$} {:>8} {:>8} {:>7} {:>7} {:>8} {:>8} {:>9}",
+        "POD OR UNIT", "MEMORY", "LIMIT", "used", "stays", "STALLED", "FAULTS", "FAULT p99"
+    );
+    let _ = writeln!(
+        text,
+        "{:NAME$} {:>17} {:>15} {:>8} {:>18}",
+        "", "working set, MiB", "of the limit", "tasks", "major, a second"
+    );
+    for (entity, usage, bytes) in rows.iter().take(ROWS) {
+        let limit = usage.memory.limit;
+        let of_limit = |bytes: Option<u64>| percent(bytes.unwrap_or(0), limit.filter(|_| bytes.is_some()).unwrap_or(0));
+        let faults = usage.major_faults();
+        let _ = writeln!(
+            text,
+            "{:NAME$} {:>8.1} {:>8} {:>7} {:>7} {:>8.4} {:>8.1} {:>9}",
+            shorten(&entity.to_string()),
+            *bytes as f64 / MIB,
+            limit.map_or_else(|| "-".to_owned(), |limit| format!("{:.1}", limit as f64 / MIB)),
+            of_limit(Some(*bytes)),
+            of_limit(usage.memory.unreclaimable),
+            per_second(usage.stalled_ns, seconds),
+            faults.count() as f64 / seconds,
+            quantile(faults, 0.99),
+        );
+    }
+    more(text, rows.len());
+}
+
+/// Who used disks, those first whose requests took longest.
+pub(super) fn disks(text: &mut String, usages: &[(&Entity, Usage)], seconds: f64) {
+    let has_requests = |usage: &Usage| usage.disk_ns() != (0, 0) || usage.disk_bytes.iter().any(|bytes| *bytes > 0);
+    let mut rows: Vec<&(&Entity, Usage)> = usages.iter().filter(|(_, usage)| has_requests(usage)).collect();
+    if rows.is_empty() {
+        return;
+    }
+    rows.sort_by_key(|(entity, usage)| {
+        let (in_queues, in_devices) = usage.disk_ns();
+        (Reverse(in_queues + in_devices), *entity)
+    });
+    let _ = writeln!(
+        text,
+        "\n{:NAME$} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>7}",
+        "POD OR UNIT", "READ", "p50", "p99", "WRITTEN", "p50", "p99", "QUEUED"
+    );
+    let _ = writeln!(
+        text,
+        "{:NAME$} {:>8} {:>17} {:>8} {:>17} {:>7}",
+        "", "MiB/s", "in the device", "MiB/s", "in the device", "of time"
+    );
+    for (entity, usage) in rows.iter().take(ROWS) {
+        let (in_queues, in_devices) = usage.disk_ns();
+        let _ = write!(text, "{:NAME$}", shorten(&entity.to_string()));
+        for operation in [Operation::Read, Operation::Write] {
+            let bytes = usage.disk_bytes.get(operation as usize).copied().unwrap_or(0);
+            let took = usage.in_devices(operation);
+            let _ = write!(
+                text,
+                " {:>8.2} {:>8} {:>8}",
+                bytes as f64 / MIB / seconds,
+                quantile(took, 0.5),
+                quantile(took, 0.99)
+            );
+        }
+        let _ = writeln!(text, " {:>7}", percent(in_queues, in_queues + in_devices));
+    }
+    more(text, rows.len());
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+    use crate::{
+        collectors::{disk, memory, stalls},
+        export::fixture::{container, distribution, snapshot_of, state, values},
+        views::table::render,
+    };
+
+    const MIB: u64 = 1 << 20;
+
+    /// The words of the rows below the heading that has this word.
+    fn rows(view: &str, heading: &str) -> Vec<Vec<String>> {
+        let rows = view.lines().skip_while(|line| !line.contains(heading)).skip(2).take_while(|line| !line.is_empty());
+        rows.map(|row| row.split_whitespace().map(str::to_owned).collect()).collect()
+    }
+
+    #[test]
+    fn memory_is_that_of_the_end_and_stalls_are_those_of_the_time_between_and_come_first() {
+        let entities = vec![state(container("shop", "db", "pg")), state(container("shop", "web", "nginx"))];
+        let stalls = |ns: u64| {
+            let mut cells = Vec::new();
+            for reason in 0..5 {
+                cells.extend(distribution(&[(20, u64::from(reason == 1))], if reason == 1 { ns } else { 0 }));
+            }
+            values(&stalls::metrics::STALLS, &[(1, &cells)])
+        };
+        let sizes = |db: u64| values(&memory::metrics::WORKING_SET, &[(0, &[db * MIB]), (1, &[50 * MIB])]);
+        let limit = values(&memory::metrics::LIMIT, &[(1, &[100 * MIB])]);
+        let stays = values(&memory::metrics::UNRECLAIMABLE, &[(1, &[20 * MIB])]);
+        let before = snapshot_of(entities.clone(), &[sizes(700), limit.clone(), stalls(1_000_000_000)]);
+        let after = snapshot_of(entities, &[sizes(400), limit, stays, stalls(2_000_000_000)]);
+        let view = render(&before, &after, 2.0);
+        let found = rows(&view, "STALLED");
+        assert_eq!(found[0], ["shop/web/nginx", "50.0", "100.0", "50%", "20%", "0.5000", "0.0", "-"], "{view}");
+        assert_eq!(found[1], ["shop/db/pg", "400.0", "-", "-", "-", "0.0000", "0.0", "-"], "{view}");
+        assert_eq!(found.len(), 2, "{view}");
+    }
+
+    #[test]
+    fn requests_to_disks_are_told_by_operation_and_who_used_none_is_not() {
+        let entities = vec![state(container("shop", "db", "pg")), state(container("shop", "web", "nginx"))];
+        let (empty, queue) = (distribution(&[], 0), distribution(&[(10, 3)], 2_000_000));
+        // Reads and writes, each in the queue and in the device, and others.
+        let (reads, writes) = (distribution(&[(14, 3)], 3_000_000), distribution(&[(17, 1)], 3_000_000));
+        let latency =
+            [&queue, &reads, &empty, &writes, &empty, &empty, &empty, &empty].map(|cells| cells.to_vec()).concat();
+        let before = snapshot_of(entities.clone(), &[]);
+        let after = snapshot_of(
+            entities,
+            &[
+                values(&disk::metrics::LATENCY, &[(0, &latency)]),
+                values(&disk::metrics::BYTES, &[(0, &[6 * MIB, MIB, 0])]),
+            ],
+        );
+        let view = render(&before, &after, 2.0);
+        let found = rows(&view, "QUEUED");
+        assert_eq!(found.len(), 1, "{view}");
+        let row = found[0].join(" ");
+        assert_eq!(row, "shop/db/pg 3.00 977 us 977 us 0.50 8 ms 8 ms 25%", "{view}");
+        assert!(!render(&before, &before, 1.0).contains("QUEUED"));
+    }
+}

@@ -1,0 +1,66 @@
+//! Disks in memory that do as they are told, where the module `null_blk` is at hand: in the virtual machines.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// Where the kernel lists them.
+const LIST: &str = "/sys/kernel/config/nullb";
+
+/// A disk, removed with the value.
+#[derive(Debug)]
+pub struct NullDisk(&'static str);
+
+impl NullDisk {
+    /// One of that name, which begins with `nullb`, with settings by their names; none without the module.
+    pub fn make(name: &'static str, settings: &[(&str, &str)]) -> Option<Self> {
+        load()?;
+        let directory = Path::new(LIST).join(name);
+        fs::create_dir(&directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
+        for (name, value) in settings.iter().chain(&[("power", "1")]) {
+            fs::write(directory.join(name), value).unwrap_or_else(|error| panic!("{name} = {value}: {error}"));
+        }
+        Some(Self(name))
+    }
+
+    /// Its device.
+    pub fn path(&self) -> PathBuf {
+        Path::new("/dev").join(self.0)
+    }
+}
+
+impl Drop for NullDisk {
+    fn drop(&mut self) {
+        fs::remove_dir(Path::new(LIST).join(self.0)).expect("nobody uses it any more");
+    }
+}
+
+/// Loads the modules and mounts what tells them what to do; none where they are not at hand.
+fn load() -> Option<()> {
+    if !Path::new(LIST).exists() {
+        let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+        let modules = Path::new("/lib/modules").join(release.trim());
+        if !modules.join("null_blk.ko").exists() {
+            return None;
+        }
+        // Some kernels have one or the other built in.
+        for (name, options) in [("configfs.ko", None), ("mq-deadline.ko", None), ("null_blk.ko", Some("nr_devices=0"))]
+        {
+            let module = modules.join(name);
+            if module.exists() {
+                run(Command::new("insmod").arg(module).args(options));
+            }
+        }
+        run(Command::new("mount").args(["-t", "configfs", "configfs", "/sys/kernel/config"]));
+    }
+    Some(())
+}
+
+/// Runs a command that has to succeed.
+#[track_caller]
+pub fn run(command: &mut Command) {
+    let status = command.status().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(status.success(), "{command:?}: {status}");
+}
