@@ -46,7 +46,7 @@ use crate::{
     collectors::{ALL, Collector, Spec, State, map_memory::Plan, spec::Kind},
     export::SnapshotSource,
     registry::{Ledger, Snapshot},
-    signal::{Entity, Naming as _},
+    signal::Entity,
 };
 
 /// A dying task's last slice ends after its cgroup can be removed: so long the slot is kept. Later ones find

@@ -116,7 +116,8 @@ mod tests {
     #[test]
     fn a_new_container_is_heard_of_soon_and_often_until_it_has_a_name() {
         let looks = looks(&[(13, "a")], 30, |second, _| second < 18);
-        let young: Vec<u64> = looks.iter().filter(|(_, look)| *look == Look::Young).map(|(second, _)| *second).collect();
+        let young: Vec<u64> =
+            looks.iter().filter(|(_, look)| *look == Look::Young).map(|(second, _)| *second).collect();
         assert_eq!(young, [13, 15, 17, 19]);
     }
 
