@@ -35,8 +35,8 @@ pub static MODE: Metric = Metric {
     unit: Unit::Seconds,
     help: "CPU time in user and in kernel mode, as the kernel counts it, up to the cgroup's end; where that is read from files the value of the last reading stays, and a cgroup that lived between two readings has no sample: podlens_cpu_seconds_total is exact for both",
     labels: &[Label { name: "mode", values: LabelValues::Fixed(&["user", "system"]) }],
-    source: "each CPU's count of the cgroup (version 1: cpuacct, where that is in one hierarchy with cpu), in that walk and at the removal; else cpu.stat, version 1: cpuacct.usage_user and cpuacct.usage_sys; read every 10 s",
-    must_equal: "user_usec and system_usec of cpu.stat (version 1: those files), exactly",
+    source: "each CPU's count of the cgroup (version 1: cpuacct, where that is in one hierarchy with cpu), in a walk at most 4 s ago and at the removal; else cpu.stat, version 1: cpuacct.usage_user and cpuacct.usage_sys; read every 10 s",
+    must_equal: "user_usec and system_usec of cpu.stat (version 1: those files), exactly; how version 2 splits usage_usec depends on when somebody has read it before, and a reading of podlens is one of its own",
     ..Metric::BASE
 };
 
@@ -47,7 +47,7 @@ pub static LIMIT: Metric = Metric {
     kind: Kind::Gauge,
     unit: Unit::Cpus,
     help: "CPUs that the cgroup's quota allows at most; no sample without a quota. A pod's own quota has container=\"\"",
-    source: "cfs_bandwidth in that walk; else cpu.max, version 1: cpu.cfs_quota_us and cpu.cfs_period_us, read every 10 s; the pod object where the collector is off",
+    source: "cfs_bandwidth of the task group, in a walk at most 4 s ago; else cpu.max, version 1: cpu.cfs_quota_us and cpu.cfs_period_us, read every 10 s; the pod object where the collector is off",
     must_equal: "quota by period of cpu.max, version 1: of cpu.cfs_quota_us and cpu.cfs_period_us",
     ..Metric::BASE
 };
