@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::event;
 
-/// What a quota has done to a cgroup that is about to be removed: [`Bandwidth`]. Comes before the removal.
+/// What was known of a cgroup that is about to be removed: [`CpuFigures`]. Comes before the removal.
 pub const LAST_WORDS: u32 = event::kind("cpu.last_words");
 
 /// What a CPU quota has done to a cgroup so far, as cpu.stat tells it.
@@ -19,4 +19,57 @@ pub struct Bandwidth {
     pub throttled_ns: u64,
 }
 
+/// CPU time, in nanoseconds.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct CpuTimes {
+    /// In user mode, by the kernel's ticks.
+    pub user: u64,
+    /// In kernel mode, likewise.
+    pub system: u64,
+    /// In both, by the scheduler's clock; 0 where the kernel does not split that by mode (version 1).
+    pub run: u64,
+}
+
+/// What the kernel's memory has of a cgroup.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct CpuFigures {
+    /// [`HAS_GROUP`] and [`HAS_TIMES`]: what of this is known.
+    pub known: u64,
+    /// The quota, [`NO_QUOTA`] where there is none.
+    pub quota_ns: u64,
+    /// In each period of this length.
+    pub period_ns: u64,
+    /// What the quota did.
+    pub bandwidth: Bandwidth,
+    /// CPU time, cgroups below included, that the kernel has added to the cgroup above; in version 1 all there is.
+    pub handed_up: CpuTimes,
+    /// That of the cgroup itself, and that of cgroups below which was added to it, beyond [`Self::handed_up`].
+    pub pending: CpuTimes,
+    /// What the kernel told whoever read cpu.stat last: user and system.
+    pub told: [u64; 2],
+}
+
+/// The cgroup has a CPU controller: quota, period and bandwidth are known.
+pub const HAS_GROUP: u64 = 1;
+/// CPU times are known.
+pub const HAS_TIMES: u64 = 2;
+/// `RUNTIME_INF` of kernel/sched/sched.h.
+pub const NO_QUOTA: u64 = u64::MAX;
+
+/// One cgroup that the walk has met.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct CpuRecord {
+    /// Its id; 0 for one that was removed, of which only the times not handed up are told.
+    pub id: u64,
+    /// How far it is below the root.
+    pub depth: u64,
+    /// What is known of it.
+    pub figures: CpuFigures,
+}
+
 const _: () = assert!(size_of::<Bandwidth>() == 24);
+const _: () = assert!(size_of::<CpuFigures>() == 112);
+const _: () = assert!(size_of::<CpuRecord>() == 128);

@@ -19,7 +19,7 @@ use podlens_common::{
 };
 
 use crate::{
-    cpu_part::{CPUS, cpu_part},
+    cpu_part::{CPUS, REMOVAL, cpu_part},
     events,
     kernel::{Cgroup, number, offsets::word},
     tree::{self, Tree},
@@ -399,7 +399,7 @@ extern "C" fn end_words(memcg: u64) -> u32 {
 #[inline(never)]
 extern "C" fn add_part(cpu: u32) -> u32 {
     let (Some(words), Some(parts)) = (MEMORY_WORDS.get_ptr(0), MEMORY_PARTS.get_ptr_mut(0)) else { return 0 };
-    let distance = cpu_part(cpu);
+    let distance = cpu_part(cpu, REMOVAL);
     if distance == 0 || number!("parts ? 1 : 0") == 0 {
         return 0;
     }

@@ -18,7 +18,7 @@ use podlens_common::{
 };
 
 use crate::{
-    cpu_part::{CPUS, cpu_part},
+    cpu_part::{CPUS, REMOVAL, cpu_part},
     events,
     kernel::{
         Cgroup, number,
@@ -167,7 +167,7 @@ extern "C" fn collect(group: u64) -> u32 {
 #[inline(never)]
 extern "C" fn collect_part(cpu: u32) -> u32 {
     let Some(parts) = PRESSURE_PARTS.get_ptr_mut(0) else { return 0 };
-    let distance = cpu_part(cpu);
+    let distance = cpu_part(cpu, REMOVAL);
     let (states, nonidle) = (number!("enum psi_states.NR_PSI_STATES"), number!("enum psi_states.PSI_NONIDLE"));
     if distance == 0 || states > STATES as u64 || nonidle >= STATES as u64 {
         return 0;

@@ -3,8 +3,8 @@
 //! 250 pods of two containers each, in cgroups and with light tasks of the benchmark's own; an API server of its own
 //! whose pods have 30 KB of specification each; a scrape and a push every 15 s, as on a real node. As root. Machines differ
 //! by a factor of two from one day to the next, so only what is measured in turn in one run is compared: each round starts
-//! both builds, the other one first each time, and the medians over the rounds make the ratio. Exits with 1 if a ratio is over
-//! its budget. Of the agent it uses only what all builds have: these variables, `/metrics` and two metrics of it.
+//! both builds, the other one first each time, and the medians over the rounds make the ratio; collectors that only one of them
+//! has are off. Exits with 1 if a ratio is over its budget. Of the agent it uses only what all builds have: these variables, `/metrics` and three metrics of it.
 
 #[path = "../tests/common/mod.rs"]
 mod common;
@@ -44,6 +44,8 @@ const MEASURED: u32 = 4;
 const SCRAPES: u32 = 10;
 /// Between these, longer than a snapshot is handed out again (`max_age`).
 const BETWEEN_SCRAPES: Duration = Duration::from_millis(1200);
+/// Memory is read so long after the last scrape, as on a node, where that is most of the time.
+const AT_REST: Duration = Duration::from_secs(4);
 /// Set for the process that is a container's load.
 const LOAD: &str = "PODLENS_BENCH_LOAD";
 
@@ -109,21 +111,43 @@ fn main() -> Result<()> {
     let node = Node::start(Duration::from_secs(arguments.interval))?;
     println!("{PODS} pods with {} containers of {TASKS} tasks, each waking once a second", node.containers.len());
     let (mut judged, mut other) = (Vec::new(), Vec::new());
+    let (off_judged, off_other) = match &arguments.against {
+        Some(against) => differing(&collectors(&arguments.binary), &collectors(against)),
+        None => Default::default(),
+    };
+    if !off_judged.is_empty() || !off_other.is_empty() {
+        println!("off, since only one of both builds has them: {}", [&*off_judged, &*off_other].concat().join(", "));
+    }
     for round in 0..arguments.rounds {
-        let mut turns = vec![(&arguments.binary, &mut judged)];
-        turns.extend(arguments.against.as_ref().map(|against| (against, &mut other)));
+        let mut turns = vec![(&arguments.binary, &off_judged, &mut judged)];
+        turns.extend(arguments.against.as_ref().map(|against| (against, &off_other, &mut other)));
         // Who comes first has the machine as the round before left it.
         if round % 2 == 1 {
             turns.reverse();
         }
-        for (binary, values) in turns {
+        for (binary, off, values) in turns {
             println!("round {} of {}: {}", round + 1, arguments.rounds, binary.display());
-            values.push(node.measure(binary).with_context(|| format!("cannot measure {}", binary.display()))?);
+            values.push(node.measure(binary, off).with_context(|| format!("cannot measure {}", binary.display()))?);
         }
     }
     let over_budget = report(&judged, &other);
     ensure!(over_budget.is_empty(), "over budget: {}", over_budget.join(", "));
     Ok(())
+}
+
+/// The collectors that a build has.
+fn collectors(binary: &Path) -> Vec<String> {
+    let page = Agent::start_binary(binary, &[]).metrics();
+    let mut names: Vec<String> =
+        page.all("podlens_collector_state", &[]).iter().map(|sample| sample.label("collector").to_owned()).collect();
+    names.dedup();
+    names
+}
+
+/// Those that only the one has, and those that only the other has.
+fn differing(one: &[String], other: &[String]) -> (Vec<String>, Vec<String>) {
+    let without = |all: &[String], known: &[String]| all.iter().filter(|name| !known.contains(name)).cloned().collect();
+    (without(one, other), without(other, one))
 }
 
 /// Prints each figure for both builds with the ratio; names those that are over their budgets.
@@ -173,19 +197,20 @@ impl Node {
         Ok(Self { containers, interval, kubeconfig, receiver, _server: server, _directory: directory })
     }
 
-    /// Starts a build and lets time pass as it does on a node; what the daemon used meanwhile.
-    fn measure(&self, binary: &Path) -> Result<Values> {
+    /// Starts a build without these collectors and lets time pass as it does on a node; what the daemon used meanwhile.
+    fn measure(&self, binary: &Path, off: &[String]) -> Result<Values> {
         let (endpoint, interval) = (self.receiver.endpoint(), format!("{}s", self.interval.as_secs()));
         // Made before the agent, so that it is empty when it goes.
         let cgroup = TestCgroup::new("daemon");
-        let agent = Agent::start_binary(
-            binary,
-            &[
-                ("PODLENS_OTLP_ENDPOINT", &endpoint),
-                ("PODLENS_OTLP_INTERVAL", &interval),
-                ("PODLENS_KUBERNETES_KUBECONFIG", self.kubeconfig.to_str().context("a path in UTF-8")?),
-            ],
-        );
+        let kubeconfig = self.kubeconfig.to_str().context("a path in UTF-8")?;
+        let mut environment: Vec<(&str, &str)> = vec![
+            ("PODLENS_OTLP_ENDPOINT", &endpoint),
+            ("PODLENS_OTLP_INTERVAL", &interval),
+            ("PODLENS_KUBERNETES_KUBECONFIG", kubeconfig),
+        ];
+        let off: Vec<String> = off.iter().map(|name| format!("PODLENS_COLLECTORS_{}", name.to_uppercase())).collect();
+        environment.extend(off.iter().map(|variable| (variable.as_str(), "false")));
+        let agent = Agent::start_binary(binary, &environment);
         cgroup.add(agent.id());
         let mut page = String::new();
         for _ in 0..SETTLING {
@@ -199,6 +224,7 @@ impl Node {
             scrape(&agent)?;
         }
         let cpu_percent = (cgroup.cpu_usage_ns() - before_ns) as f64 / start.elapsed().as_nanos() as f64 * 100.0;
+        thread::sleep(AT_REST);
         let status = fs::read_to_string(format!("/proc/{}/status", agent.id()))?;
         let mib = |key: &str| -> Result<f64> {
             let line = status.lines().find_map(|line| line.strip_prefix(key)).context("no such line in status")?;

@@ -1,7 +1,7 @@
 //! Quotas, throttling and CPU time by mode against the kernel's own files of the same cgroup.
 //!
-//! Each load rests before anything is compared, so that the files stand still and equality is exact once podlens has
-//! read them again, which it does every 5 s, and every 10 s for a quota.
+//! Each load rests before anything is compared, so that the kernel's figures stand still and equality is exact once podlens has
+//! walked again, which it does every 4 s, or has read the files, which it does every 10 s at least.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
@@ -9,7 +9,10 @@ mod common;
 
 use std::{fs, path::Path, thread, time::Duration};
 
-use common::{Agent, Load, PATIENCE, Page, TestCgroup, Throttled, Trees, Work, pod_uid, wait_until};
+use common::{
+    Agent, Load, PATIENCE, Page, RunStatistics, TestCgroup, Throttled, Trees, Work, machine_is_slow, pod_uid, skip,
+    wait_until,
+};
 
 const THROTTLED: &str = "podlens_cpu_throttled_seconds_total";
 const PERIODS: &str = "podlens_cpu_periods_total";
@@ -19,6 +22,9 @@ const LIMIT: &str = "podlens_cpu_limit_cores";
 /// A fifth of a CPU, in periods that make many throttles of little time.
 const QUOTA_US: u64 = 4_000;
 const PERIOD_US: u64 = 20_000;
+
+/// No run of a kernel program may hold a CPU for longer.
+const LONGEST_RUN: Duration = Duration::from_micros(500);
 
 fn start() -> Agent {
     Agent::start(&[("PODLENS_MAX_AGE", "0s")])
@@ -210,4 +216,52 @@ fn two_containers_of_a_pod_and_the_pods_own_quota_are_apart() {
     assert_eq!(limits, [Some(1.0), Some(0.2), None]);
     assert_eq!(modes(&page, &pod), None, "its CPU time is its containers'");
     drop(loads);
+}
+
+/// The walk works on this kernel, as the agent itself says.
+fn walks(agent: &Agent) -> bool {
+    let running = [("collector", "cpu"), ("state", "running")];
+    agent.metrics().count("podlens_collector_state", &running) == Some(1)
+}
+
+#[test]
+fn cpu_time_by_mode_that_nobody_has_read_yet_is_what_the_file_then_tells() {
+    let agent = start();
+    if TestCgroup::machine_is_hybrid() || !TestCgroup::any_container().is_in_version_2() {
+        return skip("the file of version 1 is the same whenever it is read");
+    }
+    if !walks(&agent) {
+        return skip("the collector cpu is degraded: this kernel cannot walk");
+    }
+    let outer = TestCgroup::any_container();
+    let inner = TestCgroup::at(format!("{}/inner", outer.path()), Vec::new(), Trees::All);
+    let mut loads = [spin(150), Work::Yield { times: 200_000 }].map(|work| Load::start(Some(&inner), work, None));
+    for round in 0..2 {
+        loads.iter_mut().for_each(Load::run);
+        // Longer than between two walks.
+        thread::sleep(Duration::from_secs(5));
+        let told = modes(&agent.metrics(), &outer);
+        assert_eq!(told, Some(modes_of_files(&outer)), "round {round}");
+        assert!(told.is_some_and(|told| told.iter().all(|ns| *ns > 0)), "{told:?}");
+    }
+}
+
+#[test]
+fn no_run_of_the_cpu_walk_holds_a_cpu_for_long() {
+    let _cgroups: Vec<TestCgroup> =
+        (0..600).map(|number| TestCgroup::container(&pod_uid(0x3_0000), 0x3_0000 + number)).collect();
+    let _on = RunStatistics::start();
+    let mut means = Vec::new();
+    // Something else may take the CPU in the middle of a run.
+    while means.len() < 3 && means.last().is_none_or(|mean| *mean > LONGEST_RUN) {
+        let agent = start();
+        if !walks(&agent) {
+            return skip("the collector cpu is degraded: this kernel cannot walk");
+        }
+        let (time, runs) = RunStatistics::of("cpu_walk");
+        assert!(runs >= 600 / 64, "{runs} runs");
+        means.push(time / u32::try_from(runs).unwrap());
+        println!("{runs} runs of {:?} each", means.last());
+    }
+    assert!(machine_is_slow() || means.last().is_some_and(|mean| *mean <= LONGEST_RUN), "{means:?} a run");
 }

@@ -2,7 +2,8 @@
 //!
 //! Where a CPU's copies lie is in a variable of the kernel that programs cannot name. But all of them lie equally far from the
 //! pointer that stands for them, so a map of the programs' own that has a value for each CPU tells the distance (kernel 5.19 and
-//! later). Only for programs of which no two run at once, as those on `cgroup_rmdir`, which the kernel calls under one lock.
+//! later). Each reader has a place of its own for it, so that it may interrupt another one, but not itself: the programs on
+//! `cgroup_rmdir`, which the kernel calls under one lock, are one, and the walk of the collector `cpu` is the other.
 
 use aya_ebpf::{
     cty::c_void,
@@ -20,15 +21,20 @@ pub(crate) const CPUS: u32 = 512;
 /// Whose values' places are known.
 #[map]
 static CPU_PART: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
-/// Addresses on their way to numbers, as which they may be subtracted.
+/// Addresses on their way to numbers, as which they may be subtracted; by reader.
 #[map]
-static CPU_PART_AT: Array<[u64; 2]> = Array::with_max_entries(1, 0);
+static CPU_PART_AT: Array<[u64; 2]> = Array::with_max_entries(2, 0);
+
+/// Whoever walks. One at a time.
+pub(crate) const WALK: u32 = 0;
+/// Programs on `cgroup_rmdir`. One at a time.
+pub(crate) const REMOVAL: u32 = 1;
 
 /// How far a CPU's part of anything lies from the pointer that stands for all parts; 0 where there is no such CPU.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn cpu_part(cpu: u32) -> u64 {
-    let Some(at) = CPU_PART_AT.get_ptr_mut(0) else { return 0 };
+pub(crate) extern "C" fn cpu_part(cpu: u32, reader: u32) -> u64 {
+    let Some(at) = CPU_PART_AT.get_ptr_mut(reader) else { return 0 };
     if number!("enum bpf_func_id.BPF_FUNC_map_lookup_percpu_elem ? 1 : 0") == 0 {
         return 0;
     }

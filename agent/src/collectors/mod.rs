@@ -14,6 +14,7 @@ pub mod pressure;
 pub mod scheduler;
 pub mod spec;
 pub mod stalls;
+mod subtrees;
 pub mod tasks;
 pub mod tcp;
 mod tree;

@@ -7,8 +7,12 @@ use podlens_common::tree::{BATCH, TreeWalk};
 
 use crate::kernel::{host, iterator::Iterator, mapped::MappedArray};
 
-/// Runs of the program in one walk: 131,072 cgroups at most.
-const RUNS: u64 = 1024;
+/// Cgroups that one walk meets at most.
+const MOST: u64 = 131_072;
+/// Cgroups that a run meets at least, however much there is to be read of each.
+const LEAST: u32 = 8;
+/// As many CPUs' counts take as long to be read as one memory node's.
+const CPUS_A_NODE: u32 = 16;
 /// Walks that are begun, one after the other, if the cgroup at which one had stopped has gone.
 const WALKS: u32 = 3;
 /// What the kernel tells of the machine's memory nodes.
@@ -21,11 +25,19 @@ pub(super) struct TreeReader<R> {
     walk: MappedArray<TreeWalk>,
     records: MappedArray<R>,
     nodes: u32,
+    /// So much longer than a simple one a cgroup takes.
+    effort: u32,
 }
 
 impl<R: Pod> TreeReader<R> {
     pub(super) fn new(iterator: Iterator, walk: MappedArray<TreeWalk>, records: MappedArray<R>) -> Self {
-        Self { iterator, walk, records, nodes: host::memory_nodes(Path::new(NODES)) }
+        let nodes = host::memory_nodes(Path::new(NODES));
+        Self { iterator, walk, records, nodes, effort: nodes }
+    }
+
+    /// The same where something is read of each CPU, of which there may be so many.
+    pub(super) fn of_cpus(self, cpus: u32) -> Self {
+        Self { effort: cpus / CPUS_A_NODE, ..self }
     }
 
     /// Memory nodes of the machine.
@@ -40,10 +52,9 @@ impl<R: Pod> TreeReader<R> {
     }
 
     fn walk_round<S>(&self, mut taken: S, take: &mut impl FnMut(&mut S, &R)) -> Option<S> {
-        // A cgroup takes as much longer as there are nodes.
-        let most = (BATCH / self.nodes.max(1)).max(8).into();
+        let most = u64::from((BATCH / self.effort.max(1)).max(LEAST));
         self.walk.set(0, TreeWalk { most, nodes: self.nodes.into(), ..TreeWalk::default() });
-        for run in 1..=RUNS {
+        for run in 1..=MOST / most {
             self.iterator.run().ok()?;
             let now = self.walk.get(0)?;
             if now.runs != run || now.lost == 1 {

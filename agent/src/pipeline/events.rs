@@ -162,8 +162,10 @@ impl Inner {
         match change {
             Change::Born { key, .. } => {
                 self.cgroups.apply(change, now);
-                self.settled = None;
                 if let Some(cgroup) = self.cgroups.get(key) {
+                    if let Entity::Container(container) = &*cgroup.entity {
+                        self.unnamed.born(&container.pod_uid, now);
+                    }
                     self.names.born(&cgroup.entity, in_order);
                     announce(&mut self.collectors, key, cgroup);
                 }

@@ -14,6 +14,7 @@ mod losses;
 mod own;
 mod reading;
 mod start;
+mod unnamed;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -38,13 +39,14 @@ use self::{
     facts::Facts,
     kernel::Kernel,
     reading::{FixedEntities, Resolved},
+    unnamed::{Look, Unnamed},
 };
 use crate::{
     attribution::{cgroups::Cgroups, kubernetes::Names},
     collectors::{ALL, Collector, Spec, State, map_memory::Plan, spec::Kind},
     export::SnapshotSource,
     registry::{Ledger, Snapshot},
-    signal::Naming as _,
+    signal::Entity,
 };
 
 /// A dying task's last slice ends after its cgroup can be removed: so long the slot is kept. Later ones find
@@ -56,10 +58,6 @@ const SEARCH: Duration = Duration::from_secs(30);
 const RESCAN: Duration = Duration::from_secs(5);
 /// Least time between two looks at which slots can be given back: in a burst of events each would be as one before.
 const FREE: Duration = Duration::from_millis(900);
-/// How often names hear who is still there.
-const REFRESH: Duration = Duration::from_secs(2);
-/// The same while all have names and none has changed.
-const SETTLED_REFRESH: Duration = Duration::from_secs(10);
 
 /// The pipeline of one node.
 pub struct Pipeline {
@@ -81,10 +79,8 @@ pub struct Pipeline {
 struct Inner {
     cgroups: Cgroups,
     names: Arc<Names>,
-    /// When names last heard who is there; none before the first time.
-    refreshed: Option<Instant>,
-    /// The version of the names at which all who were there had one.
-    settled: Option<u64>,
+    /// Whom names are to hear of, and when.
+    unnamed: Unnamed,
     kernel: Option<Kernel>,
     collectors: Vec<Attached>,
     ledger: Ledger,
@@ -283,18 +279,24 @@ impl Inner {
         snapshot
     }
 
-    /// Tells names who is there, unless they have just heard it. While nothing changes they hear it less often: they then
-    /// learn nothing but that all are still there.
+    /// Tells names who is there, as often as they are to hear it.
     fn refresh_names(&mut self, now: Instant) {
-        let due = if self.settled == Some(self.names.version()) { SETTLED_REFRESH } else { REFRESH };
-        if self.refreshed.is_some_and(|at| now.duration_since(at) < due) {
-            return;
-        }
-        self.refreshed = Some(now);
-        // The ledger's entities need names for as long as it has values of them, their cgroups gone or not.
-        let of_ledger = self.ledger.entities().map(|entity| (&**entity, false));
-        let all_named = self.names.refresh(self.cgroups.entities().chain(of_ledger));
-        self.settled = all_named.then(|| self.names.version());
+        let Some(look) = self.unnamed.due(now) else { return };
+        let unknown = match look {
+            Look::All => {
+                // The ledger's entities need names for as long as it has values of them, their cgroups gone or not.
+                let of_ledger = self.ledger.entities().map(|entity| (&**entity, false));
+                self.names.refresh(self.cgroups.entities().chain(of_ledger))
+            }
+            Look::Young => {
+                let is_young = |entity: &Entity| match entity {
+                    Entity::Container(container) => self.unnamed.is_young(&container.pod_uid, now),
+                    Entity::Unit(_) => false,
+                };
+                self.names.meet(self.cgroups.entities().filter(|(entity, _)| is_young(entity)))
+            }
+        };
+        self.unnamed.found(look, unknown, now);
     }
 
     fn reap(&mut self) {

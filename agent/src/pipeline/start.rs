@@ -14,6 +14,7 @@ use super::{
     facts::Facts,
     kernel::Kernel,
     reading::{FixedEntities, Resolved},
+    unnamed::Unnamed,
 };
 use crate::{
     attribution::{cgroups::Cgroups, kubernetes::Names},
@@ -112,8 +113,7 @@ impl Pipeline {
         let inner = Inner {
             cgroups,
             names: Arc::clone(&names),
-            refreshed: None,
-            settled: None,
+            unnamed: Unnamed::default(),
             kernel,
             collectors,
             ledger: Ledger::new(definitions, config.linger),

@@ -1,10 +1,6 @@
-//! Cgroups: from a task's set of them to one, its identity, its ancestors, and what its quota did.
+//! Cgroups: from a task's set of them to one, its identity and its ancestors.
 
-use aya_ebpf::helpers::bpf_probe_read_kernel;
-use podlens_common::{
-    cgroup::{KEY_BLKIO, KEY_V1},
-    cpu::Bandwidth,
-};
+use podlens_common::cgroup::{KEY_BLKIO, KEY_V1};
 
 use super::{has_v1, number, offsets, structure};
 
@@ -36,7 +32,6 @@ structure! {
         root: CgroupRoot = "cgroup.root";
         above: Css = "cgroup.self.parent";
         flags: u32 = "cgroup.self.flags";
-        cpu: Css = "cgroup.subsys[cgroup_subsys_id.cpu_cgrp_id]?bandwidth";
     }
 }
 structure! {
@@ -104,33 +99,4 @@ impl Cgroup {
             None
         }
     }
-}
-
-impl Css {
-    /// What the quota of the task group that this is part of has done so far; none where it cannot be read.
-    #[inline(always)]
-    fn bandwidth(self) -> Option<Bandwidth> {
-        let group = self.address() - number!("task_group.css?bandwidth");
-        let periods = group + number!("u32 task_group.cfs_bandwidth.nr_periods?bandwidth");
-        let throttled = group + number!("u32 task_group.cfs_bandwidth.nr_throttled?bandwidth");
-        let throttled_ns = group + number!("u64 task_group.cfs_bandwidth.throttled_time?bandwidth");
-        // SAFETY: the helper checks the addresses; they are those of members of these sizes.
-        unsafe {
-            Some(Bandwidth {
-                periods: u64::from(bpf_probe_read_kernel(periods as *const u32).ok()?),
-                throttled_periods: u64::from(bpf_probe_read_kernel(throttled as *const u32).ok()?),
-                throttled_ns: bpf_probe_read_kernel(throttled_ns as *const u64).ok()?,
-            })
-        }
-    }
-}
-
-/// What the quota of a cgroup with a CPU controller has done so far.
-#[inline(always)]
-pub(crate) fn bandwidth(cgroup: Cgroup) -> Option<Bandwidth> {
-    if number!("bandwidth ? 1 : 0") == 0 {
-        return None;
-    }
-    let css = cgroup.cpu();
-    if css.is_null() { None } else { css.bandwidth() }
 }

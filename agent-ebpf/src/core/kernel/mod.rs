@@ -32,7 +32,7 @@ mod sched;
 mod task;
 
 pub(crate) use self::{
-    cgroup::{CGROUP_ONLINE, Cgroup, CssSet, ROOT_ID, ROOT_SERIAL, bandwidth},
+    cgroup::{CGROUP_ONLINE, Cgroup, CssSet, ROOT_ID, ROOT_SERIAL},
     current::Current,
     sched::{CfsRq, has_throttled},
     task::{

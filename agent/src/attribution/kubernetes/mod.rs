@@ -34,7 +34,7 @@ pub mod workload;
 use std::{
     collections::HashMap,
     sync::{
-        Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime},
@@ -219,14 +219,22 @@ impl Names {
         self.write().births_lost();
     }
 
-    /// Meets everyone whose names may still be asked for, and whether each has a living cgroup.
-    ///
-    /// True if nobody lacks a name.
-    pub fn refresh<'a>(&self, entities: impl IntoIterator<Item = (&'a Entity, bool)>) -> bool {
-        let unknown = self.change(|table| table.refresh(entities, Instant::now()));
-        let all_named = unknown.is_empty();
+    /// Meets everyone whose names may still be asked for, and whether each has a living cgroup; drops what nobody needs any
+    /// more. Gives the pods of those who lack a name.
+    pub fn refresh<'a>(&self, entities: impl IntoIterator<Item = (&'a Entity, bool)>) -> Vec<Arc<str>> {
+        self.want(self.change(|table| table.refresh(entities, Instant::now())))
+    }
+
+    /// Meets all containers of some pods likewise, which says nothing about any other.
+    pub fn meet<'a>(&self, entities: impl IntoIterator<Item = (&'a Entity, bool)>) -> Vec<Arc<str>> {
+        self.want(self.change(|table| table.meet(entities, Instant::now())))
+    }
+
+    /// The names of these are wanted. Gives their pods.
+    fn want(&self, unknown: Vec<Unknown>) -> Vec<Arc<str>> {
+        let pods = unknown.iter().map(|one| Arc::clone(&one.pod_uid)).collect();
         self.unnamed.add(unknown);
-        all_named
+        pods
     }
 
     /// Counts about names.

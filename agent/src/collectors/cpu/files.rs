@@ -7,42 +7,56 @@ use podlens_common::{
     cpu::Bandwidth,
 };
 
+use super::figures::Figures;
 use crate::kernel::cgroupfs::{
     files::{CgroupFile, FileReader, Source, TURN, Turn},
     hierarchies::{Hierarchies, Tree},
 };
 
-/// A quota is configuration: every second turn is enough.
-const QUOTA_HOLDS: Duration = TURN.saturating_mul(2);
+/// A quota is configuration, and where CPU time by mode is read alone, whoever asks every 10 s has it anew: every second turn is
+/// enough.
+const HOLDS: Duration = TURN.saturating_mul(2);
 /// Billionths of a CPU.
 const CPU: u64 = 1_000_000_000;
 
 /// A cgroup's files, by the version of the tree that its CPU controller is in.
 enum Files {
-    V2 { stat: CgroupFile, max: CgroupFile },
-    V1 { stat: CgroupFile, quota: CgroupFile, period: CgroupFile, modes: Option<[CgroupFile; 2]> },
+    V2 {
+        stat: CgroupFile,
+        max: CgroupFile,
+    },
+    V1 {
+        stat: CgroupFile,
+        quota: CgroupFile,
+        period: CgroupFile,
+        modes: Option<[CgroupFile; 2]>,
+    },
+    /// Those of version 1 that tell CPU time by mode.
+    V1Modes([CgroupFile; 2]),
+}
+
+/// What is to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// All, for an entity's own cgroup.
+    All,
+    /// All but CPU time by mode.
+    Quota,
+    /// CPU time by mode alone: the walk tells the rest.
+    Modes,
 }
 
 /// The files of a cgroup and what decides which of them are read: most cgroups have no quota, and what one without a
 /// quota cannot have is not read.
 pub(super) struct CpuFiles {
     files: Files,
-    /// CPU time by mode is wanted.
-    wants_modes: bool,
+    wanted: Wanted,
     since: Instant,
     /// The quota as it was read last, and when that was.
     limit: Option<u64>,
     limit_read: Option<Instant>,
     /// There was a quota once.
     had_quota: bool,
-}
-
-/// What the files say; what a file does not say, or a file that is not there, is not known.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Figures {
-    pub(super) mode_ns: Option<[u64; 2]>,
-    pub(super) bandwidth: Option<Bandwidth>,
-    pub(super) limit: Option<u64>,
 }
 
 impl CpuFiles {
@@ -52,7 +66,7 @@ impl CpuFiles {
         reader: &FileReader,
         key: CgroupKey,
         path: &str,
-        wants_modes: bool,
+        wanted: Wanted,
     ) -> Option<Self> {
         if key & KEY_MARKS != hierarchies.cpu_mark() {
             return None;
@@ -66,15 +80,16 @@ impl CpuFiles {
             let modes = hierarchies
                 .v1("cpuacct")
                 .map(|tree| ["cpuacct.usage_user", "cpuacct.usage_sys"].map(|name| file(tree, name)));
-            Files::V1 {
-                stat: file(tree, "cpu.stat"),
-                quota: file(tree, "cpu.cfs_quota_us"),
-                period: file(tree, "cpu.cfs_period_us"),
-                modes,
+            if wanted == Wanted::Modes {
+                Files::V1Modes(modes?)
+            } else {
+                let [stat, quota, period] =
+                    ["cpu.stat", "cpu.cfs_quota_us", "cpu.cfs_period_us"].map(|name| file(tree, name));
+                Files::V1 { stat, quota, period, modes }
             }
         };
         let since = Instant::now();
-        Some(Self { files, wants_modes, since, limit: None, limit_read: None, had_quota: false })
+        Some(Self { files, wanted, since, limit: None, limit_read: None, had_quota: false })
     }
 }
 
@@ -82,23 +97,28 @@ impl Source for CpuFiles {
     type Value = Figures;
 
     fn read(&mut self, turn: &mut Turn) -> Figures {
+        if self.wanted == Wanted::Modes {
+            return Figures { mode_ns: self.files.read(true, false, turn).mode_ns, ..Figures::default() };
+        }
         if is_due(self.since, self.limit_read, turn.now) {
             self.limit_read = Some(turn.now);
             self.limit = self.files.read_limit(turn);
         }
         self.had_quota |= self.limit.is_some();
-        let told = self.files.read(self.wants_modes, self.had_quota, turn);
+        let told = self.files.read(self.wanted == Wanted::All, self.had_quota, turn);
         self.had_quota |= told.bandwidth.is_some_and(|bandwidth| bandwidth.periods > 0);
         Figures { limit: self.limit, ..told }
     }
+
+    fn rest(&self, now: Instant) -> u32 {
+        u32::from(self.wanted == Wanted::Modes && now.duration_since(self.since) >= HOLDS)
+    }
 }
 
-/// The quota has to be read again. The runtime of a new cgroup is still setting it up. Turns come a moment sooner or
+/// It has to be read again. The runtime of a new cgroup is still setting it up. Turns come a moment sooner or
 /// later, so half of one is granted.
 fn is_due(since: Instant, read: Option<Instant>, now: Instant) -> bool {
-    read.is_none_or(|read| {
-        read.duration_since(since) < QUOTA_HOLDS || now.duration_since(read) + TURN / 2 >= QUOTA_HOLDS
-    })
+    read.is_none_or(|read| read.duration_since(since) < HOLDS || now.duration_since(read) + TURN / 2 >= HOLDS)
 }
 
 impl Files {
@@ -111,19 +131,24 @@ impl Files {
                 let quota = quota.read(turn, parse_number).flatten()?;
                 cpus(quota, period.read(turn, parse_number).flatten()?)
             }
+            Self::V1Modes(_) => None,
         }
     }
 
     /// Reads what is wanted, but for the limit.
     fn read(&mut self, wants_modes: bool, wants_bandwidth: bool, turn: &mut Turn) -> Figures {
+        let is_v2 = matches!(self, Self::V2 { .. });
         let (stat, modes) = match self {
-            Self::V2 { stat, .. } => (stat, None),
-            Self::V1 { stat, modes, .. } => (stat, Some(modes)),
+            Self::V2 { stat, .. } => (Some(stat), None),
+            Self::V1 { stat, modes, .. } => (Some(stat), modes.as_mut()),
+            Self::V1Modes(modes) => (None, Some(modes)),
         };
-        let in_stat = wants_bandwidth || wants_modes && modes.is_none();
-        let told = if in_stat { stat.read(turn, parse_stat).unwrap_or_default() } else { Figures::default() };
-        let Some(modes) = modes else { return told };
-        let mode_ns = modes.as_mut().filter(|_| wants_modes).and_then(|[user, system]| {
+        let stat = stat.filter(|_| wants_bandwidth || wants_modes && is_v2);
+        let told = stat.and_then(|stat| stat.read(turn, parse_stat)).unwrap_or_default();
+        if is_v2 {
+            return told;
+        }
+        let mode_ns = modes.filter(|_| wants_modes).and_then(|[user, system]| {
             Some([user.read(turn, parse_number).flatten()?, system.read(turn, parse_number).flatten()?])
         });
         Figures { mode_ns, ..told }
@@ -153,7 +178,7 @@ fn parse_stat(text: &str) -> Figures {
         throttled_periods,
         throttled_ns,
     });
-    Figures { mode_ns, bandwidth, limit: None }
+    Figures { mode_ns, bandwidth, ..Figures::default() }
 }
 
 /// `QUOTA PERIOD` in microseconds; the quota is `max` where there is none.
@@ -167,9 +192,9 @@ fn parse_number(text: &str) -> Option<u64> {
 }
 
 /// Quota by period in billionths of a CPU.
-fn cpus(quota_us: u64, period_us: u64) -> Option<u64> {
-    let billionths = u128::from(quota_us) * u128::from(CPU);
-    u64::try_from(billionths.checked_div(u128::from(period_us))?).ok()
+pub(super) fn cpus(quota: u64, period: u64) -> Option<u64> {
+    let billionths = u128::from(quota) * u128::from(CPU);
+    u64::try_from(billionths.checked_div(u128::from(period))?).ok()
 }
 
 #[cfg(test)]
@@ -187,11 +212,11 @@ mod tests {
     fn both_versions_of_cpu_stat_say_the_same_in_their_own_units() {
         check(
             "usage_usec 30\nuser_usec 10\nsystem_usec 20\nnr_periods 7\nnr_throttled 3\nthrottled_usec 9\nnr_bursts 0\n",
-            Figures { mode_ns: Some([10_000, 20_000]), bandwidth: QUOTA, limit: None },
+            Figures { mode_ns: Some([10_000, 20_000]), bandwidth: QUOTA, ..Figures::default() },
         );
         check(
             "nr_periods 7\nnr_throttled 3\nthrottled_time 9000\n",
-            Figures { mode_ns: None, bandwidth: QUOTA, limit: None },
+            Figures { bandwidth: QUOTA, ..Figures::default() },
         );
     }
 

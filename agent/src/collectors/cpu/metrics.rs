@@ -9,7 +9,7 @@ pub static THROTTLED: Metric = Metric {
     kind: Kind::Counter,
     unit: Unit::Seconds,
     help: "Time for which the CPU quota stopped the cgroup, summed over CPUs; exact up to the cgroup's end; no sample until a reading finds a quota",
-    source: "cpu.stat, read every 5 s; cfs_bandwidth of the task group at the removal",
+    source: "cfs_bandwidth of the task group, in a walk through the CPU controller's tree at most 4 s ago, and at the removal; else cpu.stat, read every 5 s",
     must_equal: "throttled_usec (version 1: throttled_time) of cpu.stat, exactly",
     ..Metric::BASE
 };
@@ -22,7 +22,7 @@ pub static PERIODS: Metric = Metric {
     unit: Unit::Count("period"),
     help: "Periods of the CPU quota in which the cgroup had tasks to run, by whether the quota lasted or stopped it; exact up to the cgroup's end; no sample until a reading finds a quota",
     labels: &[Label { name: "result", values: LabelValues::Fixed(&["ran", "throttled"]) }],
-    source: "cpu.stat, read every 5 s; cfs_bandwidth of the task group at the removal",
+    source: "cfs_bandwidth of the task group, in a walk through the CPU controller's tree at most 4 s ago, and at the removal; else cpu.stat, read every 5 s",
     must_equal: "nr_periods less nr_throttled, and nr_throttled, of cpu.stat, exactly",
     ..Metric::BASE
 };
@@ -33,10 +33,10 @@ pub static MODE: Metric = Metric {
     otlp_name: "podlens.cpu.mode",
     kind: Kind::Counter,
     unit: Unit::Seconds,
-    help: "CPU time in user and in kernel mode, according to the kernel's own files; after the cgroup's end the value of the last reading stays, and a cgroup that lived between two readings has no sample: podlens_cpu_seconds_total is exact for both",
+    help: "CPU time in user and in kernel mode, as the kernel counts it, up to the cgroup's end; where that is read from files the value of the last reading stays, and a cgroup that lived between two readings has no sample: podlens_cpu_seconds_total is exact for both",
     labels: &[Label { name: "mode", values: LabelValues::Fixed(&["user", "system"]) }],
-    source: "cpu.stat, version 1: cpuacct.usage_user and cpuacct.usage_sys; read every 5 s",
-    must_equal: "user_usec and system_usec of cpu.stat (version 1: those files), exactly",
+    source: "each CPU's count of the cgroup (version 1: cpuacct, where that is in one hierarchy with cpu), in a walk at most 4 s ago and at the removal; else cpu.stat, version 1: cpuacct.usage_user and cpuacct.usage_sys; read every 10 s",
+    must_equal: "user_usec and system_usec of cpu.stat (version 1: those files), exactly; how version 2 splits usage_usec depends on when somebody has read it before, and a reading of podlens is one of its own",
     ..Metric::BASE
 };
 
@@ -47,7 +47,7 @@ pub static LIMIT: Metric = Metric {
     kind: Kind::Gauge,
     unit: Unit::Cpus,
     help: "CPUs that the cgroup's quota allows at most; no sample without a quota. A pod's own quota has container=\"\"",
-    source: "cpu.max, version 1: cpu.cfs_quota_us and cpu.cfs_period_us, read every 10 s; the pod object where the collector is off",
-    must_equal: "quota by period of those files",
+    source: "cfs_bandwidth of the task group, in a walk at most 4 s ago; else cpu.max, version 1: cpu.cfs_quota_us and cpu.cfs_period_us, read every 10 s; the pod object where the collector is off",
+    must_equal: "quota by period of cpu.max, version 1: of cpu.cfs_quota_us and cpu.cfs_period_us",
     ..Metric::BASE
 };

@@ -1,21 +1,34 @@
-//! Collector `cpu`: what the kernel's own files of a cgroup tell of its quota and of its CPU time by mode.
+//! Collector `cpu`: a cgroup's CPU quota, what that did, and CPU time by mode.
 //!
-//! Called so and not after throttling alone, since one file tells both. It reads the directory of an entity's
-//! topmost cgroup only, whose figures include all below. A removal takes the files along: what the quota had
-//! done by then comes as an event before the removal.
+//! Called so and not after throttling alone, since the kernel tells both together. It tells of an entity's topmost cgroup
+//! only, whose figures include all below. A walk of the kernel programs through the CPU controller's tree reads what the kernel
+//! has; where there is no walk the files are read, and CPU time by mode too where version 1 counts it in another hierarchy than
+//! that of the quotas. What there was by a cgroup's end comes as an event before the removal.
 
+mod figures;
 mod files;
 pub mod metrics;
 mod start;
+mod times;
 
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use foldhash::fast::RandomState;
-use podlens_common::{cgroup::CgroupKey, cpu::Bandwidth};
+use podlens_common::{
+    cgroup::{CgroupKey, KEY_MARKS},
+    cpu::{CpuFigures, CpuRecord},
+};
 
-use self::files::{CpuFiles, Figures};
 pub use self::start::SPEC;
-use super::{Collector, EntityCgroup, Noticed, Readings, Spec, Sweep};
+use self::{
+    figures::{Figures, book},
+    files::{CpuFiles, Wanted},
+};
+use super::{Collector, EntityCgroup, Noticed, Readings, Spec, Sweep, subtrees::Subtrees, tree::TreeReader};
 use crate::{
     kernel::{
         cgroupfs::{
@@ -27,12 +40,30 @@ use crate::{
     signal::{Layout, Loss, Row, Subtree},
 };
 
+/// Least time between two walks, unless there is a new cgroup. Whoever asks every 5 s has a walk each time.
+const WALK_INTERVAL: Duration = Duration::from_secs(4);
+/// Walks that are made for a cgroup which none has met.
+const WALKS_FOR_NEW: u32 = 3;
+
+/// Where the figures come from.
+#[derive(Default)]
+pub(super) struct Sources {
+    /// The walk, if there is one.
+    walk: Option<TreeReader<CpuRecord>>,
+    /// It tells CPU time by mode as well.
+    walk_tells_modes: bool,
+    /// The files, where something is to be read from them.
+    files: Option<FileReader>,
+}
+
 /// The collector at work.
 pub struct Cpu {
     hierarchies: Hierarchies,
-    reader: FileReader,
+    sources: Sources,
     layout: Arc<Layout>,
     watched: HashMap<CgroupKey, Watched, RandomState>,
+    walked: Option<Instant>,
+    unfinished: u64,
     /// Values that were asked for and had not been read in time.
     late: u64,
     /// The present cgroup's row.
@@ -42,21 +73,62 @@ pub struct Cpu {
 struct Watched {
     subtree: Subtree,
     since: Instant,
-    files: Watch<Figures>,
-    /// The reading that is in `row`.
-    booked: Option<Instant>,
-    /// Its values as of that reading; counters only rise.
+    /// What is read of it from files.
+    files: Option<Watch<Figures>>,
+    /// The reading that is in `figures`.
+    read: Option<Instant>,
+    /// A walk has met it.
+    is_met: bool,
+    /// Walks that have not met it.
+    missed: u32,
+    figures: Figures,
+    /// Its values as of then; counters only rise.
     row: Row,
-    /// What its quota had done by its removal.
-    last_words: Option<Bandwidth>,
 }
 
 impl Cpu {
-    /// A collector over the files of these trees, which `reader` reads.
-    #[must_use]
-    pub fn new(layout: Arc<Layout>, hierarchies: Hierarchies, reader: FileReader) -> Self {
-        let found = layout.row();
-        Self { hierarchies, reader, layout, watched: HashMap::default(), late: 0, found }
+    /// A collector over these trees.
+    pub(super) fn new(layout: Arc<Layout>, hierarchies: Hierarchies, sources: Sources) -> Self {
+        let (watched, found) = (HashMap::default(), layout.row());
+        Self { hierarchies, sources, layout, watched, walked: None, unfinished: 0, late: 0, found }
+    }
+
+    /// What of a cgroup is read from files; nothing where the walk tells all.
+    fn wanted(&self, subtree: Subtree) -> Option<Wanted> {
+        match (&self.sources, subtree) {
+            (Sources { walk: None, .. }, Subtree::Own) => Some(Wanted::All),
+            (Sources { walk: None, .. }, Subtree::Shared) => Some(Wanted::Quota),
+            (Sources { walk_tells_modes: false, .. }, Subtree::Own) => Some(Wanted::Modes),
+            _ => None,
+        }
+    }
+
+    /// Walks through the tree anew, if it is time to.
+    fn walk(&mut self, now: Instant) {
+        let Some(walk) = &self.sources.walk else { return };
+        let is_due = self.walked.is_none_or(|at| now.duration_since(at) >= WALK_INTERVAL);
+        let is_new = |watched: &Watched| !watched.is_met && watched.missed < WALKS_FOR_NEW;
+        if !is_due && !self.watched.values().any(is_new) {
+            return;
+        }
+        self.walked = Some(now);
+        let (mark, watched) = (self.hierarchies.cpu_mark(), &self.watched);
+        let done = walk.walk(Subtrees::new, |met, record| {
+            let key = record.id | mark;
+            let is_wanted = record.id != 0 && watched.contains_key(&key);
+            met.take(record.depth, figures::pending(&record.figures), is_wanted.then_some((key, record)));
+        });
+        let Some(done) = done.map(Subtrees::finish) else {
+            self.unfinished += 1;
+            return;
+        };
+        self.watched.values_mut().for_each(|watched| watched.missed += 1);
+        for (key, record, below) in done.found {
+            let Some(watched) = self.watched.get_mut(&key) else { continue };
+            (watched.is_met, watched.missed) = (true, 0);
+            watched.figures.learn(&record.figures, below, mark != 0);
+            watched.book(&self.layout, &mut self.found);
+        }
     }
 }
 
@@ -66,16 +138,16 @@ impl Collector for Cpu {
     }
 
     fn born(&mut self, cgroup: EntityCgroup<'_>) {
-        if self.watched.contains_key(&cgroup.key) {
+        let EntityCgroup { key, path, subtree } = cgroup;
+        if key & KEY_MARKS != self.hierarchies.cpu_mark() || self.watched.contains_key(&key) {
             return;
         }
-        let EntityCgroup { key, path, subtree } = cgroup;
-        if let Some(files) = CpuFiles::of(&self.hierarchies, &self.reader, key, path, subtree == Subtree::Own) {
-            let files = self.reader.watch(files);
-            let (since, row) = (Instant::now(), self.layout.row());
-            let watched = Watched { subtree, since, files, booked: None, row, last_words: None };
-            self.watched.insert(key, watched);
-        }
+        let files = self.sources.files.as_ref().and_then(|reader| {
+            Some(reader.watch(CpuFiles::of(&self.hierarchies, reader, key, path, self.wanted(subtree)?)?))
+        });
+        let (since, figures, row) = (Instant::now(), Figures::default(), self.layout.row());
+        let watched = Watched { subtree, since, files, read: None, is_met: false, missed: 0, figures, row };
+        self.watched.insert(key, watched);
     }
 
     fn read(&mut self, sweep: &Sweep<'_>, readings: &mut dyn Readings) {
@@ -83,73 +155,62 @@ impl Collector for Cpu {
             return;
         }
         let now = Instant::now();
-        self.reader.taken(now);
+        if let Some(reader) = &self.sources.files {
+            reader.taken(now);
+        }
+        self.walk(now);
         for (key, watched) in &mut self.watched {
-            watched.take(&self.layout, &mut self.found);
-            let last = watched.booked.unwrap_or(watched.since);
-            self.late += u64::from(now.saturating_duration_since(last) > LATE);
+            watched.take_files(&self.layout, &mut self.found);
+            self.late += u64::from(watched.is_late(now));
             readings.cgroup(*key, &watched.row);
         }
     }
 
     fn event(&mut self, record: &Record) -> Result<Option<Noticed>, Malformed> {
-        let last_words = record.body()?;
+        let last_words: CpuFigures = record.body()?;
         if let Some(watched) = self.watched.get_mut(&record.key) {
-            watched.last_words = Some(last_words);
+            watched.take_files(&self.layout, &mut self.found);
+            watched.figures.learn(&last_words, figures::pending(&last_words), self.hierarchies.cpu_mark() != 0);
+            watched.book(&self.layout, &mut self.found);
         }
         Ok(None)
     }
 
     fn removed(&mut self, key: CgroupKey) -> Option<Row> {
         let mut watched = self.watched.remove(&key)?;
-        watched.take(&self.layout, &mut self.found);
-        let mut row = self.layout.row();
-        if let Some(bandwidth) = watched.last_words {
-            book_bandwidth(&mut row, &self.layout, &bandwidth);
-        }
+        watched.take_files(&self.layout, &mut self.found);
         watched.row.remove_gauges(&self.layout);
-        row.at_least(&watched.row);
-        Some(row)
+        Some(watched.row)
     }
 
     fn lost(&self) -> Vec<(&'static Loss, u64)> {
-        vec![(&start::LATE_FILE, self.late)]
+        vec![(&start::WALK_UNFINISHED, self.unfinished), (&start::LATE_FILE, self.late)]
     }
 }
 
 impl Watched {
     /// Books what the files said last, unless that is done. `found` is a row to work in.
-    fn take(&mut self, layout: &Layout, found: &mut Row) {
-        let Some(reading) = self.files.last().filter(|reading| self.booked != Some(reading.at)) else { return };
-        self.booked = Some(reading.at);
+    fn take_files(&mut self, layout: &Layout, found: &mut Row) {
+        let reading = self.files.as_ref().and_then(Watch::last);
+        let Some(reading) = reading.filter(|reading| self.read != Some(reading.at)) else { return };
+        self.read = Some(reading.at);
+        self.figures.read(&reading.value, self.is_met);
+        self.book(layout, found);
+    }
+
+    /// What is read of it from files is too old.
+    fn is_late(&self, now: Instant) -> bool {
+        self.files.is_some() && now.saturating_duration_since(self.read.unwrap_or(self.since)) > LATE
+    }
+
+    /// Of a cgroup that is being removed the last values stay, but for gauges. Numbers that belong together are read one after
+    /// another, so a difference of two can fall for a moment.
+    fn book(&mut self, layout: &Layout, found: &mut Row) {
         found.clear();
-        book(found, layout, self.subtree, &reading.value);
-        // Of a cgroup that is being removed the last values stay, but for gauges. The kernel writes a file's
-        // numbers one after another, so a difference of two can fall for a moment.
+        book(found, layout, self.subtree, &self.figures);
         self.row.remove_gauges(layout);
         self.row.at_least(found);
     }
-}
-
-fn book(row: &mut Row, layout: &Layout, subtree: Subtree, figures: &Figures) {
-    let Figures { mode_ns, bandwidth, limit } = figures;
-    if let Some(limit) = limit {
-        row.add(layout, &metrics::LIMIT, 0, *limit);
-    }
-    if let Some(bandwidth) = bandwidth.filter(|bandwidth| limit.is_some() || bandwidth.periods > 0) {
-        book_bandwidth(row, layout, &bandwidth);
-    }
-    if let Some(mode_ns) = mode_ns
-        && subtree == Subtree::Own
-    {
-        row.add_all(layout, &metrics::MODE, mode_ns);
-    }
-}
-
-fn book_bandwidth(row: &mut Row, layout: &Layout, bandwidth: &Bandwidth) {
-    let Bandwidth { periods, throttled_periods, throttled_ns } = *bandwidth;
-    row.add(layout, &metrics::THROTTLED, 0, throttled_ns);
-    row.add_all(layout, &metrics::PERIODS, &[periods.saturating_sub(throttled_periods), throttled_periods]);
 }
 
 #[cfg(test)]
@@ -161,42 +222,13 @@ mod tests {
     use super::*;
     use crate::{collectors::SlotsInUse, signal::Metric};
 
-    const STOPPED: Bandwidth = Bandwidth { periods: 7, throttled_periods: 3, throttled_ns: 9000 };
-
-    fn check(
-        subtree: Subtree,
-        figures: Figures,
-        quota: Option<[u64; 3]>,
-        mode_ns: Option<[u64; 2]>,
-        limit: Option<u64>,
-    ) {
-        let layout = Layout::new(SPEC.metrics);
-        let mut row = layout.row();
-        book(&mut row, &layout, subtree, &figures);
-        let cells = |metric| layout.column(metric).and_then(|column| row.cells(column));
-        let stopped =
-            cells(&metrics::THROTTLED).map(|stopped| [stopped, cells(&metrics::PERIODS).unwrap_or(&[])].concat());
-        assert_eq!(stopped, quota.map(|quota| quota.to_vec()));
-        assert_eq!(cells(&metrics::MODE), mode_ns.as_ref().map(<[u64; 2]>::as_slice));
-        assert_eq!(cells(&metrics::LIMIT), limit.as_ref().map(std::slice::from_ref));
-    }
-
-    #[test]
-    fn without_a_quota_now_or_before_nothing_is_told_of_one() {
-        let (unused, mode_ns) = (Some(Bandwidth::default()), Some([1, 2]));
-        let stopped = Some([9000, 4, 3]);
-        check(Subtree::Own, Figures { mode_ns, bandwidth: unused, limit: None }, None, mode_ns, None);
-        check(Subtree::Own, Figures { mode_ns, bandwidth: unused, limit: Some(5) }, Some([0; 3]), mode_ns, Some(5));
-        check(Subtree::Own, Figures { mode_ns, bandwidth: Some(STOPPED), limit: None }, stopped, mode_ns, None);
-        check(Subtree::Own, Figures::default(), None, None, None);
-    }
-
     /// A collector over a version 2 tree of plain files with so many containers.
     fn collector_of(containers: u64) -> (tempfile::TempDir, Cpu) {
         let root = tempfile::tempdir().unwrap();
         fs::write(root.path().join("cgroup.controllers"), "cpu\n").unwrap();
         let hierarchies = Hierarchies::find(root.path()).unwrap();
-        let mut cpu = Cpu::new(Arc::new(Layout::new(SPEC.metrics)), hierarchies, FileReader::start().unwrap());
+        let sources = Sources { files: Some(FileReader::start().unwrap()), ..Sources::default() };
+        let mut cpu = Cpu::new(Arc::new(Layout::new(SPEC.metrics)), hierarchies, sources);
         for key in 1..=containers {
             let directory = root.path().join(key.to_string());
             fs::create_dir(&directory).unwrap();
@@ -242,7 +274,7 @@ mod tests {
         let cells = |metric| cpu.layout.column(metric).and_then(|column| row.cells(column));
         assert_eq!(cells(&metrics::MODE), Some([10_000, 20_000].as_slice()));
         assert_eq!(cells(&metrics::LIMIT), None, "what is gone has no limit");
-        assert_eq!(cpu.lost(), [(&start::LATE_FILE, 0)]);
+        assert!(cpu.lost().iter().all(|(_, times)| *times == 0));
     }
 
     /// Not a test: prints what a sweep costs here.
@@ -260,11 +292,5 @@ mod tests {
             .collect();
         took.sort();
         println!("a sweep with 500 cgroups: {:?}, the longest {:?}", took[25], took[49]);
-    }
-
-    #[test]
-    fn a_pods_own_directory_has_a_quota_and_no_cpu_time() {
-        let figures = Figures { mode_ns: Some([1, 2]), bandwidth: Some(STOPPED), limit: Some(5) };
-        check(Subtree::Shared, figures, Some([9000, 4, 3]), None, Some(5));
     }
 }

@@ -1,17 +1,17 @@
-//! What the collector `cpu` is made of, and how it starts. It reads files; one program tells what a quota had done by a
-//! cgroup's removal.
+//! What the collector `cpu` is made of, and how it starts. It walks, and reads files where it cannot.
 
 use std::{error::Error, sync::Arc};
 
 use podlens_common::cpu::LAST_WORDS;
 
-use super::{Cpu, metrics};
+use super::{Cpu, Sources, metrics};
 use crate::{
     collectors::{
         lifecycle,
         spec::{Kind, Part, Program, Spec, Start, Started, Wish},
+        tree::TreeReader,
     },
-    kernel::cgroupfs::hierarchies::Hierarchies,
+    kernel::{cgroupfs::hierarchies::Hierarchies, hooks::Hook, host::Cpus, maps::Map},
     signal::Loss,
 };
 
@@ -21,33 +21,67 @@ pub static SPEC: Spec = Spec {
     about: "CPU quota and what it stopped, CPU time by mode",
     kind: Kind::Files,
     is_optional: true,
-    parts: &[Part {
-        without: Some(NO_LAST_FIGURES),
-        for_events: false,
-        programs: &[Program::on_tracepoint("cpu_last_words", lifecycle::REMOVAL, &["cgroup", "char"])],
-        maps: &[],
-    }],
+    parts: &[
+        Part {
+            without: Some("quotas and CPU time by mode are read from files, every 5 s"),
+            for_events: false,
+            programs: &[Program { name: "cpu_walk", hook: Hook::TaskIterator }],
+            maps: &[Map::fixed("CPU_WALK"), Map::fixed("CPU_RECORDS")],
+        },
+        Part {
+            without: Some(NO_LAST_FIGURES),
+            for_events: false,
+            programs: &[Program::on_tracepoint("cpu_last_words", lifecycle::REMOVAL, &["cgroup", "char"])],
+            maps: &[Map::fixed("CPU_READ")],
+        },
+    ],
     wishes: &[&[Wish { of: "bandwidth", without: NO_LAST_FIGURES }]],
     without: None,
     metrics: &[&metrics::THROTTLED, &metrics::PERIODS, &metrics::MODE, &metrics::LIMIT],
     records: &[LAST_WORDS],
     events: &[],
-    losses: &[&LATE_FILE],
+    losses: &[&WALK_UNFINISHED, &LATE_FILE],
     start,
+};
+
+/// The values are not those of now.
+pub(super) static WALK_UNFINISHED: Loss = Loss {
+    reason: "walk_unfinished",
+    means: "a walk through the CPU controller's tree did not come round, three times in a row: more than 131,072 cgroups, cgroups that end faster than the walk goes on, or a kernel whose lists differ. The values of the last walk are served; report it if it goes on",
 };
 
 /// A value is older than it should be.
 pub(super) static LATE_FILE: Loss = Loss {
     reason: "late_file",
-    means: "a value of a cgroup's file was older than 20 s when it was asked for: some file of a cgroup hangs (thread `cgroup-files`), or the node is far too busy. The value read last is served",
+    means: "where files are read: a value of a cgroup's file was older than 20 s when it was asked for: some file of a cgroup hangs (thread `cgroup-files`), or the node is far too busy. The value read last is served",
 };
 
-const NO_LAST_FIGURES: &str = "what a quota did between the last reading and the cgroup's end is missing";
+const NO_LAST_FIGURES: &str =
+    "what a quota did, and CPU time by mode, between the last reading and the cgroup's end is missing";
 
 fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
     let lacks: Vec<String> = lacking_controllers(start.hierarchies).map(str::to_owned).into_iter().collect();
-    let files = start.files().map_err(|cause| format!("cannot start the reader of cgroups' files: {cause}"))?;
-    Ok(Started { lacks, ..Started::whole(Cpu::new(Arc::clone(&start.layout), start.hierarchies.clone(), files)) })
+    let mut sources = Sources::default();
+    if start.runs("cpu_walk") && start.has("bandwidth") {
+        let iterator = start.object.iterator("cpu_walk")?;
+        let (walk, records) = (start.object.array("CPU_WALK")?, start.object.array("CPU_RECORDS")?);
+        let cpus = Cpus::of_node().map_or(start.cpus, |cpus| cpus.possible);
+        sources.walk = Some(TreeReader::new(iterator, walk, records).of_cpus(cpus));
+        sources.walk_tells_modes = walk_tells_modes(start);
+    }
+    if !sources.walk_tells_modes {
+        let cause = |cause| format!("cannot start the reader of cgroups' files: {cause}");
+        sources.files = Some(start.files().map_err(cause)?);
+    }
+    Ok(Started { lacks, ..Started::whole(Cpu::new(Arc::clone(&start.layout), start.hierarchies.clone(), sources)) })
+}
+
+/// CPU time by mode lies in the tree that is walked through.
+fn walk_tells_modes(start: &Start<'_>) -> bool {
+    match start.hierarchies.keyed_v1() {
+        Some(tree) => tree.has("cpuacct") && start.has("accounting"),
+        None => start.has("times"),
+    }
 }
 
 /// What the controllers of this node leave untold, in words.

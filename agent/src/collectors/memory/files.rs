@@ -18,6 +18,8 @@ use crate::kernel::cgroupfs::files::{CgroupFile, FileReader, Source, TURN, Turn}
 
 /// Reading memory.stat can make the kernel collect all its CPUs' counts.
 const STATISTICS_HOLD: Duration = Duration::from_secs(30);
+/// Turns that pass meanwhile.
+const STATISTICS_REST: u32 = 5;
 /// The same where the walk tells all that is not 0.
 const KNOWN_STATISTICS_HOLD: Duration = Duration::from_mins(5);
 
@@ -116,6 +118,12 @@ impl Source for MemoryFiles {
             None => self.said,
         };
         Said { id: self.id, figures }
+    }
+
+    /// A cgroup that has had no directory in the memory tree for so long hardly gets one.
+    fn rest(&self, now: Instant) -> u32 {
+        let reads_only_statistics = self.counters.is_none();
+        if reads_only_statistics && now.duration_since(self.since) >= STATISTICS_HOLD { STATISTICS_REST } else { 0 }
     }
 }
 

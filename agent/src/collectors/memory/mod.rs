@@ -12,7 +12,6 @@ mod files;
 mod learn;
 pub mod metrics;
 mod start;
-mod subtrees;
 
 use std::{
     collections::HashMap,
@@ -34,9 +33,8 @@ use self::{
     figures::{Figures, Machine},
     files::{MemoryFiles, Said},
     learn::Learner,
-    subtrees::Subtrees,
 };
-use super::{Collector, EntityCgroup, Noticed, Readings, Spec, Sweep, tree::TreeReader};
+use super::{Collector, EntityCgroup, Noticed, Readings, Spec, Sweep, subtrees::Subtrees, tree::TreeReader};
 use crate::{
     kernel::{
         cgroupfs::{
@@ -170,7 +168,9 @@ impl Memory {
         }
         self.walked = Some(now);
         let by_id = &self.by_id;
-        let done = walk.walk(Subtrees::default, |met, record| met.take(record, by_id.get(&record.id).copied()));
+        let done = walk.walk(Subtrees::new, |met, record| {
+            met.take(record.depth, record.lists, by_id.get(&record.id).map(|key| (*key, record)));
+        });
         let Some(done) = done.map(Subtrees::finish) else {
             self.unfinished += 1;
             return;

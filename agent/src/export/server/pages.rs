@@ -1,11 +1,12 @@
-//! Encoded pages, kept for as long as their snapshot is the newest: two scrapers cost one encoding.
+//! Encoded pages, kept for a moment: two scrapers at about the same time cost one encoding.
 
 use std::{
     io::{self, Write},
     sync::Arc,
+    time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
 use tokio::sync::Mutex;
 
@@ -25,10 +26,13 @@ pub(super) struct Form {
     pub(super) gzip: bool,
 }
 
+/// A page is kept so long beside whoever reads it. On a full node it has megabytes, which would lie there until the next scrape.
+const KEPT: Duration = Duration::from_secs(2);
+
 /// The pages of the newest snapshot.
 #[derive(Default)]
 pub(super) struct Pages {
-    newest: Mutex<Vec<Page>>,
+    newest: Arc<Mutex<Vec<Page>>>,
 }
 
 struct Page {
@@ -48,30 +52,28 @@ impl Pages {
     ) -> io::Result<Bytes> {
         let mut newest = self.newest.lock().await;
         let sequence = snapshot.sequence;
-        let mut room = Vec::new();
-        for old in newest.extract_if(.., |page| page.sequence != sequence) {
-            if old.form == form {
-                // Megabytes that need not be taken from the system anew, unless somebody still reads them.
-                room = old.bytes.try_into_mut().map(emptied).unwrap_or_default();
-            }
-        }
+        newest.retain(|page| page.sequence == sequence);
         if let Some(page) = newest.iter().find(|page| page.form == form) {
             return Ok(page.bytes.clone());
         }
         let encoded = move || {
             let own = own::page(&telemetry, form.format);
-            encode(form, room, &own, |page| prometheus::write_samples(&snapshot, None, form.format, page))
+            encode(form, &own, |page| prometheus::write_samples(&snapshot, None, form.format, page))
         };
         let bytes = blocking(encoded).await?;
         newest.push(Page { sequence, form, bytes: bytes.clone() });
+        let pages = Arc::clone(&self.newest);
+        tokio::spawn(async move {
+            tokio::time::sleep(KEPT).await;
+            pages.lock().await.retain(|page| page.sequence != sequence || page.form != form);
+        });
         Ok(bytes)
     }
 
     /// The samples of some pods alone. Not kept.
     pub(super) async fn filtered(snapshot: Arc<Snapshot>, filter: Filter, form: Form) -> io::Result<Bytes> {
-        let encoded = move || {
-            encode(form, Vec::new(), "", |page| prometheus::write_samples(&snapshot, Some(&filter), form.format, page))
-        };
+        let encoded =
+            move || encode(form, "", |page| prometheus::write_samples(&snapshot, Some(&filter), form.format, page));
         blocking(encoded).await
     }
 }
@@ -81,24 +83,13 @@ async fn blocking(encoded: impl FnOnce() -> io::Result<Vec<u8>> + Send + 'static
     tokio::task::spawn_blocking(encoded).await.map_err(io::Error::other)?.map(Bytes::from)
 }
 
-/// The memory alone: what is in it would be moved to its beginning, wherever it stands.
-fn emptied(mut page: BytesMut) -> Vec<u8> {
-    page.clear();
-    page.into()
-}
-
-/// Writes a page into `room`, which is empty.
-fn encode(
-    form: Form,
-    room: Vec<u8>,
-    own: &str,
-    write_samples: impl FnOnce(&mut Sink) -> io::Result<()>,
-) -> io::Result<Vec<u8>> {
+/// Writes a page.
+fn encode(form: Form, own: &str, write_samples: impl FnOnce(&mut Sink) -> io::Result<()>) -> io::Result<Vec<u8>> {
     let mut sink = if form.gzip {
         // Level 6 makes a page 15 % smaller for five times the CPU.
-        Sink::Gzip(GzEncoder::new(room, Compression::fast()))
+        Sink::Gzip(GzEncoder::new(Vec::new(), Compression::fast()))
     } else {
-        Sink::Plain(room)
+        Sink::Plain(Vec::new())
     };
     write_samples(&mut sink)?;
     sink.write_all(own.as_bytes())?;

@@ -337,6 +337,13 @@ impl Table {
         entities: impl IntoIterator<Item = (&'a Entity, bool)>,
         now: Instant,
     ) -> Vec<Unknown> {
+        let unknown = self.meet(entities, now);
+        self.forget(now);
+        unknown
+    }
+
+    /// Meets entities, of each pod all or none, and whether each has a living cgroup; gives the containers that have no name yet.
+    pub fn meet<'a>(&mut self, entities: impl IntoIterator<Item = (&'a Entity, bool)>, now: Instant) -> Vec<Unknown> {
         let mut unknown = Vec::new();
         let mut living: ByName<Vec<Arc<str>>> = HashMap::default();
         for (entity, lives) in entities {
@@ -357,7 +364,6 @@ impl Table {
                 entry.find_sandbox(&ids, now);
             }
         }
-        self.forget(now);
         unknown
     }
 

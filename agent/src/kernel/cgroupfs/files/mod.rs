@@ -39,6 +39,11 @@ pub trait Source: Send + 'static {
 
     /// Reads them. Only the reader's thread calls it.
     fn read(&mut self, turn: &mut Turn) -> Self::Value;
+
+    /// After a reading: how many of the next turns may be left out, since nothing would be read in them.
+    fn rest(&self, _now: Instant) -> u32 {
+        0
+    }
 }
 
 /// One reading by the reader's thread.
@@ -118,7 +123,8 @@ struct End(Arc<Shared>);
 
 /// A source and where its last reading goes.
 trait Job: Send {
-    fn run(&mut self, turn: &mut Turn);
+    /// Gives how many of the next turns may be left out.
+    fn run(&mut self, turn: &mut Turn) -> u32;
 }
 
 struct Watched<S: Source> {
@@ -230,9 +236,10 @@ impl Drop for Kept {
 }
 
 impl<S: Source> Job for Watched<S> {
-    fn run(&mut self, turn: &mut Turn) {
+    fn run(&mut self, turn: &mut Turn) -> u32 {
         let value = self.source.read(turn);
         *lock(&self.last) = Some(Reading { at: turn.now, value });
+        self.source.rest(turn.now)
     }
 }
 
@@ -296,7 +303,7 @@ fn run(shared: &Shared) {
             }
             if let Some(job) = jobs.get_mut(&id) {
                 turn.now = Instant::now();
-                job.run(&mut turn);
+                schedule.rest(id, job.run(&mut turn));
             }
         }
     }

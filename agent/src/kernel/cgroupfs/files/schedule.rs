@@ -81,6 +81,14 @@ impl Schedule {
         due
     }
 
+    /// So many of its next turns are left out.
+    pub(super) fn rest(&mut self, id: u64, turns: u32) {
+        let Some(entry) = self.entries.get_mut(&id).filter(|_| turns > 0) else { return };
+        self.queue.remove(&(entry.due, id));
+        entry.due += TURN * turns;
+        self.queue.insert((entry.due, id));
+    }
+
     fn next_turn(&self, id: u64, since: Instant, now: Instant) -> Instant {
         let age = now.duration_since(since);
         if age < TURN {
@@ -236,6 +244,20 @@ mod tests {
         let mut demand = Demand::default();
         (0..30).for_each(|ms| demand.taken(began + MS * ms));
         assert_eq!(demand.taken.len(), 1);
+    }
+
+    #[test]
+    fn a_source_that_rests_is_due_when_it_has_rested_and_not_before() {
+        let began = Instant::now();
+        let mut schedule = Schedule::new(began);
+        schedule.add(0, began);
+        schedule.due(began + TURN * 2, &Demand::default());
+        schedule.rest(0, 1);
+        schedule.rest(9, 1);
+        assert_eq!(schedule.next(), Some(began + TURN * 4));
+        assert_eq!(schedule.due(began + TURN * 3, &Demand::default()), [0_u64; 0]);
+        assert_eq!(schedule.due(began + TURN * 4, &Demand::default()), [0]);
+        assert_eq!(schedule.next(), Some(began + TURN * 5), "once");
     }
 
     #[test]
