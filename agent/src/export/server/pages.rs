@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 use crate::{
     export::{
         own,
-        prometheus::{self, Filter, Format},
+        prometheus::{self, Filter, Style},
     },
     registry::Snapshot,
     telemetry::SelfTelemetry,
@@ -21,7 +21,7 @@ use crate::{
 /// What a page depends on beside its snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Form {
-    pub(super) format: Format,
+    pub(super) style: Style,
     pub(super) gzip: bool,
 }
 
@@ -59,8 +59,8 @@ impl Pages {
             return Ok(page.bytes.clone());
         }
         let encoded = move || {
-            let own = own::page(&telemetry, form.format);
-            encode(form, room, &own, |page| prometheus::write_samples(&snapshot, None, form.format, page))
+            let own = own::page(&telemetry, form.style.format);
+            encode(form, room, &own, |page| prometheus::write_samples(&snapshot, None, form.style, page))
         };
         let bytes = blocking(encoded).await?;
         newest.push(Page { sequence, form, bytes: bytes.clone() });
@@ -70,7 +70,7 @@ impl Pages {
     /// The samples of some pods alone. Not kept.
     pub(super) async fn filtered(snapshot: Arc<Snapshot>, filter: Filter, form: Form) -> io::Result<Bytes> {
         let encoded = move || {
-            encode(form, Vec::new(), "", |page| prometheus::write_samples(&snapshot, Some(&filter), form.format, page))
+            encode(form, Vec::new(), &[], |page| prometheus::write_samples(&snapshot, Some(&filter), form.style, page))
         };
         blocking(encoded).await
     }
@@ -91,7 +91,7 @@ fn emptied(mut page: BytesMut) -> Vec<u8> {
 fn encode(
     form: Form,
     room: Vec<u8>,
-    own: &str,
+    own: &[u8],
     write_samples: impl FnOnce(&mut Sink) -> io::Result<()>,
 ) -> io::Result<Vec<u8>> {
     let mut sink = if form.gzip {
@@ -101,8 +101,8 @@ fn encode(
         Sink::Plain(room)
     };
     write_samples(&mut sink)?;
-    sink.write_all(own.as_bytes())?;
-    sink.write_all(form.format.end().as_bytes())?;
+    sink.write_all(own)?;
+    sink.write_all(form.style.format.end().as_bytes())?;
     match sink {
         Sink::Plain(page) => Ok(page),
         Sink::Gzip(encoder) => encoder.finish(),
