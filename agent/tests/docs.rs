@@ -42,7 +42,8 @@ empty. No process id, address or port is ever a label. A value that cannot be me
 In OTLP each entity is a resource, and the name is the one under \"OTLP\"; a metric's own labels are attributes.
 
 Histograms are counted in 32 buckets whose bounds are powers of two in seconds, from 2^-24 s (60 ns) to 64 s. OTLP gets
-them all, as an exponential histogram of scale 0; Prometheus text gets every second bound from 2^-20 s (1 us) to 4 s.
+them all, as an exponential histogram of scale 0, and so does a Prometheus that takes native histograms, as one of schema 0;
+text gets every second bound from 2^-20 s (1 us) to 4 s ([prometheus.md](prometheus.md)).
 ";
 
 const EVENTS: &str = "\

@@ -205,6 +205,7 @@ fn content(
         ready: Arc::new(ready),
         node: config.node.as_str().into(),
         linger: config.linger,
+        classic_histograms: config.prometheus.classic_histograms,
     }
 }
 

@@ -5,7 +5,8 @@
 use std::{path::PathBuf, time::Duration};
 
 use super::{
-    Compression, Config, Endpoint, Headers, Histograms, LogFormat, LogLevel, NameSource, Protocol, Units,
+    ClassicHistograms, Compression, Config, Endpoint, Headers, Histograms, LogFormat, LogLevel, NameSource, Protocol,
+    Units,
     value::{absolute_path, boolean, choice, duration, endpoint, header, is_node_name, socket_address, whole},
 };
 
@@ -137,6 +138,21 @@ pub(super) const KEYS: &[Key] = &[
         help: "How a log line looks",
         set: Set::Value(|config, text| {
             assign(&mut config.log.format, choice(text, &[("text", LogFormat::Text), ("json", LogFormat::Json)]))
+        }),
+    },
+    Key {
+        path: "prometheus.classic_histograms",
+        expects: "auto, always or never",
+        default: "auto",
+        example: "always",
+        help: "Which pages have classic buckets: `auto` is the text formats alone, since the protobuf format has native histograms; `always` is all formats, for a Prometheus that asks for protobuf and does not store native histograms; with `never` text has only the number and the sum of a distribution",
+        set: Set::Value(|config, text| {
+            let choices = [
+                ("auto", ClassicHistograms::Auto),
+                ("always", ClassicHistograms::Always),
+                ("never", ClassicHistograms::Never),
+            ];
+            assign(&mut config.prometheus.classic_histograms, choice(text, &choices))
         }),
     },
     Key {

@@ -50,6 +50,7 @@ pub struct Config {
     pub collectors: BTreeMap<String, bool>,
     pub events: Events,
     pub log: Log,
+    pub prometheus: Prometheus,
     pub otlp: Otlp,
     /// What `otlp` is for events: OpenTelemetry has variables of their own for log records, below the same keys.
     pub logs: Otlp,
@@ -117,6 +118,25 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+/// How the page for Prometheus is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the key of the same name documents each field")]
+pub struct Prometheus {
+    pub classic_histograms: ClassicHistograms,
+}
+
+/// Which pages have classic buckets of distributions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClassicHistograms {
+    /// Those that cannot carry native histograms.
+    #[default]
+    Auto,
+    /// All.
+    Always,
+    /// None: where there are no native histograms either, number and sum are left.
+    Never,
 }
 
 /// Where and how metrics are pushed.
@@ -257,6 +277,7 @@ impl Config {
             collectors: collectors.iter().map(|&name| (name.to_owned(), true)).collect(),
             events: Events { enabled: true },
             log: Log { level: LogLevel::Info, format: LogFormat::Text },
+            prometheus: Prometheus { classic_histograms: ClassicHistograms::Auto },
             otlp: Otlp::default(),
             logs: Otlp::default(),
             kubernetes: Kubernetes {

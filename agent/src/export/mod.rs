@@ -1,4 +1,4 @@
-//! Export: the snapshot as Prometheus text and as OTLP, events as OTLP, and the server and the clients that hand them
+//! Export: the snapshot as Prometheus text or protobuf and as OTLP, events as OTLP, and the server and the clients that hand them
 //! out.
 //!
 //! The encoders ([`prometheus`], [`otlp`]) are functions from a snapshot to bytes or messages; [`own`] writes the agent's
@@ -9,10 +9,13 @@
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod json;
+#[cfg(test)]
+mod metric_family;
 pub mod otlp;
 pub mod otlp_client;
 pub mod own;
 pub mod prometheus;
+mod proto;
 pub mod server;
 
 use std::{
@@ -41,3 +44,6 @@ pub trait EventSource: Send + Sync + 'static {
     /// whether or not they are. Each is given once: from then on it is the exporter's to deliver or to count.
     fn take(&self, exporter: &str, most: usize, at_once: bool) -> EventBatch;
 }
+
+#[cfg(test)]
+mod tests;

@@ -41,6 +41,14 @@ impl Prometheus {
         Self::start_configured(&configuration(target))
     }
 
+    /// The same, but it stores native histograms, for which it asks for protobuf, and classic ones beside them. The target has
+    /// the label `pod` of whoever is scraped.
+    pub fn start_native(target: SocketAddr, pod: &str) -> Self {
+        let configuration =
+            format!("{}    labels: {{pod: {pod}}}\n  always_scrape_classic_histograms: true\n", configuration(target));
+        Self::start_program(COMPONENT, &configuration, &["--enable-feature=native-histograms"])
+    }
+
     /// Starts it with a configuration of the test's own, in YAML or JSON.
     pub fn start_configured(configuration: &str) -> Self {
         Self::start_program(COMPONENT, configuration, &[])

@@ -36,7 +36,7 @@ fn fields_of_the_struct() -> Vec<String> {
         let Some((name, value)) = line.trim().split_once(": ") else {
             continue;
         };
-        let is_section = ["Events {", "Log {", "Otlp {", "Kubernetes {"].contains(&value);
+        let is_section = value.ends_with(" {");
         match indent {
             4 if is_section => section = format!("{name}."),
             4 => {

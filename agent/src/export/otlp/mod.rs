@@ -9,9 +9,9 @@
 //!
 //! Everything is cumulative. A counter's start is its entity's.
 
+mod field;
 pub mod logs;
 mod point;
-mod proto;
 mod resource;
 
 use std::{
@@ -24,15 +24,13 @@ use bytes::Bytes;
 use foldhash::fast::RandomState;
 
 pub(super) use self::point::unit;
+use self::point::{Frame, Moment};
 pub use self::{
     point::{CULPRIT_NAMESPACE_KEY, CULPRIT_POD_KEY, CULPRIT_UNIT_KEY},
     resource::{SCHEMA_URL, UNIT_KEY, is_of_entity},
 };
-use self::{
-    point::{Frame, Moment},
-    proto::field,
-};
 use crate::{
+    export::proto,
     registry::{EntityState, Family, Sample, Snapshot},
     signal::{Entity, EntityKey},
 };

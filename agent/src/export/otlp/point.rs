@@ -4,12 +4,9 @@
 
 use opentelemetry_proto::tonic::metrics::v1::{AggregationTemporality, DataPointFlags};
 
-use super::{
-    proto::{self, field},
-    resource::attribute,
-};
+use super::{field, resource::attribute};
 use crate::{
-    export::prometheus::histogram::BOUNDS,
+    export::{prometheus::histogram::BOUNDS, proto},
     registry::{Family, Sample, Snapshot, Value, snapshot::Culprit},
     signal::{Entity, Histogram, Kind, Metric, Unit},
 };

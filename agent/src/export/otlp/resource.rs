@@ -2,11 +2,11 @@
 //!
 //! Called by the encoders only, and by the agent's own metrics for the agent's. What is not known is left out, never guessed.
 
-use super::{
-    Options,
-    proto::{self, field},
+use super::{Options, field};
+use crate::{
+    export::proto,
+    signal::{Container, Entity},
 };
-use crate::signal::{Container, Entity};
 
 /// The conventions that the attributes follow.
 pub const SCHEMA_URL: &str = "https://opentelemetry.io/schemas/1.44.0";

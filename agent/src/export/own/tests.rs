@@ -15,6 +15,10 @@ fn telemetry() -> (SelfTelemetry, &'static OtlpCounters) {
     (SelfTelemetry::new("1.2.3", Some(counters)).unwrap(), counters)
 }
 
+fn text(telemetry: &SelfTelemetry, format: Format) -> String {
+    String::from_utf8(super::page(telemetry, format)).unwrap()
+}
+
 fn add_live_slots(telemetry: &SelfTelemetry, count: f64) {
     let slots = metrics::SLOTS.gauges().unwrap();
     slots.with_label_values(&["live"]).set(count);
@@ -38,7 +42,7 @@ fn a_page_tells_build_process_scrapes_points_and_what_was_added() {
     let lost = metrics::LOST.counters().unwrap();
     lost.with_label_values(&["scheduler", "full"]).inc();
     telemetry.register(lost).unwrap();
-    let page = super::page(&telemetry, Format::Text);
+    let page = text(&telemetry, Format::Text);
     for (name, labels, expected) in [
         ("podlens_build_info", &[("version", "1.2.3")][..], 1.0),
         ("podlens_otlp_points_total", &[("result", "sent")], 10.0),
@@ -62,14 +66,14 @@ fn a_page_tells_build_process_scrapes_points_and_what_was_added() {
 #[test]
 fn nothing_is_said_about_points_where_nothing_is_pushed() {
     let telemetry = SelfTelemetry::new("1.2.3", None).unwrap();
-    assert!(!super::page(&telemetry, Format::Text).contains("podlens_otlp_points"));
+    assert!(!text(&telemetry, Format::Text).contains("podlens_otlp_points"));
 }
 
 #[test]
 fn open_metrics_names_counter_families_without_their_suffix() {
     let (telemetry, counters) = telemetry();
     counters.failed_attempts.store(1, Ordering::Relaxed);
-    let page = super::page(&telemetry, Format::OpenMetrics);
+    let page = text(&telemetry, Format::OpenMetrics);
     let expected = "# TYPE podlens_otlp_failed_attempts counter\npodlens_otlp_failed_attempts_total 1\n";
     assert!(page.contains(expected), "{page}");
     let text = "# HELP podlens_x_total A \"quoted\" \\\\ help\n# TYPE podlens_x_total counter\npodlens_x_total 1\n";

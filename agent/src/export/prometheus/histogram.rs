@@ -1,6 +1,9 @@
-//! A distribution as the lines of a classic histogram. Called by the encoder.
+//! A distribution as the lines of a classic histogram, and the classic buckets of all formats. Called by the encoders.
 
-use super::{Format, push_all, push_integer, push_seconds};
+use super::{
+    Format, Style,
+    text::{push_all, push_integer, push_seconds},
+};
 use crate::signal::Histogram;
 
 /// The classic buckets: position of the kernel's bucket that ends there, and its bound in seconds as a decimal.
@@ -20,13 +23,23 @@ pub(in crate::export) const BOUNDS: [(usize, &str); 12] = [
     (26, "4.0"),
 ];
 
+/// The classic buckets of a distribution: which one, and how many observations are in it or below.
+pub(super) fn classic(histogram: Histogram<'_>) -> impl Iterator<Item = (usize, u64)> {
+    BOUNDS.iter().scan((0, 0), move |(next, cumulative), (last, _)| {
+        let ended = histogram.buckets().get(*next..=*last).unwrap_or_default();
+        *cumulative += ended.iter().sum::<u64>();
+        *next = last + 1;
+        Some((*last, *cumulative))
+    })
+}
+
 /// Writes one sample's lines. Each takes its labels from the first one's, as one piece.
 pub(super) fn push(
     out: &mut Vec<u8>,
     name: &str,
     labels: impl FnOnce(&mut Vec<u8>),
     histogram: Histogram<'_>,
-    format: Format,
+    style: Style,
 ) {
     let first = out.len();
     push_all(out, &[name, "_bucket{"]);
@@ -35,25 +48,17 @@ pub(super) fn push(
     let labels = start..out.len();
     out.extend_from_slice(b",le=\"");
     let head = first..out.len();
-    let (mut cumulative, mut next) = (0_u64, 0_usize);
-    for (last, bound) in BOUNDS {
-        if next > 0 {
-            out.extend_from_within(head.clone());
-        }
-        let ended = histogram.buckets().get(next..=last).unwrap_or_default();
-        cumulative += ended.iter().sum::<u64>();
-        next = last + 1;
+    // Without classic buckets the one of all observations is left, which a histogram must have.
+    let buckets = classic(histogram).zip(BOUNDS).filter(|_| style.has_classic());
+    for ((_, cumulative), (_, bound)) in buckets {
         // Text writes whole numbers without a fraction, OpenMetrics with one.
-        let bound = match format {
-            Format::Text => bound.strip_suffix(".0").unwrap_or(bound),
-            Format::OpenMetrics => bound,
-        };
+        let bound = if style.format == Format::OpenMetrics { bound } else { bound.strip_suffix(".0").unwrap_or(bound) };
         push_all(out, &[bound, "\"} "]);
         push_integer(out, cumulative);
         out.push(b'\n');
+        out.extend_from_within(head.clone());
     }
     let count = histogram.count();
-    out.extend_from_within(head);
     out.extend_from_slice(b"+Inf\"} ");
     push_integer(out, count);
     out.push(b'\n');

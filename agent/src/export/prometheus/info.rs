@@ -1,53 +1,68 @@
-//! Facts about entities as series of the constant 1. Called by the encoder.
+//! Facts about entities as series of the constant 1. Called by the encoders.
 
-use super::{Filter, Format, push_all, push_escaped, push_label};
+use std::collections::BTreeMap;
+
+use super::{
+    Filter, Format, NODE,
+    text::{push_all, push_escaped, push_label},
+};
 use crate::{
     registry::{Info, Snapshot},
-    signal::{Entity, InfoMetric},
+    signal::{Container, Entity, InfoMetric},
 };
 
-/// Writes all facts, one family a metric.
-pub(super) fn push(snapshot: &Snapshot, filter: Option<&Filter>, format: Format, out: &mut Vec<u8>) {
-    let mut metrics: Vec<&'static InfoMetric> = Vec::new();
+/// One entity's or its pod's facts.
+pub(super) struct Facts<'a> {
+    pub(super) info: &'a Info,
+    container: &'a Container,
+}
+
+/// All facts that belong on the page, by metric in the order of the names.
+pub(super) fn families<'a>(
+    snapshot: &'a Snapshot,
+    filter: Option<&'a Filter>,
+) -> Vec<(&'static InfoMetric, Vec<Facts<'a>>)> {
+    let mut families: BTreeMap<&str, (&'static InfoMetric, Vec<Facts<'a>>)> = BTreeMap::new();
     for info in &*snapshot.infos {
-        if !metrics.contains(&info.metric) {
-            metrics.push(info.metric);
-        }
-    }
-    metrics.sort_by_key(|metric| metric.name);
-    let of_metric =
-        |metric: &'static InfoMetric| snapshot.infos.iter().filter(move |info| std::ptr::eq(info.metric, metric));
-    let mut family = None;
-    for info in metrics.into_iter().flat_map(of_metric) {
         let Some(state) = snapshot.entity(info.entity) else { continue };
         let Entity::Container(container) = &*state.entity else { continue };
-        if filter.is_some_and(|filter| !filter.admits(&state.entity)) {
-            continue;
+        if filter.is_none_or(|filter| filter.admits(&state.entity)) {
+            let family = families.entry(info.metric.name).or_insert((info.metric, Vec::new()));
+            family.1.push(Facts { info, container });
         }
-        if family != Some(info.metric.name) {
-            family = Some(info.metric.name);
-            push_header(info, format, out);
-        }
-        push_all(out, &[info.metric.name, "{"]);
-        push_label(out, "namespace", &container.namespace);
-        out.push(b',');
-        push_label(out, "pod", &container.pod);
-        out.push(b',');
-        push_label(out, "container", if info.metric.of_pod { "" } else { &container.container });
-        for (name, value) in &info.labels {
-            out.push(b',');
-            push_label(out, name, value);
-        }
-        out.push(b',');
-        push_label(out, "node", &snapshot.node);
-        out.extend_from_slice(b"} 1\n");
+    }
+    families.into_values().collect()
+}
+
+impl<'a> Facts<'a> {
+    /// Whose they are and what they say, but for the node.
+    pub(super) fn labels(&self) -> impl Iterator<Item = (&'static str, &'a str)> {
+        let container = if self.info.metric.of_pod { "" } else { &self.container.container };
+        let identity =
+            [("namespace", &*self.container.namespace), ("pod", &*self.container.pod), ("container", container)];
+        identity.into_iter().chain(self.info.labels.iter().map(|(name, value)| (*name, &**value)))
     }
 }
 
-fn push_header(info: &Info, format: Format, out: &mut Vec<u8>) {
-    let metric = info.metric;
+/// Writes all facts as text, one family a metric.
+pub(super) fn push(snapshot: &Snapshot, filter: Option<&Filter>, format: Format, out: &mut Vec<u8>) {
+    for (metric, of_metric) in families(snapshot, filter) {
+        push_header(metric, format, out);
+        for facts in of_metric {
+            push_all(out, &[metric.name, "{"]);
+            for (name, value) in facts.labels() {
+                push_label(out, name, value);
+                out.push(b',');
+            }
+            push_label(out, NODE, &snapshot.node);
+            out.extend_from_slice(b"} 1\n");
+        }
+    }
+}
+
+fn push_header(metric: &InfoMetric, format: Format, out: &mut Vec<u8>) {
     let (name, kind) = match format {
-        Format::Text => (metric.name, "gauge"),
+        Format::Text | Format::Protobuf => (metric.name, "gauge"),
         // OpenMetrics has a type for it, whose family lacks the suffix.
         Format::OpenMetrics => (metric.name.strip_suffix("_info").unwrap_or(metric.name), "info"),
     };

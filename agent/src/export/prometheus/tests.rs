@@ -14,7 +14,11 @@ use prometheus::{
 };
 use proptest::prelude::*;
 
-use super::{Filter, Format, encode, histogram::BOUNDS, push_float, push_seconds};
+use super::{
+    Filter, Format, encode,
+    histogram::BOUNDS,
+    text::{push_float, push_seconds},
+};
 use crate::{
     export::fixture::{
         DISK, LATENCY, Series, any_snapshot, caused, container, distribution, large, parse, snapshot, snapshot_of,
@@ -101,35 +105,6 @@ fn a_filter_leaves_only_the_pods_it_names() {
     check(None, Some("shop"), &["web-1"]);
     check(Some("web-1"), Some("other"), &[]);
     check(Some("containerd.service"), None, &[]);
-}
-
-#[test]
-fn the_accept_header_decides_the_format() {
-    let check = |accept: &str, expected: Format| {
-        assert_eq!(Format::preferred(accept), expected, "{accept:?}");
-    };
-    check("", Format::Text);
-    check("*/*", Format::Text);
-    check("text/html", Format::Text);
-    check("application/openmetrics-text", Format::OpenMetrics);
-    check("application/openmetrics-text; version=1.0.0; charset=utf-8", Format::OpenMetrics);
-    check("application/openmetrics-text;version=\"1.0.0\"", Format::OpenMetrics);
-    check("application/openmetrics-text;version=0.0.1", Format::Text);
-    check("application/openmetrics-text;q=0", Format::Text);
-    check("application/openmetrics-text;q=0.2,text/plain;q=0.3", Format::Text);
-    check("application/openmetrics-text,*/*", Format::Text);
-    // What Prometheus 3 sends, without and with protobuf in front.
-    let prometheus = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,\
-                      application/openmetrics-text;version=0.0.1;q=0.4,\
-                      text/plain;version=1.0.0;escaping=allow-utf-8;q=0.3,\
-                      text/plain;version=0.0.4;q=0.2,*/*;q=0.1";
-    check(prometheus, Format::OpenMetrics);
-    check(
-        &format!(
-            "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.6,{prometheus}"
-        ),
-        Format::OpenMetrics,
-    );
 }
 
 #[test]

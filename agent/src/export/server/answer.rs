@@ -16,7 +16,7 @@ use super::{
 };
 use crate::export::{
     SnapshotSource,
-    prometheus::{Filter, Format},
+    prometheus::{Filter, Format, Style},
 };
 
 /// Everything that answers are made of.
@@ -46,7 +46,10 @@ impl<S: SnapshotSource> Answers<S> {
     async fn metrics(&self, request: &Request<Incoming>, delivery: &Arc<Delivery>) -> Response<Payload> {
         let began = Instant::now();
         let form = Form {
-            format: Format::preferred(&joined(request.headers(), &header::ACCEPT)),
+            style: Style {
+                format: Format::preferred(&joined(request.headers(), &header::ACCEPT)),
+                classic: self.content.classic_histograms,
+            },
             gzip: takes_gzip(&joined(request.headers(), &header::ACCEPT_ENCODING)),
         };
         let snapshot = self.content.source.snapshot().await;
@@ -68,7 +71,7 @@ impl<S: SnapshotSource> Answers<S> {
             }
         };
         telemetry.observe_scrape(began.elapsed());
-        let answer = with_header(answer, header::CONTENT_TYPE, form.format.content_type());
+        let answer = with_header(answer, header::CONTENT_TYPE, form.style.format.content_type());
         let answer = with_header(answer, header::VARY, "accept, accept-encoding");
         if form.gzip { with_header(answer, header::CONTENT_ENCODING, "gzip") } else { answer }
     }

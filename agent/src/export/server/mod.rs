@@ -34,6 +34,7 @@ use self::{
     seats::{Seat, Seats},
 };
 use crate::{
+    config::ClassicHistograms,
     export::SnapshotSource,
     signal::shutdown::{Shutdown, stopped},
     telemetry::SelfTelemetry,
@@ -85,6 +86,8 @@ pub struct Content<S> {
     pub node: Arc<str>,
     /// How long final values wait for those who scrape.
     pub linger: Duration,
+    /// Which pages have classic buckets.
+    pub classic_histograms: ClassicHistograms,
 }
 
 /// Why there is no server.

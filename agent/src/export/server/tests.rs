@@ -18,8 +18,10 @@ use tokio::{
 
 use super::{CONNECTIONS, Content, PATIENCE, Server, ServerError, Verdict};
 use crate::{
+    config::ClassicHistograms,
     export::{
         fixture::{FakeSource, eventually, large, snapshot},
+        metric_family::as_text,
         prometheus::{self, Format},
     },
     telemetry::SelfTelemetry,
@@ -40,6 +42,7 @@ fn start(source: Arc<FakeSource>, patience: Duration) -> Running {
         ready: Arc::new(|| Verdict { good: false, text: "scheduler: failed\n".into() }),
         node: "node<1>".into(),
         linger: Duration::from_mins(5),
+        classic_histograms: ClassicHistograms::Auto,
     };
     let mut server = Server::bind("127.0.0.1:0".parse().unwrap(), content).unwrap();
     server.patience = patience;
@@ -188,6 +191,22 @@ async fn gzip_is_the_same_page() {
     let mut page = Vec::new();
     flate2::read::GzDecoder::new(&answer.body[..]).read_to_end(&mut page).unwrap();
     assert!(page.starts_with(&plain));
+}
+
+#[tokio::test]
+async fn who_takes_protobuf_gets_it_with_the_agents_own_metrics() {
+    let running = started();
+    let accept = "accept: application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.6,text/plain;q=0.2\r\n";
+    let answer = request(running.address, "GET", "/metrics", accept).await;
+    assert_eq!(answer.header("content-type"), Some(Format::Protobuf.content_type()));
+    let pods = prometheus::encode(&snapshot(7), None, Format::Protobuf);
+    assert!(answer.body.starts_with(&pods));
+    let own = as_text(&answer.body[pods.len()..], false);
+    let value = |name: &str| own.iter().find(|((found, _), _)| found == name).map(|(_, value)| *value);
+    assert_eq!((value("podlens_build_info"), value("podlens_scrape_seconds_count")), (Some(1.0), Some(0.0)));
+    assert!(value("process_cpu_seconds_total").is_some() && value("process_resident_memory_bytes") > Some(0.0));
+    let buckets = own.keys().filter(|(name, _)| name == "podlens_scrape_seconds_bucket").count();
+    assert!(buckets > 3, "its own buckets are classic: {own:?}");
 }
 
 #[tokio::test]
@@ -349,6 +368,7 @@ async fn a_taken_address_is_named_with_a_remedy() {
         ready: Arc::new(|| Verdict { good: true, text: String::new() }),
         node: "node-1".into(),
         linger: Duration::from_mins(5),
+        classic_histograms: ClassicHistograms::Auto,
     };
     let Err(error) = Server::bind(address, content) else { panic!("bound twice") };
     let ServerError::Bind { .. } = &error;

@@ -1,75 +1,7 @@
-//! The wire format of protocol buffers, as far as OTLP's metrics need it, written straight into bytes.
+//! The wire format of protocol buffers, as far as OTLP's metrics and Prometheus' need it, written straight into bytes.
 //!
-//! A tree of messages takes a hundred thousand allocations for one push of a full node. As in the generated code, a
+//! Which field is which, the two encoders know. A tree of messages takes a hundred thousand allocations for one push of a full node. As in the generated code, a
 //! number that is 0 and a text that is empty are left out, unless they are one of several or optional.
-
-/// Field numbers, by message.
-pub(super) mod field {
-    pub(in super::super) const REQUEST_RESOURCE_METRICS: u32 = 1;
-
-    pub(in super::super) const RESOURCE_METRICS_RESOURCE: u32 = 1;
-    pub(in super::super) const RESOURCE_METRICS_SCOPE_METRICS: u32 = 2;
-    pub(in super::super) const RESOURCE_METRICS_SCHEMA_URL: u32 = 3;
-
-    pub(in super::super) const RESOURCE_ATTRIBUTES: u32 = 1;
-    pub(in super::super) const RESOURCE_ENTITY_REFS: u32 = 3;
-
-    pub(in super::super) const ENTITY_REF_SCHEMA_URL: u32 = 1;
-    pub(in super::super) const ENTITY_REF_TYPE: u32 = 2;
-    pub(in super::super) const ENTITY_REF_ID_KEYS: u32 = 3;
-    pub(in super::super) const ENTITY_REF_DESCRIPTION_KEYS: u32 = 4;
-
-    pub(in super::super) const SCOPE_METRICS_SCOPE: u32 = 1;
-    pub(in super::super) const SCOPE_METRICS_METRICS: u32 = 2;
-    pub(in super::super) const SCOPE_METRICS_SCHEMA_URL: u32 = 3;
-
-    pub(in super::super) const SCOPE_NAME: u32 = 1;
-    pub(in super::super) const SCOPE_VERSION: u32 = 2;
-
-    pub(in super::super) const METRIC_NAME: u32 = 1;
-    pub(in super::super) const METRIC_DESCRIPTION: u32 = 2;
-    pub(in super::super) const METRIC_UNIT: u32 = 3;
-    pub(in super::super) const METRIC_GAUGE: u32 = 5;
-    pub(in super::super) const METRIC_SUM: u32 = 7;
-    pub(in super::super) const METRIC_HISTOGRAM: u32 = 9;
-    pub(in super::super) const METRIC_EXPONENTIAL_HISTOGRAM: u32 = 10;
-
-    /// In gauges, sums and histograms alike, as the next one is in the last two.
-    pub(in super::super) const DATA_POINTS: u32 = 1;
-    pub(in super::super) const DATA_AGGREGATION_TEMPORALITY: u32 = 2;
-    pub(in super::super) const SUM_IS_MONOTONIC: u32 = 3;
-
-    /// In both kinds of points, as the next one is.
-    pub(in super::super) const POINT_START_TIME: u32 = 2;
-    pub(in super::super) const POINT_TIME: u32 = 3;
-
-    pub(in super::super) const NUMBER_AS_DOUBLE: u32 = 4;
-    pub(in super::super) const NUMBER_AS_INT: u32 = 6;
-    pub(in super::super) const NUMBER_ATTRIBUTES: u32 = 7;
-    pub(in super::super) const NUMBER_FLAGS: u32 = 8;
-
-    pub(in super::super) const HISTOGRAM_ATTRIBUTES: u32 = 1;
-    pub(in super::super) const HISTOGRAM_COUNT: u32 = 4;
-    pub(in super::super) const HISTOGRAM_SUM: u32 = 5;
-    pub(in super::super) const HISTOGRAM_ZERO_COUNT: u32 = 7;
-    pub(in super::super) const HISTOGRAM_POSITIVE: u32 = 8;
-    pub(in super::super) const HISTOGRAM_FLAGS: u32 = 10;
-    pub(in super::super) const HISTOGRAM_ZERO_THRESHOLD: u32 = 14;
-
-    /// Of the distribution with explicit bounds; count, sum and flags are as above.
-    pub(in super::super) const EXPLICIT_BUCKET_COUNTS: u32 = 6;
-    pub(in super::super) const EXPLICIT_BOUNDS: u32 = 7;
-    pub(in super::super) const EXPLICIT_ATTRIBUTES: u32 = 9;
-
-    pub(in super::super) const BUCKETS_OFFSET: u32 = 1;
-    pub(in super::super) const BUCKETS_COUNTS: u32 = 2;
-
-    pub(in super::super) const KEY_VALUE_KEY: u32 = 1;
-    pub(in super::super) const KEY_VALUE_VALUE: u32 = 2;
-    pub(in super::super) const ANY_VALUE_STRING: u32 = 1;
-    pub(in super::super) const ANY_VALUE_ARRAY: u32 = 5;
-    pub(in super::super) const ARRAY_VALUES: u32 = 1;
-}
 
 const VARINT: u32 = 0;
 const FIXED64: u32 = 1;
@@ -85,10 +17,19 @@ pub(super) fn nested_long(out: &mut Vec<u8>, field: u32, write: impl FnOnce(&mut
     with_length(out, field, 2, write);
 }
 
-/// Leaves `room` bytes for the length. What was written behind them is moved only where the length takes another number
-/// of bytes.
+/// A message behind its length alone, as in a stream of them; mostly a long one.
+pub(super) fn delimited(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+    behind_length(out, 3, write);
+}
+
 fn with_length(out: &mut Vec<u8>, field: u32, room: usize, write: impl FnOnce(&mut Vec<u8>)) {
     tag(out, field, LENGTH);
+    behind_length(out, room, write);
+}
+
+/// Leaves `room` bytes for the length. What was written behind them is moved only where the length takes another number
+/// of bytes.
+fn behind_length(out: &mut Vec<u8>, room: usize, write: impl FnOnce(&mut Vec<u8>)) {
     let at = out.len();
     out.resize(at + room, 0);
     write(out);
@@ -124,15 +65,24 @@ pub(super) fn strings(out: &mut Vec<u8>, field: u32, parts: &[&str]) {
 /// An unsigned number, a truth value or a member of an enumeration.
 pub(super) fn number(out: &mut Vec<u8>, field: u32, value: u64) {
     if value != 0 {
-        tag(out, field, VARINT);
-        varint(out, value);
+        number_always(out, field, value);
     }
+}
+
+/// The same for a number whose absence would not be understood as 0.
+pub(super) fn number_always(out: &mut Vec<u8>, field: u32, value: u64) {
+    tag(out, field, VARINT);
+    varint(out, value);
 }
 
 /// A signed number, small ones of either sign in few bytes.
 pub(super) fn signed(out: &mut Vec<u8>, field: u32, value: i32) {
-    let value = i64::from(value);
-    number(out, field, ((value << 1) ^ (value >> 63)).cast_unsigned());
+    number(out, field, zigzag(i64::from(value)));
+}
+
+/// A signed number as an unsigned one that is small where the number is near 0.
+pub(super) fn zigzag(value: i64) -> u64 {
+    ((value << 1) ^ (value >> 63)).cast_unsigned()
 }
 
 pub(super) fn fixed(out: &mut Vec<u8>, field: u32, value: u64) {
