@@ -6,6 +6,7 @@
 pub mod cpu;
 pub mod disk;
 mod distribution;
+pub mod drops;
 pub mod lifecycle;
 pub mod map_memory;
 pub mod memory;
@@ -42,6 +43,7 @@ pub static ALL: &[&Spec] = &[
     &oom::SPEC,
     &disk::SPEC,
     &tcp::SPEC,
+    &drops::SPEC,
 ];
 
 /// The names of the collectors that can be switched off.

@@ -30,6 +30,7 @@ const PROGRAMS: &[&str] = &[
     "cpus",
     "culprits",
     "disk",
+    "drops",
     "hybrid",
     "memory",
     "off_cpu",

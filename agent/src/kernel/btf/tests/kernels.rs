@@ -104,6 +104,8 @@ fn every_fetched_kernel_has_what_the_programs_need() {
         let expected: &[&str] = if series == "5.10" {
             &[
                 "memory_walk needs `enum bpf_func_id.BPF_FUNC_loop`",
+                "packet_dropped needs `enum skb_drop_reason.SKB_NOT_DROPPED_YET`",
+                "packet_dropped needs its hook",
                 "pressure_last_words needs `enum bpf_func_id.BPF_FUNC_map_lookup_percpu_elem`",
                 "pressure_walk needs `enum bpf_func_id.BPF_FUNC_loop`",
                 "task_walk needs `enum bpf_func_id.BPF_FUNC_loop`",
