@@ -24,3 +24,4 @@ pub mod stalls;
 pub mod tasks;
 pub mod tcp;
 pub mod tree;
+pub mod udp;

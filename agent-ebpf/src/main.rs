@@ -22,6 +22,7 @@ mod scheduler;
 mod stalls;
 mod tcp;
 mod tree;
+mod udp;
 mod walk;
 
 use self::core::{atomic, cells, cpu_part, events, hybrid, kernel, log, owner, slots};

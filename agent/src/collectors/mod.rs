@@ -18,6 +18,7 @@ pub mod stalls;
 pub mod tasks;
 pub mod tcp;
 mod tree;
+pub mod udp;
 
 use podlens_common::cgroup::{CgroupKey, Slot};
 
@@ -43,8 +44,19 @@ pub static ALL: &[&Spec] = &[
     &oom::SPEC,
     &disk::SPEC,
     &tcp::SPEC,
+    &udp::SPEC,
     &drops::SPEC,
 ];
+
+/// Those that run only where the configuration asks for them, since what they measure costs more than 2 % by that
+/// (docs/overhead.md).
+pub static ON_DEMAND: &[&Spec] = &[&udp::SPEC];
+
+/// The names of the collectors that are off unless the configuration switches them on.
+#[must_use]
+pub fn on_demand() -> Vec<&'static str> {
+    ON_DEMAND.iter().map(|spec| spec.name).collect()
+}
 
 /// The names of the collectors that can be switched off.
 #[must_use]

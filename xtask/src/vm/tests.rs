@@ -40,6 +40,7 @@ const PROGRAMS: &[&str] = &[
     "stalls",
     "tasks",
     "tcp",
+    "udp",
 ];
 /// What they call and the guest's busybox does not have, or not with the options that they use.
 const CALLED: &[&str] =

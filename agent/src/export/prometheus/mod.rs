@@ -129,8 +129,17 @@ pub fn write_samples(
     let mut page = Page { snapshot, filter, format, node: Vec::new(), out: Vec::with_capacity(CHUNK_BYTES + 4096) };
     page.node.push(b',');
     push_label(&mut page.node, "node", &snapshot.node);
-    for family in snapshot.families() {
-        page.write_family(family, writer)?;
+    let families: Vec<Family<'_>> = snapshot.families().collect();
+    for (at, family) in families.iter().enumerate() {
+        let is_same = |other: &&Family<'_>| other.metric().name == family.metric().name;
+        if families.iter().take(at).any(|other| is_same(&other)) {
+            continue;
+        }
+        // Several collectors may have parts of one family, whose samples are to stand together.
+        let mut headed = false;
+        for part in families.iter().skip(at).filter(is_same) {
+            page.write_family(*part, &mut headed, writer)?;
+        }
     }
     info::push(snapshot, filter, format, &mut page.out);
     writer.write_all(&page.out)
@@ -147,7 +156,7 @@ struct Page<'a> {
 }
 
 impl Page<'_> {
-    fn write_family(&mut self, family: Family<'_>, writer: &mut impl Write) -> io::Result<()> {
+    fn write_family(&mut self, family: Family<'_>, headed: &mut bool, writer: &mut impl Write) -> io::Result<()> {
         let (metric, column) = (family.metric(), family.column());
         // All that stands behind the entity's labels, but for a culprit.
         let of_combination = |combination| {
@@ -160,7 +169,6 @@ impl Page<'_> {
         };
         let own_labels: Vec<Vec<u8>> = (0..column.combinations()).map(of_combination).collect();
         let of_metric = format!("{}{{", metric.name);
-        let mut headed = false;
         for sample in family.samples() {
             let Some(state) = self.snapshot.entity(sample.entity) else { continue };
             if self.filter.is_some_and(|filter| !filter.admits(&state.entity)) {
@@ -173,9 +181,9 @@ impl Page<'_> {
                 },
                 _ => None,
             };
-            if !headed {
+            if !*headed {
                 push_header(&mut self.out, metric, self.format);
-                headed = true;
+                *headed = true;
             }
             let labels = |out: &mut Vec<u8>| {
                 out.extend_from_slice(state.entity.rendered(identity_labels));
