@@ -5,12 +5,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{names::same_names, workloads::settled};
 use crate::e2e::{
     names::{Name, total},
+    prometheus::Series,
     wait::within,
     workloads::{NAMESPACE, STEADY, pod},
     world::{Agent, World, kernel_seconds},
@@ -45,6 +46,9 @@ pub(super) fn api_server_dies(world: &mut World) -> Result<String> {
     let lines = |world: &World| count(&world.log(&agent));
     let before = lines(world);
     let started = Instant::now();
+    // The restart of the check before is further back.
+    let last_before = steady(world)?.samples.last().map(|(time, _)| *time);
+    let last_before = last_before.with_context(|| format!("{STEADY} has no sample"))?;
     world.cluster.kill_program(API_SERVER)?;
     // Kubelet starts static pods without the API server, so one appears whose name nobody can tell.
     let place = world.cluster.static_pods().join("late.yaml");
@@ -86,7 +90,7 @@ pub(super) fn api_server_dies(world: &mut World) -> Result<String> {
     if (&now.uid, now.restarts) != (&agent.uid, agent.restarts) {
         bail!("the agent was restarted {} times", now.restarts - agent.restarts);
     }
-    let gap = no_gap(world, &id, started.elapsed() + Duration::from_secs(5))?;
+    let gap = no_gap(world, &id, last_before)?;
     fs::remove_file(&place).context("cannot remove a static pod")?;
     Ok(format!("dead for {:.0} s, longest time between two samples {gap:.1} s", dead.as_secs_f64()))
 }
@@ -151,15 +155,21 @@ fn count(log: &str) -> (i64, i64) {
     (lines(MISSING_LINE), lines(BACK_LINE))
 }
 
-/// The longest time between two samples of the pod that always runs, whose amount must be what the kernel has counted.
-fn no_gap(world: &World, container_id: &str, since: Duration) -> Result<f64> {
+/// All samples of the pod that always runs.
+fn steady(world: &World) -> Result<Series> {
     let selector = format!("podlens_cpu_seconds_total{{pod=\"{STEADY}\",container=\"app\"}}");
+    let found = world.prometheus.history(&selector)?;
+    let count = found.len();
+    let [series] = <[Series; 1]>::try_from(found).map_err(|_| anyhow!("{STEADY} has {count} series"))?;
+    Ok(series)
+}
+
+/// The longest time between two samples, from that of `since` on, of the pod that always runs, whose amount must be what
+/// the kernel has counted.
+fn no_gap(world: &World, container_id: &str, since: f64) -> Result<f64> {
     let told = kernel_seconds(container_id)?;
-    let series = world.prometheus.history(&selector)?;
-    let [series] = series.as_slice() else { bail!("{STEADY} has {} series", series.len()) };
-    let last = series.samples.last().map_or(0.0, |(time, _)| *time);
-    let from = last - since.as_secs_f64();
-    let recent: Vec<_> = series.samples.iter().copied().filter(|(time, _)| *time >= from).collect();
+    let series = steady(world)?;
+    let recent: Vec<_> = series.samples.iter().copied().filter(|(time, _)| *time >= since).collect();
     let mut longest: f64 = 0.0;
     for pair in recent.windows(2) {
         let [(earlier, before), (later, after)] = pair else { continue };
