@@ -145,6 +145,8 @@ fn nobody_pays_for_datagrams_who_does_not_ask_for_them() {
     let agent = Agent::start(&[("PODLENS_MAX_AGE", "0s")]);
     let page = agent.metrics();
     assert_eq!(page.count("podlens_collector_state", &[("collector", "udp"), ("state", "disabled")]), Some(1));
+    let programs = agent.programs();
+    assert!(programs.contains("tcp_state") && !programs.iter().any(|name| name.starts_with("udp_")), "{programs:?}");
 }
 
 #[test]
