@@ -1,5 +1,10 @@
 //! What a peer does with UDP: sockets of its own, and each of the ways in which programs send and take datagrams.
 
+#![allow(
+    clippy::indexing_slicing,
+    reason = "a command has the words that it needs, and a peer the sockets that it is told of"
+)]
+
 use std::{
     io,
     mem::{size_of_val, zeroed},
