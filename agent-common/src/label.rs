@@ -51,6 +51,7 @@ mod tests {
         stalls::StallReason,
         tasks::TaskState,
         tcp::{ConnectFailure, ConnectionEvent, Direction, Protocol, SocketState},
+        udp::UdpError,
     };
 
     #[test]
@@ -79,7 +80,8 @@ mod tests {
             SocketState,
             StallReason,
             SwitchKind,
-            TaskState
+            TaskState,
+            UdpError
         );
     }
 }

@@ -12,6 +12,7 @@
 mod core;
 mod cpu;
 mod disk;
+mod drops;
 mod lifecycle;
 mod memory;
 mod oom;
@@ -21,6 +22,7 @@ mod scheduler;
 mod stalls;
 mod tcp;
 mod tree;
+mod udp;
 mod walk;
 
-use self::core::{atomic, cells, cpu_part, events, hybrid, kernel, log, slots};
+use self::core::{atomic, cells, cpu_part, events, hybrid, kernel, log, owner, slots};

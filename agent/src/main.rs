@@ -39,8 +39,8 @@ fn main() -> ExitCode {
 }
 
 fn load(file: ConfigFile, flags: Vec<(&'static str, String)>) -> anyhow::Result<Config> {
-    let names = collectors::switchable();
-    let loaded = config::load(&Inputs::of_process(&names, file.file, flags))?;
+    let (names, on_demand) = (collectors::switchable(), collectors::on_demand());
+    let loaded = config::load(&Inputs::of_process(&names, &on_demand, file.file, flags))?;
     for warning in &loaded.warnings {
         eprintln!("podlens: {warning}");
     }

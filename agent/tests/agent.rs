@@ -15,6 +15,7 @@ use std::{
 };
 
 use common::{Agent, Load, Page, TestCgroup, Work, free_address, pod_uid, podlens, skip, wait_until};
+use podlens::collectors::{lifecycle, switchable};
 
 const CPU: &str = "podlens_cpu_seconds_total";
 
@@ -416,4 +417,14 @@ fn slots_of_cgroups_of_which_no_event_told_become_free_again() {
         let now = live(&agent.metrics());
         (now < before + f64::from(CGROUPS / 2)).then_some(()).ok_or(format!("{now} slots are held, {before} before"))
     });
+}
+
+#[test]
+fn what_is_switched_off_has_no_program_in_the_kernel() {
+    let names: Vec<String> =
+        switchable().iter().map(|name| format!("PODLENS_COLLECTORS_{}", name.to_uppercase())).collect();
+    let off: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "false")).collect();
+    let left = Agent::start(&off).programs();
+    let expected = lifecycle::SPEC.programs().map(|program| program.name.to_owned()).collect();
+    assert!(!left.is_empty() && left.is_subset(&expected), "{left:?}, expected {expected:?} at most");
 }

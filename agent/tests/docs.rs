@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, fmt::Write as _, path::Path};
 
 use podlens::{
     attribution::kubernetes::REQUESTS,
-    collectors::{ALL, Spec, map_memory, switchable},
+    collectors::{ALL, Spec, map_memory, on_demand, switchable},
     config,
     pipeline::{facts, kinds, losses},
     signal::{EventKind, InfoMetric, Kind, Label, LabelValues, Metric, Unit},
@@ -174,7 +174,9 @@ fn the_list_of_keys_is_what_the_configuration_takes() {
 
 fn push_collector(text: &mut String, spec: &Spec) {
     let Spec { name, about, metrics, .. } = spec;
-    let switch = if switchable().contains(name) {
+    let switch = if on_demand().contains(name) {
+        format!("It is off; `collectors.{name}: true` switches it on. [overhead.md](overhead.md) says what it costs.")
+    } else if switchable().contains(name) {
         format!("`collectors.{name}: false` switches it off.")
     } else {
         "It cannot be switched off.".to_owned()

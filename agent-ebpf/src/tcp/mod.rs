@@ -10,23 +10,18 @@ mod walk;
 
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
-    helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns},
+    helpers::bpf_ktime_get_ns,
     macros::{btf_tracepoint, map},
     maps::{Array, LruHashMap},
     programs::BtfTracePointContext,
 };
 use podlens_common::{
-    cgroup::{SLOT_ROOT, SLOT_UNATTRIBUTED},
     histogram::hashed_bucket,
     tcp::{Account, ConnectFailure, ConnectionError, Counts, Cursor, state},
 };
 
 use self::sockets::{Socket, TcpSocket};
-use crate::{
-    atomic,
-    kernel::{ROOT_SERIAL, has_v1},
-    slots,
-};
+use crate::{atomic, owner};
 
 /// `IPPROTO_TCP` of linux/in.h.
 const TCP: u16 = 6;
@@ -190,25 +185,5 @@ fn is_passed(socket: Socket, old: u32) -> bool {
 /// The account of the socket's cgroup.
 #[inline(always)]
 fn account_of(socket: Socket) -> Option<*mut Account> {
-    TCP_ACCOUNTS.get_ptr_mut(slot_of(socket))
-}
-
-/// The slot of the socket's cgroup, assigned now if it has none and is there.
-#[inline(always)]
-fn slot_of(socket: Socket) -> u32 {
-    let cgroup = socket.cgroup();
-    if cgroup.is_null() {
-        return SLOT_UNATTRIBUTED;
-    }
-    let serial = cgroup.serial();
-    if serial == ROOT_SERIAL {
-        // With a version 1 hierarchy whoever is in the root may be in a container all the same.
-        return if has_v1() { SLOT_UNATTRIBUTED } else { SLOT_ROOT };
-    }
-    // SAFETY: the helper has no precondition.
-    let cpu = unsafe { bpf_get_smp_processor_id() };
-    // One that was removed has the slot that it had, for a while.
-    let holder =
-        if cgroup.is_online() { slots::of_cgroup_in_any_context(cgroup, serial, cpu) } else { slots::held_by(cgroup) };
-    holder.slot()
+    TCP_ACCOUNTS.get_ptr_mut(owner::slot_of(socket.cgroup()))
 }

@@ -4,22 +4,15 @@
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use podlens_common::{
-    cgroup::{SLOT_ROOT, SLOT_UNATTRIBUTED},
-    tcp::{Direction, KEY_NOBODY, KEY_ROOT, state},
+    cgroup::SLOT_UNATTRIBUTED,
+    tcp::{Direction, state},
 };
 
 use super::{
-    TCP_ACCOUNTS, slot_of,
+    TCP_ACCOUNTS,
     sockets::{self as offsets, Socket},
 };
-use crate::{
-    atomic,
-    kernel::{
-        has_v1,
-        offsets::{self as kernel, word_inline},
-    },
-    slots,
-};
+use crate::{atomic, kernel::offsets::word_inline, owner};
 
 /// `tcp_send_reset(socket, segment)`: the socket may be none, a small one, or one that listens.
 #[btf_tracepoint(function = "tcp_send_reset")]
@@ -31,7 +24,7 @@ pub fn tcp_reset_sent(context: BtfTracePointContext) -> i32 {
         match u32::from(socket.state()) {
             state::TIME_WAIT => SLOT_UNATTRIBUTED,
             state::REQUEST => slot_of_listener(socket),
-            _ => slot_of(socket),
+            _ => owner::slot_of(socket.cgroup()),
         }
     };
     count(slot, Direction::Transmit);
@@ -41,7 +34,7 @@ pub fn tcp_reset_sent(context: BtfTracePointContext) -> i32 {
 /// `tcp_receive_reset(socket)`: a whole socket, which is about to close.
 #[btf_tracepoint(function = "tcp_receive_reset")]
 pub fn tcp_reset_came(context: BtfTracePointContext) -> i32 {
-    count(slot_of(Socket::from_raw(context.arg(0))), Direction::Receive);
+    count(owner::slot_of(Socket::from_raw(context.arg(0)).cgroup()), Direction::Receive);
     0
 }
 
@@ -58,10 +51,5 @@ fn count(slot: u32, direction: Direction) {
 fn slot_of_listener(request: Socket) -> u32 {
     let listener = word_inline(request.address() + offsets::listener());
     let cgroup = word_inline(listener + offsets::cgroup());
-    let key = if cgroup == 0 { KEY_NOBODY } else { kernel::id_of(cgroup) };
-    match key {
-        KEY_NOBODY => SLOT_UNATTRIBUTED,
-        KEY_ROOT if !has_v1() => SLOT_ROOT,
-        _ => slots::of_key(key).slot(),
-    }
+    if cgroup == 0 { SLOT_UNATTRIBUTED } else { owner::slot_held_by(cgroup) }
 }

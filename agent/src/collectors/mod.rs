@@ -6,6 +6,7 @@
 pub mod cpu;
 pub mod disk;
 mod distribution;
+pub mod drops;
 pub mod lifecycle;
 pub mod map_memory;
 pub mod memory;
@@ -18,6 +19,7 @@ mod subtrees;
 pub mod tasks;
 pub mod tcp;
 mod tree;
+pub mod udp;
 
 use podlens_common::cgroup::{CgroupKey, Slot};
 
@@ -43,7 +45,19 @@ pub static ALL: &[&Spec] = &[
     &oom::SPEC,
     &disk::SPEC,
     &tcp::SPEC,
+    &udp::SPEC,
+    &drops::SPEC,
 ];
+
+/// Those that run only where the configuration asks for them, since what they measure costs more than 2 % by that
+/// (docs/overhead.md).
+pub static ON_DEMAND: &[&Spec] = &[&udp::SPEC];
+
+/// The names of the collectors that are off unless the configuration switches them on.
+#[must_use]
+pub fn on_demand() -> Vec<&'static str> {
+    ON_DEMAND.iter().map(|spec| spec.name).collect()
+}
 
 /// The names of the collectors that can be switched off.
 #[must_use]

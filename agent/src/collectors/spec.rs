@@ -210,6 +210,7 @@ mod tests {
             needs::{Answers, programs},
             object::{NODE, OBJECT},
         },
+        signal::{Label, LabelValues, Metric},
     };
 
     #[test]
@@ -220,13 +221,28 @@ mod tests {
     }
 
     #[test]
-    fn no_two_metrics_are_one_family() {
+    fn metrics_of_one_family_differ_in_nothing_but_values_of_labels_that_only_one_of_them_has() {
         // OpenMetrics calls the family of a counter by its name without the ending.
-        let metrics = ALL.iter().flat_map(|spec| spec.metrics);
-        let mut families: Vec<&str> =
-            metrics.map(|metric| metric.name.strip_suffix("_total").unwrap_or(metric.name)).collect();
-        families.sort_unstable();
-        assert!(families.windows(2).all(|pair| pair.first() != pair.last()), "one name for two: {families:?}");
+        let family = |metric: &Metric| metric.name.strip_suffix("_total").unwrap_or(metric.name);
+        let names = |metric: &Metric| metric.labels.iter().map(|label| label.name).collect::<Vec<_>>();
+        let metrics: Vec<&Metric> = ALL.iter().flat_map(|spec| spec.metrics).copied().collect();
+        let mut shared = 0;
+        for (at, one) in metrics.iter().enumerate() {
+            for other in metrics.iter().skip(at + 1).filter(|other| family(other) == family(one)) {
+                shared += 1;
+                let what = |metric: &Metric| (metric.name, metric.otlp_name, metric.kind, metric.unit, metric.help);
+                assert_eq!((what(one), names(one)), (what(other), names(other)));
+                let apart = one.labels.iter().zip(other.labels).any(|labels| match labels {
+                    (
+                        Label { values: LabelValues::Fixed(ones), .. },
+                        Label { values: LabelValues::Fixed(others), .. },
+                    ) => ones.iter().all(|value| !others.contains(value)),
+                    _ => false,
+                });
+                assert!(apart, "one series for two: {one:?} and {other:?}");
+            }
+        }
+        assert_eq!(shared, 1, "bytes of TCP and of UDP");
     }
 
     #[test]

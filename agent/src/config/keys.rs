@@ -109,7 +109,7 @@ pub(super) const KEYS: &[Key] = &[
         expects: "true or false",
         default: "true",
         example: "false",
-        help: "Whether the collector of this name runs",
+        help: "Whether the collector of this name runs; docs/metrics.md says which ones are off by default",
         set: Set::PerCollector(|config, name, text| assign(config.collectors.get_mut(name)?, boolean(text))),
     },
     Key {

@@ -308,6 +308,8 @@ impl Config {
 pub struct Inputs<'a> {
     /// The names of all collectors.
     pub collectors: &'a [&'a str],
+    /// Those among them that are off unless they are asked for.
+    pub on_demand: &'a [&'a str],
     /// The file named by `--config`. Without it, `PODLENS_CONFIG` may name one.
     pub file: Option<PathBuf>,
     /// Key and value of each flag that was given.
@@ -321,9 +323,14 @@ pub struct Inputs<'a> {
 impl<'a> Inputs<'a> {
     /// The inputs of this process.
     #[must_use]
-    pub fn of_process(collectors: &'a [&'a str], file: Option<PathBuf>, flags: Vec<(&'static str, String)>) -> Self {
+    pub fn of_process(
+        collectors: &'a [&'a str],
+        on_demand: &'a [&'a str],
+        file: Option<PathBuf>,
+        flags: Vec<(&'static str, String)>,
+    ) -> Self {
         let host_name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
-        Self { collectors, file, flags, variables: std::env::vars_os().collect(), host_name }
+        Self { collectors, on_demand, file, flags, variables: std::env::vars_os().collect(), host_name }
     }
 }
 
@@ -356,6 +363,9 @@ pub fn load(inputs: &Inputs<'_>) -> Result<Loaded, Error> {
 fn load_for(inputs: &Inputs<'_>, signal: Signal) -> Result<Loaded, Error> {
     let variables = env::Variables::new(&inputs.variables);
     let mut config = Config::defaults(inputs.collectors);
+    for name in inputs.on_demand {
+        config.collectors.insert((*name).to_owned(), false);
+    }
 
     let mut warnings = otel::apply(&mut config, &variables, signal);
     let standard_identity = (config.otlp.client_certificate.clone(), config.otlp.client_key.clone());

@@ -23,3 +23,4 @@ pub mod object;
 pub mod process;
 pub mod refusal;
 pub mod slots;
+pub mod table;

@@ -30,6 +30,7 @@ use super::{
     missed::MissedRuns,
     needs::Answers,
     process,
+    table::Table,
 };
 
 /// The programs, as `build.rs` made them.
@@ -280,6 +281,16 @@ impl Object {
         let entry_bytes = size(info.value_size()).next_multiple_of(8);
         let descriptor: BorrowedFd<'_> = map.fd().as_fd();
         MappedArray::new(descriptor, size(info.max_entries()), entry_bytes).map_err(|source| map_error(name, source))
+    }
+
+    /// A hash with these keys and values, for its one reader.
+    ///
+    /// # Errors
+    /// The map cannot be used.
+    pub fn table<K: Pod, V: Pod>(&mut self, name: &'static str) -> Result<Table<K, V>, ObjectError> {
+        let map = self.loaded(name)?.ebpf.take_map(name).ok_or(ObjectError::Missing { name })?;
+        let Map::HashMap(map) = map else { return Err(map_error(name, io::Error::other("it is no hash"))) };
+        Table::new(map).map_err(|source| map_error(name, source))
     }
 
     /// The ring of events, for its one reader.

@@ -200,8 +200,9 @@ impl Loader<'_> {
         let slots = SlotMaps::new(&mut object, self.slots).map_err(failed)?;
         self.last_words = self.attach_last_words(&asked, &answers, &mut object);
         for (section, spec) in ALL.iter().enumerate() {
-            let is_asked = asked.contains(&spec.name);
-            if let (true, Err(why)) = (is_asked, self.start(section, spec, &answers, &mut object)) {
+            if asked.contains(&spec.name)
+                && let Err(why) = self.start(section, spec, &answers, &mut object)
+            {
                 self.set(section, why);
             }
         }

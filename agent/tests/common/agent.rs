@@ -1,6 +1,7 @@
 //! The agent as a process: the built binary on a free port of loopback. Ends with the value.
 
 use std::{
+    collections::BTreeSet,
     ffi::OsStr,
     fs,
     net::SocketAddr,
@@ -123,6 +124,22 @@ impl Agent {
                 _ => std::thread::sleep(Duration::from_millis(20)),
             }
         }
+    }
+
+    /// The names of the kernel programs that it holds, as the kernel tells them.
+    pub fn programs(&self) -> BTreeSet<String> {
+        let descriptors = fs::read_dir(format!("/proc/{}/fdinfo", self.id())).expect("it runs").flatten();
+        let id = |text: String| Some(text.lines().find_map(|line| line.strip_prefix("prog_id:"))?.trim().to_owned());
+        let ids: BTreeSet<String> =
+            descriptors.filter_map(|entry| id(fs::read_to_string(entry.path()).ok()?)).collect();
+        // The loader's probes of the kernel have no name.
+        let name = |id: &String| {
+            let output =
+                Command::new("bpftool").args(["prog", "show", "id", id]).output().expect("bpftool is installed");
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            Some(text.split_once(" name ")?.1.split_whitespace().next()?.to_owned())
+        };
+        ids.iter().filter_map(name).collect()
     }
 
     /// Everything that it wrote so far.

@@ -17,6 +17,7 @@
 mod account;
 mod agent;
 mod cgroup;
+mod datagrams;
 mod files;
 mod hog;
 mod kills;

@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use super::{PATIENCE, TestCgroup};
+use super::{PATIENCE, TestCgroup, datagrams::Datagrams};
 
 const PEER: &str = "PODLENS_TEST_PEER";
 const ANSWER: &str = "peer: ";
@@ -124,6 +124,20 @@ impl Peer {
         values.split_whitespace().nth(at).expect("as many values as names").parse().expect("a number")
     }
 
+    /// A number of UDP in its network namespace: over both families, as the kernel counts them.
+    pub fn udp_counter(&self, name: &str) -> u64 {
+        let text =
+            std::fs::read_to_string(format!("/proc/{}/net/snmp6", self.id())).expect("the namespace has counters");
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("Udp6{name} ")));
+        let of_version_6: u64 = line.unwrap_or_else(|| panic!("Udp6{name}")).trim().parse().expect("a number");
+        self.counter("Udp:", name) + of_version_6
+    }
+
+    /// Sets a value below /proc/sys/net for its network namespace.
+    pub fn set_in_its_network(&self, name: &str, value: &str) {
+        self.in_its_network(&["sh", "-c", &format!("echo {value} > /proc/sys/net/{name}")]);
+    }
+
     /// Listens at an address and answers whoever comes; gives the address.
     pub fn serve(&mut self, address: &str) -> SocketAddr {
         self.ask(&format!("serve {address}")).parse().expect("an address")
@@ -197,6 +211,28 @@ impl Peer {
         let answer = self.ask("traffic");
         let (sent, received) = answer.split_once(' ').expect("two numbers");
         Traffic { sent: sent.parse().expect("a number"), received: received.parse().expect("a number") }
+    }
+
+    /// Makes a UDP socket at this address, with this receive buffer unless that is 0; its number is how many it had before.
+    pub fn bind_udp(&mut self, address: &str, buffer: u32) -> SocketAddr {
+        self.ask(&format!("udp-bind {address} {buffer}")).parse().expect("an address")
+    }
+
+    /// Sends datagrams from one of its UDP sockets, in one of the ways of `datagrams.rs`; gives how many calls failed.
+    pub fn send_udp(&mut self, from: usize, way: &str, to: SocketAddr, times: u32, length: u32) -> u32 {
+        self.ask(&format!("udp-send {from} {way} {to} {times} {length}")).parse().expect("a number")
+    }
+
+    /// Takes all that a UDP socket of its own has, in one of the ways of `datagrams.rs`; gives datagrams and bytes.
+    pub fn take_udp(&mut self, at: usize, way: &str) -> (u64, u64) {
+        let answer = self.ask(&format!("udp-take {at} {way}"));
+        let (datagrams, bytes) = answer.split_once(' ').expect("two numbers");
+        (datagrams.parse().expect("a number"), bytes.parse().expect("a number"))
+    }
+
+    /// Sends datagrams with a wrong checksum; gives how many calls failed.
+    pub fn send_broken_udp(&mut self, to: SocketAddr, times: u32) -> u32 {
+        self.ask(&format!("udp-broken {to} {times}")).parse().expect("a number")
     }
 
     /// Ends it, whatever it has open.
@@ -278,6 +314,7 @@ fn peer_process() {
     let mut kept: Vec<TcpStream> = Vec::new();
     let mut others: Vec<TcpListener> = Vec::new();
     let mut pushed: Vec<TcpStream> = Vec::new();
+    let mut datagrams = Datagrams::default();
     eprintln!("{ANSWER}ready");
     for line in std::io::stdin().lines() {
         let line = line.expect("a line");
@@ -331,7 +368,7 @@ fn peer_process() {
             "traffic" => {
                 format!("{} {}", totals.sent.load(Ordering::SeqCst), totals.received.load(Ordering::SeqCst))
             }
-            other => panic!("no command is called {other:?}"),
+            other => datagrams.follow(&words).unwrap_or_else(|| panic!("no command is called {other:?}")),
         };
         eprintln!("{ANSWER}{answer}");
     }

@@ -30,6 +30,7 @@ const PROGRAMS: &[&str] = &[
     "cpus",
     "culprits",
     "disk",
+    "drops",
     "hybrid",
     "memory",
     "off_cpu",
@@ -41,6 +42,7 @@ const PROGRAMS: &[&str] = &[
     "tcp",
     "tcp_many",
     "tcp_paths",
+    "udp",
 ];
 /// What they call and the guest's busybox does not have, or not with the options that they use.
 const CALLED: &[&str] =

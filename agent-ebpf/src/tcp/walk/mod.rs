@@ -25,7 +25,7 @@ use aya_ebpf::{
     macros::map,
     maps::Array,
 };
-use podlens_common::tcp::{Alive, Counts, Cursor, KEY_NOBODY, SocketState, SocketWalk, state};
+use podlens_common::tcp::{Alive, Counts, KEY_NOBODY, SocketState, SocketWalk, state};
 
 use self::{
     records::{Known, REMEMBERED, place, record_of},

@@ -12,7 +12,7 @@ pub static BYTES: Metric = Metric {
     otlp_name: "podlens.network.io",
     kind: Kind::Counter,
     unit: Unit::Bytes,
-    help: "Payload that sockets of the container sent and received, each byte once however often it was sent, over loopback too, whichever network namespace they are in; of a connection that was there before the agent, all that it ever had",
+    help: "Payload that sockets of the container sent and received, each byte once however often it was sent, over loopback too, whichever network namespace they are in; of a TCP connection that was there before the agent, all that it ever had",
     labels: &[DIRECTION, Label { name: "protocol", values: LabelValues::Fixed(&Protocol::NAMES) }],
     source: "inet_sock_set_state, the kernel's tables of sockets",
     must_equal: "the bytes that a test's programs wrote and read, exactly; where a queue of this host dropped, up to 2 more per connection (SYN and FIN)",

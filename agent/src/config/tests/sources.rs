@@ -186,6 +186,14 @@ fn variables_that_tests_or_kubernetes_set_are_passed_over() {
 }
 
 #[test]
+fn a_collector_that_is_off_by_itself_runs_where_it_is_asked_for() {
+    for (variables, runs) in [(&[][..], false), (&[("PODLENS_COLLECTORS_SCHEDULER", "true")][..], true)] {
+        let config = load(&Inputs { on_demand: COLLECTORS, ..inputs(variables) }).unwrap().config;
+        assert_eq!(config.collectors["scheduler"], runs);
+    }
+}
+
+#[test]
 fn the_reference_has_one_row_for_each_key() {
     let reference = reference();
     let rows: Vec<&str> = reference.lines().collect();

@@ -9,7 +9,9 @@ use std::{
     ops::Range,
 };
 
-use super::{CHUNK_BYTES, Filter, NODE, Named, Style, histogram::classic, identity, info, samples, stem, unit};
+use super::{
+    CHUNK_BYTES, Filter, NODE, Named, Style, families, histogram::classic, identity, info, samples, stem, unit,
+};
 use crate::{
     export::proto,
     registry::{Family, Snapshot, Value},
@@ -71,8 +73,8 @@ pub(super) fn write(
 ) -> io::Result<()> {
     let page = Page { snapshot, filter, has_classic: style.has_classic(), identities: Identities::of(snapshot) };
     let mut out = Vec::with_capacity(2 * CHUNK_BYTES);
-    for family in snapshot.families() {
-        page.push_family(&mut out, family);
+    for parts in families(snapshot) {
+        page.push_family(&mut out, &parts);
         if out.len() >= CHUNK_BYTES {
             writer.write_all(&out)?;
             out.clear();
@@ -168,18 +170,9 @@ impl Identities {
 }
 
 impl Page<'_> {
-    fn push_family(&self, out: &mut Vec<u8>, family: Family<'_>) {
-        let (metric, column) = (family.metric(), family.column());
-        let mut samples = samples(self.snapshot, self.filter, family).peekable();
-        if samples.peek().is_none() {
-            return;
-        }
-        let of_combination = |combination| {
-            let mut labels = Vec::new();
-            column.values(combination).for_each(|(name, value)| push_label(&mut labels, name, value));
-            labels
-        };
-        let own_labels: Vec<Vec<u8>> = (0..column.combinations()).map(of_combination).collect();
+    fn push_family(&self, out: &mut Vec<u8>, parts: &[Family<'_>]) {
+        let mut written = parts.iter().filter(|part| samples(self.snapshot, self.filter, **part).next().is_some());
+        let Some(metric) = written.next().map(|part| part.metric()) else { return };
         let kind = match metric.kind {
             Kind::Counter => field::TYPE_COUNTER,
             Kind::Gauge => field::TYPE_GAUGE,
@@ -189,11 +182,24 @@ impl Page<'_> {
             // The suffix of a counter stands behind the unit in its name.
             let name = if metric.kind == Kind::Counter { stem(metric.name) } else { metric.name };
             proto::string(out, field::FAMILY_UNIT, unit(metric, name));
-            for named in samples {
-                let own_labels = own_labels.get(named.sample.combination).map(Vec::as_slice).unwrap_or_default();
-                proto::nested_long(out, field::FAMILY_METRIC, |out| self.push_metric(out, metric, own_labels, &named));
+            for part in parts {
+                self.push_part(out, *part);
             }
         });
+    }
+
+    fn push_part(&self, out: &mut Vec<u8>, part: Family<'_>) {
+        let (metric, column) = (part.metric(), part.column());
+        let of_combination = |combination| {
+            let mut labels = Vec::new();
+            column.values(combination).for_each(|(name, value)| push_label(&mut labels, name, value));
+            labels
+        };
+        let own_labels: Vec<Vec<u8>> = (0..column.combinations()).map(of_combination).collect();
+        for named in samples(self.snapshot, self.filter, part) {
+            let own_labels = own_labels.get(named.sample.combination).map(Vec::as_slice).unwrap_or_default();
+            proto::nested_long(out, field::FAMILY_METRIC, |out| self.push_metric(out, metric, own_labels, &named));
+        }
     }
 
     fn push_metric(&self, out: &mut Vec<u8>, metric: &Metric, own_labels: &[u8], named: &Named<'_>) {

@@ -21,8 +21,8 @@ use super::{
 };
 use crate::{
     export::fixture::{
-        DISK, LATENCY, Series, any_snapshot, caused, container, distribution, large, parse, snapshot, snapshot_of,
-        state, values,
+        DISK, LATENCY, LIMIT, SWITCHES, Series, any_snapshot, caused, container, distribution, large, parse, snapshot,
+        snapshot_of, state, values,
     },
     registry::{self, Snapshot, Value, snapshot::Culprit},
     signal::{self, Entity, Kind},
@@ -78,6 +78,32 @@ fn every_sample_has_the_labels_of_a_pod_if_empty() {
     for line in others {
         assert!(["{namespace=\"", ",pod=\"", ",container=\""].iter().all(|label| line.contains(label)), "{line}");
     }
+}
+
+#[test]
+fn what_several_collectors_have_of_one_family_stands_together_under_one_head() {
+    static MORE: signal::Metric = signal::Metric {
+        labels: &[signal::Label { name: "kind", values: signal::LabelValues::Fixed(&["forced"]) }],
+        ..SWITCHES
+    };
+    let page = text(
+        &snapshot_of(
+            vec![state(container("shop", "web", "app"))],
+            &[
+                values(&SWITCHES, &[(0, &[1, 2])]),
+                values(&DISK, &[]),
+                values(&LIMIT, &[(0, &[5])]),
+                values(&MORE, &[(0, &[3])]),
+            ],
+        ),
+        None,
+        Format::OpenMetrics,
+    );
+    let heads: Vec<&str> = page.lines().filter(|line| line.starts_with("# TYPE")).collect();
+    assert_eq!(heads.len(), 2, "{page}");
+    let samples: Vec<&str> = page.lines().filter(|line| !line.starts_with('#')).collect();
+    let kinds = ["voluntary", "involuntary", "forced"].map(|kind| format!("kind=\"{kind}\""));
+    assert!(samples.iter().zip(&kinds).all(|(sample, kind)| sample.contains(kind)), "{page}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use super::{CHUNK_BYTES, Filter, Format, NODE, Style, histogram, identity, info, samples, stem, unit};
+use super::{CHUNK_BYTES, Filter, Format, NODE, Style, families, histogram, identity, info, samples, stem, unit};
 use crate::{
     registry::{Family, Snapshot, Value},
     signal::{Entity, Kind, Metric},
@@ -18,8 +18,11 @@ pub(super) fn write(
     let mut page = Page { snapshot, filter, style, node: Vec::new(), out: Vec::with_capacity(CHUNK_BYTES + 4096) };
     page.node.push(b',');
     push_label(&mut page.node, NODE, &snapshot.node);
-    for family in snapshot.families() {
-        page.write_family(family, writer)?;
+    for parts in families(snapshot) {
+        let mut headed = false;
+        for part in parts {
+            page.write_part(part, &mut headed, writer)?;
+        }
     }
     info::push(snapshot, filter, style.format, &mut page.out);
     writer.write_all(&page.out)
@@ -36,7 +39,8 @@ struct Page<'a> {
 }
 
 impl Page<'_> {
-    fn write_family(&mut self, family: Family<'_>, writer: &mut impl Write) -> io::Result<()> {
+    /// `headed`: the family has its head already.
+    fn write_part(&mut self, family: Family<'_>, headed: &mut bool, writer: &mut impl Write) -> io::Result<()> {
         let (metric, column) = (family.metric(), family.column());
         // All that stands behind the entity's labels, but for a culprit.
         let of_combination = |combination| {
@@ -46,11 +50,10 @@ impl Page<'_> {
         };
         let own_labels: Vec<Vec<u8>> = (0..column.combinations()).map(of_combination).collect();
         let of_metric = format!("{}{{", metric.name);
-        let mut headed = false;
         for named in samples(self.snapshot, self.filter, family) {
-            if !headed {
+            if !*headed {
                 push_header(&mut self.out, metric, self.style.format);
-                headed = true;
+                *headed = true;
             }
             let labels = |out: &mut Vec<u8>| {
                 out.extend_from_slice(named.state.entity.rendered(identity_labels));

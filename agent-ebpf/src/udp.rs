@@ -1,0 +1,120 @@
+//! Collector `udp`: what programs send and receive, and what goes wrong, by slot.
+//!
+//! The two hooks of data come at the end of each call, whichever the call is, for all kinds of sockets: whatever is not UDP's is
+//! left at once.
+
+use aya_ebpf::{
+    bindings::BPF_F_MMAPABLE,
+    macros::{btf_tracepoint, map},
+    maps::Array,
+    programs::BtfTracePointContext,
+};
+use podlens_common::{
+    tcp::Direction,
+    udp::{UdpAccount, UdpError},
+};
+
+use crate::{
+    atomic,
+    kernel::{Cgroup, structure},
+    owner,
+};
+
+/// `IPPROTO_UDP` of linux/in.h.
+const UDP: u16 = 17;
+/// `SOCK_DGRAM` of linux/net.h: a raw socket may have the same protocol.
+const DATAGRAMS: u16 = 2;
+/// `MSG_PEEK` of linux/socket.h: the datagram stays where it is.
+const PEEK: u32 = 0x2;
+/// `MSG_ERRQUEUE`: what is received was sent, and came back with an error.
+const ERROR_QUEUE: u32 = 0x2000;
+
+/// Counts, by slot.
+#[map]
+static UDP_ACCOUNTS: Array<UdpAccount> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+structure! {
+    /// `struct sock`
+    Socket {
+        protocol: u16 = "sock.sk_protocol";
+        kind: u16 = "sock.sk_type";
+        cgroup: Cgroup = "sock.sk_cgrp_data.cgroup";
+    }
+}
+
+impl Socket {
+    #[inline(always)]
+    fn is_udp(self) -> bool {
+        self.protocol() == UDP && self.kind() == DATAGRAMS
+    }
+}
+
+/// `sock_send_length(socket, result, flags)`, at the end of a call that sends.
+#[btf_tracepoint(function = "sock_send_length")]
+pub fn udp_send(context: BtfTracePointContext) -> i32 {
+    let socket = Socket::from_raw(context.arg(0));
+    if !socket.is_null() && socket.is_udp() {
+        count_call(owner::slot_of(socket.cgroup()), Direction::Transmit as u64, context.arg::<u64>(1));
+    }
+    0
+}
+
+/// `sock_recv_length(socket, result, flags)`, at the end of a call that receives.
+#[btf_tracepoint(function = "sock_recv_length")]
+pub fn udp_receive(context: BtfTracePointContext) -> i32 {
+    let socket = Socket::from_raw(context.arg(0));
+    let flags = context.arg::<u64>(2) as u32;
+    if !socket.is_null() && socket.is_udp() && flags & (PEEK | ERROR_QUEUE) == 0 {
+        count_call(owner::slot_of(socket.cgroup()), Direction::Receive as u64, context.arg::<u64>(1));
+    }
+    0
+}
+
+/// `udp_fail_queue_rcv_skb(result, socket)`: a datagram did not come into its socket's receive buffer.
+#[btf_tracepoint(function = "udp_fail_queue_rcv_skb")]
+pub fn udp_full(context: BtfTracePointContext) -> i32 {
+    let socket = Socket::from_raw(context.arg(1));
+    if !socket.is_null() && socket.is_udp() {
+        let error = UdpError::of_queue(context.arg::<u64>(0) as u32 as i32);
+        count_error(owner::slot_of(socket.cgroup()), error as u64);
+    }
+    0
+}
+
+/// Counts a call that gave `result`.
+///
+/// This and the next are functions of their own with plain numbers only, which the verifier proves once and not at each call.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn count_call(slot: u32, direction: u64, result: u64) -> u32 {
+    let result = result as u32 as i32;
+    if result < 0 {
+        return match UdpError::of_call(result) {
+            Some(error) => count_error(slot, error as u64),
+            None => 0,
+        };
+    }
+    let (Some(account), direction) = (UDP_ACCOUNTS.get_ptr_mut(slot), direction as usize) else { return 0 };
+    if direction >= Direction::COUNT {
+        return 0;
+    }
+    // SAFETY: entries of a map outlive the program, its words are whole and aligned, and the index is less than the lengths.
+    unsafe {
+        atomic::add((&raw mut (*account).bytes).cast::<u64>().add(direction), result as u64);
+        atomic::add((&raw mut (*account).datagrams).cast::<u64>().add(direction), 1);
+    }
+    1
+}
+
+/// Counts an error.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn count_error(slot: u32, error: u64) -> u32 {
+    let (Some(account), error) = (UDP_ACCOUNTS.get_ptr_mut(slot), error as usize) else { return 0 };
+    if error >= UdpError::COUNT {
+        return 0;
+    }
+    // SAFETY: as above.
+    unsafe { atomic::add((&raw mut (*account).errors).cast::<u64>().add(error), 1) };
+    1
+}
