@@ -302,13 +302,17 @@ mod tests {
 
     #[test]
     fn a_child_is_found_and_is_gone_after_its_end() {
-        let mut sleeper = Command::new("sleep").arg("60").spawn().unwrap();
-        // Another test's child may be the one found; it lives as long as this process does.
-        let found = child_of(std::process::id()).unwrap();
-        assert!(found.lives());
-        let sleeping = Process::find(sleeper.id()).unwrap();
+        // Children of this process come and go, other tests' among them; those of the shell are its own.
+        let mut shell = Command::new("sh").args(["-c", "sleep 60 & wait"]).spawn().unwrap();
+        let sleeping = loop {
+            if let Some(sleeping) = child_of(shell.id()) {
+                break sleeping;
+            }
+            std::thread::yield_now();
+        };
+        assert!(sleeping.lives());
         sleeping.kill().unwrap();
-        sleeper.wait().unwrap();
+        shell.wait().unwrap();
         assert!(!sleeping.lives());
     }
 }
