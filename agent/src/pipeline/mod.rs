@@ -7,6 +7,7 @@
 mod ends;
 mod event_log;
 mod events;
+mod exporting;
 pub mod facts;
 mod health;
 mod kernel;
@@ -43,7 +44,7 @@ use crate::{
     attribution::{cgroups::Cgroups, kubernetes::Names},
     collectors::{ALL, Collector, Spec, State, map_memory::Plan, spec::Kind},
     export::SnapshotSource,
-    registry::{Ledger, Snapshot},
+    registry::{Budget, Ledger, Snapshot},
     signal::Naming as _,
 };
 
@@ -76,6 +77,8 @@ pub struct Pipeline {
     /// As of the last time that somebody asked, for those who ask during a sweep.
     health: Mutex<Health>,
     fresh: tokio::sync::Mutex<Option<(Instant, Arc<Snapshot>)>>,
+    /// What becomes of a snapshot on its way to the exporters.
+    budget: Mutex<Budget>,
 }
 
 struct Inner {
@@ -185,6 +188,7 @@ impl Pipeline {
             Err(TryLockError::Poisoned(inner)) => *last = inner.into_inner().health(),
             Err(TryLockError::WouldBlock) => {}
         }
+        last.spent = lock(&self.budget).spent();
         last.clone()
     }
 
@@ -232,7 +236,7 @@ impl SnapshotSource for Source {
         let pipeline = Arc::clone(&self.0);
         let made = Instant::now();
         // The sweep sleeps a moment to set its clock, and reads more the more CPUs there are.
-        let snapshot = match tokio::task::spawn_blocking(move || pipeline.sweep()).await {
+        let snapshot = match tokio::task::spawn_blocking(move || pipeline.export()).await {
             Ok(snapshot) => snapshot,
             Err(cause) => {
                 error!(%cause, "a sweep ended early; the last snapshot is served again");

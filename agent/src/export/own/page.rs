@@ -22,7 +22,9 @@ pub fn page(telemetry: &SelfTelemetry, format: Format) -> Vec<u8> {
     let families = [telemetry.gather(), telemetry.gather_process()].concat();
     let mut page = Vec::new();
     if format == Format::Protobuf {
-        families.iter().for_each(|family| push_family(&mut page, family));
+        for family in &families {
+            push_family(&mut page, family);
+        }
         return page;
     }
     if let Err(error) = TextEncoder::new().encode(&families, &mut page) {
