@@ -10,7 +10,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{Folded, Snapshot, at, targets::Targets};
+use super::{
+    Folded, Snapshot, at,
+    homes::{self, Pod},
+    targets::Targets,
+};
 use crate::{
     registry::snapshot::{Caused, Culprit},
     signal::{Entity, EntityKey, Row},
@@ -24,7 +28,8 @@ const CULPRITS: usize = 64;
 /// All folds' leftovers, and the last snapshot.
 #[derive(Default)]
 pub(super) struct Kept {
-    folds: HashMap<EntityKey, Fold>,
+    /// Without their instances: a pod that is made again under the same name goes on as the same series.
+    folds: HashMap<Entity, Fold>,
     last: Option<Last>,
 }
 
@@ -60,24 +65,31 @@ struct Leftover {
 impl Kept {
     /// Takes over what has left the snapshot since the last one, and adds what is kept to the folds.
     pub(super) fn settle(&mut self, raw: &Arc<Snapshot>, targets: &mut Targets, folded: &mut Folded) {
-        let mut wholes: HashSet<u32> = HashSet::new();
-        for into in &folded.into {
-            let moved = (0_u32..).zip(into).filter(|(position, whole)| position != *whole);
-            wholes.extend(moved.map(|(_, whole)| *whole));
-        }
         if let Some(last) = self.last.take()
             && !Arc::ptr_eq(&last.raw.entities, &raw.entities)
         {
             self.take_over(&last, raw, targets);
             self.give_back(raw, targets);
         }
-        let is_there = |whole: &EntityKey| targets.find(whole).is_some_and(|position| wholes.contains(&position));
-        self.folds.retain(|whole, _| is_there(whole));
-        for position in wholes {
+        let wholes: HashSet<u32> = folded.into.iter().flat_map(|into| moved(into)).collect();
+        // Who is only named as a culprit is no member: it has no beginning, and no values.
+        let is_member = |position| raw.entity(position).is_some_and(|state| state.since != SystemTime::UNIX_EPOCH);
+        let into = folded.into.iter().flat_map(|into| (0_u32..).zip(into));
+        let there: HashSet<u32> = into.filter(|(position, _)| is_member(*position)).map(|(_, whole)| *whole).collect();
+        let mut there: Vec<(u32, Entity)> =
+            there.into_iter().filter_map(|position| Some((position, targets.series(position)?))).collect();
+        // A pod that has only its own cgroup left has what its containers had all the same; its sandbox is called as it is.
+        let is_pod = |position| targets.pod(position) == position;
+        there.retain(|(position, series)| {
+            wholes.contains(position) || is_pod(*position) && self.folds.contains_key(series)
+        });
+        let names: HashSet<&Entity> = there.iter().map(|(_, series)| series).collect();
+        self.folds.retain(|whole, _| names.contains(whole));
+        for (position, series) in there {
             let Some(state) = usize::try_from(position).ok().and_then(|at| targets.entities.get_mut(at)) else {
                 continue;
             };
-            let fold = self.folds.entry(state.entity.clone()).or_insert_with(|| Fold {
+            let fold = self.folds.entry(series).or_insert_with(|| Fold {
                 since: state.since,
                 members: HashMap::new(),
                 rest: Leftover::default(),
@@ -98,9 +110,21 @@ impl Kept {
         }
     }
 
+    /// Something is kept of a container that was called so.
+    pub(super) fn has(&self, series: &Entity) -> bool {
+        self.folds.values().any(|fold| fold.members.contains_key(series))
+    }
+
+    /// The pods of those of whom something is kept by name.
+    pub(super) fn pods(&self) -> HashSet<Pod> {
+        let members = self.folds.values().flat_map(|fold| fold.members.keys());
+        members.filter_map(pod).collect()
+    }
+
     /// Keeps what containers had whose names are in the snapshot no more.
     fn take_over(&mut self, last: &Last, raw: &Snapshot, targets: &Targets) {
-        let ids: HashSet<&str> = raw.entities.iter().filter_map(|state| instance(&state.entity)).collect();
+        let ids: HashSet<&Arc<str>> = raw.entities.iter().filter_map(|state| instance(&state.entity)).collect();
+        let wholes: Vec<HashSet<u32>> = last.into.iter().map(|into| moved(into).collect()).collect();
         for (position, state) in (0_u32..).zip(&*last.raw.entities) {
             let series = state.entity.series();
             // One that is called differently now is there all the same.
@@ -108,12 +132,13 @@ impl Kept {
             if !matches!(*state.entity, Entity::Container(_)) || targets.has(&series) || is_renamed() {
                 continue;
             }
-            for (number, (section, into)) in last.raw.sections.iter().zip(&last.into).enumerate() {
-                let whole = at(into, position).filter(|whole| *whole != position);
+            for (number, ((section, into), wholes)) in last.raw.sections.iter().zip(&last.into).zip(&wholes).enumerate()
+            {
+                let whole = at(into, position).filter(|whole| wholes.contains(whole));
                 let Some(whole) = whole.and_then(|whole| last.targets.get(usize::try_from(whole).ok()?)) else {
                     continue;
                 };
-                let Some(fold) = self.folds.get_mut(whole) else { continue };
+                let Some(fold) = self.folds.get_mut(&whole.series()) else { continue };
                 let member = fold
                     .members
                     .entry(series.clone())
@@ -144,7 +169,7 @@ impl Kept {
     fn give_back(&mut self, raw: &Snapshot, targets: &Targets) {
         let carried: HashSet<Entity> =
             raw.entities.iter().filter(|state| state.carried).map(|state| state.entity.series()).collect();
-        let pods: HashSet<(&str, &str)> = raw.entities.iter().filter_map(|state| pod(&state.entity)).collect();
+        let pods: HashSet<Pod> = raw.entities.iter().filter_map(|state| pod(&state.entity)).collect();
         let layouts: Vec<_> = raw.sections.iter().map(|section| Arc::clone(section.layout())).collect();
         for fold in self.folds.values_mut() {
             fold.members.retain(|series, _| !carried.contains(series));
@@ -191,8 +216,13 @@ impl Leftover {
     }
 }
 
+/// Where the values of others went.
+fn moved(into: &[u32]) -> impl Iterator<Item = u32> {
+    (0_u32..).zip(into).filter(|(position, whole)| position != *whole).map(|(_, whole)| *whole)
+}
+
 /// What tells an instance of a container from all others, whatever it is called.
-fn instance(entity: &Entity) -> Option<&str> {
+pub(super) fn instance(entity: &Entity) -> Option<&Arc<str>> {
     match entity {
         Entity::Container(container) if container.container_id.is_empty() => Some(&container.pod_uid),
         Entity::Container(container) => Some(&container.container_id),
@@ -200,9 +230,9 @@ fn instance(entity: &Entity) -> Option<&str> {
     }
 }
 
-fn pod(entity: &Entity) -> Option<(&str, &str)> {
+fn pod(entity: &Entity) -> Option<Pod> {
     match entity {
-        Entity::Container(container) => Some((&container.namespace, &container.pod)),
+        Entity::Container(container) => Some(homes::pod(container)),
         Entity::Unit(_) | Entity::Workload(_) => None,
     }
 }

@@ -2,15 +2,20 @@
 //! pods or workloads and leaves out metrics that are not wanted.
 //!
 //! Pure but for what it remembers: counters of a fold never decrease, so what its members had that are gone is kept for as
-//! long as it has members (kept.rs). Whose values go where is found in targets.rs. The pipeline calls it; it knows no metric
-//! by name but the one that tells who is active, which it is given.
+//! long as it has members (kept.rs), and who is folded stays where it is (homes.rs). Whose values go where is found in
+//! targets.rs. The pipeline calls it; it knows no metric by name but the one that tells who is active, which it is given.
 
+mod homes;
 mod kept;
 mod targets;
 
 use std::{collections::HashSet, sync::Arc};
 
-use self::{kept::Kept, targets::Targets};
+use self::{
+    homes::Homes,
+    kept::{Kept, instance},
+    targets::Targets,
+};
 use super::{EntityState, Family, Section, Snapshot};
 use crate::signal::{Entity, Metric};
 
@@ -55,6 +60,9 @@ pub struct Budget {
     /// Containers without instances that are folded for the limit. They stay so: to take their values out again would
     /// make the workload's counters decrease.
     folded: HashSet<Entity>,
+    /// Their instances in the last snapshot, which may be called differently in the next one.
+    folded_instances: HashSet<Arc<str>>,
+    homes: Homes,
     kept: Kept,
     spent: Option<Spent>,
 }
@@ -70,7 +78,14 @@ impl Budget {
     /// Nothing is remembered yet.
     #[must_use]
     pub fn new(rules: Rules) -> Self {
-        Self { rules, folded: HashSet::new(), kept: Kept::default(), spent: None }
+        Self {
+            rules,
+            folded: HashSet::new(),
+            folded_instances: HashSet::new(),
+            homes: Homes::default(),
+            kept: Kept::default(),
+            spent: None,
+        }
     }
 
     /// What the last snapshot came to; none without a limit.
@@ -89,20 +104,31 @@ impl Budget {
         if !folds && !hides && self.rules.most_series.is_none() {
             return Arc::clone(raw);
         }
-        let mut targets = Targets::of(raw);
+        self.homes.learn(raw);
+        let mut targets = Targets::of(raw, &self.homes);
+        // Whoever is folded for the limit stays so under another name.
+        if !self.folded_instances.is_empty() {
+            let renamed = instances(raw).filter(|(id, _)| self.folded_instances.contains(*id));
+            self.folded.extend(renamed.map(|(_, series)| series));
+        }
         let mut folded = self.fold(raw, &targets, &details);
         if let Some(most) = self.rules.most_series {
-            self.folded.retain(|series| targets.has(series));
             loop {
                 let series = count(&folded.sections);
-                self.spent = Some(Spent { series, folded: self.folded.len() });
+                let present = self.folded.iter().filter(|series| targets.has(series));
+                self.spent = Some(Spent { series, folded: present.count() });
                 if series <= most || !self.fold_more(raw, &details, &folded, series - most) {
                     break;
                 }
                 folded = self.fold(raw, &targets, &details);
             }
+            let instances = instances(raw).filter(|(_, series)| self.folded.contains(series));
+            self.folded_instances = instances.map(|(id, _)| Arc::clone(id)).collect();
         }
         self.kept.settle(raw, &mut targets, &mut folded);
+        // What is kept of someone may be carried on when it comes again: where it was before.
+        self.folded.retain(|series| targets.has(series) || self.kept.has(series));
+        self.homes.forget(raw, &self.kept.pods());
         let infos = raw.infos.iter().filter(|info| {
             let is_shown = |section: &Vec<u32>| {
                 let into = at(section, info.entity);
@@ -199,6 +225,12 @@ impl Budget {
     fn activity(&self, raw: &Snapshot, position: u32) -> u64 {
         raw.sections.iter().find_map(|section| section.total(self.rules.activity, position)).unwrap_or(0)
     }
+}
+
+/// Each instance of a container, and what it is called without it.
+fn instances(raw: &Snapshot) -> impl Iterator<Item = (&Arc<str>, Entity)> {
+    let instances = raw.entities.iter().filter(|state| !state.carried);
+    instances.filter_map(|state| Some((instance(&state.entity)?, state.entity.series())))
 }
 
 fn count(sections: &[Section]) -> usize {

@@ -6,15 +6,11 @@ use std::{
     time::SystemTime,
 };
 
-use super::{EntityState, Snapshot, at};
-use crate::signal::{Container, Entity, EntityKey, Workload};
-
-/// Names of a pod's facts that tell its workload.
-const WORKLOAD: &str = "workload";
-const KIND: &str = "workload_type";
-
-/// A pod, by its namespace and its name: one that is made again under the same name is the same here.
-type Pod = (Arc<str>, Arc<str>);
+use super::{
+    EntityState, Snapshot, at,
+    homes::{Homes, Pod, pod},
+};
+use crate::signal::{Container, Entity, EntityKey};
 
 /// A snapshot's entities, with pods and workloads that had no values of their own behind them.
 pub(super) struct Targets {
@@ -29,8 +25,7 @@ pub(super) struct Targets {
 }
 
 impl Targets {
-    pub(super) fn of(snapshot: &Snapshot) -> Self {
-        let workloads = workloads(snapshot);
+    pub(super) fn of(snapshot: &Snapshot, homes: &Homes) -> Self {
         let uids = uids(snapshot);
         let positions = (0_u32..).zip(&*snapshot.entities).filter(|(_, state)| !state.carried);
         let positions = positions.map(|(position, state)| (state.entity.clone(), position)).collect();
@@ -57,7 +52,7 @@ impl Targets {
                 ..container.clone()
             };
             let pod = targets.join(Entity::Container(whole), state);
-            let workload = match workloads.get(&key) {
+            let workload = match homes.of(state) {
                 Some(workload) => targets.join(Entity::Workload(workload.clone()), state),
                 None => pod,
             };
@@ -82,8 +77,13 @@ impl Targets {
         self.series.contains(series)
     }
 
+    /// The entity at this position without its instance.
+    pub(super) fn series(&self, position: u32) -> Option<Entity> {
+        Some(self.entities.get(usize::try_from(position).ok()?)?.entity.series())
+    }
+
     /// Where this entity is, if anywhere.
-    pub(super) fn find(&self, entity: &EntityKey) -> Option<u32> {
+    fn find(&self, entity: &EntityKey) -> Option<u32> {
         self.positions.get(entity).copied()
     }
 
@@ -121,10 +121,6 @@ impl Targets {
     }
 }
 
-fn pod(container: &Container) -> Pod {
-    (Arc::clone(&container.namespace), Arc::clone(&container.pod))
-}
-
 /// The uid of each pod; that of a living one where several have its name.
 fn uids(snapshot: &Snapshot) -> HashMap<Pod, Arc<str>> {
     let mut uids = HashMap::new();
@@ -135,19 +131,4 @@ fn uids(snapshot: &Snapshot) -> HashMap<Pod, Arc<str>> {
         }
     }
     uids
-}
-
-fn workloads(snapshot: &Snapshot) -> HashMap<Pod, Workload> {
-    let mut workloads = HashMap::new();
-    for info in snapshot.infos.iter().filter(|info| info.metric.of_pod) {
-        let label = |name: &str| info.labels.iter().find(|(label, _)| *label == name).map(|(_, value)| value);
-        let (Some(name), Some(kind)) = (label(WORKLOAD), label(KIND)) else { continue };
-        if let Some(Entity::Container(container)) = snapshot.entity(info.entity).map(|state| &*state.entity)
-            && !name.is_empty()
-        {
-            let namespace = Arc::clone(&container.namespace);
-            workloads.insert(pod(container), Workload { namespace, kind: Arc::clone(kind), name: Arc::clone(name) });
-        }
-    }
-    workloads
 }

@@ -30,10 +30,13 @@ fn pods(pods: u32) -> Vec<EntityState> {
         .collect()
 }
 
-/// Each pod's workload is what its name begins with.
+/// Each pod's workload is what its name begins with; of pods that are gone there are no facts.
 fn described(snapshot: Snapshot) -> Arc<Snapshot> {
     let infos = (0_u32..).zip(&*snapshot.entities).filter_map(|(entity, state)| {
         let Entity::Container(container) = &*state.entity else { return None };
+        if state.gone || state.carried {
+            return None;
+        }
         let (workload, _) = container.pod.split_once('-')?;
         let labels = vec![("workload", workload.into()), ("workload_type", "deployment".into())];
         Some(Info { metric: &POD_INFO, entity, labels })
@@ -173,6 +176,133 @@ fn counters_of_a_workload_go_on_when_a_pod_is_gone_and_end_with_the_last_one() {
     budget.apply(&using(vec![all[0].clone()], &[3]));
     let again = budget.apply(&using(vec![all[0].clone(), all[4].clone()], &[3, 5]));
     assert_eq!(of(&again, &CPU), expected(&[(API, 17), (WEB, 5)]));
+}
+
+/// The same under other names: `name` changes a container.
+fn renamed(state: &EntityState, name: impl Fn(&mut Container)) -> EntityState {
+    let Entity::Container(mut container) = (*state.entity).clone() else { unreachable!() };
+    name(&mut container);
+    EntityState { entity: Entity::Container(container).into(), ..state.clone() }
+}
+
+/// As it is called without names.
+fn nameless(state: &EntityState) -> EntityState {
+    renamed(state, |of| (of.namespace, of.pod, of.container) = ("".into(), of.pod_uid.clone(), "c0ffee".into()))
+}
+
+#[test]
+fn what_was_counted_in_a_workload_stays_there_when_its_facts_its_names_and_its_values_go() {
+    let mut budget = Budget::new(rules(Detail::Workload));
+    let all = pods(2);
+    let mut api = |entities: Vec<EntityState>, used: &[u64]| of(&budget.apply(&using(entities, used)), &CPU);
+    let whole = api(all[..4].to_vec(), &[1, 2, 4, 8]);
+    assert_eq!(whole, expected(&[(API, 15)]));
+    let gone: Vec<EntityState> = all[2..4].iter().map(|state| EntityState { gone: true, ..state.clone() }).collect();
+    let without_facts = api([&all[..2], &gone].concat(), &[1, 2, 5, 8]);
+    assert_eq!(without_facts, expected(&[(API, 16)]));
+    let without_names = [all[0].clone(), all[1].clone(), nameless(&gone[0]), nameless(&gone[1])];
+    assert_eq!(api(without_names.to_vec(), &[1, 2, 6, 8]), expected(&[(API, 17)]));
+    assert_eq!(api(all[..2].to_vec(), &[1, 2]), expected(&[(API, 17)]));
+    assert_eq!(api(all[..2].to_vec(), &[1, 3]), expected(&[(API, 18)]));
+}
+
+#[test]
+fn what_is_carried_on_stays_in_its_workload_though_the_pod_made_again_has_no_facts_yet() {
+    let mut budget = Budget::new(rules(Detail::Workload));
+    let all = pods(2);
+    budget.apply(&using(all[..4].to_vec(), &[1, 2, 4, 8]));
+    budget.apply(&using(all[..2].to_vec(), &[1, 2]));
+    let made_again =
+        renamed(&all[2], |of| (of.pod_uid, of.container_id) = ("another".into(), format!("{:064}", 1).into()));
+    let carried = EntityState { carried: true, ..state(all[2].entity.series()) };
+    let mut raw = (*using([&all[..2], &[made_again, carried]].concat(), &[1, 2, 100, 4])).clone();
+    let is_known = |info: &&Info| info.entity < 2;
+    raw.infos = raw.infos.iter().filter(is_known).cloned().collect();
+    let raw = Arc::new(raw);
+    assert_eq!(of(&budget.apply(&raw), &CPU), expected(&[(API, 15), ("shop/api-1", 100)]));
+}
+
+#[test]
+fn a_pod_goes_on_from_its_containers_when_only_its_own_cgroup_is_left_or_it_is_made_again() {
+    let mut budget = Budget::new(rules(Detail::Pod));
+    let app = pods(1)[0].clone();
+    let own = renamed(&app, |of| (of.container, of.container_id) = ("".into(), "".into()));
+    let mut of_pod = |entities: Vec<EntityState>, used: &[u64]| of(&budget.apply(&using(entities, used)), &CPU);
+    assert_eq!(of_pod(vec![own.clone(), app], &[1, 2]), expected(&[("shop/api-0", 3)]));
+    assert_eq!(of_pod(vec![own.clone()], &[1]), expected(&[("shop/api-0", 3)]));
+    let gone = EntityState { gone: true, ..own.clone() };
+    let again = renamed(&own, |of| of.pod_uid = "another".into());
+    assert_eq!(of_pod(vec![gone, again.clone()], &[1, 4]), expected(&[("shop/api-0", 7)]));
+    let carried = EntityState { carried: true, ..state(own.entity.series()) };
+    assert_eq!(of_pod(vec![again, carried], &[4, 1]), expected(&[("shop/api-0", 7)]));
+}
+
+#[test]
+fn the_own_cgroup_of_a_pod_may_go_before_its_containers() {
+    let mut budget = Budget::new(rules(Detail::Pod));
+    let app = pods(1)[0].clone();
+    let own = renamed(&app, |of| (of.container, of.container_id) = ("".into(), "".into()));
+    budget.apply(&using(vec![own, app.clone()], &[1, 2]));
+    assert_eq!(of(&budget.apply(&using(vec![app], &[2])), &CPU), expected(&[("shop/api-0", 3)]));
+}
+
+#[test]
+fn what_is_kept_of_a_pod_is_counted_once_beside_its_sandbox_and_a_predecessor() {
+    let by_pod = Rules { details: vec![(&SWITCHES, Detail::Pod)], ..rules(Detail::Container) };
+    let mut budget = Budget::new(by_pod);
+    let [app, proxy] = [0, 1].map(|at: usize| pods(1)[at].clone());
+    let own = renamed(&app, |of| (of.container, of.container_id) = ("".into(), "".into()));
+    let sandbox = renamed(&app, |of| of.container = "".into());
+    let before = EntityState { gone: true, ..renamed(&own, |of| of.pod_uid = "another".into()) };
+    let carried = EntityState { carried: true, ..state(own.entity.series()) };
+    let mut switches = |entities: &[EntityState]| {
+        let of_each: Vec<(u32, &[u64])> = (0_u32..).zip(entities).map(|(at, _)| (at, &[1, 0][..])).collect();
+        let cpu: Vec<(u32, &[u64])> = of_each.iter().map(|(at, cells)| (*at, &cells[..1])).collect();
+        let values = [values(&CPU, &cpu), values(&SWITCHES, &of_each)];
+        of(&budget.apply(&described(snapshot_of(entities.to_vec(), &values))), &SWITCHES)
+    };
+    assert_eq!(
+        switches(&[carried.clone(), before.clone(), own.clone(), sandbox.clone(), proxy, app.clone()])["shop/api-0"],
+        6
+    );
+    assert_eq!(switches(&[carried, before, own, sandbox, app])["shop/api-0"], 6);
+}
+
+#[test]
+fn who_is_only_named_as_a_culprit_begins_no_fold() {
+    let mut budget = Budget::new(rules(Detail::Workload));
+    let mut entities = pods(1);
+    let named = renamed(&entities[2], |of| (of.container, of.container_id) = ("".into(), "".into()));
+    let culprit = EntityState { since: SystemTime::UNIX_EPOCH, gone: true, ..named };
+    let since = |snapshot: &Snapshot| {
+        let states = snapshot.entities.iter();
+        states.filter(|state| state.entity.to_string() == WEB).map(|state| state.since).collect::<Vec<_>>()
+    };
+    budget.apply(&using(entities.clone(), &[1; 4]));
+    let web = entities.split_off(2);
+    entities.push(culprit.clone());
+    budget.apply(&using(entities.clone(), &[1; 2]));
+    entities.pop();
+    entities.extend([web, vec![culprit]].concat());
+    assert_eq!(since(&budget.apply(&using(entities.clone(), &[1; 4]))), [entities[2].since]);
+}
+
+#[test]
+fn a_container_folded_for_the_limit_stays_so_under_another_name_and_when_it_is_made_again() {
+    let mut budget = Budget::new(Rules { most_series: Some(3), ..rules(Detail::Container) });
+    let of_api = |snapshot: &Snapshot| of(snapshot, &CPU).get(API).copied();
+    let all = pods(1);
+    let first = renamed(&all[0], |of| of.container = "c0ffee".into());
+    let entities = |first: &EntityState| [std::slice::from_ref(first), &all[1..]].concat();
+    assert_eq!(of_api(&budget.apply(&using(entities(&first), &[1, 2, 400, 800]))), Some(3));
+    // Busier than the others from now on: it would not be chosen again.
+    assert_eq!(of_api(&budget.apply(&using(entities(&all[0]), &[1000, 2, 400, 800]))), Some(1002));
+    assert_eq!(of_api(&budget.apply(&using(all[1..].to_vec(), &[2, 400, 800]))), Some(1002));
+    let again = renamed(&all[0], |of| of.container_id = format!("{:064}", 1).into());
+    let carried = EntityState { carried: true, ..state(all[0].entity.series()) };
+    // There would be room for it now.
+    let raw = using(vec![again, carried, all[1].clone()], &[2000, 1000, 2]);
+    assert_eq!(of_api(&budget.apply(&raw)), Some(3002));
 }
 
 #[test]
