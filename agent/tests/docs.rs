@@ -28,6 +28,7 @@ Made from the collectors' definitions by `cargo xtask docs`; change those instea
 | container of a pod | `namespace`, `pod`, `container`, `node` |
 | pod's own cgroup and its sandbox | the same, `container` empty |
 | systemd unit, container outside pods, plain cgroup | `unit`, `node`; `namespace`, `pod` and `container` empty |
+| pods of one workload, where containers are folded ([cardinality.md](cardinality.md)) | `namespace`, `workload`, `workload_type`, `node`; `pod` and `container` empty |
 | kernel threads in the root cgroup | `unit=\"kernel\"`, the others as with a unit |
 | other tasks in the root cgroup | `unit=\"/\"`, the others as with a unit |
 | tasks whose cgroup has no slot or no known path | `unit=\"unattributed\"`, the others as with a unit |
@@ -202,7 +203,7 @@ fn push_metric(text: &mut String, metric: &Metric) {
     };
     let labels = match metric.labels {
         _ if metric.split.is_some() => {
-            "`culprit_namespace` and `culprit_pod` for a pod, `culprit_unit` for anything else".to_owned()
+            "`culprit_namespace` and `culprit_pod` for a pod, or `culprit_workload` where pods are folded, `culprit_unit` for anything else".to_owned()
         }
         [] => "none but the entity's".to_owned(),
         labels => labels.iter().map(of_label).collect::<Vec<_>>().join("; "),

@@ -125,7 +125,7 @@ fn check_unit(path: &str) {
 fn uid_and_id(path: &str) -> Option<(String, String)> {
     match entity(path) {
         Entity::Container(container) => Some((container.pod_uid.to_string(), container.container_id.to_string())),
-        Entity::Unit(_) => None,
+        Entity::Unit(_) | Entity::Workload(_) => None,
     }
 }
 

@@ -80,7 +80,7 @@ fn labels(entity: &Entity) -> String {
             "namespace=\"{}\", pod=\"{}\", container=\"{}\" until a source of names knows better",
             container.namespace, container.pod, container.container
         ),
-        Entity::Unit(unit) => format!("unit=\"{unit}\""),
+        Entity::Unit(_) | Entity::Workload(_) => format!("unit=\"{entity}\""),
     }
 }
 

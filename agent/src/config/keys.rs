@@ -5,9 +5,11 @@
 use std::{path::PathBuf, time::Duration};
 
 use super::{
-    ClassicHistograms, Compression, Config, Endpoint, Headers, Histograms, LogFormat, LogLevel, NameSource, Protocol,
-    Units,
-    value::{absolute_path, boolean, choice, duration, endpoint, header, is_node_name, socket_address, whole},
+    ClassicHistograms, Compression, Config, Detail, Endpoint, Headers, Histograms, LogFormat, LogLevel, NameSource,
+    Patterns, Protocol, Units,
+    value::{
+        absolute_path, boolean, choice, duration, endpoint, header, is_node_name, patterns, socket_address, whole,
+    },
 };
 
 /// One key of the configuration.
@@ -40,6 +42,9 @@ const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_mins(1);
 const HOUR: Duration = Duration::from_hours(1);
 const TENTH: Duration = Duration::from_millis(100);
+
+const DETAILS: [(&str, Detail); 3] =
+    [("container", Detail::Container), ("pod", Detail::Pod), ("workload", Detail::Workload)];
 
 pub(super) const KEYS: &[Key] = &[
     Key {
@@ -153,6 +158,54 @@ pub(super) const KEYS: &[Key] = &[
                 ("never", ClassicHistograms::Never),
             ];
             assign(&mut config.prometheus.classic_histograms, choice(text, &choices))
+        }),
+    },
+    Key {
+        path: "series.detail",
+        expects: "container, pod or workload",
+        default: "container",
+        example: "pod",
+        help: "How finely what runs in pods is told apart: each `container`, each `pod`, or each `workload`, such as a deployment, on the node; sums stay whole",
+        set: Set::Value(|config, text| assign(&mut config.series.detail, choice(text, &DETAILS))),
+    },
+    Key {
+        path: "series.collectors.<name>",
+        expects: "default, container, pod or workload",
+        default: "default",
+        example: "workload",
+        help: "The same for the metrics of the collector of this name; `default` is what `series.detail` says",
+        set: Set::PerCollector(|config, name, text| {
+            let detail = if text == "default" { Some(None) } else { choice(text, &DETAILS).map(Some) };
+            assign(config.series.collectors.get_mut(name)?, detail)
+        }),
+    },
+    Key {
+        path: "series.allow",
+        expects: "names of metrics, separated by commas, in which * stands for any text",
+        default: "*",
+        example: "podlens_cpu_*,podlens_memory_bytes",
+        help: "Which metrics leave the node, by their names in Prometheus; the agent's own are no part of it",
+        set: Set::Value(|config, text| {
+            assign(&mut config.series.allow, patterns(text).filter(|all| !all.is_empty()).map(Patterns))
+        }),
+    },
+    Key {
+        path: "series.deny",
+        expects: "names of metrics, separated by commas, in which * stands for any text",
+        default: "(none)",
+        example: "podlens_tcp_*",
+        help: "Which of them do not",
+        set: Set::Value(|config, text| assign(&mut config.series.deny, patterns(text).map(Patterns))),
+    },
+    Key {
+        path: "series.limit",
+        expects: "none or a whole number from 100 to 10000000",
+        default: "none",
+        example: "20000",
+        help: "How many series the node has at most, a distribution counted as one: beyond it the least active containers are folded into their workloads, which `podlens_folded_containers` and the log tell",
+        set: Set::Value(|config, text| {
+            let number = || whole(text, 100..=10_000_000).and_then(|number| usize::try_from(number).ok());
+            assign(&mut config.series.limit, if text == "none" { Some(None) } else { number().map(Some) })
         }),
     },
     Key {

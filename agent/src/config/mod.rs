@@ -51,6 +51,7 @@ pub struct Config {
     pub events: Events,
     pub log: Log,
     pub prometheus: Prometheus,
+    pub series: Series,
     pub otlp: Otlp,
     /// What `otlp` is for events: OpenTelemetry has variables of their own for log records, below the same keys.
     pub logs: Otlp,
@@ -118,6 +119,55 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+/// How many series leave the node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the key of the same name documents each field")]
+pub struct Series {
+    pub detail: Detail,
+    /// None: as `detail` says.
+    pub collectors: BTreeMap<String, Option<Detail>>,
+    pub allow: Patterns,
+    pub deny: Patterns,
+    /// None: there is no limit.
+    pub limit: Option<usize>,
+}
+
+/// How finely what runs in pods is told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// Each container.
+    Container,
+    /// Each pod.
+    Pod,
+    /// Each workload, such as a deployment.
+    Workload,
+}
+
+/// Names of metrics, in which `*` stands for any text.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Patterns(Vec<String>);
+
+impl Series {
+    /// The metric of this name leaves the node.
+    #[must_use]
+    pub fn wants(&self, name: &str) -> bool {
+        self.allow.any(name) && !self.deny.any(name)
+    }
+}
+
+impl Patterns {
+    fn any(&self, name: &str) -> bool {
+        self.0.iter().any(|pattern| matches(pattern, name))
+    }
+}
+
+/// `*` in the pattern stands for any text.
+fn matches(pattern: &str, name: &str) -> bool {
+    let Some((before, after)) = pattern.split_once('*') else { return pattern == name };
+    let Some(rest) = name.strip_prefix(before) else { return false };
+    (0..=rest.len()).any(|at| rest.get(at..).is_some_and(|rest| matches(after, rest)))
 }
 
 /// How the page for Prometheus is written.
@@ -277,6 +327,13 @@ impl Config {
             collectors: collectors.iter().map(|&name| (name.to_owned(), true)).collect(),
             events: Events { enabled: true },
             log: Log { level: LogLevel::Info, format: LogFormat::Text },
+            series: Series {
+                detail: Detail::Container,
+                collectors: collectors.iter().map(|&name| (name.to_owned(), None)).collect(),
+                allow: Patterns(vec!["*".to_owned()]),
+                deny: Patterns::default(),
+                limit: None,
+            },
             prometheus: Prometheus { classic_histograms: ClassicHistograms::Auto },
             otlp: Otlp::default(),
             logs: Otlp::default(),

@@ -77,6 +77,16 @@ pub(super) fn is_node_name(text: &str) -> bool {
     (1..=253).contains(&text.len()) && text.bytes().all(is_allowed)
 }
 
+/// Names of metrics with `*` in them.
+pub(super) fn patterns(text: &str) -> Option<Vec<String>> {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b':' | b'*');
+    let patterns = || text.split(',').map(str::trim).filter(|pattern| !pattern.is_empty());
+    let is_valid = patterns().all(|pattern| pattern.bytes().all(is_allowed) && pattern.len() <= 128);
+    // Each `*` may be tried at each place of a name.
+    let is_simple = patterns().all(|pattern| pattern.matches('*').count() <= 4);
+    (is_valid && is_simple).then(|| patterns().map(str::to_owned).collect())
+}
+
 /// A header that HTTP and gRPC metadata can carry as text, its name in lower case.
 pub(super) fn header(name: &str, value: &str) -> Option<(String, String)> {
     let name = http::HeaderName::from_bytes(name.as_bytes()).ok()?;

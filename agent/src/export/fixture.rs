@@ -20,7 +20,9 @@ use crate::{
         EntityState, Info, Section, Snapshot,
         snapshot::{Caused, Culprit},
     },
-    signal::{Container, Entity, Histogram, InfoMetric, Kind, Label, LabelValues, Layout, Metric, Split, Unit},
+    signal::{
+        Container, Entity, Histogram, InfoMetric, Kind, Label, LabelValues, Layout, Metric, Split, Unit, Workload,
+    },
 };
 
 const METRIC: Metric = Metric { help: "Help with a \\ and a \"quote\"", ..Metric::BASE };
@@ -219,6 +221,11 @@ pub(crate) fn any_snapshot() -> impl Strategy<Value = Snapshot> {
     let entity = prop_oneof![
         (name, name, name).prop_map(|(namespace, pod, name)| container(&namespace, &pod, &name)),
         name.prop_map(|unit| Entity::unit(&unit)),
+        // A name has one kind, which a culprit's labels lack; of the two kinds the conventions know the first alone.
+        (name, name).prop_map(|(namespace, name)| {
+            let kind = if name.len() % 2 == 0 { "deployment" } else { "rollout" };
+            Entity::Workload(Workload { namespace: namespace.into(), kind: kind.into(), name: name.into() })
+        }),
     ];
     let distributions = prop::collection::vec(0_u64..1 << 40, 4 * Histogram::CELLS);
     let numbers = (number(), number(), distributions);

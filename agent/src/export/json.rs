@@ -53,6 +53,7 @@ pub fn encode(snapshot: &Snapshot) -> String {
 fn identity(entity: &Entity) -> Json {
     match entity {
         Entity::Unit(unit) => json!({ "unit": **unit }),
+        Entity::Workload(of) => json!({ "namespace": *of.namespace, "workload_type": *of.kind, "workload": *of.name }),
         Entity::Container(container) => json!({
             "namespace": *container.namespace,
             "pod": *container.pod,

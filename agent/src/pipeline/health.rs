@@ -8,7 +8,7 @@ use super::{Inner, events::ENTITY_UNKNOWN, losses};
 use crate::{
     collectors::lifecycle,
     kernel::events::Events,
-    registry::{journal::OVERFLOW, ledger::EXPIRED_UNEXPORTED},
+    registry::{Spent, journal::OVERFLOW, ledger::EXPIRED_UNEXPORTED},
     signal::Loss,
 };
 
@@ -27,6 +27,8 @@ pub struct Health {
     pub gone_entities: u64,
     /// Events by kind; empty where nobody is told.
     pub events: Vec<(&'static str, u64)>,
+    /// What leaves the node; none without a limit.
+    pub spent: Option<Spent>,
 }
 
 impl Inner {

@@ -7,6 +7,7 @@
 mod ends;
 mod event_log;
 mod events;
+mod exporting;
 pub mod facts;
 mod health;
 mod kernel;
@@ -45,7 +46,7 @@ use crate::{
     attribution::{cgroups::Cgroups, kubernetes::Names},
     collectors::{ALL, Collector, Spec, State, map_memory::Plan, spec::Kind},
     export::SnapshotSource,
-    registry::{Ledger, Snapshot},
+    registry::{Budget, Ledger, Snapshot},
     signal::Entity,
 };
 
@@ -74,6 +75,8 @@ pub struct Pipeline {
     /// As of the last time that somebody asked, for those who ask during a sweep.
     health: Mutex<Health>,
     fresh: tokio::sync::Mutex<Option<(Instant, Arc<Snapshot>)>>,
+    /// What becomes of a snapshot on its way to the exporters.
+    budget: Mutex<Budget>,
 }
 
 struct Inner {
@@ -181,6 +184,7 @@ impl Pipeline {
             Err(TryLockError::Poisoned(inner)) => *last = inner.into_inner().health(),
             Err(TryLockError::WouldBlock) => {}
         }
+        last.spent = lock(&self.budget).spent();
         last.clone()
     }
 
@@ -228,7 +232,7 @@ impl SnapshotSource for Source {
         let pipeline = Arc::clone(&self.0);
         let made = Instant::now();
         // The sweep sleeps a moment to set its clock, and reads more the more CPUs there are.
-        let snapshot = match tokio::task::spawn_blocking(move || pipeline.sweep()).await {
+        let snapshot = match tokio::task::spawn_blocking(move || pipeline.export()).await {
             Ok(snapshot) => snapshot,
             Err(cause) => {
                 error!(%cause, "a sweep ended early; the last snapshot is served again");
@@ -291,7 +295,7 @@ impl Inner {
             Look::Young => {
                 let is_young = |entity: &Entity| match entity {
                     Entity::Container(container) => self.unnamed.is_young(&container.pod_uid, now),
-                    Entity::Unit(_) => false,
+                    Entity::Unit(_) | Entity::Workload(_) => false,
                 };
                 self.names.meet(self.cgroups.entities().filter(|(entity, _)| is_young(entity)))
             }

@@ -61,6 +61,8 @@ struct Families {
     names_requests: CounterVec,
     names_pods: GaugeVec,
     names_synced: GaugeVec,
+    series: GaugeVec,
+    folded: GaugeVec,
 }
 
 impl Families {
@@ -76,12 +78,16 @@ impl Families {
             names_requests: metrics::NAMES_REQUESTS.counters()?,
             names_pods: metrics::NAMES_PODS.gauges()?,
             names_synced: metrics::NAMES_SYNCED.gauges()?,
+            series: metrics::SERIES.gauges()?,
+            folded: metrics::FOLDED_CONTAINERS.gauges()?,
         })
     }
 
-    fn all(&self) -> [&dyn Collector; 10] {
-        let Self { state, slots, sweep, gone, lost, events, unseen, names_requests, names_pods, names_synced } = self;
-        [state, slots, sweep, gone, lost, events, unseen, names_requests, names_pods, names_synced]
+    fn all(&self) -> [&dyn Collector; 12] {
+        let Self { state, slots, sweep, gone, lost, events, unseen, names_requests, names_pods, names_synced, .. } =
+            self;
+        let Self { series, folded, .. } = self;
+        [state, slots, sweep, gone, lost, events, unseen, names_requests, names_pods, names_synced, series, folded]
     }
 
     fn fill(&self, states: &[(&'static str, State)], health: &Health, names: &NamesHealth) {
@@ -108,6 +114,10 @@ impl Families {
             raise(&self.names_requests, &[*source, *verb, *result], *count as f64);
         }
         raise(&self.unseen, &[], health.unseen_ns as f64 / 1e9);
+        if let Some(spent) = health.spent {
+            self.series.with_label_values::<&str>(&[]).set(spent.series as f64);
+            self.folded.with_label_values::<&str>(&[]).set(spent.folded as f64);
+        }
         if let Some(synced) = names.synced {
             self.names_synced.with_label_values::<&str>(&[]).set(f64::from(u8::from(synced)));
         }

@@ -11,6 +11,7 @@ use super::{
     Attached, Inner, Pipeline,
     event_log::EventLog,
     events::{Telling, announce},
+    exporting::budget,
     facts::Facts,
     kernel::Kernel,
     reading::{FixedEntities, Resolved},
@@ -140,6 +141,7 @@ impl Pipeline {
             delivered: Mutex::default(),
             health,
             fresh: tokio::sync::Mutex::new(None),
+            budget: Mutex::new(budget(&config.series)),
         })
     }
 }

@@ -3,10 +3,12 @@
 //! Pure data and bookkeeping. Collectors define the metrics, the pipeline fills the ledger, exporters walk a snapshot;
 //! nothing here does I/O or knows a metric by name.
 
+pub mod budget;
 pub mod journal;
 pub mod ledger;
 pub mod snapshot;
 
+pub use budget::{Budget, Detail, Rules, Spent};
 pub use journal::{EventBatch, Journal, Noted};
 pub use ledger::{CulpritId, EntityId, Ledger};
 pub use snapshot::{EntityState, Family, Info, Sample, Section, Snapshot, Value};

@@ -62,6 +62,8 @@ pub struct Section {
     cells: Vec<u64>,
     /// Values split by who caused them, in the order of the entities.
     caused: Vec<Caused>,
+    /// The bits of metrics that are not shown.
+    hidden: u64,
 }
 
 /// What one entity lost to another.
@@ -172,7 +174,8 @@ impl Section {
 
     /// Every metric of the section.
     pub fn families(&self) -> impl Iterator<Item = Family<'_>> {
-        (0..).zip(self.layout.columns()).map(|(number, column)| Family { section: self, column, number })
+        let families = (0..).zip(self.layout.columns()).filter(|(_, column)| !column.is_among(self.hidden));
+        families.map(|(number, column)| Family { section: self, column, number })
     }
 
     /// Values split by who caused them, in the order of the entities.
@@ -187,6 +190,36 @@ impl Section {
         self.present.clear();
         self.cells.clear();
         self.caused.clear();
+        self.hidden = 0;
+    }
+
+    /// Leaves metrics out of what is shown.
+    pub(super) fn hide(&mut self, is_unwanted: impl Fn(&Metric) -> bool) {
+        self.hidden = self.layout.bits(is_unwanted);
+    }
+
+    /// The sum of an entity's values of a metric; none if it is not among the section's.
+    pub(super) fn total(&self, metric: &Metric, entity: u32) -> Option<u64> {
+        let column = self.layout.column(metric)?;
+        let (cells, present) = self.cells(entity)?;
+        Some(column.of(cells, present)?.iter().sum())
+    }
+
+    /// A copy of an entity's row.
+    pub(super) fn row(&self, entity: u32) -> Option<Row> {
+        self.cells(entity).map(|(cells, present)| Row { cells: cells.to_vec(), present })
+    }
+
+    /// Adds a row to an entity's, which it may not have had.
+    pub(super) fn add_row(&mut self, entity: u32, row: &Row) {
+        let Ok(at) = usize::try_from(entity) else { return };
+        if let Some(number) = self.row_of.get(at).copied().flatten() {
+            return self.add(number, row);
+        }
+        let number = self.push(row);
+        if let Some(place) = self.row_of.get_mut(at) {
+            *place = Some(number);
+        }
     }
 
     /// Adds a row with these values; its number.
@@ -250,7 +283,7 @@ impl Section {
     /// counts as.
     #[must_use]
     pub fn merged(&self, into: &[u32], is_past: impl Fn(u32) -> bool, culprit: impl Fn(u32) -> Option<u32>) -> Self {
-        let mut merged = Self::new(Arc::clone(&self.layout));
+        let mut merged = Self { hidden: self.hidden, ..Self::new(Arc::clone(&self.layout)) };
         let gauges = self.layout.gauges();
         let mut row = self.layout.row();
         merged.row_of = vec![None; into.len()];
@@ -287,13 +320,18 @@ impl Section {
                 Some(Caused { entity, culprit, ..*caused })
             })
             .collect();
-        merged.caused.sort_by_key(|caused| (caused.entity, caused.column, caused.culprit));
-        merged.caused.dedup_by(|next, kept| {
+        merged.order_caused();
+        merged
+    }
+
+    /// Brings what entities lost into their order, one for each culprit.
+    pub(super) fn order_caused(&mut self) {
+        self.caused.sort_by_key(|caused| (caused.entity, caused.column, caused.culprit));
+        self.caused.dedup_by(|next, kept| {
             let same = (next.entity, next.column, next.culprit) == (kept.entity, kept.column, kept.culprit);
             kept.amount += if same { next.amount } else { 0 };
             same
         });
-        merged
     }
 }
 

@@ -1,4 +1,4 @@
-//! Who a value belongs to: a container of a pod, or a unit of the node.
+//! Who a value belongs to: a container of a pod, or a unit of the node; where containers are folded, a pod or a workload.
 
 use std::{
     cmp::Ordering,
@@ -23,6 +23,17 @@ pub struct Container {
     pub container_id: Arc<str>,
 }
 
+/// A workload: what made pods, such as a deployment. All of its pods on the node together.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Workload {
+    /// Namespace of its pods.
+    pub namespace: Arc<str>,
+    /// What it is, for example `deployment`.
+    pub kind: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+}
+
 /// The entity of a value.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Entity {
@@ -30,6 +41,8 @@ pub enum Entity {
     Container(Container),
     /// Anything else: a systemd unit, a container outside pods, a plain cgroup, `kernel`, `unattributed`.
     Unit(Arc<str>),
+    /// The pods of one workload, where they are not told apart.
+    Workload(Workload),
 }
 
 impl Entity {
@@ -55,7 +68,7 @@ impl Entity {
             Self::Container(container) => {
                 Self::Container(Container { pod_uid: "".into(), container_id: "".into(), ..container.clone() })
             }
-            Self::Unit(_) => self.clone(),
+            Self::Unit(_) | Self::Workload(_) => self.clone(),
         }
     }
 }
@@ -65,6 +78,7 @@ impl fmt::Display for Entity {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let container = match self {
             Self::Unit(unit) => return formatter.write_str(unit),
+            Self::Workload(of) => return write!(formatter, "{}/{}/{}", of.namespace, of.kind, of.name),
             Self::Container(container) => container,
         };
         let parts = [&container.namespace, &container.pod, &container.container];
@@ -105,7 +119,7 @@ impl EntityKey {
                 let pod = Container { container: "".into(), container_id: "".into(), ..container.clone() };
                 Entity::Container(pod).into()
             }
-            Entity::Unit(_) => self.clone(),
+            Entity::Unit(_) | Entity::Workload(_) => self.clone(),
         }
     }
 

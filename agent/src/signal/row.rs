@@ -112,8 +112,12 @@ impl Layout {
 
     /// The bits of all gauges.
     pub(crate) fn gauges(&self) -> u64 {
-        let gauges = self.columns.iter().filter(|column| column.metric.kind == Kind::Gauge);
-        gauges.fold(0, |bits, column| bits | column.bit)
+        self.bits(|metric| metric.kind == Kind::Gauge)
+    }
+
+    /// The bits of the metrics for which this holds.
+    pub(crate) fn bits(&self, holds: impl Fn(&Metric) -> bool) -> u64 {
+        self.columns.iter().filter(|column| holds(column.metric)).fold(0, |bits, column| bits | column.bit)
     }
 
     /// The bits of the gauges that are kept when a cgroup is gone.
@@ -157,6 +161,11 @@ impl Layout {
 impl Column {
     fn range(&self) -> Range<usize> {
         self.start..self.start + self.combinations * self.cells
+    }
+
+    /// Its bit is among these.
+    pub(crate) fn is_among(&self, bits: u64) -> bool {
+        bits & self.bit != 0
     }
 
     /// Combinations of the labels' values.

@@ -11,6 +11,7 @@ pub static ALL: &[&OwnMetric] = &[
     &COLLECTOR_STATE,
     &CPU_UNSEEN,
     &EVENTS,
+    &FOLDED_CONTAINERS,
     &GONE_ENTITIES,
     &LOST,
     &NAMES_PODS,
@@ -20,6 +21,7 @@ pub static ALL: &[&OwnMetric] = &[
     &OTLP_LOG_RECORDS,
     &OTLP_POINTS,
     &SCRAPE,
+    &SERIES,
     &SLOTS,
     &SWEEP,
 ];
@@ -32,6 +34,7 @@ pub fn find(name: &str) -> Option<&'static OwnMetric> {
 
 const WITH_OTLP: Option<&str> = Some("with an OTLP endpoint");
 const WITH_EVENTS: Option<&str> = Some("with an OTLP endpoint and `events.enabled`");
+const WITH_LIMIT: Option<&str> = Some("with `series.limit`");
 const WITH_NAMES: Option<&str> = Some("with a source of names");
 
 /// What became of what the OTLP clients were to deliver.
@@ -75,6 +78,15 @@ pub static EVENTS: OwnMetric = OwnMetric {
     help: "Events that podlens has noted, by the event's name",
     labels: &[OwnLabel { name: "event", values: OwnValues::Events }],
     only: WITH_EVENTS,
+};
+
+/// Containers without series of their own.
+pub static FOLDED_CONTAINERS: OwnMetric = OwnMetric {
+    name: "podlens_folded_containers",
+    unit: Unit::Count("container"),
+    help: "Containers that are folded into their workloads since the node would have more series than `series.limit`",
+    only: WITH_LIMIT,
+    ..OwnMetric::BASE
 };
 
 /// What waits for its last export.
@@ -166,6 +178,15 @@ pub static SCRAPE: OwnMetric = OwnMetric {
     kind: Kind::Histogram,
     unit: Unit::Seconds,
     help: "Time from the request for a metrics page until its answer is ready",
+    ..OwnMetric::BASE
+};
+
+/// Series of the last snapshot.
+pub static SERIES: OwnMetric = OwnMetric {
+    name: "podlens_series",
+    unit: Unit::Count("series"),
+    help: "Series of pods and units as of the last snapshot, each distribution counted as one",
+    only: WITH_LIMIT,
     ..OwnMetric::BASE
 };
 

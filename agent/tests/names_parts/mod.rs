@@ -190,7 +190,7 @@ pub(crate) fn named(names: &Names, n: u32) -> (String, String, String) {
         Entity::Container(called) => {
             (called.namespace.to_string(), called.pod.to_string(), called.container.to_string())
         }
-        Entity::Unit(unit) => panic!("a unit: {unit}"),
+        other => panic!("no container: {other}"),
     }
 }
 

@@ -73,10 +73,8 @@ fn each_key_is_set_alike_by_file_and_by_variable() {
             (Set::Map { .. }, Some((name, value))) => format!("{{{name}: {}}}", value.replace("%20", " ")),
             _ => key.example.to_owned(),
         };
-        let yaml = match path.split_once('.') {
-            Some((section, name)) => format!("{section}:\n  {name}: {value}\n"),
-            None => format!("{path}: {value}\n"),
-        };
+        let nested = path.split('.').enumerate().map(|(depth, part)| format!("\n{}{part}:", "  ".repeat(depth)));
+        let yaml = format!("{} {value}\n", nested.collect::<String>());
         assert_ne!(by_variable, expected_defaults(), "{variable}");
         assert_eq!(config(&yaml, &[]), by_variable, "{path}");
         assert_eq!(config("", &[(&variable, key.example)]), by_variable, "{variable}");

@@ -5,7 +5,7 @@
 //! `k8s.pod.uid`, `k8s.container.name` and `container.id`, as far as they are known; a unit has `k8s.node.name`
 //! and [`UNIT_KEY`]. `host.name` is left to the collector's resource detection, since a node's name need not be
 //! its host's. Only what varies within an entity is an attribute of a point: the metric's own label under its
-//! own name, and the culprit under [`CULPRIT_NAMESPACE_KEY`], [`CULPRIT_POD_KEY`] or [`CULPRIT_UNIT_KEY`].
+//! own name, and the culprit under [`CULPRIT_NAMESPACE_KEY`], [`CULPRIT_POD_KEY`], [`CULPRIT_WORKLOAD_KEY`] or [`CULPRIT_UNIT_KEY`].
 //!
 //! Everything is cumulative. A counter's start is its entity's.
 
@@ -26,7 +26,7 @@ use foldhash::fast::RandomState;
 pub(super) use self::point::unit;
 use self::point::{Frame, Moment};
 pub use self::{
-    point::{CULPRIT_NAMESPACE_KEY, CULPRIT_POD_KEY, CULPRIT_UNIT_KEY},
+    point::{CULPRIT_NAMESPACE_KEY, CULPRIT_POD_KEY, CULPRIT_UNIT_KEY, CULPRIT_WORKLOAD_KEY},
     resource::{SCHEMA_URL, UNIT_KEY, is_of_entity},
 };
 use crate::{
@@ -228,7 +228,7 @@ fn facts(snapshot: &Snapshot) -> Vec<Vec<usize>> {
 fn pod_of(entity: &Entity) -> Option<&str> {
     match entity {
         Entity::Container(container) => Some(&container.pod_uid),
-        Entity::Unit(_) => None,
+        Entity::Unit(_) | Entity::Workload(_) => None,
     }
 }
 

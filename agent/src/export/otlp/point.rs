@@ -15,6 +15,8 @@ use crate::{
 pub const CULPRIT_NAMESPACE_KEY: &str = "podlens.culprit.namespace";
 /// Attribute with the pod that caused a wait, or `(other)`.
 pub const CULPRIT_POD_KEY: &str = "podlens.culprit.pod";
+/// Attribute with the workload whose pods caused a wait, where they are folded.
+pub const CULPRIT_WORKLOAD_KEY: &str = "podlens.culprit.workload";
 /// Attribute with the unit that caused a wait.
 pub const CULPRIT_UNIT_KEY: &str = "podlens.culprit.unit";
 
@@ -188,6 +190,10 @@ impl<'a> Attributes<'a> {
                 attribute(out, field, CULPRIT_POD_KEY, &container.pod);
             }
             Some(Named::Entity(Entity::Unit(unit))) => attribute(out, field, CULPRIT_UNIT_KEY, unit),
+            Some(Named::Entity(Entity::Workload(of))) => {
+                attribute(out, field, CULPRIT_NAMESPACE_KEY, &of.namespace);
+                attribute(out, field, CULPRIT_WORKLOAD_KEY, &of.name);
+            }
         }
     }
 }

@@ -14,6 +14,10 @@ pub const SCHEMA_URL: &str = "https://opentelemetry.io/schemas/1.44.0";
 /// Attribute with the name of a unit of the node. The conventions have none for it.
 pub const UNIT_KEY: &str = "podlens.unit";
 
+/// Attributes of a workload whose kind the conventions do not have.
+const WORKLOAD_KEY: &str = "podlens.workload";
+const WORKLOAD_TYPE_KEY: &str = "podlens.workload.type";
+
 const NODE_KEY: &str = "k8s.node.name";
 const NAMESPACE_KEY: &str = "k8s.namespace.name";
 const POD_KEY: &str = "k8s.pod.name";
@@ -83,6 +87,15 @@ pub(super) fn write<'a>(
     add(NODE_KEY, node);
     match entity {
         Entity::Unit(unit) => add(UNIT_KEY, unit),
+        Entity::Workload(of) => {
+            add(NAMESPACE_KEY, &of.namespace);
+            if let Some((_, key)) = WORKLOAD_KEYS.iter().find(|(kind, _)| *kind == &*of.kind) {
+                add(key, &of.name);
+            } else {
+                add(WORKLOAD_KEY, &of.name);
+                add(WORKLOAD_TYPE_KEY, &of.kind);
+            }
+        }
         Entity::Container(container) => {
             add(NAMESPACE_KEY, &container.namespace);
             if container.pod != container.pod_uid {
@@ -126,6 +139,11 @@ fn service(out: &mut Vec<u8>, entity: &Entity, node: &str, workload: Option<&str
         Entity::Unit(unit) => {
             add(SERVICE_NAME_KEY, unit);
             add(SERVICE_INSTANCE_KEY, &format!("{node}/{unit}"));
+        }
+        Entity::Workload(of) => {
+            add(SERVICE_NAMESPACE_KEY, &of.namespace);
+            add(SERVICE_NAME_KEY, &of.name);
+            add(SERVICE_INSTANCE_KEY, &format!("{node}/{}/{}/{}", of.namespace, of.kind, of.name));
         }
         Entity::Container(container) => {
             add(SERVICE_NAMESPACE_KEY, &container.namespace);
@@ -192,6 +210,8 @@ fn entities(out: &mut Vec<u8>, entity: &Entity, keys: &[&str]) {
     };
     match entity {
         Entity::Unit(_) => refer_to("podlens.unit", &[NODE_KEY, UNIT_KEY], &[]),
+        // The conventions identify a workload by its uid, which is not known.
+        Entity::Workload(_) => {}
         Entity::Container(_) => {
             refer_to("k8s.pod", &[POD_UID_KEY], &[POD_KEY]);
             refer_to("container", &[CONTAINER_ID_KEY], &[]);

@@ -73,6 +73,9 @@ pub(crate) fn messages_as_prometheus(messages: &[ExportMetricsServiceRequest]) -
                         "k8s.pod.name" => "pod",
                         "k8s.container.name" => "container",
                         "podlens.unit" => "unit",
+                        "k8s.deployment.name" | "podlens.workload" => "workload",
+                        "podlens.workload.type" => "workload_type",
+                        "podlens.culprit.workload" => "culprit_workload",
                         "podlens.culprit.namespace" => "culprit_namespace",
                         "podlens.culprit.pod" => "culprit_pod",
                         "podlens.culprit.unit" => "culprit_unit",
@@ -81,7 +84,11 @@ pub(crate) fn messages_as_prometheus(messages: &[ExportMetricsServiceRequest]) -
                     };
                     Some((label.to_owned(), value.clone()))
                 });
-                renamed.collect::<BTreeMap<_, _>>()
+                let mut labels = renamed.collect::<BTreeMap<_, _>>();
+                if identity.contains_key("k8s.deployment.name") {
+                    labels.insert("workload_type".to_owned(), "deployment".to_owned());
+                }
+                labels
             };
             match metric.data.as_ref().unwrap() {
                 Data::Sum(sum) => {

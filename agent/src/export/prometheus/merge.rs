@@ -16,13 +16,15 @@ use crate::{
 pub(super) fn by_labels(snapshot: &Snapshot) -> Cow<'_, Snapshot> {
     let everyone = || 0..u32::try_from(snapshot.entities.len()).unwrap_or(u32::MAX);
     let entities = firsts(snapshot, everyone(), |entity| match entity {
-        Entity::Container(container) => (&*container.namespace, &*container.pod, Some(&*container.container)),
-        Entity::Unit(unit) => (&**unit, "", None),
+        Entity::Container(of) => (0, &*of.namespace, &*of.pod, &*of.container),
+        Entity::Unit(unit) => (1, &**unit, "", ""),
+        Entity::Workload(of) => (2, &*of.namespace, &*of.kind, &*of.name),
     });
     // Most are nobody's culprits, and the containers of one pod would all be one.
     let culprits = firsts(snapshot, culprits(snapshot), |entity| match entity {
-        Entity::Container(container) => (&*container.namespace, Some(&*container.pod)),
-        Entity::Unit(unit) => (&**unit, None),
+        Entity::Container(of) => (0, &*of.namespace, &*of.pod),
+        Entity::Unit(unit) => (1, &**unit, ""),
+        Entity::Workload(of) => (2, &*of.namespace, &*of.name),
     });
     if is_each_its_own(&entities) && is_each_its_own(&culprits) {
         return Cow::Borrowed(snapshot);

@@ -40,6 +40,9 @@ impl Filter {
     pub fn admits(&self, entity: &Entity) -> bool {
         match entity {
             Entity::Unit(_) => false,
+            Entity::Workload(of) => {
+                self.pod.is_none() && self.namespace.as_deref().is_none_or(|namespace| *namespace == *of.namespace)
+            }
             Entity::Container(container) => {
                 self.pod.as_deref().is_none_or(|pod| *pod == *container.pod)
                     && self.namespace.as_deref().is_none_or(|namespace| *namespace == *container.namespace)
@@ -131,12 +134,18 @@ fn samples<'a>(
 /// A pod's labels are there, if empty, for all: to Prometheus an empty label is an absent one, but where a scrape honours
 /// labels, only one that is there keeps out that of the scraped pod.
 fn identity(entity: &Entity) -> impl Iterator<Item = (&'static str, &str)> {
-    let (namespace, pod, container, unit): (&str, &str, &str, Option<&str>) = match entity {
-        Entity::Container(container) => (&container.namespace, &container.pod, &container.container, None),
-        Entity::Unit(unit) => ("", "", "", Some(unit)),
+    let (namespace, pod, container): (&str, &str, &str) = match entity {
+        Entity::Container(of) => (&of.namespace, &of.pod, &of.container),
+        Entity::Unit(_) => ("", "", ""),
+        Entity::Workload(of) => (&of.namespace, "", ""),
     };
-    let labels = [("namespace", namespace), ("pod", pod), ("container", container)];
-    labels.into_iter().chain(unit.map(|unit| ("unit", unit)))
+    let more: [Option<(&'static str, &str)>; 2] = match entity {
+        Entity::Container(_) => [None, None],
+        Entity::Unit(unit) => [Some(("unit", unit)), None],
+        Entity::Workload(of) => [Some(("workload", &*of.name)), Some(("workload_type", &*of.kind))],
+    };
+    let of_pod = [("namespace", namespace), ("pod", pod), ("container", container)];
+    of_pod.into_iter().chain(more.into_iter().flatten())
 }
 
 impl NamedCulprit<'_> {
@@ -148,6 +157,9 @@ impl NamedCulprit<'_> {
                 [Some(("culprit_namespace", &*container.namespace)), Some(("culprit_pod", &*container.pod))]
             }
             Self::Entity(Entity::Unit(unit)) => [Some(("culprit_unit", &**unit)), None],
+            Self::Entity(Entity::Workload(of)) => {
+                [Some(("culprit_namespace", &*of.namespace)), Some(("culprit_workload", &*of.name))]
+            }
         };
         labels.into_iter().flatten()
     }

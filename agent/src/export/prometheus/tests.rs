@@ -272,6 +272,11 @@ fn oracle(snapshot: &Snapshot) -> Vec<MetricFamily> {
                 labels.push(pair("container", &container.container));
             }
             Entity::Unit(unit) => labels.push(pair("unit", unit)),
+            Entity::Workload(of) => {
+                labels.push(pair("namespace", &of.namespace));
+                labels.push(pair("workload", &of.name));
+                labels.push(pair("workload_type", &of.kind));
+            }
         }
         labels.push(pair("node", &snapshot.node));
         labels.extend(family.column().values(sample.combination).map(|(name, value)| pair(name, value)));
@@ -282,6 +287,10 @@ fn oracle(snapshot: &Snapshot) -> Vec<MetricFamily> {
             None => {}
             Some(None) => labels.push(pair("culprit_pod", "(other)")),
             Some(Some(Entity::Unit(unit))) => labels.push(pair("culprit_unit", unit)),
+            Some(Some(Entity::Workload(of))) => {
+                labels.push(pair("culprit_namespace", &of.namespace));
+                labels.push(pair("culprit_workload", &of.name));
+            }
             Some(Some(Entity::Container(container))) => {
                 labels.push(pair("culprit_namespace", &container.namespace));
                 labels.push(pair("culprit_pod", &container.pod));

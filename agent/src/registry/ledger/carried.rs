@@ -77,5 +77,7 @@ fn pod(entity: &Entity) -> (&str, &str) {
     match entity {
         Entity::Container(container) => (&container.namespace, &container.pod),
         Entity::Unit(unit) => (unit, ""),
+        // Comes into being behind the ledger.
+        Entity::Workload(of) => (&of.namespace, &of.name),
     }
 }

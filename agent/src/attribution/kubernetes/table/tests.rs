@@ -373,7 +373,7 @@ fn the_objects_of_pod_and_container_are_found_by_entity() {
     table.apply(pod("u1", "web", &[("app", "1"), ("proxy", "2")]), now);
     let base = |id: &str| match entity("u1", id) {
         Entity::Container(container) => container,
-        Entity::Unit(_) => panic!("a unit"),
+        other => panic!("no container: {other}"),
     };
     assert_eq!(&*table.pod(&base("")).unwrap().name, "web");
     assert_eq!(&*table.container(&base("2")).unwrap().image, "proxy:1");

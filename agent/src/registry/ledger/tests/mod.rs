@@ -393,8 +393,8 @@ fn named_culprits(snapshot: &Snapshot) -> Vec<String> {
         snapshot.families().filter(|family| *family.metric() == CAUSED).flat_map(crate::registry::Family::samples);
     let named = caused.filter_map(|sample| match sample.culprit? {
         Culprit::Entity(position) => match &*snapshot.entity(position)?.entity {
-            Entity::Unit(unit) => Some(unit.to_string()),
             Entity::Container(container) => Some(container.pod.to_string()),
+            other => Some(other.to_string()),
         },
         Culprit::Other => None,
     });

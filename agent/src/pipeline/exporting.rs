@@ -1,0 +1,54 @@
+//! A snapshot on its way to the exporters: the budget of series, by the configuration. Called by the pipeline.
+
+use std::sync::Arc;
+
+use tracing::{info, warn};
+
+use super::{Pipeline, lock};
+use crate::{
+    collectors::{ALL, scheduler},
+    config::{self, Series},
+    registry::{Budget, Detail, Rules, Snapshot},
+};
+
+/// The budget that the configuration asks for.
+pub(super) fn budget(series: &Series) -> Budget {
+    let detail = |detail: config::Detail| match detail {
+        config::Detail::Container => Detail::Container,
+        config::Detail::Pod => Detail::Pod,
+        config::Detail::Workload => Detail::Workload,
+    };
+    let wanted = series.clone();
+    Budget::new(Rules {
+        detail: detail(series.detail),
+        details: ALL
+            .iter()
+            .filter_map(|spec| Some((*spec.metrics.first()?, detail(series.collectors.get(spec.name).copied()??))))
+            .collect(),
+        is_wanted: Box::new(move |name| wanted.wants(name)),
+        most_series: series.limit,
+        activity: &scheduler::metrics::CPU,
+    })
+}
+
+impl Pipeline {
+    /// A view of now for the exporters, made by the caller's thread.
+    pub(super) fn export(&self) -> Arc<Snapshot> {
+        let snapshot = self.sweep();
+        let mut budget = lock(&self.budget);
+        let before = budget.spent().map_or(0, |spent| spent.folded);
+        let snapshot = budget.apply(&snapshot);
+        if let Some(spent) = budget.spent() {
+            match (before, spent.folded) {
+                (0, 1..) => warn!(
+                    spent.folded,
+                    spent.series,
+                    "more series than series.limit: the least active containers are folded into their workloads"
+                ),
+                (1.., 0) => info!(spent.series, "no container is folded any more"),
+                _ => {}
+            }
+        }
+        snapshot
+    }
+}
