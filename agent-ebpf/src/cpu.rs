@@ -307,7 +307,7 @@ extern "C" fn add_base(part: u64, reader: u32) -> u32 {
 /// The second may be of a later moment.
 #[inline(always)]
 fn since(counted: u64, added: u64) -> u64 {
-    if counted > added { counted - added } else { 0 }
+    counted.saturating_sub(added)
 }
 
 /// `cgroup_rmdir(cgroup, path)`: the cgroup's controllers are still there.
