@@ -18,7 +18,7 @@ use std::{
 };
 
 use common::{
-    Agent, Losses, NullDisk, Page, TestCgroup, assert_near, machine_is_own, machine_is_slow, pod_uid, run, skip,
+    Agent, NullDisk, Page, TestCgroup, assert_near, machine_is_own, machine_is_slow, pod_uid, run, skip, unseen,
 };
 
 const OPERATIONS: &str = "podlens_disk_operations_total";
@@ -137,10 +137,9 @@ impl Asker {
 }
 
 /// How many of so many the kernel may not have told of. One that is emulated reports each completion. Some virtual machines
-/// do not report all, as the disk's own count shows; a CPU may call no tracepoint for a while, and what it leaves out of
-/// its switches is known.
+/// do not report all, as the disk's own count shows.
 fn allowed(page: &Page, count: u64) -> u64 {
-    if machine_is_own() { 0 } else { count.div_ceil(1000) + Losses::of(page).switches }
+    if machine_is_own() { 0 } else { count.div_ceil(1000) + unseen(page) }
 }
 
 fn of(page: &Page, metric: &str, labels: &[(&str, &str)], operation: &str) -> u64 {

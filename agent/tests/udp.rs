@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Agent, Network, Page, Peer, TestCgroup, podlens, skip};
+use common::{Agent, Network, Page, Peer, TestCgroup, assert_seen, podlens, skip, unseen};
 
 const BYTES: &str = "podlens_network_bytes_total";
 const DATAGRAMS: &str = "podlens_udp_datagrams_total";
@@ -88,18 +88,27 @@ fn datagrams_and_bytes_are_those_of_the_programs_whichever_calls_they_make() {
     assert_eq!(sender.udp_counter("OutDatagrams"), sent.0, "the kernel's own count");
     assert_eq!(receiver.udp_counter("InDatagrams"), arrived.0, "the kernel's own count");
     let page = agent.metrics();
-    assert_eq!(traffic(&page, &sending, "transmit"), sent);
-    assert_eq!(traffic(&page, &receiving, "receive"), arrived);
+    for (cgroup, direction, expected) in [(&sending, "transmit", sent), (&receiving, "receive", arrived)] {
+        let found = traffic(&page, cgroup, direction);
+        assert_seen(direction, &page, found.0, expected.0);
+        // As many as in the longest call are missing with each datagram.
+        let missing = expected.1.checked_sub(found.1);
+        assert!(
+            missing.is_some_and(|missing| missing <= unseen(&page) * 20 * 999),
+            "{direction}: {found:?}, {expected:?}"
+        );
+    }
     assert_eq!((traffic(&page, &sending, "receive"), traffic(&page, &receiving, "transmit")), ((0, 0), (0, 0)));
     assert_eq!([errors(&page, &sending), errors(&page, &receiving)], [[0; 4]; 2]);
     // What goes leaves what it had.
+    let before = traffic(&page, &sending, "transmit").0;
     let labels: Vec<(String, String)> =
         sending.labels().into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
     sender.kill();
     sending.remove();
     let labels: Vec<(&str, &str)> = labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     let left = agent.metrics().count(DATAGRAMS, &[labels.as_slice(), &[("direction", "transmit")]].concat());
-    assert_eq!(left, Some(sent.0));
+    assert_eq!(left, Some(before));
 }
 
 #[test]
@@ -125,7 +134,10 @@ fn datagrams_that_find_no_room_and_calls_that_fail_are_the_sockets_errors() {
         }
         assert_eq!(receiver.udp_counter("RcvbufErrors"), lost, "the kernel's own count");
     }
-    assert_eq!(errors(&agent.metrics(), &receiving), [expected, 0, 0, 0]);
+    let page = agent.metrics();
+    let [no_room, others @ ..] = errors(&page, &receiving);
+    assert_seen("no room", &page, no_room, expected);
+    assert_eq!(others, [0; 3]);
     if calls_are_hidden(&agent) {
         return;
     }

@@ -28,7 +28,9 @@ mod record;
 mod relay;
 mod statistics;
 
-pub use account::{Account, Losses, assert_nothing_lost, assert_sums_agree, caused, caused_by, culprits};
+pub use account::{
+    Account, Losses, assert_nothing_lost, assert_seen, assert_sums_agree, caused, caused_by, culprits, unseen,
+};
 pub use agent::{Agent, podlens};
 pub use cgroup::{TestCgroup, Throttled, Trees, container_id, pod_uid};
 pub use files::{ColdFile, MappedFile, major_faults};
