@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use k8s_openapi::jiff::Timestamp;
 
 use super::objects::{Condition, ContainerStatus, Event, Node, Pod, condition};
+use crate::attribution::kubernetes::quantity;
 
 /// How many of those who hold what is lacking are told.
 const HOLDERS: usize = 3;
@@ -205,8 +206,8 @@ fn taken_port(pod: &Pod, beside: &[&Pod]) -> Option<String> {
 
 fn lacking_resource(pod: &Pod, node: &Node, beside: &[&Pod]) -> Option<String> {
     let allocatable = |resource: &str| -> Option<f64> {
-        let quantity = node.status.allocatable.get(resource)?;
-        crate::attribution::kubernetes::quantity::parse(&quantity.0)
+        let allocatable = node.status.allocatable.get(resource)?;
+        quantity::parse(&allocatable.0)
     };
     let room = allocatable("pods").filter(|room| beside.len() as f64 + 1.0 > *room);
     if let Some(room) = room {

@@ -120,7 +120,8 @@ fn report(daemon_set: &DaemonSet, uid: &str, revisions: &[&Revision], places: &P
         rollout: Rollout::Settled,
         rolled_back: rolled_back.unwrap_or_default(),
     };
-    let mut old_lacking = Vec::new();
+    // With each whether its pod is, or would be, of the newest revision.
+    let mut lacking: BTreeMap<&str, (Lack, bool)> = BTreeMap::new();
     for node in places.nodes {
         let name = &node.metadata.name;
         let pods = places.of.get(&(uid, &**name)).map(Vec::as_slice).unwrap_or_default();
@@ -149,17 +150,16 @@ fn report(daemon_set: &DaemonSet, uid: &str, revisions: &[&Revision], places: &P
             report.ready += 1;
             continue;
         }
-        let lack = why(best, node, uid, places);
-        if best.is_some_and(|pod| !is_current(&pod)) {
-            old_lacking.push(name.clone());
-        }
-        report.lacking.insert(name.clone(), lack);
+        // A node without a pod gets one of the newest revision.
+        lacking.insert(name, (why(best, node, uid, places), best.is_none_or(|pod| is_current(&pod))));
     }
-    let lacking = report.lacking.iter();
-    let lacking = lacking.map(|(node, lack)| (&**node, lack, !old_lacking.contains(node))).collect();
-    // A node without a pod gets one of the newest revision.
-    let old = report.present.saturating_sub(report.current);
-    report.rollout = rollout(daemon_set, &rollout::Pods { wanted: report.wanted, old, lacking }, places.now);
+    let pods = rollout::Pods {
+        wanted: report.wanted,
+        old: report.present.saturating_sub(report.current),
+        lacking: lacking.iter().map(|(node, (lack, is_current))| (*node, lack, *is_current)).collect(),
+    };
+    report.rollout = rollout(daemon_set, &pods, places.now);
+    report.lacking = lacking.into_iter().map(|(node, (lack, _))| (node.to_owned(), lack)).collect();
     Some(report)
 }
 
