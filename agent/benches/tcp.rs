@@ -65,7 +65,7 @@ fn main() -> Result<()> {
     for round in 0..arguments.rounds {
         // Who comes first has the machine as the round before left it.
         let comes_first = round % 2 == 1;
-        let mut of = |counts: bool| beside(if counts { &arguments.collectors } else { &[] }, || ends.measure());
+        let of = |counts: bool| beside(if counts { &arguments.collectors } else { &[] }, || ends.measure());
         let (first, second) = (of(comes_first)?, of(!comes_first)?);
         pairs.push(if comes_first { [second, first] } else { [first, second] });
         eprintln!("round {} of {}", round + 1, arguments.rounds);
