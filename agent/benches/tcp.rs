@@ -30,7 +30,7 @@ use statistics::{median, typical};
 #[derive(clap::Parser)]
 struct Arguments {
     /// How often both agents have a turn
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(2..))]
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(6..))]
     rounds: u32,
     /// The collectors that one agent has and the other has not
     #[arg(long, value_delimiter = ',', default_value = "tcp,drops")]
@@ -100,12 +100,12 @@ fn beside<T>(with: &[String], act: impl FnOnce() -> Result<T>) -> Result<T> {
 
 /// Both ends of the wire, in the cgroups of two containers, and the servers at one of them.
 struct Ends {
-    calling: TestCgroup,
-    answering: TestCgroup,
+    // In the order in which they end: the processes, then their cgroups.
     client: Program,
-    // In the order in which they end.
     _servers: (WebServer, Program),
     _server: Program,
+    calling: TestCgroup,
+    answering: TestCgroup,
 }
 
 impl Ends {
@@ -120,7 +120,7 @@ impl Ends {
         }
         let web = WebServer::start(&answering, server.id());
         let stream = Program::start(&answering, Some(server.id()), &["iperf3", "--server"]);
-        Ok(Self { calling, answering, client, _servers: (web, stream), _server: server })
+        Ok(Self { client, _servers: (web, stream), _server: server, calling, answering })
     }
 
     fn measure(&self) -> Result<Values> {
