@@ -22,7 +22,6 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use aya::programs::loaded_programs;
 use common::{Agent, Program, RunStatistics, TestCgroup, WebServer};
 use podlens::collectors;
 use statistics::{median, typical};
@@ -151,19 +150,17 @@ impl Ends {
         for (load, run) in loads {
             let before = runs(of_collectors);
             let ((), cpu_ns) = self.cpu_of(run)?;
-            let mut sum_ns = 0;
-            for (name, (ns, count)) in runs(of_collectors) {
-                let (ns_before, count_before) = before.get(&name).copied().unwrap_or_default();
-                let (ns, count) = (ns - ns_before, count - count_before);
-                sum_ns += ns;
-                if let Some(each_ns) = ns.checked_div(count) {
-                    println!("{load:24} {name:15} {count:8} runs of {each_ns} ns");
+            let mut sum = Duration::ZERO;
+            for (name, (time, count)) in runs(of_collectors) {
+                let (time_before, count_before) = before.get(&name).copied().unwrap_or_default();
+                let (time, count) = (time.saturating_sub(time_before), count - count_before);
+                sum += time;
+                if let Some(each_ns) = time.as_nanos().checked_div(count.into()) {
+                    println!("{load:24} {name:16} {count:8} runs of {each_ns} ns");
                 }
             }
-            println!(
-                "{load:24} all programs took {:.2} % of the CPU time of both sides",
-                sum_ns as f64 / cpu_ns * 100.0
-            );
+            let percent = sum.as_nanos() as f64 / cpu_ns * 100.0;
+            println!("{load:24} all programs took {percent:.2} % of the CPU time of both sides");
         }
         Ok(())
     }
@@ -222,19 +219,11 @@ fn microseconds(text: &str) -> Option<f64> {
     number.parse().ok().map(|number: f64| number * in_us)
 }
 
-/// Nanoseconds and runs of the collectors' programs so far.
-fn runs(of_collectors: &[String]) -> BTreeMap<String, (u64, u64)> {
+/// What the collectors' programs have taken so far, and in how many runs.
+fn runs(of_collectors: &[String]) -> BTreeMap<&'static str, (Duration, u64)> {
     let specs = collectors::ALL.iter().filter(|spec| of_collectors.iter().any(|name| name == spec.name));
-    // What the kernel keeps of a name.
-    let names: Vec<&str> =
-        specs.flat_map(|spec| spec.programs()).map(|program| program.name.get(..15).unwrap_or(program.name)).collect();
-    let loaded = loaded_programs().filter_map(Result::ok);
-    let ours = loaded.filter(|info| info.name_as_str().is_some_and(|name| names.contains(&name)));
-    ours.map(|info| {
-        let name = info.name_as_str().unwrap_or_default().to_owned();
-        (name, (u64::try_from(info.run_time().as_nanos()).unwrap_or_default(), info.run_count()))
-    })
-    .collect()
+    let names = specs.flat_map(|spec| spec.programs()).map(|program| program.name);
+    names.filter_map(|name| Some((name, RunStatistics::of_loaded(name)?))).collect()
 }
 
 /// Runs `ip` in the network namespace of a process.
