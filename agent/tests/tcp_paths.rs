@@ -195,16 +195,15 @@ fn tcp_connections_are_limited_by_who_reads_too_slowly_or_by_their_own_buffer_fo
     if sockets_know_nothing() || walk_is_lacking(&agent) {
         return;
     }
-    // A program that reads hardly anything, and a way that is too long for a small buffer. What nobody reads at all 7.2 drops sooner
-    // or later, and who sends it waits for that and not for the window.
-    for (limit, delay_ms, buffer, pause_ms) in [("receive_window", 1, 0, 1000), ("send_buffer", 20, 5000, 0)] {
+    // A program that reads nothing, and a way that is too long for a small buffer.
+    for (limit, delay_ms, buffer) in [("receive_window", 1, 0), ("send_buffer", 20, 5000)] {
         let Some(Ends { calling, answering: _answering, mut client, mut server, relay: _relay }) =
             Ends::start(Duration::from_millis(delay_ms))
         else {
             return;
         };
         let place = usize::from(limit == "send_buffer");
-        let address = server.swallow(FAR_PORTS[0], pause_ms);
+        let address = if place == 0 { server.listen(FAR_PORTS[0], 5) } else { server.swallow(FAR_PORTS[0], 0) };
         client.push(address, buffer);
         let told = |page: &Page| {
             ["receive_window", "send_buffer"].map(|by| page.ns(LIMITED, &calling.labels_and(&[("by", by)])))
