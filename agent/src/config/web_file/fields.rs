@@ -174,7 +174,7 @@ pub(super) const FIELDS: &[Field] = &[
     Field {
         path: "bearer_token_file",
         expects: "a path",
-        help: "podlens' own field: a file of tokens, one per line, any of which opens as `Authorization: Bearer TOKEN`; the same file can be a scraper's `credentials_file`",
+        help: "podlens' own field: a file of tokens, one per line, any of which opens as `Authorization: Bearer TOKEN`; with one token it can be a scraper's `credentials_file` as well",
         take: Take::Text(|given, folder, text| put(&mut given.token_file, Some(folder.join(text)))),
     },
     Field {
