@@ -247,6 +247,12 @@ mod tests {
         };
         assert_eq!(run.config.file, Some(PathBuf::from("/c.yaml")));
         assert_eq!(run.flags(), [("listen", "127.0.0.1:1".to_owned()), ("node", "n1".to_owned())]);
+        for flag in ["--web-config-file", "--web.config.file"] {
+            let line = format!("podlens run --health-listen [::]:1 {flag} /w.yaml");
+            let Command::Run(run) = parse(&line).unwrap().command else { panic!("run is not run") };
+            let wanted = [("health_listen", "[::]:1".to_owned()), ("web.config_file", "/w.yaml".to_owned())];
+            assert_eq!(run.flags(), wanted, "{flag}, as Prometheus has it");
+        }
         assert_eq!(Run::default().flags(), []);
     }
 
@@ -277,6 +283,10 @@ mod tests {
             assert_eq!(probe.url.to_string(), expected, "{line}");
         }
         check_refused("podlens probe http://[", ErrorKind::ValueValidation, "invalid");
+        check_refused("podlens probe --user a", ErrorKind::MissingRequiredArgument, "--password-file");
+        check_refused("podlens probe --cert-file a", ErrorKind::MissingRequiredArgument, "--key-file");
+        let two = "podlens probe --user a --password-file b --token-file c";
+        check_refused(two, ErrorKind::ArgumentConflict, "--token-file");
     }
 
     #[test]
@@ -306,6 +316,7 @@ mod tests {
             ErrorKind::ValueValidation,
             "must be an IP address and a port, such as",
         );
+        check_refused("podlens run --health-listen 9465", ErrorKind::ValueValidation, "must be none or an IP address");
         check_refused("podlens run --node a/b", ErrorKind::ValueValidation, "must be 1 to 253 letters");
         check_refused("podlens run --node=", ErrorKind::ValueValidation, "must be 1 to 253 letters");
         check_refused("podlens snapshot --output xml", ErrorKind::InvalidValue, "table, json, prometheus");
