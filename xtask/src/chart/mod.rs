@@ -54,7 +54,7 @@ pub(crate) fn run(choice: &Choice) -> Result<ExitCode> {
 /// Writes the derived files or, with `check`, fails where they are not as they would be written, and tries all cases.
 fn chart(check: bool) -> Result<()> {
     let workspace = places::workspace()?;
-    for monitoring::Made { path, text } in monitoring::files()? {
+    for monitoring::Made { path, text } in monitoring::files() {
         settle(&workspace.join(path), &text, check)?;
     }
     let deploy = workspace.join("deploy");

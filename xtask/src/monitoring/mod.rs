@@ -6,13 +6,15 @@
 //! | rules.rs | what a rule and an alert are, and the files made of them |
 //! | workloads.rs | recording rules: what workloads cost on each node |
 //! | alerts.rs | the alerts |
-//! | query.rs | pieces of PromQL |
+//! | dashboards/ | the dashboards: what one is made of, and a file for each |
+//! | query.rs | pieces of queries |
 //! | promtool.rs, tests/ | what promtool says of the rules, and the cases that it tries |
 //!
 //! That each expression asks for what podlens serves, and has an answer, agent/tests/monitoring.rs shows: it has a running
 //! agent.
 
 mod alerts;
+mod dashboards;
 mod promtool;
 mod query;
 mod rules;
@@ -31,11 +33,19 @@ pub(crate) struct Made {
 /// Where the chart finds the rules.
 const RULES: &str = "deploy/chart/files/alerts/podlens.yaml";
 
+/// Where it finds the dashboards.
+const DASHBOARDS: &str = "deploy/chart/files/dashboards";
+
 /// All files.
-pub(crate) fn files() -> Result<Vec<Made>> {
+pub(crate) fn files() -> Vec<Made> {
     let (recordings, alerts) = (workloads::recordings(), alerts::alerts());
     let made = |path: &str, text| Made { path: PathBuf::from(path), text };
-    Ok(vec![made(RULES, rules::file(&recordings, &alerts)), made(rules::RUNBOOK, rules::runbook(&recordings, &alerts))])
+    let mut files = vec![
+        made(RULES, rules::file(&recordings, &alerts)),
+        made(rules::RUNBOOK, rules::runbook(&recordings, &alerts)),
+    ];
+    files.extend(dashboards::all().iter().map(|one| made(&format!("{DASHBOARDS}/{}.json", one.name), one.text())));
+    files
 }
 
 /// Whether the files hold what they promise, as far as can be told without an agent.

@@ -1,4 +1,4 @@
-//! Pieces of PromQL that rules, alerts and dashboards share. Pure.
+//! Pieces of `PromQL` that rules, alerts and dashboards share. Pure.
 //!
 //! `cluster` is no label of podlens: it is there where a Prometheus of several clusters adds it, and to group by a label that
 //! nothing has does no harm.
