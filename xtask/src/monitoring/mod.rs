@@ -38,13 +38,13 @@ const DASHBOARDS: &str = "deploy/chart/files/dashboards";
 
 /// All files.
 pub(crate) fn files() -> Vec<Made> {
-    let (recordings, alerts) = (workloads::recordings(), alerts::alerts());
+    let (recordings, alerts, dashboards) = (workloads::recordings(), alerts::alerts(), dashboards::all());
     let made = |path: &str, text| Made { path: PathBuf::from(path), text };
     let mut files = vec![
         made(RULES, rules::file(&recordings, &alerts)),
-        made(rules::RUNBOOK, rules::runbook(&recordings, &alerts)),
+        made(rules::RUNBOOK, rules::runbook(&recordings, &alerts, &dashboards)),
     ];
-    files.extend(dashboards::all().iter().map(|one| made(&format!("{DASHBOARDS}/{}.json", one.name), one.text())));
+    files.extend(dashboards.iter().map(|one| made(&format!("{DASHBOARDS}/{}.json", one.name), one.text())));
     files
 }
 

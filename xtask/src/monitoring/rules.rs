@@ -4,6 +4,8 @@
 
 use std::fmt::Write as _;
 
+use super::dashboards::Dashboard;
+
 /// Where the sections about alerts are; the chart puts a URL of the reader's choice in its place.
 pub(super) const RUNBOOK: &str = "docs/alerts.md";
 
@@ -93,7 +95,7 @@ fn block(expression: &str) -> String {
 }
 
 /// docs/alerts.md.
-pub(super) fn runbook(recordings: &[Recording], alerts: &[Alert]) -> String {
+pub(super) fn runbook(recordings: &[Recording], alerts: &[Alert], dashboards: &[Dashboard]) -> String {
     let mut text = String::from(INTRODUCTION);
     text.push_str("\n| alert | severity | fires when |\n| --- | --- | --- |\n");
     for Alert { name, severity, means, .. } in alerts {
@@ -114,11 +116,15 @@ pub(super) fn runbook(recordings: &[Recording], alerts: &[Alert]) -> String {
     for Recording { name, about, .. } in recordings {
         let _ = writeln!(text, "| `{name}` | {about} |");
     }
+    text.push_str(DASHBOARDS);
+    for Dashboard { name, title, about, .. } in dashboards {
+        let _ = writeln!(text, "| podlens / {title} | `{name}.json` | {about} |");
+    }
     text
 }
 
 const INTRODUCTION: &str = "\
-# Alerts and rules
+# Alerts, rules and dashboards
 
 Made by `cargo xtask chart` from xtask/src/monitoring; change that instead.
 
@@ -145,4 +151,16 @@ culprits that are no pods, and for `(other)`, which stands for those without a n
 
 | rule | holds |
 | --- | --- |
+";
+
+const DASHBOARDS: &str = "
+## Dashboards
+
+For Grafana 10 or later, in [deploy/dashboards](../deploy/dashboards): import them, or let the chart's `dashboards.enabled` make
+ConfigMaps with the label that Grafana's sidecar looks for. Each panel says how to read it, and what it means if it is empty. The
+variable `cluster` is for a Prometheus of several clusters; where no series has that label it matches everything.
+agent/tests/monitoring.rs asks each expression of a Prometheus that scrapes a running agent.
+
+| dashboard | file | shows |
+| --- | --- | --- |
 ";

@@ -14,9 +14,9 @@ const HEIGHT: u32 = 8;
 pub(in super::super) struct Dashboard {
     /// The end of its address, which links lead to; also the name of its file.
     pub(in super::super) name: &'static str,
-    pub(super) title: &'static str,
+    pub(in super::super) title: &'static str,
     /// What a newcomer reads first: which question it answers.
-    pub(super) about: &'static str,
+    pub(in super::super) about: &'static str,
     pub(super) variables: Vec<Variable>,
     pub(super) rows: Vec<(&'static str, Vec<Panel>)>,
 }

@@ -4,14 +4,15 @@
 //! may have no answer, what that means.
 
 mod agents;
-pub(super) mod build;
+mod build;
 mod daemonsets;
 mod neighbors;
 mod node;
 mod pod;
 mod workload;
 
-use self::build::{Dashboard, Variable};
+pub(super) use self::build::Dashboard;
+use self::build::Variable;
 
 pub(super) fn all() -> Vec<Dashboard> {
     vec![

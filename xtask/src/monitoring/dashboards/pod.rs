@@ -102,7 +102,8 @@ fn memory() -> Vec<Panel> {
                 (sum("podlens_memory_limit_bytes"), "{{container}} limit"),
             ],
         )
-        .about("Working set; what cannot be freed without swap (where the kernel tells it); when that is at the limit, the next allocation ends in a kill."),
+        .about("Working set; what cannot be freed without swap (where the kernel tells it); when that is at the limit, the next allocation ends in a kill.")
+        .or_nothing("Its memory is not counted yet."),
         Panel::graph(
             "Memory by what it is",
             Unit::BYTES,

@@ -48,7 +48,8 @@ fn now() -> Panel {
             ("disks", Unit::BYTES_PER_SECOND, sum("disk:bytes_per_second", "")),
         ],
     )
-    .about("Of all their pods on all nodes, over the last five minutes. Waits are tasks, on average.")
+    .about("Of all their pods on all nodes, over the last five minutes. Waits are tasks, on average. A column is not there where nobody did anything of the kind.")
+    .or_nothing("No workload is known: rules.enabled?")
 }
 
 fn over_time() -> Vec<Panel> {
