@@ -3,7 +3,7 @@
 //! What is merely high or merely new is none. Each one is fired, and kept silent, in tests/ beside this file.
 
 use super::{
-    query::{AGENT, POD, histogram_count, histogram_sum, rate, rate_over},
+    query::{AGENT, POD, grown, histogram_count, histogram_sum, rate, rate_over},
     rules::{AT_ONCE, Alert, Severity},
 };
 
@@ -80,7 +80,7 @@ fn collector_lost() -> Alert {
         limits: "What a kernel has never been able to do is no alert: it is known from the first `podlens check` on, and nothing but another kernel helps. What worked yesterday is one, such as after an update of the node.",
         steps: &[
             "`kubectl exec POD -- /podlens check --config /etc/podlens/config.yaml` names what is lacking and how to get it.",
-            "Has the node another kernel, or have the pod's capabilities or its seccomp profile changed? See docs/troubleshooting.md.",
+            "Has the node another kernel, or have the pod's capabilities or its seccomp profile changed? See [troubleshooting.md](troubleshooting.md).",
             "A collector that this cluster shall do without: `collectors.NAME: false`, and its state is `disabled`, which is no alert.",
         ],
     }
@@ -100,7 +100,7 @@ fn losses() -> Alert {
         means: "An agent has lost more than one thing a second for half an hour, for one and the same reason.",
         limits: "Single losses are usual at an agent's start and when thousands of cgroups come at once; at less than one a second a node that switches tasks thousands of times a second stays exact to a tenth of a percent. `missed_switch` is left out, since its CPU time is made good; where it is not, PodlensAttributionLow tells.",
         steps: &[
-            "Look the reason up under \"The table of losses\" in docs/troubleshooting.md.",
+            "Look the reason up in [troubleshooting.md](troubleshooting.md#podlens_lost_total-grows).",
             "`no_free_slot`, `table_full`: the node has more cgroups than slots. Raise `slots`.",
             "`no_room`: the journal or a table is too small for a burst that does not end: what makes so many containers, processes or connections there?",
             "`malformed_event` and `contradiction` are bugs: report them with the kernel's version.",
@@ -225,7 +225,12 @@ fn oom_kills() -> Alert {
     Alert {
         name: "PodOomKilledRepeatedly",
         expression: format!(
-            "sum by ({POD}, scope) (increase(podlens_oom_kills_total{{{IN_PODS}, scope=~\"container|pod\"}}[1h])) > 1.5"
+            "{} > 1.5",
+            grown(
+                &format!("podlens_oom_kills_total{{{IN_PODS}, scope=~\"container|pod\"}}"),
+                &format!("{POD}, scope"),
+                "1h"
+            )
         ),
         hold: AT_ONCE,
         severity: Severity::Warning,
@@ -244,9 +249,10 @@ fn oom_kills() -> Alert {
 fn node_out_of_memory() -> Alert {
     Alert {
         name: "NodeOutOfMemory",
-        expression:
-            "sum by (cluster, node, scope) (increase(podlens_oom_kills_total{scope=~\"node|ancestor\"}[15m])) > 0.5"
-                .to_owned(),
+        expression: format!(
+            "{} > 0.5",
+            grown("podlens_oom_kills_total{scope=~\"node|ancestor\"}", "cluster, node, scope", "15m")
+        ),
         hold: AT_ONCE,
         severity: Severity::Critical,
         summary: "{{ $labels.node }} had no memory left and killed processes",

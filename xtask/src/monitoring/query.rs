@@ -24,6 +24,17 @@ pub(super) fn rate_over(counter: &str, by: &str, window: &str) -> String {
     format!("sum by ({by}) (rate({counter}[{window}]))")
 }
 
+/// By how much a counter of rare events grew, added up by these labels. Its series may begin with the first event, which is
+/// no growth to `increase`: then it counts as a whole, unless nothing at all is known of the node from before.
+pub(super) fn grown(counter: &str, by: &str, window: &str) -> String {
+    let before = |series: &str| format!("max_over_time({series}[{window}] offset {window})");
+    format!(
+        "sum by ({by}) (\n    {counter}\n  unless\n    {}\n  and on (cluster, node)\n    {}\n  or\n    increase({counter}[{window}])\n)",
+        before(counter),
+        before("podlens_cpu_seconds_total{unit=\"kernel\"}")
+    )
+}
+
 /// A metric with its matchers, taken apart: `name{matchers}`.
 fn parts(selector: &str) -> (&str, &str) {
     let (name, matchers) = selector.split_once('{').unwrap_or((selector, ""));
