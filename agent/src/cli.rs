@@ -96,6 +96,9 @@ pub struct Snapshot {
     /// How to print it
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t = Output::Table)]
     pub output: Output,
+    /// What a row of the table is
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t = By::Container)]
+    pub by: By,
     /// How long to measure
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub seconds: u64,
@@ -191,6 +194,15 @@ pub enum Output {
     Prometheus,
 }
 
+/// What a row of a printed table is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum By {
+    /// Each container and each unit: who is busy, who waits, for whom.
+    Container,
+    /// Each workload: what its pods cost this node together, beside what they requested.
+    Workload,
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
@@ -202,7 +214,7 @@ mod tests {
 
     use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
 
-    use super::{Check, Cli, Command, ConfigFile, Output, Run, Snapshot};
+    use super::{By, Check, Cli, Command, ConfigFile, Output, Run, Snapshot};
     use crate::config::Config;
 
     fn parse(line: &str) -> Result<Cli, clap::Error> {
@@ -261,10 +273,15 @@ mod tests {
         let file = ConfigFile { file: Some(PathBuf::from("c.yaml")), kubeconfig: None };
         let check = Command::Check(Check { config: file.clone(), cgroup: None });
         assert_eq!(parse("podlens check --config c.yaml").unwrap().command, check);
-        let snapshot = Command::Snapshot(Snapshot { config: file, output: Output::Json, seconds: 9 });
-        let line = "podlens snapshot --config c.yaml --output json --seconds 9";
+        let snapshot = Command::Snapshot(Snapshot { config: file, output: Output::Json, by: By::Workload, seconds: 9 });
+        let line = "podlens snapshot --config c.yaml --output json --by workload --seconds 9";
         assert_eq!(parse(line).unwrap().command, snapshot);
-        let plain = Command::Snapshot(Snapshot { config: ConfigFile::default(), output: Output::Table, seconds: 5 });
+        let plain = Command::Snapshot(Snapshot {
+            config: ConfigFile::default(),
+            output: Output::Table,
+            by: By::Container,
+            seconds: 5,
+        });
         assert_eq!(parse("podlens snapshot").unwrap().command, plain);
     }
 
