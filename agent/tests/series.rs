@@ -53,7 +53,11 @@ impl Node {
     }
 
     fn agent(&self, settings: &[(&str, &str)]) -> Agent {
-        let always = [("PODLENS_MAX_AGE", "0s"), ("PODLENS_KUBERNETES_KUBECONFIG", self.kubeconfig.as_str())];
+        let always = [
+            ("PODLENS_SERIES_ALLOW", "default"),
+            ("PODLENS_MAX_AGE", "0s"),
+            ("PODLENS_KUBERNETES_KUBECONFIG", self.kubeconfig.as_str()),
+        ];
         Agent::start(&[&always[..], settings].concat())
     }
 
