@@ -244,6 +244,9 @@ fn by_default(metric: &'static Metric) -> String {
         ByDefault::AtLeast(combinations) => {
             format!("{} from 0 on, the others once they are not 0", named(combinations))
         }
+        ByDefault::Heavy => {
+            "culprits that caused, in the last minutes, at least a millisecond and a tenth of all; the others are `(other)`".to_owned()
+        }
         ByDefault::Nothing => "no".to_owned(),
     }
 }

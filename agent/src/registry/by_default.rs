@@ -14,7 +14,7 @@ pub(super) fn is_by_default(
 ) -> bool {
     let has_value = || is_nonzero(column, of_metric, combination);
     match column.metric.by_default {
-        ByDefault::All => true,
+        ByDefault::All | ByDefault::Heavy => true,
         ByDefault::Nonzero => has_value(),
         ByDefault::Together => is_any_nonzero(of_metric),
         ByDefault::With(other) => {

@@ -96,6 +96,8 @@ pub enum ByDefault {
     Only(&'static [usize]),
     /// These combinations from the start, and others whose value is not 0.
     AtLeast(&'static [usize]),
+    /// Of a split metric: culprits that lately caused a good part of it; all others are `(other)`.
+    Heavy,
     /// None.
     Nothing,
 }

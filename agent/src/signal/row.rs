@@ -185,6 +185,11 @@ impl Column {
         }
     }
 
+    /// Of those who cause a part of it only those are told by name that cause much.
+    pub(crate) fn names_heavy_culprits(&self) -> bool {
+        self.shown == Shown::ByDefault && self.metric.by_default == ByDefault::Heavy
+    }
+
     /// Combinations of the labels' values.
     #[must_use]
     pub fn combinations(&self) -> usize {

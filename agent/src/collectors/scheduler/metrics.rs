@@ -50,6 +50,7 @@ pub static CPU_WAIT_CAUSED: Metric = Metric {
     unit: Unit::Seconds,
     help: "Time that runnable tasks waited while a named other pod or unit held the CPU; culprit_pod (other) stands for all that have no series of their own",
     split: Some(Split { of: &CPU_WAIT, combinations: &[Cause::Neighbor.index(), Cause::System.index()] }),
+    by_default: ByDefault::Heavy,
     source: "sched_switch, each CPU's last 1,024 slices",
     must_equal: "the sum over culprits: causes neighbor and system, exactly",
     ..Metric::BASE
@@ -62,7 +63,7 @@ pub static THROTTLED_WAIT: Metric = Metric {
     kind: Kind::Counter,
     unit: Unit::Seconds,
     help: "Time that runnable tasks spent in the run queue while a quota of their own group stopped them, summed over tasks; no other metric includes it",
-    by_default: ByDefault::Nonzero,
+    by_default: ByDefault::Nothing,
     source: "the group's throttled time, read at each dispatch",
     must_equal: "run_delay of /proc/PID/schedstat less the wait",
     ..Metric::BASE
