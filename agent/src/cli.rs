@@ -43,6 +43,13 @@ pub struct Run {
     /// Where to serve /metrics [default: [::]:9464]
     #[arg(long, value_name = "ADDRESS:PORT", value_parser = |text: &str| check_value("listen", text))]
     pub listen: Option<String>,
+    /// Where to serve /healthz and /readyz as well, always open [default: none]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = |text: &str| check_value("health_listen", text))]
+    pub health_listen: Option<String>,
+    #[allow(clippy::doc_markdown, reason = "help for the terminal")]
+    /// TLS and users of the server, as Prometheus' own --web.config.file has them [default: none]
+    #[arg(long, alias = "web.config.file", value_name = "FILE", value_parser = |text: &str| path_of("web.config_file", text))]
+    pub web_config_file: Option<String>,
     #[allow(clippy::doc_markdown, reason = "help for the terminal")]
     /// The node's name on every series [default: NODE_NAME, else the host's name]
     #[arg(long, value_name = "NAME", value_parser = |text: &str| check_value("node", text))]
@@ -55,9 +62,14 @@ impl Run {
     pub fn flags(&self) -> Vec<(&'static str, String)> {
         let mut flags = self.config.flags();
         flags.extend(
-            [("listen", &self.listen), ("node", &self.node)]
-                .into_iter()
-                .filter_map(|(key, value)| Some((key, value.clone()?))),
+            [
+                ("listen", &self.listen),
+                ("health_listen", &self.health_listen),
+                ("web.config_file", &self.web_config_file),
+                ("node", &self.node),
+            ]
+            .into_iter()
+            .filter_map(|(key, value)| Some((key, value.clone()?))),
         );
         flags
     }
@@ -84,6 +96,9 @@ pub struct Snapshot {
     /// How to print it
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t = Output::Table)]
     pub output: Output,
+    /// What a row of the table is
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t = By::Container)]
+    pub by: By,
     /// How long to measure
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub seconds: u64,
@@ -119,6 +134,27 @@ pub struct Probe {
     /// Where the agents serve; each address that the host's name has is asked
     #[arg(value_name = "URL", default_value = "http://127.0.0.1:9464")]
     pub url: http::Uri,
+    /// PEM file of the authorities that may sign the agents' certificates [default: the public ones]
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+    /// The name for which the agents' certificates are [default: the URL's host]
+    #[arg(long, value_name = "NAME")]
+    pub server_name: Option<String>,
+    /// PEM file of a certificate to show to the agents
+    #[arg(long, value_name = "FILE", requires = "key_file")]
+    pub cert_file: Option<PathBuf>,
+    /// PEM file of its key
+    #[arg(long, value_name = "FILE", requires = "cert_file")]
+    pub key_file: Option<PathBuf>,
+    /// Ask as this user
+    #[arg(long, value_name = "NAME", requires = "password_file")]
+    pub user: Option<String>,
+    /// File of the user's password
+    #[arg(long, value_name = "FILE", requires = "user")]
+    pub password_file: Option<PathBuf>,
+    /// File of a bearer token, in its first line
+    #[arg(long, value_name = "FILE", conflicts_with = "user")]
+    pub token_file: Option<PathBuf>,
 }
 
 /// The configuration file and what overrides it in each command.
@@ -129,7 +165,7 @@ pub struct ConfigFile {
     #[arg(long = "config", value_name = "FILE")]
     pub file: Option<PathBuf>,
     /// Kubeconfig file for the API server, outside a cluster [default: none]
-    #[arg(long, value_name = "FILE", value_parser = kubeconfig)]
+    #[arg(long, value_name = "FILE", value_parser = |text: &str| path_of("kubernetes.kubeconfig", text))]
     pub kubeconfig: Option<String>,
 }
 
@@ -142,9 +178,9 @@ impl ConfigFile {
 }
 
 /// Unlike in the configuration file, a path may be relative to where the command was typed.
-fn kubeconfig(text: &str) -> Result<String, String> {
+fn path_of(key: &'static str, text: &str) -> Result<String, String> {
     let path = std::path::absolute(text).map_err(|cause| cause.to_string())?;
-    check_value("kubernetes.kubeconfig", path.to_str().ok_or("must be UTF-8 text")?)
+    check_value(key, path.to_str().ok_or("must be UTF-8 text")?)
 }
 
 /// The form of a printed snapshot.
@@ -158,6 +194,15 @@ pub enum Output {
     Prometheus,
 }
 
+/// What a row of a printed table is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum By {
+    /// Each container and each unit: who is busy, who waits, for whom.
+    Container,
+    /// Each workload: what its pods cost this node together, beside what they requested.
+    Workload,
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
@@ -169,7 +214,7 @@ mod tests {
 
     use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
 
-    use super::{Check, Cli, Command, ConfigFile, Output, Run, Snapshot};
+    use super::{By, Check, Cli, Command, ConfigFile, Output, Run, Snapshot};
     use crate::config::Config;
 
     fn parse(line: &str) -> Result<Cli, clap::Error> {
@@ -214,6 +259,12 @@ mod tests {
         };
         assert_eq!(run.config.file, Some(PathBuf::from("/c.yaml")));
         assert_eq!(run.flags(), [("listen", "127.0.0.1:1".to_owned()), ("node", "n1".to_owned())]);
+        for flag in ["--web-config-file", "--web.config.file"] {
+            let line = format!("podlens run --health-listen [::]:1 {flag} /w.yaml");
+            let Command::Run(run) = parse(&line).unwrap().command else { panic!("run is not run") };
+            let wanted = [("health_listen", "[::]:1".to_owned()), ("web.config_file", "/w.yaml".to_owned())];
+            assert_eq!(run.flags(), wanted, "{flag}, as Prometheus has it");
+        }
         assert_eq!(Run::default().flags(), []);
     }
 
@@ -222,10 +273,15 @@ mod tests {
         let file = ConfigFile { file: Some(PathBuf::from("c.yaml")), kubeconfig: None };
         let check = Command::Check(Check { config: file.clone(), cgroup: None });
         assert_eq!(parse("podlens check --config c.yaml").unwrap().command, check);
-        let snapshot = Command::Snapshot(Snapshot { config: file, output: Output::Json, seconds: 9 });
-        let line = "podlens snapshot --config c.yaml --output json --seconds 9";
+        let snapshot = Command::Snapshot(Snapshot { config: file, output: Output::Json, by: By::Workload, seconds: 9 });
+        let line = "podlens snapshot --config c.yaml --output json --by workload --seconds 9";
         assert_eq!(parse(line).unwrap().command, snapshot);
-        let plain = Command::Snapshot(Snapshot { config: ConfigFile::default(), output: Output::Table, seconds: 5 });
+        let plain = Command::Snapshot(Snapshot {
+            config: ConfigFile::default(),
+            output: Output::Table,
+            by: By::Container,
+            seconds: 5,
+        });
         assert_eq!(parse("podlens snapshot").unwrap().command, plain);
     }
 
@@ -244,6 +300,10 @@ mod tests {
             assert_eq!(probe.url.to_string(), expected, "{line}");
         }
         check_refused("podlens probe http://[", ErrorKind::ValueValidation, "invalid");
+        check_refused("podlens probe --user a", ErrorKind::MissingRequiredArgument, "--password-file");
+        check_refused("podlens probe --cert-file a", ErrorKind::MissingRequiredArgument, "--key-file");
+        let two = "podlens probe --user a --password-file b --token-file c";
+        check_refused(two, ErrorKind::ArgumentConflict, "--token-file");
     }
 
     #[test]
@@ -273,6 +333,7 @@ mod tests {
             ErrorKind::ValueValidation,
             "must be an IP address and a port, such as",
         );
+        check_refused("podlens run --health-listen 9465", ErrorKind::ValueValidation, "must be none or an IP address");
         check_refused("podlens run --node a/b", ErrorKind::ValueValidation, "must be 1 to 253 letters");
         check_refused("podlens run --node=", ErrorKind::ValueValidation, "must be 1 to 253 letters");
         check_refused("podlens snapshot --output xml", ErrorKind::InvalidValue, "table, json, prometheus");

@@ -2,7 +2,10 @@
 //!
 //! Those of the agent's process come from the `prometheus` crate.
 
-use super::definition::{OwnLabel, OwnMetric, OwnValues};
+use super::{
+    definition::{OwnLabel, OwnMetric, OwnValues},
+    server::Refusal,
+};
 use crate::signal::{Kind, State, Unit};
 
 /// All of them, in the order of their names.
@@ -22,8 +25,10 @@ pub static ALL: &[&OwnMetric] = &[
     &OTLP_POINTS,
     &SCRAPE,
     &SERIES,
+    &SERVER_REFUSALS,
     &SLOTS,
     &SWEEP,
+    &WEB_CONFIG_RELOADS,
 ];
 
 /// The definition of this name.
@@ -190,6 +195,16 @@ pub static SERIES: OwnMetric = OwnMetric {
     ..OwnMetric::BASE
 };
 
+/// What the server refused.
+pub static SERVER_REFUSALS: OwnMetric = OwnMetric {
+    name: "podlens_server_refusals_total",
+    kind: Kind::Counter,
+    unit: Unit::Count("refusal"),
+    help: "Connections and requests that the HTTP server refused or broke off, by reason",
+    labels: &[OwnLabel { name: "reason", values: OwnValues::Fixed(&Refusal::NAMES) }],
+    ..OwnMetric::BASE
+};
+
 /// Slots.
 pub static SLOTS: OwnMetric = OwnMetric {
     name: "podlens_slots",
@@ -204,6 +219,16 @@ pub static SWEEP: OwnMetric = OwnMetric {
     name: "podlens_sweep_seconds",
     unit: Unit::Seconds,
     help: "Time that the last reading of all slots took",
+    ..OwnMetric::BASE
+};
+
+/// Changes of the web configuration.
+pub static WEB_CONFIG_RELOADS: OwnMetric = OwnMetric {
+    name: "podlens_web_config_reloads_total",
+    kind: Kind::Counter,
+    unit: Unit::Count("reload"),
+    help: "Changes of the web configuration and its files; of a failed one nothing is applied",
+    labels: &[OwnLabel { name: "result", values: OwnValues::Fixed(&["applied", "failed"]) }],
     ..OwnMetric::BASE
 };
 

@@ -1,6 +1,7 @@
 //! What must hold of the rendered chart for the values, names and versions that users have: the list, and who runs it.
 //! No case needs a cluster; one needs a real Prometheus. Called by [`super`].
 
+mod monitoring;
 mod names;
 mod pods;
 mod prometheus;
@@ -38,11 +39,13 @@ const CASES: &[Case] = &[
     case("the labels that find the pods are theirs alone, and other labels can be replaced", names::labels),
     case("annotations of the user stand over the chart's, once", names::annotations),
     case("the agent listens on every address of the node, or on the one that is asked for", pods::addresses),
+    case("the kubelet's probes get an answer whatever the web configuration asks for", pods::probes),
     case("nodes without a kernel of their own are left out, whatever affinity the user has", pods::virtual_nodes),
     case("seccomp and AppArmor profiles are those that the user names, on every Kubernetes", pods::profiles),
     case("the bundles of every runtime are where the agent looks for them", pods::bundles),
     case("no field is newer than the Kubernetes that is rendered for", pods::versions),
     case("SecurityContextConstraints allow what the DaemonSet asks for", pods::security_context_constraints),
+    case("rules and dashboards are the files of the same content", monitoring::rules_and_dashboards),
     case("Prometheus charges no unit of the node to a pod, and each container to its own", prometheus::monitors),
 ];
 
