@@ -76,7 +76,7 @@ struct Figure {
     budget_percent: Option<f64>,
 }
 
-const FIGURES: [Figure; 9] = [
+const FIGURES: [Figure; 10] = [
     Figure { what: "CPU of one core", unit: "%", budget_percent: Some(60.0) },
     Figure { what: "resident memory", unit: "MiB", budget_percent: Some(85.0) },
     Figure { what: "  of it the daemon's own", unit: "MiB", budget_percent: None },
@@ -85,6 +85,7 @@ const FIGURES: [Figure; 9] = [
     // Not each one reads the kernel's files.
     Figure { what: "  the longest tenth begins at", unit: "ms", budget_percent: None },
     Figure { what: "samples on the page", unit: "", budget_percent: None },
+    Figure { what: "series per container, native histograms", unit: "", budget_percent: None },
     Figure { what: "scrape with its sweep, CPU (median)", unit: "ms", budget_percent: Some(65.0) },
     Figure { what: "scrape with its sweep, until read (median)", unit: "ms", budget_percent: None },
 ];
@@ -254,10 +255,17 @@ impl Node {
             median(sweeps_ms),
             slowest_ms,
             samples as f64,
+            native_series(&page) as f64 / f64::from(PODS * CONTAINERS_A_POD),
             median(cpu_ms),
             median(walls_ms),
         ])
     }
+}
+
+/// Series of the pods, if a distribution is one of them.
+fn native_series(page: &str) -> usize {
+    let of_pods = page.lines().filter(|line| !line.starts_with('#') && line.contains("namespace=\"bench\""));
+    of_pods.filter(|line| !line.contains("_bucket{") && !line.contains("_sum{")).count()
 }
 
 /// A page as Prometheus asks for it, without the compression.
@@ -317,7 +325,7 @@ fn start_container(number: u32) -> Result<Container> {
         .stdout(Stdio::null())
         .spawn()
         .context("cannot start a load")?;
-    let cgroup = TestCgroup::container(&pod_uid(number / CONTAINERS_A_POD), number);
+    let cgroup = TestCgroup::container(&pod_uid(number / CONTAINERS_A_POD), number).with_memory();
     cgroup.add(process.id());
     Ok(Container { process, _cgroup: cgroup })
 }

@@ -12,7 +12,7 @@ use podlens::{
     collectors::{ALL, Spec, map_memory, on_demand, switchable},
     config,
     pipeline::{facts, kinds, losses},
-    signal::{EventKind, InfoMetric, Kind, Label, LabelValues, Metric, Unit},
+    signal::{ByDefault, EventKind, InfoMetric, Kind, Label, LabelValues, Layout, Metric, Unit},
     telemetry::{OwnLabel, OwnMetric, OwnValues, SelfTelemetry, metrics},
 };
 
@@ -39,6 +39,9 @@ To Prometheus an empty label is an absent one, in queries too. The page has it a
 
 Until its name is known, a pod is called by its uid, a container by the first 12 digits of its id, and the namespace is
 empty. No process id, address or port is ever a label. A value that cannot be measured has no sample; it is never 0.
+
+\"By default\" says which series there are as long as `series.allow` does not name the metric; where it does, all of them
+([cardinality.md](cardinality.md)).
 
 In OTLP each entity is a resource, and the name is the one under \"OTLP\"; a metric's own labels are attributes.
 
@@ -192,7 +195,7 @@ fn push_collector(text: &mut String, spec: &Spec) {
     }
 }
 
-fn push_metric(text: &mut String, metric: &Metric) {
+fn push_metric(text: &mut String, metric: &'static Metric) {
     let Metric { name, otlp_name, help, source, must_equal, .. } = metric;
     let (kind, unit) = (kind_name(metric.kind), unit_name(metric.unit));
     let of_label = |label: &Label| match label.values {
@@ -213,10 +216,40 @@ fn push_metric(text: &mut String, metric: &Metric) {
         ("kind, unit", format!("{kind}, {unit}")),
         ("labels", labels),
         ("OTLP", format!("`{otlp_name}`")),
+        ("by default", by_default(metric)),
         ("source", (*source).to_owned()),
         ("must equal", (*must_equal).to_owned()),
     ];
     push_section(text, name, help, &rows);
+}
+
+/// What of a metric leaves the node unless the configuration names it.
+fn by_default(metric: &'static Metric) -> String {
+    let named = |combinations: &[usize]| {
+        let layout = Layout::new(&[metric]);
+        let values = |combination: &usize| {
+            let values = layout.columns()[0].values(*combination).map(|(name, value)| format!("`{name}=\"{value}\"`"));
+            values.collect::<Vec<_>>().join(" and ")
+        };
+        combinations.iter().map(values).collect::<Vec<_>>().join(", ")
+    };
+    // A distribution without an observation, a culprit that caused nothing and what is sparse have no series in any case.
+    let is_sparse = metric.sparse || metric.kind == Kind::Histogram || metric.split.is_some();
+    match metric.by_default {
+        ByDefault::All if is_sparse => "yes, once it is not 0".to_owned(),
+        ByDefault::All => "yes, from the start".to_owned(),
+        ByDefault::Nonzero => "yes, once it is not 0".to_owned(),
+        ByDefault::Together => "yes, all of its series once one is not 0".to_owned(),
+        ByDefault::With(other) => format!("yes, from 0 on, once `{}` is not 0", other.name),
+        ByDefault::Only(combinations) => format!("{} alone, once it is not 0", named(combinations)),
+        ByDefault::AtLeast(combinations) => {
+            format!("{} from 0 on, the others once they are not 0", named(combinations))
+        }
+        ByDefault::Heavy => {
+            "culprits that caused, in the last minutes, at least a millisecond and a tenth of all; the others are `(other)`".to_owned()
+        }
+        ByDefault::Nothing => "no".to_owned(),
+    }
 }
 
 fn push_info(text: &mut String, metric: &InfoMetric, labels: &str) {

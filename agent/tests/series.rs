@@ -5,9 +5,9 @@
 
 mod common;
 
-use std::{sync::Arc, thread, time::Duration};
+use std::{path::Path, process::Command, sync::Arc, thread, time::Duration};
 
-use common::{Agent, Load, TestCgroup, Work, assert_near, container_id, pod_uid};
+use common::{Agent, Load, Network, Peer, TestCgroup, Work, assert_near, container_id, pod_uid};
 use serde_json::json;
 use tempfile::TempDir;
 use testkit::{
@@ -53,7 +53,11 @@ impl Node {
     }
 
     fn agent(&self, settings: &[(&str, &str)]) -> Agent {
-        let always = [("PODLENS_MAX_AGE", "0s"), ("PODLENS_KUBERNETES_KUBECONFIG", self.kubeconfig.as_str())];
+        let always = [
+            ("PODLENS_SERIES_ALLOW", "default"),
+            ("PODLENS_MAX_AGE", "0s"),
+            ("PODLENS_KUBERNETES_KUBECONFIG", self.kubeconfig.as_str()),
+        ];
         Agent::start(&[&always[..], settings].concat())
     }
 
@@ -188,8 +192,7 @@ fn a_coarser_detail_has_fewer_series() {
         let page = agent.metrics();
         let of_pods = |line: &&str| !line.starts_with('#') && line.contains("namespace=\"shop\"");
         let classic = page.text.lines().filter(of_pods).count();
-        let is_of_native = |line: &&str| !line.contains("_bucket{") && !line.contains("_sum{");
-        let native = page.text.lines().filter(of_pods).filter(is_of_native).count();
+        let native = page.text.lines().filter(of_pods).filter(is_native).count();
         let containers = node.containers.len();
         let each = |series: usize| series as f64 / containers as f64;
         println!(
@@ -200,4 +203,56 @@ fn a_coarser_detail_has_fewer_series() {
         per_container.push(native);
     }
     assert!(per_container.is_sorted_by(|more, fewer| *fewer * 10 < *more * 9), "{per_container:?}");
+}
+
+/// Most series that a container which does all that is measured has by default, with native histograms.
+const MOST: usize = 70;
+
+/// What docs/cardinality.md tells of containers at work is measured here.
+#[test]
+fn a_container_that_does_everything_has_at_most_seventy_series_by_default() {
+    let cgroups =
+        [(91, 910), (91, 911)].map(|(pod, number)| TestCgroup::container(&pod_uid(pod), number).with_memory());
+    let agent = Agent::start(&[("PODLENS_SERIES_ALLOW", "default"), ("PODLENS_MAX_AGE", "0s")]);
+    let [serving, calling] = &cgroups;
+    serving.set_quota(20_000, 100_000);
+    let (mut server, mut client) = (Peer::start(serving, Network::Machine), Peer::start(calling, Network::Machine));
+    let address = server.serve("127.0.0.1:0");
+    let directory = tempfile::tempdir().unwrap();
+    for cgroup in &cgroups {
+        client.call(address, 20, 10_000, 10_000);
+        client.open(address, 3, 100, 100);
+        for work in [Work::Spin(Duration::from_millis(100)), Work::Disk { times: 5, sleep: Duration::from_millis(5) }] {
+            Load::start_tasks(Some(cgroup), work, Some(0), 3).run();
+        }
+        write_and_read(cgroup, &directory.path().join("file"));
+    }
+    // As long as memory.stat may be read late.
+    thread::sleep(Duration::from_secs(31));
+    let page = agent.metrics();
+    for cgroup in &cgroups {
+        let labels: Vec<String> = cgroup.labels().iter().map(|(name, value)| format!("{name}=\"{value}\"")).collect();
+        let is_of = |line: &&str| !line.starts_with('#') && labels.iter().all(|label| line.contains(label));
+        let series: Vec<&str> = page.text.lines().filter(is_of).filter(is_native).collect();
+        println!("{} series:\n{}", series.len(), series.join("\n"));
+        assert!(series.len() <= MOST, "{} series", series.len());
+    }
+    client.close();
+}
+
+/// Has a process of the cgroup write a file to the disk and read it.
+fn write_and_read(cgroup: &TestCgroup, file: &Path) {
+    let enter: Vec<String> =
+        cgroup.directories().iter().map(|at| format!("echo $$ > {}/cgroup.procs", at.display())).collect();
+    let file = file.display();
+    let write = format!("dd if=/dev/zero of={file} bs=64k count=40 oflag=direct conv=fsync status=none");
+    let script =
+        format!("{} && {write} && dd if={file} of=/dev/null bs=64k iflag=direct status=none", enter.join(" && "));
+    let output = Command::new("sh").args(["-c", &script]).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
+/// A line of the text page that a page with native histograms has as well.
+fn is_native(line: &&str) -> bool {
+    !line.contains("_bucket{") && !line.contains("_sum{")
 }

@@ -22,6 +22,9 @@ use crate::{
 /// # Errors
 /// Nothing can be measured on this node, or standard output is closed.
 pub fn run(config: &Config, options: &Options) -> Result<()> {
+    let mut config = config.clone();
+    config.series.want_all();
+    let config = &config;
     let pipeline = Pipeline::start(config)?;
     if !pipeline.is_useful() {
         let why: Vec<String> =

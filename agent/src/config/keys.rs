@@ -200,10 +200,10 @@ pub(super) const KEYS: &[Key] = &[
     },
     Key {
         path: "series.allow",
-        expects: "names of metrics, separated by commas, in which * stands for any text",
-        default: "*",
-        example: "podlens_cpu_*,podlens_memory_bytes",
-        help: "Which metrics leave the node, by their names in Prometheus; the agent's own are no part of it",
+        expects: "names of metrics, separated by commas, in which * stands for any text, and the word default",
+        default: "default",
+        example: "default,podlens_cpu_mode_*,podlens_memory_bytes",
+        help: "Which metrics leave the node, by their names in Prometheus, each with all of its series; `default` is what docs/metrics.md tells of each. The agent's own are no part of it",
         set: Set::Value(|config, text| {
             assign(&mut config.series.allow, patterns(text).filter(|all| !all.is_empty()).map(Patterns))
         }),

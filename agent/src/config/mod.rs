@@ -163,11 +163,37 @@ pub enum Detail {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Patterns(Vec<String>);
 
+/// What of a metric leaves the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// All of it: it is named.
+    All,
+    /// What its definition says.
+    ByDefault,
+    /// Nothing.
+    Nothing,
+}
+
 impl Series {
-    /// The metric of this name leaves the node.
+    /// In `series.allow`: all that a metric's definition says.
+    const DEFAULT: &'static str = "default";
+
+    /// What of the metric of this name leaves the node.
     #[must_use]
-    pub fn wants(&self, name: &str) -> bool {
-        self.allow.any(name) && !self.deny.any(name)
+    pub fn wanted(&self, name: &str) -> Wanted {
+        if self.deny.any(name) {
+            return Wanted::Nothing;
+        }
+        match (self.allow.any(name), self.allow.any(Self::DEFAULT)) {
+            (true, _) => Wanted::All,
+            (false, true) => Wanted::ByDefault,
+            (false, false) => Wanted::Nothing,
+        }
+    }
+
+    /// Leaves nothing out.
+    pub fn want_all(&mut self) {
+        (self.allow, self.deny) = (Patterns(vec!["*".to_owned()]), Patterns::default());
     }
 }
 
@@ -346,7 +372,7 @@ impl Config {
             series: Series {
                 detail: Detail::Container,
                 collectors: collectors.iter().map(|&name| (name.to_owned(), None)).collect(),
-                allow: Patterns(vec!["*".to_owned()]),
+                allow: Patterns(vec![Series::DEFAULT.to_owned()]),
                 deny: Patterns::default(),
                 limit: None,
             },

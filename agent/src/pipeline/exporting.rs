@@ -7,9 +7,19 @@ use tracing::{info, warn};
 use super::{Pipeline, lock};
 use crate::{
     collectors::{ALL, scheduler},
-    config::{self, Series},
+    config::{self, Series, Wanted},
     registry::{Budget, Detail, Rules, Snapshot},
+    signal::Shown,
 };
+
+/// What of the metric of this name the configuration lets out.
+pub(super) fn shown(series: &Series, name: &str) -> Shown {
+    match series.wanted(name) {
+        Wanted::All => Shown::All,
+        Wanted::ByDefault => Shown::ByDefault,
+        Wanted::Nothing => Shown::Nothing,
+    }
+}
 
 /// The budget that the configuration asks for.
 pub(super) fn budget(series: &Series) -> Budget {
@@ -18,14 +28,12 @@ pub(super) fn budget(series: &Series) -> Budget {
         config::Detail::Pod => Detail::Pod,
         config::Detail::Workload => Detail::Workload,
     };
-    let wanted = series.clone();
     Budget::new(Rules {
         detail: detail(series.detail),
         details: ALL
             .iter()
             .filter_map(|spec| Some((*spec.metrics.first()?, detail(series.collectors.get(spec.name).copied()??))))
             .collect(),
-        is_wanted: Box::new(move |name| wanted.wants(name)),
         most_series: series.limit,
         activity: &scheduler::metrics::CPU,
     })

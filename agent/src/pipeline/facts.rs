@@ -9,7 +9,7 @@ use crate::{
     attribution::kubernetes::{Facts as Known, Names, pod::Resources},
     collectors::{Spec, cpu, memory},
     registry::{EntityState, Info, Section, Snapshot},
-    signal::{Container, Entity, InfoMetric, Kind, Layout, Metric, Naming as _, Unit},
+    signal::{ByDefault, Container, Entity, InfoMetric, Kind, Layout, Metric, Naming as _, Shown, Unit},
 };
 
 /// Facts about a pod.
@@ -26,6 +26,8 @@ pub static CONTAINER_INFO: InfoMetric = InfoMetric {
 
 const RESOURCE: Metric = Metric {
     kind: Kind::Gauge,
+    // kube-state-metrics tells the same of the pod object.
+    by_default: ByDefault::Nothing,
     source: "pod object",
     must_equal: "status.containerStatuses[].resources, else spec.containers[].resources; of a pod spec.resources",
     ..Metric::BASE
@@ -62,6 +64,8 @@ const GAUGES: [Gauge; 4] = [
 /// The facts of the last snapshot, and how to find them.
 pub(super) struct Facts {
     layout: Arc<Layout>,
+    /// Those metrics of facts that leave the node.
+    shown: Vec<&'static InfoMetric>,
     /// Versions of the names and of the entities that the facts are of.
     as_of: Option<(u64, u64)>,
     infos: Arc<[Info]>,
@@ -71,11 +75,19 @@ pub(super) struct Facts {
 impl Facts {
     /// Nothing yet. What an active collector reads from the kernel is left to it, which knows it better, that there is
     /// none included.
-    pub(super) fn new(active: impl IntoIterator<Item = &'static Spec>) -> Self {
+    pub(super) fn new(active: impl IntoIterator<Item = &'static Spec>, shown: impl Fn(&str) -> Shown) -> Self {
         let of_collectors: Vec<&'static Metric> = active.into_iter().flat_map(|spec| spec.metrics).copied().collect();
         let metrics = GAUGES.iter().map(|(metric, _)| *metric).filter(|metric| !of_collectors.contains(metric));
-        let layout = Arc::new(Layout::new(&metrics.collect::<Vec<_>>()));
-        Self { as_of: None, infos: Arc::new([]), section: Section::new(Arc::clone(&layout)), layout }
+        let layout = Layout::new(&metrics.collect::<Vec<_>>()).showing(|metric| shown(metric.name));
+        let layout = Arc::new(layout);
+        let shown = [&POD_INFO, &CONTAINER_INFO].into_iter().filter(|metric| shown(metric.name) != Shown::Nothing);
+        Self {
+            shown: shown.collect(),
+            as_of: None,
+            infos: Arc::new([]),
+            section: Section::new(Arc::clone(&layout)),
+            layout,
+        }
     }
 
     /// Adds to a snapshot what is known about its entities, which are as of that version.
@@ -84,7 +96,8 @@ impl Facts {
         if self.as_of != as_of {
             self.as_of = as_of;
             let known = known(&snapshot.entities, names);
-            self.infos = infos(&known).into();
+            let infos = infos(&known).into_iter();
+            self.infos = infos.filter(|info| self.shown.contains(&info.metric)).collect();
             self.section = self.resources(snapshot.entities.len(), &known);
         }
         snapshot.infos = Arc::clone(&self.infos);
@@ -176,7 +189,7 @@ mod tests {
         attribution::kubernetes::{Names, pod::PodList, table::ContainerFacts},
         collectors::ALL,
         registry::{EntityState, Snapshot, Value},
-        signal::{Container, Entity, Naming as _},
+        signal::{Container, Entity, Naming as _, Shown},
     };
 
     const ID: &str = "3f1b0c5a9d7e2468ace013579bdf02468ace013579bdf02468ace013579bdf02";
@@ -239,7 +252,7 @@ mod tests {
     #[test]
     fn facts_requests_and_limits_are_told_once_for_what_lives() {
         let names = Names::new(Duration::from_mins(5));
-        let mut facts = Facts::new(ALL.iter().copied());
+        let mut facts = Facts::new(ALL.iter().copied(), |_| Shown::All);
         let nothing = described(&mut facts, &names);
         assert!(nothing.infos.is_empty() && values(&nothing).is_empty());
         names.replace_all(list(&json!(null)).pods);
@@ -267,7 +280,7 @@ mod tests {
     #[test]
     fn what_is_set_for_the_whole_pod_is_on_its_own_series_once() {
         let names = Names::new(Duration::from_mins(5));
-        let mut facts = Facts::new(ALL.iter().copied());
+        let mut facts = Facts::new(ALL.iter().copied(), |_| Shown::All);
         names.replace_all(list(&json!({ "requests": { "cpu": "1500m", "memory": "1.5Gi" } })).pods);
         let sandbox = ContainerFacts {
             pod_uid: "u".into(),
@@ -292,7 +305,7 @@ mod tests {
     #[test]
     fn facts_are_found_again_only_when_names_or_entities_have_changed() {
         let names = Names::new(Duration::from_mins(5));
-        let mut facts = Facts::new(ALL.iter().copied());
+        let mut facts = Facts::new(ALL.iter().copied(), |_| Shown::All);
         names.replace_all(list(&json!(null)).pods);
         let first = described(&mut facts, &names);
         assert!(Arc::ptr_eq(&first.infos, &described(&mut facts, &names).infos));

@@ -11,7 +11,7 @@ use super::{
     Attached, Inner, Pipeline,
     event_log::EventLog,
     events::{Telling, announce},
-    exporting::budget,
+    exporting::{budget, shown},
     facts::Facts,
     kernel::Kernel,
     reading::{FixedEntities, Resolved},
@@ -100,10 +100,14 @@ impl Pipeline {
         for (key, cgroup) in cgroups.iter() {
             announce(&mut collectors, key, cgroup);
         }
-        let definition = |(layout, (_, state)): (_, &(_, State))| Definition { layout, active: state.delivers() };
+        let shown = |name: &str| shown(&config.series, name);
+        let definition = |(layout, (_, state)): (Arc<Layout>, &(_, State))| Definition {
+            layout: Arc::new(layout.showing(|metric| shown(metric.name))),
+            active: state.delivers(),
+        };
         let definitions = layouts.into_iter().zip(&states).map(definition).collect();
-        let facts =
-            Facts::new(ALL.iter().zip(&states).filter(|(_, (_, state))| state.delivers()).map(|(spec, _)| *spec));
+        let active = ALL.iter().zip(&states).filter(|(_, (_, state))| state.delivers()).map(|(spec, _)| *spec);
+        let facts = Facts::new(active, shown);
         let (now, since) = (Instant::now(), SystemTime::now());
         let fixed = FixedEntities::new(since, cgroups.is_part());
         let names = Arc::new(Names::new(config.linger));

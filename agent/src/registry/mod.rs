@@ -4,6 +4,7 @@
 //! nothing here does I/O or knows a metric by name.
 
 pub mod budget;
+mod by_default;
 pub mod journal;
 pub mod ledger;
 pub mod snapshot;

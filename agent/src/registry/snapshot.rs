@@ -5,7 +5,8 @@
 
 use std::{sync::Arc, time::SystemTime};
 
-use crate::signal::{Column, EntityKey, Histogram, InfoMetric, Kind, Layout, Metric, Row, Unit};
+use super::by_default::is_by_default;
+use crate::signal::{Column, EntityKey, Histogram, InfoMetric, Kind, Layout, Metric, Row, Shown, Unit};
 
 /// Everything podlens knows about the node's entities at one moment.
 #[derive(Clone, Debug)]
@@ -62,8 +63,6 @@ pub struct Section {
     cells: Vec<u64>,
     /// Values split by who caused them, in the order of the entities.
     caused: Vec<Caused>,
-    /// The bits of metrics that are not shown.
-    hidden: u64,
 }
 
 /// What one entity lost to another.
@@ -172,9 +171,9 @@ impl Section {
         &self.layout
     }
 
-    /// Every metric of the section.
+    /// Every metric of the section that is shown.
     pub fn families(&self) -> impl Iterator<Item = Family<'_>> {
-        let families = (0..).zip(self.layout.columns()).filter(|(_, column)| !column.is_among(self.hidden));
+        let families = (0..).zip(self.layout.columns()).filter(|(_, column)| column.is_shown());
         families.map(|(number, column)| Family { section: self, column, number })
     }
 
@@ -190,12 +189,6 @@ impl Section {
         self.present.clear();
         self.cells.clear();
         self.caused.clear();
-        self.hidden = 0;
-    }
-
-    /// Leaves metrics out of what is shown.
-    pub(super) fn hide(&mut self, is_unwanted: impl Fn(&Metric) -> bool) {
-        self.hidden = self.layout.bits(is_unwanted);
     }
 
     /// The sum of an entity's values of a metric; none if it is not among the section's.
@@ -283,7 +276,7 @@ impl Section {
     /// counts as.
     #[must_use]
     pub fn merged(&self, into: &[u32], is_past: impl Fn(u32) -> bool, culprit: impl Fn(u32) -> Option<u32>) -> Self {
-        let mut merged = Self { hidden: self.hidden, ..Self::new(Arc::clone(&self.layout)) };
+        let mut merged = Self::new(Arc::clone(&self.layout));
         let gauges = self.layout.gauges();
         let mut row = self.layout.row();
         merged.row_of = vec![None; into.len()];
@@ -370,6 +363,11 @@ impl<'a> Family<'a> {
         let own = of_metric.into_iter().flat_map(move |of_metric| {
             (0..column.combinations()).filter_map(move |combination| {
                 let value = value_of(column.metric, column.combination(of_metric, combination)?)?;
+                let is_shown =
+                    column.shown != Shown::ByDefault || is_by_default(section, column, entity, of_metric, combination);
+                if !is_shown {
+                    return None;
+                }
                 Some(Sample { entity, combination, culprit: None, value })
             })
         });

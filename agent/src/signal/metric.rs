@@ -79,6 +79,41 @@ pub struct Split {
     pub combinations: &'static [usize],
 }
 
+/// What of a metric makes a series by default. Whoever names the metric in the configuration (`series.allow`) gets all of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ByDefault {
+    /// Each combination of its labels' values, from the start: rare events among them, of which `increase()` sees the first one
+    /// only behind a 0.
+    All,
+    /// Combinations whose value is not 0.
+    Nonzero,
+    /// All combinations, once one of them is not 0.
+    Together,
+    /// A combination once its own value is not 0, or that of the other metric, of the same collector: a rare event that begins
+    /// at 0 where it can happen. Of another metric with other labels any combination counts.
+    With(&'static Metric),
+    /// Of these combinations those whose value is not 0.
+    Only(&'static [usize]),
+    /// These combinations from the start, and others whose value is not 0.
+    AtLeast(&'static [usize]),
+    /// Of a split metric: culprits that lately caused a good part of it; all others are `(other)`.
+    Heavy,
+    /// None.
+    Nothing,
+}
+
+/// What of a metric is shown on a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Shown {
+    /// All of it.
+    #[default]
+    All,
+    /// What its definition says.
+    ByDefault,
+    /// Nothing.
+    Nothing,
+}
+
 /// One metric of one collector.
 #[derive(Clone, Copy, Debug)]
 pub struct Metric {
@@ -101,6 +136,8 @@ pub struct Metric {
     pub last_word: bool,
     /// A combination whose value is 0 makes no series: for labels with many values of which an entity meets few.
     pub sparse: bool,
+    /// What of it leaves the node unless the configuration names it.
+    pub by_default: ByDefault,
     /// The metric that it splits by who caused it.
     pub split: Option<Split>,
     /// Where the value comes from, for the documentation.
@@ -121,6 +158,7 @@ impl Metric {
         labels: &[],
         last_word: false,
         sparse: false,
+        by_default: ByDefault::All,
         split: None,
         source: "",
         must_equal: "",

@@ -15,6 +15,8 @@ pub use entity::{Container, Entity, EntityKey, Naming, Subtree, Workload};
 pub use event::{Attribute, AttributeValue, Attributes, Event, EventKind, Severity};
 pub use histogram::Histogram;
 pub use loss::Loss;
-pub use metric::{Aggregation, InfoMetric, KernelEnum, Kind, Label, LabelValues, Metric, Split, Unit};
+pub use metric::{
+    Aggregation, ByDefault, InfoMetric, KernelEnum, Kind, Label, LabelValues, Metric, Shown, Split, Unit,
+};
 pub use row::{Column, Layout, Row};
 pub use state::State;

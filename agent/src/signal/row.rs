@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use super::{
     Histogram, Metric,
-    metric::{Aggregation, KernelEnum, Kind, LabelValues},
+    metric::{Aggregation, ByDefault, KernelEnum, Kind, LabelValues, Shown},
 };
 
 /// Most metrics that a layout takes: a row remembers by one bit each which of them it has.
@@ -29,6 +29,8 @@ pub struct Column {
     pub metric: &'static Metric,
     /// The values of each of the metric's labels.
     pub labels: Vec<Vec<Box<str>>>,
+    /// What of it is shown to whoever reads a snapshot.
+    pub shown: Shown,
     /// First cell.
     start: usize,
     /// Combinations of the labels' values.
@@ -81,7 +83,17 @@ impl Layout {
                     None => layout.sums.push(start..layout.width),
                 }
             }
-            layout.columns.push(Column { metric, labels, start, combinations, cells, bit });
+            layout.columns.push(Column { metric, labels, shown: Shown::All, start, combinations, cells, bit });
+        }
+        layout
+    }
+
+    /// The same layout, of which this is shown.
+    #[must_use]
+    pub fn showing(&self, shown: impl Fn(&Metric) -> Shown) -> Self {
+        let mut layout = self.clone();
+        for column in &mut layout.columns {
+            column.shown = shown(column.metric);
         }
         layout
     }
@@ -163,9 +175,19 @@ impl Column {
         self.start..self.start + self.combinations * self.cells
     }
 
-    /// Its bit is among these.
-    pub(crate) fn is_among(&self, bits: u64) -> bool {
-        bits & self.bit != 0
+    /// It may have samples for whoever reads a snapshot.
+    #[must_use]
+    pub fn is_shown(&self) -> bool {
+        match self.shown {
+            Shown::All => true,
+            Shown::ByDefault => self.metric.by_default != ByDefault::Nothing,
+            Shown::Nothing => false,
+        }
+    }
+
+    /// Of those who cause a part of it only those are told by name that cause much.
+    pub(crate) fn names_heavy_culprits(&self) -> bool {
+        self.shown == Shown::ByDefault && self.metric.by_default == ByDefault::Heavy
     }
 
     /// Combinations of the labels' values.

@@ -33,6 +33,9 @@ struct Mounts {
     cpu: Option<PathBuf>,
     cpuacct: Option<PathBuf>,
     blkio: Option<PathBuf>,
+    /// Used only where a test asks for it: version 1 keeps what a cgroup's tasks have touched for long after its removal.
+    memory: Option<PathBuf>,
+    with_memory: bool,
 }
 
 /// A cgroup.
@@ -108,6 +111,15 @@ impl TestCgroup {
             make(tree, &cgroup.path, pure_v2);
         }
         cgroup
+    }
+
+    /// The same in the memory controller's version 1 hierarchy as well; version 2 has memory in its one tree.
+    pub fn with_memory(mut self) -> Self {
+        self.mounts.with_memory = true;
+        if let Some(memory) = &self.mounts.memory {
+            make(memory, &self.path, false);
+        }
+        self
     }
 
     /// Path within each tree.
@@ -231,7 +243,9 @@ impl TestCgroup {
     }
 
     fn trees(&self) -> Vec<&Path> {
-        let mut trees: Vec<&Path> = [&self.mounts.v2, &self.mounts.cpu, &self.mounts.cpuacct, &self.mounts.blkio]
+        let Mounts { v2, cpu, cpuacct, blkio, memory, with_memory } = &self.mounts;
+        let memory = memory.as_ref().filter(|_| *with_memory);
+        let mut trees: Vec<&Path> = [v2.as_ref(), cpu.as_ref(), cpuacct.as_ref(), blkio.as_ref(), memory]
             .into_iter()
             .flatten()
             .map(PathBuf::as_path)
@@ -287,7 +301,10 @@ impl Mounts {
                         found.cpuacct = found.cpuacct.or_else(|| Some(place.clone()));
                     }
                     if has("blkio") {
-                        found.blkio = found.blkio.or(Some(place));
+                        found.blkio = found.blkio.or_else(|| Some(place.clone()));
+                    }
+                    if has("memory") {
+                        found.memory = found.memory.or(Some(place));
                     }
                 }
                 _ => {}

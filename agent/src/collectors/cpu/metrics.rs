@@ -1,6 +1,6 @@
 //! Metrics that the kernel's own files of a cgroup tell.
 
-use crate::signal::{Kind, Label, LabelValues, Metric, Unit};
+use crate::signal::{ByDefault, Kind, Label, LabelValues, Metric, Unit};
 
 /// Stopped by the quota: time.
 pub static THROTTLED: Metric = Metric {
@@ -35,6 +35,7 @@ pub static MODE: Metric = Metric {
     unit: Unit::Seconds,
     help: "CPU time in user and in kernel mode, as the kernel counts it, up to the cgroup's end; where that is read from files the value of the last reading stays, and a cgroup that lived between two readings has no sample: podlens_cpu_seconds_total is exact for both",
     labels: &[Label { name: "mode", values: LabelValues::Fixed(&["user", "system"]) }],
+    by_default: ByDefault::Nothing,
     source: "each CPU's count of the cgroup (version 1: cpuacct, where that is in one hierarchy with cpu), in a walk at most 4 s ago and at the removal; else cpu.stat, version 1: cpuacct.usage_user and cpuacct.usage_sys; read every 10 s",
     must_equal: "user_usec and system_usec of cpu.stat (version 1: those files), exactly; how version 2 splits usage_usec depends on when somebody has read it before, and a reading of podlens is one of its own",
     ..Metric::BASE

@@ -2,7 +2,7 @@
 
 use podlens_common::disk::{Operation, Part, WITH_BYTES};
 
-use crate::signal::{Kind, Label, LabelValues, Metric, Unit};
+use crate::signal::{ByDefault, Kind, Label, LabelValues, Metric, Unit};
 
 const OPERATION: Label = Label { name: "operation", values: LabelValues::Fixed(&Operation::NAMES) };
 /// All but the flush.
@@ -45,6 +45,7 @@ pub static OPERATIONS: Metric = Metric {
     help: "Requests to block devices that were completed. The kernel makes one request of several neighboring ones, and several of a large one",
     labels: &[OPERATION],
     sparse: true,
+    by_default: ByDefault::Nothing,
     source: "block_rq_complete",
     must_equal: "io.stat rios, dios, and wios for writes and flushes together, where nothing is merged; the device's own stat",
     ..Metric::BASE
@@ -58,6 +59,7 @@ pub static ERRORS: Metric = Metric {
     unit: Unit::Count("error"),
     help: "Requests to block devices of which at least a part failed, for whichever reason",
     labels: &[OPERATION],
+    by_default: ByDefault::With(&OPERATIONS),
     source: "block_rq_complete",
     must_equal: "the requests of a test to a device that refuses them, exactly",
     ..Metric::BASE

@@ -2,7 +2,7 @@
 
 use podlens_common::memory::{MemoryEvent, MemoryType};
 
-use crate::signal::{Aggregation, Kind, Label, LabelValues, Metric, Unit};
+use crate::signal::{Aggregation, ByDefault, Kind, Label, LabelValues, Metric, Unit};
 
 const BYTES: Metric = Metric { kind: Kind::Gauge, unit: Unit::Bytes, ..Metric::BASE };
 
@@ -13,6 +13,12 @@ pub static MEMORY: Metric = Metric {
     help: "Memory by what it is used for, the cgroups below included; swap and zswap are beside it. No sample for a type of which there is none or which this kernel does not tell: version 1 has neither the kernel's own types nor sockets",
     labels: &[Label { name: "type", values: LabelValues::Fixed(&MemoryType::NAMES) }],
     sparse: true,
+    by_default: ByDefault::Only(&[
+        MemoryType::Anon.index(),
+        MemoryType::FileActive.index(),
+        MemoryType::Shmem.index(),
+        MemoryType::Swap.index(),
+    ]),
     source: "lists of pages and the page counter of swap in a walk through the memory tree at most 10 s ago; all else memory.stat, read every 30 s, or the same words in the walk where it is known which they are",
     must_equal: "lines of memory.stat (version 1: the total_ lines) and memory.swap.current",
     ..BYTES
@@ -100,6 +106,7 @@ pub static EVENTS: Metric = Metric {
     unit: Unit::Count("event"),
     help: "What happened at the cgroup's limits, those of cgroups below included (version 1: its own alone); a pod's own cgroup has its own events alone, as when its limit was reached. Exact up to the cgroup's end. A kernel before 5.17 does not count oom_group_kill and leaves it at 0",
     labels: &[Label { name: "event", values: LabelValues::Fixed(&MemoryEvent::NAMES) }],
+    by_default: ByDefault::Nonzero,
     source: "memory_events of the memory controller, at most 10 s ago and at the removal; else memory.events",
     must_equal: "memory.events, exactly; of a pod's own cgroup memory.events.local",
     ..Metric::BASE
@@ -113,6 +120,7 @@ pub static FAULTS: Metric = Metric {
     unit: Unit::Count("fault"),
     help: "Page faults: major ones waited for a disk",
     labels: &[Label { name: "type", values: LabelValues::Fixed(&["minor", "major"]) }],
+    by_default: ByDefault::Nothing,
     source: "memory.stat, read every 30 s; the same words in the walk and at the removal, with what each CPU has not handed on, where it is known which they are",
     must_equal: "pgfault less pgmajfault, and pgmajfault, of memory.stat",
     ..Metric::BASE
@@ -126,6 +134,7 @@ pub static REFAULTS: Metric = Metric {
     unit: Unit::Count("page"),
     help: "Pages that were reclaimed and had to be read again soon: the working set does not fit",
     labels: &[Label { name: "type", values: LabelValues::Fixed(&["anon", "file"]) }],
+    by_default: ByDefault::Nonzero,
     source: "as podlens_page_faults_total",
     must_equal: "workingset_refault_anon and workingset_refault_file of memory.stat",
     ..Metric::BASE

@@ -2,7 +2,7 @@
 
 use podlens_common::scheduler::{Cause, OffCpu, SwitchKind};
 
-use crate::signal::{Kind, Label, LabelValues, Metric, Split, Unit};
+use crate::signal::{ByDefault, Kind, Label, LabelValues, Metric, Split, Unit};
 
 /// Time on a CPU.
 pub static CPU: Metric = Metric {
@@ -36,6 +36,7 @@ pub static CPU_WAIT: Metric = Metric {
     unit: Unit::Seconds,
     help: "Time that runnable tasks waited for a CPU, by who held it meanwhile: the container itself, its pod, another pod, a unit of the node or the kernel, nobody; unknown is the part of a wait that lies before the CPU's history or concerns a cgroup without a slot",
     labels: &[Label { name: "cause", values: LabelValues::Fixed(&Cause::NAMES) }],
+    by_default: ByDefault::Nonzero,
     source: "sched_switch, each CPU's last 1,024 slices",
     must_equal: "the sum over causes: the sum of podlens_runqueue_latency_seconds, exactly",
     ..Metric::BASE
@@ -49,6 +50,7 @@ pub static CPU_WAIT_CAUSED: Metric = Metric {
     unit: Unit::Seconds,
     help: "Time that runnable tasks waited while a named other pod or unit held the CPU; culprit_pod (other) stands for all that have no series of their own",
     split: Some(Split { of: &CPU_WAIT, combinations: &[Cause::Neighbor.index(), Cause::System.index()] }),
+    by_default: ByDefault::Heavy,
     source: "sched_switch, each CPU's last 1,024 slices",
     must_equal: "the sum over culprits: causes neighbor and system, exactly",
     ..Metric::BASE
@@ -61,6 +63,7 @@ pub static THROTTLED_WAIT: Metric = Metric {
     kind: Kind::Counter,
     unit: Unit::Seconds,
     help: "Time that runnable tasks spent in the run queue while a quota of their own group stopped them, summed over tasks; no other metric includes it",
+    by_default: ByDefault::Nothing,
     source: "the group's throttled time, read at each dispatch",
     must_equal: "run_delay of /proc/PID/schedstat less the wait",
     ..Metric::BASE
@@ -86,6 +89,7 @@ pub static OFF_CPU: Metric = Metric {
     unit: Unit::Seconds,
     help: "Time that tasks were blocked, summed over tasks, recorded at their next dispatch: sleep (until something happens, including stopped tasks) or disk (sleep that no signal ends)",
     labels: &[Label { name: "state", values: LabelValues::Fixed(&OffCpu::NAMES) }],
+    by_default: ByDefault::Only(&[OffCpu::Disk.index()]),
     source: "sched_switch, sched_info",
     must_equal: "time passed less CPU time and wait, of a pinned task, within 1 %",
     ..Metric::BASE
@@ -98,6 +102,7 @@ pub static MIGRATIONS: Metric = Metric {
     kind: Kind::Counter,
     unit: Unit::Count("migration"),
     help: "Moves of tasks from one CPU to another",
+    by_default: ByDefault::Nothing,
     source: "sched_migrate_task",
     must_equal: "nr_migrations of /proc/PID/sched, exactly",
     ..Metric::BASE

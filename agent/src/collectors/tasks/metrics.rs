@@ -2,7 +2,7 @@
 
 use podlens_common::tasks::TaskState;
 
-use crate::signal::{Kind, Label, LabelValues, Metric, Unit};
+use crate::signal::{ByDefault, Kind, Label, LabelValues, Metric, Unit};
 
 /// Tasks by state.
 pub static TASKS: Metric = Metric {
@@ -12,6 +12,7 @@ pub static TASKS: Metric = Metric {
     unit: Unit::Count("task"),
     help: "Tasks (threads) by state, as of a walk through all of them at most 10 s ago: running on a CPU, waiting for one, sleeping (including idle, stopped and traced tasks), in a sleep that no signal ends (disk)",
     labels: &[Label { name: "state", values: LabelValues::Fixed(&TaskState::NAMES) }],
+    by_default: ByDefault::Nonzero,
     source: "the kernel's list of processes",
     must_equal: "states R, S and D of /proc/PID/task/TID/stat, R split by whether the task has a CPU",
     ..Metric::BASE
@@ -24,6 +25,7 @@ pub static CREATED: Metric = Metric {
     kind: Kind::Counter,
     unit: Unit::Count("process"),
     help: "Processes (not threads) that began in the cgroup; a process that is moved into it later counts where it began",
+    by_default: ByDefault::Nonzero,
     source: "sched_process_fork",
     must_equal: "the count of forks of a test, exactly",
     ..Metric::BASE
@@ -36,6 +38,7 @@ pub static EXITED: Metric = Metric {
     kind: Kind::Counter,
     unit: Unit::Count("process"),
     help: "Processes whose last thread ended in the cgroup",
+    by_default: ByDefault::Nothing,
     source: "sched_process_exit",
     must_equal: "the count of ended children of a test, exactly",
     ..Metric::BASE

@@ -2,7 +2,7 @@
 
 use podlens_common::tcp::{ConnectFailure, ConnectionError, ConnectionEvent, Direction, Limit, Protocol, SocketState};
 
-use crate::signal::{Kind, Label, LabelValues, Metric, Unit};
+use crate::signal::{ByDefault, Kind, Label, LabelValues, Metric, Unit};
 
 const DIRECTION: Label = Label { name: "direction", values: LabelValues::Fixed(&Direction::NAMES) };
 
@@ -14,6 +14,7 @@ pub static BYTES: Metric = Metric {
     unit: Unit::Bytes,
     help: "Payload that sockets of the container sent and received, each byte once however often it was sent, over loopback too, whichever network namespace they are in; of a TCP connection that was there before the agent, all that it ever had",
     labels: &[DIRECTION, Label { name: "protocol", values: LabelValues::Fixed(&Protocol::NAMES) }],
+    by_default: ByDefault::Nonzero,
     source: "inet_sock_set_state, the kernel's tables of sockets",
     must_equal: "the bytes that a test's programs wrote and read, exactly; where a queue of this host dropped, up to 2 more per connection (SYN and FIN)",
     ..Metric::BASE
@@ -27,6 +28,7 @@ pub static SEGMENTS: Metric = Metric {
     unit: Unit::Count("segment"),
     help: "TCP segments that sockets of the container sent, among them those sent again, and received; without resets and without answers to requests for a connection",
     labels: &[DIRECTION],
+    by_default: ByDefault::Only(&[Direction::Transmit.index()]),
     source: "segs_out and segs_in of each socket",
     must_equal: "segs_out and segs_in of `ss -ti`",
     ..Metric::BASE
@@ -39,6 +41,7 @@ pub static RETRANSMITS: Metric = Metric {
     kind: Kind::Counter,
     unit: Unit::Count("segment"),
     help: "TCP segments that sockets of the container sent again",
+    by_default: ByDefault::With(&SEGMENTS),
     source: "total_retrans of each socket",
     must_equal: "TcpRetransSegs of a network namespace of the test's own, exactly",
     ..Metric::BASE
@@ -52,6 +55,7 @@ pub static LIMITED: Metric = Metric {
     unit: Unit::Seconds,
     help: "For how long connections of the container had something to send and could not, summed up over them: receive_window is the other side's, whose program reads too slowly; send_buffer is their own socket's, which is too small for the way. In ticks of the kernel (1 to 10 ms); absent in the first second, until the length of one is known",
     labels: &[Label { name: "by", values: LabelValues::Fixed(&Limit::NAMES) }],
+    by_default: ByDefault::Nonzero,
     source: "chrono_stat of each socket",
     must_equal: "tcpi_rwnd_limited and tcpi_sndbuf_limited of TCP_INFO (`ss -ti`), exactly",
     ..Metric::BASE
@@ -65,6 +69,7 @@ pub static CONNECTION_EVENTS: Metric = Metric {
     unit: Unit::Count("connection"),
     help: "TCP connections since the agent began: opened by the container, accepted (others made them; whether the program takes them or not), failed (asked for by the container, in vain), closed (over, whoever made them)",
     labels: &[Label { name: "event", values: LabelValues::Fixed(&ConnectionEvent::NAMES) }],
+    by_default: ByDefault::Together,
     source: "inet_sock_set_state",
     must_equal: "the connections that a test made, exactly",
     ..Metric::BASE
@@ -106,6 +111,7 @@ pub static RESETS: Metric = Metric {
     unit: Unit::Count("segment"),
     help: "TCP resets since the agent began: sent by sockets of the container, whether the program closed them so or the kernel answered for them, and received by its connections, each of which ended by it (a refused one too). What no socket sends, as the answer of a port where nobody listens, and what is sent for a connection in TIME_WAIT is unattributed, where the kernel tells of it (6.10 and later)",
     labels: &[DIRECTION],
+    by_default: ByDefault::Nonzero,
     source: "tcp_send_reset, tcp_receive_reset",
     must_equal: "sent: TcpOutRsts of a network namespace of the test's own, exactly; received: the resets that a test made, exactly",
     ..Metric::BASE
@@ -143,6 +149,7 @@ pub static SOCKETS: Metric = Metric {
     unit: Unit::Count("socket"),
     help: "TCP sockets by state; fin_wait is both of that name, closing is CLOSING and LAST_ACK. syn_received is the queue of requests for a connection that were answered and wait for the last word; each counts for the container of the listening socket, and the kernel lets one more wait there than `podlens_tcp_accept_queue_limit` tells, before it drops further ones or answers them by SYN cookies. A socket in TIME_WAIT knows no cgroup any more: podlens_tcp_time_wait_sockets",
     labels: &[Label { name: "state", values: LabelValues::Fixed(&SocketState::NAMES) }],
+    by_default: ByDefault::Nonzero,
     source: "the kernel's tables of sockets",
     must_equal: "/proc/net/tcp and /proc/net/tcp6 of each namespace",
     ..Metric::BASE
@@ -191,6 +198,7 @@ pub static LISTEN_OVERFLOWS: Metric = Metric {
     kind: Kind::Counter,
     unit: Unit::Count("connection"),
     help: "Segments that would have made a connection and were dropped by a listening socket, most of all since its accept queue was full; an attempt may count more than once, since it is repeated",
+    by_default: ByDefault::With(&ACCEPT_QUEUE_LIMIT),
     source: "sk_drops of each listening socket",
     must_equal: "TcpExtListenDrops of a network namespace of the test's own, exactly",
     ..Metric::BASE

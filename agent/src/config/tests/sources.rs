@@ -2,7 +2,7 @@
 
 use super::{
     super::{
-        Config, Error, Inputs, Origin,
+        Config, Error, Inputs, Origin, Wanted,
         keys::{KEYS, Set},
         load, reference, setting,
     },
@@ -207,4 +207,19 @@ fn the_reference_has_one_row_for_each_key() {
     assert!(reference.contains("| `otlp.interval` | `PODLENS_OTLP_INTERVAL` | a duration from 100ms to 1h, such as 15s or 1m | `15s` | `30s` | The time between two pushes. Where it is not set: `OTEL_METRIC_EXPORT_INTERVAL` |\n"));
     assert!(reference.contains("| `collectors.<name>` | `PODLENS_COLLECTORS_<NAME>` |"));
     assert!(rows[2..].iter().take(KEYS.len()).all(|row| row.matches('|').count() == 7));
+}
+
+#[test]
+fn a_metric_that_is_named_leaves_the_node_whole_and_others_as_their_definitions_say() {
+    let wanted = |allow: &str, deny: &str| {
+        let variables = [("PODLENS_SERIES_ALLOW", allow), ("PODLENS_SERIES_DENY", deny)];
+        let given = variables.into_iter().filter(|(_, value)| !value.is_empty());
+        let series = config("", &given.collect::<Vec<_>>()).series;
+        ["podlens_tcp_segments_total", "podlens_tasks"].map(|name| series.wanted(name))
+    };
+    assert_eq!(config("", &[]).series.wanted("podlens_tasks"), Wanted::ByDefault);
+    assert_eq!(wanted("default", "podlens_tcp_*"), [Wanted::Nothing, Wanted::ByDefault]);
+    assert_eq!(wanted("default, podlens_tcp_*", ""), [Wanted::All, Wanted::ByDefault]);
+    assert_eq!(wanted("podlens_tasks", ""), [Wanted::Nothing, Wanted::All]);
+    assert_eq!(wanted("*", "*_tasks"), [Wanted::All, Wanted::Nothing]);
 }

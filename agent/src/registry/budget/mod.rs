@@ -1,5 +1,5 @@
 //! How many series leave the node: the step between a snapshot and all of its readers that folds containers into their
-//! pods or workloads and leaves out metrics that are not wanted.
+//! pods or workloads. What of each metric leaves the node at all stands in the sections' layouts.
 //!
 //! Pure but for what it remembers: counters of a fold never decrease, so what its members had that are gone is kept for as
 //! long as it has members (kept.rs), and who is folded stays where it is (homes.rs). Whose values go where is found in
@@ -37,8 +37,6 @@ pub struct Rules {
     pub detail: Detail,
     /// By the first metric of a collector.
     pub details: Vec<(&'static Metric, Detail)>,
-    /// By the name that a metric has in Prometheus.
-    pub is_wanted: Box<dyn Fn(&str) -> bool + Send + Sync>,
     /// Beyond so many series containers are folded into their workloads, the least active first. A distribution is one.
     pub most_series: Option<usize>,
     /// What tells how active a container is.
@@ -99,9 +97,7 @@ impl Budget {
     pub fn apply(&mut self, raw: &Arc<Snapshot>) -> Arc<Snapshot> {
         let details: Vec<Detail> = raw.sections.iter().map(|section| self.detail(section)).collect();
         let folds = details.iter().any(|detail| *detail != Detail::Container);
-        let hides = raw.families().any(|family| !(self.rules.is_wanted)(family.metric().name))
-            || raw.infos.iter().any(|info| !(self.rules.is_wanted)(info.metric.name));
-        if !folds && !hides && self.rules.most_series.is_none() {
+        if !folds && self.rules.most_series.is_none() {
             return Arc::clone(raw);
         }
         self.homes.learn(raw);
@@ -134,7 +130,7 @@ impl Budget {
                 let into = at(section, info.entity);
                 into == Some(info.entity) || info.metric.of_pod && into == at(&targets.pod, info.entity)
             };
-            (self.rules.is_wanted)(info.metric.name) && folded.into.iter().any(is_shown)
+            folded.into.iter().any(is_shown)
         });
         Arc::new(Snapshot {
             infos: infos.cloned().collect(),
@@ -172,7 +168,7 @@ impl Budget {
                     Detail::Workload => targets.workload(position),
                 })
                 .collect();
-            let mut merged = if (0_u32..).zip(&into).all(|(position, into)| position == *into) {
+            let merged = if (0_u32..).zip(&into).all(|(position, into)| position == *into) {
                 section.clone()
             } else {
                 let is_past = |position: u32| {
@@ -188,7 +184,6 @@ impl Budget {
                     })
                 })
             };
-            merged.hide(|metric| !(self.rules.is_wanted)(metric.name));
             all.sections.push(merged);
             all.into.push(into);
         }

@@ -19,7 +19,7 @@ use crate::{
 };
 
 fn rules(detail: Detail) -> Rules {
-    Rules { detail, details: Vec::new(), is_wanted: Box::new(|_| true), most_series: None, activity: &CPU }
+    Rules { detail, details: Vec::new(), most_series: None, activity: &CPU }
 }
 
 /// The pods of two deployments, `pods` of each, with two containers each.
@@ -108,7 +108,7 @@ fn distributions_are_added_up_and_gauges_are_those_of_the_living() {
 }
 
 #[test]
-fn a_collector_may_have_a_detail_of_its_own_and_metrics_may_be_left_out() {
+fn a_collector_may_have_a_detail_of_its_own() {
     let switches: Vec<(u32, &[u64])> = (0..4).map(|entity| (entity, &[1, 2][..])).collect();
     let cpu: Vec<(u32, &[u64])> = (0..4).map(|entity| (entity, &[5][..])).collect();
     let snapshot = described(snapshot_of(pods(1), &[values(&CPU, &cpu), values(&SWITCHES, &switches)]));
@@ -118,13 +118,6 @@ fn a_collector_may_have_a_detail_of_its_own_and_metrics_may_be_left_out() {
     assert_eq!(of(&folded, &SWITCHES), expected(&[(API, 6), (WEB, 6)]));
     assert_eq!(of(&folded, &CPU).len(), 4);
     assert_eq!(folded.infos.len(), snapshot.infos.len());
-    let without = Rules {
-        is_wanted: Box::new(|name| !name.contains("switches") && name != "podlens_pod_info"),
-        ..rules(Detail::Container)
-    };
-    let left = Budget::new(without).apply(&snapshot);
-    assert_eq!((of(&left, &SWITCHES).len(), of(&left, &CPU).len()), (0, 4));
-    assert_eq!(left.infos.len(), 1, "{:?}", left.infos);
 }
 
 #[test]

@@ -70,8 +70,8 @@ impl Ledger {
     pub(super) fn named_culprits(&self) -> Vec<bool> {
         let mut is_named = vec![false; self.culprits.len()];
         let carried = self.carried.values().flat_map(|carried| &carried.of.totals);
-        for caused in self.parts.iter().flat_map(|part| &part.totals).chain(carried).flat_map(Totals::caused) {
-            if let Some(is_named) = is_named.get_mut(culprits::place(caused.culprit)) {
+        for culprit in self.parts.iter().flat_map(|part| &part.totals).chain(carried).flat_map(Totals::culprits) {
+            if let Some(is_named) = is_named.get_mut(culprits::place(culprit)) {
                 *is_named = true;
             }
         }

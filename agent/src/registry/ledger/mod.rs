@@ -9,6 +9,7 @@
 //! What living cgroups have used is not kept from sweep to sweep: rows are added up in the very memory that becomes the
 //! snapshot.
 
+mod candidates;
 mod carried;
 mod culprits;
 mod forget;
@@ -24,7 +25,7 @@ use std::{
 use foldhash::fast::RandomState;
 
 pub use self::culprits::CulpritId;
-use self::{carried::Carried, culprits::Culprits, totals::Totals, view::Listing};
+use self::{candidates::HALF_LIFE, carried::Carried, culprits::Culprits, totals::Totals, view::Listing};
 use super::{Section, Snapshot};
 use crate::signal::{Entity, EntityKey, Layout, Loss, Metric, Naming, Row};
 
@@ -83,6 +84,8 @@ pub struct Ledger {
     exporters: HashMap<String, Exporter>,
     linger: Duration,
     sequence: u64,
+    /// The end of the first sweep.
+    began: Option<Instant>,
     changes: u64,
     epoch: u64,
     expired: u64,
@@ -159,6 +162,7 @@ impl Ledger {
             exporters: HashMap::new(),
             linger,
             sequence: 0,
+            began: None,
             changes: 0,
             epoch: 0,
             expired: 0,
@@ -252,9 +256,12 @@ impl Ledger {
     pub fn caused(&mut self, section: usize, metric: &Metric, id: EntityId, culprit: CulpritId, amount: u64) {
         let Some(part) = self.parts.get_mut(section) else { return };
         let columns = part.definition.layout.columns();
-        let column = columns.iter().position(|column| column.metric == metric).and_then(|at| u32::try_from(at).ok());
-        if let (Some(column), Some(totals)) = (column, part.totals.get_mut(place(id))) {
-            totals.cause(column, culprit, amount);
+        let found = (0_u32..).zip(columns).find(|(_, column)| column.metric == metric);
+        if let (Some((at, column)), Some(totals)) = (found, part.totals.get_mut(place(id))) {
+            match column.names_heavy_culprits() {
+                true => totals.cause_a_part(at, culprit, amount),
+                false => totals.cause(at, culprit, amount),
+            }
         }
     }
 
@@ -265,6 +272,11 @@ impl Ledger {
             if let Some(entry) = self.entry(id) {
                 entry.rename(naming);
             }
+        }
+        let age = now.duration_since(*self.began.get_or_insert(now)).as_secs() / HALF_LIFE.as_secs();
+        let (age, mut named) = (u32::try_from(age).unwrap_or(u32::MAX), Vec::new());
+        for totals in self.parts.iter_mut().flat_map(|part| &mut part.totals) {
+            totals.name_culprits(age, &mut named);
         }
         let Self { entries, present, gone, changes, sequence, .. } = self;
         gone.retain(|id| {

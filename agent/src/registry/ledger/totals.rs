@@ -1,6 +1,9 @@
 //! One entity's part of one section. The ledger keeps it.
 
-use super::CulpritId;
+use super::{
+    CulpritId,
+    candidates::{Candidates, Named},
+};
 use crate::signal::{Layout, Row};
 
 /// Culprits that are told by name for one entity and metric; the lightest beyond them become "(other)".
@@ -13,6 +16,8 @@ pub(super) struct Totals {
     pub(super) retired: Option<Box<Row>>,
     /// What it lost to others by name: a handful, which are found faster one by one than by a table.
     caused: Vec<Caused>,
+    /// Culprits without a name, by metric.
+    candidates: Vec<Candidates>,
 }
 
 /// What an entity lost to one culprit.
@@ -25,6 +30,7 @@ pub(super) struct Caused {
 }
 
 impl Totals {
+    /// A culprit caused so much, who is told by name from the first time on.
     pub(super) fn cause(&mut self, column: u32, culprit: CulpritId, amount: u64) {
         let mut of_column = self.caused.iter_mut().filter(|caused| caused.column == column);
         if let Some(known) = of_column.find(|caused| caused.culprit == culprit) {
@@ -41,6 +47,39 @@ impl Totals {
         {
             *lightest = new;
         }
+    }
+
+    /// A culprit caused so much, who is told by name if that is a good part of what is lost lately.
+    pub(super) fn cause_a_part(&mut self, column: u32, culprit: CulpritId, amount: u64) {
+        let at = self.candidates.iter().position(|candidates| candidates.column() == column);
+        let at = at.unwrap_or_else(|| {
+            self.candidates.push(Candidates::new(column));
+            self.candidates.len() - 1
+        });
+        let Some(candidates) = self.candidates.get_mut(at) else { return };
+        let known = self.caused.iter_mut().find(|caused| caused.column == column && caused.culprit == culprit);
+        if let Some(known) = known {
+            known.amount += amount;
+            candidates.add_named(amount);
+        } else {
+            candidates.add(culprit, amount);
+        }
+    }
+
+    /// Ends a sweep, so many half-lives after the ledger's beginning.
+    pub(super) fn name_culprits(&mut self, age: u32, named: &mut Vec<Named>) {
+        for candidates in &mut self.candidates {
+            candidates.end_sweep(age, named);
+        }
+        for Named { column, culprit, amount } in named.drain(..) {
+            self.cause(column, culprit, amount);
+        }
+    }
+
+    /// All who caused anything that is remembered.
+    pub(super) fn culprits(&self) -> impl Iterator<Item = CulpritId> {
+        let named = self.caused.iter().map(|caused| caused.culprit);
+        named.chain(self.candidates.iter().flat_map(Candidates::culprits))
     }
 
     /// Takes in what a cgroup had used when it went.
@@ -76,6 +115,9 @@ impl Totals {
     pub(super) fn renumber(&mut self, number: impl Fn(CulpritId) -> CulpritId) {
         for caused in &mut self.caused {
             caused.culprit = number(caused.culprit);
+        }
+        for candidates in &mut self.candidates {
+            candidates.renumber(&number);
         }
     }
 }
