@@ -156,6 +156,10 @@ impl Replica {
         Self { child, address, log, _kubeconfig: directory }
     }
 
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     pub fn id(&self) -> u32 {
         self.child.id()
     }

@@ -30,6 +30,8 @@ pub(super) struct Found {
     pub(super) cell: Cell,
     /// Why no pod works, and whether the pod is, or would be, of the newest revision.
     pub(super) lack: Option<(Lack, bool)>,
+    /// Why a pod of the newest revision does not work beside an older one that does, as in a surge.
+    pub(super) surge: Option<Lack>,
     /// The one requirement by which it should have none.
     pub(super) just_missed: Option<Exclusion>,
 }
@@ -66,18 +68,18 @@ pub(super) fn look(wants: &Wants<'_>, slot: &Slot, pods: &HashMap<Uid, Pod>, eve
     // While it surges a node has two.
     let best = own().max_by_key(|pod| (pod.works, !pod.is_over, is_current(pod)));
     cell.present = best.is_some_and(|pod| !pod.is_over);
-    cell.current = own().any(|pod| !pod.is_over && is_current(pod));
+    cell.current = best.is_some_and(|pod| !pod.is_over && is_current(pod));
     cell.ready = best.is_some_and(|pod| pod.works);
+    let of_pod = |pod| {
+        let beside: Vec<&Pod> = all().filter(|other| other.is_scheduled && !other.is_over).collect();
+        causes::of_pod(pod, node, &beside, events)
+    };
     if cell.ready {
+        let new = own().find(|pod| !cell.current && is_current(pod) && !pod.is_over);
+        found.surge = new.map(of_pod);
         return found;
     }
-    let lack = match best {
-        None => causes::without_pod(wants.daemon_set, events),
-        Some(pod) => {
-            let beside: Vec<&Pod> = all().filter(|other| other.is_scheduled && !other.is_over).collect();
-            causes::of_pod(pod, node, &beside, events)
-        }
-    };
+    let lack = best.map_or_else(|| causes::without_pod(wants.daemon_set, events), of_pod);
     // A node without a pod gets one of the newest revision.
     found.lack = Some((lack, best.is_none_or(is_current)));
     found

@@ -70,6 +70,8 @@ struct Watched {
     cells: Vec<Cell>,
     counts: Counts,
     lacking: BTreeMap<u32, Lacking>,
+    /// New pods that do not work beside old ones that do.
+    surging: BTreeMap<u32, Lack>,
     just_missed: BTreeMap<u32, Exclusion>,
     rollout: Rollout,
     /// Since when, as far as that is known.
@@ -222,6 +224,7 @@ impl Fleet {
             cells: Vec::new(),
             counts: Counts::default(),
             lacking: BTreeMap::new(),
+            surging: BTreeMap::new(),
             just_missed: BTreeMap::new(),
             rollout: Rollout::Settled,
             rollout_since: None,
@@ -455,7 +458,9 @@ impl Fleet {
     pub fn next(&self, now: Timestamp) -> Option<Timestamp> {
         let told = self.waiting.front().and_then(|(noticed, ..)| noticed.checked_add(PASSES_WITHIN).ok());
         let rolling = self.daemon_sets.values().filter(|watched| watched.is_rolling());
-        let lacking = rolling.flat_map(|watched| watched.lacking.values()).filter_map(|lacking| lacking.lack.since);
+        let lacking = rolling
+            .flat_map(|watched| watched.lacking.values().map(|lacking| &lacking.lack).chain(watched.surging.values()));
+        let lacking = lacking.filter_map(|lack| lack.since);
         // Patience is over once it has lasted longer.
         let over = SignedDuration::from_millis(1);
         let patience = lacking.filter_map(|since| since.checked_add(PATIENCE + over).ok()).filter(|at| *at > now);
@@ -535,6 +540,10 @@ impl Watched {
             Some(why) => drop(self.just_missed.insert(number, why)),
             None => drop(self.just_missed.remove(&number)),
         }
+        match found.surge {
+            Some(lack) => drop(self.surging.insert(number, lack)),
+            None => drop(self.surging.remove(&number)),
+        }
         let before = self.lacking.remove(&number);
         let told = before.as_ref().and_then(|before| before.told);
         let Some((mut lack, is_new)) = found.lack else {
@@ -563,12 +572,14 @@ impl Watched {
     }
 
     fn roll_out(&mut self, slots: &[Slot], now: Timestamp, is_first: bool, changes: &mut Vec<Change>) {
-        let lacking = self
-            .lacking
-            .iter()
-            .filter_map(|(number, lacking)| Some((&*slots.get(*number as usize)?.name, &lacking.lack, lacking.is_new)));
+        let lacking = self.lacking.iter().map(|(number, lacking)| (number, &lacking.lack, lacking.is_new));
+        let surging = self.surging.iter().map(|(number, lack)| (number, lack, true));
+        let named = lacking
+            .chain(surging)
+            .filter_map(|(number, lack, is_new)| Some((&*slots.get(*number as usize)?.name, lack, is_new)));
         let counts = &self.counts;
-        let pods = rollout::Pods { wanted: counts.wanted, old: counts.present.saturating_sub(counts.current), lacking };
+        let pods =
+            rollout::Pods { wanted: counts.wanted, old: counts.present.saturating_sub(counts.current), lacking: named };
         let rollout = rollout::rollout(&self.object, &pods, now);
         let before = self.rollout.name();
         let has_begun = before == "settled" && !self.newest.as_ref().is_some_and(|newest| newest.rolled_back);

@@ -113,6 +113,22 @@ fn a_bad_image_holds_a_roll_out_up_and_one_that_starts_does_not() {
 }
 
 #[test]
+fn a_surge_that_does_not_come_to_work_holds_a_roll_out_up_and_no_node_lacks_its_pod() {
+    let pods = ["n1", "n2", "n3"].map(|node| pod(node, "old", &ready()));
+    let mut fleet = fleet(pods.into_iter().chain([pod("n1", "new", &bad_image())]).collect());
+    let mut surging = shipper();
+    surging.spec.update_strategy = of(json!({ "rollingUpdate": { "maxSurge": 1, "maxUnavailable": 0 } }));
+    fleet.put(Object::DaemonSet(Box::new(surging)));
+    let told = report(&mut fleet);
+    assert_eq!((told.ready, told.current, told.lacking.len()), (3, 0, 0));
+    let Rollout::Stuck { node, lack } = told.rollout else { panic!("it is not stuck") };
+    assert_eq!((&*node, lack.reason), ("n1", Reason::Image));
+    fleet.put(Object::Pod(pod("n1", "new", &ready())));
+    let told = report(&mut fleet);
+    assert_eq!((told.ready, told.current, told.rollout), (3, 1, Rollout::Rolling));
+}
+
+#[test]
 fn a_pod_that_is_replaced_or_doubled_for_a_moment_is_no_mystery() {
     let mut leaving = pod("n1", "old", &ready());
     leaving.works = false;

@@ -11,7 +11,7 @@ use crate::chart::{
 
 /// Everything that the chart can make, so that everything has a name.
 const EVERYTHING: &str = "{ podMonitor: { enabled: true }, networkPolicy: { enabled: true },
-    securityContextConstraints: { create: true }, serviceAccount: { create: true } }";
+    securityContextConstraints: { create: true }, serviceAccount: { create: true }, fleet: { enabled: true } }";
 
 pub(super) fn every_release(context: &Context<'_>) -> Result<()> {
     let long = "a".repeat(52) + "-";
