@@ -136,7 +136,7 @@ fn main() -> ExitCode {
     let back = replica
         .wait("what changed meanwhile", PATIENCE, |page| nodes_in(page, "ds-01", "ready") == Some(all - all / 10));
     println!(
-        "back: caught up {:.1} s after it is there, with {} lists of pods",
+        "back: caught up {:.1} s after it is there, with {} pages of pods listed",
         back.as_secs_f64(),
         objects.requests(PODS, "list", 200) - lists
     );

@@ -100,7 +100,7 @@ pub struct Fleet {
     #[arg(long)]
     pub once: bool,
     /// How to print it
-    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = FleetOutput::Table)]
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = FleetOutput::Table, requires = "once")]
     pub output: FleetOutput,
     /// Where to serve /metrics while it watches [default: [::]:9464]
     #[arg(long, value_name = "ADDRESS:PORT", value_parser = |text: &str| check_value("listen", text), conflicts_with = "once")]
@@ -306,6 +306,7 @@ mod tests {
         let lease = "must be a namespace and a name";
         check_refused("podlens fleet --lease podlens", ErrorKind::ValueValidation, lease);
         check_refused("podlens fleet --lease a/b?c", ErrorKind::ValueValidation, lease);
+        check_refused("podlens fleet --output json", ErrorKind::MissingRequiredArgument, "--once");
         check_refused("podlens fleet --once --listen [::]:1", ErrorKind::ArgumentConflict, "--once");
         check_refused("podlens snapshot --output xml", ErrorKind::InvalidValue, "table, json, prometheus");
         check_refused("podlens snapshot --seconds 0", ErrorKind::ValueValidation, "1..=3600");

@@ -153,6 +153,7 @@ fn a_server_that_was_away_is_caught_up_with_whether_or_not_it_remembers() {
         |page: &_| lacking(page, "ds-00") == image_on("node-0002") && nodes_in(page, "ds-00", "wanted") == Some(3);
     replica.wait("what changed meanwhile", SOON, caught_up);
     let lists = objects.requests(PODS, "list", 200);
+    assert_eq!(lists, 1, "the watch goes on where it was");
 
     drop(server);
     objects.put(PODS, pod(0, 2, 1, &ready()));

@@ -112,8 +112,13 @@ pub async fn fleet(client: &Client) -> Result<Fleet, ListError> {
     let mut fleet = Fleet::default();
     for kind in Kind::ALL {
         list(client, kind, |items| {
-            for object in items.into_iter().flatten() {
-                fleet.put(object);
+            let left_out = items.into_iter().flatten().filter_map(|object| fleet.put(object).err()).count();
+            if left_out > 0 {
+                warn!(
+                    kind = kind.name(),
+                    objects = left_out,
+                    "there are more than podlens keeps: some reasons are not told"
+                );
             }
         })
         .await?;

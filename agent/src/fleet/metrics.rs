@@ -237,11 +237,11 @@ mod tests {
             for number in 0..*nodes {
                 let name = format!("{pool}-{number}");
                 let node = json!({ "metadata": { "name": name, "uid": name, "labels": { "pool": pool } } });
-                fleet.put(Object::Node(Box::new(serde_json::from_value(node).unwrap())));
+                fleet.put(Object::Node(Box::new(serde_json::from_value(node).unwrap()))).unwrap();
             }
             let template = json!({ "spec": { "nodeSelector": { "pool": pool } } });
             let object = json!({ "metadata": { "name": pool, "namespace": "ns", "uid": pool }, "spec": { "template": template } });
-            fleet.put(Object::DaemonSet(Box::new(serde_json::from_value(object).unwrap())));
+            fleet.put(Object::DaemonSet(Box::new(serde_json::from_value(object).unwrap()))).unwrap();
         }
         fleet.settle(Timestamp::UNIX_EPOCH);
         fleet

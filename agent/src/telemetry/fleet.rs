@@ -123,7 +123,7 @@ pub static ODD_OBJECTS: OwnMetric = OwnMetric {
     name: "podlens_fleet_odd_objects_total",
     kind: Kind::Counter,
     unit: Unit::Count("object"),
-    help: "Objects that make no sense and were left out, each time that they came",
+    help: "Objects that were left out, each time that they came: they make no sense, or are events beyond the 50,000 that are kept",
     labels: &[KIND],
     only: None,
 };

@@ -134,6 +134,10 @@ const NOT_READY: &[&str] = &["Unhealthy", "ProbeWarning"];
 /// Most events that are kept. Each lives for an hour, and of each object only those that tell why it does not work count.
 const EVENTS: usize = 50_000;
 
+/// There are more events than are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoRoom;
+
 /// Events that tell why something does not work, by the identity of the object that they happened to.
 #[derive(Debug, Default)]
 pub struct Events {
@@ -143,12 +147,17 @@ pub struct Events {
 }
 
 impl Events {
-    /// Enters one; gives the object that it is about, if it tells anything.
-    pub fn put(&mut self, event: Event) -> Option<Uid> {
+    /// Enters one if it tells anything.
+    ///
+    /// # Errors
+    /// There is no room for it.
+    pub fn put(&mut self, event: Event) -> Result<(), NoRoom> {
         let tells = [NOT_MADE, NO_VOLUME, NO_NETWORK, NOT_READY].iter().any(|some| some.contains(&&*event.reason));
-        let is_known = self.objects.contains_key(&event.uid);
-        if !tells || (!is_known && self.objects.len() >= EVENTS) {
-            return None;
+        if !tells {
+            return Ok(());
+        }
+        if !self.objects.contains_key(&event.uid) && self.objects.len() >= EVENTS {
+            return Err(NoRoom);
         }
         let object = event.object;
         self.objects.insert(event.uid, object);
@@ -156,7 +165,7 @@ impl Events {
         events.retain(|known| known.uid != event.uid);
         let at = events.partition_point(|known| known.at <= event.at);
         events.insert(at, event);
-        Some(object)
+        Ok(())
     }
 
     /// Drops one; gives the object that it was about.

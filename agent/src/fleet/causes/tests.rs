@@ -39,7 +39,7 @@ fn event(object: &str, reason: &str, message: &str, at: &str) -> Event {
 fn noted(events: &[Event]) -> Events {
     let mut noted = Events::default();
     for event in events {
-        noted.put(event.clone());
+        noted.put(event.clone()).unwrap();
     }
     noted
 }

@@ -13,7 +13,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use self::cell::{Cell, Found, Wants};
 pub use self::report::Report;
 use super::{
-    causes::{Events, Lack, Reason},
+    causes::{Events, Lack, NoRoom, Reason},
     kinds::{Kind, Object},
     objects::{DaemonSet, Event, Node, Pod, Revision, Shared, Uid},
     placement::Exclusion,
@@ -150,14 +150,18 @@ pub struct Figures<'a> {
 
 impl Fleet {
     /// Makes or changes an object.
-    pub fn put(&mut self, object: Object) {
+    ///
+    /// # Errors
+    /// There is no room for it.
+    pub fn put(&mut self, object: Object) -> Result<(), NoRoom> {
         match object {
             Object::DaemonSet(object) => self.put_daemon_set(*object),
             Object::Revision(revision) => self.put_revision(revision),
             Object::Node(node) => self.put_node(*node),
             Object::Pod(pod) => self.put_pod(pod),
-            Object::Event(event) => self.put_event(event),
+            Object::Event(event) => return self.put_event(event),
         }
+        Ok(())
     }
 
     /// Takes an object away.
@@ -327,12 +331,14 @@ impl Fleet {
         self.dirty.slots.extend(self.slots.get(number as usize).filter(|slot| slot.is_empty()).map(|_| number));
     }
 
-    fn put_event(&mut self, event: Event) {
+    fn put_event(&mut self, event: Event) -> Result<(), NoRoom> {
         if self.pods.get(&event.object).is_some_and(|pod| pod.daemon_set.is_none()) {
-            return;
+            return Ok(());
         }
-        let object = self.events.put(event);
-        self.look_at_object(object);
+        let object = event.object;
+        self.events.put(event)?;
+        self.look_at_object(Some(object));
+        Ok(())
     }
 
     /// The slot of a node of this name.

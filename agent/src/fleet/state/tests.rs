@@ -56,15 +56,15 @@ fn revision(number: i64, hash: &str) -> Revision {
 /// Four nodes, two revisions and these pods, not looked at yet.
 fn fleet(pods: Vec<Pod>) -> Fleet {
     let mut fleet = Fleet::default();
-    fleet.put(Object::DaemonSet(Box::new(shipper())));
+    fleet.put(Object::DaemonSet(Box::new(shipper()))).unwrap();
     for (name, pool) in [("n1", "a"), ("n2", "a"), ("n3", "a"), ("n4", "b")] {
-        fleet.put(Object::Node(Box::new(node(name, pool))));
+        fleet.put(Object::Node(Box::new(node(name, pool)))).unwrap();
     }
     for one in [revision(1, "old"), revision(2, "new")] {
-        fleet.put(Object::Revision(one));
+        fleet.put(Object::Revision(one)).unwrap();
     }
     for pod in pods {
-        fleet.put(Object::Pod(pod));
+        fleet.put(Object::Pod(pod)).unwrap();
     }
     fleet
 }
@@ -118,12 +118,12 @@ fn a_surge_that_does_not_come_to_work_holds_a_roll_out_up_and_no_node_lacks_its_
     let mut fleet = fleet(pods.into_iter().chain([pod("n1", "new", &bad_image())]).collect());
     let mut surging = shipper();
     surging.spec.update_strategy = of(json!({ "rollingUpdate": { "maxSurge": 1, "maxUnavailable": 0 } }));
-    fleet.put(Object::DaemonSet(Box::new(surging)));
+    fleet.put(Object::DaemonSet(Box::new(surging))).unwrap();
     let told = report(&mut fleet);
     assert_eq!((told.ready, told.current, told.lacking.len()), (3, 0, 0));
     let Rollout::Stuck { node, lack } = told.rollout else { panic!("it is not stuck") };
     assert_eq!((&*node, lack.reason), ("n1", Reason::Image));
-    fleet.put(Object::Pod(pod("n1", "new", &ready())));
+    fleet.put(Object::Pod(pod("n1", "new", &ready()))).unwrap();
     let told = report(&mut fleet);
     assert_eq!((told.ready, told.current, told.rollout), (3, 1, Rollout::Rolling));
 }
@@ -144,7 +144,7 @@ fn a_taint_that_came_later_keeps_the_pod_that_is_there() {
     let mut fleet = fleet(vec![pod("n1", "new", &ready())]);
     for (name, pool) in [("n1", "a"), ("n2", "a"), ("n3", "a"), ("n4", "b")] {
         let taints = of(json!([{ "key": "k", "effect": "NoSchedule" }]));
-        fleet.put(Object::Node(Box::new(Node { taints, ..node(name, pool) })));
+        fleet.put(Object::Node(Box::new(Node { taints, ..node(name, pool) }))).unwrap();
     }
     let report = report(&mut fleet);
     assert_eq!((report.wanted, report.ready, report.misplaced), (1, 1, 0));
@@ -155,8 +155,10 @@ fn a_taint_that_came_later_keeps_the_pod_that_is_there() {
 fn the_table_reads_as_the_golden_file() {
     let mut fleet = fleet(vec![pod("n1", "new", &bad_image()), pod("n2", "old", &ready())]);
     let message = "Error creating: pods \"shipper-x\" is forbidden: exceeded quota: few, requested: pods=1";
-    fleet.put(Object::Event(of(json!({ "metadata": { "uid": "e" }, "involvedObject": { "uid": "ds" },
-        "reason": "FailedCreate", "message": message, "lastTimestamp": AT }))));
+    fleet
+        .put(Object::Event(of(json!({ "metadata": { "uid": "e" }, "involvedObject": { "uid": "ds" },
+        "reason": "FailedCreate", "message": message, "lastTimestamp": AT }))))
+        .unwrap();
     let now = at("2026-01-01T00:05:00Z");
     fleet.settle(now);
     let table = table::render(&fleet.reports(now), now);
@@ -196,14 +198,14 @@ fn what_begins_and_ends_is_told_once_and_what_passes_only_after_a_minute() {
     let mut fleet = fleet(["n1", "n2", "n3"].map(|node| pod(node, "new", &ready())).into());
     let settle = |fleet: &mut Fleet, second: i64| told(&fleet.settle(at(AT) + SignedDuration::from_secs(second)));
     assert_eq!(settle(&mut fleet, 0), [""; 0]);
-    fleet.put(Object::Pod(pod("n1", "new", &bad_image())));
+    fleet.put(Object::Pod(pod("n1", "new", &bad_image()))).unwrap();
     assert_eq!(settle(&mut fleet, 1), ["n1 lacks: image"]);
-    fleet.put(Object::Pod(pod("n1", "new", &bad_image())));
+    fleet.put(Object::Pod(pod("n1", "new", &bad_image()))).unwrap();
     assert_eq!(settle(&mut fleet, 2), [""; 0]);
-    fleet.put(Object::Pod(pod("n2", "new", &json!({ "phase": "Pending" }))));
+    fleet.put(Object::Pod(pod("n2", "new", &json!({ "phase": "Pending" })))).unwrap();
     assert_eq!(settle(&mut fleet, 3), [""; 0]);
     assert_eq!(fleet.next(at(AT) + SignedDuration::from_secs(3)), Some(at(AT) + SignedDuration::from_secs(63)));
-    fleet.put(Object::Pod(pod("n1", "new", &ready())));
+    fleet.put(Object::Pod(pod("n1", "new", &ready()))).unwrap();
     assert_eq!(settle(&mut fleet, 4), ["n1 ends: image"]);
     assert_eq!(settle(&mut fleet, 63), ["n2 lacks: starting"]);
     fleet.remove(Kind::Nodes, Uid::of("n2"));
@@ -216,16 +218,16 @@ fn a_roll_out_is_told_as_it_goes_and_since_when() {
     let mut fleet = fleet(["n1", "n2"].map(|node| pod(node, "old", &ready())).into());
     fleet.remove(Kind::Revisions, Uid::of("revision 2"));
     fleet.settle(at(AT));
-    fleet.put(Object::Revision(revision(2, "new")));
+    fleet.put(Object::Revision(revision(2, "new"))).unwrap();
     let now = at(AT) + SignedDuration::from_secs(5);
     assert_eq!(told(&fleet.settle(now)), ["settled to rolling"]);
     fleet.remove(Kind::Pods, Uid::of("n1-old"));
-    fleet.put(Object::Pod(pod("n1", "new", &bad_image())));
+    fleet.put(Object::Pod(pod("n1", "new", &bad_image()))).unwrap();
     assert_eq!(told(&fleet.settle(now)), ["n1 lacks: image", "rolling to stuck"]);
     let figures = fleet.figures();
     assert_eq!(figures[0].rollout().1, Some(at(AT)), "since the pod does not work");
-    fleet.put(Object::Pod(pod("n1", "new", &ready())));
-    fleet.put(Object::Pod(pod("n2", "new", &ready())));
+    fleet.put(Object::Pod(pod("n1", "new", &ready()))).unwrap();
+    fleet.put(Object::Pod(pod("n2", "new", &ready()))).unwrap();
     fleet.remove(Kind::Pods, Uid::of("n2-old"));
     assert_eq!(told(&fleet.settle(now)), ["n1 ends: image", "stuck to settled"]);
 }
@@ -315,7 +317,7 @@ fn a_fleet_that_was_kept_up_to_date_is_the_one_that_would_be_listed_now() {
                     *other != kind || known["metadata"]["name"] != object["metadata"]["name"]
                 });
             }
-            kept.put(decode(kind, &object));
+            kept.put(decode(kind, &object)).unwrap();
             objects.insert((kind, uid), object);
         }
         if below(3) == 0 {
@@ -328,7 +330,7 @@ fn a_fleet_that_was_kept_up_to_date_is_the_one_that_would_be_listed_now() {
             let mut all: Vec<_> = objects.iter().collect();
             all.sort_by_key(|((kind, uid), _)| (kind.position(), *uid));
             for ((kind, _), object) in all {
-                listed.put(decode(*kind, object));
+                listed.put(decode(*kind, object)).unwrap();
             }
             listed.settle(at(AT));
             assert_eq!(blurred(&kept), blurred(&listed), "step {step}");

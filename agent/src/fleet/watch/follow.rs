@@ -31,7 +31,7 @@ const WATCH_SECONDS: u64 = 300;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// A watch that lasted so long was a success.
 const LASTING: Duration = Duration::from_secs(5);
-/// After so many failed watches in a row the objects are listed again.
+/// After so many failed watches in a row the objects are listed again, unless the server is just away.
 const FAILED_WATCHES: u32 = 3;
 
 pub(super) struct Follower {
@@ -70,6 +70,11 @@ impl FollowError {
             Some(error) => matches!(error, RequestError::Gone { .. } | RequestError::TooLong { .. }),
             None => true,
         }
+    }
+
+    /// Nothing came of it that would speak against where the watch was. A list of a large cluster is hundreds of megabytes.
+    fn is_away(&self) -> bool {
+        matches!(self.result(), "unreachable" | "timeout" | "server_error" | "throttled")
     }
 
     fn is_refusal(&self) -> bool {
@@ -112,7 +117,7 @@ impl Follower {
             // A watch that was granted and then breaks off is a failure of another kind.
             self.count(if began_watch { "stream" } else { verb }, error.result());
             failed_watches = if version.is_some() { failed_watches + 1 } else { 0 };
-            if error.is_lost() || failed_watches >= FAILED_WATCHES {
+            if error.is_lost() || (failed_watches >= FAILED_WATCHES && !error.is_away()) {
                 version = None;
             }
             // A watch that broke off is taken up again in a moment; it is a failure once that does not work.
@@ -127,14 +132,14 @@ impl Follower {
     }
 
     async fn list(&self) -> Result<String, FollowError> {
-        let mut seen = HashSet::new();
+        let (mut seen, mut no_room) = (HashSet::new(), 0);
         let listed = lists::list(&self.client, self.kind, |items| {
             let mut fleet = self.watch.fleet();
             for item in items {
                 match item {
                     Ok(object) => {
                         seen.insert(object.uid());
-                        fleet.put(object);
+                        no_room += u64::from(fleet.put(object).is_err());
                     }
                     // What it was when it made sense is better than nothing.
                     Err(identity) => seen.extend(identity),
@@ -144,7 +149,7 @@ impl Follower {
         })
         .await?;
         self.watch.fleet().retain(self.kind, &seen);
-        self.health(|health| health.leave_out(listed.odd));
+        self.health(|health| health.leave_out(listed.odd + no_room));
         self.health(Health::list);
         self.watch.changed.notify_one();
         Ok(listed.version)
@@ -194,8 +199,9 @@ impl Follower {
         let has_changed = match &*event.kind {
             "ADDED" | "MODIFIED" => match self.kind.decode(event.object) {
                 Ok(object) => {
-                    self.watch.fleet().put(object);
-                    true
+                    let is_left_out = self.watch.fleet().put(object).is_err();
+                    self.health(|health| health.leave_out(u64::from(is_left_out)));
+                    !is_left_out
                 }
                 Err(cause) => {
                     debug!(kind = self.kind.name(), cause = with_causes(&cause), "an object makes no sense");

@@ -85,7 +85,7 @@ impl Health {
         self.state().trouble.clone()
     }
 
-    /// Objects that make no sense.
+    /// Objects that make no sense, and those for which there is no room.
     #[must_use]
     pub fn odd(&self) -> u64 {
         self.odd.load(Ordering::Relaxed)

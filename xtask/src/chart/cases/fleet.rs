@@ -25,7 +25,7 @@ pub(super) fn least(context: &Context<'_>) -> Result<()> {
             let verbs = rule.get("verbs").context("a rule without verbs")?;
             let allowed = match text(object, "/kind") {
                 "ClusterRole" => *verbs == json!(["list", "watch"]),
-                _ => *verbs == json!(["create"]) || rule.get("resourceNames") == Some(&json!([name])),
+                _ => *verbs == json!(["get", "update"]) && rule.get("resourceNames") == Some(&json!([name])),
             };
             if !allowed {
                 bail!("{} allows {rule}", text(object, "/kind"));
@@ -33,6 +33,7 @@ pub(super) fn least(context: &Context<'_>) -> Result<()> {
         }
     }
     let arguments = pod.pointer(&format!("{container}/args")).context("no arguments")?.to_string();
+    same("the Lease's name", &text(objects.one("Lease")?, "/metadata/name"), &name.as_str())?;
     same("whether the Lease is the one of the role", &arguments.contains(&format!("--lease=podlens/{name}")), &true)?;
     // Each selector finds pods of one kind.
     let agents = objects.agent("/metadata/labels")?;

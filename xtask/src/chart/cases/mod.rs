@@ -44,7 +44,10 @@ const CASES: &[Case] = &[
     case("the bundles of every runtime are where the agent looks for them", pods::bundles),
     case("no field is newer than the Kubernetes that is rendered for", pods::versions),
     case("SecurityContextConstraints allow what the DaemonSet asks for", pods::security_context_constraints),
-    case("the fleet may list and watch and nothing else, holds no capability, and its pods are no agents", fleet::least),
+    case(
+        "the fleet may list and watch and nothing else, holds no capability, and its pods are no agents",
+        fleet::least,
+    ),
     case("Prometheus charges no unit of the node to a pod, and each container to its own", prometheus::monitors),
 ];
 
