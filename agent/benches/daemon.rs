@@ -8,6 +8,8 @@
 
 #[path = "../tests/common/mod.rs"]
 mod common;
+#[path = "common/statistics.rs"]
+mod statistics;
 
 use std::{
     env, fs,
@@ -26,6 +28,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use common::{Agent, Page, TestCgroup, container_id, pod_uid};
 use serde_json::json;
+use statistics::median;
 use tempfile::TempDir;
 use testkit::{
     kubernetes::{ApiServer, Described, State, Status, Store},
@@ -155,9 +158,8 @@ fn report(judged: &[Values], other: &[Values]) -> Vec<&'static str> {
     let mut over_budget = Vec::new();
     println!("{:44} {:>9} {:>9}", "", "judged", "other");
     for (number, Figure { what, unit, budget_percent }) in FIGURES.iter().enumerate() {
-        let over_rounds = |values: &[Values]| {
-            median(&mut values.iter().filter_map(|values| values.get(number).copied()).collect::<Vec<_>>())
-        };
+        let over_rounds =
+            |values: &[Values]| median(values.iter().filter_map(|values| values.get(number).copied()).collect());
         let value = over_rounds(judged);
         if other.is_empty() {
             println!("{what:44} {value:9.3} {:>9} {unit}", "");
@@ -241,17 +243,19 @@ impl Node {
             let sweep = parsed.one("podlens_sweep_seconds", &[]).context("it tells no podlens_sweep_seconds")?;
             sweeps_ms.push(sweep.value() * 1e3);
         }
+        sweeps_ms.sort_by(f64::total_cmp);
+        let slowest_ms = sweeps_ms.get(sweeps_ms.len() * 9 / 10).copied().unwrap_or(f64::NAN);
         let samples = page.lines().filter(|line| !line.starts_with('#')).count();
         Ok([
             cpu_percent,
             mib("VmRSS:")?,
             mib("RssAnon:")?,
             mib("VmHWM:")?,
-            median(&mut sweeps_ms),
-            sweeps_ms.get(sweeps_ms.len() * 9 / 10).copied().unwrap_or(f64::NAN),
+            median(sweeps_ms),
+            slowest_ms,
             samples as f64,
-            median(&mut cpu_ms),
-            median(&mut walls_ms),
+            median(cpu_ms),
+            median(walls_ms),
         ])
     }
 }
@@ -347,9 +351,4 @@ fn described(pod: u32) -> Described {
         containers: (0..CONTAINERS_A_POD).map(status).collect(),
         ballast_bytes: BALLAST_BYTES,
     }
-}
-
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }

@@ -1,11 +1,11 @@
 //! What `podlens fleet` costs on a large cluster: `cargo xtask bench fleet`.
 //!
-//! 5,000 nodes with 20 `DaemonSets`, all from an API server of the benchmark's own in this process: the start, an hour's rest in
-//! short with nodes' heartbeats, an update of one `DaemonSet` node by node, and the API server away. A scrape every 15 s, as in
+//! 5,000 nodes with 20 `DaemonSets`, all from an API server of the benchmark's own in this process: the start, a rest with nodes'
+//! heartbeats, an update of one `DaemonSet` node by node, and the API server away. A scrape every 15 s, as in
 //! a real cluster. Exits with 1 if the budget of memory or of CPU at rest does not hold, or if anything is lost. Of the fleet it
 //! uses only what users have: flags and `/metrics`.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
 #[path = "../tests/fleet_parts/mod.rs"]
 mod fleet_parts;
@@ -117,7 +117,7 @@ fn main() -> ExitCode {
     objects.put(REVISIONS, revision(0, 2));
     replica.wait("a roll-out", PATIENCE, |page| rollout(page, "ds-00") == "rolling");
     measure(&replica, &objects, "while one DaemonSet is updated", || {
-        update(&objects, nodes, Duration::from_secs(arguments.update))
+        update(&objects, nodes, Duration::from_secs(arguments.update));
     });
     let late = replica.wait("the end of the update", PATIENCE, |page| {
         nodes_in(page, "ds-00", "current") == Some(all)

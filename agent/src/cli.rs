@@ -44,6 +44,13 @@ pub struct Run {
     /// Where to serve /metrics [default: [::]:9464]
     #[arg(long, value_name = "ADDRESS:PORT", value_parser = |text: &str| check_value("listen", text))]
     pub listen: Option<String>,
+    /// Where to serve /healthz and /readyz as well, always open [default: none]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = |text: &str| check_value("health_listen", text))]
+    pub health_listen: Option<String>,
+    #[allow(clippy::doc_markdown, reason = "help for the terminal")]
+    /// TLS and users of the server, as Prometheus' own --web.config.file has them [default: none]
+    #[arg(long, alias = "web.config.file", value_name = "FILE", value_parser = |text: &str| path_of("web.config_file", text))]
+    pub web_config_file: Option<String>,
     #[allow(clippy::doc_markdown, reason = "help for the terminal")]
     /// The node's name on every series [default: NODE_NAME, else the host's name]
     #[arg(long, value_name = "NAME", value_parser = |text: &str| check_value("node", text))]
@@ -56,9 +63,14 @@ impl Run {
     pub fn flags(&self) -> Vec<(&'static str, String)> {
         let mut flags = self.config.flags();
         flags.extend(
-            [("listen", &self.listen), ("node", &self.node)]
-                .into_iter()
-                .filter_map(|(key, value)| Some((key, value.clone()?))),
+            [
+                ("listen", &self.listen),
+                ("health_listen", &self.health_listen),
+                ("web.config_file", &self.web_config_file),
+                ("node", &self.node),
+            ]
+            .into_iter()
+            .filter_map(|(key, value)| Some((key, value.clone()?))),
         );
         flags
     }
@@ -147,6 +159,27 @@ pub struct Probe {
     /// Where the agents serve; each address that the host's name has is asked
     #[arg(value_name = "URL", default_value = "http://127.0.0.1:9464")]
     pub url: http::Uri,
+    /// PEM file of the authorities that may sign the agents' certificates [default: the public ones]
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+    /// The name for which the agents' certificates are [default: the URL's host]
+    #[arg(long, value_name = "NAME")]
+    pub server_name: Option<String>,
+    /// PEM file of a certificate to show to the agents
+    #[arg(long, value_name = "FILE", requires = "key_file")]
+    pub cert_file: Option<PathBuf>,
+    /// PEM file of its key
+    #[arg(long, value_name = "FILE", requires = "cert_file")]
+    pub key_file: Option<PathBuf>,
+    /// Ask as this user
+    #[arg(long, value_name = "NAME", requires = "password_file")]
+    pub user: Option<String>,
+    /// File of the user's password
+    #[arg(long, value_name = "FILE", requires = "user")]
+    pub password_file: Option<PathBuf>,
+    /// File of a bearer token, in its first line
+    #[arg(long, value_name = "FILE", conflicts_with = "user")]
+    pub token_file: Option<PathBuf>,
 }
 
 /// The configuration file and what overrides it in each command.
@@ -157,7 +190,7 @@ pub struct ConfigFile {
     #[arg(long = "config", value_name = "FILE")]
     pub file: Option<PathBuf>,
     /// Kubeconfig file for the API server, outside a cluster [default: none]
-    #[arg(long, value_name = "FILE", value_parser = kubeconfig)]
+    #[arg(long, value_name = "FILE", value_parser = |text: &str| path_of("kubernetes.kubeconfig", text))]
     pub kubeconfig: Option<String>,
 }
 
@@ -170,9 +203,9 @@ impl ConfigFile {
 }
 
 /// Unlike in the configuration file, a path may be relative to where the command was typed.
-fn kubeconfig(text: &str) -> Result<String, String> {
+fn path_of(key: &'static str, text: &str) -> Result<String, String> {
     let path = std::path::absolute(text).map_err(|cause| cause.to_string())?;
-    check_value("kubernetes.kubeconfig", path.to_str().ok_or("must be UTF-8 text")?)
+    check_value(key, path.to_str().ok_or("must be UTF-8 text")?)
 }
 
 /// The form of a printed snapshot.

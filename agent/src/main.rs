@@ -30,7 +30,7 @@ fn main() -> ExitCode {
         Command::Fleet(options) => {
             load(options.config.clone(), options.flags()).and_then(|config| fleet::run(&config, &options))
         }
-        Command::Probe(options) => probe::run(&options.url),
+        Command::Probe(options) => probe::run(&options),
     };
     outcome.unwrap_or_else(|cause| {
         eprintln!("podlens: {cause:#}");

@@ -174,6 +174,7 @@ fn the_list_of_events_is_what_the_definitions_give() {
 #[test]
 fn the_list_of_keys_is_what_the_configuration_takes() {
     check("config.md", &format!("{CONFIG}{}", config::reference()));
+    check_part("docs/web.md", &config::web_reference());
 }
 
 fn push_collector(text: &mut String, spec: &Spec) {

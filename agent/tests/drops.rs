@@ -6,7 +6,7 @@ mod common;
 
 use std::fs;
 
-use common::{Agent, Network, Page, Peer, TestCgroup, skip, unseen};
+use common::{Agent, Network, Page, Peer, TestCgroup, load_module, skip, unseen};
 
 const DROPS: &str = "podlens_network_drops_total";
 const NOBODY: (&str, &str) = ("unit", "unattributed");
@@ -17,7 +17,7 @@ fn start() -> Option<Agent> {
     let page = agent.metrics();
     if is_in(&page, "unsupported") {
         assert!(page.all(DROPS, &[]).is_empty(), "what cannot be counted has no value");
-        skip("the collector drops is unsupported: this kernel tells no reasons of drops (5.17 and later)");
+        skip(&format!("the collector drops is unsupported: {}", agent.lack("drops")));
         return None;
     }
     Some(agent)
@@ -28,12 +28,19 @@ fn is_in(page: &Page, state: &str) -> bool {
 }
 
 /// Whether a packet that is dropped on its way to a socket is charged to the socket's cgroup here.
-fn receivers_are_known(page: &Page) -> bool {
-    let is_known = is_in(page, "running") && TestCgroup::any_container().is_in_version_2();
+fn receivers_are_known(agent: &Agent, page: &Page) -> bool {
+    if !is_in(page, "running") {
+        skip(&format!("whose packets are dropped: the collector drops is degraded: {}", agent.lack("drops")));
+        return false;
+    }
+    senders_are_known()
+}
+
+/// Whether a packet that is dropped on its way from a socket is charged to the socket's cgroup here.
+fn senders_are_known() -> bool {
+    let is_known = TestCgroup::any_container().is_in_version_2();
     if !is_known {
-        skip(
-            "whose packets are dropped: this kernel does not tell their sockets (6.11 and later), or sockets know no cgroup",
-        );
+        skip("whose packets are dropped: there is no cgroup version 2, the only one that sockets know");
     }
     is_known
 }
@@ -79,7 +86,7 @@ fn datagrams_for_a_full_receive_buffer_are_dropped_as_often_as_the_kernel_counts
         lost += 500 - taken;
         assert_eq!(receiver.udp_counter("RcvbufErrors"), lost, "the kernel's own count");
     }
-    if receivers_are_known(&before) {
+    if receivers_are_known(&agent, &before) {
         expect(&agent, &receiving.labels(), "socket_rcvbuff", lost);
         assert!(agent.metrics().all(DROPS, &sending.labels()).is_empty(), "nothing of the sender is dropped");
         receiver.kill();
@@ -141,6 +148,53 @@ fn packets_that_have_passed_too_many_hops_are_told_by_that_reason() {
         if counted == 15 { Ok(()) } else { Err(format!("{counted} of 15")) }
     });
     expect_of_nobody(&agent, &before, "ip_inhdr", 15);
+}
+
+#[test]
+fn packets_that_a_firewall_drops_are_told_by_that_reason_and_are_the_senders_on_their_way_out() {
+    const RULES: &str = "table inet podlens {
+        chain out { type filter hook output priority 0; udp dport 7001 counter drop; }
+        chain in { type filter hook input priority 0; udp dport 7002 counter drop; }
+    }";
+    let Some(agent) = start() else { return };
+    let before = agent.metrics();
+    let cgroup = TestCgroup::any_container();
+    let mut sender = Peer::start(&cgroup, Network::Own);
+    for module in ["crc32c_generic", "libcrc32c", "nfnetlink", "nf_tables"] {
+        load_module(module, &[]);
+    }
+    if let Err(refusal) = sender.try_in_its_network(&["nft", RULES]) {
+        return skip(&format!("this kernel takes no rules of nftables: {refusal}"));
+    }
+    sender.bind_udp("127.0.0.1:0", 0);
+    sender.bind_udp("[::1]:0", 0);
+    for (at, address) in ["127.0.0.1", "[::1]"].into_iter().enumerate() {
+        // A program is told of what is dropped on its way out.
+        assert_eq!(sender.send_udp(at, "to", format!("{address}:7001").parse().unwrap(), 12, 10), 12);
+        assert_eq!(sender.send_udp(at, "to", format!("{address}:7002").parse().unwrap(), 15, 10), 0);
+    }
+    let counted = sender.try_in_its_network(&["nft", "list", "ruleset"]).unwrap();
+    for counter in ["counter packets 24 ", "counter packets 30 "] {
+        assert!(counted.contains(counter), "the firewall's own count: {counted}");
+    }
+    if senders_are_known() {
+        expect(&agent, &cgroup.labels(), "netfilter_drop", 24);
+        expect_of_nobody(&agent, &before, "netfilter_drop", 30);
+    } else {
+        expect_of_nobody(&agent, &before, "netfilter_drop", 54);
+    }
+}
+
+#[test]
+fn connections_that_nobody_listens_for_are_told_by_that_reason() {
+    let Some(agent) = start() else { return };
+    let before = agent.metrics();
+    let cgroup = TestCgroup::any_container();
+    let mut client = Peer::start(&cgroup, Network::Own);
+    for nobody in ["127.0.0.1:9", "[::1]:9"] {
+        assert_eq!(client.call(nobody.parse().unwrap(), 20, 1, 1), 20);
+    }
+    expect_of_nobody(&agent, &before, "no_socket", 40);
 }
 
 #[test]

@@ -692,7 +692,7 @@ fn no_run_of_the_walk_holds_a_cpu_for_long() {
     while means.len() < 3 && means.last().is_none_or(|mean| *mean > LONGEST_RUN) {
         let agent = start();
         if !walks(&agent.metrics()) {
-            return skip("the collector memory is degraded: this kernel has no bpf_loop (5.17 and later)");
+            return skip(&format!("the collector memory is degraded: {}", agent.lack("memory")));
         }
         page_with(&agent, "all of them", |page| {
             let found = page.all(USAGE, &[]).len();

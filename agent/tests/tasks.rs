@@ -159,7 +159,7 @@ fn walk_is_lacking(agent: &Agent) -> bool {
     let is_lacking = page.count("podlens_collector_state", &labels) == Some(1);
     if is_lacking {
         assert!(page.all(TASKS, &[]).is_empty(), "what cannot be counted has no value");
-        skip("the collector tasks is degraded: this kernel has no bpf_loop (5.17 and later)");
+        skip(&format!("the collector tasks is degraded: {}", agent.lack("tasks")));
     }
     is_lacking
 }

@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Agent, Network, Page, Peer, RunStatistics, TestCgroup, Traffic, sockets_in};
+use common::{Agent, Network, Page, Peer, Program, RunStatistics, TestCgroup, Traffic, WebServer, skip, sockets_in};
 use tcp_parts::{Pair, TIME_WAITING, bytes, events, expect, sockets, sockets_know_nothing, start, walk_is_lacking};
 
 /// The budget of a run of any kernel program.
@@ -91,6 +91,56 @@ fn many_tcp_connections_are_opened_accepted_and_closed_exactly_while_a_pod_in_th
     assert_eq!(events(&page, &beside.answering), [0, 7, 0, 0].map(Some), "beside them: the server");
     beside.expect_bytes(&agent, "beside them");
     assert!(page.all("podlens_lost_total", &[("collector", "tcp")]).iter().all(|lost| lost.count() == 0), "lost");
+}
+
+#[test]
+fn tcp_connections_that_wrk_opens_to_nginx_are_as_many_as_the_kernel_counts_and_all_end() {
+    if ["nginx", "wrk"].iter().any(|name| !is_installed(name)) {
+        return skip("nginx or wrk is not installed: `cargo xtask setup --for bench` does that");
+    }
+    let agent = start();
+    if sockets_know_nothing() || walk_is_lacking(&agent) {
+        return;
+    }
+    let (least, duration) = if is_full() { (100_000, "20s") } else { (1000, "1s") };
+    let [answering, calling] = [(); 2].map(|()| TestCgroup::any_container());
+    let network = Peer::start(&answering, Network::Own);
+    let mut beside = Pair::start();
+    let near = beside.server.serve("127.0.0.1:0");
+    assert_eq!(beside.client.open(near, 7, 100, 200), 0);
+    let server = WebServer::start(&answering, network.id());
+    let wrk = ["wrk", "--threads", "2", "--connections", "20", "--duration", duration];
+    let wrk = [&wrk[..], &["--header", "Connection: close", "http://127.0.0.1/"]].concat();
+    let printed = Program::start(&calling, Some(network.id()), &wrk).output();
+    let [tried, failed, accepted] =
+        ["ActiveOpens", "AttemptFails", "PassiveOpens"].map(|name| network.counter("Tcp:", name));
+    println!("{tried} tried, {failed} failed, {accepted} accepted, by the kernel; {printed}");
+    assert!(accepted >= least, "{accepted} of {least}");
+    let expected = [[Some(accepted), Some(0), Some(accepted)], [Some(0), Some(accepted), Some(accepted)]];
+    expect(&agent, "opened, accepted and closed", &expected, |page| {
+        [&calling, &answering].map(|cgroup| {
+            let [opened, accepted, _, closed] = events(page, cgroup);
+            [opened, accepted, closed]
+        })
+    });
+    for (state, numbers) in STATES {
+        let kernel = numbers.iter().map(|number| network.sockets_of_its_network(number)).sum();
+        expect(&agent, state, &kernel, |page| {
+            [&calling, &answering].map(|cgroup| sockets(page, cgroup, state).unwrap_or_default()).iter().sum::<u64>()
+        });
+    }
+    let page = agent.metrics();
+    let [sent, came] = [&calling, &answering].map(|cgroup| bytes(&page, cgroup).unwrap_or_default());
+    assert_eq!((sent.sent, sent.received), (came.received, came.sent), "what one has sent the other has received");
+    assert_eq!(events(&page, &beside.calling), [7, 0, 0, 0].map(Some), "beside them, in the machine's network");
+    beside.expect_bytes(&agent, "beside them");
+    assert!(page.all("podlens_lost_total", &[("collector", "tcp")]).iter().all(|lost| lost.count() == 0), "lost");
+    drop(server);
+}
+
+fn is_installed(name: &str) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path).any(|directory| directory.join(name).exists())
 }
 
 /// Sockets in `TIME_WAIT` of all network namespaces that a process is in.

@@ -8,7 +8,7 @@ mod tcp_parts;
 
 use std::{path::Path, time::Duration};
 
-use common::{Network, Page, Peer, Relay, TestCgroup, Traffic, Tunnel, skip, syn};
+use common::{Network, Page, Peer, Relay, TestCgroup, Traffic, Tunnel, load_module, skip, syn};
 use tcp_parts::{
     FAILURES, LIMITED, OVERFLOWS, RETRANSMITS, bytes, events, expect, sockets, sockets_know_nothing, start,
     walk_is_lacking,
@@ -46,6 +46,7 @@ impl Ends {
 }
 
 fn has_no_tunnels() -> bool {
+    load_module("tun", &[]);
     let is_lacking = !Path::new("/dev/net/tun").exists();
     if is_lacking {
         skip("this kernel has no TUN devices");

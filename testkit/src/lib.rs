@@ -16,6 +16,8 @@
 #![allow(clippy::must_use_candidate, reason = "who calls is a test")]
 
 pub mod bpf;
+#[cfg(feature = "certificates")]
+pub mod certificates;
 pub mod components;
 pub mod http;
 pub mod kubernetes;

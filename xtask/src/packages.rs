@@ -26,6 +26,13 @@ const TEST_PROGRAMS: &[Program] = &[
     Program { name: "hackbench", package: "rt-tests" },
     Program { name: "perf", package: "linux-perf" },
     Program { name: "ip", package: "iproute2" },
+    Program { name: "nft", package: "nftables" },
+];
+
+const BENCH_PROGRAMS: &[Program] = &[
+    Program { name: "iperf3", package: "iperf3" },
+    Program { name: "nginx", package: "nginx-light" },
+    Program { name: "wrk", package: "wrk" },
 ];
 
 const VM_PROGRAMS: &[Program] = &[Program { name: "qemu-system-x86_64", package: "qemu-system-x86" }];
@@ -49,6 +56,16 @@ pub(crate) const TEST: Step = Step {
     purpose: Purpose::Test,
     check: || check(TEST_PROGRAMS),
     act: || act(TEST_PROGRAMS),
+    remedy: REMEDY,
+};
+
+/// What benchmarks of the network load it with.
+pub(crate) const BENCH: Step = Step {
+    name: "packages for bench",
+    why: "to load the network as peers do; the web server's package may start it as a service",
+    purpose: Purpose::Bench,
+    check: || check(BENCH_PROGRAMS),
+    act: || act(BENCH_PROGRAMS),
     remedy: REMEDY,
 };
 

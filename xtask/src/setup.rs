@@ -21,6 +21,7 @@ const STEPS: &[Step] = &[
     toolchain::DENY,
     packages::STATIC,
     packages::TEST,
+    packages::BENCH,
     packages::VM,
     components::GO,
     components::PROMETHEUS,

@@ -18,6 +18,8 @@ pub(crate) enum Purpose {
     Test,
     /// Running the tests on other kernels in virtual machines
     Vm,
+    /// Running the benchmark of the network
+    Bench,
 }
 
 impl Purpose {
@@ -31,6 +33,7 @@ impl Purpose {
             Self::Static => &[Self::Build, Self::Static],
             Self::Test => &[Self::Build, Self::Static, Self::Test],
             Self::Vm => &[Self::Build, Self::Static, Self::Vm],
+            Self::Bench => &[Self::Build, Self::Static, Self::Test, Self::Bench],
         }
     }
 }

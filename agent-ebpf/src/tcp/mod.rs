@@ -1,12 +1,15 @@
 //! Collector `tcp`: connections that are made, fail and end, by slot, and what each socket has done by its end.
 //!
 //! One hook tells of every change of a socket's state, in whichever context the kernel is: the task that runs then need not
-//! be the socket's, so what counts is the socket's own cgroup, which it has for life. What living sockets
-//! have comes from a walk (walk.rs), resets from hooks of their own (resets.rs).
+//! be the socket's, so what counts is the socket's own cgroup, which it has for life. Two programs are on that hook, since the
+//! kernel leaves out one that a CPU is in the middle of. What living sockets have comes from a walk (walk.rs), resets from hooks of
+//! their own (resets.rs).
 
 mod resets;
 mod sockets;
 mod walk;
+
+use core::arch::asm;
 
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
@@ -37,27 +40,108 @@ static TCP_CURSOR: Array<Cursor> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 static TCP_CONNECTS: LruHashMap<u64, u64> = LruHashMap::with_max_entries(1024, 0);
 
+/// Which change of a socket `tcp_state` has taken last, by the sockets' addresses.
+#[map]
+static TCP_TAKEN: Array<u64> = Array::with_max_entries(TAKEN, 0);
+/// Changes that `tcp_state_again` has taken.
+#[map]
+static TCP_STOOD_IN: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// A power of two, above the number of sockets that change while one program is put off between the two calls of one change.
+const TAKEN: u32 = 1 << 12;
+
 /// `inet_sock_set_state(socket, old, new)`: the socket still has its old state, and one that closes is in no table any more.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub fn tcp_state(context: BtfTracePointContext) -> i32 {
-    let socket = Socket::from_raw(context.arg(0));
-    let (old, new) = (context.arg::<u64>(1) as u32, context.arg::<u64>(2) as u32);
-    if socket.protocol() != TCP {
-        return 0;
-    }
-    match (old, new) {
-        (_, state::SYN_SENT) => {
-            // SAFETY: the helper has no precondition.
-            let now_ns = unsafe { bpf_ktime_get_ns() };
-            // Without room the time is told by the socket's own, if the SYN was sent once.
-            let _ = TCP_CONNECTS.insert(socket.address(), now_ns, 0);
-        }
-        (state::SYN_SENT | state::SYN_RECEIVED, state::ESTABLISHED) => made(socket, old),
-        (state::CLOSE, state::CLOSE) => {}
-        (_, state::CLOSE) => closed(socket, old),
-        _ => {}
+    let change = Change::of(&context);
+    change.take();
+    if let Some((taken, mark)) = change.taken() {
+        // SAFETY: entries of a map outlive the program, and each is a whole word.
+        unsafe { taken.write_volatile(mark) };
     }
     0
+}
+
+/// The same once more, attached behind it: takes the changes at which the kernel has left `tcp_state` out.
+///
+/// It does so where a CPU comes to a program that it is running already: an interrupt brings packets to other sockets while a
+/// process opens or closes one, or, from kernel 7.0 on, the scheduler puts the program off and runs another task. Whoever comes in
+/// the middle of `tcp_state` meets this program, and in the middle of this one has met that.
+#[btf_tracepoint(function = "inet_sock_set_state")]
+pub fn tcp_state_again(context: BtfTracePointContext) -> i32 {
+    let change = Change::of(&context);
+    if let Some((taken, mark)) = change.taken() {
+        // SAFETY: as above.
+        if unsafe { taken.read_volatile() } == mark {
+            // SAFETY: as above.
+            unsafe { taken.write_volatile(0) };
+            return 0;
+        }
+    }
+    if let Some(count) = TCP_STOOD_IN.get_ptr_mut(0) {
+        // SAFETY: as above.
+        unsafe { atomic::add(count, 1) };
+    }
+    change.take();
+    0
+}
+
+/// A change of a socket's state. Other protocols have such sockets too; what is missed of those is missed all the same.
+struct Change {
+    socket: Socket,
+    old: u32,
+    new: u32,
+}
+
+impl Change {
+    #[inline(always)]
+    fn of(context: &BtfTracePointContext) -> Self {
+        let (old, new) = (context.arg::<u64>(1) as u32, context.arg::<u64>(2) as u32);
+        Self { socket: Socket::from_raw(context.arg(0)), old, new }
+    }
+
+    /// Counts what it means.
+    #[inline(always)]
+    fn take(&self) {
+        let Self { socket, old, new } = *self;
+        if socket.protocol() != TCP {
+            return;
+        }
+        match (old, new) {
+            (_, state::SYN_SENT) => {
+                // SAFETY: the helper has no precondition.
+                let now_ns = unsafe { bpf_ktime_get_ns() };
+                // Without room the time is told by the socket's own, if the SYN was sent once.
+                let _ = TCP_CONNECTS.insert(socket.address(), now_ns, 0);
+            }
+            (state::SYN_SENT | state::SYN_RECEIVED, state::ESTABLISHED) => made(socket, old),
+            (state::CLOSE, state::CLOSE) => {}
+            (_, state::CLOSE) => closed(socket, old),
+            _ => {}
+        }
+    }
+
+    /// Where it is noted that it was taken, and the note, by which it differs from all others. No more than one change of a socket
+    /// comes at a time, but it may go on on another CPU.
+    #[inline(always)]
+    fn taken(&self) -> Option<(*mut u64, u64)> {
+        // To the verifier an address is a pointer with a type, which takes no arithmetic, but two of them have a distance.
+        let from = TCP_TAKEN.get_ptr_mut(0)?;
+        let mut distance = self.socket.address();
+        // SAFETY: it changes this number alone.
+        unsafe {
+            asm!(
+                "{distance} -= {from}",
+                distance = inout(reg) distance,
+                from = in(reg) from,
+                options(pure, nomem, nostack)
+            );
+        }
+        let hash = ((distance >> 6) as u32).wrapping_mul(0x9e37_79b9);
+        let taken = TCP_TAKEN.get_ptr_mut(hash >> (u32::BITS - TAKEN.ilog2()))?;
+        // Addresses begin with bits that are all the same, and states are less than 16.
+        Some((taken, distance << 4 | u64::from(self.new)))
+    }
 }
 
 /// A connection is made.

@@ -1,6 +1,8 @@
 //! What benchmarks of the kernel programs share: podlens loaded and ended again, so that its programs are there to be attached
 //! and nothing else of it runs, and the statistics of what was measured.
 
+mod statistics;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -10,6 +12,8 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use aya::programs::{BtfTracePoint, ProgramInfo, loaded_programs};
 use podlens::{collectors, config::Config, kernel::hooks::Hook, pipeline::Pipeline};
+
+pub(crate) use self::statistics::{median, typical};
 
 /// What the kernel keeps of a program's name.
 const NAME_BYTES: usize = 15;
@@ -78,15 +82,4 @@ impl Drop for Below {
 /// Moves this process to a cgroup.
 pub(crate) fn join(cgroup: &Path) -> Result<()> {
     fs::write(cgroup.join("cgroup.procs"), "0").with_context(|| format!("cannot join {}", cgroup.display()))
-}
-
-/// The median, and its standard error, estimated from the middle half as if the values were normally distributed.
-pub(crate) fn typical(mut values: Vec<f64>) -> (f64, f64) {
-    values.sort_by(f64::total_cmp);
-    let at = |quarters: usize| values.get(values.len() * quarters / 4).copied().unwrap_or(f64::NAN);
-    (at(2), 1.253 * (at(3) - at(1)) / 1.349 / (values.len() as f64).sqrt())
-}
-
-pub(crate) fn median(values: Vec<f64>) -> f64 {
-    typical(values).0
 }

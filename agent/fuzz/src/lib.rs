@@ -18,7 +18,7 @@ use podlens::{
         },
         path::{CgroupKind, parse, read, segments},
     },
-    config::Config,
+    config::{Config, WebFile},
     kernel::{btf::Btf, events::Record},
     signal::{Container, Entity, Naming as _},
 };
@@ -262,7 +262,7 @@ pub fn watch(input: &[u8]) {
     }
 }
 
-/// The configuration file.
+/// The configuration file, and the text as a web configuration file.
 pub fn config(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     let place = Path::new("/etc/podlens.yaml");
@@ -280,6 +280,11 @@ pub fn config(input: &[u8]) {
             assert!(message.contains("/etc/podlens.yaml"), "{message:?} names the file");
             assert!(!message.contains('\n') && message.len() < 2000, "{message:?} fits into a line");
         }
+    }
+    if let Err(error) = WebFile::parse(place, text) {
+        let message = error.to_string();
+        assert!(message.contains("/etc/podlens.yaml"), "{message:?} names the file");
+        assert!(!message.contains('\n') && message.len() < 2000, "{message:?} fits into a line");
     }
 }
 

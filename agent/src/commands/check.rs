@@ -8,6 +8,7 @@ use crate::{
     attribution::{explain, kubernetes::source},
     collectors::ALL,
     config::Config,
+    export::server::check_web,
     kernel::{
         btf::Btf,
         capabilities::{Capability, FOR_LOCKED_MEMORY, Held, NEEDED},
@@ -81,6 +82,12 @@ fn report(config: &Config) -> (String, bool) {
     let circumstances = Circumstances::read(Path::new("/proc"), Path::new("/sys"));
     line("lockdown", &circumstances.lockdown());
     line("names", &names(config));
+    let web = config.web.config_file.as_deref().map(check_web).transpose();
+    match &web {
+        Ok(None) => {}
+        Ok(Some(asks)) => line("web", asks),
+        Err(cause) => line("web", &format!("UNUSABLE, podlens will not start with it: {cause}")),
+    }
     let pipeline = match Pipeline::start(config) {
         Ok(pipeline) => pipeline,
         Err(cause) => {
@@ -100,13 +107,13 @@ fn report(config: &Config) -> (String, bool) {
     let useful = pipeline.is_useful();
     line(
         "verdict",
-        if useful {
-            "podlens is useful on this node"
-        } else {
-            "podlens is of no use on this node: none of its kernel programs runs"
+        match &web {
+            Err(_) => "podlens is of no use before its web configuration is corrected",
+            Ok(_) if useful => "podlens is useful on this node",
+            Ok(_) => "podlens is of no use on this node: none of its kernel programs runs",
         },
     );
-    (text, useful)
+    (text, useful && web.is_ok())
 }
 
 fn cgroups(hierarchies: &Hierarchies) -> String {

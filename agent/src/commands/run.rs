@@ -27,7 +27,7 @@ use crate::{
         otlp::{Options, is_of_entity},
         otlp_client::{self, EXPORTER, OtlpClient, OtlpConfig, OtlpLogClient, OtlpTls},
         own::{self, OwnPush},
-        server::{Content, Server, Verdict},
+        server::{Content, Listen, Server, Verdict},
     },
     kernel::process,
     pipeline::{OwnMetrics, Pipeline, Source, log_states},
@@ -82,8 +82,12 @@ async fn serve(config: &Config) -> Result<()> {
         telemetry.add_log_records(Arc::clone(counters))?;
     }
     // The port is taken before anything is pushed: a second agent beside this one stops here, unheard.
-    let server = Server::bind(config.listen, content(&pipeline, &source, &telemetry, &beat, config))?;
+    let listen = Listen { address: config.listen, health: config.health_listen, web: config.web.config_file.clone() };
+    let server = Server::bind(&listen, content(&pipeline, &source, &telemetry, &beat, config))?;
     info!(address = %server.address(), node = config.node, "serving");
+    if let Some(address) = server.health_address() {
+        info!(%address, "serving /healthz and /readyz, open to all");
+    }
     log_states(pipeline.states());
 
     let mut tasks = JoinSet::new();

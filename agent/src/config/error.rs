@@ -90,6 +90,12 @@ pub enum Error {
     #[error("{origin}: `{key}` has no value; {}, or give it {expects}", .origin.how_to_omit())]
     NoValue { origin: Origin, key: String, expects: String },
 
+    #[error("{origin}: `{key}` is not supported; {remedy}")]
+    NotSupported { origin: Origin, key: String, remedy: &'static str },
+
+    #[error("web configuration file {}: {what}; {remedy}", .path.display())]
+    WebIncomplete { path: PathBuf, what: &'static str, remedy: &'static str },
+
     #[error("environment variable {name} is unknown; the nearest valid name is {nearest}")]
     UnknownVariable { name: String, nearest: String },
 

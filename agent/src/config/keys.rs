@@ -56,6 +56,25 @@ pub(super) const KEYS: &[Key] = &[
         set: Set::Value(|config, text| assign(&mut config.listen, socket_address(text))),
     },
     Key {
+        path: "health_listen",
+        expects: "none or an IP address and a port, such as [::]:9465",
+        default: "none",
+        example: "0.0.0.0:9465",
+        help: "Where /healthz and /readyz are served as well, always without TLS and open to all; with none, only where /metrics is",
+        set: Set::Value(|config, text| {
+            let address = || text.parse().ok().map(Some);
+            assign(&mut config.health_listen, if text == "none" { Some(None) } else { address() })
+        }),
+    },
+    Key {
+        path: "web.config_file",
+        expects: "an absolute path",
+        default: "(none: without TLS and open to all)",
+        example: "/etc/podlens/web.yaml",
+        help: "The server's TLS, users and headers, in the form of Prometheus' own web configuration file; docs/web.md says which fields",
+        set: Set::Value(|config, text| assign_path(&mut config.web.config_file, text)),
+    },
+    Key {
         path: "node",
         expects: "1 to 253 letters, digits, dots, dashes or underscores",
         default: "(`NODE_NAME`, else the host's name)",

@@ -13,6 +13,8 @@ mod otel;
 mod reference;
 mod setting;
 mod value;
+mod web_file;
+mod yaml;
 
 use std::{
     collections::BTreeMap,
@@ -27,6 +29,7 @@ use self::otel::Signal;
 pub use error::{Error, Origin};
 pub use reference::reference;
 pub use setting::check_value;
+pub use web_file::{Hashes, Pem, TlsVersion, WebClients, WebFile, WebTls, web_reference};
 
 /// Where the agent serves unless told otherwise.
 const PORT: u16 = 9464;
@@ -39,6 +42,9 @@ const KUBELET_PORT: u16 = 10250;
 #[allow(missing_docs, reason = "the key of the same name documents each field")]
 pub struct Config {
     pub listen: SocketAddr,
+    /// None: the probes are answered where /metrics is, and nowhere else.
+    pub health_listen: Option<SocketAddr>,
+    pub web: Web,
     pub node: String,
     pub max_age: Duration,
     /// None: as many as fit.
@@ -64,6 +70,14 @@ pub struct Config {
 #[allow(missing_docs, reason = "the key of the same name documents each field")]
 pub struct Fleet {
     pub lacking_series: usize,
+}
+
+/// How the server is protected.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the key of the same name documents each field")]
+pub struct Web {
+    /// None: no TLS, and open to all.
+    pub config_file: Option<PathBuf>,
 }
 
 /// What becomes of events.
@@ -326,6 +340,8 @@ impl Config {
     pub fn defaults(collectors: &[&str]) -> Self {
         Self {
             listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT)),
+            health_listen: None,
+            web: Web::default(),
             node: String::new(),
             max_age: Duration::from_secs(1),
             slots: None,

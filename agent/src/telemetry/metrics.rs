@@ -5,6 +5,7 @@
 use super::{
     definition::{OwnLabel, OwnMetric, OwnValues},
     fleet,
+    server::Refusal,
 };
 use crate::signal::{Kind, State, Unit};
 
@@ -25,8 +26,10 @@ pub static ALL: &[&OwnMetric] = &[
     &OTLP_POINTS,
     &SCRAPE,
     &SERIES,
+    &SERVER_REFUSALS,
     &SLOTS,
     &SWEEP,
+    &WEB_CONFIG_RELOADS,
 ];
 
 /// The definition of this name, of an agent's or the fleet's.
@@ -193,6 +196,16 @@ pub static SERIES: OwnMetric = OwnMetric {
     ..OwnMetric::BASE
 };
 
+/// What the server refused.
+pub static SERVER_REFUSALS: OwnMetric = OwnMetric {
+    name: "podlens_server_refusals_total",
+    kind: Kind::Counter,
+    unit: Unit::Count("refusal"),
+    help: "Connections and requests that the HTTP server refused or broke off, by reason",
+    labels: &[OwnLabel { name: "reason", values: OwnValues::Fixed(&Refusal::NAMES) }],
+    ..OwnMetric::BASE
+};
+
 /// Slots.
 pub static SLOTS: OwnMetric = OwnMetric {
     name: "podlens_slots",
@@ -207,6 +220,16 @@ pub static SWEEP: OwnMetric = OwnMetric {
     name: "podlens_sweep_seconds",
     unit: Unit::Seconds,
     help: "Time that the last reading of all slots took",
+    ..OwnMetric::BASE
+};
+
+/// Changes of the web configuration.
+pub static WEB_CONFIG_RELOADS: OwnMetric = OwnMetric {
+    name: "podlens_web_config_reloads_total",
+    kind: Kind::Counter,
+    unit: Unit::Count("reload"),
+    help: "Changes of the web configuration and its files; of a failed one nothing is applied",
+    labels: &[OwnLabel { name: "result", values: OwnValues::Fixed(&["applied", "failed"]) }],
     ..OwnMetric::BASE
 };
 

@@ -9,6 +9,7 @@ pub mod events;
 pub mod fleet;
 pub mod metrics;
 pub mod otlp;
+mod server;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
@@ -23,7 +24,11 @@ use prometheus::{
 };
 
 pub use self::definition::{OwnLabel, OwnMetric, OwnValues};
-use self::otlp::{LogRecordCounters, OtlpCounters};
+pub use self::server::Refusal;
+use self::{
+    otlp::{LogRecordCounters, OtlpCounters},
+    server::ServerCounters,
+};
 
 /// Why one of the agent's own metrics cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +58,7 @@ pub struct SelfTelemetry {
     /// them.
     process: Registry,
     scrape_seconds: Histogram,
+    server: ServerCounters,
     otlp: Option<&'static OtlpCounters>,
 }
 
@@ -69,9 +75,13 @@ impl SelfTelemetry {
             collectors: Mutex::new(Vec::new()),
             process: Registry::new(),
             scrape_seconds: scrape_seconds.clone(),
+            server: ServerCounters::new()?,
             otlp,
         };
         telemetry.register(scrape_seconds)?;
+        for family in telemetry.server.families() {
+            telemetry.register(family)?;
+        }
         let build_info = metrics::BUILD_INFO.gauges()?;
         build_info.with_label_values(&[version]).set(1.0);
         telemetry.register(build_info)?;
@@ -127,6 +137,16 @@ impl SelfTelemetry {
     /// One answered request for a metrics page.
     pub(crate) fn observe_scrape(&self, duration: Duration) {
         self.scrape_seconds.observe(duration.as_secs_f64());
+    }
+
+    /// The server refused or broke something off.
+    pub(crate) fn observe_refusal(&self, refusal: Refusal) {
+        self.server.refused(refusal);
+    }
+
+    /// The web configuration has changed.
+    pub(crate) fn observe_web_reload(&self, is_applied: bool) {
+        self.server.reloaded(is_applied);
     }
 
     /// A push of these very metrics has failed.

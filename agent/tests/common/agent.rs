@@ -142,6 +142,15 @@ impl Agent {
         ids.iter().filter_map(name).collect()
     }
 
+    /// Why a collector does not tell all, in the words of the log; nothing where it does.
+    pub fn lack(&self, collector: &str) -> String {
+        let log = self.log();
+        let of_collector = format!("collector=\"{collector}\"");
+        let lines = log.lines().filter(|line| line.contains(&of_collector));
+        let mut reasons = lines.filter_map(|line| line.split_once("reason=")).map(|(_, reason)| reason);
+        reasons.next_back().unwrap_or_default().to_owned()
+    }
+
     /// Everything that it wrote so far.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()

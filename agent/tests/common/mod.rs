@@ -22,8 +22,10 @@ mod files;
 mod hog;
 mod kills;
 mod load;
+mod modules;
 mod null_disk;
 mod peer;
+mod program;
 mod record;
 mod relay;
 mod statistics;
@@ -37,8 +39,10 @@ pub use files::{ColdFile, MappedFile, major_faults};
 pub use hog::{Hog, MemoryCgroup, logged_resident_bytes};
 pub use kills::{Ballast, Doomed, Fate, Told, doomed, kill_fifty};
 pub use load::{Figures, Load, Policy, Work};
-pub use null_disk::{NullDisk, run};
+pub use modules::{load_module, run};
+pub use null_disk::NullDisk;
 pub use peer::{Network, Peer, Traffic, sockets_in};
+pub use program::{Program, WebServer};
 pub use record::{Record, Waits};
 pub use relay::{Relay, Tunnel, syn};
 pub use statistics::RunStatistics;
@@ -79,6 +83,13 @@ pub fn memory_is_own() -> bool {
 /// kernel's work between them.
 pub fn machine_is_slow() -> bool {
     env::var_os("PODLENS_TEST_SLOW_MACHINE").is_some()
+}
+
+/// The first two numbers of this kernel's version.
+pub fn kernel() -> [u32; 2] {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split('.').map_while(|number| number.parse().ok());
+    [(); 2].map(|()| numbers.next().unwrap_or(0))
 }
 
 /// Looks until `found` has an answer; panics with its last refusal when the time is over.

@@ -6,6 +6,8 @@ use std::{
     process::Command,
 };
 
+use super::modules::{load_module, run};
+
 /// Where the kernel lists them.
 const LIST: &str = "/sys/kernel/config/nullb";
 
@@ -40,27 +42,13 @@ impl Drop for NullDisk {
 /// Loads the modules and mounts what tells them what to do; none where they are not at hand.
 fn load() -> Option<()> {
     if !Path::new(LIST).exists() {
-        let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-        let modules = Path::new("/lib/modules").join(release.trim());
-        if !modules.join("null_blk.ko").exists() {
-            return None;
-        }
         // Some kernels have one or the other built in.
-        for (name, options) in [("configfs.ko", None), ("mq-deadline.ko", None), ("null_blk.ko", Some("nr_devices=0"))]
-        {
-            let module = modules.join(name);
-            if module.exists() {
-                run(Command::new("insmod").arg(module).args(options));
-            }
+        load_module("configfs", &[]);
+        load_module("mq-deadline", &[]);
+        if !load_module("null_blk", &["nr_devices=0"]) {
+            return None;
         }
         run(Command::new("mount").args(["-t", "configfs", "configfs", "/sys/kernel/config"]));
     }
     Some(())
-}
-
-/// Runs a command that has to succeed.
-#[track_caller]
-pub fn run(command: &mut Command) {
-    let status = command.status().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    assert!(status.success(), "{command:?}: {status}");
 }

@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use super::{PATIENCE, TestCgroup, datagrams::Datagrams};
+use super::{PATIENCE, TestCgroup, datagrams::Datagrams, load_module};
 
 const PEER: &str = "PODLENS_TEST_PEER";
 const ANSWER: &str = "peer: ";
@@ -92,16 +92,18 @@ impl Peer {
         self.try_in_its_network(command).unwrap_or_else(|refusal| panic!("{command:?}: {refusal}"));
     }
 
-    /// The same; gives what the command says if it fails.
-    pub fn try_in_its_network(&self, command: &[&str]) -> Result<(), String> {
+    /// The same; gives what the command prints, or what it says if it fails.
+    pub fn try_in_its_network(&self, command: &[&str]) -> Result<String, String> {
         let net = format!("--net=/proc/{}/ns/net", self.id());
         let output = Command::new("nsenter").arg(net).args(command).output().expect("nsenter is installed");
-        output.status.success().then_some(()).ok_or_else(|| String::from_utf8_lossy(&output.stderr).into_owned())
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
     }
 
     /// Lays a wire from its network namespace, `pl0`, to another peer's, `pl1`, or to its own again, with these addresses; tells
     /// why not if the kernel has no such devices.
     pub fn wire(&self, other: Option<&Self>, addresses: [&str; 2]) -> Result<(), String> {
+        load_module("veth", &[]);
         let far = other.unwrap_or(self);
         let id = far.id().to_string();
         let add = ["ip", "link", "add", "pl0", "type", "veth", "peer", "name", "pl1", "netns", &id];

@@ -7,6 +7,9 @@ use std::{
 
 use aya::programs::{ProgramInfo, loaded_programs};
 
+/// What the kernel keeps of a program's name.
+const NAME_BYTES: usize = 15;
+
 /// Has them switched on while it lives.
 #[derive(Debug)]
 pub struct RunStatistics(#[expect(dead_code, reason = "it is only kept")] OwnedFd);
@@ -19,10 +22,16 @@ impl RunStatistics {
 
     /// Time and runs of the newest program of that name; to be asked while they are on.
     pub fn of(name: &str) -> (Duration, u64) {
+        Self::of_loaded(name).expect("it is loaded")
+    }
+
+    /// The same; none if there is no such program.
+    pub fn of_loaded(name: &str) -> Option<(Duration, u64)> {
+        let kept = name.get(..NAME_BYTES).unwrap_or(name);
         let programs = loaded_programs().filter_map(Result::ok);
-        let of_name = programs.filter(|program| program.name_as_str() == Some(name));
-        let newest = of_name.max_by_key(ProgramInfo::id).expect("it is loaded");
-        (newest.run_time(), newest.run_count())
+        let of_name = programs.filter(|program| program.name_as_str() == Some(kept));
+        let newest = of_name.max_by_key(ProgramInfo::id)?;
+        Some((newest.run_time(), newest.run_count()))
     }
 
     /// Waits for a series of runs of the newest program of that name, and gives how long each took of those that were seen

@@ -48,7 +48,7 @@ pub fn walk_is_lacking(agent: &Agent) -> bool {
         for name in [BYTES, SEGMENTS, RETRANSMITS, SOCKETS, OVERFLOWS, TIME_WAITING, LIMITED] {
             assert!(page.all(name, &[]).is_empty(), "what cannot be counted has no value: {name}");
         }
-        skip("the collector tcp is degraded: this kernel has no bpf_loop (5.17 and later)");
+        skip(&format!("the collector tcp is degraded: {}", agent.lack("tcp")));
     }
     is_lacking
 }
@@ -74,7 +74,9 @@ pub fn sockets(page: &Page, cgroup: &TestCgroup, state: &str) -> Option<u64> {
 pub fn expect<T: std::fmt::Debug + PartialEq>(agent: &Agent, what: &str, expected: &T, of: impl Fn(&Page) -> T) {
     agent.wait_for_metrics(what, |page| {
         let found = of(page);
-        if found == *expected { Ok(()) } else { Err(format!("{found:?}, expected {expected:?}")) }
+        let lost = page.all("podlens_lost_total", &[("collector", "tcp")]);
+        let lost: Vec<String> = lost.iter().filter(|one| one.count() > 0).map(|one| format!("{one:?}")).collect();
+        if found == *expected { Ok(()) } else { Err(format!("{found:?}, expected {expected:?}, lost {lost:?}")) }
     });
 }
 

@@ -42,13 +42,18 @@ brings the values of an older chart.
 {{- if hasKey .Values.config "node" -}}
 {{- fail "config.node has no effect, since each agent is given the name of its own node: leave it out" -}}
 {{- end -}}
+{{- range $key, $instead := dict "web" "web.existingSecret" "health_listen" "web.healthPort" -}}
+{{- if hasKey $.Values.config $key -}}
+{{- fail (printf "config.%s has no effect, since mounts, monitors and probes follow web: set %s" $key $instead) -}}
+{{- end -}}
+{{- end -}}
 {{- $address := .Values.metrics.address | trimPrefix "[" | trimSuffix "]" -}}
 {{- if or (hasPrefix "127." $address) (eq $address "::1") -}}
 {{- fail (printf "metrics.address is %s, where neither kubelet's probes nor Prometheus reach the agent: leave it empty" $address) -}}
 {{- end -}}
-{{- $instead := dict "listen" "set metrics.address and metrics.port" "node" "each agent is given the name of its own node" "config" "set config" -}}
+{{- $instead := dict "listen" "set metrics.address and metrics.port" "node" "each agent is given the name of its own node" "config" "set config" "health-listen" "set web.healthPort" "web-config-file" "set web.existingSecret" "web.config.file" "set web.existingSecret" -}}
 {{- range .Values.extraArgs -}}
-{{- $flag := regexFind "^--[a-z]+" . | trimPrefix "--" -}}
+{{- $flag := regexFind "^--[a-z.-]+" . | trimPrefix "--" -}}
 {{- if hasKey $instead $flag -}}
 {{- fail (printf "extraArgs must not contain --%s, which the chart gives itself: %s" $flag (get $instead $flag)) -}}
 {{- end -}}
@@ -59,6 +64,8 @@ brings the values of an older chart.
       "PODLENS_LISTEN" "it has no effect; set metrics.address and metrics.port"
       "PODLENS_NODE" "it has no effect; each agent is given the name of its own node"
       "PODLENS_CONFIG" "it has no effect; set config"
+      "PODLENS_WEB_CONFIG_FILE" "monitors and probes follow web; set web.existingSecret"
+      "PODLENS_HEALTH_LISTEN" "probes follow web; set web.healthPort"
       "PODLENS_KUBERNETES_SOURCE" "the role depends on the source; set names.source" -}}
 {{- if .Values.otlp.endpoint -}}
 {{- $_ := set $given "PODLENS_OTLP_ENDPOINT" "it would overrule otlp.endpoint; set one of the two" -}}
@@ -75,6 +82,21 @@ brings the values of an older chart.
 {{- $configured = dig "kubernetes" "source" "" .Values.config -}}
 {{- if and $configured (ne .Values.names.source "auto") (ne $configured .Values.names.source) -}}
 {{- fail (printf "names.source is %s and config.kubernetes.source %s: set names.source alone" .Values.names.source $configured) -}}
+{{- end -}}
+{{- if and .Values.web.existingSecret (eq (int64 .Values.web.healthPort) (int64 .Values.metrics.port)) -}}
+{{- fail "web.healthPort and metrics.port are the same: choose another, or 0 for none" -}}
+{{- end -}}
+{{- $serves := include "podlens.scheme" . -}}
+{{- range $name, $monitor := dict "podMonitor" .Values.podMonitor "serviceMonitor" .Values.serviceMonitor -}}
+{{- if and $monitor.tlsConfig (eq $serves "http") -}}
+{{- fail (printf "%s.tlsConfig has no effect without TLS: set web.existingSecret and web.tls" $name) -}}
+{{- end -}}
+{{- if and (or $monitor.basicAuth $monitor.authorization) (not $.Values.web.existingSecret) -}}
+{{- fail (printf "%s.basicAuth or authorization has no effect, since agents ask nobody: set web.existingSecret" $name) -}}
+{{- end -}}
+{{- if and $monitor.basicAuth $monitor.authorization -}}
+{{- fail (printf "%s.basicAuth and %s.authorization are both set, and the operator refuses that: set one of the two" $name $name) -}}
+{{- end -}}
 {{- end -}}
 {{- if .Values.names.bundles.enabled -}}
 {{- if not (hasPrefix "/host/run" (dig "kubernetes" "bundle_root" "/host/run" .Values.config)) -}}
@@ -198,13 +220,39 @@ may lie anywhere.
 {{- end -}}
 {{- end -}}
 
-{{- /* Where the agent listens. Every address is `[::]`, which takes connections over IPv4 as well. */ -}}
+{{- /*
+A list of a port and the root: where the agent listens. Every address is `[::]`, which takes connections over IPv4 as well.
+*/ -}}
 {{- define "podlens.listen" -}}
-{{- $address := .Values.metrics.address | trimPrefix "[" | trimSuffix "]" | default "::" -}}
+{{- $address := (index . 1).Values.metrics.address | trimPrefix "[" | trimSuffix "]" | default "::" -}}
 {{- if contains ":" $address -}}
 {{- $address = printf "[%s]" $address -}}
 {{- end -}}
-{{- printf "%s:%d" $address (int64 .Values.metrics.port) -}}
+{{- printf "%s:%d" $address (int64 (index . 0)) -}}
+{{- end -}}
+
+{{- /* With what agents are asked for metrics. */ -}}
+{{- define "podlens.scheme" -}}
+{{- if and .Values.web.existingSecret .Values.web.tls }}https{{ else }}http{{ end -}}
+{{- end -}}
+
+{{- /* The port of the probes; empty where they have none of their own. */ -}}
+{{- define "podlens.healthPort" -}}
+{{- if and .Values.web.existingSecret (int64 .Values.web.healthPort) }}{{ int64 .Values.web.healthPort }}{{ end -}}
+{{- end -}}
+
+{{- /* A list of a path and the root: the kubelet's question. It takes any certificate. */ -}}
+{{- define "podlens.probe" -}}
+{{- $root := index . 1 -}}
+path: {{ index . 0 }}
+{{- if include "podlens.healthPort" $root }}
+port: health
+{{- else }}
+port: metrics
+{{- if eq (include "podlens.scheme" $root) "https" }}
+scheme: HTTPS
+{{- end }}
+{{- end }}
 {{- end -}}
 
 {{- /* The pod's seccomp profile; an empty localhostProfile is none. */ -}}
@@ -241,6 +289,9 @@ would be dropped in silence.
 {{- if .Values.scrapeAnnotations -}}
 {{- $port := int64 .Values.metrics.port | toString -}}
 {{- $own = dict "prometheus.io/scrape" "true" "prometheus.io/port" $port "prometheus.io/path" "/metrics" | merge $own -}}
+{{- if eq (include "podlens.scheme" .) "https" -}}
+{{- $_ := set $own "prometheus.io/scheme" "https" -}}
+{{- end -}}
 {{- end -}}
 {{- with include "podlens.appArmorAnnotation" . -}}
 {{- $_ := set $own "container.apparmor.security.beta.kubernetes.io/podlens" . -}}
@@ -277,6 +328,12 @@ would be dropped in silence.
 {{- with .Values.otlp.endpoint -}}
 {{- $_ := set $config "otlp" (set ($config.otlp | default dict) "endpoint" .) -}}
 {{- end -}}
+{{- if .Values.web.existingSecret -}}
+{{- $_ := set $config "web" (dict "config_file" (printf "/etc/podlens-web/%s" .Values.web.key)) -}}
+{{- with include "podlens.healthPort" . -}}
+{{- $_ := set $config "health_listen" (include "podlens.listen" (list . $)) -}}
+{{- end -}}
+{{- end -}}
 {{- $names := $config.kubernetes | default dict -}}
 {{- if ne .Values.names.source "auto" -}}
 {{- $_ := set $names "source" .Values.names.source -}}
@@ -290,9 +347,20 @@ would be dropped in silence.
 {{- toYaml $config -}}
 {{- end -}}
 
+{{- /* A list of a monitor's values and the root. */ -}}
 {{- define "podlens.monitorEndpoint" -}}
 port: metrics
 path: /metrics
+{{- if eq (include "podlens.scheme" (index . 1)) "https" }}
+scheme: https
+{{- end }}
+{{- range $field := list "tlsConfig" "basicAuth" "authorization" }}
+{{- with index (index $ 0) $field }}
+{{ $field }}:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+{{- with index . 0 }}
 # The labels namespace, pod and container are those of the measured pods, not of the agent's.
 honorLabels: true
 {{- with .interval }}
@@ -316,4 +384,5 @@ metricRelabelings:
   {{- with .metricRelabelings }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
+{{- end }}
 {{- end -}}

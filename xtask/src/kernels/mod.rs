@@ -35,8 +35,11 @@ const PREFIXES: &[&str] = &["linux-image-", APART_FROM];
 const MODULES_PREFIX: &str = "linux-modules-";
 const APART_FROM: &str = "linux-binary-";
 /// Modules that tests ask for, where the kernel does not have them built in: a disk in memory whose requests take as long as a
-/// test says, and a scheduler for it.
-const MODULES: &[&str] = &["configfs", "null_blk", "mq-deadline"];
+/// test says, and a scheduler for it; wires between network namespaces, and devices at whose other end is a program; a firewall.
+const MODULES: &[&str] =
+    &["configfs", "null_blk", "mq-deadline", "veth", "tun", "crc32c_generic", "libcrc32c", "nfnetlink", "nf_tables"];
+/// The file that says which modules were asked for when a kernel was fetched.
+const ASKED: &str = "modules.asked";
 
 /// One kernel in the cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,6 +93,13 @@ fn cached(directory: &Path, series: &str) -> Result<Kernel> {
             directory.display()
         )
     })?;
+    let asked = fs::read_to_string(home.join(ASKED)).unwrap_or_default();
+    if asked != MODULES.join(" ") {
+        bail!(
+            "the kernel of series {series} in {} was fetched without modules that tests ask for; `cargo xtask setup --for vm` fetches it anew",
+            directory.display()
+        );
+    }
     let modules = entries(&home.join("modules"))?;
     Ok(Kernel {
         series: series.to_owned(),
@@ -125,6 +135,8 @@ fn fetch(directory: &Path, series: &str) -> Result<Kernel> {
         }
         keep_modules(&tree, &partial.join("modules"))?;
         debian::remove(&tree)?;
+        let asked = partial.join(ASKED);
+        fs::write(&asked, MODULES.join(" ")).with_context(|| format!("cannot write {}", asked.display()))?;
         debian::remove(&home)?;
         fs::rename(&partial, &home).with_context(|| format!("cannot put {} into its place", home.display()))?;
         return cached(directory, series);

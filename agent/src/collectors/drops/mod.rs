@@ -26,6 +26,8 @@ pub struct Drops {
     counts: Table<DropKey, u64>,
     lost: MappedArray<u64>,
     missed: MissedRuns,
+    /// What the last reading found: which entries a slot has.
+    counted: BySlot,
     /// The present slot's row.
     found: Row,
 }
@@ -35,12 +37,7 @@ impl Drops {
     #[must_use]
     pub fn new(layout: Arc<Layout>, counts: Table<DropKey, u64>, lost: MappedArray<u64>, missed: MissedRuns) -> Self {
         let found = layout.row();
-        Self { layout, counts, lost, missed, found }
-    }
-
-    /// All of the table. If it cannot be read nothing is told, and what was told before stays.
-    fn all(&self) -> Vec<(DropKey, u64)> {
-        self.counts.read().unwrap_or_default()
+        Self { layout, counts, lost, missed, counted: BySlot::default(), found }
     }
 }
 
@@ -50,18 +47,23 @@ impl Collector for Drops {
     }
 
     fn read(&mut self, sweep: &Sweep<'_>, readings: &mut dyn Readings) {
-        let counts = by_slot(self.all());
+        let Self { layout, counts, counted, found, .. } = self;
+        // If the table cannot be read, what it had before is told.
+        if let Ok(all) = counts.read() {
+            *counted = by_slot(all);
+        }
         for (number, _) in sweep.wanted.iter() {
-            let Some(reasons) = counts.get(&number) else { continue };
-            self.found.clear();
-            book(&mut self.found, &self.layout, reasons);
-            readings.slot(number, &self.found);
+            let Some(reasons) = counted.get(&number) else { continue };
+            found.clear();
+            book(found, layout, reasons);
+            readings.slot(number, found);
         }
     }
 
     fn clear(&mut self, slot: u32) {
-        for (key, _) in self.all().iter().filter(|(key, _)| key.slot == slot) {
-            self.counts.remove(key);
+        // Its last values were told a moment ago, by a reading of the whole table: there is no other for each slot.
+        for (reason, _) in self.counted.remove(&slot).unwrap_or_default() {
+            self.counts.remove(&DropKey { slot, reason });
         }
     }
 

@@ -14,7 +14,10 @@ mod walk;
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use foldhash::fast::RandomState;
@@ -46,7 +49,7 @@ pub struct Tcp {
     walker: Option<Walker>,
     /// Sockets in the root of the version 2 tree may be of any cgroup of version 1.
     has_v1: bool,
-    missed_closings: MissedRuns,
+    missed_closings: MissedChanges,
     /// Of the programs that count resets; nothing where they do not run.
     missed_resets: Vec<MissedRuns>,
     /// Of the kernel's clock, once it is known.
@@ -54,6 +57,16 @@ pub struct Tcp {
     books: Books,
     /// The present cgroup's row.
     found: Row,
+}
+
+/// Changes of sockets' states that neither program was called for.
+struct MissedChanges {
+    /// Of the first one.
+    missed: MissedRuns,
+    /// What the second one has taken of those.
+    stood_in: MappedArray<u64>,
+    /// What was told: what is being taken between two readings never makes it less.
+    told: AtomicU64,
 }
 
 /// What was told, by cgroup, and what became of it.
@@ -142,6 +155,19 @@ impl Tcp {
     /// A slot is held under this key.
     fn holds_slot(&self, key: CgroupKey) -> bool {
         (0..self.slots.len()).any(|at| self.slots.get(at).is_some_and(|slot| slot.key == key))
+    }
+}
+
+impl MissedChanges {
+    fn new(missed: MissedRuns, stood_in: MappedArray<u64>) -> Self {
+        Self { missed, stood_in, told: AtomicU64::new(0) }
+    }
+
+    fn count(&self) -> u64 {
+        let missed = self.missed.count();
+        // After that: the one comes before the other, so that what is just being taken is never told as lost.
+        let lost = missed.saturating_sub(self.stood_in.get(0).unwrap_or_default());
+        self.told.fetch_max(lost, Ordering::Relaxed).max(lost)
     }
 }
 

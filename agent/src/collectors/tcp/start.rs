@@ -3,7 +3,7 @@
 use std::{error::Error, sync::Arc};
 
 use super::{
-    Books, Tcp, metrics,
+    Books, MissedChanges, Tcp, metrics,
     walk::{WalkMaps, Walker},
 };
 use crate::{
@@ -12,6 +12,8 @@ use crate::{
     signal::Loss,
 };
 
+/// The program that is told of a socket's changes first.
+const STATE: &str = "tcp_state";
 /// The program that walks through living sockets.
 const WALK: &str = "tcp_walk";
 /// The programs that count resets.
@@ -27,8 +29,18 @@ pub static SPEC: Spec = Spec {
         Part {
             without: None,
             for_events: false,
-            programs: &[Program::on_tracepoint("tcp_state", "inet_sock_set_state", &["sock", "int", "int"])],
-            maps: &[Map::per_slot("TCP_ACCOUNTS", 1), Map::fixed("TCP_CURSOR"), Map::fixed("TCP_CONNECTS")],
+            // In this order: the second takes what the first has not.
+            programs: &[
+                Program::on_tracepoint(STATE, "inet_sock_set_state", &["sock", "int", "int"]),
+                Program::on_tracepoint("tcp_state_again", "inet_sock_set_state", &["sock", "int", "int"]),
+            ],
+            maps: &[
+                Map::per_slot("TCP_ACCOUNTS", 1),
+                Map::fixed("TCP_CURSOR"),
+                Map::fixed("TCP_CONNECTS"),
+                Map::fixed("TCP_TAKEN"),
+                Map::fixed("TCP_STOOD_IN"),
+            ],
         },
         Part {
             without: Some(
@@ -82,7 +94,7 @@ pub static SPEC: Spec = Spec {
 /// A change of a socket's state is in no metric.
 pub(super) static MISSED_CLOSING: Loss = Loss {
     reason: "missed_closing",
-    means: "the kernel left out the program at a change of a socket's state, since that came in an interrupt on a CPU that was counting another one: a connection may be missing in the counts of events, and what it sent and received since the last walk in bytes, segments and retransmits",
+    means: "the kernel left out both programs at a change of a socket's state, since a CPU was in the middle of both when an interrupt or another task brought it: a connection may be missing in the counts of events, and what it sent and received since the last walk in bytes, segments and retransmits",
 };
 
 /// A reset is in no metric.
@@ -126,7 +138,7 @@ fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
         None
     };
     let has_v1 = start.hierarchies.keyed_v1().is_some();
-    let missed_closings = start.object.missed_runs("tcp_state")?;
+    let missed_closings = MissedChanges::new(start.object.missed_runs(STATE)?, start.object.array("TCP_STOOD_IN")?);
     let mut missed_resets = Vec::new();
     if RESETS.iter().all(|name| start.runs(name)) {
         for name in RESETS {

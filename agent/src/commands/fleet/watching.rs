@@ -32,7 +32,7 @@ use crate::{
         EventSource, SnapshotSource,
         otlp_client::{OtlpConfig, OtlpLogClient},
         own::DirectPush,
-        server::{Content, Server, Verdict},
+        server::{Content, Listen, Server, Verdict},
     },
     fleet::{
         events,
@@ -96,7 +96,8 @@ async fn serve(config: &Config, options: &Fleet) -> Result<()> {
     }
     let client = source::api_client(&config.kubernetes).await?;
     let beat = Arc::new(Beat { began: Instant::now(), last_ms: AtomicU64::new(0) });
-    let server = Server::bind(config.listen, content(&watch, &claim, &telemetry, &beat, config))?;
+    let listen = Listen { address: config.listen, health: config.health_listen, web: config.web.config_file.clone() };
+    let server = Server::bind(&listen, content(&watch, &claim, &telemetry, &beat, config))?;
     info!(address = %server.address(), instance, api = %client.server(), "watching the fleet");
 
     let mut tasks = JoinSet::new();

@@ -5,6 +5,7 @@ mod file_messages;
 mod other_messages;
 mod sources;
 mod standard;
+mod web_file;
 
 use super::{Config, Error, Inputs, Loaded, load};
 

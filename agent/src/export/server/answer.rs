@@ -14,9 +14,12 @@ use super::{
     connection::{Delivery, Payload},
     pages::{Form, Pages},
 };
-use crate::export::{
-    SnapshotSource,
-    prometheus::{Filter, Format, Style},
+use crate::{
+    export::{
+        SnapshotSource,
+        prometheus::{Filter, Format, Style},
+    },
+    telemetry::Refusal,
 };
 
 /// Everything that answers are made of.
@@ -32,14 +35,25 @@ impl<S: SnapshotSource> Answers<S> {
             return text(StatusCode::NOT_FOUND, "not found; see / for what there is\n");
         }
         if request.method() != Method::GET && request.method() != Method::HEAD {
-            let answer = text(StatusCode::METHOD_NOT_ALLOWED, "use GET or HEAD\n");
-            return with_header(answer, header::ALLOW, "GET, HEAD");
+            return not_allowed();
         }
         match path {
             "/metrics" => self.metrics(request, delivery).await,
             "/healthz" => verdict((self.content.alive)()),
             "/readyz" => verdict((self.content.ready)()),
             _ => self.index(),
+        }
+    }
+
+    /// Where nothing but the probes is served.
+    pub(super) fn probe(&self, request: &Request<Incoming>) -> Response<Payload> {
+        if request.method() != Method::GET && request.method() != Method::HEAD {
+            return not_allowed();
+        }
+        match request.uri().path() {
+            "/healthz" => verdict((self.content.alive)()),
+            "/readyz" => verdict((self.content.ready)()),
+            _ => text(StatusCode::NOT_FOUND, "not found; there are /healthz and /readyz\n"),
         }
     }
 
@@ -91,6 +105,23 @@ impl<S: SnapshotSource> Answers<S> {
         let answer = Response::new(Payload::new(page.into()));
         with_header(answer, header::CONTENT_TYPE, "text/html; charset=utf-8")
     }
+}
+
+/// For a request that is not let in.
+pub(super) fn refused(refusal: Refusal, challenges: impl Iterator<Item = &'static str>) -> Response<Payload> {
+    if refusal == Refusal::UncheckedCredentials {
+        let answer = text(StatusCode::TOO_MANY_REQUESTS, "too many passwords wait to be checked; try again\n");
+        return with_header(answer, header::RETRY_AFTER, "10");
+    }
+    let mut answer = text(StatusCode::UNAUTHORIZED, "credentials are lacking or wrong\n");
+    for challenge in challenges {
+        answer.headers_mut().append(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+    }
+    answer
+}
+
+fn not_allowed() -> Response<Payload> {
+    with_header(text(StatusCode::METHOD_NOT_ALLOWED, "use GET or HEAD\n"), header::ALLOW, "GET, HEAD")
 }
 
 fn verdict(verdict: Verdict) -> Response<Payload> {

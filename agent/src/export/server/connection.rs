@@ -2,11 +2,12 @@
 //! page is delivered.
 //!
 //! hyper bounds the time until a request's head has come, the idle time before it included, and not the time for writing an
-//! answer. A kept connection may be idle for much longer than a head may take, hence this wrapper.
+//! answer. A kept connection may be idle for much longer than a head may take, hence this wrapper. With TLS bytes may wait
+//! for the peer in a flush as well as in a write.
 
 use std::{
     convert::Infallible,
-    io,
+    fmt, io,
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
@@ -22,7 +23,10 @@ use hyper::{
     rt::{Read, ReadBufCursor, Write},
 };
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, time::Sleep};
+use tokio::time::Sleep;
+
+use super::transport::Transport;
+use crate::telemetry::Refusal;
 
 /// Passes a page's sequence number on once all of its bytes are in the kernel's hands. HTTP knows no receipt
 /// beyond that.
@@ -90,32 +94,81 @@ impl Body for Payload {
     }
 }
 
-/// Set when a request's head has come whole.
-pub(super) type HeadCame = Arc<AtomicBool>;
+/// How far a connection's requests are.
+#[derive(Default)]
+pub(super) struct Progress {
+    /// Set when a request's head has come whole.
+    head_came: AtomicBool,
+    /// Set from then until its answer is in the kernel's hands.
+    owes_answer: AtomicBool,
+}
+
+impl Progress {
+    /// A request is here.
+    pub(super) fn request_came(&self) {
+        self.head_came.store(true, Ordering::Relaxed);
+        self.owes_answer.store(true, Ordering::Relaxed);
+    }
+
+    /// Whoever leaves now has no answer.
+    pub(super) fn owes_answer(&self) -> bool {
+        self.owes_answer.load(Ordering::Relaxed)
+    }
+}
+
+/// Why a connection was cut here.
+#[derive(Debug)]
+struct Cut(Refusal);
+
+impl fmt::Display for Cut {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.0.name())
+    }
+}
+
+impl std::error::Error for Cut {}
+
+impl Cut {
+    fn into_io(self) -> io::Error {
+        io::Error::new(io::ErrorKind::TimedOut, self)
+    }
+}
+
+/// What a connection's end means; none where nobody was refused anything.
+pub(super) fn refusal(ended: &hyper::Error, progress: &Progress) -> Option<Refusal> {
+    let cause = std::error::Error::source(ended).and_then(|cause| cause.downcast_ref::<io::Error>());
+    let cut = cause.and_then(io::Error::get_ref).and_then(|cause| cause.downcast_ref::<Cut>());
+    match cut {
+        Some(Cut(refusal)) => Some(*refusal),
+        None if ended.is_parse() => Some(Refusal::BadRequest),
+        None => progress.owes_answer().then_some(Refusal::Gone),
+    }
+}
 
 /// The connection as hyper sees it.
 pub(super) struct Stream {
-    inner: TokioIo<TcpStream>,
+    inner: TokioIo<Transport>,
     patience: Duration,
     /// Runs from a request's first byte, and from the connection's beginning, until the head has come.
     head: Option<Pin<Box<Sleep>>>,
-    head_came: HeadCame,
+    progress: Arc<Progress>,
     /// Runs from the first write that the peer kept waiting until everything is flushed, whatever trickles through
     /// in between.
     stalled: Option<Pin<Box<Sleep>>>,
+    has_written: bool,
     delivery: Arc<Delivery>,
 }
 
 impl Stream {
     /// Call it within a runtime.
     pub(super) fn new(
-        inner: TokioIo<TcpStream>,
+        transport: Transport,
         patience: Duration,
-        head_came: HeadCame,
+        progress: Arc<Progress>,
         delivery: Arc<Delivery>,
     ) -> Self {
         let head = Some(Box::pin(tokio::time::sleep(patience)));
-        Self { inner, patience, head, head_came, stalled: None, delivery }
+        Self { inner: TokioIo::new(transport), patience, head, progress, stalled: None, has_written: false, delivery }
     }
 
     fn bounded<T>(&mut self, written: Poll<io::Result<T>>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
@@ -123,9 +176,14 @@ impl Stream {
             let patience = self.patience;
             let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
             ready!(stalled.as_mut().poll(context));
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            return Poll::Ready(Err(Cut(Refusal::SlowReader).into_io()));
         }
         written
+    }
+
+    fn written(&mut self, written: Poll<io::Result<usize>>, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.has_written |= written.is_ready();
+        self.bounded(written, context)
     }
 }
 
@@ -135,14 +193,14 @@ impl Read for Stream {
         context: &mut Context<'_>,
         buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.head_came.swap(false, Ordering::Relaxed) {
+        if self.progress.head_came.swap(false, Ordering::Relaxed) {
             self.head = None;
         }
         let read = Pin::new(&mut self.inner).poll_read(context, buffer);
         match &mut self.head {
             Some(head) if read.is_pending() => {
                 ready!(head.as_mut().poll(context));
-                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+                Poll::Ready(Err(Cut(Refusal::SlowRequest).into_io()))
             }
             None if read.is_ready() => {
                 self.head = Some(Box::pin(tokio::time::sleep(self.patience)));
@@ -156,7 +214,7 @@ impl Read for Stream {
 impl Write for Stream {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.inner).poll_write(context, bytes);
-        self.bounded(written, context)
+        self.written(written, context)
     }
 
     fn poll_write_vectored(
@@ -165,7 +223,7 @@ impl Write for Stream {
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.inner).poll_write_vectored(context, pieces);
-        self.bounded(written, context)
+        self.written(written, context)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -173,8 +231,12 @@ impl Write for Stream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(Pin::new(&mut self.inner).poll_flush(context))?;
+        let flushed = Pin::new(&mut self.inner).poll_flush(context);
+        ready!(self.bounded(flushed, context))?;
         self.stalled = None;
+        if std::mem::take(&mut self.has_written) {
+            self.progress.owes_answer.store(false, Ordering::Relaxed);
+        }
         self.delivery.flushed();
         Poll::Ready(Ok(()))
     }

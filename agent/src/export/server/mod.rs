@@ -1,37 +1,35 @@
 //! The HTTP server: `/metrics`, `/healthz`, `/readyz` and a plain index.
 //!
-//! HTTP/1.1 without TLS, for Prometheus and the kubelet's probes. It knows no metric and no collector: the text
+//! HTTP/1.1 for Prometheus and the kubelet's probes, with TLS and credentials if the web configuration says so; and the two
+//! probes alone on a port of their own, open to all, if that is wished. It knows no metric and no collector: the text
 //! comes from the encoder and the verdicts from whoever starts it. A peer can neither hang it nor make it
-//! hold much: heads are bounded in size and time, answers must be taken in time, connections are counted, and
-//! those that wait for their peers make room for new ones.
+//! hold much: handshakes are bounded in time, heads in size and time, answers must be taken in time, connections are counted,
+//! and those that wait for their peers make room for new ones. What is refused is told.
 
 mod answer;
 mod connection;
 mod listen;
 mod pages;
+mod refusals;
 mod scrapers;
 mod seats;
+mod shared;
+mod transport;
+mod web;
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
-    time::{Duration, Instant},
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
 };
 
-use hyper::{server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    task::JoinSet,
-};
+use tokio::{net::TcpListener, task::JoinSet};
 
+pub use self::web::{WebError, check as check_web};
 use self::{
-    answer::Answers,
-    connection::{Delivery, HeadCame, Stream},
-    pages::Pages,
-    scrapers::Scrapers,
-    seats::{Seat, Seats},
+    answer::Answers, pages::Pages, refusals::Refusals, scrapers::Scrapers, seats::Seats, shared::Shared, web::Web,
 };
 use crate::{
     config::ClassicHistograms,
@@ -43,7 +41,10 @@ use crate::{
 /// Connections served at one time.
 const CONNECTIONS: usize = 64;
 
-/// For a request's head to arrive once it has begun, and for a peer to take an answer.
+/// Connections to the port of the probes.
+const HEALTH_CONNECTIONS: usize = 16;
+
+/// For a TLS handshake, for a request's head to arrive once it has begun, and for a peer to take an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A kept connection may be idle for so long: longer than between two scrapes, and longer than Prometheus itself keeps one
@@ -90,51 +91,114 @@ pub struct Content<S> {
     pub classic_histograms: ClassicHistograms,
 }
 
+/// Where the server is, and what protects it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// Of everything.
+    pub address: SocketAddr,
+    /// Of the probes alone, always open.
+    pub health: Option<SocketAddr>,
+    /// The web configuration file. None: without TLS and open to all.
+    pub web: Option<PathBuf>,
+}
+
 /// Why there is no server.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
     /// The address cannot be listened on.
-    #[error("cannot listen on {address}: {}", remedy(source))]
+    #[error("cannot listen on {address}: {}", remedy(source, flag))]
     Bind {
         /// As configured.
         address: SocketAddr,
+        /// That sets it.
+        flag: &'static str,
         /// What the kernel says.
         source: io::Error,
     },
+    /// The web configuration cannot be used.
+    #[error(transparent)]
+    Web(#[from] WebError),
 }
 
 /// A bound server.
 pub struct Server<S> {
+    door: Door,
+    health: Option<Door>,
+    shared: Shared<S>,
+}
+
+/// One port.
+struct Door {
     listener: TcpListener,
     address: SocketAddr,
-    answers: Arc<Answers<S>>,
-    scrapers: Arc<Mutex<Scrapers>>,
-    patience: Duration,
+    connections: usize,
+    has: Has,
+}
+
+/// What a port has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Has {
+    Everything,
+    Probes,
 }
 
 impl<S: SnapshotSource> Server<S> {
-    /// Takes the address; requests are answered once it runs. Call it within a runtime.
+    /// Takes the addresses; requests are answered once it runs. Call it within a runtime.
     ///
     /// # Errors
-    /// If the address is taken, is not this machine's, or is not allowed.
-    pub fn bind(address: SocketAddr, content: Content<S>) -> Result<Self, ServerError> {
-        let failed = |source| ServerError::Bind { address, source };
-        let listener = listen::listen(address).map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
+    /// If an address is taken, is not this machine's, or is not allowed, or the web configuration is wrong.
+    pub fn bind(listen: &Listen, content: Content<S>) -> Result<Self, ServerError> {
+        let telemetry = Arc::clone(&content.telemetry);
+        let web = listen.web.clone().map(|path| Web::open(path, Arc::clone(&telemetry))).transpose()?;
+        let door = Door::open(listen.address, "--listen", CONNECTIONS, Has::Everything)?;
+        let health = listen
+            .health
+            .map(|address| Door::open(address, "--health-listen", HEALTH_CONNECTIONS, Has::Probes))
+            .transpose()?;
         let scrapers = Arc::new(Mutex::new(Scrapers::new(content.linger)));
-        let answers = Arc::new(Answers { content, pages: Pages::default() });
-        Ok(Self { listener, address, answers, scrapers, patience: PATIENCE })
+        let shared = Shared {
+            answers: Arc::new(Answers { content, pages: Pages::default() }),
+            scrapers,
+            web: web.map(Arc::new),
+            refusals: Arc::new(Refusals::new(telemetry)),
+            patience: PATIENCE,
+        };
+        Ok(Self { door, health, shared })
     }
 
     /// Where it listens, with the port that the kernel chose if 0 was asked for.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.door.address
+    }
+
+    /// Where the probes are served, if they have a port of their own.
+    #[must_use]
+    pub fn health_address(&self) -> Option<SocketAddr> {
+        self.health.as_ref().map(|door| door.address)
     }
 
     /// Answers until a stop is asked for, then lets answers under way end within two seconds.
     pub async fn run(self, shutdown: Shutdown) {
-        let seats = Seats::new(CONNECTIONS);
+        let probes = async {
+            if let Some(door) = self.health {
+                door.run(self.shared.clone(), shutdown.clone()).await;
+            }
+        };
+        tokio::join!(self.door.run(self.shared.clone(), shutdown.clone()), probes);
+    }
+}
+
+impl Door {
+    fn open(address: SocketAddr, flag: &'static str, connections: usize, has: Has) -> Result<Self, ServerError> {
+        let failed = |source| ServerError::Bind { address, flag, source };
+        let listener = listen::listen(address).map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        Ok(Self { listener, address, connections, has })
+    }
+
+    async fn run<S: SnapshotSource>(self, shared: Shared<S>, shutdown: Shutdown) {
+        let seats = Seats::new(self.connections);
         let mut connections = JoinSet::new();
         let stop = stopped(shutdown.clone());
         tokio::pin!(stop);
@@ -150,7 +214,8 @@ impl<S: SnapshotSource> Server<S> {
             while connections.try_join_next().is_some() {}
             match accepted {
                 Ok((stream, peer, seat)) => {
-                    connections.spawn(self.serve(stream, peer.ip().to_canonical(), seat, shutdown.clone()));
+                    let peer = peer.ip().to_canonical();
+                    connections.spawn(shared.clone().attend(stream, peer, seat, self.has, shutdown.clone()));
                 }
                 Err(error) => {
                     tracing::debug!(%error, "a connection could not be accepted");
@@ -163,70 +228,20 @@ impl<S: SnapshotSource> Server<S> {
         // What is left is cut when the set is dropped.
         let _ = tokio::time::timeout(LAST_ANSWERS, ended).await;
     }
-
-    fn serve(
-        &self,
-        stream: TcpStream,
-        peer: IpAddr,
-        seat: Seat,
-        shutdown: Shutdown,
-    ) -> impl Future<Output = ()> + Send + use<S> {
-        let seat = Arc::new(seat);
-        let held = Arc::clone(&seat);
-        let answers = Arc::clone(&self.answers);
-        let patience = self.patience;
-        // An answer is one write or a few large ones; nothing is gained by waiting for more.
-        let _ = stream.set_nodelay(true);
-        let delivery = {
-            let (answers, scrapers) = (Arc::clone(&answers), Arc::clone(&self.scrapers));
-            Arc::new(Delivery::new(move |sequence| {
-                let mut scrapers = scrapers.lock().unwrap_or_else(PoisonError::into_inner);
-                let acknowledged = scrapers.delivered(peer, sequence, Instant::now());
-                drop(scrapers);
-                answers.content.source.exported(&format!("prometheus/{peer}"), acknowledged);
-            }))
-        };
-        let head_came = HeadCame::default();
-        let stream = Stream::new(TokioIo::new(stream), patience, Arc::clone(&head_came), Arc::clone(&delivery));
-        let service = service_fn(move |request| {
-            head_came.store(true, Ordering::Relaxed);
-            let (answers, delivery, seat) = (Arc::clone(&answers), Arc::clone(&delivery), Arc::clone(&held));
-            async move {
-                let answer = seat.answering(answers.answer(&request, &delivery)).await;
-                Ok::<_, std::convert::Infallible>(answer)
-            }
-        });
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(IDLE)
-            .max_buf_size(HEAD_BYTES)
-            .max_headers(HEADERS)
-            .serve_connection(stream, service);
-        async move {
-            tokio::pin!(connection);
-            let ended = tokio::select! {
-                ended = connection.as_mut() => ended,
-                () = seat.lost() => return tracing::debug!(%peer, "a connection made room for a new one"),
-                () = stopped(shutdown) => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            };
-            if let Err(error) = ended {
-                tracing::debug!(%peer, %error, "a connection ended early");
-            }
-        }
-    }
 }
 
-fn remedy(error: &io::Error) -> &'static str {
+fn remedy(error: &io::Error, flag: &str) -> String {
     match error.kind() {
-        io::ErrorKind::AddrInUse => "another process, perhaps another podlens, listens there: stop it or use --listen",
-        io::ErrorKind::AddrNotAvailable => {
-            "the address is not one of this machine's: use --listen with one that is, or [::] for all"
+        io::ErrorKind::AddrInUse => {
+            format!("another process, perhaps another podlens, listens there: stop it or use {flag}")
         }
-        io::ErrorKind::PermissionDenied => "ports below 1024 need a privilege: use --listen with a higher one",
-        _ => "use --listen with another address",
+        io::ErrorKind::AddrNotAvailable => {
+            format!("the address is not one of this machine's: use {flag} with one that is, or [::] for all")
+        }
+        io::ErrorKind::PermissionDenied => {
+            format!("ports below 1024 need a privilege: use {flag} with a higher one")
+        }
+        _ => format!("use {flag} with another address"),
     }
 }
 

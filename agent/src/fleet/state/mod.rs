@@ -4,19 +4,26 @@
 //! that a change concerns: for a pod that is one, however large the cluster. Whoever lists everything once settles once.
 
 mod cell;
+mod figures;
 mod report;
+mod watched;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
-use self::cell::{Cell, Found, Wants};
-pub use self::report::Report;
+use self::{
+    cell::Cell,
+    watched::{Newest, Watched},
+};
+pub use self::{
+    figures::{Figures, STATES},
+    report::Report,
+};
 use super::{
     causes::{Events, Lack, NoRoom, Reason},
     kinds::{Kind, Object},
     objects::{DaemonSet, Event, Node, Pod, Revision, Shared, Uid},
-    placement::Exclusion,
     rollout::{self, PATIENCE, Rollout},
 };
 
@@ -61,54 +68,6 @@ struct Dirty {
     daemon_sets: HashSet<Uid>,
 }
 
-/// A `DaemonSet` and what follows for it.
-#[derive(Debug)]
-struct Watched {
-    object: DaemonSet,
-    newest: Option<Newest>,
-    /// By slot.
-    cells: Vec<Cell>,
-    counts: Counts,
-    lacking: BTreeMap<u32, Lacking>,
-    /// New pods that do not work beside old ones that do.
-    surging: BTreeMap<u32, Lack>,
-    just_missed: BTreeMap<u32, Exclusion>,
-    rollout: Rollout,
-    /// Since when, as far as that is known.
-    rollout_since: Option<Timestamp>,
-    is_new: bool,
-}
-
-#[derive(Debug, PartialEq)]
-struct Newest {
-    hash: Option<Box<str>>,
-    made: Option<Timestamp>,
-    rolled_back: bool,
-}
-
-/// A node without a pod that works.
-#[derive(Debug)]
-struct Lacking {
-    lack: Lack,
-    /// Its pod is, or would be, of the newest revision.
-    is_new: bool,
-    noticed: Timestamp,
-    /// As which it was told.
-    told: Option<Reason>,
-}
-
-/// Sums over all nodes.
-#[derive(Debug, Default)]
-struct Counts {
-    wanted: usize,
-    present: usize,
-    ready: usize,
-    current: usize,
-    misplaced: usize,
-    just_missed: usize,
-    excluded: [usize; Exclusion::NAMES.len()],
-}
-
 /// Something that somebody may want to hear of.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
@@ -139,13 +98,6 @@ pub enum Change {
         /// The state now.
         now: Rollout,
     },
-}
-
-/// One `DaemonSet` in numbers.
-#[derive(Clone, Copy, Debug)]
-pub struct Figures<'a> {
-    watched: &'a Watched,
-    slots: &'a [Slot],
 }
 
 impl Fleet {
@@ -222,19 +174,7 @@ impl Fleet {
             }
             return;
         }
-        let watched = Watched {
-            object,
-            newest: None,
-            cells: Vec::new(),
-            counts: Counts::default(),
-            lacking: BTreeMap::new(),
-            surging: BTreeMap::new(),
-            just_missed: BTreeMap::new(),
-            rollout: Rollout::Settled,
-            rollout_since: None,
-            is_new: true,
-        };
-        self.daemon_sets.insert(uid, watched);
+        self.daemon_sets.insert(uid, Watched::new(object));
         self.find_newest(uid);
         self.dirty.daemon_sets.insert(uid);
     }
@@ -405,8 +345,7 @@ impl Fleet {
             for number in slots {
                 let Some(slot) = self.slots.get(number as usize) else { continue };
                 let found = cell::look(&watched.wants(*uid), slot, &self.pods, &self.events);
-                let is_quiet = is_first || watched.is_new;
-                if let Some(waits) = watched.enter(number, found, slot, now, is_quiet, &mut changes) {
+                if let Some(waits) = watched.enter(number, found, slot, now, is_first, &mut changes) {
                     self.waiting.push_back((waits, *uid, number));
                 }
             }
@@ -499,156 +438,6 @@ impl Slot {
         self.node.is_none() && self.pods.is_empty()
     }
 }
-
-impl Counts {
-    fn change(&mut self, before: Cell, now: Cell) {
-        let count = |sum: &mut usize, before: bool, now: bool| *sum = *sum + usize::from(now) - usize::from(before);
-        count(&mut self.wanted, before.wanted, now.wanted);
-        count(&mut self.present, before.present, now.present);
-        count(&mut self.ready, before.ready, now.ready);
-        count(&mut self.current, before.current, now.current);
-        count(&mut self.just_missed, before.just_missed, now.just_missed);
-        self.misplaced = self.misplaced + usize::from(now.misplaced) - usize::from(before.misplaced);
-        for (position, sum) in (0_u8..).zip(&mut self.excluded) {
-            count(sum, before.excluded == Some(position), now.excluded == Some(position));
-        }
-    }
-}
-
-impl Watched {
-    fn name(&self) -> (String, String) {
-        (self.object.metadata.namespace.clone(), self.object.metadata.name.clone())
-    }
-
-    fn wants(&self, daemon_set: Uid) -> Wants<'_> {
-        let newest = self.newest.as_ref().and_then(|newest| newest.hash.as_deref());
-        Wants { daemon_set, template: self.object.template(), newest }
-    }
-
-    fn is_rolling(&self) -> bool {
-        matches!(self.rollout, Rollout::Rolling | Rollout::Stuck { .. })
-    }
-
-    /// Enters what was found of a node; gives since when something waits to be told.
-    fn enter(
-        &mut self,
-        number: u32,
-        found: Found,
-        slot: &Slot,
-        now: Timestamp,
-        is_quiet: bool,
-        changes: &mut Vec<Change>,
-    ) -> Option<Timestamp> {
-        if let Some(cell) = self.cells.get_mut(number as usize) {
-            self.counts.change(std::mem::replace(cell, found.cell), found.cell);
-        }
-        match found.just_missed {
-            Some(why) => drop(self.just_missed.insert(number, why)),
-            None => drop(self.just_missed.remove(&number)),
-        }
-        match found.surge {
-            Some(lack) => drop(self.surging.insert(number, lack)),
-            None => drop(self.surging.remove(&number)),
-        }
-        let before = self.lacking.remove(&number);
-        let told = before.as_ref().and_then(|before| before.told);
-        let Some((mut lack, is_new)) = found.lack else {
-            changes.extend(told.map(|reason| Change::Ends {
-                daemon_set: self.name(),
-                node: slot.name.to_string(),
-                reason,
-            }));
-            return None;
-        };
-        let reason = lack.reason;
-        let before = before.filter(|before| before.lack.reason == reason);
-        if lack.since.is_none() && !is_quiet {
-            lack.since = before.as_ref().map_or(Some(now), |before| before.lack.since);
-        }
-        let noticed = before.as_ref().map_or(now, |before| before.noticed);
-        let is_to_tell = !is_quiet && !reason.passes() && told != Some(reason);
-        if is_to_tell {
-            let node = slot.name.to_string();
-            changes.push(Change::Lacks { daemon_set: self.name(), node, lack: lack.clone() });
-        }
-        let told = if is_to_tell || is_quiet { Some(reason) } else { told };
-        let waits = (told.is_none() && before.is_none()).then_some(noticed);
-        self.lacking.insert(number, Lacking { lack, is_new, noticed, told });
-        waits
-    }
-
-    fn roll_out(&mut self, slots: &[Slot], now: Timestamp, is_first: bool, changes: &mut Vec<Change>) {
-        let lacking = self.lacking.iter().map(|(number, lacking)| (number, &lacking.lack, lacking.is_new));
-        let surging = self.surging.iter().map(|(number, lack)| (number, lack, true));
-        let named = lacking
-            .chain(surging)
-            .filter_map(|(number, lack, is_new)| Some((&*slots.get(*number as usize)?.name, lack, is_new)));
-        let counts = &self.counts;
-        let pods =
-            rollout::Pods { wanted: counts.wanted, old: counts.present.saturating_sub(counts.current), lacking: named };
-        let rollout = rollout::rollout(&self.object, &pods, now);
-        let before = self.rollout.name();
-        let has_begun = before == "settled" && !self.newest.as_ref().is_some_and(|newest| newest.rolled_back);
-        if rollout.name() != before || self.is_new {
-            let made = self.newest.as_ref().and_then(|newest| newest.made);
-            self.rollout_since = match &rollout {
-                Rollout::Stuck { lack, .. } => lack.since.or(Some(now)),
-                Rollout::Rolling | Rollout::Paused if has_begun => made.or(Some(now)),
-                _ if is_first || self.is_new => None,
-                _ => Some(now),
-            };
-            if !is_first && !self.is_new {
-                changes.push(Change::RollsOut { daemon_set: self.name(), before, now: rollout.clone() });
-            }
-        }
-        self.rollout = rollout;
-    }
-}
-
-impl<'a> Figures<'a> {
-    /// Its namespace and name.
-    #[must_use]
-    pub fn name(&self) -> (&'a str, &'a str) {
-        let meta = &self.watched.object.metadata;
-        (&meta.namespace, &meta.name)
-    }
-
-    /// How many nodes are in which state: one of [`STATES`], in their order.
-    #[must_use]
-    pub fn nodes(&self) -> [usize; STATES.len()] {
-        let Counts { wanted, present, ready, current, misplaced, just_missed, .. } = self.watched.counts;
-        [wanted, present, ready, current, self.watched.lacking.len(), misplaced, just_missed]
-    }
-
-    /// How many should have none, by reason.
-    pub fn excluded(&self) -> impl Iterator<Item = (&'static str, usize)> + use<'a> {
-        Exclusion::NAMES.iter().copied().zip(self.watched.counts.excluded)
-    }
-
-    /// Nodes without a pod that works: their names, why, and since when it is known.
-    pub fn lacking(&self) -> impl Iterator<Item = (&'a str, Reason, Timestamp)> + use<'a> {
-        let Self { watched, slots } = *self;
-        watched.lacking.iter().filter_map(|(number, lacking)| {
-            let since = lacking.lack.since.unwrap_or(lacking.noticed);
-            Some((&*slots.get(*number as usize)?.name, lacking.lack.reason, since))
-        })
-    }
-
-    /// The state of its roll-out, and since when, if that is known.
-    #[must_use]
-    pub fn rollout(&self) -> (&'a Rollout, Option<Timestamp>) {
-        (&self.watched.rollout, self.watched.rollout_since)
-    }
-
-    /// Its newest revision is an older template.
-    #[must_use]
-    pub fn is_rolled_back(&self) -> bool {
-        self.watched.newest.as_ref().is_some_and(|newest| newest.rolled_back)
-    }
-}
-
-/// The states of nodes.
-pub const STATES: [&str; 7] = ["wanted", "present", "ready", "current", "lacking", "misplaced", "just_missed"];
 
 #[cfg(test)]
 mod tests;

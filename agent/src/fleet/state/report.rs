@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use super::{Slot, Watched};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+
+use super::{Slot, watched::Watched};
 use crate::fleet::{
     causes::{Lack, Reason},
     placement::Exclusion,
     rollout::Rollout,
 };
-
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 /// A pod that was deleted has this long beyond its grace period before it is said to hang.
 const GONE_WITHIN: SignedDuration = SignedDuration::from_secs(30);

@@ -214,6 +214,20 @@ fn what_begins_and_ends_is_told_once_and_what_passes_only_after_a_minute() {
 }
 
 #[test]
+fn a_daemon_set_whose_pods_come_to_work_tells_nothing_of_its_beginning() {
+    let mut fleet = fleet(Vec::new());
+    fleet.remove(Kind::DaemonSets, Uid::of("ds"));
+    fleet.settle(at(AT));
+    fleet.put(Object::DaemonSet(Box::new(shipper()))).unwrap();
+    assert_eq!(told(&fleet.settle(at(AT))), [""; 0]);
+    for node in ["n1", "n2"] {
+        fleet.put(Object::Pod(pod(node, "new", &ready()))).unwrap();
+    }
+    assert_eq!(told(&fleet.settle(at(AT) + SignedDuration::from_secs(5))), [""; 0]);
+    assert_eq!(told(&fleet.settle(at(AT) + SignedDuration::from_secs(60))), ["n3 lacks: not_made"]);
+}
+
+#[test]
 fn a_roll_out_is_told_as_it_goes_and_since_when() {
     let mut fleet = fleet(["n1", "n2"].map(|node| pod(node, "old", &ready())).into());
     fleet.remove(Kind::Revisions, Uid::of("revision 2"));

@@ -117,6 +117,7 @@ impl Watch {
     }
 }
 
+/// What is over already is due in a moment.
 fn until(at: Timestamp) -> Duration {
-    at.duration_since(Timestamp::now()).unsigned_abs().max(Duration::from_millis(1)) * u32::from(at > Timestamp::now())
+    Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default().max(Duration::from_millis(1))
 }

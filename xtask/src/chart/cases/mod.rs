@@ -39,6 +39,7 @@ const CASES: &[Case] = &[
     case("the labels that find the pods are theirs alone, and other labels can be replaced", names::labels),
     case("annotations of the user stand over the chart's, once", names::annotations),
     case("the agent listens on every address of the node, or on the one that is asked for", pods::addresses),
+    case("the kubelet's probes get an answer whatever the web configuration asks for", pods::probes),
     case("nodes without a kernel of their own are left out, whatever affinity the user has", pods::virtual_nodes),
     case("seccomp and AppArmor profiles are those that the user names, on every Kubernetes", pods::profiles),
     case("the bundles of every runtime are where the agent looks for them", pods::bundles),

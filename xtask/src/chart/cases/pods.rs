@@ -33,6 +33,38 @@ pub(super) fn addresses(context: &Context<'_>) -> Result<()> {
     Ok(())
 }
 
+/// The kubelet has neither credentials nor a certificate: it must get an answer whatever the web configuration asks for.
+pub(super) fn probes(context: &Context<'_>) -> Result<()> {
+    for (values, port, scheme, health) in [
+        ("{}", "metrics", None, None),
+        ("web: { healthPort: 1 }", "metrics", None, None),
+        ("web: { existingSecret: a }", "health", None, Some("[::]:9465")),
+        (
+            "{ web: { existingSecret: a, healthPort: 1 }, metrics: { address: 10.0.0.5 } }",
+            "health",
+            None,
+            Some("10.0.0.5:1"),
+        ),
+        ("web: { existingSecret: a, healthPort: 0 }", "metrics", Some("HTTPS"), None),
+        ("web: { existingSecret: a, healthPort: 0, tls: false }", "metrics", None, None),
+    ] {
+        let objects = context.objects(values)?;
+        for probe in ["startupProbe", "readinessProbe", "livenessProbe"] {
+            let request = objects.agent(&format!("/spec/containers/0/{probe}/httpGet"))?;
+            same(&format!("the port of {probe} with {values}"), &text(request, "/port"), &port)?;
+            same(
+                &format!("the scheme of {probe} with {values}"),
+                &request.get("scheme"),
+                &scheme.map(|text| json!(text)).as_ref(),
+            )?;
+        }
+        let configuration = objects.configuration()?;
+        let listen = configuration.get("health_listen").and_then(Value::as_str);
+        same(&format!("health_listen with {values}"), &listen, &health)?;
+    }
+    Ok(())
+}
+
 pub(super) fn virtual_nodes(context: &Context<'_>) -> Result<()> {
     let ordinary = [json!({}), json!({ "type": "worker", "node.kubernetes.io/instance-type": "m5.large" })];
     let virtual_ones = [

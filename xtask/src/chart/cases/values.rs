@@ -8,7 +8,7 @@ use crate::chart::{documents, helm::text};
 
 const OLDER_VALUES: &str = include_str!("older-values.yaml");
 /// What charts since then have.
-const NEWER: &[&str] = &["virtualNodes", "seccompProfile", "securityContextConstraints"];
+const NEWER: &[&str] = &["virtualNodes", "seccompProfile", "securityContextConstraints", "web"];
 
 pub(super) fn nulls(context: &Context<'_>) -> Result<()> {
     let defaults = context.objects("{}")?;
@@ -153,6 +153,19 @@ pub(super) fn refused(context: &Context<'_>) -> Result<()> {
         ("appArmorProfile: { type: Localhost }", "appArmorProfile.localhostProfile"),
         ("fullnameOverride: 1st.podlens", "/fullnameOverride"),
         ("nameOverride: pod.lens", "/nameOverride"),
+        ("config: { web: { config_file: /x } }", "set web.existingSecret"),
+        ("config: { health_listen: '[::]:1' }", "set web.healthPort"),
+        ("extraArgs: [--web.config.file=/x]", "extraArgs must not contain --web.config.file"),
+        ("extraArgs: [--health-listen, '[::]:1']", "extraArgs must not contain --health-listen"),
+        ("extraEnv: [{ name: PODLENS_WEB_CONFIG_FILE, value: /x }]", "set web.existingSecret"),
+        ("podMonitor: { tlsConfig: { insecureSkipVerify: true } }", "podMonitor.tlsConfig has no effect without TLS"),
+        ("serviceMonitor: { basicAuth: { username: { name: a, key: b } } }", "since agents ask nobody"),
+        (
+            "{ web: { existingSecret: a }, podMonitor: { basicAuth: { username: {} }, authorization: { type: Bearer } } }",
+            "the operator refuses that",
+        ),
+        ("web: { existingSecret: a, healthPort: 9464 }", "web.healthPort and metrics.port are the same"),
+        ("web: { existingSecret: A_b }", "/web/existingSecret"),
         ("metrics: { address: localhost }", "/metrics/address"),
         ("metrics: { address: 127.0.0.1 }", "metrics.address is 127.0.0.1"),
         ("metrics: { address: '[::1]' }", "metrics.address is ::1"),

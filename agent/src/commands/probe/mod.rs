@@ -3,12 +3,16 @@
 //! It loads nothing and needs no rights, unlike `podlens check`, which judges the node that it runs on. The chart's
 //! `helm test` is its caller; the host's name is then a headless Service's, whose addresses are all agents.
 
+mod client;
+
 use std::{collections::BTreeSet, fmt::Write as _, io::Write as _, net::SocketAddr, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
-use http::{Request, StatusCode, Uri, header};
+use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper_util::{client::legacy, rt::TokioExecutor};
+
+use self::client::Client;
+use crate::cli::Probe;
 
 /// For one answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -22,18 +26,20 @@ const PROOF: &str = "podlens_cpu_seconds_total{";
 ///
 /// # Errors
 /// There is no address to ask, or standard output is closed.
-pub fn run(url: &Uri) -> Result<ExitCode> {
+pub fn run(options: &Probe) -> Result<ExitCode> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start a runtime")?;
-    let (text, good) = runtime.block_on(ask_all(url))?;
+    let (text, good) = runtime.block_on(ask_all(options))?;
     std::io::stdout().write_all(text.as_bytes()).context("cannot write to standard output")?;
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn ask_all(url: &Uri) -> Result<(String, bool)> {
-    let (Some("http"), Some(host)) = (url.scheme_str(), url.host()) else {
-        bail!("cannot ask {url}: agents serve http; write http://HOST:PORT");
+async fn ask_all(options: &Probe) -> Result<(String, bool)> {
+    let url = &options.url;
+    let (Some(scheme @ ("http" | "https")), Some(host)) = (url.scheme_str(), url.host()) else {
+        bail!("cannot ask {url}: write http://HOST:PORT, or https://HOST:PORT for agents that serve TLS");
     };
+    let asker = Asker { scheme, client: client::client(options)?, headers: client::headers(options)? };
     let place = (host.trim_matches(['[', ']']), url.port_u16().unwrap_or(PORT));
     let found = tokio::net::lookup_host(place)
         .await
@@ -44,7 +50,7 @@ async fn ask_all(url: &Uri) -> Result<(String, bool)> {
     }
     let (mut text, mut good) = (String::new(), true);
     for address in addresses {
-        let verdict = match ask(address).await {
+        let verdict = match asker.ask(address).await {
             Ok(verdict) => verdict,
             Err(cause) => {
                 good = false;
@@ -56,39 +62,48 @@ async fn ask_all(url: &Uri) -> Result<(String, bool)> {
     Ok((text, good))
 }
 
-/// Whether one agent is ready and has values.
-async fn ask(address: SocketAddr) -> Result<String> {
-    match get(address, "/readyz").await? {
-        (StatusCode::OK, _) => {}
-        (status, body) => bail!("it is not ready ({status}): {}", body.trim()),
-    }
-    let (status, page) = get(address, "/metrics").await?;
-    if status != StatusCode::OK {
-        bail!("it answered {status} to /metrics: {}", page.trim());
-    }
-    match page.lines().filter(|line| line.starts_with(PROOF)).count() {
-        0 => bail!("it is ready, but its page has no {PROOF}...}}; see its log"),
-        entities => Ok(format!("ready, CPU time of {entities} pods and units")),
-    }
+/// How each agent is asked.
+struct Asker<'a> {
+    scheme: &'a str,
+    client: Client,
+    headers: HeaderMap,
 }
 
-async fn get(address: SocketAddr, path: &str) -> Result<(StatusCode, String)> {
-    let client = legacy::Client::builder(TokioExecutor::new()).build_http::<Empty<bytes::Bytes>>();
-    let uri = format!("http://{address}{path}");
-    let request = Request::get(&uri)
-        .header(header::USER_AGENT, concat!("podlens/", env!("CARGO_PKG_VERSION")))
-        .body(Empty::new())
-        .with_context(|| format!("cannot ask {uri}"))?;
-    let asked = async {
-        let answer = client.request(request).await.with_context(|| format!("cannot reach {uri}"))?;
-        let status = answer.status();
-        let body = Limited::new(answer.into_body(), PAGE_BYTES).collect().await;
-        let body = body.map_err(|cause| anyhow::anyhow!("cannot read the answer of {uri}: {cause}"))?.to_bytes();
-        Ok((status, String::from_utf8_lossy(&body).into_owned()))
-    };
-    tokio::time::timeout(PATIENCE, asked)
-        .await
-        .with_context(|| format!("{uri} did not answer within {} s", PATIENCE.as_secs()))?
+impl Asker<'_> {
+    /// Whether one agent is ready and has values.
+    async fn ask(&self, address: SocketAddr) -> Result<String> {
+        match self.get(address, "/readyz").await? {
+            (StatusCode::OK, _) => {}
+            (StatusCode::UNAUTHORIZED, _) => {
+                bail!("it wants credentials, or others: use --user with --password-file, or --token-file")
+            }
+            (status, body) => bail!("it is not ready ({status}): {}", body.trim()),
+        }
+        let (status, page) = self.get(address, "/metrics").await?;
+        if status != StatusCode::OK {
+            bail!("it answered {status} to /metrics: {}", page.trim());
+        }
+        match page.lines().filter(|line| line.starts_with(PROOF)).count() {
+            0 => bail!("it is ready, but its page has no {PROOF}...}}; see its log"),
+            entities => Ok(format!("ready, CPU time of {entities} pods and units")),
+        }
+    }
+
+    async fn get(&self, address: SocketAddr, path: &str) -> Result<(StatusCode, String)> {
+        let uri = format!("{}://{address}{path}", self.scheme);
+        let mut request = Request::get(&uri).body(Empty::new()).with_context(|| format!("cannot ask {uri}"))?;
+        *request.headers_mut() = self.headers.clone();
+        let asked = async {
+            let answer = self.client.request(request).await.with_context(|| format!("cannot reach {uri}"))?;
+            let status = answer.status();
+            let body = Limited::new(answer.into_body(), PAGE_BYTES).collect().await;
+            let body = body.map_err(|cause| anyhow::anyhow!("cannot read the answer of {uri}: {cause}"))?.to_bytes();
+            Ok((status, String::from_utf8_lossy(&body).into_owned()))
+        };
+        tokio::time::timeout(PATIENCE, asked)
+            .await
+            .with_context(|| format!("{uri} did not answer within {} s", PATIENCE.as_secs()))?
+    }
 }
 
 #[cfg(test)]
@@ -100,7 +115,16 @@ mod tests {
         net::TcpListener,
     };
 
+    use clap::Parser as _;
+
     use super::ask_all;
+    use crate::cli::{Cli, Command, Probe};
+
+    fn options(words: &[&str]) -> Probe {
+        let words = ["podlens", "probe"].into_iter().chain(words.iter().copied());
+        let Command::Probe(options) = Cli::try_parse_from(words).unwrap().command else { panic!("it is no probe") };
+        options
+    }
 
     /// Serves these answers to /readyz and /metrics.
     async fn agent(ready: &'static str, metrics: &'static str) -> String {
@@ -127,8 +151,8 @@ mod tests {
     }
 
     async fn check(ready: &'static str, metrics: &'static str, good: bool, part: &str) {
-        let url = agent(ready, metrics).await.parse().unwrap();
-        let (text, verdict) = ask_all(&url).await.unwrap();
+        let url = agent(ready, metrics).await;
+        let (text, verdict) = ask_all(&options(&[&url])).await.unwrap();
         assert_eq!(verdict, good, "{text}");
         assert!(text.contains(part) && text.lines().count() == 1, "{text}");
     }
@@ -148,16 +172,16 @@ mod tests {
         // Not every machine has it.
         let Ok(listener) = TcpListener::bind("[::1]:0").await else { return };
         let url = agent_on(listener, "200 OK|ready\n", "200 OK|podlens_cpu_seconds_total{unit=\"/\"} 1\n");
-        let (text, good) = ask_all(&url.parse().unwrap()).await.unwrap();
+        let (text, good) = ask_all(&options(&[&url])).await.unwrap();
         assert!(good && text.starts_with("[::1]:"), "{text}");
     }
 
     #[tokio::test]
     async fn nobody_there_is_no_success() {
-        let (text, good) = ask_all(&"http://127.0.0.1:1".parse().unwrap()).await.unwrap();
+        let (text, good) = ask_all(&options(&["http://127.0.0.1:1"])).await.unwrap();
         assert!(!good && text.contains("cannot reach http://127.0.0.1:1/readyz"), "{text}");
-        for url in ["https://127.0.0.1:1", "127.0.0.1", "/metrics"] {
-            assert!(ask_all(&url.parse().unwrap()).await.unwrap_err().to_string().contains("http://HOST:PORT"));
+        for url in ["ftp://127.0.0.1:1", "127.0.0.1", "/metrics"] {
+            assert!(ask_all(&options(&[url])).await.unwrap_err().to_string().contains("http://HOST:PORT"));
         }
     }
 }

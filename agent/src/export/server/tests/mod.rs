@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
+mod web;
+
 use std::{
     io::Read,
     net::SocketAddr,
@@ -16,7 +18,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{CONNECTIONS, Content, PATIENCE, Server, ServerError, Verdict};
+use super::{CONNECTIONS, Content, Listen, PATIENCE, Server, ServerError, Verdict};
 use crate::{
     config::ClassicHistograms,
     export::{
@@ -29,26 +31,37 @@ use crate::{
 
 struct Running {
     address: SocketAddr,
+    health: Option<SocketAddr>,
     source: Arc<FakeSource>,
+    telemetry: Arc<SelfTelemetry>,
     stop: watch::Sender<bool>,
     ended: JoinHandle<()>,
 }
 
+fn on_loopback() -> Listen {
+    Listen { address: "127.0.0.1:0".parse().unwrap(), health: None, web: None }
+}
+
 fn start(source: Arc<FakeSource>, patience: Duration) -> Running {
+    start_on(&on_loopback(), source, patience)
+}
+
+fn start_on(listen: &Listen, source: Arc<FakeSource>, patience: Duration) -> Running {
+    let telemetry = Arc::new(SelfTelemetry::new("1.2.3", None).unwrap());
     let content = Content {
         source: Arc::clone(&source),
-        telemetry: Arc::new(SelfTelemetry::new("1.2.3", None).unwrap()),
+        telemetry: Arc::clone(&telemetry),
         alive: Arc::new(|| Verdict { good: true, text: "ok\n".into() }),
         ready: Arc::new(|| Verdict { good: false, text: "scheduler: failed\n".into() }),
         node: "node<1>".into(),
         linger: Duration::from_mins(5),
         classic_histograms: ClassicHistograms::Auto,
     };
-    let mut server = Server::bind("127.0.0.1:0".parse().unwrap(), content).unwrap();
-    server.patience = patience;
+    let mut server = Server::bind(listen, content).unwrap();
+    server.shared.patience = patience;
     let (stop, shutdown) = watch::channel(false);
-    let address = server.address();
-    Running { address, source, stop, ended: tokio::spawn(server.run(shutdown)) }
+    let (address, health) = (server.address(), server.health_address());
+    Running { address, health, source, telemetry, stop, ended: tokio::spawn(server.run(shutdown)) }
 }
 
 fn started() -> Running {
@@ -78,8 +91,13 @@ async fn send(address: SocketAddr, request: &str) -> Answer {
     let mut all = Vec::new();
     // A server that refuses may reset the connection after its answer.
     let _ = stream.read_to_end(&mut all).await;
+    divided(&all)
+}
+
+/// An answer's parts.
+fn divided(all: &[u8]) -> Answer {
     let end = all.windows(4).position(|bytes| bytes == b"\r\n\r\n").map_or(all.len(), |at| at + 4);
-    let head = String::from_utf8(all[..end].to_vec()).unwrap();
+    let head = String::from_utf8_lossy(&all[..end]).into_owned();
     let status = head.lines().next().unwrap_or_default().to_owned();
     Answer { status, head, body: all[end..].to_vec() }
 }
@@ -370,8 +388,9 @@ async fn a_taken_address_is_named_with_a_remedy() {
         linger: Duration::from_mins(5),
         classic_histograms: ClassicHistograms::Auto,
     };
-    let Err(error) = Server::bind(address, content) else { panic!("bound twice") };
-    let ServerError::Bind { .. } = &error;
+    let listen = Listen { address, ..on_loopback() };
+    let Err(error) = Server::bind(&listen, content) else { panic!("bound twice") };
+    assert!(matches!(error, ServerError::Bind { .. }));
     let text = error.to_string();
     assert!(text.contains(&address.to_string()) && text.contains("use --listen"), "{text}");
 }

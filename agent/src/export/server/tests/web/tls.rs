@@ -1,0 +1,105 @@
+//! Certificates of both sides, and what is no agreement on TLS.
+
+use super::*;
+
+#[tokio::test]
+async fn a_new_certificate_is_shown_at_the_next_handshake_and_one_without_its_key_never() {
+    let site = Site::new();
+    site.configure("", "");
+    let running = site.start();
+    let shown = async || {
+        let stream = site.connect(&running, None).await.unwrap();
+        stream.get_ref().1.peer_certificates().unwrap()[0].clone()
+    };
+    let issue = || site.authority.issue(&["127.0.0.1"]);
+    let der = |identity: &Identity| CertificateDer::from_pem_slice(identity.certificate.as_bytes()).unwrap();
+    let mut kept = site.connect(&running, None).await.unwrap();
+    let first = shown().await;
+    for _ in 0..3 {
+        let next = issue();
+        site.identify(&next);
+        assert_eq!(shown().await, der(&next));
+        assert_ne!(shown().await, first);
+    }
+    assert_eq!(counted(&running, "podlens_web_config_reloads_total", "failed"), 0);
+
+    let before = shown().await;
+    let other = issue();
+    site.write("cert.pem", &other.certificate);
+    assert_eq!(shown().await, before, "the key is another's");
+    assert_eq!(shown().await, before);
+    assert_eq!(counted(&running, "podlens_web_config_reloads_total", "failed"), 1, "told once");
+    site.write("key.pem", &other.key);
+    assert_eq!(shown().await, der(&other));
+
+    kept.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let mut piece = [0; 12];
+    kept.read_exact(&mut piece).await.unwrap();
+    assert_eq!(&piece, b"HTTP/1.1 200", "a connection from before goes on");
+}
+
+#[tokio::test]
+async fn a_client_without_a_certificate_that_is_wanted_is_refused_and_told() {
+    let site = Site::new();
+    site.write("ca.pem", &site.authority.pem());
+    let clients = "  client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: ca.pem\n";
+    let names = "  client_allowed_sans: [prometheus.monitoring, 10.1.2.3, a.example.com]\n";
+    site.configure(&format!("{clients}{names}"), "");
+    let running = site.start();
+    let stranger = Authority::new();
+    let issue = |names: &[&str]| Some(site.authority.issue(names));
+    for (what, identity, is_served) in [
+        ("its name is wanted", issue(&["prometheus.monitoring"]), true),
+        ("its address is wanted", issue(&["other", "10.1.2.3"]), true),
+        ("none", None, false),
+        ("its name is not wanted", issue(&["other.monitoring"]), false),
+        ("of a wildcard", issue(&["*.example.com"]), false),
+        ("expired", Some(site.authority.issue_expired(&["prometheus.monitoring"])), false),
+        ("of a stranger", Some(stranger.issue(&["prometheus.monitoring"])), false),
+    ] {
+        let before = count(&running, Refusal::ClientCertificate);
+        let answer = match site.connect(&running, identity.as_ref()).await {
+            Ok(stream) => exchange(stream, "/metrics", "").await,
+            Err(cause) => Err(cause),
+        };
+        assert_eq!(answer.is_ok_and(|answer| answer.status.contains(" 200 ")), is_served, "{what}");
+        let refused = || count(&running, Refusal::ClientCertificate) - before;
+        eventually(what, || refused() == u64::from(!is_served)).await;
+    }
+    // The probes' port asks nobody.
+    assert!(request(running.health.unwrap(), "GET", "/healthz", "").await.status.contains(" 200 "));
+}
+
+#[tokio::test]
+async fn a_certificate_of_the_server_that_clients_do_not_accept_is_told() {
+    let site = Site::new();
+    site.identify(&site.authority.issue_expired(&["127.0.0.1"]));
+    site.configure("", "");
+    let running = site.start();
+    let error = site.connect(&running, None).await.unwrap_err().to_string();
+    assert!(error.to_lowercase().contains("expired"), "{error}");
+    eventually("the refusal", || count(&running, Refusal::ServerCertificate) == 1).await;
+    site.identify(&Authority::new().issue(&["127.0.0.1"]));
+    assert!(site.connect(&running, None).await.is_err());
+    eventually("the refusal", || count(&running, Refusal::ServerCertificate) == 2).await;
+}
+
+#[tokio::test]
+async fn what_is_no_tls_is_refused_and_told() {
+    let site = Site::new();
+    site.configure("  min_version: TLS13\n", "");
+    let running = site.start();
+    assert!(!request(running.address, "GET", "/metrics", "").await.head.contains("200"));
+    eventually("the refusal", || count(&running, Refusal::Handshake) == 1).await;
+    let stream = TcpStream::connect(running.address).await.unwrap();
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(site.authority.pem().as_bytes()).unwrap()).unwrap();
+    let older = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS12])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let connector = TlsConnector::from(Arc::new(older));
+    assert!(connector.connect(ServerName::try_from("127.0.0.1").unwrap(), stream).await.is_err());
+    eventually("the refusal", || count(&running, Refusal::Handshake) == 2).await;
+}

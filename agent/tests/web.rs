@@ -1,0 +1,305 @@
+//! A real Prometheus scrapes the agent over TLS, with a password and with a token, while its certificate is replaced; and
+//! whoever guesses passwords costs the node a bounded share of a CPU.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+mod common;
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use common::{Agent, podlens};
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, StreamOwned,
+    crypto::ring,
+    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
+};
+use serde_json::{Value, json};
+use testkit::{
+    certificates::{Authority, Identity},
+    components::Prometheus,
+    free_address,
+};
+
+const LIMIT: Duration = Duration::from_secs(30);
+const TOKEN: &str = "a-token-that-nobody-guesses";
+const PASSWORD: &str = "secret";
+/// Of `secret`, as `htpasswd -nBC 10` makes it.
+const COST: u32 = 10;
+/// For so long passwords are guessed.
+const WINDOW: Duration = Duration::from_secs(8);
+
+struct Site {
+    folder: tempfile::TempDir,
+    authority: Authority,
+}
+
+impl Site {
+    fn new(more: &str) -> Self {
+        let site = Self { folder: tempfile::tempdir().unwrap(), authority: Authority::new() };
+        site.write("ca.pem", &site.authority.pem());
+        site.write("tokens", TOKEN);
+        site.write("password", PASSWORD);
+        site.identify(&site.authority.issue(&["127.0.0.1"]));
+        let hash = bcrypt::hash(PASSWORD, COST).unwrap();
+        let tls = format!("tls_server_config:\n  cert_file: cert.pem\n  key_file: key.pem\n{more}");
+        site.write("web.yaml", &format!("{tls}basic_auth_users:\n  prom: {hash}\nbearer_token_file: tokens\n"));
+        site
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        let next = self.path(".next");
+        fs::write(&next, text).unwrap();
+        fs::rename(next, self.path(name)).unwrap();
+    }
+
+    fn identify(&self, identity: &Identity) {
+        self.write("key.pem", &identity.key);
+        self.write("cert.pem", &identity.certificate);
+    }
+
+    /// The agent, and where its probes are.
+    fn start(&self) -> (Agent, SocketAddr) {
+        let (address, health) = (free_address(), free_address());
+        let web = self.path("web.yaml");
+        let environment = [("PODLENS_WEB_CONFIG_FILE", web.as_str()), ("PODLENS_HEALTH_LISTEN", &health.to_string())];
+        let agent = Agent::spawn(address, &[], &environment);
+        let ready =
+            || matches!(testkit::http::get(health, "/readyz"), Ok((200, _))).then_some(()).ok_or("no".to_owned());
+        testkit::wait_for("the agent", LIMIT, ready);
+        (agent, health)
+    }
+
+    fn tls(&self, address: SocketAddr) -> StreamOwned<ClientConnection, TcpStream> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.authority.pem().as_bytes()).unwrap()).unwrap();
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let name = ServerName::try_from("127.0.0.1").unwrap();
+        let connection = ClientConnection::new(Arc::new(config), name).unwrap();
+        StreamOwned::new(connection, TcpStream::connect(address).unwrap())
+    }
+
+    /// What the server answers, and the certificate that it shows.
+    fn get(&self, address: SocketAddr, path: &str, headers: &str) -> std::io::Result<(String, Vec<u8>)> {
+        let mut stream = self.tls(address);
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}\r\n").as_bytes())?;
+        let mut all = String::new();
+        stream.read_to_string(&mut all)?;
+        Ok((all, stream.conn.peer_certificates().unwrap()[0].to_vec()))
+    }
+}
+
+fn bearer() -> String {
+    format!("authorization: Bearer {TOKEN}\r\n")
+}
+
+/// A job with this way to show who scrapes.
+fn job(site: &Site, name: &str, address: SocketAddr, credentials: &Value) -> Value {
+    let mut job = json!({
+        "job_name": name, "scheme": "https", "honor_labels": true,
+        "tls_config": { "ca_file": site.path("ca.pem") },
+        "static_configs": [{ "targets": [address] }],
+    });
+    for (key, value) in credentials.as_object().unwrap() {
+        job[key] = value.clone();
+    }
+    job
+}
+
+fn refusals(page: &str, reason: &str) -> f64 {
+    let line = format!("podlens_server_refusals_total{{reason=\"{reason}\"}} ");
+    page.lines().find_map(|text| text.strip_prefix(&line)).unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_real_prometheus_scrapes_over_tls_with_a_password_or_a_token_while_the_certificate_is_replaced() {
+    let site = Site::new("");
+    let (agent, health) = site.start();
+    let address = agent.address();
+    let jobs = [
+        job(
+            &site,
+            "password",
+            address,
+            &json!({ "basic_auth": { "username": "prom", "password_file": site.path("password") } }),
+        ),
+        job(&site, "token", address, &json!({ "authorization": { "credentials_file": site.path("tokens") } })),
+        job(&site, "wrong", address, &json!({ "basic_auth": { "username": "prom", "password": "guessed" } })),
+        job(&site, "nothing", address, &json!({})),
+    ];
+    let global = json!({ "scrape_interval": "1s", "scrape_timeout": "1s" });
+    let prometheus = Prometheus::start_configured(&json!({ "global": global, "scrape_configs": jobs }).to_string());
+    prometheus.wait_for("sum(up{job=~\"password|token\"})", LIMIT, |points| {
+        points.first().is_some_and(|point| point.value > 1.5)
+    });
+    let first = site.get(address, "/healthz", &bearer()).unwrap().1;
+    for _ in 0..3 {
+        let next = site.authority.issue(&["127.0.0.1"]);
+        site.identify(&next);
+        let shown = site.get(address, "/healthz", &bearer()).unwrap().1;
+        assert_eq!(shown, CertificateDer::from_pem_slice(next.certificate.as_bytes()).unwrap().to_vec());
+        assert_ne!(shown, first);
+        thread::sleep(Duration::from_secs(2));
+    }
+    for name in ["password", "token"] {
+        let failed = prometheus
+            .query(&format!("count_over_time(up{{job=\"{name}\"}}[1m]) - sum_over_time(up{{job=\"{name}\"}}[1m])"));
+        // The first scrape may be before its password is checked.
+        assert!(failed.unwrap()[0].value < 1.5, "{name}");
+        let series = prometheus.query(&format!("count(podlens_cpu_seconds_total{{job=\"{name}\"}})")).unwrap();
+        assert!(series[0].value > 1.0, "{series:?}");
+    }
+    for name in ["wrong", "nothing"] {
+        let up = prometheus.query(&format!("max_over_time(up{{job=\"{name}\"}}[1m])")).unwrap();
+        assert!(up[0].value < 0.5, "{name}: {up:?}");
+    }
+    let page = site.get(address, "/metrics", &bearer()).unwrap().0;
+    assert!(refusals(&page, "missing_credentials") >= 3.0 && refusals(&page, "wrong_credentials") >= 3.0);
+    let log = agent.log();
+    assert_eq!(log.matches("a request came with wrong credentials").count(), 1, "told once per minute: {log}");
+    assert!(log.contains("holds from now on") && !log.contains("guessed"), "{log}");
+    assert!(testkit::http::get(health, "/metrics").unwrap().0 == 404, "no metrics without credentials");
+}
+
+#[test]
+fn probe_asks_over_tls_with_credentials_and_says_which_are_lacking() {
+    let site = Site::new("");
+    let (agent, _) = site.start();
+    let url = format!("https://{}", agent.address());
+    let (ca, tokens, password) = (site.path("ca.pem"), site.path("tokens"), site.path("password"));
+    let check = |arguments: &[&str], is_good: bool, part: &str| {
+        let output = podlens(&[], &[&["probe", &url], arguments].concat(), &[]);
+        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert_eq!(output.status.success(), is_good, "{arguments:?}: {text}");
+        assert!(text.contains(part), "{arguments:?}: {text}");
+    };
+    check(&["--ca-file", &ca, "--token-file", &tokens], true, "ready, CPU time of ");
+    check(&["--ca-file", &ca, "--user", "prom", "--password-file", &password], true, "ready, CPU time of ");
+    check(&["--ca-file", &ca], false, "use --user with --password-file, or --token-file");
+    check(&["--ca-file", &ca, "--user", "mom", "--password-file", &password], false, "it wants credentials, or others");
+    check(&["--token-file", &tokens], false, "UnknownIssuer");
+    check(&["--ca-file", &ca, "--token-file", &tokens, "--server-name", "other"], false, "other");
+    check(&["--ca-file", &password], false, "has no certificate in PEM");
+    check(&["--ca-file", &ca, "--user", "prom"], false, "--password-file");
+}
+
+#[test]
+fn a_web_configuration_that_cannot_be_used_is_refused_at_the_start_and_by_check() {
+    let site = Site::new("  client_auth_type: RequireAndVerifyClientCert\n");
+    let web = site.path("web.yaml");
+    let environment = [("PODLENS_WEB_CONFIG_FILE", web.as_str())];
+    let run = podlens(&[], &["run", "--listen", &free_address().to_string()], &environment);
+    let text = String::from_utf8_lossy(&run.stderr).into_owned();
+    assert!(!run.status.success() && text.contains("add client_ca_file"), "{text}");
+    let check = podlens(&[], &["check"], &environment);
+    let text = String::from_utf8_lossy(&check.stdout).into_owned();
+    assert!(!check.status.success() && text.contains("add client_ca_file"), "{text}");
+}
+
+fn cpu(process: u32) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+    Duration::from_millis(ticks * 10)
+}
+
+fn resident_kib(process: u32) -> u64 {
+    let status = fs::read_to_string(Path::new("/proc").join(process.to_string()).join("status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// Keeps asking with other wrong passwords over one connection after the other, until it is over.
+fn guess(site: &Site, address: SocketAddr, guesser: usize, over: &AtomicBool, asked: &AtomicU64) {
+    while !over.load(Ordering::Acquire) {
+        let mut stream = site.tls(address);
+        for _ in 0..20 {
+            let number = asked.fetch_add(1, Ordering::Relaxed);
+            // `prom:` and a number, with base64 that needs no padding.
+            let pair = base64(&format!("prom:{guesser:04}-{number:06}!"));
+            let request = format!("GET /metrics HTTP/1.1\r\nhost: x\r\nauthorization: Basic {pair}\r\n\r\n");
+            let mut piece = [0; 1024];
+            if stream.write_all(request.as_bytes()).is_err() || !matches!(stream.read(&mut piece), Ok(1..)) {
+                break;
+            }
+            assert!(!piece.starts_with(b"HTTP/1.1 200"));
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+fn base64(text: &str) -> String {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.encode(text)
+}
+
+#[test]
+fn guessed_passwords_cost_a_bounded_share_of_a_cpu_and_who_is_known_is_served_at_once() {
+    let site = Site::new("");
+    let (agent, _) = site.start();
+    let address = agent.address();
+    let known = format!("authorization: Basic {}\r\n", base64("prom:secret"));
+    let scrape = || {
+        let began = Instant::now();
+        let answer = site.get(address, "/metrics", &known).unwrap().0;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{}", &answer[..answer.len().min(200)]);
+        began.elapsed()
+    };
+    let first = scrape();
+    let second = scrape();
+    println!("the first scrape took {first:?}, with a password that is known {second:?}");
+    let measured = |work: &dyn Fn()| {
+        let (before, began) = (cpu(agent.id()), Instant::now());
+        work();
+        cpu(agent.id()).saturating_sub(before).as_secs_f64() / began.elapsed().as_secs_f64()
+    };
+    let idle = measured(&|| thread::sleep(Duration::from_secs(4)));
+    let memory_before = resident_kib(agent.id());
+    let (over, asked) = (AtomicBool::new(false), AtomicU64::new(0));
+    let mut slowest = Duration::ZERO;
+    let share = thread::scope(|scope| {
+        let (site, over, asked) = (&site, &over, &asked);
+        for guesser in 0..8 {
+            scope.spawn(move || guess(site, address, guesser, over, asked));
+        }
+        let share = measured(&|| thread::sleep(WINDOW));
+        for _ in 0..3 {
+            slowest = slowest.max(scrape());
+        }
+        over.store(true, Ordering::Release);
+        share
+    });
+    let guesses = asked.load(Ordering::Relaxed);
+    let page = site.get(address, "/metrics", &known).unwrap().0;
+    let (checked, unchecked) = (refusals(&page, "wrong_credentials"), refusals(&page, "unchecked_credentials"));
+    println!(
+        "{guesses} guesses, {checked} checked, {unchecked} not: {:.1} % of a CPU, {:.1} % idle; the slowest scrape meanwhile took {slowest:?}",
+        share * 100.0,
+        idle * 100.0
+    );
+    let memory_after = resident_kib(agent.id());
+    println!("{memory_before} KiB before, {memory_after} KiB after");
+    assert!(unchecked > checked && checked > 0.0);
+    // A tenth for the checks; handshakes and answers of an unoptimised build take more than that.
+    assert!(share < 0.6, "{share} of a CPU");
+    assert!(slowest < Duration::from_secs(5), "{slowest:?}");
+    assert!(memory_after < memory_before + 16 * 1024, "{memory_before} to {memory_after} KiB");
+}
