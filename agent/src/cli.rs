@@ -97,6 +97,9 @@ pub struct Snapshot {
     /// How to print it
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t = Output::Table)]
     pub output: Output,
+    /// What a row of the table is
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t = By::Container)]
+    pub by: By,
     /// How long to measure
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub seconds: u64,
@@ -219,6 +222,15 @@ pub enum Output {
     Prometheus,
 }
 
+/// What a row of a printed table is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum By {
+    /// Each container and each unit: who is busy, who waits, for whom.
+    Container,
+    /// Each workload: what its pods cost this node together, beside what they requested.
+    Workload,
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
@@ -230,7 +242,7 @@ mod tests {
 
     use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
 
-    use super::{Check, Cli, Command, ConfigFile, Output, Run, Snapshot};
+    use super::{By, Check, Cli, Command, ConfigFile, Output, Run, Snapshot};
     use crate::config::Config;
 
     fn parse(line: &str) -> Result<Cli, clap::Error> {
@@ -275,6 +287,12 @@ mod tests {
         };
         assert_eq!(run.config.file, Some(PathBuf::from("/c.yaml")));
         assert_eq!(run.flags(), [("listen", "127.0.0.1:1".to_owned()), ("node", "n1".to_owned())]);
+        for flag in ["--web-config-file", "--web.config.file"] {
+            let line = format!("podlens run --health-listen [::]:1 {flag} /w.yaml");
+            let Command::Run(run) = parse(&line).unwrap().command else { panic!("run is not run") };
+            let wanted = [("health_listen", "[::]:1".to_owned()), ("web.config_file", "/w.yaml".to_owned())];
+            assert_eq!(run.flags(), wanted, "{flag}, as Prometheus has it");
+        }
         assert_eq!(Run::default().flags(), []);
     }
 
@@ -283,10 +301,15 @@ mod tests {
         let file = ConfigFile { file: Some(PathBuf::from("c.yaml")), kubeconfig: None };
         let check = Command::Check(Check { config: file.clone(), cgroup: None });
         assert_eq!(parse("podlens check --config c.yaml").unwrap().command, check);
-        let snapshot = Command::Snapshot(Snapshot { config: file, output: Output::Json, seconds: 9 });
-        let line = "podlens snapshot --config c.yaml --output json --seconds 9";
+        let snapshot = Command::Snapshot(Snapshot { config: file, output: Output::Json, by: By::Workload, seconds: 9 });
+        let line = "podlens snapshot --config c.yaml --output json --by workload --seconds 9";
         assert_eq!(parse(line).unwrap().command, snapshot);
-        let plain = Command::Snapshot(Snapshot { config: ConfigFile::default(), output: Output::Table, seconds: 5 });
+        let plain = Command::Snapshot(Snapshot {
+            config: ConfigFile::default(),
+            output: Output::Table,
+            by: By::Container,
+            seconds: 5,
+        });
         assert_eq!(parse("podlens snapshot").unwrap().command, plain);
     }
 
@@ -305,6 +328,10 @@ mod tests {
             assert_eq!(probe.url.to_string(), expected, "{line}");
         }
         check_refused("podlens probe http://[", ErrorKind::ValueValidation, "invalid");
+        check_refused("podlens probe --user a", ErrorKind::MissingRequiredArgument, "--password-file");
+        check_refused("podlens probe --cert-file a", ErrorKind::MissingRequiredArgument, "--key-file");
+        let two = "podlens probe --user a --password-file b --token-file c";
+        check_refused(two, ErrorKind::ArgumentConflict, "--token-file");
     }
 
     #[test]
@@ -334,6 +361,7 @@ mod tests {
             ErrorKind::ValueValidation,
             "must be an IP address and a port, such as",
         );
+        check_refused("podlens run --health-listen 9465", ErrorKind::ValueValidation, "must be none or an IP address");
         check_refused("podlens run --node a/b", ErrorKind::ValueValidation, "must be 1 to 253 letters");
         check_refused("podlens run --node=", ErrorKind::ValueValidation, "must be 1 to 253 letters");
         let lease = "must be a namespace and a name";

@@ -15,6 +15,7 @@ mod fuzz;
 mod image;
 mod kernels;
 mod libtest;
+mod monitoring;
 mod packages;
 mod places;
 mod process;
@@ -77,7 +78,7 @@ enum Task {
     E2e(e2e::Choice),
     /// Write the container image as an OCI archive
     Image(image::Choice),
-    /// Render the manifests and the chart's documentation from the chart
+    /// Write the rules, the dashboards and their documentation, and render the manifests from the chart
     Chart(chart::Choice),
     /// Write docs/metrics.md, docs/events.md, docs/config.md and the tables in other documents from the definitions
     Docs(docs::Choice),

@@ -10,11 +10,11 @@ use tokio::{runtime::Runtime, sync::watch, task::JoinSet};
 
 use crate::{
     attribution::kubernetes::source,
-    cli::{Output, Snapshot as Options},
+    cli::{By, Output, Snapshot as Options},
     config::Config,
     export::{json, prometheus},
-    pipeline::Pipeline,
-    views::table,
+    pipeline::{Pipeline, facts},
+    views::{table, workloads},
 };
 
 /// Measures and prints.
@@ -39,7 +39,15 @@ pub fn run(config: &Config, options: &Options) -> Result<()> {
     let after = pipeline.sweep();
     names.stop();
     let bytes = match options.output {
-        Output::Table => table::render(&before, &after, began.elapsed().as_secs_f64()).into_bytes(),
+        Output::Table => {
+            let seconds = began.elapsed().as_secs_f64();
+            let requests = workloads::Requests { cpu: &facts::CPU_REQUEST, memory: &facts::MEMORY_REQUEST };
+            let text = match options.by {
+                By::Container => table::render(&before, &after, seconds),
+                By::Workload => workloads::render(&before, &after, seconds, requests),
+            };
+            text.into_bytes()
+        }
         Output::Json => json::encode(&after).into_bytes(),
         Output::Prometheus => prometheus::encode(&after, None, prometheus::Format::Text),
     };

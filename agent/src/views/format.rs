@@ -39,7 +39,12 @@ pub(super) fn per_second(ns: u64, seconds: f64) -> f64 {
 
 /// A part of a whole; `-` of nothing.
 pub(super) fn percent(part: u64, all: u64) -> String {
-    if all == 0 { "-".to_owned() } else { format!("{:.0}%", part as f64 * 100.0 / all as f64) }
+    share(part as f64, all as f64)
+}
+
+/// The same of what is no whole number.
+pub(super) fn share(part: f64, all: f64) -> String {
+    if all > 0.0 { format!("{:.0}%", part * 100.0 / all) } else { "-".to_owned() }
 }
 
 /// The upper bound of the bucket that holds the quantile.

@@ -4,3 +4,4 @@ mod format;
 mod model;
 mod resources;
 pub mod table;
+pub mod workloads;

@@ -1,20 +1,23 @@
 //! From two snapshots to what each entity did in the time between. Pure; every view shows parts of it.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use podlens_common::disk::{Operation, Part};
 
 use crate::{
     collectors::{
-        disk::metrics as disk, memory::metrics as memory, oom::metrics::OOM_KILLS, scheduler::metrics,
-        stalls::metrics as stalls,
+        disk::metrics as disk, memory::metrics as memory, oom::metrics::OOM_KILLS, pressure::metrics::PRESSURE,
+        scheduler::metrics, stalls::metrics as stalls, tcp::metrics as tcp, udp::metrics as udp,
     },
     registry::{Sample, Snapshot, Value, snapshot::Culprit},
-    signal::{Entity, Histogram, Metric},
+    signal::{Container, Entity, Histogram, Metric},
 };
 
 /// A distribution and its sum.
 type Cells = [u64; Histogram::CELLS];
+
+/// Combinations of the labels of [`PRESSURE`].
+const PRESSURES: usize = 8;
 
 /// What an entity did in the time between.
 #[derive(Clone, Debug)]
@@ -30,6 +33,10 @@ pub(super) struct Usage {
     devices: [Cells; Operation::COUNT],
     queues: Cells,
     pub(super) disk_bytes: [u64; Operation::COUNT],
+    /// Sent and received.
+    pub(super) network_bytes: u64,
+    /// Time under pressure, by what was wanted and how many stalled, as the metric's combinations stand.
+    pub(super) pressure_ns: [u64; PRESSURES],
     pub(super) memory: Memory,
 }
 
@@ -61,6 +68,8 @@ impl Usage {
         devices: [[0; Histogram::CELLS]; Operation::COUNT],
         queues: [0; Histogram::CELLS],
         disk_bytes: [0; Operation::COUNT],
+        network_bytes: 0,
+        pressure_ns: [0; PRESSURES],
         memory: Memory { working_set: None, unreclaimable: None, limit: None },
     };
 
@@ -84,6 +93,12 @@ impl Usage {
         (Histogram::new(&self.queues).sum_ns(), in_devices)
     }
 
+    /// The longest time in which some task stalled, among what can be wanted.
+    pub(super) fn longest_pressure_ns(&self) -> u64 {
+        // `some` stands before `full`, for each resource.
+        self.pressure_ns.iter().step_by(2).copied().max().unwrap_or(0)
+    }
+
     fn enter(&mut self, metric: &Metric, sample: &Sample<'_>, apply: impl Fn(&mut u64, u64)) {
         match sample.value {
             Value::Nanoseconds(ns) if *metric == metrics::CPU => apply(&mut self.cpu_ns, ns),
@@ -91,6 +106,14 @@ impl Usage {
                 if let Some(cause_ns) = self.cause_ns.get_mut(sample.combination) {
                     apply(cause_ns, ns);
                 }
+            }
+            Value::Nanoseconds(ns) if *metric == PRESSURE => {
+                if let Some(known) = self.pressure_ns.get_mut(sample.combination) {
+                    apply(known, ns);
+                }
+            }
+            Value::Integer(bytes) if *metric == tcp::BYTES || *metric == udp::BYTES => {
+                apply(&mut self.network_bytes, bytes);
             }
             Value::Integer(kills) if *metric == OOM_KILLS => apply(&mut self.oom_kills, kills),
             Value::Integer(bytes) if *metric == disk::BYTES => {
@@ -146,14 +169,30 @@ impl Memory {
     }
 }
 
+/// An entity without its names, which may have become known between two snapshots; what has no ids keeps its names.
+fn instance(entity: &Entity) -> Entity {
+    match entity {
+        Entity::Container(container) if !container.pod_uid.is_empty() || !container.container_id.is_empty() => {
+            let nameless: Arc<str> = "".into();
+            Entity::Container(Container {
+                namespace: Arc::clone(&nameless),
+                pod: Arc::clone(&nameless),
+                container: nameless,
+                ..container.clone()
+            })
+        }
+        Entity::Container(_) | Entity::Unit(_) | Entity::Workload(_) => entity.clone(),
+    }
+}
+
 /// What each entity of the later snapshot did since the earlier one. What has gone meanwhile has nothing to be
 /// subtracted from.
 pub(super) fn usages<'a>(before: &Snapshot, after: &'a Snapshot) -> Vec<(&'a Entity, Usage)> {
-    let mut usages: HashMap<&Entity, Usage> = HashMap::new();
+    let mut usages: HashMap<Entity, (&Entity, Usage)> = HashMap::new();
     for family in after.families() {
         for sample in family.samples() {
             if let Some(state) = after.entity(sample.entity) {
-                let usage = usages.entry(&state.entity).or_insert(Usage::NONE);
+                let (_, usage) = usages.entry(instance(&state.entity)).or_insert((&state.entity, Usage::NONE));
                 usage.enter(family.metric(), &sample, |sum, amount| *sum += amount);
                 usage.memory.enter(family.metric(), &sample);
             }
@@ -161,21 +200,22 @@ pub(super) fn usages<'a>(before: &Snapshot, after: &'a Snapshot) -> Vec<(&'a Ent
     }
     for family in before.families() {
         for sample in family.samples() {
-            let usage = before.entity(sample.entity).and_then(|state| usages.get_mut(&*state.entity));
-            if let Some(usage) = usage {
+            let usage = before.entity(sample.entity).and_then(|state| usages.get_mut(&instance(&state.entity)));
+            if let Some((_, usage)) = usage {
                 usage.enter(family.metric(), &sample, |sum, amount| *sum = sum.saturating_sub(amount));
             }
         }
     }
-    usages.into_iter().collect()
+    usages.into_values().collect()
 }
 
 /// Who waited and who held the CPU meanwhile, the longest first.
 pub(super) fn delays<'a>(before: &'a Snapshot, after: &'a Snapshot) -> Vec<Delay<'a>> {
-    let earlier: HashMap<(&Entity, Option<&Entity>), u64> =
-        totals(before).map(|delay| ((delay.entity, delay.culprit), delay.ns)).collect();
+    let pair = |delay: &Delay<'_>| (instance(delay.entity), delay.culprit.map(instance));
+    let earlier: HashMap<(Entity, Option<Entity>), u64> =
+        totals(before).map(|delay| (pair(&delay), delay.ns)).collect();
     let since = |delay: Delay<'a>| {
-        let before_ns = earlier.get(&(delay.entity, delay.culprit)).copied().unwrap_or(0);
+        let before_ns = earlier.get(&pair(&delay)).copied().unwrap_or(0);
         Delay { ns: delay.ns.saturating_sub(before_ns), ..delay }
     };
     let mut delays: Vec<Delay<'_>> = totals(after).map(since).filter(|delay| delay.ns > 0).collect();

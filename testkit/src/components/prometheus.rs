@@ -91,6 +91,12 @@ impl Prometheus {
         result.iter().map(point).collect()
     }
 
+    /// The query as Prometheus itself understands it, as a tree.
+    pub fn parsed(&self, expression: &str) -> Result<Value, String> {
+        let mut answer = self.api(&format!("parse_query?query={}", http::percent_encoded(expression)))?;
+        Ok(answer.get_mut("data").map(Value::take).unwrap_or_default())
+    }
+
     /// Asks until the query has an answer that `accepts` holds for; panics with the last one after `limit`.
     pub fn wait_for(&self, expression: &str, limit: Duration, accepts: impl Fn(&[Point]) -> bool) -> Vec<Point> {
         wait_for(&format!("Prometheus' answer to `{expression}`"), limit, || {

@@ -21,7 +21,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use self::helm::{Helm, Request};
-use crate::places;
+use crate::{monitoring, places};
 
 /// The manifests are for every cluster that the chart allows (kubeVersion in Chart.yaml), so they use no newer field.
 const OLDEST_KUBERNETES: &str = "1.25.0";
@@ -53,7 +53,11 @@ pub(crate) fn run(choice: &Choice) -> Result<ExitCode> {
 
 /// Writes the derived files or, with `check`, fails where they are not as they would be written, and tries all cases.
 fn chart(check: bool) -> Result<()> {
-    let deploy = places::workspace()?.join("deploy");
+    let workspace = places::workspace()?;
+    for monitoring::Made { path, text } in monitoring::files() {
+        settle(&workspace.join(path), &text, check)?;
+    }
+    let deploy = workspace.join("deploy");
     let chart = deploy.join("chart");
     let values = read(&chart.join("values.yaml"))?;
     // The templates read the defaults, so they come first.
@@ -74,7 +78,11 @@ fn chart(check: bool) -> Result<()> {
         let rendered = helm.text(&Request { kubernetes: NEWEST_KUBERNETES, values: &values, ..Request::DEFAULT })?;
         settle(&golden(&path)?, &rendered, check)?;
     }
-    if check { cases::run(&helm, &values) } else { Ok(()) }
+    if !check {
+        return Ok(());
+    }
+    monitoring::check(&workspace)?;
+    cases::run(&helm, &values)
 }
 
 fn read(path: &Path) -> Result<String> {
@@ -113,7 +121,7 @@ fn settle(path: &Path, wanted: &str, check: bool) -> Result<()> {
         return Ok(());
     }
     if check {
-        bail!("{} is not what the chart gives; run `cargo xtask chart` and commit it", path.display());
+        bail!("{} is not as it would be written; run `cargo xtask chart` and commit it", path.display());
     }
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;

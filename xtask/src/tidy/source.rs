@@ -63,7 +63,13 @@ impl Tree {
             let entry = entry.with_context(|| format!("cannot list {}", directory.display()))?;
             let name = entry.file_name().to_string_lossy().into_owned();
             let path = if prefix.is_empty() { name.clone() } else { format!("{prefix}/{name}") };
-            let is_directory = entry.file_type().with_context(|| format!("cannot tell what {path} is"))?.is_dir();
+            let kind = entry.file_type().with_context(|| format!("cannot tell what {path} is"))?;
+            let is_directory = kind.is_dir();
+            if kind.is_symlink() {
+                // Leads to what is read under its own path.
+                self.paths.push(path);
+                continue;
+            }
             if name.starts_with('.') && !HIDDEN_BUT_OURS.contains(&name.as_str()) {
                 continue;
             }

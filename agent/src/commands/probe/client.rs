@@ -26,17 +26,17 @@ pub(super) type Client = legacy::Client<HttpsConnector<HttpConnector>, Empty<Byt
 pub(super) fn client(options: &Probe) -> Result<Client> {
     let mut connector = HttpConnector::new();
     connector.enforce_http(false);
-    let host = options.url.host().unwrap_or_default().trim_matches(['[', ']']);
-    let name = options.server_name.as_deref().unwrap_or(host).to_owned();
-    let name = ServerName::try_from(name.clone())
-        .with_context(|| format!("`{name}` is no name that a certificate can have; use --server-name"))?;
-    let connector = HttpsConnectorBuilder::new()
-        .with_tls_config(tls(options)?)
-        .https_or_http()
-        .with_server_name_resolver(FixedServerNameResolver::new(name))
-        .enable_http1()
-        .wrap_connector(connector);
-    Ok(legacy::Client::builder(TokioExecutor::new()).build(connector))
+    let builder = HttpsConnectorBuilder::new().with_tls_config(tls(options)?).https_or_http();
+    let builder = if is_plain(&options.url) {
+        builder
+    } else {
+        let host = options.url.host().unwrap_or_default().trim_matches(['[', ']']);
+        let name = options.server_name.as_deref().unwrap_or(host);
+        let valid = ServerName::try_from(name.to_owned())
+            .with_context(|| format!("`{name}` is no name that a certificate can have; use --server-name"))?;
+        builder.with_server_name_resolver(FixedServerNameResolver::new(valid))
+    };
+    Ok(legacy::Client::builder(TokioExecutor::new()).build(builder.enable_http1().wrap_connector(connector)))
 }
 
 /// Who asks.

@@ -91,11 +91,7 @@ impl<S: SnapshotSource> Shared<S> {
             }
         };
         if let Err(error) = ended {
-            if let Some(refusal) = connection::refusal(&error, &progress) {
-                self.refusals.tell(refusal, peer, &error);
-            } else {
-                tracing::debug!(%peer, %error, "a connection ended early");
-            }
+            self.tell_end(connection::refusal(&error, &progress), peer, &error);
         }
     }
 
@@ -107,10 +103,18 @@ impl<S: SnapshotSource> Shared<S> {
         let Some(tls) = web.current().await.tls.clone() else { return Some(Transport::Plain(stream)) };
         match tokio::time::timeout(self.patience, Transport::secured(stream, tls)).await {
             Ok(Ok(transport)) => return Some(transport),
-            Ok(Err(cause)) => self.refusals.tell(transport::refusal(&cause), peer, &cause),
+            Ok(Err(cause)) => self.tell_end(transport::refusal(&cause), peer, &cause),
             Err(_) => self.refusals.tell(Refusal::HandshakeTimeout, peer, &""),
         }
         None
+    }
+
+    fn tell_end(&self, refusal: Option<Refusal>, peer: IpAddr, cause: &dyn std::error::Error) {
+        if let Some(refusal) = refusal {
+            self.refusals.tell(refusal, peer, &cause);
+        } else {
+            tracing::debug!(%peer, %cause, "a connection ended early");
+        }
     }
 
     async fn answer(

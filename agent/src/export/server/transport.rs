@@ -29,13 +29,14 @@ impl Transport {
     }
 }
 
-/// Whose fault it is that there is no TLS.
-pub(super) fn refusal(cause: &io::Error) -> Refusal {
+/// Whose fault it is that there is no TLS; none where a peer left that has asked for nothing, as who only looks whether the port
+/// is open.
+pub(super) fn refusal(cause: &io::Error) -> Option<Refusal> {
     if matches!(cause.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
     {
-        return Refusal::Gone;
+        return None;
     }
-    match cause.get_ref().and_then(|cause| cause.downcast_ref::<Error>()) {
+    Some(match cause.get_ref().and_then(|cause| cause.downcast_ref::<Error>()) {
         Some(Error::NoCertificatesPresented | Error::InvalidCertificate(_)) => Refusal::ClientCertificate,
         Some(Error::AlertReceived(
             AlertDescription::BadCertificate
@@ -48,7 +49,7 @@ pub(super) fn refusal(cause: &io::Error) -> Refusal {
             | AlertDescription::DecryptError,
         )) => Refusal::ServerCertificate,
         _ => Refusal::Handshake,
-    }
+    })
 }
 
 impl AsyncRead for Transport {

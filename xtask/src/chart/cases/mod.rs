@@ -2,6 +2,7 @@
 //! No case needs a cluster; one needs a real Prometheus. Called by [`super`].
 
 mod fleet;
+mod monitoring;
 mod names;
 mod pods;
 mod prometheus;
@@ -49,6 +50,7 @@ const CASES: &[Case] = &[
         "the fleet may list and watch and nothing else, holds no capability, and its pods are no agents",
         fleet::least,
     ),
+    case("rules and dashboards are the files of the same content", monitoring::rules_and_dashboards),
     case("Prometheus charges no unit of the node to a pod, and each container to its own", prometheus::monitors),
 ];
 

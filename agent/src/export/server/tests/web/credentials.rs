@@ -26,7 +26,9 @@ async fn a_page_is_for_those_with_a_password_or_a_token_and_the_probes_have_a_po
     let wrong = [
         password("prom", "terces"),
         password("prom", ""),
+        // Whichever user's hash is checked in the place of one that there is not.
         password("nobody", "secret"),
+        password("nobody", "terces"),
         password("Prom", "secret"),
         format!("authorization: Bearer {TOKEN}x\r\n"),
         "authorization: Bearer \r\n".to_owned(),

@@ -89,6 +89,8 @@ async fn what_is_no_tls_is_refused_and_told() {
     let site = Site::new();
     site.configure("  min_version: TLS13\n", "");
     let running = site.start();
+    // Who only looks whether the port is open was refused nothing.
+    drop(TcpStream::connect(running.address).await.unwrap());
     assert!(!request(running.address, "GET", "/metrics", "").await.head.contains("200"));
     eventually("the refusal", || count(&running, Refusal::Handshake) == 1).await;
     let stream = TcpStream::connect(running.address).await.unwrap();
@@ -102,4 +104,5 @@ async fn what_is_no_tls_is_refused_and_told() {
     let connector = TlsConnector::from(Arc::new(older));
     assert!(connector.connect(ServerName::try_from("127.0.0.1").unwrap(), stream).await.is_err());
     eventually("the refusal", || count(&running, Refusal::Handshake) == 2).await;
+    assert_eq!(count(&running, Refusal::Gone), 0);
 }

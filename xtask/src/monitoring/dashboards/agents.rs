@@ -1,0 +1,166 @@
+//! The agents themselves: do they measure, what do they lose, what do they cost.
+
+use super::{
+    CLUSTER,
+    build::{Dashboard, Panel, Unit, Variable},
+    quantile, rate, top,
+};
+
+const HERE: &str = "cluster=~\"$cluster\", instance=~\"$instance\"";
+
+pub(super) fn dashboard() -> Dashboard {
+    let of = "podlens_build_info{cluster=~\"$cluster\"}";
+    Dashboard {
+        name: "agents",
+        title: "Agents",
+        about: "podlens about itself: which collectors work, what could not be counted, whether it reaches who names pods and who takes its values, and what it costs.",
+        variables: vec![CLUSTER, Variable { label: "instance", of, single: false }],
+        rows: vec![("State", state()), ("What is missing", losses()), ("Delivery", delivery()), ("Cost", cost())],
+    }
+}
+
+fn of(metric: &str, more: &str) -> String {
+    format!("{metric}{{{HERE}{more}}}")
+}
+
+fn state() -> Vec<Panel> {
+    vec![
+        Panel::number(
+            "Agents by version",
+            Unit::NUMBER,
+            format!("count by (version) ({})", of("podlens_build_info", "")),
+            "{{version}}",
+        )
+        .about("How many answer.")
+        .wide(4),
+        Panel::graph(
+            "Collectors that do not run",
+            Unit::NUMBER,
+            vec![(
+                format!(
+                    "sum by (collector, state) ({}) > 0",
+                    of("podlens_collector_state", ", state=~\"degraded|unsupported|failed\"")
+                ),
+                "{{collector}} {{state}}",
+            )],
+        )
+        .about("Number of agents. `podlens check` on the node says why; degraded measures, but not everything.")
+        .or_nothing("All run.")
+        .wide(10),
+        Panel::graph(
+            "Pods known by name",
+            Unit::NUMBER,
+            vec![
+                (format!("sum ({})", of("podlens_names_pods", "")), "pods"),
+                (format!("count ({} == 0)", of("podlens_names_synced", "")), "agents whose source of names is away"),
+            ],
+        )
+        .about("According to the API server or the kubelet.")
+        .or_nothing("There is no source of names.")
+        .wide(10),
+    ]
+}
+
+fn losses() -> Vec<Panel> {
+    let cpu = rate(&of("podlens_cpu_seconds_total", ""), "instance");
+    let nobodys = rate(&of("podlens_cpu_seconds_total", ", unit=\"unattributed\""), "instance");
+    let unseen = rate(&of("podlens_cpu_unseen_seconds_total", ""), "instance");
+    vec![
+        Panel::graph(
+            "Lost",
+            Unit::PER_SECOND,
+            vec![(
+                format!("{} > 0", rate(&of("podlens_lost_total", ""), "collector, reason")),
+                "{{collector}} {{reason}}",
+            )],
+        )
+        .about("What could not be counted, named or told, by reason. docs/troubleshooting.md has a table of them.")
+        .or_nothing("Nothing was lost."),
+        Panel::graph(
+            "CPU time that belongs to nobody",
+            Unit::SHARE,
+            vec![(top(&format!("(({nobodys} or 0 * {cpu}) + {unseen}) / {cpu}")), "{{instance}}")],
+        )
+        .about("Unattributed and unseen, as a share of all. podlens promises less than 1 %."),
+        Panel::graph(
+            "Slots in use",
+            Unit::SHARE,
+            vec![(
+                top(&format!(
+                    "1 - sum by (instance) ({}) / sum by (instance) ({})",
+                    of("podlens_slots", ", state=\"free\""),
+                    of("podlens_slots", "")
+                )),
+                "{{instance}}",
+            )],
+        )
+        .about("At 100 % new cgroups are unattributed; raise `slots`."),
+        Panel::graph(
+            "Gone, and not delivered yet",
+            Unit::NUMBER,
+            vec![(top(&format!("sum by (instance) ({})", of("podlens_gone_entities", ""))), "{{instance}}")],
+        )
+        .about("Pods' containers and units that ended and wait for their last scrape or push."),
+    ]
+}
+
+fn delivery() -> Vec<Panel> {
+    let scrape = of("podlens_scrape_seconds", "");
+    vec![
+        Panel::graph(
+            "Time for a page of metrics",
+            Unit::SECONDS,
+            vec![quantile(0.5, "half are below", &scrape, ""), quantile(0.99, "99 % are below", &scrape, "")],
+        )
+        .about("From the request to the answer.")
+        .wide(8),
+        Panel::graph(
+            "OTLP points",
+            Unit::PER_SECOND,
+            vec![(rate(&of("podlens_otlp_points_total", ""), "result"), "{{result}}")],
+        )
+        .about("dropped and rejected ones are missing at the receiver for good.")
+        .or_nothing("There is no OTLP endpoint.")
+        .wide(8),
+        Panel::graph(
+            "Requests for names",
+            Unit::PER_SECOND,
+            vec![(rate(&of("podlens_names_requests_total", ""), "verb, result"), "{{verb}} {{result}}")],
+        )
+        .about("To the API server or the kubelet.")
+        .or_nothing("There is no source of names.")
+        .wide(8),
+    ]
+}
+
+fn cost() -> Vec<Panel> {
+    // The agent's own process, which every scrape tells of under the same names as other programs: podlens' are those that have
+    // series of its own.
+    let own = |expression: &str| format!("{expression} and on (cluster, instance) {}", of("podlens_build_info", ""));
+    vec![
+        Panel::graph(
+            "CPU",
+            Unit::NUMBER,
+            vec![(top(&own(&rate(&of("process_cpu_seconds_total", ""), "cluster, instance"))), "{{instance}}")],
+        )
+        .about("CPUs that the daemon uses; what the kernel programs cost is with those whom they measure.")
+        .wide(8),
+        Panel::graph(
+            "Memory",
+            Unit::BYTES,
+            vec![(
+                top(&own(&format!("sum by (cluster, instance) ({})", of("process_resident_memory_bytes", "")))),
+                "{{instance}}",
+            )],
+        )
+        .about("Resident.")
+        .wide(8),
+        Panel::graph(
+            "Time of a sweep",
+            Unit::SECONDS,
+            vec![(top(&format!("sum by (instance) ({})", of("podlens_sweep_seconds", ""))), "{{instance}}")],
+        )
+        .about("One reading of all that is measured.")
+        .wide(8),
+    ]
+}

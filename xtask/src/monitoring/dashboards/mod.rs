@@ -1,0 +1,48 @@
+//! Grafana dashboards, one file each, and what they have in common. Pure.
+//!
+//! build.rs has what a dashboard is made of; the other files say which panels there are. Each panel says what it shows and, where it
+//! may have no answer, what that means.
+
+mod agents;
+mod build;
+mod daemonsets;
+mod neighbors;
+mod node;
+mod pod;
+mod workload;
+
+pub(super) use self::build::Dashboard;
+use self::build::Variable;
+
+pub(super) fn all() -> Vec<Dashboard> {
+    vec![
+        node::dashboard(),
+        workload::dashboard(),
+        pod::dashboard(),
+        neighbors::dashboard(),
+        daemonsets::dashboard(),
+        agents::dashboard(),
+    ]
+}
+
+/// The window of rates: Grafana's own, which follows the interval of scrapes and the zoom.
+const WINDOW: &str = "$__rate_interval";
+
+const CLUSTER: Variable = Variable { label: "cluster", of: "podlens_build_info", single: false };
+const NODE: Variable =
+    Variable { label: "node", of: "podlens_cpu_seconds_total{cluster=~\"$cluster\"}", single: false };
+
+/// A counter's rate, added up by these labels.
+fn rate(counter: &str, by: &str) -> String {
+    super::query::rate_over(counter, by, WINDOW)
+}
+
+/// The busiest ten alone.
+fn top(expression: &str) -> String {
+    format!("topk(10, {expression})")
+}
+
+/// A quantile and its legend.
+fn quantile(share: f64, legend: &'static str, histogram: &str, by: &str) -> (String, &'static str) {
+    (super::query::quantile(share, histogram, by, WINDOW), legend)
+}

@@ -1,0 +1,196 @@
+//! One pod: what it does, what it waits for, what stands in its way.
+
+use super::{
+    CLUSTER,
+    build::{Dashboard, Panel, Unit, Variable},
+    quantile, rate,
+};
+use crate::monitoring::query;
+
+const HERE: &str = "cluster=~\"$cluster\", namespace=\"$namespace\", pod=\"$pod\"";
+
+pub(super) fn dashboard() -> Dashboard {
+    let variables = vec![
+        CLUSTER,
+        Variable { label: "namespace", of: "podlens_pod_info{cluster=~\"$cluster\"}", single: true },
+        Variable {
+            label: "pod",
+            of: "podlens_pod_info{cluster=~\"$cluster\", namespace=\"$namespace\"}",
+            single: true,
+        },
+    ];
+    Dashboard {
+        name: "pod",
+        title: "Pod",
+        about: "One pod: is it slow, and why? CPU and who held it, quota, memory and what stalled it, disks, connections.",
+        variables,
+        rows: vec![("CPU", cpu()), ("Memory", memory()), ("Disks and network", rest())],
+    }
+}
+
+fn of(metric: &str, more: &str) -> String {
+    format!("{metric}{{{HERE}{more}}}")
+}
+
+fn cpu() -> Vec<Panel> {
+    let latency = of("podlens_runqueue_latency_seconds", "");
+    let periods = |more| rate(&of("podlens_cpu_periods_total", more), "container");
+    vec![
+        Panel::graph(
+            "CPU beside request and limit",
+            Unit::NUMBER,
+            vec![
+                (rate(&of("podlens_cpu_seconds_total", ""), "container"), "{{container}}"),
+                (format!("sum by (container) ({})", of("podlens_cpu_request_cores", "")), "{{container}} requested"),
+                (format!("sum by (container) ({})", of("podlens_cpu_limit_cores", "")), "{{container}} limit"),
+            ],
+        )
+        .about("CPUs."),
+        Panel::graph(
+            "Waiting for a CPU, by who held it",
+            Unit::NUMBER,
+            vec![(rate(&of("podlens_cpu_wait_seconds_total", ""), "cause"), "{{cause}}")],
+        )
+        .stacked()
+        .about("Tasks that wanted to run and did not, on average. neighbor: another pod held the CPU; system: a unit of the node or the kernel; self and pod: the container itself and its pod; idle: nobody."),
+        Panel::graph(
+            "For whom it waits",
+            Unit::NUMBER,
+            vec![(
+                super::top(&rate(
+                    &of("podlens_cpu_wait_caused_seconds_total", ""),
+                    "culprit_namespace, culprit_pod, culprit_workload, culprit_unit",
+                )),
+                "{{culprit_namespace}} {{culprit_pod}}{{culprit_workload}}{{culprit_unit}}",
+            )],
+        )
+        .about("The neighbors' and the node's part of the waits, by name.")
+        .or_nothing("It waits for nobody."),
+        Panel::graph(
+            "Time from ready to running",
+            Unit::SECONDS,
+            vec![quantile(0.5, "half are below", &latency, ""), quantile(0.99, "99 % are below", &latency, "")],
+        )
+        .about("Run-queue latency, without the time for which its own quota stopped it."),
+        Panel::graph(
+            "Stopped by its CPU limit",
+            Unit::SHARE,
+            vec![(format!("{} / {}", periods(", result=\"throttled\""), periods("")), "{{container}}")],
+        )
+        .about("Share of the quota's periods in which it did not last.")
+        .or_nothing("It has no CPU limit."),
+        Panel::graph(
+            "Under pressure",
+            Unit::SHARE,
+            vec![(rate(&of("podlens_pressure_seconds_total", ", stall=\"some\""), "container, resource"), "{{container}} {{resource}}")],
+        )
+        .about("Share of time in which some task stalled for want of a resource (PSI).")
+        .or_nothing("No pressure, or a kernel without PSI in cgroups."),
+    ]
+}
+
+fn memory() -> Vec<Panel> {
+    let sum = |metric: &str| format!("sum by (container) ({})", of(metric, ""));
+    vec![
+        Panel::graph(
+            "Memory beside request and limit",
+            Unit::BYTES,
+            vec![
+                (sum("podlens_memory_working_set_bytes"), "{{container}}"),
+                (sum("podlens_memory_unreclaimable_bytes"), "{{container}} cannot be freed"),
+                (sum("podlens_memory_request_bytes"), "{{container}} requested"),
+                (sum("podlens_memory_limit_bytes"), "{{container}} limit"),
+            ],
+        )
+        .about("Working set; what cannot be freed without swap (where the kernel tells it); when that is at the limit, the next allocation ends in a kill.")
+        .or_nothing("Its memory is not counted yet."),
+        Panel::graph(
+            "Memory by what it is",
+            Unit::BYTES,
+            vec![(format!("sum by (type) ({})", of("podlens_memory_bytes", "")), "{{type}}")],
+        )
+        .stacked()
+        .about("Pages of files can be given back, anon cannot."),
+        Panel::graph(
+            "Standing still for want of memory",
+            Unit::NUMBER,
+            vec![(query::histogram_sum(&of("podlens_memory_stall_seconds", ""), "reason", super::WINDOW), "{{reason}}")],
+        )
+        .stacked()
+        .about("Tasks, on average.")
+        .or_nothing("Nothing stalled."),
+        Panel::graph(
+            "Major page faults and kills",
+            Unit::PER_SECOND,
+            vec![
+                (query::histogram_count(&of("podlens_major_fault_seconds", ""), "container", super::WINDOW), "{{container}} major faults"),
+                (rate(&of("podlens_oom_kills_total", ""), "container, scope"), "{{container}} killed, limit of the {{scope}}"),
+            ],
+        )
+        .about("A major fault waits for a disk; a kill is for want of memory.")
+        .or_nothing("No major fault and no kill."),
+    ]
+}
+
+fn rest() -> Vec<Panel> {
+    let in_device = of("podlens_disk_latency_seconds", ", part=\"device\"");
+    let rtt = of("podlens_tcp_rtt_seconds", "");
+    vec![
+        Panel::graph(
+            "Bytes on disks",
+            Unit::BYTES_PER_SECOND,
+            vec![(rate(&of("podlens_disk_bytes_total", ""), "container, operation"), "{{container}} {{operation}}")],
+        )
+        .about("Requests that reached a device; what the page cache answers is not among them.")
+        .or_nothing("No request reached a disk."),
+        Panel::graph(
+            "Time in the device, 99 % are below",
+            Unit::SECONDS,
+            vec![quantile(0.99, "{{operation}}", &in_device, "operation")],
+        )
+        .about("From the driver to the completion of each request.")
+        .or_nothing("No request reached a disk that measures times."),
+        Panel::graph(
+            "Bytes sent and received",
+            Unit::BYTES_PER_SECOND,
+            vec![(rate(&of("podlens_network_bytes_total", ""), "direction, protocol"), "{{direction}} {{protocol}}")],
+        )
+        .about("Payload of its sockets, over loopback too.")
+        .or_nothing("It sent and received nothing."),
+        Panel::graph(
+            "TCP: round trips and segments sent again",
+            Unit::SECONDS,
+            vec![
+                quantile(0.5, "round trip, half are below", &rtt, ""),
+                quantile(0.99, "round trip, 99 % are below", &rtt, ""),
+            ],
+        )
+        .about("Smoothed round-trip times of its connections.")
+        .or_nothing("It has no TCP connections."),
+        Panel::graph(
+            "TCP: what goes wrong",
+            Unit::PER_SECOND,
+            vec![
+                (rate(&of("podlens_tcp_retransmits_total", ""), "container"), "{{container}} sent again"),
+                (
+                    rate(&of("podlens_tcp_connect_failures_total", ""), "container, reason"),
+                    "{{container}} cannot connect: {{reason}}",
+                ),
+                (
+                    rate(&of("podlens_tcp_connection_errors_total", ""), "container, reason"),
+                    "{{container}} connection lost: {{reason}}",
+                ),
+                (rate(&of("podlens_tcp_listen_overflows_total", ""), "container"), "{{container}} accept queue full"),
+            ],
+        )
+        .about("Each by its cause.")
+        .or_nothing("It has no TCP connections."),
+        Panel::graph(
+            "TCP sockets",
+            Unit::NUMBER,
+            vec![(format!("sum by (state) ({})", of("podlens_tcp_sockets", "")), "{{state}}")],
+        )
+        .about("By state.")
+        .or_nothing("It has no TCP sockets."),
+    ]
+}
