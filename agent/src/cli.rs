@@ -28,7 +28,8 @@ pub enum Command {
     /// Measure for a few seconds, print the result once, and end
     Snapshot(Snapshot),
     #[allow(clippy::doc_markdown, reason = "help for the terminal")]
-    /// Tell which nodes of the cluster lack the pod of a DaemonSet, since when, and why; exit code 0 if none does
+    /// Tell which nodes of the cluster lack the pod of a DaemonSet, since when, and why: as metrics and events for as long as
+    /// it runs, or once as a table, and then with exit code 0 if none does
     Fleet(Fleet),
     /// Ask agents that run whether they measure; exit code 0 if each one does
     Probe(Probe),
@@ -110,12 +111,39 @@ pub struct Fleet {
     /// The configuration.
     #[command(flatten)]
     pub config: ConfigFile,
-    /// Look once, print a table, and end
-    #[arg(long, required = true)]
+    /// Look once, print a table, and end; otherwise watch, serve /metrics, and push if an OTLP endpoint is configured
+    #[arg(long)]
     pub once: bool,
     /// How to print it
-    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = FleetOutput::Table)]
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = FleetOutput::Table, requires = "once")]
     pub output: FleetOutput,
+    /// Where to serve /metrics while it watches [default: [::]:9464]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = |text: &str| check_value("listen", text), conflicts_with = "once")]
+    pub listen: Option<String>,
+    /// The Lease that several replicas share, of which the one that holds it tells [default: none, there is one replica]
+    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = lease, conflicts_with = "once")]
+    pub lease: Option<(String, String)>,
+}
+
+impl Fleet {
+    /// Key and value of each flag that overrides the configuration.
+    #[must_use]
+    pub fn flags(&self) -> Vec<(&'static str, String)> {
+        let mut flags = self.config.flags();
+        flags.extend(self.listen.iter().map(|listen| ("listen", listen.clone())));
+        flags
+    }
+}
+
+fn lease(text: &str) -> Result<(String, String), String> {
+    let is_name = |name: &str| {
+        let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.');
+        !name.is_empty() && name.len() <= 253 && name.bytes().all(is_plain)
+    };
+    match text.split_once('/') {
+        Some((namespace, name)) if is_name(namespace) && is_name(name) => Ok((namespace.to_owned(), name.to_owned())),
+        _ => Err("must be a namespace and a name, such as monitoring/podlens-fleet".to_owned()),
+    }
 }
 
 /// The form of a printed fleet.
@@ -319,7 +347,7 @@ mod tests {
                 Command::Run(run) => run.flags(),
                 Command::Check(check) => check.config.flags(),
                 Command::Snapshot(snapshot) => snapshot.config.flags(),
-                Command::Fleet(fleet) => fleet.config.flags(),
+                Command::Fleet(fleet) => fleet.flags(),
                 Command::Probe(_) => panic!("{line} is no probe"),
             };
             assert_eq!(flags, [("kubernetes.kubeconfig", expected.to_owned())], "{line}");
@@ -336,6 +364,11 @@ mod tests {
         check_refused("podlens run --health-listen 9465", ErrorKind::ValueValidation, "must be none or an IP address");
         check_refused("podlens run --node a/b", ErrorKind::ValueValidation, "must be 1 to 253 letters");
         check_refused("podlens run --node=", ErrorKind::ValueValidation, "must be 1 to 253 letters");
+        let lease = "must be a namespace and a name";
+        check_refused("podlens fleet --lease podlens", ErrorKind::ValueValidation, lease);
+        check_refused("podlens fleet --lease a/b?c", ErrorKind::ValueValidation, lease);
+        check_refused("podlens fleet --output json", ErrorKind::MissingRequiredArgument, "--once");
+        check_refused("podlens fleet --once --listen [::]:1", ErrorKind::ArgumentConflict, "--once");
         check_refused("podlens snapshot --output xml", ErrorKind::InvalidValue, "table, json, prometheus");
         check_refused("podlens snapshot --seconds 0", ErrorKind::ValueValidation, "1..=3600");
         check_refused("podlens runn", ErrorKind::InvalidSubcommand, "'run'");

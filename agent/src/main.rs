@@ -28,7 +28,7 @@ fn main() -> ExitCode {
         Command::Snapshot(options) => load(options.config.clone(), options.config.flags())
             .and_then(|config| snapshot::run(&config, &options).map(|()| ExitCode::SUCCESS)),
         Command::Fleet(options) => {
-            load(options.config.clone(), options.config.flags()).and_then(|config| fleet::run(&config, &options))
+            load(options.config.clone(), options.flags()).and_then(|config| fleet::run(&config, &options))
         }
         Command::Probe(options) => probe::run(&options),
     };

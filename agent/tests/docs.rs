@@ -11,9 +11,10 @@ use podlens::{
     attribution::kubernetes::REQUESTS,
     collectors::{ALL, Spec, map_memory, on_demand, switchable},
     config,
+    fleet::{causes::Reason, events, kinds::Kind as FleetKind, placement::Exclusion, rollout::Rollout, state::STATES},
     pipeline::{facts, kinds, losses},
     signal::{ByDefault, EventKind, InfoMetric, Kind, Label, LabelValues, Layout, Metric, Unit},
-    telemetry::{OwnLabel, OwnMetric, OwnValues, SelfTelemetry, metrics},
+    telemetry::{OwnLabel, OwnMetric, OwnValues, SelfTelemetry, fleet, metrics},
 };
 
 const METRICS: &str = "\
@@ -131,6 +132,7 @@ fn the_list_of_metrics_is_what_the_definitions_give() {
         push_metric(&mut text, metric);
     }
     push_own(&mut text);
+    push_fleet(&mut text);
     check("metrics.md", &text);
 }
 
@@ -157,10 +159,11 @@ fn the_tables_of_memory_are_what_the_collectors_say() {
 #[test]
 fn the_list_of_events_is_what_the_definitions_give() {
     let mut text = EVENTS.to_owned();
-    for kind in kinds() {
+    let all = || kinds().chain(events::ALL.iter().copied());
+    for kind in all() {
         writeln!(text, "| `{}` | {} | {} |", kind.name, kind.severity.text(), kind.about).unwrap();
     }
-    for EventKind { name, about, entity, attributes, source, .. } in kinds() {
+    for EventKind { name, about, entity, attributes, source, .. } in all() {
         let attributes: Vec<String> =
             attributes.iter().map(|one| format!("`{}`: {}", one.name, one.about.to_owned())).collect();
         let mut rows = vec![("about", (*entity).to_owned())];
@@ -273,19 +276,37 @@ fn push_own(text: &mut String) {
         "\n## The agent itself\n\nServed beside the others, without the labels of an entity. Counters begin at 0.\n\n\
          | metric | kind, unit | labels | meaning | exists |\n| --- | --- | --- | --- | --- |\n",
     );
-    for OwnMetric { name, kind, unit, help, labels, only } in metrics::ALL {
-        let labels: Vec<String> = labels.iter().map(|label| format!("`{}`", label.name)).collect();
-        let labels = if labels.is_empty() { "none".to_owned() } else { labels.join(", ") };
-        let (kind, unit) = (kind_name(*kind), unit_name(*unit));
-        writeln!(text, "| `{name}` | {kind}, {unit} | {labels} | {help} | {} |", only.unwrap_or("always")).unwrap();
-    }
+    push_own_rows(text, metrics::ALL);
     for family in SelfTelemetry::new("any", None).unwrap().gather_process() {
         let kind = format!("{:?}", family.get_field_type()).to_lowercase();
         let help = family.help().trim_end_matches('.');
         writeln!(text, "| `{}` | {kind} | none | {help} | always, not pushed |", family.name()).unwrap();
     }
+    push_values(text, metrics::ALL);
+}
+
+fn push_fleet(text: &mut String) {
+    text.push_str(
+        "\n## The fleet\n\nServed by `podlens fleet` ([fleet.md](fleet.md)), beside those of the agent itself that are about the \
+         process, scrapes, OTLP and events. An agent has none of them.\n\n\
+         | metric | kind, unit | labels | meaning | exists |\n| --- | --- | --- | --- | --- |\n",
+    );
+    push_own_rows(text, fleet::ALL);
+    push_values(text, fleet::ALL);
+}
+
+fn push_own_rows(text: &mut String, all: &[&OwnMetric]) {
+    for OwnMetric { name, kind, unit, help, labels, only } in all {
+        let labels: Vec<String> = labels.iter().map(|label| format!("`{}`", label.name)).collect();
+        let labels = if labels.is_empty() { "none".to_owned() } else { labels.join(", ") };
+        let (kind, unit) = (kind_name(*kind), unit_name(*unit));
+        writeln!(text, "| `{name}` | {kind}, {unit} | {labels} | {help} | {} |", only.unwrap_or("always")).unwrap();
+    }
+}
+
+fn push_values(text: &mut String, all: &[&OwnMetric]) {
     text.push_str("\nValues of labels:\n\n| metric | label | values |\n| --- | --- | --- |\n");
-    for OwnMetric { name, labels, .. } in metrics::ALL {
+    for OwnMetric { name, labels, .. } in all {
         for label in *labels {
             writeln!(text, "| `{name}` | `{}` | {} |", label.name, values_of(label)).unwrap();
         }
@@ -302,6 +323,11 @@ fn values_of(label: &OwnLabel) -> String {
         OwnValues::NameVerbs => REQUESTS.iter().flat_map(|(_, verbs, _)| verbs.iter().copied()).collect(),
         OwnValues::NameResults => REQUESTS.iter().flat_map(|(.., results)| results.iter().copied()).collect(),
         OwnValues::Events => return "the names in [events.md](events.md)".to_owned(),
+        OwnValues::FleetKinds => return listed(&FleetKind::NAMES),
+        OwnValues::FleetStates => return listed(&STATES),
+        OwnValues::FleetReasons => return listed(Reason::NAMES),
+        OwnValues::FleetExclusions => return listed(&Exclusion::NAMES),
+        OwnValues::FleetRollouts => return listed(Rollout::NAMES),
         OwnValues::Open => return "any".to_owned(),
     };
     listed(&Vec::from_iter(values))

@@ -60,6 +60,11 @@ fn may_be(label: &OwnLabel, value: &str) -> bool {
         OwnValues::NameSources => REQUESTS.iter().any(|(source, ..)| *source == value),
         OwnValues::NameVerbs => REQUESTS.iter().any(|(_, verbs, _)| verbs.contains(&value)),
         OwnValues::NameResults => REQUESTS.iter().any(|(.., results)| results.contains(&value)),
+        OwnValues::FleetKinds
+        | OwnValues::FleetStates
+        | OwnValues::FleetReasons
+        | OwnValues::FleetExclusions
+        | OwnValues::FleetRollouts => panic!("{} is no label of an agent", label.name),
         OwnValues::Open => true,
     }
 }

@@ -139,7 +139,7 @@ async fn tell_rest(pipeline: &Arc<Pipeline>) {
 }
 
 /// A client's settings; none if nothing is to be pushed.
-fn otlp_settings(config: &Config, settings: &Otlp) -> Result<Option<OtlpConfig>> {
+pub(super) fn otlp_settings(config: &Config, settings: &Otlp) -> Result<Option<OtlpConfig>> {
     let Some(endpoint) = settings.endpoint.as_ref().filter(|_| settings.enabled) else { return Ok(None) };
     let pem = |path: &Option<PathBuf>| {
         path.as_ref()

@@ -415,6 +415,17 @@ pub(super) const KEYS: &[Key] = &[
         help: "The host's /run as podlens sees it, or a runtime's own state directory, where the runtimes' annotations are read",
         set: Set::Value(|config, text| assign(&mut config.kubernetes.bundle_root, absolute_path(text))),
     },
+    Key {
+        path: "fleet.lacking_series",
+        expects: "a whole number from 0 to 10000",
+        default: "1000",
+        example: "200",
+        help: "Of `podlens fleet`: most series of nodes that lack a DaemonSet's pod, one each; the rest is in the counts by reason alone, and `podlens_fleet_lacking_folded` says how many that are",
+        set: Set::Value(|config, text| {
+            let number = whole(text, 0..=10_000).and_then(|number| usize::try_from(number).ok());
+            assign(&mut config.fleet.lacking_series, number)
+        }),
+    },
 ];
 
 pub(super) fn assign<T>(field: &mut T, value: Option<T>) -> Option<()> {

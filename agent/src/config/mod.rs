@@ -62,6 +62,14 @@ pub struct Config {
     /// What `otlp` is for events: OpenTelemetry has variables of their own for log records, below the same keys.
     pub logs: Otlp,
     pub kubernetes: Kubernetes,
+    pub fleet: Fleet,
+}
+
+/// How much `podlens fleet` tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the key of the same name documents each field")]
+pub struct Fleet {
+    pub lacking_series: usize,
 }
 
 /// How the server is protected.
@@ -386,6 +394,7 @@ impl Config {
                 kubelet_certificate: None,
                 bundle_root: PathBuf::from("/run"),
             },
+            fleet: Fleet { lacking_series: 1000 },
         }
     }
 

@@ -1,46 +1,47 @@
-//! The lists that a [`Cluster`] is made from, page by page. One odd object costs nobody else's place; how many there were is
-//! told.
+//! Lists of one kind of objects, page by page. One odd object costs nobody else's place; how many there were is told.
 
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use tracing::warn;
 
-use super::state::Cluster;
+use super::{
+    kinds::{Kind, Object},
+    objects::Uid,
+    state::Fleet,
+};
 use crate::attribution::kubernetes::client::{Client, RequestError};
 
 /// Objects of one page. A pod is a few kilobytes.
-const PAGE: usize = 1000;
-/// No honest page is longer.
+const PAGE: usize = 500;
+/// No honest page is longer: an object has at most 1.5 MB in the API server's store, and most a hundredth of it.
 const PAGE_BYTES: usize = 256 << 20;
-/// So many pages of one kind are read: ten million objects.
+/// So many pages of one kind are read: five million objects.
 const PAGES: usize = 10_000;
 
-/// Why there is no view of the cluster.
+/// Why there is no list.
 #[derive(Debug, thiserror::Error)]
 pub enum ListError {
     /// A request failed.
-    #[error(
-        "cannot list {kind}; whoever the kubeconfig names needs get, list on daemonsets, controllerrevisions, nodes, pods and events"
-    )]
+    #[error("cannot list {}; whoever asks needs the verb list on {} in all namespaces", .kind.name(), .kind.resource())]
     Request {
         /// What was asked for.
-        kind: &'static str,
+        kind: Kind,
         /// Why.
         #[source]
         source: RequestError,
     },
     /// The answer is no list.
-    #[error("the answer to the list of {kind} is none: is that the API server?")]
+    #[error("the answer to the list of {} is none: is that the API server?", .kind.name())]
     Garbage {
         /// What was asked for.
-        kind: &'static str,
+        kind: Kind,
         /// What is wrong with it.
         #[source]
         source: serde_json::Error,
     },
     /// It never ends.
-    #[error("the list of {0} does not end: more than {PAGES} pages")]
-    Endless(&'static str),
+    #[error("the list of {} does not end: more than {PAGES} pages", .0.name())]
+    Endless(Kind),
 }
 
 #[derive(Deserialize)]
@@ -52,59 +53,75 @@ struct Page<'a> {
 }
 
 #[derive(Default, Deserialize)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
 struct PageMeta {
     #[serde(rename = "continue")]
     next: Option<String>,
+    resource_version: Option<String>,
 }
 
-/// Lists all that is needed.
+/// What a list shows beside its objects.
+#[derive(Debug, Default)]
+pub struct Listed {
+    /// The version of the last page, from which a watch goes on.
+    pub version: String,
+    /// Objects that make no sense.
+    pub odd: u64,
+}
+
+/// One object of a list, or the identity of one that makes no sense, as far as it has one.
+pub type Item = Result<Object, Option<Uid>>;
+
+/// Lists all objects of a kind and gives each page to `each`.
 ///
 /// # Errors
-/// A list cannot be had whole.
-pub async fn cluster(client: &Client) -> Result<Cluster, ListError> {
-    let only = |kinds: &str| format!("&fieldSelector=involvedObject.kind%3D{kinds}");
-    let mut events = list(client, "events", "/api/v1/events", &only("DaemonSet")).await?;
-    events.extend(list(client, "events", "/api/v1/events", &only("Pod")).await?);
-    Ok(Cluster {
-        daemon_sets: list(client, "daemonsets", "/apis/apps/v1/daemonsets", "").await?,
-        revisions: list(client, "controllerrevisions", "/apis/apps/v1/controllerrevisions", "").await?,
-        nodes: list(client, "nodes", "/api/v1/nodes", "").await?,
-        pods: list(client, "pods", "/api/v1/pods", "").await?,
-        events,
-    })
-}
-
-async fn list<T: DeserializeOwned>(
-    client: &Client,
-    kind: &'static str,
-    path: &str,
-    selector: &str,
-) -> Result<Vec<T>, ListError> {
-    let (mut objects, mut odd) = (Vec::new(), 0_usize);
+/// The list cannot be had whole.
+pub async fn list(client: &Client, kind: Kind, mut each: impl FnMut(Vec<Item>)) -> Result<Listed, ListError> {
+    let mut listed = Listed::default();
     let mut next = String::new();
     for _ in 0..PAGES {
-        let request = format!("{path}?limit={PAGE}{selector}&continue={next}");
+        let request = format!("{}?limit={PAGE}{}&continue={next}", kind.path(), kind.selector());
         let failed = |source| ListError::Request { kind, source };
         let page = client.get(&request).await.map_err(failed)?.whole(PAGE_BYTES).await.map_err(failed)?;
         let page: Page<'_> = serde_json::from_slice(&page).map_err(|source| ListError::Garbage { kind, source })?;
-        for object in page.items.unwrap_or_default() {
-            match serde_json::from_str(object.get()) {
-                Ok(object) => objects.push(object),
-                Err(_) => odd += 1,
-            }
-        }
+        let items = page.items.unwrap_or_default().into_iter();
+        let items: Vec<Item> = items.map(|object| kind.decode(object).map_err(|_| Kind::identity(object))).collect();
+        listed.odd += items.iter().filter(|item| item.is_err()).count() as u64;
+        each(items);
+        listed.version = page.metadata.resource_version.unwrap_or_default();
         next = percent_encoding::utf8_percent_encode(
             &page.metadata.next.unwrap_or_default(),
             percent_encoding::NON_ALPHANUMERIC,
         )
         .to_string();
         if next.is_empty() {
-            if odd > 0 {
-                warn!(kind, objects = odd, "objects that make no sense are left out");
+            if listed.odd > 0 {
+                warn!(kind = kind.name(), objects = listed.odd, "objects that make no sense are left out");
             }
-            return Ok(objects);
+            return Ok(listed);
         }
     }
     Err(ListError::Endless(kind))
+}
+
+/// Lists all that is needed, once.
+///
+/// # Errors
+/// A list cannot be had whole.
+pub async fn fleet(client: &Client) -> Result<Fleet, ListError> {
+    let mut fleet = Fleet::default();
+    for kind in Kind::ALL {
+        list(client, kind, |items| {
+            let left_out = items.into_iter().flatten().filter_map(|object| fleet.put(object).err()).count();
+            if left_out > 0 {
+                warn!(
+                    kind = kind.name(),
+                    objects = left_out,
+                    "there are more than podlens keeps: some reasons are not told"
+                );
+            }
+        })
+        .await?;
+    }
+    Ok(fleet)
 }

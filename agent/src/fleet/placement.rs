@@ -4,9 +4,9 @@
 //! against the template's tolerations and those that it adds itself. It does not look at what is free on the node: that
 //! is the scheduler's part, with a pod that exists already.
 
-use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, PodSpec, Taint, Toleration};
+use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, Taint, Toleration};
 
-use super::objects::Node;
+use super::objects::{Node, Template};
 
 /// What a node should have.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,15 +44,24 @@ pub struct Label {
 }
 
 impl Exclusion {
-    /// For the label `reason`.
+    /// All that the label `reason` can say.
+    pub const NAMES: [&'static str; 4] = ["node_name", "node_selector", "node_affinity", "taint"];
+
+    /// Which of [`Self::NAMES`] it is.
+    #[must_use]
+    pub fn position(&self) -> u8 {
+        match self {
+            Self::NodeName(_) => 0,
+            Self::Selector(_) => 1,
+            Self::Affinity(_) => 2,
+            Self::Taint(_) => 3,
+        }
+    }
+
+    /// For the label `reason`: one of [`Self::NAMES`].
     #[must_use]
     pub fn reason(&self) -> &'static str {
-        match self {
-            Self::NodeName(_) => "node_name",
-            Self::Selector(_) => "node_selector",
-            Self::Affinity(_) => "node_affinity",
-            Self::Taint(_) => "taint",
-        }
+        Self::NAMES.get(usize::from(self.position())).copied().unwrap_or_default()
     }
 
     /// One requirement less and the node would have a pod: likely a mistake.
@@ -91,15 +100,16 @@ impl std::fmt::Display for Exclusion {
 
 /// Decides about one node.
 #[must_use]
-pub fn placement(template: &PodSpec, node: &Node) -> Placement {
-    if let Some(name) = template.node_name.as_ref().filter(|name| !name.is_empty() && **name != node.metadata.name) {
+pub fn placement(template: &Template, node: &Node) -> Placement {
+    let name = &template.node_name;
+    if !name.is_empty() && *name != node.name {
         return Placement::Excluded(Exclusion::NodeName(name.clone()));
     }
     if let Some(exclusion) = by_selector(template, node).or_else(|| by_affinity(template, node)) {
         return Placement::Excluded(exclusion);
     }
     let untolerated = |effects: &[&str]| {
-        let taints = node.spec.taints.iter().filter(|taint| effects.contains(&&*taint.effect));
+        let taints = node.taints.iter().filter(|taint| effects.contains(&&*taint.effect));
         taints.into_iter().find(|taint| !is_tolerated(template, taint))
     };
     match (untolerated(&["NoExecute"]), untolerated(&["NoSchedule"])) {
@@ -109,18 +119,18 @@ pub fn placement(template: &PodSpec, node: &Node) -> Placement {
     }
 }
 
-fn by_selector(template: &PodSpec, node: &Node) -> Option<Exclusion> {
-    let wanted = template.node_selector.iter().flatten();
+fn by_selector(template: &Template, node: &Node) -> Option<Exclusion> {
+    let wanted = template.node_selector.iter();
     let lacking = wanted.filter_map(|(name, wanted)| {
-        let found = node.metadata.labels.get(name);
+        let found = node.labels.get(name);
         (found != Some(wanted)).then(|| Label { name: name.clone(), wanted: wanted.clone(), found: found.cloned() })
     });
     let lacking: Vec<Label> = lacking.collect();
     (!lacking.is_empty()).then_some(Exclusion::Selector(lacking))
 }
 
-fn by_affinity(template: &PodSpec, node: &Node) -> Option<Exclusion> {
-    let affinity = template.affinity.as_ref()?.node_affinity.as_ref()?;
+fn by_affinity(template: &Template, node: &Node) -> Option<Exclusion> {
+    let affinity = template.node_affinity()?;
     let terms = &affinity.required_during_scheduling_ignored_during_execution.as_ref()?.node_selector_terms;
     let failing = terms.iter().filter_map(|term| failing(term, node));
     match failing.min_by_key(Vec::len) {
@@ -136,16 +146,14 @@ fn failing(term: &NodeSelectorTerm, node: &Node) -> Option<Vec<String>> {
     if labels.is_empty() && fields.is_empty() {
         return None;
     }
-    let by_label =
-        labels.iter().filter(|one| !holds(one, node.metadata.labels.get(&one.key).map(String::as_str))).map(|one| {
-            let found =
-                node.metadata.labels.get(&one.key).map_or("no such label".to_owned(), |value| format!("it is {value}"));
-            format!("label {}, but {found}", requirement(one))
-        });
+    let by_label = labels.iter().filter(|one| !holds(one, node.labels.get(&one.key).map(String::as_str))).map(|one| {
+        let found = node.labels.get(&one.key).map_or("no such label".to_owned(), |value| format!("it is {value}"));
+        format!("label {}, but {found}", requirement(one))
+    });
     // Names are the only field that the API server lets through.
     let by_field = fields.iter().filter(|one| {
         let is_name = one.key == "metadata.name" && matches!(&*one.operator, "In" | "NotIn");
-        !is_name || !holds(one, Some(&node.metadata.name))
+        !is_name || !holds(one, Some(&node.name))
     });
     Some(by_label.chain(by_field.map(|one| format!("field {}", requirement(one)))).collect())
 }
@@ -193,11 +201,11 @@ const TOLERATED: [(&str, &str); 6] = [
 ];
 const NETWORK: (&str, &str) = ("node.kubernetes.io/network-unavailable", "NoSchedule");
 
-fn is_tolerated(template: &PodSpec, taint: &Taint) -> bool {
+fn is_tolerated(template: &Template, taint: &Taint) -> bool {
     let known = (&*taint.key, &*taint.effect);
     TOLERATED.contains(&known)
-        || known == NETWORK && template.host_network == Some(true)
-        || template.tolerations.iter().flatten().any(|toleration| tolerates(toleration, taint))
+        || known == NETWORK && template.host_network
+        || template.tolerations.iter().any(|toleration| tolerates(toleration, taint))
 }
 
 fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {

@@ -1,18 +1,17 @@
 //! How far a new revision of a `DaemonSet` has come. Pure.
 
 use k8s_openapi::{
-    api::apps::v1::{DaemonSet, RollingUpdateDaemonSet},
     apimachinery::pkg::util::intstr::IntOrString,
     jiff::{SignedDuration, Timestamp},
 };
 
 use super::{
     causes::Lack,
-    objects::{REVISION, Revision},
+    objects::{DaemonSet, Revision, RollingUpdate},
 };
 
 /// A pod of the new revision that is not ready after this time holds a roll-out up, even if nothing of it has failed.
-const PATIENCE: SignedDuration = SignedDuration::from_mins(10);
+pub const PATIENCE: SignedDuration = SignedDuration::from_mins(10);
 
 /// How it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,7 +32,10 @@ pub enum Rollout {
 }
 
 impl Rollout {
-    /// For the label `state`.
+    /// All that the label `state` can say.
+    pub const NAMES: &[&'static str] = &["settled", "rolling", "stuck", "paused"];
+
+    /// For the label `state`: one of [`Self::NAMES`].
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
@@ -45,21 +47,19 @@ impl Rollout {
     }
 }
 
-/// The hash of the revision that is at work, and whether that is an older one to which the template went back.
+/// The revision that is at work, and whether that is an older one to which the template went back.
 #[must_use]
-pub fn newest<'a>(revisions: &[&'a Revision]) -> Option<(&'a str, bool)> {
-    let newest = revisions.iter().max_by_key(|revision| revision.revision)?;
-    let made = |revision: &Revision| revision.metadata.creation_timestamp.as_ref().map(|at| at.0);
-    let is_older = revisions.iter().any(|other| made(other) > made(newest));
-    Some((newest.metadata.labels.get(REVISION)?, is_older))
+pub fn newest<'a>(revisions: impl Iterator<Item = &'a Revision> + Clone) -> Option<(&'a Revision, bool)> {
+    let newest = revisions.clone().max_by_key(|revision| revision.number)?;
+    let is_older = revisions.into_iter().any(|other| other.made > newest.made);
+    Some((newest, is_older))
 }
 
 /// How many pods may be away at once while it rolls.
 #[must_use]
 pub fn most_unavailable(daemon_set: &DaemonSet, wanted: usize) -> usize {
-    let rolling = daemon_set.spec.as_ref().and_then(|spec| spec.update_strategy.as_ref()?.rolling_update.as_ref());
-    let RollingUpdateDaemonSet { max_surge, max_unavailable } = rolling.cloned().unwrap_or_default();
-    let count = |value: Option<IntOrString>, default| value.map_or(default, |value| scaled(&value, wanted));
+    let RollingUpdate { max_surge, max_unavailable } = &daemon_set.spec.update_strategy.rolling_update;
+    let count = |value: &Option<IntOrString>, default| value.as_ref().map_or(default, |value| scaled(value, wanted));
     // With a surge new pods come beside the old ones, as many as that.
     match count(max_surge, 0) {
         0 => count(max_unavailable, 1).max(1),
@@ -80,33 +80,35 @@ fn scaled(value: &IntOrString, all: usize) -> usize {
 
 /// What is known about the pods of a `DaemonSet` for the question whether it rolls.
 #[derive(Clone, Debug, Default)]
-pub struct Pods<'a> {
+pub struct Pods<I> {
     /// How many nodes should have one.
     pub wanted: usize,
     /// How many are of an older revision.
     pub old: usize,
     /// Nodes without a pod that works, what they lack, and whether the pod is of the newest revision; those without any pod
     /// are.
-    pub lacking: Vec<(&'a str, &'a Lack, bool)>,
+    pub lacking: I,
 }
 
 /// Decides.
 #[must_use]
-pub fn rollout(daemon_set: &DaemonSet, pods: &Pods<'_>, now: Timestamp) -> Rollout {
+pub fn rollout<'a, I>(daemon_set: &DaemonSet, pods: &Pods<I>, now: Timestamp) -> Rollout
+where
+    I: Iterator<Item = (&'a str, &'a Lack, bool)> + Clone,
+{
     if pods.old == 0 {
         return Rollout::Settled;
     }
-    let strategy = daemon_set.spec.as_ref().and_then(|spec| spec.update_strategy.as_ref()?.type_.as_deref());
-    if strategy == Some("OnDelete") {
+    if daemon_set.spec.update_strategy.kind == "OnDelete" {
         return Rollout::Paused;
     }
     let holds_up =
         |lack: &Lack| !lack.reason.passes() || lack.since.is_some_and(|since| now.duration_since(since) > PATIENCE);
     // Old pods that do not work are replaced first, whatever the limit.
-    let mut new = pods.lacking.iter().filter(|(_, _, is_new)| *is_new);
+    let mut new = pods.lacking.clone().filter(|(_, _, is_new)| *is_new);
     let is_full = new.clone().count() >= most_unavailable(daemon_set, pods.wanted);
     match new.find(|(_, lack, _)| holds_up(lack)).filter(|_| is_full) {
-        Some((node, lack, _)) => Rollout::Stuck { node: (*node).to_owned(), lack: (*lack).clone() },
+        Some((node, lack, _)) => Rollout::Stuck { node: node.to_owned(), lack: lack.clone() },
         None => Rollout::Rolling,
     }
 }
@@ -132,7 +134,7 @@ mod tests {
 
     #[track_caller]
     fn check(strategy: &Value, old: usize, lacking: &[(&Lack, bool)], minutes: i64, expected: &str) {
-        let lacking = lacking.iter().map(|(lack, is_new)| ("n", *lack, *is_new)).collect();
+        let lacking = lacking.iter().map(|(lack, is_new)| ("n", *lack, *is_new));
         let now = Timestamp::UNIX_EPOCH + SignedDuration::from_mins(minutes);
         let told = rollout(&daemon_set(strategy), &Pods { wanted: 10, old, lacking }, now);
         assert_eq!(told.name(), expected, "{strategy} {old} {minutes}");
@@ -174,9 +176,9 @@ mod tests {
         };
         let first = revision(1, "a", "2026-01-01T00:00:00Z");
         let second = revision(2, "b", "2026-01-02T00:00:00Z");
-        assert_eq!(newest(&[&first, &second]), Some(("b", false)));
+        assert_eq!(newest([&first, &second].into_iter()), Some((&second, false)));
         let back = revision(3, "a", "2026-01-01T00:00:00Z");
-        assert_eq!(newest(&[&back, &second]), Some(("a", true)));
-        assert_eq!(newest(&[]), None);
+        assert_eq!(newest([&back, &second].into_iter()), Some((&back, true)));
+        assert_eq!(newest([].into_iter()), None);
     }
 }

@@ -56,6 +56,16 @@ pub enum OwnValues {
     NameVerbs,
     /// They are what comes of that.
     NameResults,
+    /// They are the kinds of objects of a fleet.
+    FleetKinds,
+    /// They are the states of nodes of a fleet.
+    FleetStates,
+    /// They are why a node lacks its pod.
+    FleetReasons,
+    /// They are why a node should have no pod.
+    FleetExclusions,
+    /// They are the states of a roll-out.
+    FleetRollouts,
     /// Nowhere: any value.
     Open,
 }
@@ -99,7 +109,10 @@ impl OwnMetric {
     }
 
     /// What the library knows it by.
-    pub(super) fn description(&self) -> Result<Desc, SelfTelemetryError> {
+    ///
+    /// # Errors
+    /// The definition is not valid.
+    pub fn description(&self) -> Result<Desc, SelfTelemetryError> {
         let labels = self.label_names().into_iter().map(str::to_owned).collect();
         Desc::new(self.name.into(), self.help.into(), labels, HashMap::new()).map_err(self.refused())
     }

@@ -4,6 +4,7 @@
 
 use super::{
     definition::{OwnLabel, OwnMetric, OwnValues},
+    fleet,
     server::Refusal,
 };
 use crate::signal::{Kind, State, Unit};
@@ -31,10 +32,10 @@ pub static ALL: &[&OwnMetric] = &[
     &WEB_CONFIG_RELOADS,
 ];
 
-/// The definition of this name.
+/// The definition of this name, of an agent's or the fleet's.
 #[must_use]
 pub fn find(name: &str) -> Option<&'static OwnMetric> {
-    ALL.iter().copied().find(|metric| metric.name == name)
+    ALL.iter().chain(fleet::ALL).copied().find(|metric| metric.name == name)
 }
 
 const WITH_OTLP: Option<&str> = Some("with an OTLP endpoint");
@@ -239,7 +240,8 @@ mod tests {
     #[test]
     fn definitions_are_valid_and_stand_in_the_order_of_their_names() {
         assert!(ALL.is_sorted_by_key(|metric| metric.name));
-        for metric in ALL {
+        assert!(fleet::ALL.is_sorted_by_key(|metric| metric.name));
+        for metric in ALL.iter().chain(fleet::ALL) {
             assert!(metric.description().is_ok(), "{}", metric.name);
             assert_eq!(metric.name.ends_with("_total"), metric.kind == Kind::Counter, "{}", metric.name);
             let has_unit = metric.name.contains("_seconds");

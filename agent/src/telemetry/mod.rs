@@ -6,6 +6,7 @@
 
 pub mod definition;
 pub mod events;
+pub mod fleet;
 pub mod metrics;
 pub mod otlp;
 mod server;

@@ -164,16 +164,21 @@ impl ApiServer {
 
     /// Writes a kubeconfig for it into a directory, with a user as given.
     pub fn kubeconfig(&self, directory: &Path, user: &Value) -> PathBuf {
-        let path = directory.join("kubeconfig");
-        let config = json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "test",
-            "clusters": [{ "name": "test", "cluster": { "server": format!("http://{}", self.address) } }],
-            "users": [{ "name": "test", "user": user }],
-            "contexts": [{ "name": "test", "context": { "cluster": "test", "user": "test" } }],
-        });
-        std::fs::write(&path, config.to_string()).unwrap();
-        path
+        kubeconfig(self.address, directory, user)
     }
+}
+
+/// Writes a kubeconfig for a server at this address into a directory, with a user as given.
+pub fn kubeconfig(address: SocketAddr, directory: &Path, user: &Value) -> PathBuf {
+    let path = directory.join("kubeconfig");
+    let config = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "test",
+        "clusters": [{ "name": "test", "cluster": { "server": format!("http://{address}") } }],
+        "users": [{ "name": "test", "user": user }],
+        "contexts": [{ "name": "test", "context": { "cluster": "test", "user": "test" } }],
+    });
+    std::fs::write(&path, config.to_string()).unwrap();
+    path
 }
 
 impl Drop for ApiServer {

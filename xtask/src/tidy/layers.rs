@@ -27,9 +27,9 @@ const LAYERS: &[Layer] = &[
     Layer { name: "kernel", imports: &["signal"] },
     Layer { name: "registry", imports: &["signal"] },
     Layer { name: "attribution", imports: &["signal", "kernel::hierarchy", "kernel::cgroupfs"] },
-    Layer { name: "fleet", imports: &["attribution::kubernetes"] },
     Layer { name: "collectors", imports: &["signal", "kernel"] },
     Layer { name: "telemetry", imports: &["signal"] },
+    Layer { name: "fleet", imports: &["signal", "attribution::kubernetes", "telemetry"] },
     Layer { name: "export", imports: &["signal", "registry", "telemetry"] },
     Layer { name: "views", imports: &["signal", "registry", "collectors::*::metrics"] },
     Layer {

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, StatusCode, header};
+use http::{Method, Request, StatusCode, header};
 use http_body_util::BodyExt as _;
 use hyper_util::{client::legacy, rt::TokioExecutor};
 use kube::{
@@ -327,10 +327,26 @@ impl Client {
     /// # Errors
     /// The server is not reached, is too slow, or answers anything but success.
     pub async fn get(&self, path_and_query: &str) -> Result<Answer, RequestError> {
-        let request = Request::get(path_and_query)
+        self.ask(Method::GET, path_and_query, None).await
+    }
+
+    /// The same with another method and an object to be made (`POST`) or changed (`PUT`).
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub async fn ask(
+        &self,
+        method: Method,
+        path_and_query: &str,
+        object: Option<&serde_json::Value>,
+    ) -> Result<Answer, RequestError> {
+        let request = Request::builder()
+            .method(method)
+            .uri(path_and_query)
             .header(header::ACCEPT, "application/json")
+            .header(header::CONTENT_TYPE, "application/json")
             .header(header::USER_AGENT, concat!("podlens/", env!("CARGO_PKG_VERSION")))
-            .body(Body::empty())
+            .body(object.map_or_else(Body::empty, |object| Body::from(object.to_string().into_bytes())))
             .map_err(|source| self.unreachable(source))?;
         let answer = match tokio::time::timeout(self.limits.begin, self.inner.send(request)).await {
             Err(_) => return Err(RequestError::Silent { server: self.server.clone(), limit: self.limits.begin }),
@@ -341,7 +357,7 @@ impl Client {
         if status == StatusCode::GONE {
             return Err(RequestError::Gone { server: self.server.clone() });
         }
-        if status != StatusCode::OK {
+        if status != StatusCode::OK && status != StatusCode::CREATED {
             let seconds = answer.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
             let retry_after = seconds.map(Duration::from_secs);
             return Err(RequestError::Refused { server: self.server.clone(), status, retry_after });

@@ -49,17 +49,13 @@ impl Event {
     /// # Errors
     /// It is no event.
     pub fn decode(line: &[u8]) -> Result<Self, PodError> {
-        let WireEvent { kind, object } = serde_json::from_slice(line)?;
-        let version = || {
-            let version =
-                serde_json::from_str::<WireVersion>(object.get()).unwrap_or_default().metadata.resource_version;
-            (!version.is_empty()).then_some(version)
-        };
+        let raw = RawEvent::decode(line)?;
+        let (object, version) = (raw.object, || raw.version());
         let changed = |event: fn(Pod, Option<String>) -> Self| match decode(object) {
             Ok(pod) => event(pod, version()),
             Err(cause) => Self::Odd { what: describe_odd(object, &cause), version: version() },
         };
-        Ok(match &*kind {
+        Ok(match &*raw.kind {
             "ADDED" | "MODIFIED" => changed(|pod, version| Self::Applied { pod, version }),
             "DELETED" => changed(|pod, version| Self::Deleted { pod, version }),
             "BOOKMARK" => Self::Bookmark { version: version() },
@@ -69,12 +65,38 @@ impl Event {
     }
 }
 
-#[derive(Deserialize)]
-struct WireEvent<'a> {
+/// A line of any watch, its object not decoded.
+#[derive(Debug, Deserialize)]
+pub struct RawEvent<'a> {
+    /// What has happened to the object.
     #[serde(rename = "type", borrow)]
-    kind: Cow<'a, str>,
+    pub kind: Cow<'a, str>,
+    /// The object.
     #[serde(borrow)]
-    object: &'a RawValue,
+    pub object: &'a RawValue,
+}
+
+impl<'a> RawEvent<'a> {
+    /// Decodes one line.
+    ///
+    /// # Errors
+    /// It is no event.
+    pub fn decode(line: &'a [u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(line)
+    }
+
+    /// The version of the change, if it has one.
+    #[must_use]
+    pub fn version(&self) -> Option<String> {
+        let WireVersion { metadata } = serde_json::from_str(self.object.get()).unwrap_or_default();
+        Some(metadata.resource_version).filter(|version| !version.is_empty())
+    }
+
+    /// Of an error: as an HTTP status; 0 if it was not told.
+    #[must_use]
+    pub fn code(&self) -> u16 {
+        serde_json::from_str::<WireStatus>(self.object.get()).unwrap_or_default().code
+    }
 }
 
 /// Where a watch goes on from.
@@ -84,7 +106,7 @@ struct WireVersion {
     metadata: WireListMeta,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 struct WireStatus {
     #[serde(default)]
     code: u16,

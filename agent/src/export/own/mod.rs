@@ -2,10 +2,12 @@
 //!
 //! [`crate::telemetry`] counts; nothing is counted here. The server calls it, and `podlens run` starts the push.
 
+mod direct;
 mod page;
 mod push;
 
 pub use self::{
+    direct::DirectPush,
     page::page,
     push::{OwnPush, resource_attributes},
 };

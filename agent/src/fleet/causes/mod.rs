@@ -7,8 +7,7 @@ use std::collections::HashMap;
 
 use k8s_openapi::jiff::Timestamp;
 
-use super::objects::{Condition, ContainerStatus, Event, Node, Pod, condition};
-use crate::attribution::kubernetes::quantity;
+use super::objects::{Condition, ContainerStatus, Event, Node, Pod, Story, Uid};
 
 /// How many of those who hold what is lacking are told.
 const HOLDERS: usize = 3;
@@ -70,7 +69,30 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// As a label's value.
+    /// All that the label `reason` can say.
+    pub const NAMES: &[&'static str] = &[
+        "quota",
+        "pod_security",
+        "admission",
+        "not_made",
+        "terminating",
+        "failed",
+        "resources",
+        "host_port",
+        "not_scheduled",
+        "node_not_ready",
+        "image",
+        "clock",
+        "volume",
+        "network",
+        "configuration",
+        "out_of_memory",
+        "crash_loop",
+        "not_ready",
+        "starting",
+    ];
+
+    /// As a label's value: one of [`Self::NAMES`].
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -103,35 +125,76 @@ impl Reason {
     }
 }
 
-/// Events by the identity of the object that they happened to, the newest last.
-#[derive(Debug, Default)]
-pub struct Events<'a>(HashMap<&'a str, Vec<&'a Event>>);
+/// Reasons of events that tell why there is no pod.
+const NOT_MADE: &[&str] = &["FailedCreate"];
+const NO_VOLUME: &[&str] = &["FailedMount", "FailedAttachVolume", "FailedMapVolume"];
+const NO_NETWORK: &[&str] = &["FailedCreatePodSandBox", "NetworkNotReady"];
+const NOT_READY: &[&str] = &["Unhealthy", "ProbeWarning"];
 
-impl<'a> Events<'a> {
-    /// Sorts them.
-    #[must_use]
-    pub fn of(events: &'a [Event]) -> Self {
-        let mut by_object: HashMap<&str, Vec<&Event>> = HashMap::new();
-        for event in events {
-            by_object.entry(&event.involved_object.uid).or_default().push(event);
+/// Most events that are kept. Each lives for an hour, and of each object only those that tell why it does not work count.
+const EVENTS: usize = 50_000;
+
+/// There are more events than are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoRoom;
+
+/// Events that tell why something does not work, by the identity of the object that they happened to.
+#[derive(Debug, Default)]
+pub struct Events {
+    by_object: HashMap<Uid, Vec<Event>>,
+    /// The object of each event.
+    objects: HashMap<Uid, Uid>,
+}
+
+impl Events {
+    /// Enters one if it tells anything.
+    ///
+    /// # Errors
+    /// There is no room for it.
+    pub fn put(&mut self, event: Event) -> Result<(), NoRoom> {
+        let tells = [NOT_MADE, NO_VOLUME, NO_NETWORK, NOT_READY].iter().any(|some| some.contains(&&*event.reason));
+        if !tells {
+            return Ok(());
         }
-        for events in by_object.values_mut() {
-            events.sort_by_key(|event| event.at().map(|at| at.0));
+        if !self.objects.contains_key(&event.uid) && self.objects.len() >= EVENTS {
+            return Err(NoRoom);
         }
-        Self(by_object)
+        let object = event.object;
+        self.objects.insert(event.uid, object);
+        let events = self.by_object.entry(object).or_default();
+        events.retain(|known| known.uid != event.uid);
+        let at = events.partition_point(|known| known.at <= event.at);
+        events.insert(at, event);
+        Ok(())
+    }
+
+    /// Drops one; gives the object that it was about.
+    pub fn remove(&mut self, event: Uid) -> Option<Uid> {
+        let object = self.objects.remove(&event)?;
+        if let Some(events) = self.by_object.get_mut(&object) {
+            events.retain(|known| known.uid != event);
+            if events.is_empty() {
+                self.by_object.remove(&object);
+            }
+        }
+        Some(object)
+    }
+
+    /// The identities of those about such objects.
+    pub fn of(&self, is_about: impl Fn(Uid) -> bool) -> impl Iterator<Item = Uid> {
+        self.objects.iter().filter(move |(_, object)| is_about(**object)).map(|(event, _)| *event)
     }
 
     /// The newest of these reasons.
-    fn last(&self, object: &str, reasons: &[&str]) -> Option<&'a Event> {
-        let events = self.0.get(object)?;
-        events.iter().rev().find(|event| reasons.contains(&&*event.reason)).copied()
+    fn last(&self, object: Uid, reasons: &[&str]) -> Option<&Event> {
+        self.by_object.get(&object)?.iter().rev().find(|event| reasons.contains(&&*event.reason))
     }
 }
 
 /// Why there is no pod. `daemon_set` is the identity of the one that wants it.
 #[must_use]
-pub fn without_pod(daemon_set: &str, events: &Events<'_>) -> Lack {
-    let Some(event) = events.last(daemon_set, &["FailedCreate"]) else {
+pub fn without_pod(daemon_set: Uid, events: &Events) -> Lack {
+    let Some(event) = events.last(daemon_set, NOT_MADE) else {
         let detail =
             "the DaemonSet's controller has made no pod and says nothing about it: see to kube-controller-manager";
         return Lack { reason: Reason::NotMade, detail: detail.to_owned(), since: None };
@@ -144,53 +207,52 @@ pub fn without_pod(daemon_set: &str, events: &Events<'_>) -> Lack {
     } else {
         Reason::Admission
     };
-    Lack { reason, detail: cut(message.trim_start_matches("Error creating: ")), since: event.at().map(|at| at.0) }
+    Lack { reason, detail: cut(message.trim_start_matches("Error creating: ")), since: event.at }
 }
 
-/// Why this pod is not ready; `beside` are all pods that are on the node.
+/// Why this pod does not work; `beside` are all pods that are on the node.
 #[must_use]
-pub fn of_pod(pod: &Pod, node: &Node, beside: &[&Pod], events: &Events<'_>) -> Lack {
-    let since = condition(&pod.status.conditions, "Ready").and_then(|ready| ready.last_transition_time.as_ref());
-    let since = since.or(pod.metadata.creation_timestamp.as_ref()).map(|at| at.0);
+pub fn of_pod(pod: &Pod, node: &Node, beside: &[&Pod], events: &Events) -> Lack {
+    let Some(story) = &pod.story else { return Lack { reason: Reason::Starting, detail: String::new(), since: None } };
+    let since = story.unready.or(story.made);
     let lack = |reason, detail: String| Lack { reason, detail: cut(&detail), since };
-    if let Some(until) = &pod.metadata.deletion_timestamp {
-        let detail = format!("{} should be gone since {}", pod.metadata.name, until.0);
-        return Lack { since: Some(until.0), ..lack(Reason::Terminating, detail) };
+    if let Some(until) = story.deleted {
+        let detail = format!("{} should be gone since {until}", pod.name);
+        return Lack { since: Some(until), ..lack(Reason::Terminating, detail) };
     }
-    if pod.status.phase == "Failed" {
-        let is_refused = pod.status.reason.starts_with("OutOf") || pod.status.reason.starts_with("UnexpectedAdmission");
+    if &*story.phase == "Failed" {
+        let is_refused = story.reason.starts_with("OutOf") || story.reason.starts_with("UnexpectedAdmission");
         let reason = if is_refused { Reason::Resources } else { Reason::Failed };
-        return lack(reason, format!("{}: {}", pod.status.reason, pod.status.message));
+        return lack(reason, format!("{}: {}", story.reason, story.message));
     }
-    if pod.spec.node_name.is_empty() {
-        let (reason, detail) = unscheduled(pod, node, beside);
+    if !pod.is_scheduled {
+        let (reason, detail) = unscheduled(pod, story, node, beside);
         return lack(reason, detail);
     }
     if let Some(Condition { status, reason, message, last_transition_time, .. }) =
-        condition(&node.status.conditions, "Ready").filter(|ready| ready.status != "True")
+        node.ready.as_ref().filter(|ready| ready.status != "True")
     {
         let detail = format!("the node's condition Ready is {status} ({reason}): {message}");
         return Lack { since: last_transition_time.as_ref().map(|at| at.0), ..lack(Reason::NodeNotReady, detail) };
     }
-    let of_init = pod.status.init_container_statuses.iter().find_map(|status| of_container(status, true));
-    let of_main = || pod.status.container_statuses.iter().find_map(|status| of_container(status, false));
+    let of_init = story.init_containers.iter().find_map(|status| of_container(status, true));
+    let of_main = || story.containers.iter().find_map(|status| of_container(status, false));
     if let Some((reason, detail)) = of_init.or_else(of_main) {
         return lack(reason, detail);
     }
-    let (reason, detail) = being_started(pod, events);
+    let (reason, detail) = being_started(pod, story, events);
     lack(reason, detail)
 }
 
 /// What keeps it from the node that it is for.
-fn unscheduled(pod: &Pod, node: &Node, beside: &[&Pod]) -> (Reason, String) {
+fn unscheduled(pod: &Pod, story: &Story, node: &Node, beside: &[&Pod]) -> (Reason, String) {
     if let Some(detail) = taken_port(pod, beside) {
         return (Reason::HostPort, detail);
     }
     if let Some(detail) = lacking_resource(pod, node, beside) {
         return (Reason::Resources, detail);
     }
-    let scheduled = condition(&pod.status.conditions, "PodScheduled").filter(|scheduled| scheduled.status != "True");
-    let detail = scheduled.map_or_else(
+    let detail = story.unscheduled.as_ref().map_or_else(
         || "the scheduler has not looked at it: see to kube-scheduler".to_owned(),
         |scheduled| format!("{}: {}", scheduled.reason, scheduled.message),
     );
@@ -198,25 +260,22 @@ fn unscheduled(pod: &Pod, node: &Node, beside: &[&Pod]) -> (Reason, String) {
 }
 
 fn taken_port(pod: &Pod, beside: &[&Pod]) -> Option<String> {
-    pod.host_ports().find_map(|port| {
-        let holder = beside.iter().find(|other| other.host_ports().any(|taken| taken == port))?;
+    pod.claim.host_ports().find_map(|port| {
+        let holder = beside.iter().find(|other| other.claim.host_ports().any(|taken| taken == port))?;
         Some(format!("port {}/{} of the node is held by {}", port.0, port.1, name(holder)))
     })
 }
 
 fn lacking_resource(pod: &Pod, node: &Node, beside: &[&Pod]) -> Option<String> {
-    let allocatable = |resource: &str| -> Option<f64> {
-        let allocatable = node.status.allocatable.get(resource)?;
-        quantity::parse(&allocatable.0)
-    };
+    let allocatable = |resource: &str| node.allocatable.get(resource).copied();
     let room = allocatable("pods").filter(|room| beside.len() as f64 + 1.0 > *room);
     if let Some(room) = room {
         return Some(format!("the node takes {room} pods and has {}", beside.len()));
     }
-    for (resource, asked) in pod.requests() {
+    for (resource, asked) in pod.claim.requests() {
         let all = allocatable(resource).unwrap_or_default();
         let mut holders: Vec<(f64, &Pod)> =
-            beside.iter().map(|other| (other.requests().get(resource).copied().unwrap_or_default(), *other)).collect();
+            beside.iter().map(|other| (other.claim.request(resource), *other)).collect();
         let held: f64 = holders.iter().map(|(held, _)| held).sum();
         // Less than a thousandth is rounding.
         if asked <= (all - held) * 1.000_001 + 1e-9 {
@@ -281,28 +340,24 @@ fn of_container(status: &ContainerStatus, is_init: bool) -> Option<(Reason, Stri
 }
 
 /// Nothing has failed yet: what its events tell.
-fn being_started(pod: &Pod, events: &Events<'_>) -> (Reason, String) {
-    let runs = pod.status.phase == "Running";
-    let found = |reasons: &[&str]| events.last(&pod.metadata.uid, reasons);
-    if !runs {
-        for (reasons, reason) in [
-            (&["FailedMount", "FailedAttachVolume", "FailedMapVolume"][..], Reason::Volume),
-            (&["FailedCreatePodSandBox", "NetworkNotReady"], Reason::Network),
-        ] {
+fn being_started(pod: &Pod, story: &Story, events: &Events) -> (Reason, String) {
+    let found = |reasons| events.last(pod.uid, reasons);
+    if &*story.phase != "Running" {
+        for (reasons, reason) in [(NO_VOLUME, Reason::Volume), (NO_NETWORK, Reason::Network)] {
             if let Some(event) = found(reasons) {
-                return (reason, event.message.clone());
+                return (reason, event.message.to_string());
             }
         }
         return (Reason::Starting, "its containers are being made".to_owned());
     }
-    match found(&["Unhealthy", "ProbeWarning"]) {
-        Some(event) => (Reason::NotReady, event.message.clone()),
+    match found(NOT_READY) {
+        Some(event) => (Reason::NotReady, event.message.to_string()),
         None => (Reason::NotReady, "it runs and is not ready; no probe has failed".to_owned()),
     }
 }
 
 fn name(pod: &Pod) -> String {
-    format!("{}/{}", pod.metadata.namespace, pod.metadata.name)
+    format!("{}/{}", pod.namespace, pod.name)
 }
 
 fn amount(resource: &str, amount: f64) -> String {

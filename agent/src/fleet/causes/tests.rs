@@ -22,21 +22,31 @@ fn good_node() -> Node {
 }
 
 fn pod(name: &str, spec: &Value, status: &Value) -> Pod {
-    let metadata = json!({ "name": name, "namespace": "ns", "uid": name, "creationTimestamp": AT });
+    let metadata = json!({ "name": name, "namespace": "ns", "uid": name, "creationTimestamp": AT,
+        "ownerReferences": [{ "kind": "DaemonSet", "uid": "ds", "controller": true }] });
     serde_json::from_value(json!({ "metadata": metadata, "spec": spec, "status": status })).unwrap()
 }
 
 fn event(object: &str, reason: &str, message: &str, at: &str) -> Event {
     let object = json!({ "uid": object });
+    let metadata = json!({ "uid": format!("{reason} {at}") });
     serde_json::from_value(
-        json!({ "involvedObject": object, "reason": reason, "message": message, "lastTimestamp": at }),
+        json!({ "metadata": metadata, "involvedObject": object, "reason": reason, "message": message, "lastTimestamp": at }),
     )
     .unwrap()
 }
 
+fn noted(events: &[Event]) -> Events {
+    let mut noted = Events::default();
+    for event in events {
+        noted.put(event.clone()).unwrap();
+    }
+    noted
+}
+
 #[track_caller]
 fn check(pod: &Pod, node: &Node, beside: &[&Pod], events: &[Event], reason: Reason, words: &str) {
-    let lack = of_pod(pod, node, beside, &Events::of(events));
+    let lack = of_pod(pod, node, beside, &noted(events));
     assert_eq!((lack.reason, lack.detail.contains(words)), (reason, true), "{lack:?} without {words:?}");
     assert!(lack.since.is_some());
 }
@@ -59,11 +69,11 @@ fn who_refuses_a_pod_is_told_in_the_words_of_the_api_server() {
     ] {
         let old = event("ds", "FailedCreate", "Error creating: something of before", "2025-12-31T00:00:00Z");
         let lack =
-            without_pod("ds", &Events::of(&[event("ds", "FailedCreate", &format!("{refused}{message}"), AT), old]));
+            without_pod(Uid::of("ds"), &noted(&[event("ds", "FailedCreate", &format!("{refused}{message}"), AT), old]));
         assert_eq!(lack.reason, reason);
         assert!(lack.detail.starts_with("pods \"p-1\" is forbidden: ") && lack.detail.ends_with(message), "{lack:?}");
     }
-    let nothing = without_pod("ds", &Events::of(&[event("other", "FailedCreate", "x", AT)]));
+    let nothing = without_pod(Uid::of("ds"), &noted(&[event("other", "FailedCreate", "x", AT)]));
     assert_eq!((nothing.reason, nothing.since), (Reason::NotMade, None));
 }
 
@@ -136,8 +146,8 @@ fn a_container_that_ends_again_and_again_has_its_last_words() {
     check(&with_container(&json!({ "state": ended("Error", 2) })), Reason::CrashLoop, "exit code 2");
     // An init container that has done its work is no fault.
     let mut done = with_container(&json!({ "state": {} }));
-    done.status.init_container_statuses =
-        with_container(&json!({ "state": ended("Completed", 0) })).status.container_statuses;
+    let init = with_container(&json!({ "state": ended("Completed", 0) })).story.unwrap();
+    done.story.as_mut().unwrap().init_containers = init.containers;
     check(&done, Reason::Starting, "");
 }
 
@@ -153,7 +163,7 @@ fn volumes_network_and_probes_are_told_by_events_of_the_pod_itself() {
         check(&at(phase), &good_node(), &[], &[event("p", event_reason, "its words", AT)], reason, "its words");
         let others = [event("q", event_reason, "its words", AT)];
         let expected = if phase == "Running" { Reason::NotReady } else { Reason::Starting };
-        let lack = of_pod(&at(phase), &good_node(), &[], &Events::of(&others));
+        let lack = of_pod(&at(phase), &good_node(), &[], &noted(&others));
         assert_eq!(
             (lack.reason, lack.detail.contains("its words")),
             (expected, false),
@@ -181,13 +191,13 @@ fn the_nodes_and_the_pods_own_state_come_first() {
         json!({ "phase": "Failed", "reason": "OutOfcpu", "message": "Node didn't have enough resource: cpu" });
     check(&pod("p", &json!({}), &refused), &good_node(), &[], &[], Reason::Resources, "OutOfcpu");
     let mut leaving = crash;
-    leaving.metadata.deletion_timestamp = serde_json::from_value(json!(AT)).unwrap();
+    leaving.story.as_mut().unwrap().deleted = Some(AT.parse().unwrap());
     check(&leaving, &down, &[], &[], Reason::Terminating, "should be gone since 2026-01-01T00:00:00Z");
 }
 
 #[test]
 fn words_of_others_are_one_line_of_bounded_length() {
     let long = format!("a\nb{}", "c".repeat(1000));
-    let lack = without_pod("ds", &Events::of(&[event("ds", "FailedCreate", &long, AT)]));
+    let lack = without_pod(Uid::of("ds"), &noted(&[event("ds", "FailedCreate", &long, AT)]));
     assert!(lack.detail.starts_with("a bc") && lack.detail.chars().count() == TEXT + 3, "{lack:?}");
 }

@@ -1,176 +1,441 @@
-//! All `DaemonSets` of a cluster at one moment: what each node should have, has, and lacks. Pure.
+//! All `DaemonSets` of a cluster: what each node should have, has, and lacks. Pure.
+//!
+//! Objects are put in and taken out as they change, and [`Fleet::settle`] looks anew at the pairs of `DaemonSet` and node
+//! that a change concerns: for a pod that is one, however large the cluster. Whoever lists everything once settles once.
 
-use std::collections::{BTreeMap, HashMap};
+mod cell;
+mod figures;
+mod report;
+mod watched;
 
-use k8s_openapi::{
-    api::{apps::v1::DaemonSet, core::v1::PodSpec},
-    jiff::{SignedDuration, Timestamp},
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+
+use self::{
+    cell::Cell,
+    watched::{Newest, Watched},
 };
-
+pub use self::{
+    figures::{Figures, STATES},
+    report::Report,
+};
 use super::{
-    causes::{self, Events, Lack},
-    objects::{Event, Node, Pod, REVISION, Revision},
-    placement::{Exclusion, Placement, placement},
-    rollout::{self, Rollout, newest, rollout},
+    causes::{Events, Lack, NoRoom, Reason},
+    kinds::{Kind, Object},
+    objects::{DaemonSet, Event, Node, Pod, Revision, Shared, Uid},
+    rollout::{self, PATIENCE, Rollout},
 };
 
-/// A pod that was deleted has this long beyond its grace period before it is said to hang.
-const GONE_WITHIN: SignedDuration = SignedDuration::from_secs(30);
+/// What may pass by itself is told once it has lasted so long.
+const PASSES_WITHIN: SignedDuration = SignedDuration::from_secs(60);
 
-/// What the API server tells.
+/// What the API server tells, and what follows.
 #[derive(Debug, Default)]
-pub struct Cluster {
-    /// All `DaemonSets`.
-    pub daemon_sets: Vec<DaemonSet>,
-    /// Their revisions; others may be among them.
-    pub revisions: Vec<Revision>,
-    /// All nodes.
-    pub nodes: Vec<Node>,
-    /// All pods of all namespaces.
-    pub pods: Vec<Pod>,
-    /// Events about `DaemonSets` and pods.
-    pub events: Vec<Event>,
+pub struct Fleet {
+    slots: Vec<Slot>,
+    by_name: HashMap<Box<str>, u32>,
+    /// Slots without a node and pods.
+    free: Vec<u32>,
+    /// Names of nodes by their identities.
+    nodes: HashMap<Uid, Box<str>>,
+    pods: HashMap<Uid, Pod>,
+    /// Where each pod is.
+    places: HashMap<Uid, u32>,
+    daemon_sets: HashMap<Uid, Watched>,
+    revisions: HashMap<Uid, Revision>,
+    events: Events,
+    shared: Shared,
+    dirty: Dirty,
+    /// What is not told yet since it may pass: since when, the `DaemonSet`, the slot.
+    waiting: VecDeque<(Timestamp, Uid, u32)>,
+    is_settled: bool,
 }
 
-/// One `DaemonSet`.
+/// A node, or the name of one that pods are for.
+#[derive(Debug, Default)]
+struct Slot {
+    name: Box<str>,
+    node: Option<Node>,
+    pods: Vec<Uid>,
+}
+
+/// What has to be looked at.
+#[derive(Debug, Default)]
+struct Dirty {
+    pairs: HashMap<Uid, HashSet<u32>>,
+    slots: HashSet<u32>,
+    daemon_sets: HashSet<Uid>,
+}
+
+/// Something that somebody may want to hear of.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Report {
-    /// Its namespace.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
-    /// Nodes that should have a pod.
-    pub wanted: usize,
-    /// Those of them that have one.
-    pub present: usize,
-    /// Those whose pod works.
-    pub ready: usize,
-    /// Those whose pod is of the newest revision.
-    pub current: usize,
-    /// Pods on nodes that should have none.
-    pub misplaced: usize,
-    /// Nodes that should have one that works, and why they have none, by the nodes' names.
-    pub lacking: BTreeMap<String, Lack>,
-    /// Nodes that should have none, by reason.
-    pub excluded: BTreeMap<&'static str, usize>,
-    /// Nodes that would have one but for one requirement, which may be a mistake.
-    pub just_missed: BTreeMap<String, Exclusion>,
-    /// How far a new revision has come.
-    pub rollout: Rollout,
-    /// The newest revision is an older template.
-    pub rolled_back: bool,
+pub enum Change {
+    /// A node has begun to lack its pod, or lacks it for another reason.
+    Lacks {
+        /// Namespace and name of the `DaemonSet`.
+        daemon_set: (String, String),
+        /// The node.
+        node: String,
+        /// What it lacks.
+        lack: Lack,
+    },
+    /// It does not any more.
+    Ends {
+        /// Namespace and name of the `DaemonSet`.
+        daemon_set: (String, String),
+        /// The node.
+        node: String,
+        /// What it lacked, as it was told.
+        reason: Reason,
+    },
+    /// A roll-out is in another state.
+    RollsOut {
+        /// Namespace and name of the `DaemonSet`.
+        daemon_set: (String, String),
+        /// The state before.
+        before: &'static str,
+        /// The state now.
+        now: Rollout,
+    },
 }
 
-/// What is found out about pods and nodes once, for all `DaemonSets`.
-struct Places<'a> {
-    nodes: &'a [Node],
-    /// Pods that hold something, by the node that they are on.
-    on: HashMap<&'a str, Vec<&'a Pod>>,
-    /// By controller and the node that they are for.
-    of: HashMap<(&'a str, &'a str), Vec<&'a Pod>>,
-    events: Events<'a>,
-    now: Timestamp,
-}
+impl Fleet {
+    /// Makes or changes an object.
+    ///
+    /// # Errors
+    /// There is no room for it.
+    pub fn put(&mut self, object: Object) -> Result<(), NoRoom> {
+        match object {
+            Object::DaemonSet(object) => self.put_daemon_set(*object),
+            Object::Revision(revision) => self.put_revision(revision),
+            Object::Node(node) => self.put_node(*node),
+            Object::Pod(pod) => self.put_pod(pod),
+            Object::Event(event) => return self.put_event(event),
+        }
+        Ok(())
+    }
 
-impl Cluster {
-    /// Looks at all of them, in the order of their names.
+    /// Takes an object away.
+    pub fn remove(&mut self, kind: Kind, uid: Uid) {
+        match kind {
+            Kind::DaemonSets => {
+                self.daemon_sets.remove(&uid);
+            }
+            Kind::Revisions => {
+                if let Some(daemon_set) = self.revisions.remove(&uid).and_then(|revision| revision.daemon_set) {
+                    self.find_newest(daemon_set);
+                }
+            }
+            Kind::Nodes => self.remove_node(uid),
+            Kind::Pods => self.remove_pod(uid),
+            Kind::DaemonSetEvents | Kind::PodEvents => {
+                let object = self.events.remove(uid);
+                self.look_at_object(object);
+            }
+        }
+    }
+
+    /// Takes all objects of a kind away that are not among these; those of both kinds of events are told apart by whom they
+    /// are about.
+    pub fn retain(&mut self, kind: Kind, seen: &HashSet<Uid>) {
+        let all: Vec<Uid> = match kind {
+            Kind::DaemonSets => self.daemon_sets.keys().copied().collect(),
+            Kind::Revisions => self.revisions.keys().copied().collect(),
+            Kind::Nodes => self.nodes.keys().copied().collect(),
+            Kind::Pods => self.pods.keys().copied().collect(),
+            Kind::DaemonSetEvents => self.events.of(|object| self.daemon_sets.contains_key(&object)).collect(),
+            Kind::PodEvents => self.events.of(|object| !self.daemon_sets.contains_key(&object)).collect(),
+        };
+        for gone in all.into_iter().filter(|uid| !seen.contains(uid)) {
+            self.remove(kind, gone);
+        }
+    }
+
+    /// How many objects of a kind are held; of both kinds of events together.
+    #[must_use]
+    pub fn held(&self, kind: Kind) -> usize {
+        match kind {
+            Kind::DaemonSets => self.daemon_sets.len(),
+            Kind::Revisions => self.revisions.len(),
+            Kind::Nodes => self.nodes.len(),
+            Kind::Pods => self.pods.len(),
+            Kind::DaemonSetEvents => self.events.of(|object| self.daemon_sets.contains_key(&object)).count(),
+            Kind::PodEvents => self.events.of(|object| !self.daemon_sets.contains_key(&object)).count(),
+        }
+    }
+
+    fn put_daemon_set(&mut self, object: DaemonSet) {
+        let uid = object.metadata.uid;
+        if let Some(watched) = self.daemon_sets.get_mut(&uid) {
+            if watched.object != object {
+                watched.object = object;
+                self.dirty.daemon_sets.insert(uid);
+            }
+            return;
+        }
+        self.daemon_sets.insert(uid, Watched::new(object));
+        self.find_newest(uid);
+        self.dirty.daemon_sets.insert(uid);
+    }
+
+    fn put_revision(&mut self, revision: Revision) {
+        // Objects can be orphaned and adopted.
+        let (uid, now) = (revision.uid, revision.daemon_set);
+        let before = match now {
+            Some(_) => self.revisions.insert(uid, revision),
+            None => self.revisions.remove(&uid),
+        };
+        let before = before.and_then(|before| before.daemon_set).filter(|before| now != Some(*before));
+        before.into_iter().chain(now).for_each(|daemon_set| self.find_newest(daemon_set));
+    }
+
+    fn find_newest(&mut self, daemon_set: Uid) {
+        let Some(watched) = self.daemon_sets.get_mut(&daemon_set) else { return };
+        let own = self.revisions.values().filter(|revision| revision.daemon_set == Some(daemon_set));
+        let newest = rollout::newest(own).map(|(newest, rolled_back)| Newest {
+            hash: newest.hash.clone(),
+            made: newest.made,
+            rolled_back,
+        });
+        if watched.newest != newest {
+            watched.newest = newest;
+            self.dirty.daemon_sets.insert(daemon_set);
+        }
+    }
+
+    fn put_node(&mut self, node: Node) {
+        let number = self.slot(&node.name);
+        let Some(slot) = self.slots.get_mut(number as usize) else { return };
+        if slot.node.as_ref() == Some(&node) {
+            return;
+        }
+        // One that was made anew under its old name.
+        if let Some(before) = slot.node.as_ref().filter(|before| before.uid != node.uid) {
+            self.nodes.remove(&before.uid);
+        }
+        self.nodes.insert(node.uid, node.name.as_str().into());
+        slot.node = Some(node);
+        self.dirty.slots.insert(number);
+    }
+
+    fn remove_node(&mut self, uid: Uid) {
+        let Some(number) = self.nodes.remove(&uid).and_then(|name| self.by_name.get(&name).copied()) else { return };
+        if let Some(slot) = self.slots.get_mut(number as usize) {
+            slot.node = None;
+        }
+        self.dirty.slots.insert(number);
+    }
+
+    fn put_pod(&mut self, mut pod: Pod) {
+        let uid = pod.uid;
+        // What belongs to nobody here counts for what it takes of its node.
+        if pod.daemon_set.is_none() && (pod.is_over || !pod.is_scheduled) {
+            return self.remove_pod(uid);
+        }
+        self.shared.share(&mut pod);
+        let number = pod.node.take().map(|node| self.slot(&node));
+        let before = self.places.get(&uid).copied();
+        let takes = |pod: &Pod| (pod.is_scheduled, pod.is_over);
+        let takes_otherwise =
+            self.pods.get(&uid).is_none_or(|known| takes(known) != takes(&pod) || known.claim != pod.claim);
+        self.look_at_pair(pod.daemon_set, number);
+        // It can be orphaned and adopted.
+        self.look_at_pair(self.pods.get(&uid).and_then(|known| known.daemon_set), before);
+        if before != number {
+            self.leave(uid);
+            if let Some(slot) = number.and_then(|number| self.slots.get_mut(number as usize)) {
+                slot.pods.push(uid);
+                self.places.extend(number.map(|number| (uid, number)));
+            }
+        }
+        self.pods.insert(uid, pod);
+        if before != number || takes_otherwise {
+            self.look_beside(number);
+        }
+    }
+
+    fn remove_pod(&mut self, uid: Uid) {
+        self.leave(uid);
+        self.pods.remove(&uid);
+    }
+
+    /// Takes a pod out of its slot.
+    fn leave(&mut self, uid: Uid) {
+        let Some(number) = self.places.remove(&uid) else { return };
+        self.look_at_pair(self.pods.get(&uid).and_then(|pod| pod.daemon_set), Some(number));
+        if let Some(slot) = self.slots.get_mut(number as usize) {
+            slot.pods.retain(|pod| *pod != uid);
+        }
+        self.look_beside(Some(number));
+        self.dirty.slots.extend(self.slots.get(number as usize).filter(|slot| slot.is_empty()).map(|_| number));
+    }
+
+    fn put_event(&mut self, event: Event) -> Result<(), NoRoom> {
+        if self.pods.get(&event.object).is_some_and(|pod| pod.daemon_set.is_none()) {
+            return Ok(());
+        }
+        let object = event.object;
+        self.events.put(event)?;
+        self.look_at_object(Some(object));
+        Ok(())
+    }
+
+    /// The slot of a node of this name.
+    fn slot(&mut self, name: &str) -> u32 {
+        if let Some(number) = self.by_name.get(name) {
+            return *number;
+        }
+        let slot = Slot { name: name.into(), ..Slot::default() };
+        let number = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot::default());
+            // As many nodes as that do not fit into memory.
+            u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
+        });
+        if let Some(free) = self.slots.get_mut(number as usize) {
+            *free = slot;
+        }
+        self.by_name.insert(name.into(), number);
+        number
+    }
+
+    fn look_at_pair(&mut self, daemon_set: Option<Uid>, slot: Option<u32>) {
+        // The first time everything is looked at.
+        if let (Some(daemon_set), Some(slot), true) = (daemon_set, slot, self.is_settled) {
+            self.dirty.pairs.entry(daemon_set).or_default().insert(slot);
+        }
+    }
+
+    /// What is free on a node has changed: it matters to pods that wait for it.
+    fn look_beside(&mut self, slot: Option<u32>) {
+        let pods = slot.and_then(|number| self.slots.get(number as usize)).map(|slot| &slot.pods);
+        let waiting = pods.into_iter().flatten().filter_map(|uid| self.pods.get(uid)).filter(|pod| !pod.is_scheduled);
+        let waiting: Vec<Option<Uid>> = waiting.map(|pod| pod.daemon_set).collect();
+        for daemon_set in waiting {
+            self.look_at_pair(daemon_set, slot);
+        }
+    }
+
+    /// More or less is told of a pod or a `DaemonSet`.
+    fn look_at_object(&mut self, object: Option<Uid>) {
+        let Some(object) = object else { return };
+        if let Some(watched) = self.daemon_sets.get(&object) {
+            let lacking: Vec<u32> = watched.lacking.keys().copied().collect();
+            self.dirty.pairs.entry(object).or_default().extend(lacking);
+        } else if let Some(pod) = self.pods.get(&object) {
+            self.look_at_pair(pod.daemon_set, self.places.get(&object).copied());
+        }
+    }
+
+    /// Looks at everything that has changed. What lacked at the first call is not told, since it is nothing new.
+    pub fn settle(&mut self, now: Timestamp) -> Vec<Change> {
+        let dirty = std::mem::take(&mut self.dirty);
+        let is_first = !std::mem::replace(&mut self.is_settled, true);
+        let mut changes = Vec::new();
+        let count = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
+        for (uid, watched) in &mut self.daemon_sets {
+            let pairs = dirty.pairs.get(uid);
+            let slots: BTreeSet<u32> = if is_first || dirty.daemon_sets.contains(uid) {
+                (0..count).collect()
+            } else {
+                dirty.slots.iter().chain(pairs.into_iter().flatten()).copied().collect()
+            };
+            let is_touched = !slots.is_empty();
+            watched.cells.resize(self.slots.len(), Cell::default());
+            for number in slots {
+                let Some(slot) = self.slots.get(number as usize) else { continue };
+                let found = cell::look(&watched.wants(*uid), slot, &self.pods, &self.events);
+                if let Some(waits) = watched.enter(number, found, slot, now, is_first, &mut changes) {
+                    self.waiting.push_back((waits, *uid, number));
+                }
+            }
+            if is_touched || watched.is_rolling() {
+                watched.roll_out(&self.slots, now, is_first, &mut changes);
+            }
+            watched.is_new = false;
+        }
+        self.tell_waiting(now, &mut changes);
+        for number in dirty.slots {
+            self.free_slot(number);
+        }
+        if is_first {
+            let (pods, daemon_sets) = (&self.pods, &self.daemon_sets);
+            let of_others = |object: &Uid| {
+                !daemon_sets.contains_key(object) && pods.get(object).is_none_or(|pod| pod.daemon_set.is_none())
+            };
+            let others: Vec<Uid> = self.events.of(|object| of_others(&object)).collect();
+            for event in others {
+                self.events.remove(event);
+            }
+        }
+        changes
+    }
+
+    fn tell_waiting(&mut self, now: Timestamp, changes: &mut Vec<Change>) {
+        while let Some((noticed, uid, number)) = self.waiting.front().copied() {
+            if now.duration_since(noticed) < PASSES_WITHIN {
+                return;
+            }
+            self.waiting.pop_front();
+            let (Some(watched), Some(slot)) = (self.daemon_sets.get_mut(&uid), self.slots.get(number as usize)) else {
+                continue;
+            };
+            let daemon_set = watched.name();
+            let Some(lacking) = watched.lacking.get_mut(&number) else { continue };
+            if lacking.noticed == noticed && lacking.told.is_none() {
+                lacking.told = Some(lacking.lack.reason);
+                changes.push(Change::Lacks { daemon_set, node: slot.name.to_string(), lack: lacking.lack.clone() });
+            }
+        }
+    }
+
+    fn free_slot(&mut self, number: u32) {
+        let Some(slot) = self.slots.get_mut(number as usize) else { return };
+        if slot.is_empty() && !slot.name.is_empty() {
+            self.by_name.remove(&slot.name);
+            *slot = Slot::default();
+            self.free.push(number);
+        }
+    }
+
+    /// When something changes by itself, if ever.
+    #[must_use]
+    pub fn next(&self, now: Timestamp) -> Option<Timestamp> {
+        let told = self.waiting.front().and_then(|(noticed, ..)| noticed.checked_add(PASSES_WITHIN).ok());
+        let rolling = self.daemon_sets.values().filter(|watched| watched.is_rolling());
+        let lacking = rolling
+            .flat_map(|watched| watched.lacking.values().map(|lacking| &lacking.lack).chain(watched.surging.values()));
+        let lacking = lacking.filter_map(|lack| lack.since);
+        // Patience is over once it has lasted longer.
+        let over = SignedDuration::from_millis(1);
+        let patience = lacking.filter_map(|since| since.checked_add(PATIENCE + over).ok()).filter(|at| *at > now);
+        told.into_iter().chain(patience).min()
+    }
+
+    /// Everything was looked at once.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.is_settled
+    }
+
+    /// All `DaemonSets`, as of the last look, in the order of their names.
     #[must_use]
     pub fn reports(&self, now: Timestamp) -> Vec<Report> {
-        let (mut on, mut of) = (HashMap::<_, Vec<&Pod>>::new(), HashMap::<_, Vec<&Pod>>::new());
-        for pod in &self.pods {
-            if !pod.spec.node_name.is_empty() && !pod.is_over() {
-                on.entry(&*pod.spec.node_name).or_default().push(pod);
-            }
-            if let (Some(controller), Some(node)) = (pod.metadata.controller(), pod.node()) {
-                of.entry((controller, node)).or_default().push(pod);
-            }
-        }
-        let places = Places { nodes: &self.nodes, on, of, events: Events::of(&self.events), now };
-        let mut revisions = HashMap::<&str, Vec<&Revision>>::new();
-        for revision in &self.revisions {
-            revisions.entry(revision.metadata.controller().unwrap_or_default()).or_default().push(revision);
-        }
-        let mut reports: Vec<Report> = self
-            .daemon_sets
-            .iter()
-            .filter_map(|daemon_set| {
-                let uid = daemon_set.metadata.uid.as_deref()?;
-                report(daemon_set, uid, revisions.get(uid).map(Vec::as_slice).unwrap_or_default(), &places)
-            })
-            .collect();
-        reports.sort_by(|one, other| (&one.namespace, &one.name).cmp(&(&other.namespace, &other.name)));
-        reports
+        self.figures().iter().map(|figures| Report::of(figures.watched, &self.slots, now)).collect()
+    }
+
+    /// The same in numbers.
+    #[must_use]
+    pub fn figures(&self) -> Vec<Figures<'_>> {
+        let mut all: Vec<&Watched> = self.daemon_sets.values().collect();
+        all.sort_by_key(|watched| (&watched.object.metadata.namespace, &watched.object.metadata.name));
+        all.into_iter().map(|watched| Figures { watched, slots: &self.slots }).collect()
     }
 }
 
-fn report(daemon_set: &DaemonSet, uid: &str, revisions: &[&Revision], places: &Places<'_>) -> Option<Report> {
-    let template: &PodSpec = daemon_set.spec.as_ref()?.template.spec.as_ref()?;
-    let (newest, rolled_back) = newest(revisions).unzip();
-    let mut report = Report {
-        namespace: daemon_set.metadata.namespace.clone().unwrap_or_default(),
-        name: daemon_set.metadata.name.clone().unwrap_or_default(),
-        wanted: 0,
-        present: 0,
-        ready: 0,
-        current: 0,
-        misplaced: 0,
-        lacking: BTreeMap::new(),
-        excluded: BTreeMap::new(),
-        just_missed: BTreeMap::new(),
-        rollout: Rollout::Settled,
-        rolled_back: rolled_back.unwrap_or_default(),
-    };
-    // With each whether its pod is, or would be, of the newest revision.
-    let mut lacking: BTreeMap<&str, (Lack, bool)> = BTreeMap::new();
-    for node in places.nodes {
-        let name = &node.metadata.name;
-        let pods = places.of.get(&(uid, &**name)).map(Vec::as_slice).unwrap_or_default();
-        match placement(template, node) {
-            Placement::Wanted => report.wanted += 1,
-            // A pod that is there may stay and counts as if it were wanted.
-            Placement::Stays(_) if pods.iter().any(|pod| !pod.is_over()) => report.wanted += 1,
-            Placement::Stays(why) | Placement::Excluded(why) => {
-                *report.excluded.entry(why.reason()).or_default() += 1;
-                report.misplaced += pods.iter().filter(|pod| !pod.is_over()).count();
-                if why.just_misses() {
-                    report.just_missed.insert(name.clone(), why);
-                }
-                continue;
-            }
-        }
-        let is_current = |pod: &&Pod| {
-            newest.is_none_or(|newest| pod.metadata.labels.get(REVISION).is_some_and(|hash| hash == newest))
-        };
-        let works = |pod: &&Pod| pod.is_ready() && pod.metadata.deletion_timestamp.is_none();
-        // While it surges a node has two.
-        let best = pods.iter().copied().max_by_key(|pod| (works(pod), !pod.is_over(), is_current(pod)));
-        report.present += usize::from(best.is_some_and(|pod| !pod.is_over()));
-        report.current += usize::from(pods.iter().any(|pod| !pod.is_over() && is_current(pod)));
-        if best.is_some_and(|pod| works(&pod)) {
-            report.ready += 1;
-            continue;
-        }
-        // A node without a pod gets one of the newest revision.
-        lacking.insert(name, (why(best, node, uid, places), best.is_none_or(|pod| is_current(&pod))));
-    }
-    let pods = rollout::Pods {
-        wanted: report.wanted,
-        old: report.present.saturating_sub(report.current),
-        lacking: lacking.iter().map(|(node, (lack, is_current))| (*node, lack, *is_current)).collect(),
-    };
-    report.rollout = rollout(daemon_set, &pods, places.now);
-    report.lacking = lacking.into_iter().map(|(node, (lack, _))| (node.to_owned(), lack)).collect();
-    Some(report)
-}
-
-fn why(pod: Option<&Pod>, node: &Node, daemon_set: &str, places: &Places<'_>) -> Lack {
-    let Some(pod) = pod else { return causes::without_pod(daemon_set, &places.events) };
-    let beside = places.on.get(&*node.metadata.name).map(Vec::as_slice).unwrap_or_default();
-    let lack = causes::of_pod(pod, node, beside, &places.events);
-    let is_leaving = pod.metadata.deletion_timestamp.as_ref();
-    match is_leaving.filter(|until| places.now.duration_since(until.0) < GONE_WITHIN) {
-        Some(_) => Lack { detail: format!("{} is being replaced", pod.metadata.name), ..lack },
-        None => lack,
+impl Slot {
+    fn is_empty(&self) -> bool {
+        self.node.is_none() && self.pods.is_empty()
     }
 }
 

@@ -1,6 +1,7 @@
 //! What must hold of the rendered chart for the values, names and versions that users have: the list, and who runs it.
 //! No case needs a cluster; one needs a real Prometheus. Called by [`super`].
 
+mod fleet;
 mod monitoring;
 mod names;
 mod pods;
@@ -45,6 +46,10 @@ const CASES: &[Case] = &[
     case("the bundles of every runtime are where the agent looks for them", pods::bundles),
     case("no field is newer than the Kubernetes that is rendered for", pods::versions),
     case("SecurityContextConstraints allow what the DaemonSet asks for", pods::security_context_constraints),
+    case(
+        "the fleet may list and watch and nothing else, holds no capability, and its pods are no agents",
+        fleet::least,
+    ),
     case("rules and dashboards are the files of the same content", monitoring::rules_and_dashboards),
     case("Prometheus charges no unit of the node to a pod, and each container to its own", prometheus::monitors),
 ];

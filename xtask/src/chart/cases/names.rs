@@ -12,7 +12,7 @@ use crate::chart::{
 /// Everything that the chart can make, so that everything has a name.
 const EVERYTHING: &str = "{ podMonitor: { enabled: true }, networkPolicy: { enabled: true },
     rules: { enabled: true }, dashboards: { enabled: true },
-    securityContextConstraints: { create: true }, serviceAccount: { create: true } }";
+    securityContextConstraints: { create: true }, serviceAccount: { create: true }, fleet: { enabled: true } }";
 
 pub(super) fn every_release(context: &Context<'_>) -> Result<()> {
     let long = "a".repeat(52) + "-";

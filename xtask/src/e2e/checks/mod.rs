@@ -2,6 +2,7 @@
 
 mod chart;
 mod fleet;
+mod fleet_watched;
 mod names;
 mod outage;
 mod rights;
@@ -85,5 +86,15 @@ pub(super) const ALL: &[Check] = &[
         fleet::placement,
     ),
     check("fleet-reasons", "each reason why a node lacks its pod is named, and its end is noticed", fleet::reasons),
+    check(
+        "fleet-watched",
+        "the chart's fleet tells why within 2 minutes of helm install, by one replica, and notices an end within 5 s",
+        fleet_watched::first_why,
+    ),
+    check(
+        "fleet-roll-outs",
+        "a roll-out that a bad image holds up is told from one that rolls and from one that waits for somebody",
+        fleet_watched::roll_outs,
+    ),
     check("uninstall", "helm uninstall leaves no object and no kernel program behind", chart::uninstall),
 ];

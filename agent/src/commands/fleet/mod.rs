@@ -1,5 +1,7 @@
 //! `podlens fleet`: which nodes lack a `DaemonSet`'s pod, and why.
 
+mod watching;
+
 use std::{io::Write as _, process::ExitCode};
 
 use anyhow::{Context as _, Result};
@@ -10,24 +12,35 @@ use crate::{
     cli::{Fleet, FleetOutput},
     config::Config,
     fleet::{json, lists, table},
+    log,
 };
 
-/// Looks once and prints; successful if nothing lacks.
+/// Looks once and prints, successful if nothing lacks; or watches until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// There is no API server to ask, or it does not answer.
+/// There is no API server to ask, or, once, it does not answer.
 pub fn run(config: &Config, options: &Fleet) -> Result<ExitCode> {
+    if options.once {
+        return once(config, options.output);
+    }
+    log::start(&config.log);
+    watching::run(config, options)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn once(config: &Config, output: FleetOutput) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime: file descriptors are exhausted")?;
-    let cluster = runtime.block_on(async {
+    let mut fleet = runtime.block_on(async {
         let client = source::api_client(&config.kubernetes).await?;
-        Ok::<_, anyhow::Error>(lists::cluster(&client).await?)
+        Ok::<_, anyhow::Error>(lists::fleet(&client).await?)
     })?;
     let now = Timestamp::now();
-    let reports = cluster.reports(now);
-    let text = match options.output {
+    fleet.settle(now);
+    let reports = fleet.reports(now);
+    let text = match output {
         FleetOutput::Table => table::render(&reports, now),
         FleetOutput::Json => json::encode(&reports),
     };

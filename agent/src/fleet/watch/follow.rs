@@ -1,0 +1,277 @@
+//! The list and the watch of one kind of objects. A watch that ends, breaks or falls silent is taken up where it was; only if
+//! that is refused, the objects are listed anew. All failures are waited out with growing pauses, and the log tells once that
+//! something is lacking and once that it is back.
+
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tracing::{debug, info, warn};
+
+use super::{Health, Watch};
+use crate::{
+    attribution::kubernetes::{
+        client::{Client, RequestError},
+        event::{Lines, RawEvent},
+    },
+    backoff::{Backoff, hash},
+    fleet::{
+        kinds::Kind,
+        lists::{self, ListError},
+    },
+    log::with_causes,
+};
+
+/// An object is at most 1.5 MB in the API server's store.
+const EVENT_BYTES: usize = 16 << 20;
+/// The server ends a watch after this time, and at most half as much again.
+const WATCH_SECONDS: u64 = 300;
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// A watch that lasted so long was a success.
+const LASTING: Duration = Duration::from_secs(5);
+/// After so many failed watches in a row the objects are listed again, unless the server is just away.
+const FAILED_WATCHES: u32 = 3;
+
+pub(super) struct Follower {
+    kind: Kind,
+    client: Client,
+    seed: String,
+    watch: Arc<Watch>,
+}
+
+/// Why a list or a watch ended.
+#[derive(Debug, thiserror::Error)]
+enum FollowError {
+    #[error(transparent)]
+    List(#[from] ListError),
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    #[error("the watch tells what is no event; podlens lists anew")]
+    Garbage(#[source] serde_json::Error),
+}
+
+impl FollowError {
+    fn request(&self) -> Option<&RequestError> {
+        match self {
+            Self::Request(error) | Self::List(ListError::Request { source: error, .. }) => Some(error),
+            Self::List(ListError::Garbage { .. } | ListError::Endless(_)) | Self::Garbage(_) => None,
+        }
+    }
+
+    fn result(&self) -> &'static str {
+        self.request().map_or("garbage", RequestError::result)
+    }
+
+    /// Where the watch was is lost.
+    fn is_lost(&self) -> bool {
+        match self.request() {
+            Some(error) => matches!(error, RequestError::Gone { .. } | RequestError::TooLong { .. }),
+            None => true,
+        }
+    }
+
+    /// Nothing came of it that would speak against where the watch was. A list of a large cluster is hundreds of megabytes.
+    fn is_away(&self) -> bool {
+        matches!(self.result(), "unreachable" | "timeout" | "server_error" | "throttled")
+    }
+
+    fn is_refusal(&self) -> bool {
+        matches!(self.request(), Some(RequestError::Refused { .. }))
+    }
+}
+
+impl Follower {
+    pub(super) fn new(kind: Kind, client: Client, seed: &str, watch: Arc<Watch>) -> Self {
+        Self { kind, client, seed: format!("{seed} {}", kind.name()), watch }
+    }
+
+    /// Never ends.
+    pub(super) async fn run(mut self) {
+        let mut backoff = Backoff::new(FIRST_PAUSE, &self.seed);
+        let mut version: Option<String> = None;
+        let mut failed_watches = 0;
+        loop {
+            let began = Instant::now();
+            let mut began_watch = false;
+            let (verb, outcome) = match &mut version {
+                None => ("list", self.list().await.map(|listed| version = Some(listed))),
+                Some(version) => ("watch", self.follow(version, &mut began_watch).await),
+            };
+            if verb == "watch" && began.elapsed() >= LASTING {
+                backoff.reset();
+            }
+            let Err(error) = outcome else {
+                if verb == "list" {
+                    self.count(verb, "ok");
+                } else {
+                    failed_watches = 0;
+                    // A server that ends every watch at once is left alone for a while as well.
+                    if began.elapsed() < LASTING {
+                        tokio::time::sleep(backoff.pause(None)).await;
+                    }
+                }
+                continue;
+            };
+            // A watch that was granted and then breaks off is a failure of another kind.
+            self.count(if began_watch { "stream" } else { verb }, error.result());
+            failed_watches = if version.is_some() { failed_watches + 1 } else { 0 };
+            if error.is_lost() || (failed_watches >= FAILED_WATCHES && !error.is_away()) {
+                version = None;
+            }
+            // A watch that broke off is taken up again in a moment; it is a failure once that does not work.
+            if verb == "list" || failed_watches != 1 || error.is_refusal() {
+                self.fails(verb, &error);
+            }
+            tokio::time::sleep(backoff.pause(error.request().and_then(RequestError::retry_after))).await;
+            if let Some(error) = error.request() {
+                self.client.renew_after(error);
+            }
+        }
+    }
+
+    async fn list(&self) -> Result<String, FollowError> {
+        let (mut seen, mut no_room) = (HashSet::new(), 0);
+        let listed = lists::list(&self.client, self.kind, |items| {
+            let mut fleet = self.watch.fleet();
+            for item in items {
+                match item {
+                    Ok(object) => {
+                        seen.insert(object.uid());
+                        no_room += u64::from(fleet.put(object).is_err());
+                    }
+                    // What it was when it made sense is better than nothing.
+                    Err(identity) => seen.extend(identity),
+                }
+            }
+            self.health(Health::hear);
+        })
+        .await?;
+        self.watch.fleet().retain(self.kind, &seen);
+        self.health(|health| health.leave_out(listed.odd + no_room));
+        self.health(Health::list);
+        self.watch.changed.notify_one();
+        Ok(listed.version)
+    }
+
+    /// Follows changes until the server ends the watch. `version` is where the next one goes on; `began` tells whether
+    /// the server granted this one.
+    async fn follow(&self, version: &mut String, began: &mut bool) -> Result<(), FollowError> {
+        // Not all watches end at one moment.
+        let seconds = WATCH_SECONDS + hash(self.seed.as_bytes()) % (WATCH_SECONDS / 2);
+        let path = format!(
+            "{}?watch=true&allowWatchBookmarks=true&resourceVersion={version}&timeoutSeconds={seconds}{}",
+            self.kind.path(),
+            self.kind.selector()
+        );
+        let mut answer = self.client.get(&path).await?;
+        *began = true;
+        self.count("watch", "ok");
+        self.works();
+        let mut lines = Lines::default();
+        while let Some(part) = answer.next().await? {
+            self.health(Health::hear);
+            lines.push(&part);
+            let mut has_changed = false;
+            while let Some(line) = lines.take() {
+                has_changed |= self.enter(&line, version)?;
+            }
+            if has_changed {
+                self.watch.changed.notify_one();
+            }
+            if lines.pending() > EVENT_BYTES {
+                let server = self.client.server().clone();
+                return Err(RequestError::TooLong { server, limit: EVENT_BYTES }.into());
+            }
+        }
+        // What is left is half a line, and half an object is none.
+        Ok(())
+    }
+
+    /// Enters one event; tells whether something has changed.
+    fn enter(&self, line: &[u8], version: &mut String) -> Result<bool, FollowError> {
+        if line.iter().all(u8::is_ascii_whitespace) {
+            return Ok(false);
+        }
+        let event = RawEvent::decode(line).map_err(FollowError::Garbage)?;
+        let server = || self.client.server().clone();
+        let has_changed = match &*event.kind {
+            "ADDED" | "MODIFIED" => match self.kind.decode(event.object) {
+                Ok(object) => {
+                    let is_left_out = self.watch.fleet().put(object).is_err();
+                    self.health(|health| health.leave_out(u64::from(is_left_out)));
+                    !is_left_out
+                }
+                Err(cause) => {
+                    debug!(kind = self.kind.name(), cause = with_causes(&cause), "an object makes no sense");
+                    self.health(|health| health.leave_out(1));
+                    false
+                }
+            },
+            "DELETED" => {
+                let identity = Kind::identity(event.object);
+                if let Some(uid) = identity {
+                    self.watch.fleet().remove(self.kind, uid);
+                }
+                identity.is_some()
+            }
+            "ERROR" => match event.code() {
+                410 => return Err(RequestError::Gone { server: server() }.into()),
+                code => {
+                    let status = http::StatusCode::from_u16(code).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
+                    return Err(RequestError::Refused { server: server(), status, retry_after: None }.into());
+                }
+            },
+            // A bookmark, or what a newer server may tell: the version counts.
+            _ => false,
+        };
+        if let Some(newer) = event.version() {
+            *version = newer;
+        }
+        Ok(has_changed)
+    }
+
+    fn works(&self) {
+        let (kind, server) = (self.kind.name(), self.client.server());
+        let mut was_away = false;
+        self.health(|health| was_away = health.works());
+        if was_away {
+            info!(kind, %server, "watched again");
+        } else {
+            debug!(kind, %server, "watching");
+        }
+    }
+
+    fn fails(&self, verb: &'static str, error: &FollowError) {
+        let kind = self.kind;
+        let is_forbidden = error.result() == "forbidden";
+        let trouble = if is_forbidden {
+            format!("may not {verb} {} in all namespaces: let the ClusterRole allow it", kind.resource())
+        } else {
+            with_causes(error)
+        };
+        let mut is_news = false;
+        self.health(|health| is_news = health.fails(trouble.clone()));
+        let without = match kind {
+            Kind::DaemonSets | Kind::Nodes | Kind::Pods => "nothing can be told of the fleet without them",
+            Kind::Revisions => "roll-outs are not told without them",
+            Kind::DaemonSetEvents | Kind::PodEvents => "reasons that only events tell are not told without them",
+        };
+        if is_news {
+            warn!(kind = kind.name(), trouble, "{without}");
+        } else {
+            debug!(kind = kind.name(), trouble, "still not watched");
+        }
+    }
+
+    fn count(&self, verb: &'static str, result: &'static str) {
+        self.health(|health| health.count(verb, result));
+    }
+
+    fn health(&self, act: impl FnOnce(&Health)) {
+        if let Some(health) = self.watch.of(self.kind) {
+            act(health);
+        }
+    }
+}

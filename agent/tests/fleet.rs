@@ -1,0 +1,239 @@
+//! `podlens fleet` as a process beside an API server of the test's own: what it tells, who tells, and what becomes of that
+//! when the server is away, hangs, refuses, or tells nonsense. Needs neither root nor a kernel.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+mod fleet_parts;
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use fleet_parts::{
+    DAEMON_SETS, EVENTS, NODES, PODS, REVISIONS, Replica, bad_image, cluster, lacking, nodes_in, pod, pod_uid, ready,
+    revision, rollout, uid,
+};
+use serde_json::{Value, json};
+use testkit::{
+    components::Collector,
+    kubernetes::{Faults, FleetServer},
+};
+
+/// Everything that is to happen soon, on an emulated machine too.
+const SOON: Duration = Duration::from_secs(30);
+/// The end of a reason is noticed within it.
+const NOTICED: Duration = Duration::from_secs(5);
+
+fn image_on(node: &str) -> Vec<(String, String)> {
+    vec![(node.to_owned(), "image".to_owned())]
+}
+
+#[test]
+fn what_a_node_lacks_is_told_with_its_reason_and_gone_when_it_ends() {
+    let objects = cluster(5, 2);
+    let server = FleetServer::start(&objects);
+    let replica = Replica::start(&server, "one", &[]);
+    replica.wait("all nodes", SOON, |page| nodes_in(page, "ds-00", "ready") == Some(5));
+    let page = replica.page();
+    assert_eq!((nodes_in(&page, "ds-00", "wanted"), nodes_in(&page, "ds-00", "lacking")), (Some(5), Some(0)));
+    assert_eq!((rollout(&page, "ds-00"), lacking(&page, "ds-00")), ("settled".to_owned(), Vec::new()));
+    assert_eq!(replica.get("/readyz").unwrap().0, 200);
+
+    // A roll-out that rolls, and one that is stuck.
+    objects.put(REVISIONS, revision(0, 2));
+    replica.wait("a roll-out", NOTICED, |page| rollout(page, "ds-00") == "rolling");
+    objects.delete(PODS, &pod_uid(0, 3, 1));
+    objects.put(PODS, pod(0, 3, 2, &bad_image()));
+    replica.wait("the reason", NOTICED, |page| lacking(page, "ds-00") == image_on("node-0003"));
+    let page = replica.page();
+    assert_eq!(rollout(&page, "ds-00"), "stuck");
+    assert_eq!(rollout(&page, "ds-01"), "settled", "another's is its own matter");
+    assert_eq!(page.all("podlens_fleet_lacking_since_timestamp_seconds", &[])[0].count(), 1_767_225_600);
+
+    // The end.
+    objects.put(PODS, pod(0, 3, 2, &ready()));
+    replica.wait("the end", NOTICED, |page| lacking(page, "ds-00").is_empty());
+    let page = replica.page();
+    assert_eq!((rollout(&page, "ds-00"), nodes_in(&page, "ds-00", "current")), ("rolling".to_owned(), Some(1)));
+    objects.delete(NODES, &uid(1, 4));
+    replica.wait("a node less", NOTICED, |page| nodes_in(page, "ds-01", "wanted") == Some(4));
+    assert!(replica.stop().success());
+}
+
+#[test]
+fn one_odd_object_costs_nobody_elses_and_what_is_forbidden_is_named_once() {
+    let objects = cluster(3, 1);
+    objects.put_odd(PODS, "odd", &json!({ "metadata": { "name": "odd", "uid": "odd" }, "spec": 5 }));
+    objects.put_odd(NODES, "odd", &json!("no object"));
+    objects.set_faults(Faults { forbidden: [EVENTS.to_owned()].into(), ..Faults::default() });
+    let server = FleetServer::start(&objects);
+    let replica = Replica::start(&server, "one", &[]);
+    replica.wait("all nodes", SOON, |page| nodes_in(page, "ds-00", "ready") == Some(3));
+    let page = replica.page();
+    for kind in ["pods", "nodes"] {
+        assert_eq!(page.count("podlens_fleet_odd_objects_total", &[("kind", kind)]), Some(1), "{kind}");
+    }
+    assert_eq!(page.count("podlens_fleet_synced", &[("kind", "pod_events")]), Some(0));
+    let (code, text) = replica.get("/readyz").unwrap();
+    assert_eq!(code, 200, "{text}");
+    assert!(text.contains("pod_events: may not list events in all namespaces"), "{text}");
+    // An odd change, and then one that makes sense.
+    objects.put_odd(PODS, &pod_uid(0, 1, 1), &json!({ "metadata": { "uid": pod_uid(0, 1, 1) }, "status": 5 }));
+    objects.put(PODS, pod(0, 2, 1, &bad_image()));
+    replica.wait("the reason", NOTICED, |page| lacking(page, "ds-00") == image_on("node-0002"));
+    assert_eq!(nodes_in(&replica.page(), "ds-00", "ready"), Some(2), "the odd one is what it was last");
+    let log = replica.log();
+    assert_eq!(log.matches("may not list events").count(), 2, "once for each kind of events:\n{log}");
+    // With the right it goes on by itself.
+    objects.set_faults(Faults::default());
+    replica.wait("events", SOON, |page| page.count("podlens_fleet_synced", &[("kind", "pod_events")]) == Some(1));
+}
+
+#[test]
+fn without_what_is_needed_nothing_is_claimed_and_the_lack_is_named() {
+    let objects = cluster(2, 1);
+    objects.set_faults(Faults { forbidden: [NODES.to_owned()].into(), ..Faults::default() });
+    let server = FleetServer::start(&objects);
+    let replica = Replica::start(&server, "one", &[]);
+    replica.wait("the Lease", SOON, |_| replica.leads());
+    replica.wait("pods", SOON, |page| page.count("podlens_fleet_objects", &[("kind", "pods")]) == Some(2));
+    let (code, text) = replica.get("/readyz").unwrap();
+    assert_eq!((code, text.contains("nodes: may not list nodes in all namespaces")), (503, true), "{text}");
+    assert_eq!(nodes_in(&replica.page(), "ds-00", "wanted"), None);
+    assert_eq!(replica.get("/healthz").unwrap().0, 200);
+}
+
+#[test]
+fn of_two_replicas_one_tells_and_the_other_takes_over() {
+    let objects = cluster(2, 1);
+    let server = FleetServer::start(&objects);
+    let first = Replica::start(&server, "first", &[]);
+    first.wait("its lead", SOON, |page| nodes_in(page, "ds-00", "ready") == Some(2));
+    let second = Replica::start(&server, "second", &[]);
+    second.wait("its watch", SOON, |page| page.count("podlens_fleet_synced", &[("kind", "pods")]) == Some(1));
+    assert_eq!(second.get("/readyz").unwrap().0, 200);
+    assert!(!second.leads() && nodes_in(&second.page(), "ds-00", "wanted").is_none());
+    assert_eq!(objects.holder("podlens").as_deref(), Some("first"));
+
+    // A stop hands it over.
+    let stopped = Instant::now();
+    assert!(first.stop().success());
+    second.wait("its lead", NOTICED, |page| nodes_in(page, "ds-00", "ready") == Some(2));
+    assert!(stopped.elapsed() < NOTICED + Duration::from_secs(2), "{:?}", stopped.elapsed());
+    assert_eq!(objects.holder("podlens").as_deref(), Some("second"));
+
+    // Who cannot renew stops by itself, before anybody else may begin.
+    objects.set_faults(Faults { no_leases: true, ..Faults::default() });
+    second.wait("the end of its claim", Duration::from_secs(14), |page| nodes_in(page, "ds-00", "wanted").is_none());
+    assert_eq!(second.get("/healthz").unwrap().0, 200);
+    objects.set_faults(Faults::default());
+    second.wait("its lead", SOON, |page| nodes_in(page, "ds-00", "ready") == Some(2));
+
+    // A holder that vanishes without a word is waited for.
+    drop(second);
+    let third = Replica::start(&server, "third", &[]);
+    third.wait("its lead", SOON, |page| nodes_in(page, "ds-00", "ready") == Some(2));
+    assert_eq!(objects.holder("podlens").as_deref(), Some("third"));
+}
+
+#[test]
+fn a_server_that_was_away_is_caught_up_with_whether_or_not_it_remembers() {
+    let objects = cluster(4, 1);
+    let server = FleetServer::start(&objects);
+    let address = server.address();
+    let replica = Replica::start(&server, "one", &[]);
+    replica.wait("all nodes", SOON, |page| nodes_in(page, "ds-00", "ready") == Some(4));
+    drop(server);
+    replica.wait("the loss", SOON, |page| page.count("podlens_fleet_synced", &[("kind", "pods")]) == Some(0));
+    objects.put(PODS, pod(0, 2, 1, &bad_image()));
+    objects.delete(NODES, &uid(1, 3));
+    let server = FleetServer::start_at(address, &objects);
+    let caught_up =
+        |page: &_| lacking(page, "ds-00") == image_on("node-0002") && nodes_in(page, "ds-00", "wanted") == Some(3);
+    replica.wait("what changed meanwhile", SOON, caught_up);
+    let lists = objects.requests(PODS, "list", 200);
+    assert_eq!(lists, 1, "the watch goes on where it was");
+
+    drop(server);
+    objects.put(PODS, pod(0, 2, 1, &ready()));
+    objects.delete(PODS, &pod_uid(0, 0, 1));
+    objects.delete(DAEMON_SETS, &uid(2, 7));
+    objects.forget_history();
+    let _server = FleetServer::start_at(address, &objects);
+    let gone = vec![("node-0000".to_owned(), "not_made".to_owned())];
+    replica.wait("what changed meanwhile", SOON, |page| lacking(page, "ds-00") == gone);
+    assert_eq!(objects.requests(PODS, "list", 200), lists + 1, "one list is enough");
+    assert_eq!(objects.requests(PODS, "watch", 410), 1);
+}
+
+#[test]
+fn a_server_that_hangs_ends_the_claim_and_no_health() {
+    let objects = cluster(2, 1);
+    let server = FleetServer::start(&objects);
+    let replica = Replica::start(&server, "one", &[]);
+    replica.wait("all nodes", SOON, |page| nodes_in(page, "ds-00", "ready") == Some(2));
+    objects.set_faults(Faults { silent: true, ..Faults::default() });
+    replica.wait("the end of its claim", Duration::from_secs(16), |page| nodes_in(page, "ds-00", "wanted").is_none());
+    assert!(!replica.leads());
+    assert_eq!(replica.get("/healthz").unwrap().0, 200);
+    objects.put(PODS, pod(0, 1, 1, &bad_image()));
+    objects.set_faults(Faults::default());
+    replica.wait("what changed meanwhile", SOON, |page| lacking(page, "ds-00") == image_on("node-0001"));
+}
+
+fn attributes(of: &Value) -> BTreeMap<String, String> {
+    let list = of["attributes"].as_array().cloned().unwrap_or_default();
+    let text = |one: &Value| one["value"]["stringValue"].as_str().unwrap_or_default().to_owned();
+    list.iter().map(|one| (one["key"].as_str().unwrap().to_owned(), text(one))).collect()
+}
+
+/// All members of this name, wherever they are.
+fn members<'a>(bodies: &'a [Value], path: &[&str]) -> Vec<&'a Value> {
+    let mut found: Vec<&Value> = bodies.iter().collect();
+    for name in path {
+        found = found.into_iter().flat_map(|value| value[*name].as_array().into_iter().flatten()).collect();
+    }
+    found
+}
+
+#[test]
+fn a_real_collector_gets_what_is_and_what_happened_and_nothing_that_was() {
+    let objects = cluster(3, 1);
+    let server = FleetServer::start(&objects);
+    let collector = Collector::start();
+    let settings = [("PODLENS_OTLP_ENDPOINT", &*collector.grpc_endpoint()), ("PODLENS_OTLP_INTERVAL", "200ms")];
+    let replica = Replica::start(&server, "one", &settings);
+    replica.wait("all nodes", SOON, |page| nodes_in(page, "ds-00", "ready") == Some(3));
+    objects.put(PODS, pod(0, 1, 1, &bad_image()));
+    replica.wait("the reason", NOTICED, |page| lacking(page, "ds-00") == image_on("node-0001"));
+    let since = |bodies: &[Value]| {
+        let body = bodies.last()?;
+        let metrics = members(std::slice::from_ref(body), &["resourceMetrics", "scopeMetrics", "metrics"]);
+        let metric = metrics.into_iter().find(|one| one["name"] == "podlens.fleet.lacking.since.timestamp");
+        Some(metric.map_or(0, |one| one["gauge"]["dataPoints"].as_array().map_or(0, Vec::len)))
+    };
+    collector.wait_for_metrics(SOON, |bodies| since(bodies).filter(|points| *points == 1));
+    objects.put(PODS, pod(0, 1, 1, &ready()));
+    replica.wait("the end", NOTICED, |page| lacking(page, "ds-00").is_empty());
+    collector.wait_for_metrics(SOON, |bodies| since(bodies).filter(|points| *points == 0));
+
+    let told = collector.wait_for_logs(SOON, |bodies| {
+        let records = members(bodies, &["resourceLogs", "scopeLogs", "logRecords"]);
+        let told: Vec<(String, BTreeMap<String, String>)> = records
+            .into_iter()
+            .map(|record| (record["eventName"].as_str().unwrap_or_default().to_owned(), attributes(record)))
+            .collect();
+        Some(told).filter(|told| told.len() == 2)
+    });
+    let names: Vec<&str> = told.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["podlens.daemonset.lacking", "podlens.daemonset.restored"]);
+    let attribute = |key: &str| told[0].1.get(key).map(String::as_str);
+    assert_eq!(
+        (attribute("k8s.daemonset.name"), attribute("k8s.node.name"), attribute("podlens.reason")),
+        (Some("ds-00"), Some("node-0001"), Some("image"))
+    );
+    let page = replica.page();
+    assert_eq!(page.count("podlens_events_total", &[("event", "podlens.daemonset.lacking")]), Some(1));
+    assert_eq!(page.count("podlens_otlp_log_records_total", &[("result", "sent")]), Some(2));
+}

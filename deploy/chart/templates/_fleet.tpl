@@ -1,0 +1,39 @@
+{{- define "podlens.fleetName" -}}
+{{- include "podlens.shortened" (list 57 (include "podlens.fullname" .)) }}-fleet
+{{- end -}}
+
+{{- /* Not those of the agents: their DaemonSet and Service must not take the pods for some of theirs. */ -}}
+{{- define "podlens.fleetLabels" -}}
+app.kubernetes.io/name: {{ include "podlens.shortened" (list 57 (include "podlens.name" .)) }}-fleet
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+{{- end -}}
+
+{{- /* The agents' file without what concerns a node or the agents' own server. */ -}}
+{{- define "podlens.fleetConfig" -}}
+{{- toYaml (omit (include "podlens.config" . | fromYaml) "cgroup_root" "web" "health_listen") -}}
+{{- end -}}
+
+{{- define "podlens.fleetListen" -}}
+{{- $address := .Values.metrics.address | trimPrefix "[" | trimSuffix "]" | default "::" -}}
+{{- if contains ":" $address -}}
+{{- $address = printf "[%s]" $address -}}
+{{- end -}}
+{{- printf "%s:%d" $address (int64 .Values.metrics.port) -}}
+{{- end -}}
+
+{{- define "podlens.fleetEndpoint" -}}
+port: metrics
+path: /metrics
+# The labels namespace and node are those of the DaemonSet and of the node that is told of, not of the replica's pod.
+honorLabels: true
+{{- with .interval }}
+interval: {{ . }}
+{{- end }}
+{{- with .scrapeTimeout }}
+scrapeTimeout: {{ . }}
+{{- end }}
+{{- with .metricRelabelings }}
+metricRelabelings:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
