@@ -26,6 +26,7 @@ mod null_disk;
 mod peer;
 mod record;
 mod relay;
+mod resolver;
 mod statistics;
 
 pub use account::{
