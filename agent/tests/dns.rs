@@ -6,6 +6,9 @@ mod common;
 
 use std::{
     collections::BTreeMap,
+    env, fs,
+    path::Path,
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
@@ -288,4 +291,86 @@ fn one_program_on_a_hook_serves_whichever_of_both_collectors_runs() {
     }
     let agent = Agent::start(&[]);
     assert!(!agent.programs().contains("udp_send"), "nobody pays who does not ask for it");
+}
+
+/// Programs of languages that bring resolvers of their own: what is needed, how it is made from its source, and how it asks.
+const CLIENTS: &[(&str, &str, &str)] = &[
+    ("glibc", "", "getent ahosts ok-20.test."),
+    ("Python", "", "python3 -c 'import socket; socket.getaddrinfo(\"ok-20.test.\", 80)'"),
+    ("Node, by the C library", "", "node -e 'require(\"dns\").lookup(\"ok-20.test.\", e => process.exit(e ? 1 : 0))'"),
+    ("Node, by c-ares", "", "node -e 'require(\"dns\").resolve4(\"ok-20.test\", e => process.exit(e ? 1 : 0))'"),
+    ("Go", "CGO_ENABLED=0 go build -o go-client client.go", "./go-client"),
+    ("musl", "musl-gcc -static -o musl-client client.c", "./musl-client"),
+    ("Java", "javac Client.java", "java Client address"),
+    ("Java, by its own resolver", "javac Client.java", "java Client directory"),
+];
+
+const SOURCES: [(&str, &str); 3] = [
+    (
+        "client.go",
+        r#"package main
+import ("net"; "os")
+func main() { if _, err := net.LookupHost("ok-20.test."); err != nil { os.Exit(1) } }
+"#,
+    ),
+    (
+        "client.c",
+        r#"#include <netdb.h>
+int main(void) { struct addrinfo *found; return getaddrinfo("ok-20.test", 0, 0, &found) != 0; }
+"#,
+    ),
+    (
+        "Client.java",
+        r#"public class Client {
+    public static void main(String[] arguments) throws Exception {
+        if (arguments[0].equals("address")) { java.net.InetAddress.getAllByName("ok-20.test."); return; }
+        var environment = new java.util.Hashtable<String, String>();
+        environment.put("java.naming.factory.initial", "com.sun.jndi.dns.DnsContextFactory");
+        environment.put("java.naming.provider.url", "dns://127.0.0.1");
+        new javax.naming.directory.InitialDirContext(environment).getAttributes("ok-20.test", new String[] {"A"});
+    }
+}
+"#,
+    ),
+];
+
+#[test]
+fn resolvers_of_other_languages_are_seen() {
+    if env::var_os("PODLENS_TEST_FULL").is_none() {
+        return skip("PODLENS_TEST_FULL is not set: it takes compilers of other languages");
+    }
+    let agent = start();
+    if is_hidden(&agent) {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let shell = |command: &str, at: &Path| {
+        Command::new("sh").args(["-c", command]).current_dir(at).status().is_ok_and(|status| status.success())
+    };
+    for (name, source) in SOURCES {
+        fs::write(directory.path().join(name), source).unwrap();
+    }
+    let mut seen = 0;
+    for (client, build, run) in CLIENTS {
+        if !shell(build, directory.path()) {
+            println!("{client}: this machine cannot make it");
+            continue;
+        }
+        let containers = [(); 2].map(|()| TestCgroup::any_container());
+        let (mut server, mut peer) = server_and_client(containers.each_ref());
+        peer.use_servers(&[SERVER]);
+        let has_asked = peer.run_with_servers(&format!("cd {} && {run}", directory.path().display()));
+        let page = agent.metrics();
+        let (served, found) = (server.served(), lookups(&page, &containers[1].labels()));
+        println!("{client}: {served} queries, found {found:?}");
+        if served == 0 {
+            println!("{client}: it does not run on this machine");
+            continue;
+        }
+        assert!(has_asked, "{client}");
+        assert_counts(&page, &found, &[("ok", served)]);
+        assert_near(client, found["ok"].1, served * 20_000_000, 10.0, served * 10_000_000);
+        seen += 1;
+    }
+    assert!(seen > 0, "glibc is everywhere");
 }

@@ -16,7 +16,7 @@ use std::{
     path::Path,
     process::{Command, Stdio},
     ptr,
-    sync::atomic::{AtomicBool, AtomicU16, Ordering},
+    sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -30,6 +30,8 @@ const PATIENTLY: Duration = Duration::from_secs(30);
 /// Where the C library finds servers, and whether it is to ask any.
 const SERVERS: &str = "/etc/resolv.conf";
 const SOURCES: &str = "/etc/nsswitch.conf";
+/// Queries that were understood.
+static SERVED: AtomicU64 = AtomicU64::new(0);
 /// Types of records.
 const A: u16 = 1;
 const AAAA: u16 = 28;
@@ -39,6 +41,12 @@ impl Peer {
     pub fn serve_names(&mut self, address: &str, is_mute: bool) {
         self.begin(&format!("dns-serve {address} {is_mute}"));
         self.answer();
+    }
+
+    /// How many queries it has got so far.
+    pub fn served(&mut self) -> u64 {
+        self.begin("dns-served");
+        self.answer().parse().expect("a number")
     }
 
     /// Asks the servers in one of the ways of `ask`; gives how many answers the program got.
@@ -85,6 +93,7 @@ pub(super) fn follow(words: &[&str]) -> Option<String> {
             serve(address(words[1]), words[2] == "true");
             "done".to_owned()
         }
+        "dns-served" => SERVED.load(Ordering::Relaxed).to_string(),
         "dns-ask" => {
             let servers: Vec<SocketAddr> = words[3..].iter().map(|word| address(word)).collect();
             ask(words[1], words[2], &servers).to_string()
@@ -133,6 +142,7 @@ fn answer(socket: &UdpSocket, client: SocketAddr, query: &[u8]) {
     let name = query.get(12..).and_then(|rest| rest.split_first()).map(|(length, rest)| (usize::from(*length), rest));
     let label = name.and_then(|(length, rest)| std::str::from_utf8(rest.get(..length)?).ok());
     let Some((result, delay)) = label.and_then(|label| label.split_once('-')) else { return no_answers() };
+    SERVED.fetch_add(1, Ordering::Relaxed);
     thread::sleep(Duration::from_millis(delay.parse().expect("a delay in ms")));
     // What stands behind the name: type and class.
     let end = 12 + query[12..].iter().position(|byte| *byte == 0).expect("a name ends") + 5;
