@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Agent, Load, Page, TestCgroup, Work, free_address, pod_uid, podlens, skip, wait_until};
+use common::{Agent, Load, Page, TestCgroup, Work, free_address, kernel, pod_uid, podlens, skip, wait_until};
 use podlens::collectors::{lifecycle, switchable, tasks};
 
 const CPU: &str = "podlens_cpu_seconds_total";
@@ -188,13 +188,6 @@ fn without_a_capability_it_stays_up_says_which_and_serves_no_value() {
     check_without("--bounding-set=-all", &["BPF", "PERFMON"]);
     check_without("--bounding-set=-all,+perfmon", &["BPF"]);
     check_without("--bounding-set=-all,+bpf", &["PERFMON"]);
-}
-
-/// Version and patch level of this kernel.
-fn kernel() -> [u32; 2] {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    let mut numbers = release.split('.').map_while(|number| number.parse().ok());
-    [(); 2].map(|()| numbers.next().unwrap_or(0))
 }
 
 /// Whether this kernel charges maps to the limit of locked memory, as those before 5.11 do.

@@ -82,6 +82,13 @@ pub fn machine_is_slow() -> bool {
     env::var_os("PODLENS_TEST_SLOW_MACHINE").is_some()
 }
 
+/// The first two numbers of this kernel's version.
+pub fn kernel() -> [u32; 2] {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split('.').map_while(|number| number.parse().ok());
+    [(); 2].map(|()| numbers.next().unwrap_or(0))
+}
+
 /// Looks until `found` has an answer; panics with its last refusal when the time is over.
 pub fn wait_until<T>(what: &str, limit: Duration, mut found: impl FnMut() -> Result<T, String>) -> T {
     let start = Instant::now();

@@ -59,8 +59,11 @@ pub(super) static LATE_FILE: Loss = Loss {
 const NO_LAST_FIGURES: &str =
     "what a quota did, and CPU time by mode, between the last reading and the cgroup's end is missing";
 
+/// The walk and the program at the removal are of the quotas' hierarchy; a file is gone by then.
+const ACCOUNTS_APART: &str = "cpuacct has a hierarchy of its own: CPU time by mode is read from files every 10 s, and what a container used between the last reading and its end is missing in it";
+
 fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
-    let lacks: Vec<String> = lacking_controllers(start.hierarchies).map(str::to_owned).into_iter().collect();
+    let mut lacks: Vec<String> = lacking_controllers(start.hierarchies).map(str::to_owned).into_iter().collect();
     let mut sources = Sources::default();
     if start.runs("cpu_walk") && start.has("bandwidth") {
         let iterator = start.object.iterator("cpu_walk")?;
@@ -68,12 +71,20 @@ fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
         let cpus = Cpus::of_node().map_or(start.cpus, |cpus| cpus.possible);
         sources.walk = Some(TreeReader::new(iterator, walk, records).of_cpus(cpus));
         sources.walk_tells_modes = walk_tells_modes(start);
+        if accounts_apart(start.hierarchies) {
+            lacks.push(ACCOUNTS_APART.to_owned());
+        }
     }
     if !sources.walk_tells_modes {
         let cause = |cause| format!("cannot start the reader of cgroups' files: {cause}");
         sources.files = Some(start.files().map_err(cause)?);
     }
     Ok(Started { lacks, ..Started::whole(Cpu::new(Arc::clone(&start.layout), start.hierarchies.clone(), sources)) })
+}
+
+/// Version 1 counts CPU time by mode in another hierarchy than that of the quotas.
+fn accounts_apart(hierarchies: &Hierarchies) -> bool {
+    hierarchies.keyed_v1().is_some_and(|tree| !tree.has("cpuacct")) && hierarchies.v1("cpuacct").is_some()
 }
 
 /// CPU time by mode lies in the tree that is walked through.

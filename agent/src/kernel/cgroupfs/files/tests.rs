@@ -52,7 +52,7 @@ fn a_file_is_kept_open_within_the_budget_and_read_anew_each_time() {
         let left = || budget.0.load(Ordering::Relaxed);
         let kept = left();
         let (directory, name) = (directory.path().into(), OsStr::new("number").into());
-        let mut source = Number(CgroupFile { directory, name, open: None, budget: Arc::clone(&budget) });
+        let mut source = Number(CgroupFile { directory, name, open: None, missed: 0, budget: Arc::clone(&budget) });
         assert_eq!(source.read(&mut turn()), None, "not there yet");
         for number in [5, 70_000] {
             fs::write(&path, format!("{number}\n")).unwrap();
@@ -148,4 +148,30 @@ fn the_thread_ends_with_the_last_of_its_readers() {
     assert_eq!(threads(), 1);
     drop(clone);
     wait_until("it ends", || threads() == 0);
+}
+
+#[test]
+fn a_file_that_is_not_there_is_looked_for_ever_more_seldom_and_found_when_it_comes() {
+    let directory = tempfile::tempdir().unwrap();
+    let reader = FileReader::with_budget(1).unwrap();
+    let path = directory.path().join("number");
+    let mut source = Number(reader.file(path.clone()));
+    // Of each reading whether it would have found the file.
+    let looks: Vec<bool> = (0..36)
+        .map(|_| {
+            fs::write(&path, "7").unwrap();
+            let missed = source.0.missed;
+            let found = source.read(&mut turn()).is_some();
+            fs::remove_file(&path).unwrap();
+            source.0.open = None;
+            // As if it had not been there.
+            source.0.missed = missed + 1;
+            found
+        })
+        .collect();
+    let found: Vec<usize> = looks.iter().enumerate().filter(|(_, found)| **found).map(|(at, _)| at).collect();
+    assert_eq!(found, (0..=12).chain([18, 24, 30]).collect::<Vec<_>>());
+    fs::write(&path, "8").unwrap();
+    let readings = (0..6).filter_map(|_| source.read(&mut turn())).collect::<Vec<_>>();
+    assert_eq!(readings.last(), Some(&8));
 }
