@@ -261,7 +261,7 @@ impl Loader<'_> {
             let done = match withheld(spec, part, is_read) {
                 Some(why) => {
                     // It may have been attached before `lifecycle` failed.
-                    detach(object, part.programs.iter());
+                    detach(object, part.programs);
                     Err(why.to_owned())
                 }
                 None => done.unwrap_or_else(|| attach_if_possible(object, part, answers)),
@@ -314,8 +314,8 @@ impl Loader<'_> {
 
     /// Takes the programs of a collector that does not run out of the kernel, but for those that serve another one.
     fn detach(&self, object: &mut Object, spec: &'static Spec) {
-        let running = || self.collectors.iter().flat_map(|attached| attached.collector.spec().programs());
-        detach(object, spec.programs().filter(|program| running().all(|other| other.name != program.name)));
+        let others = || self.collectors.iter().flat_map(|attached| attached.collector.spec().programs());
+        detach(object, spec.programs().filter(|program| others().all(|other| other.name != program.name)));
     }
 
     fn set(&mut self, section: usize, state: State) {
