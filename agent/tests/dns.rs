@@ -361,15 +361,15 @@ fn resolvers_of_other_languages_are_seen() {
         peer.use_servers(&[SERVER]);
         let has_asked = peer.run_with_servers(&format!("cd {} && {run}", directory.path().display()));
         let page = agent.metrics();
-        let (served, found) = (server.served(), lookups(&page, &containers[1].labels()));
-        println!("{client}: {served} queries, found {found:?}");
-        if served == 0 {
+        let (queries, found) = (server.served(), lookups(&page, &containers[1].labels()));
+        println!("{client}: {queries} queries, found {found:?}");
+        if queries == 0 {
             println!("{client}: it does not run on this machine");
             continue;
         }
         assert!(has_asked, "{client}");
-        assert_counts(&page, &found, &[("ok", served)]);
-        assert_near(client, found["ok"].1, served * 20_000_000, 10.0, served * 10_000_000);
+        assert_counts(&page, &found, &[("ok", queries)]);
+        assert_near(client, found["ok"].1, queries * 20_000_000, 10.0, queries * 10_000_000);
         seen += 1;
     }
     assert!(seen > 0, "glibc is everywhere");
