@@ -1,7 +1,27 @@
 //! Durations by length: the buckets of every histogram, and how a kernel program finds one without a branch.
 
+use bytemuck::{Pod, Zeroable};
+
 /// Buckets of a histogram of durations; see [`bucket`].
 pub const BUCKETS: usize = 32;
+
+/// Durations by length, and their sum. Any CPU adds to them, by atomic additions.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Lengths {
+    /// How many, each counted at its [`hashed_bucket`]. Goes on from 0 after 2^32: whoever reads
+    /// takes differences, and reads before any length has come 2^32 times.
+    pub counts: [u32; BUCKETS],
+    /// All of them together.
+    pub sum_ns: u64,
+}
+
+impl Lengths {
+    /// None.
+    pub const EMPTY: Self = Self { counts: [0; BUCKETS], sum_ns: 0 };
+}
+
+const _: () = assert!(size_of::<Lengths>() == 136);
 
 /// Where a duration counts in an array of counts: the hash of its bucket, for which a program needs no table.
 /// [`bucket`] tells which bucket is counted there.

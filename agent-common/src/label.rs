@@ -45,6 +45,7 @@ mod tests {
     #![allow(clippy::indexing_slicing, clippy::cast_possible_truncation)]
     use crate::{
         disk::{Operation, Part},
+        dns::DnsResult,
         memory::{EndWord, LruList, MemoryEvent, MemoryType},
         oom::OomScope,
         scheduler::{Cause, OffCpu, SwitchKind},
@@ -68,6 +69,7 @@ mod tests {
             ConnectFailure,
             ConnectionEvent,
             Direction,
+            DnsResult,
             EndWord,
             LruList,
             MemoryEvent,

@@ -10,6 +10,7 @@ pub mod cgroup;
 pub mod claim;
 pub mod cpu;
 pub mod disk;
+pub mod dns;
 pub mod drops;
 pub mod event;
 pub mod histogram;

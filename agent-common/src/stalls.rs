@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::{histogram::BUCKETS, label::label};
+use crate::{histogram::Lengths, label::label};
 
 label! {
     /// What a task that wants memory does instead of going on.
@@ -18,22 +18,6 @@ label! {
         /// It waits for a page that was in memory a short while ago, or in swap.
         Refault = "refault",
     }
-}
-
-/// Durations by length, and their sum. Any CPU adds to them, by atomic additions.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
-pub struct Lengths {
-    /// How many, each counted at its [`hashed_bucket`](crate::histogram::hashed_bucket). Goes on from 0 after 2^32: whoever reads
-    /// takes differences, and reads before any length has come 2^32 times.
-    pub counts: [u32; BUCKETS],
-    /// All of them together.
-    pub sum_ns: u64,
-}
-
-impl Lengths {
-    /// None.
-    pub const EMPTY: Self = Self { counts: [0; BUCKETS], sum_ns: 0 };
 }
 
 /// Where in [`Stalls`] the major faults are: behind the reasons.
@@ -114,7 +98,6 @@ pub struct StallLosses {
     pub faults: u64,
 }
 
-const _: () = assert!(size_of::<Lengths>() == 136);
 const _: () = assert!(size_of::<Stalls>() == 816);
 const _: () = assert!(size_of::<Begun>() == 16);
 const _: () = assert!(size_of::<Slept>() == 16);

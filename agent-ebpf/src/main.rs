@@ -12,6 +12,7 @@
 mod core;
 mod cpu;
 mod disk;
+mod dns;
 mod drops;
 mod lifecycle;
 mod memory;

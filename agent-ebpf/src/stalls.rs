@@ -20,9 +20,9 @@ use aya_ebpf::{
 };
 use podlens_common::{
     cgroup::SLOT_KERNEL,
-    histogram::hashed_bucket,
+    histogram::Lengths,
     scheduler::Thread,
-    stalls::{Begun, FAULTS, Lengths, STALL_TASKS, Slept, StallLosses, StallReason, Stalls},
+    stalls::{Begun, FAULTS, STALL_TASKS, Slept, StallLosses, StallReason, Stalls},
 };
 
 use crate::{
@@ -214,14 +214,8 @@ extern "C" fn enter_stall(slot: u32, which: u32, length_ns: u64) -> u32 {
         return 0;
     }
     let Some(stalls) = STALLS.get_ptr_mut(slot) else { return 0 };
-    // SAFETY: entries of a map outlive the program; `which` is below the number of elements, and the mask keeps the bucket
-    // inside. The words are whole and aligned.
-    unsafe {
-        let lengths = (&raw mut (*stalls).0).cast::<Lengths>().add(which as usize);
-        let count = (&raw mut (*lengths).counts).cast::<u32>().add(hashed_bucket(length_ns) & 31);
-        atomic::add_u32(count, 1);
-        atomic::add(&raw mut (*lengths).sum_ns, length_ns);
-    }
+    // SAFETY: entries of a map outlive the program, and `which` is below the number of elements.
+    unsafe { atomic::enter((&raw mut (*stalls).0).cast::<Lengths>().add(which as usize), length_ns) };
     1
 }
 

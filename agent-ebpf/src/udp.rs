@@ -1,7 +1,8 @@
 //! Collector `udp`: what programs send and receive, and what goes wrong, by slot.
 //!
 //! The two hooks of data come at the end of each call, whichever the call is, for all kinds of sockets: whatever is not UDP's is
-//! left at once.
+//! left at once. A second program on a hook would cost as much again as all of the first, so these two serve the collector
+//! `dns` as well (dns.rs); the verifier removes the half that is switched off.
 
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
@@ -15,8 +16,8 @@ use podlens_common::{
 };
 
 use crate::{
-    atomic,
-    kernel::{Cgroup, structure},
+    atomic, dns,
+    kernel::{Cgroup, number, structure},
     owner,
 };
 
@@ -42,6 +43,12 @@ structure! {
     }
 }
 
+/// The collector is switched on.
+#[inline(always)]
+fn is_on() -> bool {
+    number!("COUNTS_UDP") != 0
+}
+
 impl Socket {
     #[inline(always)]
     fn is_udp(self) -> bool {
@@ -53,8 +60,15 @@ impl Socket {
 #[btf_tracepoint(function = "sock_send_length")]
 pub fn udp_send(context: BtfTracePointContext) -> i32 {
     let socket = Socket::from_raw(context.arg(0));
-    if !socket.is_null() && socket.is_udp() {
-        count_call(owner::slot_of(socket.cgroup()), Direction::Transmit as u64, context.arg::<u64>(1));
+    if socket.is_null() || !socket.is_udp() {
+        return 0;
+    }
+    let result = context.arg::<u64>(1);
+    if is_on() {
+        count_call(owner::slot_of(socket.cgroup()), Direction::Transmit as u64, result);
+    }
+    if dns::is_on() {
+        dns::sent(dns::Client::from_raw(context.arg(0)), result);
     }
     0
 }
@@ -64,8 +78,15 @@ pub fn udp_send(context: BtfTracePointContext) -> i32 {
 pub fn udp_receive(context: BtfTracePointContext) -> i32 {
     let socket = Socket::from_raw(context.arg(0));
     let flags = context.arg::<u64>(2) as u32;
-    if !socket.is_null() && socket.is_udp() && flags & (PEEK | ERROR_QUEUE) == 0 {
-        count_call(owner::slot_of(socket.cgroup()), Direction::Receive as u64, context.arg::<u64>(1));
+    if socket.is_null() || !socket.is_udp() || flags & (PEEK | ERROR_QUEUE) != 0 {
+        return 0;
+    }
+    let result = context.arg::<u64>(1);
+    if is_on() {
+        count_call(owner::slot_of(socket.cgroup()), Direction::Receive as u64, result);
+    }
+    if dns::is_on() {
+        dns::received(dns::Client::from_raw(context.arg(0)), result);
     }
     0
 }

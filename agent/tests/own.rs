@@ -26,6 +26,7 @@ fn start() -> (Agent, ApiServer) {
     let directory = tempfile::tempdir().unwrap();
     let agent = Agent::start(&[
         ("PODLENS_COLLECTORS_UDP", "true"),
+        ("PODLENS_COLLECTORS_DNS", "true"),
         ("PODLENS_SERIES_LIMIT", "1000000"),
         ("PODLENS_OTLP_ENDPOINT", &format!("http://{}", testkit::free_address())),
         ("PODLENS_KUBERNETES_KUBECONFIG", server.kubeconfig(directory.path(), &json!({})).to_str().unwrap()),

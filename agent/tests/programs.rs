@@ -70,7 +70,7 @@ fn machine() -> String {
 
 /// The verifier's count of each program that a running agent has loaded.
 fn verified() -> BTreeMap<String, u32> {
-    let agent = Agent::start(&[("PODLENS_COLLECTORS_UDP", "true")]);
+    let agent = Agent::start(&[("PODLENS_COLLECTORS_UDP", "true"), ("PODLENS_COLLECTORS_DNS", "true")]);
     agent.metrics();
     let descriptors = fs::read_dir(format!("/proc/{}/fdinfo", agent.id())).unwrap().flatten();
     let ids: Vec<u32> = descriptors

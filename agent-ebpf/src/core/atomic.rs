@@ -2,6 +2,8 @@
 
 use core::arch::asm;
 
+use podlens_common::histogram::{Lengths, hashed_bucket};
+
 /// Adds to a word of 64 bits.
 ///
 /// # Safety
@@ -21,4 +23,17 @@ pub(crate) unsafe fn add(word: *mut u64, amount: u64) {
 pub(crate) unsafe fn add_u32(word: *mut u32, amount: u32) {
     // SAFETY: as above.
     unsafe { asm!("lock *(u32 *)({word} + 0) += {amount}", word = in(reg) word, amount = in(wreg) amount) };
+}
+
+/// Enters a duration.
+///
+/// # Safety
+/// `lengths` lies in a value of a map.
+#[inline(always)]
+pub(crate) unsafe fn enter(lengths: *mut Lengths, length_ns: u64) {
+    // SAFETY: the caller vouches for the lengths, whose words are whole and aligned; the mask keeps the bucket inside.
+    unsafe {
+        add_u32((&raw mut (*lengths).counts).cast::<u32>().add(hashed_bucket(length_ns) & 31), 1);
+        add(&raw mut (*lengths).sum_ns, length_ns);
+    }
 }

@@ -6,6 +6,7 @@
 pub mod cpu;
 pub mod disk;
 mod distribution;
+pub mod dns;
 pub mod drops;
 pub mod lifecycle;
 pub mod map_memory;
@@ -18,6 +19,7 @@ pub mod stalls;
 mod subtrees;
 pub mod tasks;
 pub mod tcp;
+mod totals;
 mod tree;
 pub mod udp;
 
@@ -26,6 +28,7 @@ use podlens_common::cgroup::{CgroupKey, Slot};
 pub use self::{
     distribution::{distribution, extend},
     spec::Spec,
+    totals::Totals,
 };
 pub use crate::signal::State;
 use crate::{
@@ -46,12 +49,13 @@ pub static ALL: &[&Spec] = &[
     &disk::SPEC,
     &tcp::SPEC,
     &udp::SPEC,
+    &dns::SPEC,
     &drops::SPEC,
 ];
 
 /// Those that run only where the configuration asks for them, since what they measure costs more than 2 % by that
 /// (docs/overhead.md).
-pub static ON_DEMAND: &[&Spec] = &[&udp::SPEC];
+pub static ON_DEMAND: &[&Spec] = &[&udp::SPEC, &dns::SPEC];
 
 /// The names of the collectors that are off unless the configuration switches them on.
 #[must_use]
@@ -148,6 +152,8 @@ pub struct Sweep<'a> {
     pub in_use: &'a SlotsInUse,
     /// How often a slot was given before its present holder, as of now.
     pub generation: &'a dyn Fn(u32) -> Option<u32>,
+    /// Slots that are given back after this: what is told of them is final.
+    pub expired: &'a SlotsInUse,
     /// Everything is told, so cgroups too that hold no slot.
     pub whole: bool,
 }

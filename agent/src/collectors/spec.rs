@@ -92,6 +92,8 @@ pub struct Program {
     pub name: &'static str,
     /// What it is attached to.
     pub hook: Hook,
+    /// Of a program that serves several collectors: the feature of it without which it is of no use to this one.
+    pub feature: Option<&'static str>,
 }
 
 impl Program {
@@ -103,7 +105,19 @@ impl Program {
         tracepoint: &'static str,
         arguments: &'static [&'static str],
     ) -> Self {
-        Self { name, hook: Hook::Tracepoint { name: tracepoint, arguments } }
+        Self::on(name, Hook::Tracepoint { name: tracepoint, arguments })
+    }
+
+    /// A program on any hook.
+    #[must_use]
+    pub const fn on(name: &'static str, hook: Hook) -> Self {
+        Self { name, hook, feature: None }
+    }
+
+    /// The same, of which this collector needs a feature.
+    #[must_use]
+    pub const fn with(self, feature: &'static str) -> Self {
+        Self { feature: Some(feature), ..self }
     }
 }
 

@@ -100,14 +100,31 @@ pub enum ObjectError {
     },
 }
 
+/// What is to be counted by programs that serve several collectors.
+#[derive(Clone, Copy, Debug)]
+pub struct Counts {
+    /// UDP.
+    pub udp: bool,
+    /// DNS.
+    pub dns: bool,
+}
+
 /// What the programs need to know of the node beside its kernel's types, by name.
 #[must_use]
-pub fn node(hierarchies: &Hierarchies, has_psi: bool, cpus: u32, slots: u32) -> [(&'static str, u32); 6] {
+pub fn node(
+    hierarchies: &Hierarchies,
+    has_psi: bool,
+    counts: Counts,
+    cpus: u32,
+    slots: u32,
+) -> [(&'static str, u32); 8] {
     [
         ("HAS_V1", u32::from(hierarchies.keyed_v1().is_some())),
         ("V1_HIERARCHY", hierarchies.keyed_v1().map_or(0, |tree| tree.number)),
         ("BLKIO_HIERARCHY", hierarchies.keyed_blkio().map_or(0, |tree| tree.number)),
         ("HAS_PSI", u32::from(has_psi)),
+        ("COUNTS_UDP", u32::from(counts.udp)),
+        ("COUNTS_DNS", u32::from(counts.dns)),
         ("SLOTS_COUNT", slots),
         ("CPUS_COUNT", cpus),
     ]
@@ -115,11 +132,13 @@ pub fn node(hierarchies: &Hierarchies, has_psi: bool, cpus: u32, slots: u32) -> 
 
 /// The same of a node with one tree of version 2, for tests.
 #[cfg(test)]
-pub(crate) const NODE: [(&str, u32); 6] = [
+pub(crate) const NODE: [(&str, u32); 8] = [
     ("HAS_V1", 0),
     ("V1_HIERARCHY", 0),
     ("BLKIO_HIERARCHY", 0),
     ("HAS_PSI", 1),
+    ("COUNTS_UDP", 1),
+    ("COUNTS_DNS", 1),
     ("SLOTS_COUNT", 64),
     ("CPUS_COUNT", 2),
 ];
@@ -189,12 +208,16 @@ impl Object {
         self.log.take()
     }
 
-    /// Loads one program and attaches it. One that the daemon itself starts is only loaded: [`Object::iterator`].
+    /// Loads one program and attaches it, unless another collector has done so. One that the daemon itself starts is only loaded:
+    /// [`Object::iterator`].
     ///
     /// # Errors
     /// The verifier or the hook refuses it.
     pub fn attach(&mut self, name: &'static str, hook: Hook) -> Result<(), ObjectError> {
         let Self { loaded, links, .. } = self;
+        if links.iter().any(|(attached, _)| *attached == name) {
+            return Ok(());
+        }
         let Loaded { ebpf, btf } = loaded.as_mut().ok_or(ObjectError::Sealed { name })?;
         let program = ebpf.program_mut(name).ok_or(ObjectError::Missing { name })?;
         let verify = |source| ObjectError::Verify { name, source: Box::new(source) };

@@ -90,11 +90,11 @@ impl<K: Pod, V: Pod> Table<K, V> {
         }
     }
 
-    /// Takes an entry out, if it is there.
-    pub fn remove(&self, key: &K) {
+    /// Takes an entry out; gives whether it was there.
+    pub fn remove(&self, key: &K) -> bool {
         let element = [u64::from(self.descriptor()), std::ptr::from_ref(key) as u64, 0, 0];
         // SAFETY: the kernel reads the attributes and a key.
-        unsafe { libc::syscall(libc::SYS_bpf, DELETE, element.as_ptr(), size_of_val(&element)) };
+        unsafe { libc::syscall(libc::SYS_bpf, DELETE, element.as_ptr(), size_of_val(&element)) == 0 }
     }
 
     fn descriptor(&self) -> u32 {

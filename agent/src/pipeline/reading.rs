@@ -181,7 +181,7 @@ impl Inner {
         let entities = Entities { cgroups, fixed };
         resolved.resolve(in_use, entities, ledger);
         let generation = |number| kernel.as_ref().and_then(|kernel| kernel.generation(number));
-        let sweep = Sweep { wanted, in_use, generation: &generation, whole: std::ptr::eq(wanted, in_use) };
+        let sweep = Sweep { wanted, in_use, generation: &generation, expired, whole: std::ptr::eq(wanted, in_use) };
         for Attached { section, collector } in &mut *collectors {
             let mut readings = ToLedger { section: *section, ledger, entities, resolved, expired };
             collector.read(&sweep, &mut readings);

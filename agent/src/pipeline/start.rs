@@ -20,9 +20,10 @@ use super::{
 use crate::{
     attribution::{cgroups::Cgroups, kubernetes::Names},
     collectors::{
-        ALL, Spec, State, disk, lifecycle,
+        ALL, Spec, State, disk, dns, lifecycle,
         map_memory::{self, Demand, MemoryError, Plan},
         spec::{Kind, Part, Program, Start},
+        udp,
     },
     config::Config,
     kernel::{
@@ -35,7 +36,7 @@ use crate::{
         host::{self, Cpus},
         labels, memory_limit,
         needs::{self, Answers},
-        object::{self, Blank, Object, ObjectError},
+        object::{self, Blank, Counts, Object, ObjectError},
         refusal,
         slots::SlotMaps,
     },
@@ -188,13 +189,14 @@ impl Loader<'_> {
     fn try_load(&mut self) -> Result<Kernel, State> {
         let blank = Blank::default();
         let btf = Btf::read_file(Path::new(BTF)).map_err(|cause| State::Unsupported(cause.to_string()))?;
-        let node = object::node(self.hierarchies, self.has_psi, self.cpus.measured(), self.slots);
+        let asked: Vec<&str> = running(&self.states).collect();
+        let counts = Counts { udp: asked.contains(&udp::SPEC.name), dns: asked.contains(&dns::SPEC.name) };
+        let node = object::node(self.hierarchies, self.has_psi, counts, self.cpus.measured(), self.slots);
         let answers = needs::programs(object::OBJECT)
             .and_then(|programs| Answers::new(&programs, btf, &node))
             .map_err(|cause| State::Failed(cause.to_string()))?;
         let names = |of: &_| labels::names(answers.btf(), of).unwrap_or_default();
         self.layouts = ALL.iter().map(|spec| Arc::new(Layout::with_kernel_names(spec.metrics, &names))).collect();
-        let asked: Vec<&str> = running(&self.states).collect();
         let entries = map_memory::entries(self.cpus, self.slots, |spec, part| {
             asked.contains(&spec.name)
                 && part.is_wanted(self.tells_events)
@@ -272,7 +274,7 @@ impl Loader<'_> {
                 (Ok(()), _) => attached.extend(part.programs.iter().map(|program| program.name)),
                 (Err(why), Some(without)) => lacks.push(format!("{why}: {without}")),
                 (Err(why), None) => {
-                    detach(object, spec.programs());
+                    self.detach(object, spec);
                     return Err(State::Failed(told(why)));
                 }
             }
@@ -301,7 +303,7 @@ impl Loader<'_> {
         let started = match (spec.start)(&mut start) {
             Ok(started) => started,
             Err(cause) => {
-                detach(object, spec.programs());
+                self.detach(object, spec);
                 return Err(State::Failed(told(refusal::told(&*cause))));
             }
         };
@@ -312,6 +314,12 @@ impl Loader<'_> {
             self.set(section, State::Degraded(lacks.join("; ")));
         }
         Ok(())
+    }
+
+    /// Takes the programs of a collector that does not run out of the kernel, but for those that serve another one.
+    fn detach(&self, object: &mut Object, spec: &'static Spec) {
+        let others = || self.collectors.iter().flat_map(|attached| attached.collector.spec().programs());
+        detach(object, spec.programs().filter(|program| others().all(|other| other.name != program.name)));
     }
 
     fn set(&mut self, section: usize, state: State) {
@@ -342,9 +350,11 @@ fn lack_of(spec: &Spec, answers: &Answers) -> Option<String> {
 
 /// What the programs of a part need and this kernel lacks, in words.
 fn lack(part: &Part, answers: &Answers) -> Option<String> {
-    part.programs
-        .iter()
-        .find_map(|program| answers.refusal(program.name).map(str::to_owned).or_else(|| program.hook.lack(answers)))
+    part.programs.iter().find_map(|program| {
+        let refusal = answers.refusal(program.name).map(str::to_owned);
+        let without = || program.feature.and_then(|feature| answers.lack(feature));
+        refusal.or_else(|| program.hook.lack(answers)).or_else(without)
+    })
 }
 
 /// Why a part is left out though the kernel has what it needs: it only fills the ring of the collector `lifecycle`, and without

@@ -28,6 +28,7 @@ mod peer;
 mod program;
 mod record;
 mod relay;
+mod resolver;
 mod statistics;
 
 pub use account::{

@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use super::{PATIENCE, TestCgroup, datagrams::Datagrams, load_module};
+use super::{PATIENCE, TestCgroup, datagrams::Datagrams, load_module, resolver};
 
 const PEER: &str = "PODLENS_TEST_PEER";
 const ANSWER: &str = "peer: ";
@@ -370,7 +370,10 @@ fn peer_process() {
             "traffic" => {
                 format!("{} {}", totals.sent.load(Ordering::SeqCst), totals.received.load(Ordering::SeqCst))
             }
-            other => datagrams.follow(&words).unwrap_or_else(|| panic!("no command is called {other:?}")),
+            other => {
+                let done = datagrams.follow(&words).or_else(|| resolver::follow(&words));
+                done.unwrap_or_else(|| panic!("no command is called {other:?}"))
+            }
         };
         eprintln!("{ANSWER}{answer}");
     }

@@ -50,6 +50,7 @@ const CONFINED: &[Confined] = &[
             Exception { file: "agent/tests/common/load.rs", reason: "makes threads and processes as only libc can" },
             Exception { file: "agent/tests/common/datagrams.rs", reason: "calls that the library has no word for" },
             Exception { file: "agent/tests/common/peer.rs", reason: "makes sockets as only libc can" },
+            Exception { file: "agent/tests/common/resolver.rs", reason: "calls that the library has no word for" },
             Exception { file: "agent/tests/common/relay.rs", reason: "makes devices in namespaces as only libc can" },
             Exception {
                 file: "agent/tests/common/statistics.rs",

@@ -30,6 +30,7 @@ const PROGRAMS: &[&str] = &[
     "cpus",
     "culprits",
     "disk",
+    "dns",
     "drops",
     "hybrid",
     "memory",

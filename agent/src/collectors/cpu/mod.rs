@@ -252,7 +252,10 @@ mod tests {
             fn caused(&mut self, _: &'static Metric, _: u32, _: u32, _: u64) {}
         }
         let (none, mut count) = (SlotsInUse::default(), Count(0));
-        cpu.read(&Sweep { wanted: &none, in_use: &none, generation: &|_| None, whole: true }, &mut count);
+        cpu.read(
+            &Sweep { wanted: &none, in_use: &none, generation: &|_| None, expired: &none, whole: true },
+            &mut count,
+        );
         count.0
     }
 

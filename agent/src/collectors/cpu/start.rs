@@ -25,7 +25,7 @@ pub static SPEC: Spec = Spec {
         Part {
             without: Some("quotas and CPU time by mode are read from files, every 5 s"),
             for_events: false,
-            programs: &[Program { name: "cpu_walk", hook: Hook::TaskIterator }],
+            programs: &[Program::on("cpu_walk", Hook::TaskIterator)],
             maps: &[Map::fixed("CPU_WALK"), Map::fixed("CPU_RECORDS")],
         },
         Part {

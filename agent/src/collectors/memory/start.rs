@@ -25,7 +25,7 @@ pub static SPEC: Spec = Spec {
         Part {
             without: Some("all is read from files, every 5 s, memory.stat every 30 s"),
             for_events: false,
-            programs: &[Program { name: "memory_walk", hook: Hook::TaskIterator }],
+            programs: &[Program::on("memory_walk", Hook::TaskIterator)],
             maps: &[Map::fixed("MEMORY_WALK"), Map::fixed("MEMORY_RECORDS"), Map::fixed("MEMORY_LISTS")],
         },
         Part {

@@ -310,7 +310,10 @@ mod tests {
                 fn caused(&mut self, _: &'static Metric, _: u32, _: u32, _: u64) {}
             }
             let (none, mut told) = (SlotsInUse::default(), Told(Vec::new()));
-            self.oom.read(&Sweep { wanted: &none, in_use: &none, generation: &|_| None, whole: true }, &mut told);
+            self.oom.read(
+                &Sweep { wanted: &none, in_use: &none, generation: &|_| None, expired: &none, whole: true },
+                &mut told,
+            );
             assert!(told.0.iter().all(|(key, _)| *key == self.key), "{:?}", told.0);
             told.0.pop().map(|(_, row)| row.cells)
         }

@@ -28,7 +28,7 @@ pub static SPEC: Spec = Spec {
         Part {
             without: Some("pressure is read from files, every 5 s"),
             for_events: false,
-            programs: &[Program { name: "pressure_walk", hook: Hook::TaskIterator }],
+            programs: &[Program::on("pressure_walk", Hook::TaskIterator)],
             maps: &[Map::fixed("PRESSURE_WALK"), Map::fixed("PRESSURE_RECORDS")],
         },
         Part {

@@ -4,7 +4,6 @@
 
 pub mod metrics;
 mod start;
-mod totals;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -12,8 +11,8 @@ use foldhash::fast::RandomState;
 use podlens_common::stalls::{FAULTS, StallLosses, StallReason, Stalls as Record};
 
 pub use self::start::SPEC;
-use self::{start::StallMaps, totals::Totals};
-use super::{Collector, Readings, Spec, Sweep};
+use self::start::StallMaps;
+use super::{Collector, Readings, Spec, Sweep, Totals};
 use crate::signal::{Layout, Loss, Row};
 
 /// The collector at work.
@@ -23,7 +22,7 @@ pub struct Stalls {
     /// The end of major faults is reported, and how long their tasks slept.
     knows_faults: bool,
     /// Of the slots that have had any.
-    totals: HashMap<u32, Totals, RandomState>,
+    totals: HashMap<u32, Totals<{ FAULTS + 1 }>, RandomState>,
     /// The present slot's row.
     found: Row,
 }
@@ -48,7 +47,9 @@ impl Collector for Stalls {
             // Most have none, and a histogram without an observation is not told.
             let Some(record) = record.filter(|record| *record != Record::EMPTY) else { continue };
             let totals = totals.entry(slot).or_default();
-            totals.follow(&record);
+            for (which, lengths) in record.0.iter().enumerate() {
+                totals.follow(which, lengths);
+            }
             found.clear();
             for reason in StallReason::ALL {
                 if let Some(cells) = totals.cells(reason.index()) {

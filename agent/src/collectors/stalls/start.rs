@@ -44,7 +44,7 @@ pub static SPEC: Spec = Spec {
         Part {
             without: Some("major faults are missing"),
             for_events: false,
-            programs: &[Program { name: MAJOR_FAULT, hook: Hook::MajorFault }],
+            programs: &[Program::on(MAJOR_FAULT, Hook::MajorFault)],
             maps: &[Map::fixed("LAST_SLEEPS")],
         },
     ],

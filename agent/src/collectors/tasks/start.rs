@@ -30,7 +30,7 @@ pub static SPEC: Spec = Spec {
         Part {
             without: Some("tasks by state are missing"),
             for_events: false,
-            programs: &[Program { name: "task_walk", hook: Hook::TaskIterator }],
+            programs: &[Program::on("task_walk", Hook::TaskIterator)],
             maps: &[Map::fixed("TASK_RECORDS_OF"), Map::fixed("TASK_WALK"), Map::fixed("WALK")],
         },
     ],

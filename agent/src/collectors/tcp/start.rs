@@ -47,7 +47,7 @@ pub static SPEC: Spec = Spec {
                 "bytes, segments, retransmits, time limited, overflows and sockets by state are missing, since what living sockets have is not known",
             ),
             for_events: false,
-            programs: &[Program { name: WALK, hook: Hook::TaskIterator }],
+            programs: &[Program::on(WALK, Hook::TaskIterator)],
             maps: &[
                 Map::per_slot("TCP_ALIVE", 1),
                 // A table that is never full.

@@ -1,0 +1,77 @@
+//! What the collector `dns` is made of, and how it starts.
+
+use std::{error::Error, sync::Arc};
+
+use podlens_common::{
+    dns::{DnsKey, DnsLosses, PendingQuery},
+    histogram::Lengths,
+};
+
+use super::{Dns, metrics};
+use crate::{
+    collectors::spec::{Kind, Part, Program, Spec, Start, Started},
+    kernel::{mapped::MappedArray, maps::Map, table::Table},
+    signal::Loss,
+};
+
+/// The collector.
+pub static SPEC: Spec = Spec {
+    name: "dns",
+    about: "DNS: latency and results of queries",
+    kind: Kind::Programs,
+    is_optional: true,
+    parts: &[Part {
+        without: None,
+        for_events: false,
+        // Those of the collector `udp`, with what they need to find the messages.
+        programs: &[
+            Program::on_tracepoint("udp_send", "sock_send_length", &["sock", "int", "int"]).with("dns"),
+            Program::on_tracepoint("udp_receive", "sock_recv_length", &["sock", "int", "int"]).with("dns"),
+        ],
+        maps: &[Map::per_slot("DNS_ANSWERS", 1), Map::fixed("DNS_PENDING"), Map::fixed("DNS_LOSSES")],
+    }],
+    wishes: &[],
+    without: None,
+    metrics: &[&metrics::LOOKUPS],
+    records: &[],
+    events: &[],
+    losses: &[&NO_ROOM, &UNSEEN_CALL, &UNREADABLE],
+    start,
+};
+
+/// A query is missing.
+pub(super) static NO_ROOM: Loss = Loss {
+    reason: "no_room",
+    means: "a query was sent while 2,048 waited for their answers, those without answer since the last sweep among them, or its result was a new one of its container while as many pairs of both were being counted as there are slots: it is in no metric",
+};
+
+/// A query is missing, or its answer.
+pub(super) static UNSEEN_CALL: Loss = Loss {
+    reason: "unseen_call",
+    means: "a program sent a datagram to a DNS server, or took one from there, by a call whose memory is not found, as by io_uring: the query is in no metric, or counts as timeout",
+};
+
+/// A query is missing, or its answer.
+pub(super) static UNREADABLE: Loss = Loss {
+    reason: "unreadable",
+    means: "the head of a DNS message was not in one piece, or not in memory when it was looked at: the query is in no metric, or counts as timeout",
+};
+
+/// The maps.
+pub(super) struct DnsMaps {
+    /// How long answers were waited for.
+    pub(super) answers: Table<DnsKey, Lengths>,
+    /// Queries under way.
+    pub(super) pending: Table<u64, PendingQuery>,
+    /// What could not be told.
+    pub(super) losses: MappedArray<DnsLosses>,
+}
+
+fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
+    let maps = DnsMaps {
+        answers: start.object.table("DNS_ANSWERS")?,
+        pending: start.object.table("DNS_PENDING")?,
+        losses: start.object.array("DNS_LOSSES")?,
+    };
+    Ok(Started::whole(Dns::new(Arc::clone(&start.layout), maps)))
+}

@@ -1,0 +1,448 @@
+//! A DNS server of the test's own, and what a peer asks of it in each of the ways in which programs do.
+//!
+//! A name says what the answer is to be: its first label is the answer, a dash and how many ms it takes, as in `nxdomain-20.test.`.
+
+#![allow(
+    clippy::indexing_slicing,
+    reason = "a command has the words that it needs, and a test's own message the parts that it looks at"
+)]
+
+use std::{
+    ffi::CString,
+    fs, io,
+    mem::zeroed,
+    net::{SocketAddr, ToSocketAddrs as _, UdpSocket},
+    os::fd::AsRawFd as _,
+    path::Path,
+    process::{Command, Stdio},
+    ptr,
+    sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{Peer, machine_is_own};
+
+/// How long a client of the test's own waits for an answer that does not come.
+const IN_VAIN: Duration = Duration::from_millis(300);
+/// For one that comes.
+const PATIENTLY: Duration = Duration::from_secs(30);
+/// Where the C library finds servers, and whether it is to ask any.
+const SERVERS: &str = "/etc/resolv.conf";
+const SOURCES: &str = "/etc/nsswitch.conf";
+/// Queries that were understood.
+static SERVED: AtomicU64 = AtomicU64::new(0);
+/// Types of records.
+const A: u16 = 1;
+const AAAA: u16 = 28;
+
+impl Peer {
+    /// Answers at port 53 of this address, or, if it is `mute`, takes what comes and says nothing.
+    pub fn serve_names(&mut self, address: &str, is_mute: bool) {
+        self.begin(&format!("dns-serve {address} {is_mute}"));
+        self.answer();
+    }
+
+    /// How many queries it has got so far.
+    pub fn served(&mut self) -> u64 {
+        self.begin("dns-served");
+        self.answer().parse().expect("a number")
+    }
+
+    /// Asks the servers in one of the ways of `ask`; gives how many answers the program got.
+    pub fn ask_for(&mut self, way: &str, name: &str, servers: &[&str]) -> usize {
+        self.begin_asking_for(way, name, servers);
+        self.answer().parse().expect("a number")
+    }
+
+    /// The same without waiting for the answer.
+    pub fn begin_asking_for(&mut self, way: &str, name: &str, servers: &[&str]) {
+        self.begin(&format!("dns-ask {way} {name} {}", servers.join(" ")));
+    }
+
+    /// Has the C library ask these servers from now on, in a mount namespace of its own.
+    pub fn use_servers(&mut self, servers: &[&str]) {
+        self.begin(&format!("dns-use {}", servers.join(" ")));
+        self.answer();
+    }
+
+    /// Looks a name up by `getaddrinfo`; gives whether it has an address.
+    pub fn look_up(&mut self, name: &str) -> bool {
+        self.begin(&format!("dns-lookup {name}"));
+        self.answer() == "true"
+    }
+
+    /// Runs a program with the same servers; gives whether it succeeded.
+    pub fn run_with_servers(&mut self, command: &str) -> bool {
+        self.begin(&format!("dns-run {command}"));
+        self.answer() == "true"
+    }
+
+    /// Sends this server what is no query, and has it answered by what is no answer.
+    pub fn send_no_queries(&mut self, server: &str) {
+        self.begin(&format!("dns-junk {server}"));
+        self.answer();
+    }
+}
+
+/// Follows a command; none if it is not one about names.
+pub(super) fn follow(words: &[&str]) -> Option<String> {
+    let address = |word: &str| SocketAddr::new(word.parse().expect("an address"), 53);
+    let answer = match words[0] {
+        "dns-serve" => {
+            serve(address(words[1]), words[2] == "true");
+            "done".to_owned()
+        }
+        "dns-served" => SERVED.load(Ordering::Relaxed).to_string(),
+        "dns-ask" => {
+            let servers: Vec<SocketAddr> = words[3..].iter().map(|word| address(word)).collect();
+            ask(words[1], words[2], &servers).to_string()
+        }
+        "dns-use" => {
+            use_servers(&words[1..]);
+            "done".to_owned()
+        }
+        "dns-lookup" => look_up(words[1]).to_string(),
+        "dns-run" => {
+            let status = Command::new("sh").args(["-c", &words[1..].join(" ")]).stdin(Stdio::null()).status();
+            status.is_ok_and(|status| status.success()).to_string()
+        }
+        "dns-junk" => {
+            send_no_queries(address(words[1]));
+            "done".to_owned()
+        }
+        _ => return None,
+    };
+    Some(answer)
+}
+
+/// A server in a thread of its own, which answers each query in one more.
+fn serve(address: SocketAddr, is_mute: bool) {
+    let socket = UdpSocket::bind(address).expect("port 53 of this namespace is free");
+    thread::spawn(move || {
+        let mut room = [0; 2048];
+        while let Ok((length, client)) = socket.recv_from(&mut room) {
+            let (query, socket) = (room[..length].to_vec(), socket.try_clone().expect("a descriptor"));
+            if !is_mute {
+                thread::spawn(move || answer(&socket, client, &query));
+            }
+        }
+    });
+}
+
+fn answer(socket: &UdpSocket, client: SocketAddr, query: &[u8]) {
+    let send = |message: &[u8]| {
+        let _ = socket.send_to(message, client);
+    };
+    let no_answers = || {
+        for junk in [&[][..], &[1, 2, 0x81], &[0xff; 12], &[0; 100], query] {
+            send(junk);
+        }
+    };
+    let name = query.get(12..).and_then(|rest| rest.split_first()).map(|(length, rest)| (usize::from(*length), rest));
+    let label = name.and_then(|(length, rest)| std::str::from_utf8(rest.get(..length)?).ok());
+    let Some((result, delay)) = label.and_then(|label| label.split_once('-')) else { return no_answers() };
+    SERVED.fetch_add(1, Ordering::Relaxed);
+    thread::sleep(Duration::from_millis(delay.parse().expect("a delay in ms")));
+    // What stands behind the name: type and class.
+    let end = 12 + query[12..].iter().position(|byte| *byte == 0).expect("a name ends") + 5;
+    let kind = u16::from_be_bytes([query[end - 4], query[end - 3]]);
+    let [is_truncated, code] = match result {
+        "ok" | "junk" | "twice" => [0, 0],
+        "nxdomain" => [0, 3],
+        "servfail" => [0, 2],
+        "refused" => [0, 5],
+        "formerr" => [0, 1],
+        "truncated" => [2, 0],
+        "silent" => return,
+        other => panic!("no answer is called {other:?}"),
+    };
+    let address = match kind {
+        _ if code != 0 || is_truncated != 0 => Vec::new(),
+        A => [127, 0, 0, 1].to_vec(),
+        AAAA => std::net::Ipv6Addr::LOCALHOST.octets().to_vec(),
+        _ => Vec::new(),
+    };
+    let count = u8::from(!address.is_empty());
+    let mut message = query[..2].to_vec();
+    message.extend([0x81 | is_truncated, 0x80 | code, 0, 1, 0, count, 0, 0, 0, 0]);
+    message.extend(&query[12..end]);
+    if count != 0 {
+        // The name as above, the class, how long it holds, and the address.
+        message.extend([0xc0, 12].into_iter().chain(kind.to_be_bytes()).chain([0, 1, 0, 0, 0, 1, 0]));
+        message.push(u8::try_from(address.len()).expect("a short address"));
+        message.extend(address);
+    }
+    if result == "junk" {
+        no_answers();
+    }
+    send(&message);
+    if result == "twice" {
+        send(&message);
+    }
+}
+
+/// A query with an id that this process has not used yet.
+fn query(name: &str, kind: u16) -> Vec<u8> {
+    static NEXT: AtomicU16 = AtomicU16::new(0x1234);
+    let id = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    let mut message = [id[0], id[1], 1, 0, 0, 1, 0, 0, 0, 0, 0, 0].to_vec();
+    for label in name.trim_end_matches('.').split('.') {
+        message.push(u8::try_from(label.len()).expect("a short label"));
+        message.extend(label.bytes());
+    }
+    message.push(0);
+    message.extend([kind.to_be_bytes(), 1_u16.to_be_bytes()].concat());
+    message
+}
+
+fn ask(way: &str, name: &str, servers: &[SocketAddr]) -> usize {
+    let (first, second) = (query(name, A), query(name, AAAA));
+    let server = servers[0];
+    let socket = UdpSocket::bind(if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }).expect("a socket");
+    let patience = if name.starts_with("silent") { IN_VAIN } else { PATIENTLY };
+    socket.set_read_timeout(Some(patience)).expect("a socket");
+    let connect = || socket.connect(server).expect("an address");
+    let mut room = [0; 2048];
+    // Until the answer comes.
+    let take = |room: &mut [u8], query: &[u8]| {
+        let mut taken = || socket.recv_from(room).map(|_| room[..2] == query[..2] && room[2] & 0x80 != 0);
+        loop {
+            match taken() {
+                Ok(false) => {}
+                Ok(true) => return true,
+                Err(_) => return false,
+            }
+        }
+    };
+    match way {
+        "to" => {
+            socket.send_to(&first, server).expect("a server");
+            usize::from(take(&mut room, &first))
+        }
+        "connected" => {
+            connect();
+            socket.send(&first).expect("a server");
+            usize::from(take(&mut room, &first))
+        }
+        "written" => {
+            connect();
+            let write = |message: &[u8]| {
+                // SAFETY: the message lives until the call is over.
+                unsafe { libc::write(socket.as_raw_fd(), message.as_ptr().cast(), message.len()) }
+            };
+            assert!(write(&first) > 0);
+            // SAFETY: there is so much room.
+            usize::from(unsafe { libc::read(socket.as_raw_fd(), room.as_mut_ptr().cast(), room.len()) } > 0)
+        }
+        "pieces" => {
+            connect();
+            let (head, rest) = first.split_at(12);
+            let pieces = [io::IoSlice::new(head), io::IoSlice::new(rest)];
+            // SAFETY: pieces are laid out as the call wants them, and live until it is over.
+            assert!(unsafe { libc::writev(socket.as_raw_fd(), pieces.as_ptr().cast(), 2) } > 0);
+            let (head, rest) = room.split_at_mut(100);
+            let mut pieces = [io::IoSliceMut::new(head), io::IoSliceMut::new(rest)];
+            // SAFETY: as above.
+            usize::from(unsafe { libc::readv(socket.as_raw_fd(), pieces.as_mut_ptr().cast(), 2) } > 0)
+        }
+        "message" => {
+            let mut batch = Batch::new(vec![first], Some(server));
+            assert_eq!(batch.send_one(&socket), 1);
+            Batch::new(vec![vec![0; 2048]], None).receive_one(&socket)
+        }
+        // As glibc does.
+        "pair" => {
+            connect();
+            assert_eq!(Batch::new(vec![first, second], None).send(&socket), 2);
+            (0..2).filter(|_| socket.recv(&mut room).is_ok()).count()
+        }
+        "batch" => {
+            let all = (0..10).flat_map(|_| [query(name, A), query(name, AAAA)]).collect();
+            assert_eq!(Batch::new(all, Some(server)).send(&socket), 20);
+            let mut taken = 0;
+            while taken < 20 {
+                match Batch::new(vec![vec![0; 2048]; 20], None).receive(&socket) {
+                    0 => break,
+                    some => taken += some,
+                }
+            }
+            taken
+        }
+        "peeked" => {
+            connect();
+            socket.send(&first).expect("a server");
+            socket.peek(&mut room).expect("an answer");
+            usize::from(socket.recv(&mut room).is_ok())
+        }
+        // To each server, until one has answered.
+        "again" => {
+            socket.set_read_timeout(Some(IN_VAIN)).expect("a socket");
+            let answered = servers.iter().any(|server| {
+                socket.send_to(&first, server).expect("a server");
+                take(&mut room, &first)
+            });
+            // Whatever comes after it is no answer to anybody.
+            while socket.recv_from(&mut room).is_ok() {}
+            usize::from(answered)
+        }
+        // One query after another on one socket.
+        "loop" => {
+            connect();
+            let end = Instant::now() + Duration::from_secs(2);
+            let mut answers = 0;
+            while Instant::now() < end {
+                socket.send(&query(name, A)).expect("a server");
+                answers += usize::from(socket.recv_from(&mut room).is_ok());
+            }
+            answers
+        }
+        other => panic!("no way to ask is called {other:?}"),
+    }
+}
+
+/// Messages of one call, and all that they point to.
+struct Batch {
+    messages: Vec<Vec<u8>>,
+    pieces: Vec<libc::iovec>,
+    to: libc::sockaddr_in,
+    heads: Vec<libc::mmsghdr>,
+}
+
+impl Batch {
+    /// To this address of version 4; none for a connected socket, and to receive.
+    fn new(messages: Vec<Vec<u8>>, to: Option<SocketAddr>) -> Self {
+        // SAFETY: zeros are a valid address and a valid head.
+        let mut batch = Self { messages, pieces: Vec::new(), to: unsafe { zeroed() }, heads: Vec::new() };
+        if let Some(SocketAddr::V4(to)) = to {
+            batch.to.sin_family = libc::AF_INET.try_into().expect("a small number");
+            batch.to.sin_port = to.port().to_be();
+            batch.to.sin_addr.s_addr = u32::from_ne_bytes(to.ip().octets());
+        }
+        batch.pieces = batch
+            .messages
+            .iter_mut()
+            .map(|message| libc::iovec { iov_base: message.as_mut_ptr().cast(), iov_len: message.len() })
+            .collect();
+        // SAFETY: as above.
+        batch.heads = batch.pieces.iter().map(|_| unsafe { zeroed() }).collect();
+        batch
+    }
+
+    /// The heads, which point into the batch where it lies now.
+    fn heads(&mut self) -> (*mut libc::mmsghdr, u32) {
+        let is_addressed = self.to.sin_port != 0;
+        for (head, piece) in self.heads.iter_mut().zip(&mut self.pieces) {
+            (head.msg_hdr.msg_iov, head.msg_hdr.msg_iovlen) = (piece, 1);
+            if is_addressed {
+                head.msg_hdr.msg_name = (&raw mut self.to).cast();
+                head.msg_hdr.msg_namelen = size_of_val(&self.to).try_into().expect("a small number");
+            }
+        }
+        (self.heads.as_mut_ptr(), self.heads.len().try_into().expect("a small number"))
+    }
+
+    fn send(&mut self, socket: &UdpSocket) -> usize {
+        let (heads, count) = self.heads();
+        // SAFETY: the heads and what they point to live until the call is over.
+        unsafe { libc::sendmmsg(socket.as_raw_fd(), heads, count, 0) }.try_into().unwrap_or_default()
+    }
+
+    fn receive(&mut self, socket: &UdpSocket) -> usize {
+        let (heads, count) = self.heads();
+        // SAFETY: as above.
+        let taken = unsafe { libc::recvmmsg(socket.as_raw_fd(), heads, count, libc::MSG_WAITFORONE, ptr::null_mut()) };
+        taken.try_into().unwrap_or_default()
+    }
+
+    fn send_one(&mut self, socket: &UdpSocket) -> usize {
+        self.heads();
+        let head = &raw const self.heads[0].msg_hdr;
+        // SAFETY: as above.
+        usize::from(unsafe { libc::sendmsg(socket.as_raw_fd(), head, 0) } > 0)
+    }
+
+    fn receive_one(&mut self, socket: &UdpSocket) -> usize {
+        self.heads();
+        let head = &raw mut self.heads[0].msg_hdr;
+        // SAFETY: as above.
+        usize::from(unsafe { libc::recvmsg(socket.as_raw_fd(), head, 0) } > 0)
+    }
+}
+
+/// What goes to port 53 and is no query, from a connected socket and from one that is not; whatever comes is taken.
+fn send_no_queries(server: SocketAddr) {
+    let all: Vec<Vec<u8>> = (0..14)
+        .map(|length| vec![0; length])
+        .chain([
+            vec![0xff; 12],
+            vec![0xff; 1400],
+            b"GET / HTTP/1.1".to_vec(),
+            // No question, two of them, an update, an answer.
+            vec![1, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            vec![1, 2, 1, 0, 0, 2, 0, 0, 0, 0, 0, 0],
+            vec![1, 2, 0x28, 0, 0, 1, 0, 0, 0, 0, 0, 0],
+            vec![1, 2, 0x81, 0x80, 0, 1, 0, 0, 0, 0, 0, 0],
+            // A query, cut short.
+            vec![1, 2, 1, 0, 0, 1, 0, 0, 0, 0, 0],
+        ])
+        .collect();
+    for is_connected in [true, false] {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        socket.set_read_timeout(Some(Duration::from_millis(50))).expect("a socket");
+        if is_connected {
+            socket.connect(server).expect("an address");
+        }
+        for message in &all {
+            let sent = if is_connected { socket.send(message) } else { socket.send_to(message, server) };
+            assert_eq!(sent.expect("a server"), message.len());
+        }
+        // In one call, and through nowhere.
+        if is_connected {
+            Batch::new(all.clone(), None).send(&socket);
+        }
+        // SAFETY: the kernel refuses the address.
+        unsafe { libc::sendto(socket.as_raw_fd(), ptr::without_provenance(1), 100, 0, ptr::null(), 0) };
+        let mut room = [0; 2048];
+        while socket.recv_from(&mut room).is_ok() {}
+    }
+}
+
+/// Lays files of its own over those in which the C library finds its servers, if that is not done yet, and writes them.
+fn use_servers(servers: &[&str]) {
+    static IS_DONE: AtomicBool = AtomicBool::new(false);
+    if !IS_DONE.swap(true, Ordering::Relaxed) {
+        hide_servers();
+    }
+    let lines = servers.iter().map(|server| format!("nameserver {server}"));
+    let lines: Vec<String> = lines.chain(["options timeout:1 attempts:1\n".to_owned()]).collect();
+    fs::write(SERVERS, lines.join("\n")).expect("a file of its own");
+    fs::write(SOURCES, "hosts: dns\n").expect("a file of its own");
+}
+
+fn hide_servers() {
+    // SAFETY: only this thread gets another view of the file systems.
+    assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNS) }, 0, "{}", io::Error::last_os_error());
+    let path = |text: &str| CString::new(text).expect("a path");
+    let mount = |from: &str, to: &str, flags: libc::c_ulong| {
+        let (from, to) = (path(from), path(to));
+        // SAFETY: the paths live until the call is over.
+        let answer = unsafe { libc::mount(from.as_ptr(), to.as_ptr(), ptr::null(), flags, ptr::null()) };
+        assert_eq!(answer, 0, "{to:?}: {}", io::Error::last_os_error());
+    };
+    mount("none", "/", libc::MS_REC | libc::MS_PRIVATE);
+    for name in [SERVERS, SOURCES] {
+        if !Path::new(name).exists() && machine_is_own() {
+            fs::write(name, "").expect("the machine is the test's own");
+        }
+        let own = std::env::temp_dir().join(format!("podlens-test-{}-{}", std::process::id(), &name[5..]));
+        fs::write(&own, "").expect("a file");
+        mount(own.to_str().expect("a path"), name, libc::MS_BIND);
+        fs::remove_file(&own).expect("it is there");
+    }
+}
+
+/// By `getaddrinfo`, which the standard library calls.
+fn look_up(name: &str) -> bool {
+    (name, 80).to_socket_addrs().is_ok_and(|mut found| found.next().is_some())
+}
