@@ -12,12 +12,14 @@ use crate::{
 pub fn encode(snapshot: &Snapshot) -> String {
     let named = |position| snapshot.entity(position).map(|state| identity(&state.entity));
     let families: Vec<Json> = snapshot
-        .families()
-        .map(|family| {
-            let samples: Vec<Json> = family
-                .samples()
-                .filter(|sample| !snapshot.entity(sample.entity).is_some_and(|state| state.carried))
-                .map(|sample| {
+        .grouped_families()
+        .iter()
+        .filter_map(|parts| {
+            let samples: Vec<Json> = parts
+                .iter()
+                .flat_map(|family| family.samples().map(move |sample| (family, sample)))
+                .filter(|(_, sample)| !snapshot.entity(sample.entity).is_some_and(|state| state.carried))
+                .map(|(family, sample)| {
                     let mut fields = Map::new();
                     let mut set = |name: &str, value| fields.insert(name.to_owned(), value);
                     set("entity", json!(named(sample.entity)));
@@ -33,7 +35,7 @@ pub fn encode(snapshot: &Snapshot) -> String {
                     Json::Object(fields)
                 })
                 .collect();
-            json!({ "metric": family.metric().name, "samples": samples })
+            Some(json!({ "metric": parts.first()?.metric().name, "samples": samples }))
         })
         .collect();
     let facts: Vec<Json> = snapshot

@@ -1,7 +1,7 @@
 //! One immutable view of all values, and its parts.
 //!
 //! Values stand as the ledger added them up, one row per entity and section. Whoever wants them by metric walks
-//! [`Snapshot::families`], whoever wants them by entity [`Snapshot::metrics_of`].
+//! [`Snapshot::families`], whoever wants each metric once [`Snapshot::grouped_families`].
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -133,9 +133,19 @@ impl Snapshot {
         self.sections.iter().flat_map(Section::families)
     }
 
-    /// The metrics of one entity, each with its samples.
-    pub fn metrics_of(&self, entity: u32) -> impl Iterator<Item = (Family<'_>, impl Iterator<Item = Sample<'_>>)> {
-        self.families().map(move |family| (family, family.samples_of(entity)))
+    /// The same, those of one name together: several collectors may have some of one metric, under other values of its labels.
+    #[must_use]
+    pub fn grouped_families(&self) -> Vec<Vec<Family<'_>>> {
+        let mut groups: Vec<Vec<Family<'_>>> = Vec::new();
+        for part in self.families() {
+            let name = part.metric().name;
+            let mut known = groups.iter_mut();
+            match known.find(|parts| parts.first().is_some_and(|first| first.metric().name == name)) {
+                Some(parts) => parts.push(part),
+                None => groups.push(vec![part]),
+            }
+        }
+        groups
     }
 }
 

@@ -15,7 +15,7 @@ mod point;
 mod resource;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -31,7 +31,7 @@ pub use self::{
 };
 use crate::{
     export::proto,
-    registry::{EntityState, Family, Sample, Snapshot},
+    registry::{Family, Sample, Snapshot, snapshot::Culprit},
     signal::{Entity, EntityKey},
 };
 
@@ -79,14 +79,24 @@ struct Part<'a> {
     /// Positions of those that are still to be sent.
     entities: std::vec::IntoIter<u32>,
     facts: Facts,
-    /// One for each of the snapshot's families, in their order, once something is written.
-    frames: Vec<Frame>,
+    /// The snapshot's metrics, once something is written.
+    metrics: Vec<Vec<Framed<'a>>>,
+    /// What is still there is left out.
+    still: Option<Still<'a>>,
     /// When the series ended; none where the samples are current.
     ended: Option<SystemTime>,
 }
 
-/// The requests of `snapshot`; entities that only `previous` has get one last point a series with the flag
-/// "no recorded value". The same arguments always give the same requests.
+/// One collector's part of a metric.
+struct Framed<'a> {
+    family: Family<'a>,
+    frame: Frame,
+    /// The same in the snapshot that tells what is still there.
+    now: Option<Family<'a>>,
+}
+
+/// The requests of `snapshot`; a series that only `previous` has gets one last point with the flag
+/// "no recorded value", be it that its entity is gone or that the series alone ended. The same arguments always give the same requests.
 #[must_use]
 pub fn requests<'a>(snapshot: &'a Snapshot, previous: Option<&'a Snapshot>) -> Requests<'a> {
     requests_of(snapshot, previous, REQUEST_BYTES)
@@ -105,12 +115,10 @@ pub(crate) fn unix_ns(time: SystemTime) -> u64 {
 }
 
 fn requests_of<'a>(snapshot: &'a Snapshot, previous: Option<&'a Snapshot>, limit_bytes: usize) -> Requests<'a> {
-    let mut parts = vec![Part::new(snapshot, None, |_| true)];
-    // Those who are listed together are the same.
-    if let Some(previous) = previous.filter(|previous| !Arc::ptr_eq(&previous.entities, &snapshot.entities)) {
-        let present: HashSet<&EntityKey> = snapshot.entities.iter().map(|state| &state.entity).collect();
-        let left = |entity: &EntityKey| !present.contains(entity);
-        parts.push(Part::new(previous, Some(snapshot.taken), left));
+    let mut parts = vec![Part::new(snapshot, None)];
+    if let Some(previous) = previous {
+        let still = Still::of(previous, snapshot);
+        parts.push(Part { still: Some(still), ..Part::new(previous, Some(snapshot.taken)) });
     }
     // Taken from the end.
     parts.reverse();
@@ -118,19 +126,30 @@ fn requests_of<'a>(snapshot: &'a Snapshot, previous: Option<&'a Snapshot>, limit
 }
 
 impl<'a> Part<'a> {
-    fn new(snapshot: &'a Snapshot, ended: Option<SystemTime>, wanted: impl Fn(&EntityKey) -> bool) -> Self {
+    fn new(snapshot: &'a Snapshot, ended: Option<SystemTime>) -> Self {
         // Resources are told apart by the instance: each has only what it used itself.
-        let is_wanted = |state: &EntityState| !state.carried && wanted(&state.entity);
-        let entities = (0_u32..).zip(&*snapshot.entities).filter(|(_, state)| is_wanted(state));
+        let entities = (0_u32..).zip(&*snapshot.entities).filter(|(_, state)| !state.carried);
         let entities: Vec<u32> = entities.map(|(position, _)| position).collect();
         let facts = if entities.is_empty() { Facts(Vec::new()) } else { Facts::of(snapshot) };
-        Self { snapshot, entities: entities.into_iter(), facts, frames: Vec::new(), ended }
+        Self { snapshot, entities: entities.into_iter(), facts, metrics: Vec::new(), still: None, ended }
     }
 
     /// Writes the metrics of the next entity that has any; their number of points.
     fn write_next(&mut self, out: &mut Vec<u8>, options: &Options) -> Option<u64> {
+        let snapshot = self.snapshot;
+        if self.metrics.is_empty() {
+            let now: Vec<Family<'a>> = self.still.iter().flat_map(|still| still.now.families()).collect();
+            let framed = |family: Family<'a>| Framed {
+                family,
+                frame: Frame::of(family, options.explicit_histograms),
+                now: now.iter().find(|now| now.metric() == family.metric()).copied(),
+            };
+            let groups = snapshot.grouped_families().into_iter();
+            self.metrics = groups.map(|parts| parts.into_iter().map(framed).collect()).collect();
+        }
+        let (metrics, still) = (&self.metrics, self.still.as_ref());
         let has_samples =
-            |entity: &u32| self.snapshot.metrics_of(*entity).any(|(_, mut samples)| samples.next().is_some());
+            |entity: &u32| metrics.iter().flatten().any(|framed| framed.samples(*entity, still).next().is_some());
         let entity = self.entities.find(has_samples)?;
         let state = self.snapshot.entity(entity)?;
         let moment = Moment {
@@ -138,10 +157,6 @@ impl<'a> Part<'a> {
             time_unix_ns: unix_ns(self.ended.unwrap_or(self.snapshot.taken)),
             ended: self.ended.is_some(),
         };
-        if self.frames.is_empty() {
-            let explicit = options.explicit_histograms;
-            self.frames = self.snapshot.families().map(|family| Frame::of(family, explicit)).collect();
-        }
         let mut points = 0;
         proto::nested_long(out, field::REQUEST_RESOURCE_METRICS, |out| {
             let fact = |label: &str| self.facts.get(self.snapshot, entity, label);
@@ -153,8 +168,8 @@ impl<'a> Part<'a> {
                     proto::string(out, field::SCOPE_NAME, "podlens");
                     proto::string(out, field::SCOPE_VERSION, env!("CARGO_PKG_VERSION"));
                 });
-                for ((family, samples), frame) in self.snapshot.metrics_of(entity).zip(&self.frames) {
-                    points += write_metric(out, frame, family, samples, self.snapshot, moment);
+                for parts in &self.metrics {
+                    points += write_metric(out, parts, still, entity, snapshot, moment);
                 }
                 proto::string(out, field::SCOPE_METRICS_SCHEMA_URL, SCHEMA_URL);
             });
@@ -164,28 +179,76 @@ impl<'a> Part<'a> {
     }
 }
 
-/// Writes an entity's samples of one metric, if there are any; the number of its points.
-fn write_metric<'a>(
+/// Writes an entity's samples of one metric, of all collectors that have some, if there are any; the number of its points.
+fn write_metric(
     out: &mut Vec<u8>,
-    frame: &Frame,
-    family: Family<'a>,
-    samples: impl Iterator<Item = Sample<'a>>,
+    parts: &[Framed<'_>],
+    still: Option<&Still<'_>>,
+    entity: u32,
     snapshot: &Snapshot,
     moment: Moment,
 ) -> u64 {
-    let mut samples = samples.peekable();
-    if samples.peek().is_none() {
-        return 0;
-    }
+    let mut with_samples = parts.iter().filter(|part| part.samples(entity, still).next().is_some()).peekable();
+    let Some(first) = with_samples.peek() else { return 0 };
     let mut points = 0;
     proto::nested_long(out, field::SCOPE_METRICS_METRICS, |out| {
-        point::metric(out, frame, family.metric(), |out| {
-            for sample in samples {
-                points += u64::from(point::point(out, frame, family, sample, snapshot, moment));
+        point::metric(out, &first.frame, first.family.metric(), |out| {
+            for part in with_samples {
+                for sample in part.samples(entity, still) {
+                    points += u64::from(point::point(out, &part.frame, part.family, sample, snapshot, moment));
+                }
             }
         });
     });
     points
+}
+
+impl<'a> Framed<'a> {
+    /// The entity's samples, but for those whose series are still there.
+    fn samples<'s>(&self, entity: u32, still: Option<&'s Still<'a>>) -> impl Iterator<Item = Sample<'a>> + use<'a, 's> {
+        let now = self.now;
+        self.family.samples_of(entity).filter(move |sample| still.is_none_or(|still| !still.has(now, sample)))
+    }
+}
+
+/// Which series of an earlier snapshot are still there.
+struct Still<'a> {
+    now: &'a Snapshot,
+    /// By the position of an entity in the earlier snapshot that in this one; none where both list the same.
+    positions: Option<Vec<Option<u32>>>,
+}
+
+impl<'a> Still<'a> {
+    fn of(earlier: &Snapshot, now: &'a Snapshot) -> Self {
+        if Arc::ptr_eq(&earlier.entities, &now.entities) {
+            return Self { now, positions: None };
+        }
+        let listed = (0_u32..).zip(&*now.entities).filter(|(_, state)| !state.carried);
+        let listed: HashMap<&EntityKey, u32, RandomState> = listed.map(|(at, state)| (&state.entity, at)).collect();
+        let positions = earlier.entities.iter().map(|state| listed.get(&state.entity).copied());
+        Self { now, positions: Some(positions.collect()) }
+    }
+
+    fn position(&self, earlier: u32) -> Option<u32> {
+        match &self.positions {
+            Some(positions) => positions.get(usize::try_from(earlier).ok()?).copied().flatten(),
+            None => Some(earlier),
+        }
+    }
+
+    /// The series of an earlier sample is still there, in this family.
+    fn has(&self, family: Option<Family<'_>>, sample: &Sample<'_>) -> bool {
+        let culprit = match sample.culprit {
+            Some(Culprit::Entity(culprit)) => match self.position(culprit) {
+                Some(culprit) => Some(Culprit::Entity(culprit)),
+                None => return false,
+            },
+            other => other,
+        };
+        let (Some(family), Some(entity)) = (family, self.position(sample.entity)) else { return false };
+        let is_it = |one: Sample<'_>| one.combination == sample.combination && one.culprit == culprit;
+        family.samples_of(entity).any(is_it)
+    }
 }
 
 /// For each entity, where in the snapshot's facts those about it and its pod are.

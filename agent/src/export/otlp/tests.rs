@@ -21,13 +21,13 @@ use super::{Options, REQUEST_BYTES, Request, Requests, points, requests, request
 use crate::{
     export::{
         fixture::{
-            ALL, CPU, LATENCY, Series, any_snapshot, container, distribution, large, parse, snapshot, snapshot_of,
-            state, taken, values, with_facts,
+            ALL, CPU, LATENCY, SWITCHES, Series, any_snapshot, container, distribution, large, parse, snapshot,
+            snapshot_of, state, taken, values, with_facts,
         },
         prometheus::{self, Format},
     },
     registry::Snapshot,
-    signal::{Container, Entity, Histogram},
+    signal::{Container, Entity, Histogram, Label, LabelValues, Metric},
 };
 
 const NO_RECORDED_VALUE: u32 = 1;
@@ -388,6 +388,52 @@ fn fifty_thousand_points_take_milliseconds() {
     }
     println!("50,000 points as OTLP: {best:?}, gzip at level 6: {best_gzip:?}");
     assert!(best < Duration::from_millis(100));
+}
+
+#[test]
+fn a_series_that_ends_before_its_entity_gets_one_last_point_without_a_value() {
+    let of = |switches: [u64; 2]| {
+        let entities = vec![state(container("shop", "web-1", "nginx"))];
+        snapshot_of(entities, &[values(&CPU, &[(0, &[5])]), values(&SWITCHES, &[(0, &switches)])])
+    };
+    let (both, one) = (of([1, 2]), of([0, 2]));
+    let ended = |previous: &Snapshot, current: &Snapshot| {
+        let requests: Vec<Request> = requests(current, Some(previous)).collect();
+        let of_entities = requests.iter().flat_map(|request| message(request).resource_metrics).skip(1);
+        let metrics = of_entities.flat_map(|of| of.scope_metrics).flat_map(|scope| scope.metrics);
+        let mut ended = Vec::new();
+        for metric in metrics {
+            let Data::Sum(sum) = metric.data.unwrap() else { panic!("no sum") };
+            for point in sum.data_points {
+                ended.push((metric.name.clone(), strings(&point.attributes)["kind"].clone(), point.flags, point.value));
+            }
+        }
+        ended
+    };
+    let last = ("podlens.context.switches".to_owned(), "voluntary".to_owned(), NO_RECORDED_VALUE, None);
+    assert_eq!(ended(&both, &one), [last]);
+    assert_eq!(ended(&one, &both), []);
+}
+
+#[test]
+fn a_metric_of_two_collectors_is_one_in_each_format() {
+    static OTHER: Metric =
+        Metric { labels: &[Label { name: "kind", values: LabelValues::Fixed(&["unknown"]) }], ..SWITCHES };
+    let entities = vec![state(container("shop", "web-1", "nginx"))];
+    let of_all = [values(&SWITCHES, &[(0, &[1, 2])]), values(&CPU, &[(0, &[5])]), values(&OTHER, &[(0, &[3])])];
+    let snapshot = snapshot_of(entities, &of_all);
+    let metrics = encode(&snapshot)[0].resource_metrics[0].scope_metrics[0].metrics.clone();
+    let names: Vec<&str> = metrics.iter().map(|metric| metric.name.as_str()).collect();
+    assert_eq!(names, ["podlens.context.switches", "container.cpu.time"]);
+    let Data::Sum(sum) = metrics[0].data.as_ref().unwrap() else { panic!("no sum") };
+    let kinds: Vec<String> = sum.data_points.iter().map(|point| strings(&point.attributes)["kind"].clone()).collect();
+    assert_eq!(kinds, ["voluntary", "involuntary", "unknown"]);
+    let document: serde_json::Value = serde_json::from_str(&crate::export::json::encode(&snapshot)).unwrap();
+    let families = document["families"].as_array().unwrap().iter();
+    let families: Vec<(&str, usize)> = families
+        .map(|family| (family["metric"].as_str().unwrap(), family["samples"].as_array().unwrap().len()))
+        .collect();
+    assert_eq!(families, [(SWITCHES.name, 3), (CPU.name, 1)]);
 }
 
 #[test]

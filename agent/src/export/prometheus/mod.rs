@@ -95,20 +95,6 @@ enum NamedCulprit<'a> {
     Entity(&'a Entity),
 }
 
-/// Each family with its parts: several collectors may have some of one, and its samples are to stand together.
-fn families(snapshot: &Snapshot) -> Vec<Vec<Family<'_>>> {
-    let mut families: Vec<Vec<Family<'_>>> = Vec::new();
-    for part in snapshot.families() {
-        let name = part.metric().name;
-        let mut known = families.iter_mut();
-        match known.find(|parts| parts.first().is_some_and(|first| first.metric().name == name)) {
-            Some(parts) => parts.push(part),
-            None => families.push(vec![part]),
-        }
-    }
-    families
-}
-
 /// A family's samples that belong on the page.
 fn samples<'a>(
     snapshot: &'a Snapshot,

@@ -9,9 +9,7 @@ use std::{
     ops::Range,
 };
 
-use super::{
-    CHUNK_BYTES, Filter, NODE, Named, Style, families, histogram::classic, identity, info, samples, stem, unit,
-};
+use super::{CHUNK_BYTES, Filter, NODE, Named, Style, histogram::classic, identity, info, samples, stem, unit};
 use crate::{
     export::proto,
     registry::{Family, Snapshot, Value},
@@ -73,7 +71,7 @@ pub(super) fn write(
 ) -> io::Result<()> {
     let page = Page { snapshot, filter, has_classic: style.has_classic(), identities: Identities::of(snapshot) };
     let mut out = Vec::with_capacity(2 * CHUNK_BYTES);
-    for parts in families(snapshot) {
+    for parts in snapshot.grouped_families() {
         page.push_family(&mut out, &parts);
         if out.len() >= CHUNK_BYTES {
             writer.write_all(&out)?;

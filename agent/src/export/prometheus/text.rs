@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use super::{CHUNK_BYTES, Filter, Format, NODE, Style, families, histogram, identity, info, samples, stem, unit};
+use super::{CHUNK_BYTES, Filter, Format, NODE, Style, histogram, identity, info, samples, stem, unit};
 use crate::{
     registry::{Family, Snapshot, Value},
     signal::{Entity, Kind, Metric},
@@ -18,7 +18,7 @@ pub(super) fn write(
     let mut page = Page { snapshot, filter, style, node: Vec::new(), out: Vec::with_capacity(CHUNK_BYTES + 4096) };
     page.node.push(b',');
     push_label(&mut page.node, NODE, &snapshot.node);
-    for parts in families(snapshot) {
+    for parts in snapshot.grouped_families() {
         let mut headed = false;
         for part in parts {
             page.write_part(part, &mut headed, writer)?;
