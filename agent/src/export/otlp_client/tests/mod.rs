@@ -298,13 +298,13 @@ async fn an_outage_ends_with_the_newest_snapshots_sent_and_the_others_counted() 
 
 #[tokio::test]
 async fn a_snapshot_in_several_requests_goes_on_where_it_failed() {
-    let whole = encode(&large(500, 100)).len();
+    let whole = encode(&large(2000, 100)).len();
     assert!(whole > 2);
     let turns = [Turn::Accept, Turn::Fail(Status::unavailable("once")), Turn::Accept];
     let collector = Collector::with(turns);
     let address = collector.serve().await;
     let config = OtlpConfig { timeout: Duration::from_secs(10), ..config(address) };
-    let running = start(&config, FakeSource::new(large(500, 100), false));
+    let running = start(&config, FakeSource::new(large(2000, 100), false));
     tokio::time::timeout(Duration::from_secs(20), async {
         while running.source.exported().is_empty() {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -313,7 +313,7 @@ async fn a_snapshot_in_several_requests_goes_on_where_it_failed() {
     .await
     .expect("an acknowledgement");
     let received = collector.received();
-    assert_eq!(received[..whole], encode(&large(500, 100))[..]);
+    assert_eq!(received[..whole], encode(&large(2000, 100))[..]);
 }
 
 #[tokio::test]
