@@ -229,7 +229,7 @@ mod tests {
         assert_eq!(points, held.sum::<usize>() as u64, "{names:?}");
         // A histogram is two points here.
         let told: usize = families.iter().map(|family| family.get_metric().len()).sum();
-        let histograms = names.iter().filter(|(name, _)| name.ends_with(".sum")).count();
+        let histograms = names.iter().filter(|(name, _)| name.strip_suffix(".sum").is_some()).count();
         assert_eq!(points, (told + histograms) as u64, "{names:?}");
         let Some(Data::Gauge(gauge)) = &scope.metrics[0].data else { unreachable!() };
         assert_eq!(gauge.data_points[0].value, Some(number_data_point::Value::AsDouble(7.0)));
