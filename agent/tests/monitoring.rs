@@ -336,6 +336,8 @@ const NOT_CAUSED: &[(&str, &str)] = &[
 const NOT_EVERYWHERE: &[&str] = &["disk", "pressure"];
 /// How long the loads run, and so how long all of it may take: walks through memory and sockets come every 10 s.
 const LOAD: Duration = Duration::from_secs(40);
+/// Questions are asked for a little less long.
+const ASKED: Duration = Duration::from_secs(38);
 
 /// A pod of a workload, with containers of these numbers.
 fn pod(
@@ -416,10 +418,10 @@ fn a_prometheus_with_the_rules_answers_every_panel_and_the_costs_are_the_sums_of
     log.add(loads[0].id());
     sidecar.add(loads[1].id());
     app.add(loads[2].id());
-    let mut caller = Peer::start(&app, Network::Own);
+    let mut backend = Peer::start(&app, Network::Own);
     loads.iter_mut().for_each(Load::go);
-    let address = caller.serve("127.0.0.1:0");
-    let mut callee = Peer::start(&app, Network::Of(&caller));
+    let address = backend.serve("127.0.0.1:0");
+    let mut client = Peer::start(&app, Network::Of(&backend));
 
     let of_rules = rules();
     let records: Vec<&Value> = of_rules.iter().filter(|rule| rule.get("record").is_some()).collect();
@@ -438,10 +440,10 @@ fn a_prometheus_with_the_rules_answers_every_panel_and_the_costs_are_the_sums_of
     }
     open.extend(recorded);
     let began = Instant::now();
-    while began.elapsed() < LOAD - Duration::from_secs(2)
+    while began.elapsed() < ASKED
         && open.iter().any(|asked| asked.nothing.is_none() || asked.expression.contains("disk"))
     {
-        callee.call(address, 5, 10_000, 10_000);
+        client.call(address, 5, 10_000, 10_000);
         written(&app.directories());
         written(&log_directories);
         open.retain(|asked| {

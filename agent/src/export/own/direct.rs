@@ -221,7 +221,16 @@ mod tests {
             names.contains(&("podlens.scrape.count", "1")) && names.contains(&("podlens.scrape.sum", "s")),
             "{names:?}"
         );
-        assert_eq!(points, 4, "{names:?}");
+        let held = scope.metrics.iter().map(|metric| match &metric.data {
+            Some(Data::Gauge(gauge)) => gauge.data_points.len(),
+            Some(Data::Sum(sum)) => sum.data_points.len(),
+            _ => 0,
+        });
+        assert_eq!(points, held.sum::<usize>() as u64, "{names:?}");
+        // A histogram is two points here.
+        let told: usize = families.iter().map(|family| family.get_metric().len()).sum();
+        let histograms = names.iter().filter(|(name, _)| name.ends_with(".sum")).count();
+        assert_eq!(points, (told + histograms) as u64, "{names:?}");
         let Some(Data::Gauge(gauge)) = &scope.metrics[0].data else { unreachable!() };
         assert_eq!(gauge.data_points[0].value, Some(number_data_point::Value::AsDouble(7.0)));
         assert_eq!(gauge.data_points[0].attributes.len(), 4);

@@ -258,9 +258,10 @@ impl Ledger {
         let columns = part.definition.layout.columns();
         let found = (0_u32..).zip(columns).find(|(_, column)| column.metric == metric);
         if let (Some((at, column)), Some(totals)) = (found, part.totals.get_mut(place(id))) {
-            match column.names_heavy_culprits() {
-                true => totals.cause_a_part(at, culprit, amount),
-                false => totals.cause(at, culprit, amount),
+            if column.names_heavy_culprits() {
+                totals.cause_a_part(at, culprit, amount);
+            } else {
+                totals.cause(at, culprit, amount);
             }
         }
     }

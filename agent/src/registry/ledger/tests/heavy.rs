@@ -56,11 +56,11 @@ impl Victim {
         }
         self.ledger.finish(self.now, &names);
         let snapshot = self.ledger.snapshot(SystemTime::UNIX_EPOCH, "n".into(), &names);
-        let (named, other) = told(&snapshot);
-        assert_eq!(named.iter().map(|(_, amount)| amount).sum::<u64>() + other, self.lost);
+        let (heavy, other) = told(&snapshot);
+        assert_eq!(heavy.iter().map(|(_, amount)| amount).sum::<u64>() + other, self.lost);
         assert!(other >= self.other, "{other} after {}", self.other);
         self.other = other;
-        named
+        heavy
     }
 }
 
