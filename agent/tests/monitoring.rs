@@ -17,9 +17,10 @@ use std::{
 use common::{Agent, Hog, Load, MemoryCgroup, Network, Peer, TestCgroup, Work, container_id, pod_uid, skip};
 use podlens::{
     collectors::ALL,
+    fleet::{causes::Reason, kinds::Kind as FleetKind, placement::Exclusion, rollout::Rollout, state::STATES},
     pipeline::facts,
     signal::{Kind, LabelValues, Metric},
-    telemetry::{OwnValues, SelfTelemetry, metrics},
+    telemetry::{OwnValues, SelfTelemetry, fleet, metrics},
 };
 use serde_json::{Value, json};
 use testkit::{
@@ -29,6 +30,8 @@ use testkit::{
 
 const RULES: &str = "../deploy/chart/files/alerts/podlens.yaml";
 const DASHBOARDS: &str = "../deploy/chart/files/dashboards";
+/// The dashboard of what `podlens fleet` tells.
+const FLEET: &str = "fleet";
 /// What the scrape adds, or Prometheus for several clusters.
 const OF_SCRAPES: &[&str] = &["cluster", "job", "instance", "namespace", "pod", "container"];
 const OF_ENTITIES: &[&str] = &["node", "namespace", "pod", "container", "unit", "workload", "workload_type"];
@@ -73,7 +76,8 @@ fn asked_by_rules() -> Vec<Asked> {
             for part in text(&rule, annotation).split("printf `").skip(1) {
                 let (template, rest) = part.split_once('`').unwrap();
                 if rest.split("}}").next().is_some_and(|rest| rest.trim_end().ends_with("| query")) {
-                    let expression = template.replace("%s", "x");
+                    // Any value: where a label's are fixed, one that there is not would be a fault.
+                    let expression = template.replace("%s", ".*");
                     all.push(Asked { place: format!("{name}, {annotation}"), expression, nothing: None });
                 }
             }
@@ -108,7 +112,11 @@ fn asked_by_dashboards(values: &[(&str, &str)]) -> Vec<Asked> {
             let query = text(variable, "/query/query").trim_start_matches("label_values(").trim_end_matches(')');
             let (series, label) = query.rsplit_once(", ").unwrap();
             let place = format!("{dashboard_name}, variable {label}");
-            let nothing = (label == "cluster").then(|| "one cluster alone needs no label".to_owned());
+            let nothing = match (dashboard_name, label) {
+                (_, "cluster") => Some("one cluster alone needs no label".to_owned()),
+                (FLEET, _) => Some("podlens fleet does not run".to_owned()),
+                _ => None,
+            };
             all.push(Asked { place, expression: format!("count by ({label}) ({})", filled(series)), nothing });
         }
         for panel in list(&dashboard, "/panels").filter(|panel| text(panel, "/type") != "row") {
@@ -163,13 +171,19 @@ fn served() -> BTreeMap<String, Labels> {
     }
     add(facts::POD_INFO.name, Kind::Gauge, with(&["uid", "qos", "host_network"]));
     add(facts::CONTAINER_INFO.name, Kind::Gauge, with(&["container_id", "image"]));
-    for own in metrics::ALL {
+    for own in metrics::ALL.iter().chain(fleet::ALL) {
         let mut all = open(OF_SCRAPES);
         for label in own.labels {
-            let values = match label.values {
-                OwnValues::Fixed(values) => Some(values.iter().map(|value| (*value).to_owned()).collect()),
+            let values: Option<&[&str]> = match label.values {
+                OwnValues::Fixed(values) => Some(values),
+                OwnValues::FleetKinds => Some(&FleetKind::NAMES),
+                OwnValues::FleetStates => Some(&STATES),
+                OwnValues::FleetReasons => Some(Reason::NAMES),
+                OwnValues::FleetExclusions => Some(&Exclusion::NAMES),
+                OwnValues::FleetRollouts => Some(Rollout::NAMES),
                 _ => None,
             };
+            let values = values.map(|values| values.iter().map(|value| (*value).to_owned()).collect());
             all.insert(label.name.to_owned(), values);
         }
         add(own.name, own.kind, all);
@@ -289,6 +303,23 @@ const NOT_CAUSED: &[(&str, &str)] = &[
     ("agents, Collectors that do not run", ""),
     ("agents, Pods known by name", "podlens_names_synced"),
     ("agents, OTLP points", ""),
+    // An agent has no metrics of a fleet.
+    ("fleet, variable namespace", ""),
+    ("fleet, variable daemonset", ""),
+    ("fleet, DaemonSets", ""),
+    ("fleet, By reason", ""),
+    ("fleet, By DaemonSet", ""),
+    ("fleet, Nodes", ""),
+    ("fleet, Nodes that should have none, by why", ""),
+    ("fleet, Lacking, without a row of their own", ""),
+    ("fleet, Under way", ""),
+    ("fleet, Nodes that have the newest revision", ""),
+    ("fleet, By state", ""),
+    ("fleet, Who leads", ""),
+    ("fleet, Time since the API server's last word", ""),
+    ("fleet, Watches that do not work", ""),
+    ("fleet, Requests that fail, and what is left out", ""),
+    ("fleet, Objects that are held", ""),
     ("node, Killed for want of memory", ""),
     ("node, Standing still for want of memory", ""),
     ("node, Packets dropped by the kernel", ""),
@@ -297,6 +328,9 @@ const NOT_CAUSED: &[(&str, &str)] = &[
     ("pod, Standing still for want of memory", ""),
     ("pod, Major page faults and kills", ""),
     ("pod, TCP: what goes wrong", ""),
+    // The collector is off unless asked for.
+    ("pod, DNS: queries by result", ""),
+    ("pod, DNS: time until the answer", ""),
 ];
 /// The same where the directory for temporary files is on no disk, or where the machine counts no pressure.
 const NOT_EVERYWHERE: &[&str] = &["disk", "pressure"];

@@ -5,7 +5,7 @@
 //! | --- | --- |
 //! | rules.rs | what a rule and an alert are, and the files made of them |
 //! | workloads.rs | recording rules: what workloads cost on each node |
-//! | alerts.rs | the alerts |
+//! | alerts/ | the alerts: a file for each whom they are about |
 //! | dashboards/ | the dashboards: what one is made of, and a file for each |
 //! | query.rs | pieces of queries |
 //! | promtool.rs, tests/ | what promtool says of the rules, and the cases that it tries |

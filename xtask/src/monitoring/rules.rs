@@ -1,6 +1,6 @@
 //! What a recording rule and an alert are, and the rules file that Prometheus reads. Pure.
 //!
-//! Which ones there are stands in workloads.rs and alerts.rs.
+//! Which ones there are stands in workloads.rs and alerts/.
 
 use std::fmt::Write as _;
 
@@ -159,7 +159,8 @@ const DASHBOARDS: &str = "
 For Grafana 10 or later, in [deploy/dashboards](../deploy/dashboards): import them, or let the chart's `dashboards.enabled` make
 ConfigMaps with the label that Grafana's sidecar looks for. Each panel says how to read it, and what it means if it is empty. The
 variable `cluster` is for a Prometheus of several clusters; where no series has that label it matches everything.
-agent/tests/monitoring.rs asks each expression of a Prometheus that scrapes a running agent.
+agent/tests/monitoring.rs asks each expression of a Prometheus that scrapes a running agent; those of the fleet, whose metrics an
+agent does not have, it compares with their names and labels.
 
 | dashboard | file | shows |
 | --- | --- | --- |

@@ -28,7 +28,12 @@ fn state() -> Vec<Panel> {
         Panel::number(
             "Agents by version",
             Unit::NUMBER,
-            format!("count by (version) ({})", of("podlens_build_info", "")),
+            format!(
+                "count by (version) ({} and on (cluster, instance) {})",
+                of("podlens_build_info", ""),
+                // podlens fleet has none.
+                of("podlens_sweep_seconds", "")
+            ),
             "{{version}}",
         )
         .about("How many answer.")

@@ -6,6 +6,7 @@
 mod agents;
 mod build;
 mod daemonsets;
+mod fleet;
 mod neighbors;
 mod node;
 mod pod;
@@ -21,6 +22,7 @@ pub(super) fn all() -> Vec<Dashboard> {
         pod::dashboard(),
         neighbors::dashboard(),
         daemonsets::dashboard(),
+        fleet::dashboard(),
         agents::dashboard(),
     ]
 }

@@ -22,7 +22,7 @@ pub(super) fn dashboard() -> Dashboard {
     Dashboard {
         name: "pod",
         title: "Pod",
-        about: "One pod: is it slow, and why? CPU and who held it, quota, memory and what stalled it, disks, connections.",
+        about: "One pod: is it slow, and why? CPU and who held it, quota, memory and what stalled it, disks, connections, DNS.",
         variables,
         rows: vec![("CPU", cpu()), ("Memory", memory()), ("Disks and network", rest())],
     }
@@ -135,6 +135,7 @@ fn memory() -> Vec<Panel> {
 fn rest() -> Vec<Panel> {
     let in_device = of("podlens_disk_latency_seconds", ", part=\"device\"");
     let rtt = of("podlens_tcp_rtt_seconds", "");
+    let dns = of("podlens_dns_lookup_seconds", "");
     vec![
         Panel::graph(
             "Bytes on disks",
@@ -192,5 +193,20 @@ fn rest() -> Vec<Panel> {
         )
         .about("By state.")
         .or_nothing("It has no TCP sockets."),
+        Panel::graph(
+            "DNS: queries by result",
+            Unit::PER_SECOND,
+            vec![(query::histogram_count(&dns, "result", super::WINDOW), "{{result}}")],
+        )
+        .stacked()
+        .about("nxdomain is usual where names are tried with a search list. The alert PodDnsFailing fires from one failure in twenty on.")
+        .or_nothing("It asks no DNS server, or collectors.dns is off."),
+        Panel::graph(
+            "DNS: time until the answer",
+            Unit::SECONDS,
+            vec![quantile(0.5, "half are below", &dns, ""), quantile(0.99, "99 % are below", &dns, "")],
+        )
+        .about("Until the program took it. A timeout counts with 10 s.")
+        .or_nothing("It asks no DNS server, or collectors.dns is off."),
     ]
 }

@@ -1,9 +1,7 @@
-//! The alerts: what is wrong, from when on, and what to do. Pure.
-//!
-//! What is merely high or merely new is none. Each one is fired, and kept silent, in tests/ beside this file.
+//! Alerts about pods and nodes: who stands in whose way, and what is slow. Pure.
 
-use super::{
-    query::{AGENT, POD, grown, histogram_count, histogram_sum, rate, rate_over},
+use crate::monitoring::{
+    query::{POD, WINDOW, grown, histogram_count, histogram_sum, rate},
     rules::{AT_ONCE, Alert, Severity},
 };
 
@@ -11,9 +9,7 @@ use super::{
 const IN_PODS: &str = "unit=\"\"";
 
 pub(super) fn alerts() -> Vec<Alert> {
-    let agents =
-        [agents_absent(), agent_down(), collector_lost(), losses(), attribution_low(), names_stale(), otlp_loses()];
-    let pods = [
+    vec![
         delayed_by_neighbor(),
         throttled_while_idle(),
         oom_kills(),
@@ -21,153 +17,8 @@ pub(super) fn alerts() -> Vec<Alert> {
         stalled_for_memory(),
         retransmitting(),
         disk_slow(),
-    ];
-    agents.into_iter().chain(pods).collect()
-}
-
-fn agents_absent() -> Alert {
-    Alert {
-        name: "PodlensAbsent",
-        expression: "absent(podlens_build_info)".to_owned(),
-        hold: "15m",
-        severity: Severity::Warning,
-        summary: "No podlens agent is scraped at all",
-        description: "Prometheus has had no sample of any agent. All of podlens' other alerts are blind until it has.",
-        means: "Not one agent answers a scrape, or nothing scrapes them.",
-        limits: "15 minutes outlast an installation and a restart of Prometheus.",
-        steps: &[
-            "`kubectl get pods -A -l app.kubernetes.io/name=podlens`: are there agents, and are they ready?",
-            "If they are: does Prometheus have a target for them (Status, Targets)? The chart makes one with `podMonitor.enabled`; its `labels` must be those that the operator selects.",
-            "If a target is there and down, it tells the error; a NetworkPolicy has to let Prometheus in on port 9464.",
-        ],
-    }
-}
-
-fn agent_down() -> Alert {
-    Alert {
-        name: "PodlensAgentDown",
-        expression: "up == 0\nand on (cluster, job, instance)\nmax_over_time(podlens_build_info[1d])".to_owned(),
-        hold: "15m",
-        severity: Severity::Warning,
-        summary: "The podlens agent {{ $labels.pod }} ({{ $labels.instance }}) does not answer",
-        description: "Its target is still there, so its pod or host is expected to be, but every scrape fails. Nothing is measured there, or it is not collected.",
-        means: "An agent that was scraped within the last day does not answer any more, though it is still a target.",
-        limits: "A rolling update replaces a target within a few minutes and takes the old one away; 15 minutes outlast the reboot of a node. A target is known for an agent's by its own series of the last day, whatever the job is called.",
-        steps: &[
-            "`kubectl get pod -o wide` of the pod: is it running, and is its node ready? An agent that was never there at all is the DaemonSet's matter: `podlens fleet --once` tells why.",
-            "`kubectl logs --previous`: an agent that ends says why in its last line. `OOMKilled` means that `resources.limits.memory` is too small for the number of containers on the node.",
-            "If it runs and is ready, the way from Prometheus to it is closed: NetworkPolicy, firewall, `metrics.address`.",
-        ],
-    }
-}
-
-fn collector_lost() -> Alert {
-    let state = |states: &str| {
-        format!("max by ({AGENT}, collector, state) (podlens_collector_state{{state=~\"{states}\"}}) == 1")
-    };
-    Alert {
-        name: "PodlensCollectorLost",
-        expression: format!(
-            "{}\nor\n{}\nand on (cluster, instance, collector)\nmax_over_time(podlens_collector_state{{state=\"running\"}}[1d]) == 1",
-            state("failed"),
-            state("degraded|unsupported")
-        ),
-        hold: "15m",
-        severity: Severity::Warning,
-        summary: "The collector {{ $labels.collector }} of the podlens agent {{ $labels.instance }} is {{ $labels.state }}",
-        description: "Its metrics are absent or incomplete on this node, and whatever is built on them is blind there. The agent says why: its log, or /readyz.",
-        means: "A collector failed, or it is degraded or unsupported where it was running within the last day.",
-        limits: "What a kernel has never been able to do is no alert: it is known from the first `podlens check` on, and nothing but another kernel helps. What worked yesterday is one, such as after an update of the node.",
-        steps: &[
-            "`kubectl exec POD -- /podlens check --config /etc/podlens/config.yaml` names what is lacking and how to get it.",
-            "Has the node another kernel, or have the pod's capabilities or its seccomp profile changed? See [troubleshooting.md](troubleshooting.md).",
-            "A collector that this cluster shall do without: `collectors.NAME: false`, and its state is `disabled`, which is no alert.",
-        ],
-    }
-}
-
-fn losses() -> Alert {
-    Alert {
-        name: "PodlensLosing",
-        expression: format!(
-            "{} > 1",
-            rate_over("podlens_lost_total{reason!=\"missed_switch\"}", &format!("{AGENT}, collector, reason"), "15m")
-        ),
-        hold: "15m",
-        severity: Severity::Warning,
-        summary: "The podlens agent {{ $labels.instance }} loses {{ $value | humanize }} a second: {{ $labels.collector }}, {{ $labels.reason }}",
-        description: "Something could not be counted, named or told, and goes on. Numbers of this node are too low by what was lost, or under `unattributed`.",
-        means: "An agent has lost more than one thing a second for half an hour, for one and the same reason.",
-        limits: "Single losses are usual at an agent's start and when thousands of cgroups come at once; at less than one a second a node that switches tasks thousands of times a second stays exact to a tenth of a percent. `missed_switch` is left out, since its CPU time is made good; where it is not, PodlensAttributionLow tells.",
-        steps: &[
-            "Look the reason up in [troubleshooting.md](troubleshooting.md#podlens_lost_total-grows).",
-            "`no_free_slot`, `table_full`: the node has more cgroups than slots. Raise `slots`.",
-            "`no_room`: the journal or a table is too small for a burst that does not end: what makes so many containers, processes or connections there?",
-            "`malformed_event` and `contradiction` are bugs: report them with the kernel's version.",
-        ],
-    }
-}
-
-fn attribution_low() -> Alert {
-    let by = "cluster, instance, node";
-    let all = rate_over("podlens_cpu_seconds_total", by, "15m");
-    let nobodys = rate_over("podlens_cpu_seconds_total{unit=\"unattributed\"}", by, "15m");
-    let unseen = rate_over("podlens_cpu_unseen_seconds_total", "cluster, instance", "15m");
-    Alert {
-        name: "PodlensAttributionLow",
-        expression: format!(
-            "(\n  ({nobodys} or 0 * {all})\n  + on (cluster, instance) group_left ()\n  {unseen}\n)\n/ {all}\n> 0.01\nand\n{all} > 0.1"
-        ),
-        hold: "15m",
-        severity: Severity::Warning,
-        summary: "{{ $value | humanizePercentage }} of the CPU time on {{ $labels.node }} belongs to nobody",
-        description: "Less than 99 % of the CPU time that tasks had is charged to a pod or a unit. Costs and causes of this node are too low by as much.",
-        means: "More than 1 % of a node's CPU time is `unattributed` or was not seen at all.",
-        limits: "podlens promises 99 %. Of less than a tenth of a CPU a single lost slice is a percent, so an idle node is left out.",
-        steps: &[
-            "`podlens_lost_total` by reason tells why: most of all `no_free_slot` (raise `slots`), `event_lost` and `path_unreadable`.",
-            "If nearly everything is `unit=\"outside\"` or unattributed, the agent sees another cgroup tree than the kernel: `cgroups.hostPath` must be the host's /sys/fs/cgroup.",
-            "If `podlens_cpu_unseen_seconds_total` grows, another program on the node keeps the kernel from reporting switches: other tracers, one after another, until it stops.",
-        ],
-    }
-}
-
-fn names_stale() -> Alert {
-    Alert {
-        name: "PodlensNamesStale",
-        expression: format!("max by ({AGENT}) (podlens_names_synced) == 0"),
-        hold: "15m",
-        severity: Severity::Warning,
-        summary: "The podlens agent {{ $labels.instance }} cannot learn the names of pods",
-        description: "Containers that began since then have ids for names, and no workload. They are measured all the same, and get their names when the source answers again.",
-        means: "An agent's source of names, such as the API server, has not answered for 15 minutes.",
-        limits: "The source is asked again at once and then more and more seldom, so 15 minutes are more than an API server's restart.",
-        steps: &[
-            "`podlens_names_requests_total` by `result` tells what is wrong: `forbidden` is the role (`rbac.create`), `unauthorized` the token, `certificate` the authority, `unreachable` or `timeout` the network.",
-            "If it is all agents, it is the API server or a NetworkPolicy; if it is one, its node.",
-        ],
-    }
-}
-
-fn otlp_loses() -> Alert {
-    Alert {
-        name: "PodlensOtlpFailing",
-        expression: format!(
-            "{} > 0",
-            rate("podlens_otlp_points_total{result=~\"dropped|rejected\"}", &format!("{AGENT}, result"))
-        ),
-        hold: "15m",
-        severity: Severity::Warning,
-        summary: "Points that the podlens agent {{ $labels.instance }} pushes by OTLP are {{ $labels.result }}",
-        description: "What is `rejected` the receiver does not want, what is `dropped` could not be delivered in time. Both are missing there for good.",
-        means: "An agent has lost points on their way to the OTLP receiver for 15 minutes on end.",
-        limits: "Attempts that fail and are repeated with success lose nothing, and are no alert; nor is the gap of a receiver's restart.",
-        steps: &[
-            "The agent's log names the receiver's answer once.",
-            "`dropped`: is the collector up, does its Service have endpoints, may the agent reach it? Its own queue may be full (`otelcol_exporter_queue_size`).",
-            "`rejected`: the receiver's limits, most of all of the number of series or attributes: `series.detail`, `series.limit`.",
-        ],
-    }
+        dns_failing(),
+    ]
 }
 
 fn delayed_by_neighbor() -> Alert {
@@ -327,6 +178,28 @@ fn disk_slow() -> Alert {
             "Who else uses the disk? The dashboard \"podlens / Node\", bytes on disks by pod. A backup or a log shipper may fill the device's own queue.",
             "A volume of a cloud has a budget of operations and bytes; beyond it, it is slowed down to just such times.",
             "Nobody uses it much: `dmesg` and `smartctl` of the device.",
+        ],
+    }
+}
+
+fn dns_failing() -> Alert {
+    let queries = |more: &str| histogram_count(&format!("podlens_dns_lookup_seconds{{{IN_PODS}{more}}}"), POD, WINDOW);
+    let failed = queries(", result=~\"servfail|refused|timeout\"");
+    Alert {
+        name: "PodDnsFailing",
+        expression: format!("{failed}\n/ {}\n> 0.05\nand {failed} > 0.1", queries("")),
+        hold: "10m",
+        severity: Severity::Warning,
+        summary: "{{ $value | humanizePercentage }} of the DNS queries of {{ $labels.namespace }}/{{ $labels.pod }}{{ $labels.workload }} on {{ $labels.node }} fail",
+        description: "No answer came, or the server said that it cannot or will not give one. That a name does not exist is no failure.",
+        means: "More than 5 % of a pod's DNS queries have no answer, or are refused, or fail at the server.",
+        limits: "A resolver tries again after 5 seconds and a name is two queries, so one failure in twenty already makes one lookup in ten slow or fails it. A tenth of a query per second is 30 failures in five minutes, which leaves out a server's restart and who hardly asks. `nxdomain` is left out: search lists make it usual. It is silent where the collector `dns` is off.",
+        steps: &[
+            "The dashboard \"podlens / Pod\" shows the queries by result. Do all pods have it, those of one node, or one alone?",
+            "`timeout` on one node: its way to the server. `podlens_network_drops_total` by `reason`, a full table of connections (`dmesg`), the pods of the node-local cache. From one pod: a NetworkPolicy that does not let it out to port 53.",
+            "`timeout` everywhere: CoreDNS has too little CPU. PodDelayedByNeighbor and PodThrottledWhileNodeIdles tell, as do its own metrics.",
+            "`servfail`: the server cannot reach the one that it asks itself, such as a zone's own server (`forward` in CoreDNS' Corefile). `refused`: it does not serve this zone, or not for this client.",
+            "[dns.md](dns.md) tells which queries are counted, and what makes a timeout of one that was answered.",
         ],
     }
 }
