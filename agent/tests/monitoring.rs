@@ -465,7 +465,16 @@ fn a_prometheus_with_the_rules_answers_every_panel_and_the_costs_are_the_sums_of
     });
     let unanswered: Vec<&Asked> = unanswered.collect();
 
-    // What others waited for the daemon set, as a rule and as what was measured, at the moment of the rule.
+    assert_costs(&prometheus);
+    for asked in asked_by_rules() {
+        prometheus.query(&asked.expression).unwrap_or_else(|error| panic!("{}: {error}", asked.place));
+    }
+    assert_eq!(prometheus.complaints(), Vec::<String>::new());
+    assert!(unanswered.is_empty(), "{unanswered:#?}");
+}
+
+/// What rules say of costs is what was measured, at the moment of each rule.
+fn assert_costs(prometheus: &Prometheus) {
     let one = |expression: &str| {
         let points = prometheus.query(expression).unwrap();
         assert_eq!(points.len(), 1, "{expression}: {points:?}");
@@ -478,7 +487,7 @@ fn a_prometheus_with_the_rules_answers_every_panel_and_the_costs_are_the_sums_of
         ),
         (
             "podlens:workload_cpu_wait_suffered:tasks{workload=\"web\"}",
-            "podlens_cpu_wait_caused_seconds_total{namespace=\"shop\"}[5m]",
+            "podlens_cpu_wait_seconds_total{namespace=\"shop\", cause=~\"neighbor|system\"}[5m]",
         ),
         ("podlens:workload_cpu:cores{workload=\"web\"}", "podlens_cpu_seconds_total{pod=\"web-0\"}[5m]"),
     ] {
@@ -490,9 +499,11 @@ fn a_prometheus_with_the_rules_answers_every_panel_and_the_costs_are_the_sums_of
         assert!(by_rule > 0.001, "{rule} is {by_rule}");
         assert!((by_rule - by_metric).abs() < 1e-9 * by_metric, "{rule} is {by_rule}, measured were {by_metric}");
     }
-    for asked in asked_by_rules() {
-        prometheus.query(&asked.expression).unwrap_or_else(|error| panic!("{}: {error}", asked.place));
-    }
-    assert_eq!(prometheus.complaints(), Vec::<String>::new());
-    assert!(unanswered.is_empty(), "{unanswered:#?}");
+    // What was suffered is what was caused. As counters: a culprit's series begins with its first wait, which is in no rate.
+    let suffered = "podlens_cpu_wait_seconds_total{namespace=\"shop\", cause=~\"neighbor|system\"}";
+    let moment = one(&format!("max(timestamp({suffered}))"));
+    let [suffered, caused] = [suffered, "podlens_cpu_wait_caused_seconds_total{namespace=\"shop\"}"]
+        .map(|counters| one(&format!("sum({counters} @ {moment:.3})")));
+    println!("suffered {suffered} s, caused {caused} s");
+    assert!(suffered > 0.1 && (suffered - caused).abs() < 1e-9 * suffered, "{suffered} and {caused}");
 }

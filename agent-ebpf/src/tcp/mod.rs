@@ -134,7 +134,7 @@ impl Change {
                 "{distance} -= {from}",
                 distance = inout(reg) distance,
                 from = in(reg) from,
-                options(pure, nomem, nostack)
+                options(pure, readonly, nostack)
             );
         }
         let hash = ((distance >> 6) as u32).wrapping_mul(0x9e37_79b9);
