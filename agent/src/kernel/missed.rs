@@ -1,6 +1,7 @@
 //! How often the kernel has left a program out.
 //!
-//! A program that is met again on a CPU where it runs already, by an interrupt, does not run then. The kernel counts that.
+//! A program that is met again on a CPU where it runs already does not run then: by an interrupt, or on kernels from 7.0 on by
+//! another task. The kernel counts that.
 
 use std::{
     io,

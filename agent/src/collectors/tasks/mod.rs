@@ -18,10 +18,10 @@ use podlens_common::{
     tasks::{KEY_KERNEL, KEY_ROOT, Processes, TaskRecord, TaskState, TaskWalk},
 };
 
-pub use self::start::{SPEC, WalkMaps};
+pub use self::start::{ProcessMaps, SPEC, WalkMaps};
 use super::{Collector, Readings, SlotsInUse, Spec, Sweep};
 use crate::{
-    kernel::mapped::MappedArray,
+    kernel::missed::MissedRuns,
     signal::{Layout, Loss, Row},
 };
 
@@ -35,7 +35,7 @@ const WALKS: u32 = 3;
 /// The collector at work.
 pub struct Tasks {
     layout: Arc<Layout>,
-    processes: Option<MappedArray<Processes>>,
+    processes: Option<ProcessMaps>,
     walk: Option<WalkMaps>,
     walked: Walked,
     unfinished: u64,
@@ -60,7 +60,7 @@ struct Walked {
 impl Tasks {
     /// A collector over what of its two parts works here.
     #[must_use]
-    pub fn new(layout: Arc<Layout>, processes: Option<MappedArray<Processes>>, walk: Option<WalkMaps>) -> Self {
+    pub fn new(layout: Arc<Layout>, processes: Option<ProcessMaps>, walk: Option<WalkMaps>) -> Self {
         let found = layout.row();
         Self { layout, processes, walk, walked: Walked::default(), unfinished: 0, found }
     }
@@ -70,7 +70,7 @@ impl Tasks {
         let Self { layout, processes, walked, found, .. } = self;
         found.clear();
         let entry = usize::try_from(number).ok();
-        if let Some(processes) = processes.as_ref().zip(entry).and_then(|(all, entry)| all.get(entry)) {
+        if let Some(processes) = processes.as_ref().zip(entry).and_then(|(all, entry)| all.counts.get(entry)) {
             found.add(layout, &metrics::CREATED, 0, processes.created);
             found.add(layout, &metrics::EXITED, 0, processes.exited);
         }
@@ -129,7 +129,7 @@ impl Collector for Tasks {
 
     fn clear(&mut self, slot: u32) {
         if let (Some(processes), Ok(entry)) = (&self.processes, usize::try_from(slot)) {
-            processes.set(entry, Processes::default());
+            processes.counts.set(entry, Processes::default());
         }
     }
 
@@ -139,7 +139,8 @@ impl Collector for Tasks {
     }
 
     fn lost(&self) -> Vec<(&'static Loss, u64)> {
-        vec![(&start::WALK_UNFINISHED, self.unfinished)]
+        let missed = self.processes.iter().flat_map(|processes| &processes.missed).map(MissedRuns::count).sum();
+        vec![(&start::WALK_UNFINISHED, self.unfinished), (&start::MISSED_PROCESS, missed)]
     }
 }
 

@@ -2,12 +2,12 @@
 
 use std::{error::Error, sync::Arc};
 
-use podlens_common::tasks::{TaskRecord, TaskWalk};
+use podlens_common::tasks::{Processes, TaskRecord, TaskWalk};
 
 use super::{Tasks, metrics};
 use crate::{
     collectors::spec::{Kind, Part, Program, Spec, Start, Started},
-    kernel::{hooks::Hook, iterator::Iterator, mapped::MappedArray, maps::Map},
+    kernel::{hooks::Hook, iterator::Iterator, mapped::MappedArray, maps::Map, missed::MissedRuns},
     signal::Loss,
 };
 
@@ -22,8 +22,8 @@ pub static SPEC: Spec = Spec {
             without: Some("counts of processes are missing"),
             for_events: false,
             programs: &[
-                Program::on_tracepoint("process_fork", "sched_process_fork", &["task_struct", "task_struct"]),
-                Program::on_tracepoint("process_exit", "sched_process_exit", &["task_struct"]),
+                Program::on_tracepoint(FORK, "sched_process_fork", &["task_struct", "task_struct"]),
+                Program::on_tracepoint(EXIT, "sched_process_exit", &["task_struct"]),
             ],
             maps: &[Map::per_slot("PROCESSES", 1), Map::fixed("ENDED")],
         },
@@ -39,15 +39,33 @@ pub static SPEC: Spec = Spec {
     metrics: &[&metrics::TASKS, &metrics::CREATED, &metrics::EXITED],
     records: &[],
     events: &[],
-    losses: &[&WALK_UNFINISHED],
+    losses: &[&WALK_UNFINISHED, &MISSED_PROCESS],
     start,
 };
+
+const FORK: &str = "process_fork";
+const EXIT: &str = "process_exit";
 
 /// The tasks by state are not those of now.
 pub(super) static WALK_UNFINISHED: Loss = Loss {
     reason: "walk_unfinished",
     means: "a walk through the node's tasks did not come round, three times in a row: more than 131,072 tasks and processes, tasks that end faster than the walk goes on, or a kernel whose lists differ. There are no `podlens_tasks` until one does; report it if it goes on",
 };
+
+/// A program did not run.
+pub(super) static MISSED_PROCESS: Loss = Loss {
+    reason: "missed_process",
+    means: "a process or thread began or ended while another one was being counted on the same CPU, as can be on kernels from 7.0 on, where tasks take turns in the middle of that: a process is missing in `podlens_processes_created_total` or `podlens_processes_exited_total`",
+};
+
+/// What counts processes.
+#[derive(Debug)]
+pub struct ProcessMaps {
+    /// By slot.
+    pub counts: MappedArray<Processes>,
+    /// How often a program was left out.
+    pub missed: [MissedRuns; 2],
+}
 
 /// The walk through all tasks and what it writes.
 #[derive(Debug)]
@@ -61,7 +79,12 @@ pub struct WalkMaps {
 }
 
 fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
-    let processes = if start.runs("process_fork") { Some(start.object.array("PROCESSES")?) } else { None };
+    let processes = if start.runs(FORK) {
+        let missed = [start.object.missed_runs(FORK)?, start.object.missed_runs(EXIT)?];
+        Some(ProcessMaps { counts: start.object.array("PROCESSES")?, missed })
+    } else {
+        None
+    };
     let walk = if start.runs("task_walk") {
         Some(WalkMaps {
             iterator: start.object.iterator("task_walk")?,
