@@ -32,7 +32,7 @@ pub use self::{
 use crate::{
     export::proto,
     registry::{Family, Sample, Snapshot, snapshot::Culprit},
-    signal::{Entity, EntityKey},
+    signal::{Entity, EntityKey, Kind},
 };
 
 /// A request is closed before it grows beyond this, as long as it can be split: receivers refuse 4 MiB.
@@ -207,7 +207,16 @@ impl<'a> Framed<'a> {
     /// The entity's samples, but for those whose series are still there.
     fn samples<'s>(&self, entity: u32, still: Option<&'s Still<'a>>) -> impl Iterator<Item = Sample<'a>> + use<'a, 's> {
         let now = self.now;
-        self.family.samples_of(entity).filter(move |sample| still.is_none_or(|still| !still.has(now, sample)))
+        let most = if still.is_some_and(|still| self.stays(entity, still)) { 0 } else { usize::MAX };
+        let samples = self.family.samples_of(entity).take(most);
+        samples.filter(move |sample| still.is_none_or(|still| !still.has(now, sample)))
+    }
+
+    /// None of the entity's series can have ended: it is still there, and totals only grow, but for those by a culprit's name.
+    fn stays(&self, entity: u32, still: &Still<'_>) -> bool {
+        let metric = self.family.metric();
+        let can_end = metric.kind == Kind::Gauge || metric.split.is_some();
+        !can_end && self.now.is_some() && still.position(entity).is_some()
     }
 }
 

@@ -21,7 +21,7 @@ use super::{Options, REQUEST_BYTES, Request, Requests, points, requests, request
 use crate::{
     export::{
         fixture::{
-            ALL, CPU, LATENCY, SWITCHES, Series, any_snapshot, container, distribution, large, parse, snapshot,
+            ALL, CPU, LATENCY, MEMORY, SWITCHES, Series, any_snapshot, container, distribution, large, parse, snapshot,
             snapshot_of, state, taken, values, with_facts,
         },
         prometheus::{self, Format},
@@ -392,9 +392,9 @@ fn fifty_thousand_points_take_milliseconds() {
 
 #[test]
 fn a_series_that_ends_before_its_entity_gets_one_last_point_without_a_value() {
-    let of = |switches: [u64; 2]| {
+    let of = |bytes: [u64; 2]| {
         let entities = vec![state(container("shop", "web-1", "nginx"))];
-        snapshot_of(entities, &[values(&CPU, &[(0, &[5])]), values(&SWITCHES, &[(0, &switches)])])
+        snapshot_of(entities, &[values(&CPU, &[(0, &[5])]), values(&MEMORY, &[(0, &bytes)])])
     };
     let (both, one) = (of([1, 2]), of([0, 2]));
     let ended = |previous: &Snapshot, current: &Snapshot| {
@@ -403,14 +403,14 @@ fn a_series_that_ends_before_its_entity_gets_one_last_point_without_a_value() {
         let metrics = of_entities.flat_map(|of| of.scope_metrics).flat_map(|scope| scope.metrics);
         let mut ended = Vec::new();
         for metric in metrics {
-            let Data::Sum(sum) = metric.data.unwrap() else { panic!("no sum") };
-            for point in sum.data_points {
-                ended.push((metric.name.clone(), strings(&point.attributes)["kind"].clone(), point.flags, point.value));
+            let Data::Gauge(gauge) = metric.data.unwrap() else { panic!("no gauge") };
+            for point in gauge.data_points {
+                ended.push((metric.name.clone(), strings(&point.attributes)["type"].clone(), point.flags, point.value));
             }
         }
         ended
     };
-    let last = ("podlens.context.switches".to_owned(), "voluntary".to_owned(), NO_RECORDED_VALUE, None);
+    let last = ("podlens.memory".to_owned(), "anon".to_owned(), NO_RECORDED_VALUE, None);
     assert_eq!(ended(&both, &one), [last]);
     assert_eq!(ended(&one, &both), []);
 }
