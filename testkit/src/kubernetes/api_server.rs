@@ -6,23 +6,24 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    io::{BufRead as _, BufReader, Write as _},
-    net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    io::BufReader,
+    net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     sync::{
         Arc, Condvar, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
     },
-    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
 
+use super::listening::{
+    ANYWHERE, BOOKMARKS, Lines, Listening, bookmark, divided, failure, head, reply, since_and_time,
+};
+
 /// Changes that are remembered; a watch from before them is refused.
 const HISTORY: usize = 10_000;
-/// How often a watch that has nothing to tell says so.
-const BOOKMARKS: Duration = Duration::from_secs(5);
 
 /// What the server knows. It outlives the server, as etcd does.
 #[derive(Default)]
@@ -115,56 +116,31 @@ fn text(object: &Value, pointer: &str) -> String {
 
 /// A server for a store. Goes away with the value.
 pub struct ApiServer {
-    address: SocketAddr,
+    listening: Listening,
     store: Arc<Store>,
-    stopped: Arc<AtomicBool>,
-    connections: Arc<Mutex<Vec<TcpStream>>>,
-    listener: Option<JoinHandle<()>>,
 }
 
 impl ApiServer {
     /// On a free port of loopback.
     pub fn start(store: &Arc<Store>) -> Self {
-        Self::start_at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), store)
+        Self::start_at(ANYWHERE, store)
     }
 
     /// Where an earlier one was.
     pub fn start_at(address: SocketAddr, store: &Arc<Store>) -> Self {
-        let start = Instant::now();
-        let listener = loop {
-            match TcpListener::bind(address) {
-                Ok(listener) => break listener,
-                Err(error) => assert!(start.elapsed() < Duration::from_secs(10), "cannot listen on {address}: {error}"),
-            }
-            thread::sleep(Duration::from_millis(10));
-        };
-        let address = listener.local_addr().unwrap();
-        let (stopped, connections) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
-        let thread = {
-            let (store, stopped, connections) = (Arc::clone(store), Arc::clone(&stopped), Arc::clone(&connections));
-            thread::spawn(move || {
-                for stream in listener.incoming().map_while(Result::ok) {
-                    if stopped.load(Ordering::Acquire) {
-                        return;
-                    }
-                    connections.lock().unwrap().push(stream.try_clone().unwrap());
-                    let (store, stopped) = (Arc::clone(&store), Arc::clone(&stopped));
-                    // A peer that breaks off has no answer to get.
-                    thread::spawn(move || serve(&stream, &store, &stopped).is_ok());
-                }
-            })
-        };
-        Self { address, store: Arc::clone(store), stopped, connections, listener: Some(thread) }
+        let store = Arc::clone(store);
+        let served = Arc::clone(&store);
+        Self { listening: Listening::start_at(address, move |stream, stopped| serve(stream, &served, stopped)), store }
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.listening.address()
     }
 
     /// Writes a kubeconfig for it into a directory, with a user as given.
     pub fn kubeconfig(&self, directory: &Path, user: &Value) -> PathBuf {
-        kubeconfig(self.address, directory, user)
+        kubeconfig(self.address(), directory, user)
     }
 }
 
@@ -183,44 +159,22 @@ pub fn kubeconfig(address: SocketAddr, directory: &Path, user: &Value) -> PathBu
 
 impl Drop for ApiServer {
     fn drop(&mut self) {
-        self.stopped.store(true, Ordering::Release);
-        self.store.changed.notify_all();
-        // Wakes the listener, which then sees the end.
-        let _ = TcpStream::connect(self.address);
-        if let Some(listener) = self.listener.take() {
-            let _ = listener.join();
-        }
-        for connection in self.connections.lock().unwrap().drain(..) {
-            let _ = connection.shutdown(Shutdown::Both);
-        }
+        self.listening.end(|| self.store.changed.notify_all());
     }
 }
 
 /// Answers one connection's requests, one after another.
 fn serve(stream: &TcpStream, store: &Store, stopped: &AtomicBool) -> std::io::Result<()> {
-    stream.set_nodelay(true)?;
     let mut reader = BufReader::new(stream);
-    loop {
-        let mut head = String::new();
-        while !head.ends_with("\r\n\r\n") {
-            if reader.read_line(&mut head)? == 0 {
-                return Ok(());
-            }
-        }
-        let target = head.split(' ').nth(1).unwrap_or_default();
-        let query: HashMap<&str, &str> = target
-            .split_once('?')
-            .map_or("", |(_, query)| query)
-            .split('&')
-            .filter_map(|pair| pair.split_once('='))
-            .collect();
+    while let Some(head) = head(&mut reader)? {
+        let (_, query) = divided(head.split(' ').nth(1).unwrap_or_default());
         let verb = if query.contains_key("watch") { "watch" } else { "list" };
         let node =
             query.get("fieldSelector").and_then(|field| field.strip_prefix("spec.nodeName%3D")).unwrap_or_default();
         let token =
             head.lines().find_map(|line| line.to_lowercase().strip_prefix("authorization: bearer ").map(str::to_owned));
         let mut content = store.content();
-        let since = query.get("resourceVersion").and_then(|version| version.parse().ok()).unwrap_or(0_u64);
+        let (since, time) = since_and_time(&query);
         let code = match &content.token {
             Some(good) if token.as_ref() != Some(good) => 401,
             _ if verb == "watch" && since < content.forgotten => 410,
@@ -231,22 +185,11 @@ fn serve(stream: &TcpStream, store: &Store, stopped: &AtomicBool) -> std::io::Re
         drop(content);
         match list {
             Some(list) => reply(stream, "200 OK", &list)?,
-            None if code == 200 => {
-                let seconds = query.get("timeoutSeconds").and_then(|seconds| seconds.parse().ok()).unwrap_or(300);
-                watch(stream, store, stopped, node, since, Duration::from_secs(seconds))?;
-            }
-            None => {
-                let status = json!({ "kind": "Status", "status": "Failure", "code": code });
-                reply(stream, if code == 401 { "401 Unauthorized" } else { "410 Gone" }, &status.to_string())?;
-            }
+            None if code == 200 => watch(stream, store, stopped, node, since, time)?,
+            None => reply(stream, if code == 401 { "401 Unauthorized" } else { "410 Gone" }, &failure(code))?,
         }
     }
-}
-
-fn reply(mut stream: &TcpStream, status: &str, body: &str) -> std::io::Result<()> {
-    let head = format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len());
-    stream.write_all(head.as_bytes())?;
-    stream.write_all(body.as_bytes())
+    Ok(())
 }
 
 fn watch(
@@ -257,19 +200,13 @@ fn watch(
     mut since: u64,
     time: Duration,
 ) -> std::io::Result<()> {
-    let send = |bytes: &[u8]| {
-        let mut stream = stream;
-        stream.write_all(bytes)
-    };
-    let send_chunk = |lines: &str| send(format!("{:x}\r\n{lines}\r\n", lines.len()).as_bytes());
     let end = Instant::now() + time;
-    send(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+    let mut answer = Lines::begin(stream)?;
     let mut content = store.content();
     while !stopped.load(Ordering::Acquire) && Instant::now() < end {
         if since < content.forgotten {
-            let status = json!({ "type": "ERROR", "object": { "kind": "Status", "code": 410, "reason": "Expired" } });
             drop(content);
-            send_chunk(&format!("{status}\n"))?;
+            answer.send_expired()?;
             break;
         }
         let first = content.history.partition_point(|(version, ..)| *version <= since);
@@ -281,16 +218,14 @@ fn watch(
             content = next;
             if wait.timed_out() && content.version == since {
                 drop(content);
-                let version = since.to_string();
-                let object = json!({ "kind": "Pod", "metadata": { "resourceVersion": version } });
-                send_chunk(&format!("{}\n", json!({ "type": "BOOKMARK", "object": object })))?;
+                answer.send(&bookmark("Pod", since))?;
                 content = store.content();
             }
         } else {
             drop(content);
-            send_chunk(&lines)?;
+            answer.send(&lines)?;
             content = store.content();
         }
     }
-    send(b"0\r\n\r\n")
+    answer.end()
 }

@@ -4,23 +4,24 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
-    io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    io::{BufReader, Read as _},
+    net::{SocketAddr, TcpStream},
     ops::Bound,
     sync::{
         Arc, Condvar, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
     },
-    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
 
+use super::listening::{
+    ANYWHERE, BOOKMARKS, Lines, Listening, bookmark, divided, failure, head, reply, since_and_time,
+};
+
 /// Changes of a kind that are remembered; a watch from before them is refused.
 const HISTORY: usize = 200_000;
-/// How often a watch that has nothing to tell says so.
-const BOOKMARKS: Duration = Duration::from_secs(5);
 /// Where Leases are.
 const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/";
 
@@ -171,87 +172,46 @@ fn key(path: &str, object: &Value) -> String {
 
 /// A server for objects. Goes away with the value.
 pub struct FleetServer {
-    address: SocketAddr,
+    listening: Listening,
     objects: Arc<Objects>,
-    stopped: Arc<AtomicBool>,
-    connections: Arc<Mutex<Vec<TcpStream>>>,
-    listener: Option<JoinHandle<()>>,
 }
 
 impl FleetServer {
     /// On a free port of loopback.
     pub fn start(objects: &Arc<Objects>) -> Self {
-        Self::start_at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), objects)
+        Self::start_at(ANYWHERE, objects)
     }
 
     /// Where an earlier one was.
     pub fn start_at(address: SocketAddr, objects: &Arc<Objects>) -> Self {
-        let start = Instant::now();
-        let listener = loop {
-            match TcpListener::bind(address) {
-                Ok(listener) => break listener,
-                Err(error) => assert!(start.elapsed() < Duration::from_secs(10), "cannot listen on {address}: {error}"),
-            }
-            thread::sleep(Duration::from_millis(10));
-        };
-        let address = listener.local_addr().unwrap();
-        let (stopped, connections) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
-        let thread = {
-            let (objects, stopped, connections) = (Arc::clone(objects), Arc::clone(&stopped), Arc::clone(&connections));
-            thread::spawn(move || {
-                for stream in listener.incoming().map_while(Result::ok) {
-                    if stopped.load(Ordering::Acquire) {
-                        return;
-                    }
-                    connections.lock().unwrap().push(stream.try_clone().unwrap());
-                    let (objects, stopped) = (Arc::clone(&objects), Arc::clone(&stopped));
-                    // A peer that breaks off has no answer to get.
-                    thread::spawn(move || serve(&stream, &objects, &stopped).is_ok());
-                }
-            })
-        };
-        Self { address, objects: Arc::clone(objects), stopped, connections, listener: Some(thread) }
+        let objects = Arc::clone(objects);
+        let served = Arc::clone(&objects);
+        let listening = Listening::start_at(address, move |stream, stopped| serve(stream, &served, stopped));
+        Self { listening, objects }
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.listening.address()
     }
 }
 
 impl Drop for FleetServer {
     fn drop(&mut self) {
-        self.stopped.store(true, Ordering::Release);
-        self.objects.changed.notify_all();
-        // Wakes the listener, which then sees the end.
-        let _ = TcpStream::connect(self.address);
-        if let Some(listener) = self.listener.take() {
-            let _ = listener.join();
-        }
-        for connection in self.connections.lock().unwrap().drain(..) {
-            let _ = connection.shutdown(Shutdown::Both);
-        }
+        self.listening.end(|| self.objects.changed.notify_all());
     }
 }
 
 /// Answers one connection's requests, one after another.
 fn serve(stream: &TcpStream, objects: &Objects, stopped: &AtomicBool) -> std::io::Result<()> {
-    stream.set_nodelay(true)?;
     let mut reader = BufReader::new(stream);
-    loop {
-        let mut head = String::new();
-        while !head.ends_with("\r\n\r\n") {
-            if reader.read_line(&mut head)? == 0 {
-                return Ok(());
-            }
-        }
+    while let Some(head) = head(&mut reader)? {
         let length = head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
         let mut body = vec![0; length.unwrap_or(0)];
         reader.read_exact(&mut body)?;
         let mut words = head.split(' ');
         let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-        let (path, query) = target.split_once('?').unwrap_or((target, ""));
-        let query: HashMap<&str, &str> = query.split('&').filter_map(|pair| pair.split_once('=')).collect();
+        let (path, query) = divided(target);
         let mut content = objects.content();
         while content.faults.silent && !stopped.load(Ordering::Acquire) {
             content = objects.changed.wait_timeout(content, BOOKMARKS).unwrap().0;
@@ -267,14 +227,14 @@ fn serve(stream: &TcpStream, objects: &Objects, stopped: &AtomicBool) -> std::io
                 (of.map_or(path.to_owned(), |of| format!("{path}?{of}")), verb)
             }
         };
-        let since = query.get("resourceVersion").and_then(|version| version.parse().ok()).unwrap_or(0_u64);
+        let (since, time) = since_and_time(&query);
         let is_gone = verb == "watch" && content.kinds.get(&key).is_some_and(|kind| since < kind.forgotten);
         let (code, answer) = if content.faults.forbidden.contains(path) {
-            (403, status(403))
+            (403, failure(403))
         } else if path.starts_with(LEASES) {
             content.lease(verb, path, &body)
         } else if is_gone {
-            (410, status(410))
+            (410, failure(410))
         } else if verb == "list" {
             let text = content.list(&key, &query);
             content.sent_bytes += text.len() as u64;
@@ -285,16 +245,12 @@ fn serve(stream: &TcpStream, objects: &Objects, stopped: &AtomicBool) -> std::io
         *content.requests.entry((path.to_owned(), verb, code)).or_default() += 1;
         drop(content);
         if verb == "watch" && code == 200 {
-            let seconds = query.get("timeoutSeconds").and_then(|seconds| seconds.parse().ok()).unwrap_or(300);
-            watch(stream, objects, stopped, &key, since, Duration::from_secs(seconds))?;
+            watch(stream, objects, stopped, &key, since, time)?;
         } else {
-            reply(stream, code, &answer)?;
+            reply(stream, &format!("{code} Answer"), &answer)?;
         }
     }
-}
-
-fn status(code: u16) -> String {
-    json!({ "kind": "Status", "status": "Failure", "code": code }).to_string()
+    Ok(())
 }
 
 impl Content {
@@ -317,7 +273,7 @@ impl Content {
 
     fn lease(&mut self, verb: &str, path: &str, body: &[u8]) -> (u16, String) {
         if self.faults.no_leases {
-            return (500, status(500));
+            return (500, failure(500));
         }
         let mut object: Value = serde_json::from_slice(body).unwrap_or_default();
         let path = match verb {
@@ -329,9 +285,9 @@ impl Content {
             |present: &Value| present["metadata"]["resourceVersion"] == object["metadata"]["resourceVersion"];
         match (verb, present) {
             ("get", Some(present)) => return (200, present.to_string()),
-            ("get" | "update", None) => return (404, status(404)),
-            ("create", Some(_)) => return (409, status(409)),
-            ("update", Some(present)) if !is_current(present) => return (409, status(409)),
+            ("get" | "update", None) => return (404, failure(404)),
+            ("create", Some(_)) => return (409, failure(409)),
+            ("update", Some(present)) if !is_current(present) => return (409, failure(409)),
             _ => {}
         }
         self.version += 1;
@@ -342,13 +298,6 @@ impl Content {
     }
 }
 
-fn reply(mut stream: &TcpStream, code: u16, body: &str) -> std::io::Result<()> {
-    let head =
-        format!("HTTP/1.1 {code} Answer\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len());
-    stream.write_all(head.as_bytes())?;
-    stream.write_all(body.as_bytes())
-}
-
 fn watch(
     stream: &TcpStream,
     objects: &Objects,
@@ -357,21 +306,15 @@ fn watch(
     mut since: u64,
     time: Duration,
 ) -> std::io::Result<()> {
-    let send = |bytes: &[u8]| {
-        let mut stream = stream;
-        stream.write_all(bytes)
-    };
-    let send_chunk = |lines: &str| send(format!("{:x}\r\n{lines}\r\n", lines.len()).as_bytes());
     let end = Instant::now() + time;
-    send(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+    let mut answer = Lines::begin(stream)?;
     let mut content = objects.content();
     while !stopped.load(Ordering::Acquire) && Instant::now() < end {
         let none = Kind::default();
         let kind = content.kinds.get(key).unwrap_or(&none);
         if since < kind.forgotten {
-            let status = json!({ "type": "ERROR", "object": { "kind": "Status", "code": 410, "reason": "Expired" } });
             drop(content);
-            send_chunk(&format!("{status}\n"))?;
+            answer.send_expired()?;
             break;
         }
         let first = kind.history.partition_point(|(version, _)| *version <= since);
@@ -382,20 +325,19 @@ fn watch(
             let (next, wait) = objects.changed.wait_timeout(content, BOOKMARKS).unwrap();
             content = next;
             if wait.timed_out() && !content.faults.silent {
-                let object = json!({ "kind": "Any", "metadata": { "resourceVersion": since.to_string() } });
-                let line = format!("{}\n", json!({ "type": "BOOKMARK", "object": object }));
+                let line = bookmark("Any", since);
                 content.sent_bytes += line.len() as u64;
                 drop(content);
-                send_chunk(&line)?;
+                answer.send(&line)?;
                 content = objects.content();
             }
         } else {
             since = content.version;
             content.sent_bytes += lines.len() as u64;
             drop(content);
-            send_chunk(&lines)?;
+            answer.send(&lines)?;
             content = objects.content();
         }
     }
-    send(b"0\r\n\r\n")
+    answer.end()
 }

@@ -2,6 +2,7 @@
 
 mod api_server;
 mod fleet_api;
+mod listening;
 mod pods;
 
 pub use self::{
