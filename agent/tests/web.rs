@@ -26,7 +26,7 @@ use rustls::{
 };
 use serde_json::{Value, json};
 use testkit::{
-    certificates::{Authority, Identity},
+    certificates::{Authority, Secret},
     components::Prometheus,
     free_address,
 };
@@ -40,36 +40,25 @@ const COST: u32 = 10;
 const WINDOW: Duration = Duration::from_secs(8);
 
 struct Site {
-    folder: tempfile::TempDir,
+    secret: Secret,
     authority: Authority,
 }
 
 impl Site {
     fn new(more: &str) -> Self {
-        let site = Self { folder: tempfile::tempdir().unwrap(), authority: Authority::new() };
-        site.write("ca.pem", &site.authority.pem());
-        site.write("tokens", TOKEN);
-        site.write("password", PASSWORD);
-        site.identify(&site.authority.issue(&["127.0.0.1"]));
+        let site = Self { secret: Secret::new(), authority: Authority::new() };
+        site.secret.write("ca.pem", &site.authority.pem());
+        site.secret.write("tokens", TOKEN);
+        site.secret.write("password", PASSWORD);
+        site.secret.identify(&site.authority.issue(&["127.0.0.1"]));
         let hash = bcrypt::hash(PASSWORD, COST).unwrap();
         let tls = format!("tls_server_config:\n  cert_file: cert.pem\n  key_file: key.pem\n{more}");
-        site.write("web.yaml", &format!("{tls}basic_auth_users:\n  prom: {hash}\nbearer_token_file: tokens\n"));
+        site.secret.write("web.yaml", &format!("{tls}basic_auth_users:\n  prom: {hash}\nbearer_token_file: tokens\n"));
         site
     }
 
     fn path(&self, name: &str) -> String {
-        self.folder.path().join(name).to_str().unwrap().to_owned()
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        let next = self.path(".next");
-        fs::write(&next, text).unwrap();
-        fs::rename(next, self.path(name)).unwrap();
-    }
-
-    fn identify(&self, identity: &Identity) {
-        self.write("key.pem", &identity.key);
-        self.write("cert.pem", &identity.certificate);
+        self.secret.path(name).to_str().unwrap().to_owned()
     }
 
     /// The agent, and where its probes are.
@@ -153,7 +142,7 @@ fn a_real_prometheus_scrapes_over_tls_with_a_password_or_a_token_while_the_certi
     let first = site.get(address, "/healthz", &bearer()).unwrap().1;
     for _ in 0..3 {
         let next = site.authority.issue(&["127.0.0.1"]);
-        site.identify(&next);
+        site.secret.identify(&next);
         let shown = site.get(address, "/healthz", &bearer()).unwrap().1;
         assert_eq!(shown, CertificateDer::from_pem_slice(next.certificate.as_bytes()).unwrap().to_vec());
         assert_ne!(shown, first);

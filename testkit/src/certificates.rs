@@ -1,5 +1,10 @@
 //! Authorities and certificates for tests of TLS.
 
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
 
 /// One who signs certificates.
@@ -52,5 +57,44 @@ impl Authority {
         let key = KeyPair::generate().expect("there is randomness");
         let certificate = params.signed_by(&key, &self.0).expect("the authority signs");
         Identity { certificate: certificate.pem(), key: key.serialize_pem() }
+    }
+}
+
+/// A folder of files that change as those of a mounted Secret do: each at once.
+pub struct Secret(tempfile::TempDir);
+
+impl Default for Secret {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Secret {
+    /// Without any file.
+    pub fn new() -> Self {
+        Self(tempfile::tempdir().expect("there is room for a folder"))
+    }
+
+    /// Where it is.
+    pub fn folder(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Where the file of this name is.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder().join(name)
+    }
+
+    /// Makes or replaces a file.
+    pub fn write(&self, name: &str, text: &str) {
+        let next = self.path(".next");
+        fs::write(&next, text).expect("the folder can be written to");
+        fs::rename(next, self.path(name)).expect("the folder can be written to");
+    }
+
+    /// Makes or replaces cert.pem and key.pem.
+    pub fn identify(&self, identity: &Identity) {
+        self.write("key.pem", &identity.key);
+        self.write("cert.pem", &identity.certificate);
     }
 }

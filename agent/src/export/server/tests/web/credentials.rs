@@ -5,7 +5,7 @@ use super::*;
 #[tokio::test]
 async fn a_page_is_for_those_with_a_password_or_a_token_and_the_probes_have_a_port_that_is_open() {
     let site = Site::new();
-    site.write("tokens", &format!("\n{TOKEN}\nanother-token-of-more-than-16\n"));
+    site.secret.write("tokens", &format!("\n{TOKEN}\nanother-token-of-more-than-16\n"));
     let headers = "http_server_config: {headers: {X-Frame-Options: deny}}\n";
     let users = format!("basic_auth_users:\n{}{}", user("prom", "secret", 4), user("mom", "terces", 5));
     site.configure("", &format!("{headers}{users}bearer_token_file: tokens\n"));
@@ -65,7 +65,7 @@ async fn a_change_that_leaves_the_files_size_and_time_of_modification_is_read_al
     let site = Site::new();
     let web = |password: &str| format!("basic_auth_users:\n{}", user("prom", password, 4));
     let texts = [web("a"), web("b")];
-    fs::write(site.path("web.yaml"), &texts[0]).unwrap();
+    fs::write(site.secret.path("web.yaml"), &texts[0]).unwrap();
     let running = site.start();
     let get = |word: &str| {
         let headers = password("prom", word);
@@ -74,7 +74,7 @@ async fn a_change_that_leaves_the_files_size_and_time_of_modification_is_read_al
     };
     assert_eq!(get("a").await, "HTTP/1.1 200 OK");
     // In place, the same inode and size; the times are put back, as if the clock had not moved.
-    let path = site.path("web.yaml");
+    let path = site.secret.path("web.yaml");
     let file = fs::File::options().write(true).open(&path).unwrap();
     let times = fs::metadata(&path).unwrap().modified().unwrap();
     fs::write(&path, &texts[1]).unwrap();
@@ -100,9 +100,9 @@ async fn a_user_who_is_taken_out_is_refused_at_once_and_nothing_is_opened_while_
         assert_eq!(site.status(&running, &mom).await, "HTTP/1.1 200 OK", "{opened:?}");
     }
     // Truncated, then gone: what held before holds on, TLS included.
-    site.write("web.yaml", "");
+    site.secret.write("web.yaml", "");
     assert_eq!(site.status(&running, "").await, "HTTP/1.1 401 Unauthorized");
-    fs::remove_file(site.path("web.yaml")).unwrap();
+    fs::remove_file(site.secret.path("web.yaml")).unwrap();
     assert_eq!(site.status(&running, "").await, "HTTP/1.1 401 Unauthorized");
     // Back again, within the time after which a failure is looked at anew.
     site.configure("", &both);
@@ -151,7 +151,8 @@ async fn get_from(from: &str, running: &Running, headers: &str) -> String {
 async fn who_guesses_passwords_has_few_of_them_checked_and_keeps_nobody_out() {
     let site = Site::new();
     // No TLS here: handshakes are not what is looked at.
-    site.write("web.yaml", &format!("basic_auth_users:\n{}{}", user("known", "secret", 6), user("new", "terces", 6)));
+    site.secret
+        .write("web.yaml", &format!("basic_auth_users:\n{}{}", user("known", "secret", 6), user("new", "terces", 6)));
     let running = Arc::new(site.start());
     let known = password("known", "secret");
     assert_eq!(request(running.address, "GET", "/metrics", &known).await.status, "HTTP/1.1 200 OK");
@@ -190,13 +191,13 @@ async fn who_guesses_passwords_has_few_of_them_checked_and_keeps_nobody_out() {
 #[tokio::test]
 async fn without_tls_a_web_configuration_may_ask_for_credentials_all_the_same() {
     let site = Site::new();
-    site.write("tokens", TOKEN);
-    site.write("web.yaml", "bearer_token_file: tokens\n");
+    site.secret.write("tokens", TOKEN);
+    site.secret.write("web.yaml", "bearer_token_file: tokens\n");
     let running = site.start();
     assert!(request(running.address, "GET", "/metrics", "").await.status.contains(" 401 "));
     let token = format!("authorization: Bearer {TOKEN}\r\n");
     assert!(request(running.address, "GET", "/metrics", &token).await.status.contains(" 200 "));
-    site.write("tokens", "fedcba9876543210\n");
+    site.secret.write("tokens", "fedcba9876543210\n");
     assert!(request(running.address, "GET", "/metrics", &token).await.status.contains(" 401 "));
     let token = "authorization: Bearer fedcba9876543210\r\n";
     assert!(request(running.address, "GET", "/healthz", token).await.status.contains(" 200 "));

@@ -6,7 +6,6 @@ mod tls;
 
 use std::{
     fs,
-    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -17,7 +16,7 @@ use rustls::{
     crypto::ring,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
 };
-use testkit::certificates::{Authority, Identity};
+use testkit::certificates::{Authority, Identity, Secret};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
@@ -38,42 +37,27 @@ const SHORT: Duration = Duration::from_millis(300);
 
 /// The folder of a web configuration, its authority, and the server that has it.
 struct Site {
-    folder: tempfile::TempDir,
+    secret: Secret,
     authority: Authority,
 }
 
 impl Site {
     /// With a certificate for 127.0.0.1.
     fn new() -> Self {
-        let site = Self { folder: tempfile::tempdir().unwrap(), authority: Authority::new() };
-        site.identify(&site.authority.issue(&["127.0.0.1"]));
+        let site = Self { secret: Secret::new(), authority: Authority::new() };
+        site.secret.identify(&site.authority.issue(&["127.0.0.1"]));
         site
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        // As a mounted Secret changes: at once.
-        let next = self.path(".next");
-        fs::write(&next, text).unwrap();
-        fs::rename(next, self.path(name)).unwrap();
-    }
-
-    fn identify(&self, identity: &Identity) {
-        self.write("key.pem", &identity.key);
-        self.write("cert.pem", &identity.certificate);
     }
 
     /// TLS with these further lines of its section, and then these.
     fn configure(&self, tls: &str, rest: &str) {
-        self.write("web.yaml", &format!("tls_server_config:\n  cert_file: cert.pem\n  key_file: key.pem\n{tls}{rest}"));
+        self.secret
+            .write("web.yaml", &format!("tls_server_config:\n  cert_file: cert.pem\n  key_file: key.pem\n{tls}{rest}"));
     }
 
     fn listen(&self) -> Listen {
         let health = Some("127.0.0.1:0".parse().unwrap());
-        Listen { web: Some(self.path("web.yaml")), health, ..on_loopback() }
+        Listen { web: Some(self.secret.path("web.yaml")), health, ..on_loopback() }
     }
 
     fn start(&self) -> Running {

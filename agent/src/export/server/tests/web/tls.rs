@@ -17,7 +17,7 @@ async fn a_new_certificate_is_shown_at_the_next_handshake_and_one_without_its_ke
     let first = shown().await;
     for _ in 0..3 {
         let next = issue();
-        site.identify(&next);
+        site.secret.identify(&next);
         assert_eq!(shown().await, der(&next));
         assert_ne!(shown().await, first);
     }
@@ -25,11 +25,11 @@ async fn a_new_certificate_is_shown_at_the_next_handshake_and_one_without_its_ke
 
     let before = shown().await;
     let other = issue();
-    site.write("cert.pem", &other.certificate);
+    site.secret.write("cert.pem", &other.certificate);
     assert_eq!(shown().await, before, "the key is another's");
     assert_eq!(shown().await, before);
     assert_eq!(counted(&running, "podlens_web_config_reloads_total", "failed"), 1, "told once");
-    site.write("key.pem", &other.key);
+    site.secret.write("key.pem", &other.key);
     assert_eq!(shown().await, der(&other));
 
     kept.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
@@ -41,7 +41,7 @@ async fn a_new_certificate_is_shown_at_the_next_handshake_and_one_without_its_ke
 #[tokio::test]
 async fn a_client_without_a_certificate_that_is_wanted_is_refused_and_told() {
     let site = Site::new();
-    site.write("ca.pem", &site.authority.pem());
+    site.secret.write("ca.pem", &site.authority.pem());
     let clients = "  client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: ca.pem\n";
     let names = "  client_allowed_sans: [prometheus.monitoring, 10.1.2.3, a.example.com]\n";
     site.configure(&format!("{clients}{names}"), "");
@@ -73,13 +73,13 @@ async fn a_client_without_a_certificate_that_is_wanted_is_refused_and_told() {
 #[tokio::test]
 async fn a_certificate_of_the_server_that_clients_do_not_accept_is_told() {
     let site = Site::new();
-    site.identify(&site.authority.issue_expired(&["127.0.0.1"]));
+    site.secret.identify(&site.authority.issue_expired(&["127.0.0.1"]));
     site.configure("", "");
     let running = site.start();
     let error = site.connect(&running, None).await.unwrap_err().to_string();
     assert!(error.to_lowercase().contains("expired"), "{error}");
     eventually("the refusal", || count(&running, Refusal::ServerCertificate) == 1).await;
-    site.identify(&Authority::new().issue(&["127.0.0.1"]));
+    site.secret.identify(&Authority::new().issue(&["127.0.0.1"]));
     assert!(site.connect(&running, None).await.is_err());
     eventually("the refusal", || count(&running, Refusal::ServerCertificate) == 2).await;
 }
