@@ -1,25 +1,12 @@
 //! `podlens run`: the agent.
 
-use std::{
-    fs, io,
-    os::fd::OwnedFd,
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{fs, io, os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::watch,
-    task::JoinSet,
-    time::MissedTickBehavior,
-};
+use tokio::{sync::watch, task::JoinSet, time::MissedTickBehavior};
 use tracing::{info, warn};
 
+use super::service::{self, Beat, StopSignals};
 use crate::{
     attribution::kubernetes::source,
     config::{self, Compression, Config, Histograms, Otlp},
@@ -27,11 +14,11 @@ use crate::{
         otlp::{Options, is_of_entity},
         otlp_client::{self, EXPORTER, OtlpClient, OtlpConfig, OtlpLogClient, OtlpTls},
         own::{self, OwnPush},
-        server::{Content, Listen, Server, Verdict},
+        server::{Content, Server, Verdict},
     },
     kernel::process,
     pipeline::{OwnMetrics, Pipeline, Source, log_states},
-    signal::shutdown::{Shutdown, stopped},
+    signal::shutdown::until_stopped,
     telemetry::{
         SelfTelemetry,
         otlp::{COUNTERS, LogRecordCounters},
@@ -41,40 +28,26 @@ use crate::{
 const REAP: Duration = Duration::from_secs(1);
 /// By then the first names are there and connections are made.
 const STARTED: Duration = Duration::from_secs(10);
-/// A pipeline that was not tidied for so long hangs.
-const HEARTBEAT: Duration = Duration::from_secs(30);
 /// A stop waits so long for a sweep that is under way.
 const LAST_WORDS: Duration = Duration::from_millis(500);
-/// Everything still under way after a stop is given up then.
-const LAST_ACTS: Duration = Duration::from_secs(4);
 
 /// Runs until SIGTERM or SIGINT.
 ///
 /// # Errors
 /// The address is taken, a setting cannot work, or the node has no cgroups.
 pub fn run(config: &Config) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .max_blocking_threads(4)
-        .thread_name("podlens")
-        .enable_all()
-        .build()
-        .context("cannot start the runtime: threads or file descriptors are exhausted")?;
-    let outcome = runtime.block_on(serve(config));
-    runtime.shutdown_timeout(Duration::from_millis(500));
-    outcome
+    service::block_on(serve(config))
 }
 
 async fn serve(config: &Config) -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?;
+    let mut stop_signals = StopSignals::listen()?;
     let (stop, shutdown) = watch::channel(false);
-    let beat = Arc::new(AtomicU64::new(0));
 
     let otlp = otlp_settings(config, &config.otlp)?;
     let logs = if config.tells_events() { otlp_settings(config, &config.logs)? } else { None };
     let telemetry = Arc::new(SelfTelemetry::new(env!("CARGO_PKG_VERSION"), otlp.as_ref().map(|_| &COUNTERS))?);
     let pipeline = Arc::new(Pipeline::start(config)?);
+    let beat = Arc::new(Beat::begin());
     let source = Arc::new(Source(Arc::clone(&pipeline)));
     OwnMetrics::register(&telemetry, &pipeline)?;
     let log_counters = pipeline.event_log().map(|_| Arc::new(LogRecordCounters::default()));
@@ -82,8 +55,7 @@ async fn serve(config: &Config) -> Result<()> {
         telemetry.add_log_records(Arc::clone(counters))?;
     }
     // The port is taken before anything is pushed: a second agent beside this one stops here, unheard.
-    let listen = Listen { address: config.listen, health: config.health_listen, web: config.web.config_file.clone() };
-    let server = Server::bind(&listen, content(&pipeline, &source, &telemetry, &beat, config))?;
+    let server = Server::bind(&service::listen(config), content(&pipeline, &source, &telemetry, &beat, config))?;
     info!(address = %server.address(), node = config.node, "serving");
     if let Some(address) = server.health_address() {
         info!(%address, "serving /healthz and /readyz, open to all");
@@ -92,15 +64,15 @@ async fn serve(config: &Config) -> Result<()> {
 
     let mut tasks = JoinSet::new();
     tasks.spawn(server.run(shutdown.clone()));
-    tasks.spawn(keep_reaping(Arc::clone(&pipeline), Arc::clone(&beat), shutdown.clone()));
-    tasks.spawn(release_program(shutdown.clone()));
+    tasks.spawn(until_stopped(shutdown.clone(), keep_reaping(Arc::clone(&pipeline), Arc::clone(&beat))));
+    tasks.spawn(until_stopped(shutdown.clone(), release_program()));
     #[cfg(feature = "kernel-log")]
     if let Some(lines) = pipeline.kernel_log() {
         tasks.spawn(lines.follow(shutdown.clone()));
     }
     source::start(&config.kubernetes, &config.node, pipeline.names(), &mut tasks, &shutdown).await;
     if let Some(events) = pipeline.events() {
-        tasks.spawn(follow(Arc::clone(&pipeline), events, shutdown.clone()));
+        tasks.spawn(until_stopped(shutdown.clone(), follow(Arc::clone(&pipeline), events)));
     }
     if let Some(otlp) = otlp {
         pipeline.expect_exporter(EXPORTER);
@@ -116,16 +88,10 @@ async fn serve(config: &Config) -> Result<()> {
         tasks.spawn(OtlpLogClient::new(&logs, &config.node, events, counters)?.run(shutdown.clone()));
     }
 
-    tokio::select! {
-        _ = terminate.recv() => info!(signal = "SIGTERM", "stopping"),
-        _ = interrupt.recv() => info!(signal = "SIGINT", "stopping"),
-    }
+    stop_signals.come().await;
     tell_rest(&pipeline).await;
     stop.send_replace(true);
-    let last_acts = async { while tasks.join_next().await.is_some() {} };
-    if tokio::time::timeout(LAST_ACTS, last_acts).await.is_err() {
-        warn!(bound = ?LAST_ACTS, "some tasks did not end in time and were given up");
-    }
+    service::end(tasks).await;
     Ok(())
 }
 
@@ -182,30 +148,18 @@ fn content(
     pipeline: &Arc<Pipeline>,
     source: &Arc<Source>,
     telemetry: &Arc<SelfTelemetry>,
-    beat: &Arc<AtomicU64>,
+    beat: &Arc<Beat>,
     config: &Config,
 ) -> Content<Source> {
-    let alive = {
-        let (pipeline, beat) = (Arc::clone(pipeline), Arc::clone(beat));
-        move || {
-            let silent = pipeline.uptime().saturating_sub(Duration::from_millis(beat.load(Ordering::Relaxed)));
-            let good = silent < HEARTBEAT;
-            let text = if good {
-                "ok\n".to_owned()
-            } else {
-                format!("the pipeline has not moved for {} s\n", silent.as_secs())
-            };
-            Verdict { good, text }
-        }
-    };
     let ready = {
         let pipeline = Arc::clone(pipeline);
         move || Verdict { good: pipeline.is_useful(), text: states(&pipeline) }
     };
+    let beat = Arc::clone(beat);
     Content {
         source: Arc::clone(source),
         telemetry: Arc::clone(telemetry),
-        alive: Arc::new(alive),
+        alive: Arc::new(move || beat.verdict("the pipeline")),
         ready: Arc::new(ready),
         node: config.node.as_str().into(),
         linger: config.linger,
@@ -224,29 +178,20 @@ fn states(pipeline: &Pipeline) -> String {
         .collect()
 }
 
-async fn keep_reaping(pipeline: Arc<Pipeline>, beat: Arc<AtomicU64>, shutdown: Shutdown) {
+async fn keep_reaping(pipeline: Arc<Pipeline>, beat: Arc<Beat>) {
     let mut ticks = tokio::time::interval(REAP);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let work = async {
-        loop {
-            ticks.tick().await;
-            reap(&pipeline).await;
-            let uptime_ms = u64::try_from(pipeline.uptime().as_millis()).unwrap_or(u64::MAX);
-            beat.store(uptime_ms, Ordering::Relaxed);
-        }
-    };
-    tokio::select! {
-        () = stopped(shutdown) => {}
-        () = work => {}
+    loop {
+        ticks.tick().await;
+        reap(&pipeline).await;
+        beat.give();
     }
 }
 
 /// Gives the start's code back when all of it has run.
-async fn release_program(shutdown: Shutdown) {
-    tokio::select! {
-        () = stopped(shutdown) => {}
-        () = tokio::time::sleep(STARTED) => process::release_program(),
-    }
+async fn release_program() {
+    tokio::time::sleep(STARTED).await;
+    process::release_program();
 }
 
 /// On a thread that may wait for a sweep: the runtime's own go on answering.
@@ -257,21 +202,15 @@ async fn reap(pipeline: &Arc<Pipeline>) {
 }
 
 /// Reads births and removals as they come, so that a burst does not fill the ring buffer between two ticks.
-async fn follow(pipeline: Arc<Pipeline>, events: io::Result<OwnedFd>, shutdown: Shutdown) {
+async fn follow(pipeline: Arc<Pipeline>, events: io::Result<OwnedFd>) {
     let readable = match events.and_then(process::watch) {
         Ok(readable) => readable,
         Err(cause) => return warn!(%cause, "births and removals of cgroups are read once a second only"),
     };
-    let work = async {
-        loop {
-            let guard: io::Result<_> = readable.readable().await;
-            let Ok(mut guard) = guard else { return };
-            guard.clear_ready();
-            reap(&pipeline).await;
-        }
-    };
-    tokio::select! {
-        () = stopped(shutdown) => {}
-        () = work => {}
+    loop {
+        let guard: io::Result<_> = readable.readable().await;
+        let Ok(mut guard) = guard else { return };
+        guard.clear_ready();
+        reap(&pipeline).await;
     }
 }

@@ -1,0 +1,101 @@
+//! What the commands have in common that serve until a stop is asked for: `run` and `fleet`.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    task::JoinSet,
+};
+use tracing::{info, warn};
+
+use crate::{
+    config::Config,
+    export::server::{Listen, Verdict},
+};
+
+/// A sign of life that is older means that something hangs.
+const HEARTBEAT: Duration = Duration::from_secs(30);
+/// Everything still under way after a stop is given up then.
+const LAST_ACTS: Duration = Duration::from_secs(4);
+
+/// Does the work on a runtime that is small, as all of podlens is.
+pub(super) fn block_on(work: impl Future<Output = Result<()>>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(4)
+        .thread_name("podlens")
+        .enable_all()
+        .build()
+        .context("cannot start the runtime: threads or file descriptors are exhausted")?;
+    let outcome = runtime.block_on(work);
+    runtime.shutdown_timeout(Duration::from_millis(500));
+    outcome
+}
+
+/// Where the configuration lets listen.
+pub(super) fn listen(config: &Config) -> Listen {
+    Listen { address: config.listen, health: config.health_listen, web: config.web.config_file.clone() }
+}
+
+/// The signals that ask for a stop.
+pub(super) struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    /// From now on they no longer end the process by themselves.
+    pub(super) fn listen() -> Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?,
+        })
+    }
+
+    /// Ends when one of them comes.
+    pub(super) async fn come(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => info!(signal = "SIGTERM", "stopping"),
+            _ = self.interrupt.recv() => info!(signal = "SIGINT", "stopping"),
+        }
+    }
+}
+
+/// Lets the tasks end, which have been asked to.
+pub(super) async fn end(mut tasks: JoinSet<()>) {
+    let last_acts = async { while tasks.join_next().await.is_some() {} };
+    if tokio::time::timeout(LAST_ACTS, last_acts).await.is_err() {
+        warn!(bound = ?LAST_ACTS, "some tasks did not end in time and were given up");
+    }
+}
+
+/// When something gave its last sign of life.
+pub(super) struct Beat {
+    began: Instant,
+    last_ms: AtomicU64,
+}
+
+impl Beat {
+    /// The first one is now.
+    pub(super) fn begin() -> Self {
+        Self { began: Instant::now(), last_ms: AtomicU64::new(0) }
+    }
+
+    /// A sign of life.
+    pub(super) fn give(&self) {
+        let now_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_ms.store(now_ms, Ordering::Relaxed);
+    }
+
+    /// Whether `what` is alive.
+    pub(super) fn verdict(&self, what: &str) -> Verdict {
+        let silent = self.began.elapsed().saturating_sub(Duration::from_millis(self.last_ms.load(Ordering::Relaxed)));
+        let good = silent < HEARTBEAT;
+        let text = if good { "ok\n".to_owned() } else { format!("{what} has not moved for {} s\n", silent.as_secs()) };
+        Verdict { good, text }
+    }
+}
