@@ -238,7 +238,7 @@ impl SnapshotSource for Source {
                 error!(%cause, "a sweep ended early; the last snapshot is served again");
                 match fresh.as_ref() {
                     Some((_, last)) => return Arc::clone(last),
-                    None => Arc::new(empty(Arc::clone(&self.0.node))),
+                    None => Arc::new(Snapshot::empty(Arc::clone(&self.0.node), 0, SystemTime::now())),
                 }
             }
         };
@@ -249,12 +249,6 @@ impl SnapshotSource for Source {
     fn exported(&self, exporter: &str, sequence: u64) {
         self.0.exported(exporter, sequence);
     }
-}
-
-/// What is served before the first sweep.
-fn empty(node: Arc<str>) -> Snapshot {
-    let (entities, sections, infos) = (Arc::default(), Vec::new(), Arc::new([]));
-    Snapshot { sequence: 0, taken: SystemTime::now(), node, entities, sections, infos }
 }
 
 impl Inner {

@@ -224,7 +224,7 @@ mod tests {
         config::Units,
         kernel::cgroupfs::hierarchies::Hierarchies,
         registry::ledger::Definition,
-        signal::{Layout, Naming},
+        signal::{Layout, PathNames},
     };
 
     /// A tree of two cgroups, `/a` and `/b`, and their keys.
@@ -235,23 +235,6 @@ mod tests {
             fs::metadata(root.join(name)).unwrap().ino()
         });
         (Cgroups::scan(Hierarchies::find(root).unwrap(), Units::Each), keys)
-    }
-
-    /// Knows no name.
-    struct Nameless;
-
-    impl Naming for Nameless {
-        fn version(&self) -> u64 {
-            0
-        }
-
-        fn name(&self, entity: &Entity) -> Entity {
-            entity.clone()
-        }
-
-        fn is_pending(&self, _: &Entity) -> bool {
-            false
-        }
     }
 
     fn in_use(number: u32, key: CgroupKey, generation: u32) -> SlotsInUse {
@@ -279,9 +262,9 @@ mod tests {
         assert_eq!(look(&cgroups, &mut ledger, &of_b), (true, Some(place(&mut ledger, "/b"))));
         // Nobody has read anything of them, so both are gone and forgotten, and a stranger has their places.
         let now = Instant::now();
-        ledger.begin(now, &Nameless);
-        ledger.finish(now, &Nameless);
-        ledger.begin(now + Duration::from_secs(2), &Nameless);
+        ledger.begin(now, &PathNames);
+        ledger.finish(now, &PathNames);
+        ledger.begin(now + Duration::from_secs(2), &PathNames);
         let strangers = [place(&mut ledger, "x"), place(&mut ledger, "y")];
         let (_, again) = look(&cgroups, &mut ledger, &of_b);
         assert!(again.is_some_and(|again| !strangers.contains(&again)), "{again:?} is one of {strangers:?}");

@@ -122,6 +122,13 @@ pub enum Value<'a> {
 }
 
 impl Snapshot {
+    /// One without any value: what there is before the first sweep, or where nothing is measured.
+    #[must_use]
+    pub fn empty(node: Arc<str>, sequence: u64, taken: SystemTime) -> Self {
+        let (entities, sections, infos) = (Arc::default(), Vec::new(), Arc::new([]));
+        Self { sequence, taken, node, entities, sections, infos }
+    }
+
     /// The entity of that position.
     #[must_use]
     pub fn entity(&self, position: u32) -> Option<&EntityState> {

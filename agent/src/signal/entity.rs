@@ -190,3 +190,21 @@ pub trait Naming {
     /// Names are lacking that may well come in a moment.
     fn is_pending(&self, entity: &Entity) -> bool;
 }
+
+/// Knows no name: entities are called what their cgroups' paths tell.
+#[derive(Clone, Copy, Debug)]
+pub struct PathNames;
+
+impl Naming for PathNames {
+    fn version(&self) -> u64 {
+        0
+    }
+
+    fn name(&self, entity: &Entity) -> Entity {
+        entity.clone()
+    }
+
+    fn is_pending(&self, _: &Entity) -> bool {
+        false
+    }
+}

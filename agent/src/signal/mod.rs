@@ -11,7 +11,7 @@ pub mod row;
 pub mod shutdown;
 pub mod state;
 
-pub use entity::{Container, Entity, EntityKey, Naming, Subtree, Workload};
+pub use entity::{Container, Entity, EntityKey, Naming, PathNames, Subtree, Workload};
 pub use event::{Attribute, AttributeValue, Attributes, Event, EventKind, Severity};
 pub use histogram::Histogram;
 pub use loss::Loss;

@@ -10,29 +10,28 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use prometheus::{
     CounterVec,
     core::{Collector, Desc},
     proto::MetricFamily,
 };
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::watch,
-    task::JoinSet,
-};
+use tokio::{sync::watch, task::JoinSet};
 use tracing::{info, warn};
 
 use crate::{
     attribution::kubernetes::source,
     cli::Fleet,
-    commands::run::otlp_settings,
+    commands::{
+        run::otlp_settings,
+        service::{self, Beat, StopSignals},
+    },
     config::Config,
     export::{
         EventSource, SnapshotSource,
         otlp_client::{OtlpConfig, OtlpLogClient},
         own::DirectPush,
-        server::{Content, Listen, Server, Verdict},
+        server::{Content, Server, Verdict},
     },
     fleet::{
         events,
@@ -44,7 +43,7 @@ use crate::{
     },
     registry::{EventBatch, Journal, Snapshot},
     signal::{
-        Entity, Event, Naming,
+        Event, PathNames,
         shutdown::{Shutdown, until_stopped},
     },
     telemetry::{
@@ -53,30 +52,17 @@ use crate::{
     },
 };
 
-/// A runtime that has not run this for so long hangs.
-const HEARTBEAT: Duration = Duration::from_secs(30);
+/// How often the runtime gives a sign of life.
 const BEAT: Duration = Duration::from_secs(5);
-/// Everything still under way after a stop is given up then.
-const LAST_ACTS: Duration = Duration::from_secs(4);
 /// The Lease is given back within this time, or runs out.
 const RELEASE: Duration = Duration::from_secs(2);
 
 pub(super) fn run(config: &Config, options: &Fleet) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .max_blocking_threads(4)
-        .thread_name("podlens")
-        .enable_all()
-        .build()
-        .context("cannot start the runtime: threads or file descriptors are exhausted")?;
-    let outcome = runtime.block_on(serve(config, options));
-    runtime.shutdown_timeout(Duration::from_millis(500));
-    outcome
+    service::block_on(serve(config, options))
 }
 
 async fn serve(config: &Config, options: &Fleet) -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?;
+    let mut stop_signals = StopSignals::listen()?;
     let (stop, shutdown) = watch::channel(false);
     // In a pod the host's name is the pod's.
     let instance = config.node.as_str();
@@ -95,14 +81,13 @@ async fn serve(config: &Config, options: &Fleet) -> Result<()> {
         telemetry.add_log_records(Arc::clone(&log_counters))?;
     }
     let client = source::api_client(&config.kubernetes).await?;
-    let beat = Arc::new(Beat { began: Instant::now(), last_ms: AtomicU64::new(0) });
-    let listen = Listen { address: config.listen, health: config.health_listen, web: config.web.config_file.clone() };
-    let server = Server::bind(&listen, content(&watch, &claim, &telemetry, &beat, config))?;
+    let beat = Arc::new(Beat::begin());
+    let server = Server::bind(&service::listen(config), content(&watch, &claim, &telemetry, &beat, config))?;
     info!(address = %server.address(), instance, api = %client.server(), "watching the fleet");
 
     let mut tasks = JoinSet::new();
     tasks.spawn(server.run(shutdown.clone()));
-    tasks.spawn(until_stopped(shutdown.clone(), beat.keep()));
+    tasks.spawn(until_stopped(shutdown.clone(), keep_beating(beat)));
     watch.start(&client, instance, &mut tasks, &shutdown);
     tasks.spawn(until_stopped(shutdown.clone(), keep_settled(watch, Arc::clone(&claim), journal.clone())));
     if let Some((namespace, name)) = &options.lease {
@@ -119,15 +104,9 @@ async fn serve(config: &Config, options: &Fleet) -> Result<()> {
         tasks.spawn(OtlpLogClient::new(&logs, instance, journal, log_counters)?.run(shutdown.clone()));
     }
 
-    tokio::select! {
-        _ = terminate.recv() => info!(signal = "SIGTERM", "stopping"),
-        _ = interrupt.recv() => info!(signal = "SIGINT", "stopping"),
-    }
+    stop_signals.come().await;
     stop.send_replace(true);
-    let last_acts = async { while tasks.join_next().await.is_some() {} };
-    if tokio::time::timeout(LAST_ACTS, last_acts).await.is_err() {
-        warn!(bound = ?LAST_ACTS, "some tasks did not end in time and were given up");
-    }
+    service::end(tasks).await;
     Ok(())
 }
 
@@ -160,28 +139,10 @@ async fn hold(mut lease: Lease, shutdown: Shutdown) {
 }
 
 /// A sign of life of the runtime itself, whatever others do.
-struct Beat {
-    began: Instant,
-    last_ms: AtomicU64,
-}
-
-impl Beat {
-    fn keep(self: &Arc<Self>) -> impl Future<Output = ()> + Send + use<> {
-        let beat = Arc::clone(self);
-        async move {
-            loop {
-                let now_ms = u64::try_from(beat.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-                beat.last_ms.store(now_ms, Ordering::Relaxed);
-                tokio::time::sleep(BEAT).await;
-            }
-        }
-    }
-
-    fn verdict(&self) -> Verdict {
-        let silent = self.began.elapsed().saturating_sub(Duration::from_millis(self.last_ms.load(Ordering::Relaxed)));
-        let good = silent < HEARTBEAT;
-        let text = if good { "ok\n".to_owned() } else { format!("nothing has moved for {} s\n", silent.as_secs()) };
-        Verdict { good, text }
+async fn keep_beating(beat: Arc<Beat>) {
+    loop {
+        beat.give();
+        tokio::time::sleep(BEAT).await;
     }
 }
 
@@ -197,7 +158,7 @@ fn content(
     Content {
         source: Arc::new(Empty { node: Arc::clone(&node), sequence: AtomicU64::new(0) }),
         telemetry: Arc::clone(telemetry),
-        alive: Arc::new(move || beat.verdict()),
+        alive: Arc::new(move || beat.verdict("nothing")),
         ready: Arc::new(move || ready(&watch, &claim)),
         node,
         linger: config.linger,
@@ -229,15 +190,10 @@ impl SnapshotSource for Empty {
     async fn snapshot(&self) -> Arc<Snapshot> {
         // A page is kept for a moment by its snapshot's number.
         let sequence = self.sequence.fetch_add(1, Ordering::Relaxed);
-        Arc::new(empty(Arc::clone(&self.node), sequence))
+        Arc::new(Snapshot::empty(Arc::clone(&self.node), sequence, SystemTime::now()))
     }
 
     fn exported(&self, _exporter: &str, _sequence: u64) {}
-}
-
-fn empty(node: Arc<str>, sequence: u64) -> Snapshot {
-    let (entities, sections, infos) = (Arc::default(), Vec::new(), Vec::new().into());
-    Snapshot { sequence, taken: SystemTime::now(), node, entities, sections, infos }
 }
 
 /// The fleet's events on their way out.
@@ -262,25 +218,9 @@ impl EventSource for FleetLog {
     }
 
     fn take(&self, exporter: &str, most: usize, _at_once: bool) -> EventBatch {
-        let events = lock(&self.journal).take_at_once(exporter, most, &NoNames);
-        EventBatch { events, described: empty(Arc::clone(&self.instance), 0) }
-    }
-}
-
-/// No event of a fleet is about an entity.
-struct NoNames;
-
-impl Naming for NoNames {
-    fn version(&self) -> u64 {
-        0
-    }
-
-    fn name(&self, entity: &Entity) -> Entity {
-        entity.clone()
-    }
-
-    fn is_pending(&self, _entity: &Entity) -> bool {
-        false
+        // No event of a fleet is about an entity.
+        let events = lock(&self.journal).take_at_once(exporter, most, &PathNames);
+        EventBatch { events, described: Snapshot::empty(Arc::clone(&self.instance), 0, SystemTime::now()) }
     }
 }
 

@@ -11,7 +11,7 @@ use super::*;
 use crate::{
     export::{EventSource, otlp_client::OtlpLogClient},
     registry::{EventBatch, Journal},
-    signal::{Entity, Event, EventKind, Naming, Severity},
+    signal::{Event, EventKind, PathNames, Severity},
     telemetry::otlp::LogRecordCounters,
 };
 
@@ -62,23 +62,6 @@ impl Receiver {
         let server =
             tonic::transport::Server::builder().add_service(service).serve_with_incoming(TcpIncoming::from(listener));
         tokio::spawn(async move { server.await.unwrap() });
-    }
-}
-
-/// Entities are called what their cgroups' paths tell.
-struct PathNames;
-
-impl Naming for PathNames {
-    fn version(&self) -> u64 {
-        0
-    }
-
-    fn name(&self, entity: &Entity) -> Entity {
-        entity.clone()
-    }
-
-    fn is_pending(&self, _: &Entity) -> bool {
-        false
     }
 }
 
