@@ -78,7 +78,8 @@ struct Part<'a> {
     snapshot: &'a Snapshot,
     /// Positions of those that are still to be sent.
     entities: std::vec::IntoIter<u32>,
-    facts: Facts,
+    /// What is known of entities, once something is written.
+    facts: Option<Facts>,
     /// The snapshot's metrics, once something is written.
     metrics: Vec<Vec<Framed<'a>>>,
     /// What is still there is left out.
@@ -130,8 +131,7 @@ impl<'a> Part<'a> {
         // Resources are told apart by the instance: each has only what it used itself.
         let entities = (0_u32..).zip(&*snapshot.entities).filter(|(_, state)| !state.carried);
         let entities: Vec<u32> = entities.map(|(position, _)| position).collect();
-        let facts = if entities.is_empty() { Facts(Vec::new()) } else { Facts::of(snapshot) };
-        Self { snapshot, entities: entities.into_iter(), facts, metrics: Vec::new(), still: None, ended }
+        Self { snapshot, entities: entities.into_iter(), facts: None, metrics: Vec::new(), still: None, ended }
     }
 
     /// Writes the metrics of the next entity that has any; their number of points.
@@ -151,7 +151,8 @@ impl<'a> Part<'a> {
         let has_samples =
             |entity: &u32| metrics.iter().flatten().any(|framed| framed.samples(*entity, still).next().is_some());
         let entity = self.entities.find(has_samples)?;
-        let state = self.snapshot.entity(entity)?;
+        let state = snapshot.entity(entity)?;
+        let facts = self.facts.get_or_insert_with(|| Facts::of(snapshot));
         let moment = Moment {
             start_unix_ns: unix_ns(state.since),
             time_unix_ns: unix_ns(self.ended.unwrap_or(self.snapshot.taken)),
@@ -159,7 +160,7 @@ impl<'a> Part<'a> {
         };
         let mut points = 0;
         proto::nested_long(out, field::REQUEST_RESOURCE_METRICS, |out| {
-            let fact = |label: &str| self.facts.get(self.snapshot, entity, label);
+            let fact = |label: &str| facts.get(snapshot, entity, label);
             proto::nested_long(out, field::RESOURCE_METRICS_RESOURCE, |out| {
                 resource::write(out, &state.entity, &self.snapshot.node, fact, options);
             });
@@ -188,13 +189,17 @@ fn write_metric(
     snapshot: &Snapshot,
     moment: Moment,
 ) -> u64 {
-    let mut with_samples = parts.iter().filter(|part| part.samples(entity, still).next().is_some()).peekable();
-    let Some(first) = with_samples.peek() else { return 0 };
+    let with_samples = |part| {
+        let mut samples = Framed::samples(part, entity, still).peekable();
+        samples.peek().is_some().then_some((part, samples))
+    };
+    let mut parts = parts.iter().filter_map(with_samples).peekable();
+    let Some((Framed { family, frame, .. }, _)) = parts.peek() else { return 0 };
     let mut points = 0;
     proto::nested_long(out, field::SCOPE_METRICS_METRICS, |out| {
-        point::metric(out, &first.frame, first.family.metric(), |out| {
-            for part in with_samples {
-                for sample in part.samples(entity, still) {
+        point::metric(out, frame, family.metric(), |out| {
+            for (part, samples) in parts {
+                for sample in samples {
                     points += u64::from(point::point(out, &part.frame, part.family, sample, snapshot, moment));
                 }
             }
