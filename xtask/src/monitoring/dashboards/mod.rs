@@ -13,7 +13,7 @@ mod pod;
 mod workload;
 
 pub(super) use self::build::Dashboard;
-use self::build::Variable;
+use self::build::{Panel, Unit, Variable};
 
 pub(super) fn all() -> Vec<Dashboard> {
     vec![
@@ -47,4 +47,28 @@ fn top(expression: &str) -> String {
 /// A quantile and its legend.
 fn quantile(share: f64, legend: &'static str, histogram: &str, by: &str) -> (String, &'static str) {
     (super::query::quantile(share, histogram, by, WINDOW), legend)
+}
+
+/// The series of a metric that a dashboard is about, with further matchers.
+type Of = fn(&str, &str) -> String;
+
+fn bytes_on_disks(of: Of, by: &str, legend: &'static str) -> Panel {
+    Panel::graph(
+        "Bytes on disks",
+        Unit::BYTES_PER_SECOND,
+        vec![(rate(&of("podlens_disk_bytes_total", ""), by), legend)],
+    )
+    .about("Requests that reached a device; what the page cache answers is not among them.")
+    .or_nothing("No request reached a disk.")
+}
+
+fn time_in_device(of: Of) -> Panel {
+    let in_device = of("podlens_disk_latency_seconds", ", part=\"device\"");
+    Panel::graph(
+        "Time in the device, 99 % are below",
+        Unit::SECONDS,
+        vec![quantile(0.99, "{{operation}}", &in_device, "operation")],
+    )
+    .about("From the driver to the completion of each request.")
+    .or_nothing("No request reached a disk that measures times.")
 }

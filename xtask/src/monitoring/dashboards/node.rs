@@ -3,7 +3,7 @@
 use super::{
     CLUSTER, NODE,
     build::{Dashboard, Panel, Unit},
-    quantile, rate, top,
+    bytes_on_disks, quantile, rate, time_in_device, top,
 };
 use crate::monitoring::query;
 
@@ -119,27 +119,8 @@ fn memory() -> Vec<Panel> {
 }
 
 fn disks() -> Vec<Panel> {
-    let in_device = of("podlens_disk_latency_seconds", ", part=\"device\"");
-    vec![
-        Panel::graph(
-            "Bytes on disks",
-            Unit::BYTES_PER_SECOND,
-            vec![(
-                rate(&of("podlens_disk_bytes_total", ""), "namespace, unit, operation"),
-                "{{namespace}}{{unit}} {{operation}}",
-            )],
-        )
-        .stacked()
-        .about("Requests that reached a device; what the page cache answers is not among them.")
-        .or_nothing("No request reached a disk."),
-        Panel::graph(
-            "Time in the device, 99 % are below",
-            Unit::SECONDS,
-            vec![quantile(0.99, "{{operation}}", &in_device, "operation")],
-        )
-        .about("From the driver to the completion of each request.")
-        .or_nothing("No request reached a disk that measures times."),
-    ]
+    let bytes = bytes_on_disks(of, "namespace, unit, operation", "{{namespace}}{{unit}} {{operation}}");
+    vec![bytes.stacked(), time_in_device(of)]
 }
 
 fn network() -> Vec<Panel> {

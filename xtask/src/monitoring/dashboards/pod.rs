@@ -3,7 +3,7 @@
 use super::{
     CLUSTER,
     build::{Dashboard, Panel, Unit, Variable},
-    quantile, rate,
+    bytes_on_disks, quantile, rate, time_in_device,
 };
 use crate::monitoring::query;
 
@@ -133,24 +133,11 @@ fn memory() -> Vec<Panel> {
 }
 
 fn rest() -> Vec<Panel> {
-    let in_device = of("podlens_disk_latency_seconds", ", part=\"device\"");
     let rtt = of("podlens_tcp_rtt_seconds", "");
     let dns = of("podlens_dns_lookup_seconds", "");
     vec![
-        Panel::graph(
-            "Bytes on disks",
-            Unit::BYTES_PER_SECOND,
-            vec![(rate(&of("podlens_disk_bytes_total", ""), "container, operation"), "{{container}} {{operation}}")],
-        )
-        .about("Requests that reached a device; what the page cache answers is not among them.")
-        .or_nothing("No request reached a disk."),
-        Panel::graph(
-            "Time in the device, 99 % are below",
-            Unit::SECONDS,
-            vec![quantile(0.99, "{{operation}}", &in_device, "operation")],
-        )
-        .about("From the driver to the completion of each request.")
-        .or_nothing("No request reached a disk that measures times."),
+        bytes_on_disks(of, "container, operation", "{{container}} {{operation}}"),
+        time_in_device(of),
         Panel::graph(
             "Bytes sent and received",
             Unit::BYTES_PER_SECOND,
