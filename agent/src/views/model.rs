@@ -2,12 +2,16 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use podlens_common::disk::{Operation, Part};
+use podlens_common::{
+    disk::{Operation, Part},
+    tcp::{ConnectionEvent, Direction},
+};
 
 use crate::{
     collectors::{
-        disk::metrics as disk, memory::metrics as memory, oom::metrics::OOM_KILLS, pressure::metrics::PRESSURE,
-        scheduler::metrics, stalls::metrics as stalls, tcp::metrics as tcp, udp::metrics as udp,
+        disk::metrics as disk, drops::metrics::DROPS, memory::metrics as memory, oom::metrics::OOM_KILLS,
+        pressure::metrics::PRESSURE, scheduler::metrics, stalls::metrics as stalls, tcp::metrics as tcp,
+        udp::metrics as udp,
     },
     registry::{Sample, Snapshot, Value, snapshot::Culprit},
     signal::{Container, Entity, Histogram, Metric},
@@ -33,11 +37,26 @@ pub(super) struct Usage {
     devices: [Cells; Operation::COUNT],
     queues: Cells,
     pub(super) disk_bytes: [u64; Operation::COUNT],
-    /// Sent and received.
-    pub(super) network_bytes: u64,
+    pub(super) network: Network,
     /// Time under pressure, by what was wanted and how many stalled, as the metric's combinations stand.
     pub(super) pressure_ns: [u64; PRESSURES],
     pub(super) memory: Memory,
+}
+
+/// What its sockets did.
+#[derive(Clone, Debug)]
+pub(super) struct Network {
+    /// Payload by direction.
+    pub(super) bytes: [u64; Direction::COUNT],
+    /// TCP segments sent, and of them those sent again.
+    pub(super) segments: u64,
+    pub(super) retransmits: u64,
+    /// TCP connections by what happened to them, and those that an error ended.
+    pub(super) connections: [u64; ConnectionEvent::COUNT],
+    pub(super) errors: u64,
+    round_trips: Cells,
+    /// Packets, for whichever reason.
+    pub(super) dropped: u64,
 }
 
 /// What an entity has at the end of the time; none where that is not known, or there is none.
@@ -68,7 +87,7 @@ impl Usage {
         devices: [[0; Histogram::CELLS]; Operation::COUNT],
         queues: [0; Histogram::CELLS],
         disk_bytes: [0; Operation::COUNT],
-        network_bytes: 0,
+        network: Network::NONE,
         pressure_ns: [0; PRESSURES],
         memory: Memory { working_set: None, unreclaimable: None, limit: None },
     };
@@ -112,9 +131,6 @@ impl Usage {
                     apply(known, ns);
                 }
             }
-            Value::Integer(bytes) if *metric == tcp::BYTES || *metric == udp::BYTES => {
-                apply(&mut self.network_bytes, bytes);
-            }
             Value::Integer(kills) if *metric == OOM_KILLS => apply(&mut self.oom_kills, kills),
             Value::Integer(bytes) if *metric == disk::BYTES => {
                 if let Some(known) = self.disk_bytes.get_mut(sample.combination) {
@@ -130,7 +146,12 @@ impl Usage {
                     known.iter_mut().zip(cells).for_each(|(cell, amount)| apply(cell, amount));
                 }
             }
-            _ => {}
+            Value::Integer(amount) => {
+                if let Some(known) = self.network.number(metric, sample.combination) {
+                    apply(known, amount);
+                }
+            }
+            Value::Nanoseconds(_) | Value::Float(_) => {}
         }
     }
 
@@ -142,6 +163,9 @@ impl Usage {
         if *metric == stalls::FAULTS {
             return Some(&mut self.major_faults);
         }
+        if *metric == tcp::ROUND_TRIP {
+            return Some(&mut self.network.round_trips);
+        }
         if *metric != disk::LATENCY {
             return None;
         }
@@ -149,6 +173,60 @@ impl Usage {
             return Some(&mut self.queues);
         }
         self.devices.get_mut(combination / Part::COUNT)
+    }
+}
+
+impl Network {
+    const NONE: Self = Self {
+        bytes: [0; Direction::COUNT],
+        segments: 0,
+        retransmits: 0,
+        connections: [0; ConnectionEvent::COUNT],
+        errors: 0,
+        round_trips: [0; Histogram::CELLS],
+        dropped: 0,
+    };
+
+    /// Sent and received.
+    pub(super) fn all_bytes(&self) -> u64 {
+        self.bytes.iter().sum()
+    }
+
+    pub(super) fn round_trips(&self) -> Histogram<'_> {
+        Histogram::new(&self.round_trips)
+    }
+
+    /// Connections made, by either side.
+    pub(super) fn made(&self) -> u64 {
+        let [opened, accepted, _, _] = self.connections;
+        opened + accepted
+    }
+
+    /// Connections that were not made, or that an error ended.
+    pub(super) fn failed(&self) -> u64 {
+        let [_, _, failed, _] = self.connections;
+        failed + self.errors
+    }
+
+    /// Where a number is kept, if a view has it.
+    fn number(&mut self, metric: &Metric, combination: usize) -> Option<&mut u64> {
+        if *metric == tcp::BYTES || *metric == udp::BYTES {
+            // A collector has one protocol, so a direction is a combination.
+            return self.bytes.get_mut(combination);
+        }
+        if *metric == tcp::CONNECTION_EVENTS {
+            return self.connections.get_mut(combination);
+        }
+        if *metric == tcp::SEGMENTS {
+            return (combination == Direction::Transmit.index()).then_some(&mut self.segments);
+        }
+        if *metric == tcp::RETRANSMITS {
+            return Some(&mut self.retransmits);
+        }
+        if *metric == tcp::CONNECTION_ERRORS {
+            return Some(&mut self.errors);
+        }
+        (*metric == DROPS).then_some(&mut self.dropped)
     }
 }
 

@@ -1,8 +1,8 @@
-//! The parts of the terminal view about memory and disks. Pure.
+//! The parts of the terminal view about memory, disks and the network. Pure.
 
 use std::{cmp::Reverse, fmt::Write as _};
 
-use podlens_common::disk::Operation;
+use podlens_common::{disk::Operation, tcp::Direction};
 
 use super::{
     format::{NAME, ROWS, more, per_second, percent, quantile, shorten},
@@ -93,12 +93,52 @@ pub(super) fn disks(text: &mut String, usages: &[(&Entity, Usage)], seconds: f64
     more(text, rows.len());
 }
 
+/// Who sent and received, those first who did most of it.
+pub(super) fn network(text: &mut String, usages: &[(&Entity, Usage)], seconds: f64) {
+    let is_any = |usage: &Usage| usage.network.all_bytes() + usage.network.made() + usage.network.failed() > 0;
+    let mut rows: Vec<&(&Entity, Usage)> =
+        usages.iter().filter(|(_, usage)| is_any(usage) || usage.network.dropped > 0).collect();
+    if rows.is_empty() {
+        return;
+    }
+    rows.sort_by_key(|(entity, usage)| (Reverse((usage.network.all_bytes(), usage.network.made())), *entity));
+    let _ = writeln!(
+        text,
+        "\n{:NAME$} {:>8} {:>8} {:>6} {:>8} {:>8} {:>8} {:>8} {:>8}",
+        "POD OR UNIT", "SENT", "RECEIVED", "AGAIN", "MADE", "FAILED", "RTT p50", "RTT p99", "DROPPED"
+    );
+    let _ = writeln!(
+        text,
+        "{:NAME$} {:>17} {:>6} {:>17} {:>17} {:>8}",
+        "", "MiB/s", "TCP", "connections/s", "up to", "packets"
+    );
+    for (entity, usage) in rows.iter().take(ROWS) {
+        let network = &usage.network;
+        let _ = write!(text, "{:NAME$}", shorten(&entity.to_string()));
+        for direction in Direction::ALL {
+            let bytes = network.bytes.get(direction.index()).copied().unwrap_or(0);
+            let _ = write!(text, " {:>8.2}", bytes as f64 / MIB / seconds);
+        }
+        let _ = writeln!(
+            text,
+            " {:>6} {:>8.1} {:>8.1} {:>8} {:>8} {:>8}",
+            percent(network.retransmits, network.segments),
+            network.made() as f64 / seconds,
+            network.failed() as f64 / seconds,
+            quantile(network.round_trips(), 0.5),
+            quantile(network.round_trips(), 0.99),
+            network.dropped,
+        );
+    }
+    more(text, rows.len());
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
     use crate::{
-        collectors::{disk, memory, stalls},
+        collectors::{disk, memory, stalls, tcp, udp},
         export::fixture::{container, distribution, snapshot_of, state, values},
         views::table::render,
     };
@@ -155,5 +195,29 @@ mod tests {
         let row = found[0].join(" ");
         assert_eq!(row, "shop/db/pg 3.00 977 us 977 us 0.50 8 ms 8 ms 25%", "{view}");
         assert!(!render(&before, &before, 1.0).contains("QUEUED"));
+    }
+
+    #[test]
+    fn what_sockets_did_is_told_over_protocols_and_of_the_time_between() {
+        let entities = vec![state(container("shop", "db", "pg")), state(container("shop", "web", "nginx"))];
+        let bytes = |sent: u64, received: u64| values(&tcp::metrics::BYTES, &[(1, &[sent * MIB, received * MIB])]);
+        let before = snapshot_of(entities.clone(), &[bytes(1, 1)]);
+        let after = snapshot_of(
+            entities,
+            &[
+                bytes(5, 2),
+                values(&udp::metrics::BYTES, &[(1, &[2 * MIB, 0])]),
+                values(&tcp::metrics::SEGMENTS, &[(1, &[100, 7])]),
+                values(&tcp::metrics::RETRANSMITS, &[(1, &[3])]),
+                values(&tcp::metrics::CONNECTION_EVENTS, &[(1, &[4, 2, 1, 5])]),
+                values(&tcp::metrics::CONNECTION_ERRORS, &[(1, &[1, 2, 0, 0])]),
+                values(&tcp::metrics::ROUND_TRIP, &[(1, &distribution(&[(14, 3)], 1_000_000))]),
+            ],
+        );
+        let view = render(&before, &after, 2.0);
+        let found = rows(&view, "RECEIVED");
+        assert_eq!(found.len(), 1, "{view}");
+        assert_eq!(found[0].join(" "), "shop/web/nginx 3.00 0.50 3% 3.0 2.0 977 us 977 us 0", "{view}");
+        assert!(!render(&before, &before, 1.0).contains("RECEIVED"));
     }
 }

@@ -1,5 +1,5 @@
-//! The terminal view: who was busy, who waited, and for whom, who has how much memory and stalls for more, who waits for disks, and
-//! who was killed for want of memory, between two snapshots.
+//! The terminal view: who was busy, who waited, and for whom, who has how much memory and stalls for more, who waits for disks, who
+//! sends and receives, and who was killed for want of memory, between two snapshots.
 //!
 //! Pure: from two snapshots to text. `podlens snapshot` prints it.
 
@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use super::{
     format::{NAME, ROWS, more, per_second, percent, quantile, shorten},
     model::{Delay, Usage, delays, usages},
-    resources::{disks, memory},
+    resources::{disks, memory, network},
 };
 use crate::{registry::Snapshot, signal::Entity};
 
@@ -22,6 +22,7 @@ pub fn render(before: &Snapshot, after: &Snapshot, seconds: f64) -> String {
     delayed(&mut text, &delays(before, after), seconds);
     memory(&mut text, &usages, seconds);
     disks(&mut text, &usages, seconds);
+    network(&mut text, &usages, seconds);
     killed(&mut text, &usages);
     text
 }

@@ -151,7 +151,7 @@ impl<'a> Cost<'a> {
         self.cpu_ns += usage.cpu_ns;
         self.suffered_ns += neighbor + system;
         self.memory += usage.memory.working_set.unwrap_or(0);
-        self.network_bytes += usage.network_bytes;
+        self.network_bytes += usage.network.all_bytes();
         self.disk_bytes += usage.disk_bytes.iter().sum::<u64>();
         self.pressure_ns = self.pressure_ns.max(usage.longest_pressure_ns());
     }
