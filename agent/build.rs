@@ -1,9 +1,17 @@
 //! Builds the kernel programs, so that the daemon can carry them as bytes.
 
-use std::{env, path::Path};
+use std::{env, fs, path::Path};
 
 use anyhow::{Context as _, Result};
 use aya_build::{Package, Toolchain};
+use object::{
+    build::elf::{Builder, SectionData},
+    elf::SHT_STRTAB,
+};
+
+/// What the names of sections begin with that only a debugger or a linker reads: four fifths of the object. The verifier's
+/// messages have lines and types from `.BTF.ext` and `.BTF`, in which no loader relocates anything.
+const NOT_LOADED: [&[u8]; 3] = [b".debug_", b".rel.debug_", b".rel.BTF"];
 
 fn main() -> Result<()> {
     let agent = env::var("CARGO_MANIFEST_DIR").context("cargo did not set CARGO_MANIFEST_DIR")?;
@@ -30,5 +38,29 @@ fn main() -> Result<()> {
         [Package { name: "podlens-ebpf", root_dir: ebpf, features, ..Default::default() }],
         Toolchain::Custom(&toolchain),
     )
-    .context("the kernel programs did not build; `cargo xtask setup` installs what they need")
+    .context("the kernel programs did not build; `cargo xtask setup` installs what they need")?;
+    let object = Path::new(&env::var("OUT_DIR").context("cargo did not set OUT_DIR")?).join("podlens-bpf");
+    let whole = fs::read(&object).with_context(|| format!("cannot read {}", object.display()))?;
+    let stripped = strip(&whole).with_context(|| format!("{} is no object", object.display()))?;
+    fs::write(&object, stripped).with_context(|| format!("cannot write {}", object.display()))
+}
+
+/// The object without what is not loaded.
+fn strip(object: &[u8]) -> object::build::Result<Vec<u8>> {
+    let mut builder = Builder::read(object)?;
+    for section in &mut builder.sections {
+        section.delete = NOT_LOADED.iter().any(|start| section.name.starts_with(start));
+    }
+    builder.delete_orphans();
+    // The linker has one section for the names of sections and those of symbols.
+    if !builder.sections.iter().any(|section| matches!(section.data, SectionData::SectionString)) {
+        let names = builder.sections.add();
+        names.name = ".shstrtab".into();
+        names.sh_type = SHT_STRTAB;
+        names.sh_addralign = 1;
+        names.data = SectionData::SectionString;
+    }
+    let mut stripped = Vec::new();
+    builder.write(&mut stripped)?;
+    Ok(stripped)
 }

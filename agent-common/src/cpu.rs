@@ -2,10 +2,17 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::event;
+use crate::event::{self, EndPath};
 
 /// What was known of a cgroup that is about to be removed: [`CpuFigures`]. Comes before the removal.
 pub const LAST_WORDS: u32 = event::kind("cpu.last_words");
+/// The same of a cgroup in a hierarchy of the cpuacct controller's own: [`CpuTimesAt`]. May come after the removal.
+pub const LAST_TIMES: u32 = event::kind("cpu.last_times");
+
+/// [`crate::tree::TreeWalk::tree`]: that of the CPU controller.
+pub const QUOTAS: u64 = 0;
+/// The same: the cpuacct controller's, where version 1 has it in a hierarchy of its own.
+pub const ACCOUNTS: u64 = 1;
 
 /// What a CPU quota has done to a cgroup so far, as cpu.stat tells it.
 #[repr(C)]
@@ -29,6 +36,16 @@ pub struct CpuTimes {
     pub system: u64,
     /// In both, by the scheduler's clock; 0 where the kernel does not split that by mode (version 1).
     pub run: u64,
+}
+
+/// CPU times of a cgroup of the cpuacct controller's own hierarchy, with its path.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct CpuTimesAt {
+    /// All that it has used.
+    pub times: CpuTimes,
+    /// Its path.
+    pub path: EndPath,
 }
 
 /// What the kernel's memory has of a cgroup.
@@ -73,3 +90,4 @@ pub struct CpuRecord {
 const _: () = assert!(size_of::<Bandwidth>() == 24);
 const _: () = assert!(size_of::<CpuFigures>() == 112);
 const _: () = assert!(size_of::<CpuRecord>() == 128);
+const _: () = assert!(size_of::<CpuTimesAt>() == 24 + EndPath::BYTES);

@@ -53,5 +53,52 @@ pub struct PathEvent {
     pub path: [u8; PATH_BYTES],
 }
 
+/// The path of a cgroup in a record of one size: all that its cgroups in different hierarchies have in common.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct EndPath {
+    /// From the root of the hierarchy. It ends with a zero; what follows means nothing.
+    pub bytes: [u8; EndPath::BYTES],
+}
+
+impl EndPath {
+    /// Longest path, with the zero behind it.
+    pub const BYTES: usize = 512;
+
+    /// The path; none if there is none, or if it may have been cut.
+    #[must_use]
+    pub fn as_str(&self) -> Option<&str> {
+        let path = core::str::from_utf8(self.bytes.split(|byte| *byte == 0).next()?).ok()?;
+        (!path.is_empty() && path.len() + 1 < Self::BYTES).then_some(path)
+    }
+}
+
 const _: () = assert!(size_of::<EventHeader>() == 24);
 const _: () = assert!(size_of::<PathEvent>() == size_of::<EventHeader>() + PATH_BYTES);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(path: &[u8], expected: Option<&str>) {
+        let mut end = EndPath { bytes: [b'x'; EndPath::BYTES] };
+        for (place, byte) in end.bytes.iter_mut().zip(path) {
+            *place = *byte;
+        }
+        assert_eq!(end.as_str(), expected);
+    }
+
+    #[test]
+    fn a_path_goes_to_its_zero_and_one_that_may_be_cut_is_none() {
+        check(b"/kubepods/pod1\0", Some("/kubepods/pod1"));
+        check(b"\0", None);
+        check(b"/\xff\0", None);
+        check(b"", None);
+        let mut longest = [b'a'; EndPath::BYTES];
+        if let Some(last) = longest.last_mut() {
+            *last = 0;
+        }
+        check(&longest, None);
+    }
+}

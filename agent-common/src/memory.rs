@@ -2,7 +2,10 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::{event, label::label};
+use crate::{
+    event::{self, EndPath},
+    label::label,
+};
 
 /// What had happened to a cgroup of the version 2 tree by its removal: [`MemoryEnd`]. Comes before the removal.
 pub const LAST_WORDS: u32 = event::kind("memory.last_words");
@@ -148,20 +151,17 @@ pub struct MemoryEnd {
     pub peak: u64,
 }
 
-/// Longest path in a [`MemoryEndAt`], in bytes, with the zero behind it.
-pub const END_PATH_BYTES: usize = 512;
-
-/// The same with the cgroup's path, which is all that its cgroups in different hierarchies have in common.
+/// The same with the cgroup's path.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct MemoryEndAt {
     /// What had happened to it.
     pub end: MemoryEnd,
-    /// Its path from the root of the hierarchy. It ends with a zero; what follows means nothing.
-    pub path: [u8; END_PATH_BYTES],
+    /// Its path.
+    pub path: EndPath,
 }
 
 const _: () = assert!(size_of::<MemoryRecord>() == 106 * 8);
 const _: () = assert!(size_of::<EndWords>() == 32);
 const _: () = assert!(size_of::<MemoryEnd>() == 144);
-const _: () = assert!(size_of::<MemoryEndAt>() == 144 + END_PATH_BYTES);
+const _: () = assert!(size_of::<MemoryEndAt>() == 144 + EndPath::BYTES);

@@ -13,6 +13,8 @@ pub struct TreeWalk {
     pub most: u64,
     /// Memory nodes of the machine; the daemon's.
     pub nodes: u64,
+    /// Which tree, for a walk that knows several; the daemon's.
+    pub tree: u64,
     /// Runs that it took so far; 0 has the next one begin anew.
     pub runs: u64,
     /// 1: it came round to where it began.
@@ -35,4 +37,4 @@ pub struct TreeWalk {
     pub climbs: u64,
 }
 
-const _: () = assert!(size_of::<TreeWalk>() == 96);
+const _: () = assert!(size_of::<TreeWalk>() == 104);

@@ -15,7 +15,9 @@ use aya_ebpf::{
 };
 use podlens_common::{
     cgroup::KEY_V1,
-    cpu::{Bandwidth, CpuFigures, CpuRecord, CpuTimes, HAS_GROUP, HAS_TIMES, LAST_WORDS},
+    cpu::{
+        ACCOUNTS, Bandwidth, CpuFigures, CpuRecord, CpuTimes, CpuTimesAt, HAS_GROUP, HAS_TIMES, LAST_TIMES, LAST_WORDS,
+    },
     tree::{BATCH, TreeWalk},
 };
 
@@ -59,11 +61,14 @@ impl Tree for CpuTree {
     }
 
     #[inline(always)]
-    fn of_set(set: u64) -> u64 {
-        let cgroup = if has_v1() {
-            word(word(set + offsets::set_cpu()) + offsets::css_cgroup())
-        } else {
+    fn of_set(set: u64, tree: u64) -> u64 {
+        let cgroup = if !has_v1() {
             word(set + offsets::set_default())
+        } else if tree == ACCOUNTS && number!("accounting ? 1 : 0") != 0 {
+            let state = word(set + number!("u64 css_set.subsys[cgroup_subsys_id.cpuacct_cgrp_id]?accounting"));
+            word(state + offsets::css_cgroup())
+        } else {
+            word(word(set + offsets::set_cpu()) + offsets::css_cgroup())
         };
         cgroup + number!("cgroup.self")
     }
@@ -314,9 +319,9 @@ fn since(counted: u64, added: u64) -> u64 {
 #[btf_tracepoint(function = "cgroup_rmdir")]
 pub fn cpu_last_words(context: BtfTracePointContext) -> i32 {
     let cgroup = Cgroup::from_raw(context.arg(0));
-    let expected = if has_v1() { KEY_V1 } else { 0 };
-    let Some(mark) = cgroup.key_mark() else { return 0 };
-    if mark != expected {
+    let mark = if has_v1() { KEY_V1 } else { 0 };
+    let counts = cgroup.key_mark() == Some(mark);
+    if !counts && !is_account(cgroup) {
         return 0;
     }
     // Its own address, as a number.
@@ -327,9 +332,26 @@ pub fn cpu_last_words(context: BtfTracePointContext) -> i32 {
     let figures = unsafe { &(*read).figures };
     let CpuTimes { user, system, run } = figures.handed_up;
     let has_run = user | system | run | figures.pending.run != 0;
-    if has_run || figures.bandwidth.periods > 0 {
+    if !counts {
+        if has_run {
+            let path: *const u8 = context.arg(1);
+            // SAFETY: the place is the event's own until it is submitted.
+            events::send_filled::<CpuTimesAt>(LAST_TIMES, cgroup.kn().id(), |place| unsafe {
+                (*place).times = figures.handed_up;
+                events::write_path(&raw mut (*place).path, path);
+            });
+        }
+    } else if has_run || figures.bandwidth.periods > 0 {
         // SAFETY: the place is the event's own until it is submitted.
         events::send_filled::<CpuFigures>(LAST_WORDS, cgroup.kn().id() | mark, |place| unsafe { *place = *figures });
     }
     0
+}
+
+/// A cgroup of the cpuacct controller's own hierarchy, if it is none of the CPU controller's.
+#[inline(always)]
+fn is_account(cgroup: Cgroup) -> bool {
+    has_v1()
+        && number!("accounting ? 1 : 0") != 0
+        && tree::pointer_in(cgroup, number!("u64 cgroup.subsys[cgroup_subsys_id.cpuacct_cgrp_id]?accounting")) != 0
 }

@@ -6,7 +6,7 @@
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
     cty::c_void,
-    helpers::{bpf_probe_read_kernel_str_bytes, generated::bpf_probe_read_kernel},
+    helpers::generated::bpf_probe_read_kernel,
     macros::{btf_tracepoint, map},
     maps::Array,
     programs::BtfTracePointContext,
@@ -77,7 +77,7 @@ impl Tree for MemoryTree {
     }
 
     #[inline(always)]
-    fn of_set(set: u64) -> u64 {
+    fn of_set(set: u64, _tree: u64) -> u64 {
         word(set + number!("u64 css_set.subsys[cgroup_subsys_id.memory_cgrp_id]"))
     }
 
@@ -330,13 +330,10 @@ pub fn memory_last_words(context: BtfTracePointContext) -> i32 {
     } else {
         let path: *const u8 = context.arg(1);
         events::send_filled::<MemoryEndAt>(LAST_WORDS_V1, cgroup.kn().id(), |end| {
-            // SAFETY: the place is the program's own, and the kernel copies at most the path's length.
+            // SAFETY: the place is the event's own until it is submitted.
             unsafe {
                 fill_end(&raw mut (*end).end, memcg, known);
-                let place = &mut (*end).path;
-                // Without a path it is nobody's.
-                place[0] = 0;
-                let _ = bpf_probe_read_kernel_str_bytes(path, place);
+                events::write_path(&raw mut (*end).path, path);
             }
         });
     }

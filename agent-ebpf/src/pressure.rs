@@ -58,7 +58,7 @@ impl Tree for UnifiedTree {
     }
 
     #[inline(always)]
-    fn of_set(set: u64) -> u64 {
+    fn of_set(set: u64, _tree: u64) -> u64 {
         word(set + offsets::set_default()) + number!("cgroup.self")
     }
 

@@ -33,8 +33,8 @@ pub(crate) trait Tree {
     /// How far the walk is. Only one reader walks at a time.
     fn walk() -> Option<*mut TreeWalk>;
 
-    /// The state (`cgroup_subsys_state`) of one cgroup of the tree, from a task's set of cgroups.
-    fn of_set(set: u64) -> u64;
+    /// The state (`cgroup_subsys_state`) of one cgroup of the tree, from a task's set of cgroups. `tree`: which one, of several.
+    fn of_set(set: u64, tree: u64) -> u64;
 
     /// Writes what is wanted of a cgroup, `depth` below the root, as the record of that number; gives how many there are then.
     fn visit(state: u64, depth: u64, exists: bool, records: u64) -> u64;
@@ -62,12 +62,14 @@ pub(crate) fn run<T: Tree>() {
     }
 }
 
-/// Begins at the root above the reader's own cgroup.
+/// Begins at the root above the reader's own cgroup in that tree.
 #[inline(always)]
 fn begin<T: Tree>(walk: *mut TreeWalk) -> bool {
     // SAFETY: the helper has no precondition.
     let reader = unsafe { bpf_get_current_task() };
-    let mut root = T::of_set(word(reader + offsets::task_cgroups()));
+    // SAFETY: as above.
+    let tree = unsafe { (*walk).tree };
+    let mut root = T::of_set(word(reader + offsets::task_cgroups()), tree);
     let mut level = 0;
     while level < LEVELS {
         let above = word(root + number!("u64 cgroup_subsys_state.parent"));

@@ -1,20 +1,23 @@
 //! The log: lines on standard error, for people or as JSON.
 
-use tracing_subscriber::EnvFilter;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::{filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 use crate::config::{Log, LogFormat};
 
 /// Starts logging for the whole process.
 pub fn start(log: &Log) {
     // The libraries below podlens speak up only when something is wrong.
-    let level = log.level.as_str();
-    let kernel = if cfg!(feature = "kernel-log") { format!(",kernel={level}") } else { String::new() };
-    let filter = EnvFilter::new(format!("warn,podlens={level}{kernel}"));
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let level: LevelFilter = log.level.as_str().parse().unwrap_or(LevelFilter::INFO);
+    let filter = Targets::new().with_default(LevelFilter::WARN).with_target("podlens", level);
+    #[cfg(feature = "kernel-log")]
+    let filter = filter.with_target("kernel", level);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let start = tracing_subscriber::registry().with(filter);
     // A second start, in a test for instance, keeps the first.
     let _ = match log.format {
-        LogFormat::Text => lines.with_ansi(false).try_init(),
-        LogFormat::Json => lines.json().try_init(),
+        LogFormat::Text => start.with(lines).try_init(),
+        LogFormat::Json => start.with(lines.json()).try_init(),
     };
 }
 

@@ -10,7 +10,7 @@ use aya_ebpf::{
 use bytemuck::Pod;
 use podlens_common::{
     cgroup::CgroupKey,
-    event::{EventHeader, PATH_BYTES, PathEvent},
+    event::{EndPath, EventHeader, PATH_BYTES, PathEvent},
 };
 
 use crate::slots::lose;
@@ -84,6 +84,17 @@ pub(crate) fn send_path(kind: u32, key: CgroupKey, path: *const u8) {
     };
     if sent.is_err() {
         lose!(cpu, event_lost);
+    }
+}
+
+/// Writes a cgroup's path where a record has it. Without a readable one it is empty.
+#[inline(always)]
+pub(crate) fn write_path(place: *mut EndPath, path: *const u8) {
+    // SAFETY: the place is the program's own, and the kernel copies at most the path's length.
+    unsafe {
+        let bytes = &mut (*place).bytes;
+        bytes[0] = 0;
+        let _ = bpf_probe_read_kernel_str_bytes(path, bytes);
     }
 }
 

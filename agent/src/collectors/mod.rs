@@ -3,6 +3,7 @@
 //! A collector knows nothing of pods or exporters. [`ALL`] lists them; the command line, the configuration,
 //! `podlens check`, the documentation and the ledger's sections derive from it.
 
+mod apart;
 pub mod cpu;
 pub mod disk;
 mod distribution;

@@ -47,13 +47,23 @@ impl<R: Pod> TreeReader<R> {
 
     /// Walks through all cgroups, each before those below it, and takes each record in; none if the walk did not come round.
     /// `new`: nothing taken in, from which a walk begins, perhaps not for the first time.
-    pub(super) fn walk<S>(&self, new: impl Fn() -> S, mut take: impl FnMut(&mut S, &R)) -> Option<S> {
-        (0..WALKS).find_map(|_| self.walk_round(new(), &mut take))
+    pub(super) fn walk<S>(&self, new: impl Fn() -> S, take: impl FnMut(&mut S, &R)) -> Option<S> {
+        self.walk_through(0, new, take)
     }
 
-    fn walk_round<S>(&self, mut taken: S, take: &mut impl FnMut(&mut S, &R)) -> Option<S> {
+    /// The same through one of several trees that the walk knows.
+    pub(super) fn walk_through<S>(
+        &self,
+        tree: u64,
+        new: impl Fn() -> S,
+        mut take: impl FnMut(&mut S, &R),
+    ) -> Option<S> {
+        (0..WALKS).find_map(|_| self.walk_round(tree, new(), &mut take))
+    }
+
+    fn walk_round<S>(&self, tree: u64, mut taken: S, take: &mut impl FnMut(&mut S, &R)) -> Option<S> {
         let most = u64::from((BATCH / self.effort.max(1)).max(LEAST));
-        self.walk.set(0, TreeWalk { most, nodes: self.nodes.into(), ..TreeWalk::default() });
+        self.walk.set(0, TreeWalk { most, nodes: self.nodes.into(), tree, ..TreeWalk::default() });
         for run in 1..=MOST / most {
             self.iterator.run().ok()?;
             let now = self.walk.get(0)?;

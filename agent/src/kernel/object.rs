@@ -379,6 +379,14 @@ mod tests {
     }
 
     #[test]
+    fn the_daemon_carries_nothing_that_is_not_loaded() {
+        let file: ElfFile64<'_> = ElfFile64::parse(OBJECT).unwrap();
+        let names: Vec<_> = file.sections().map(|section| section.name().unwrap().to_owned()).collect();
+        assert!(names.iter().all(|name| !name.contains("debug")), "{names:?}: see agent/build.rs");
+        assert!(names.iter().any(|name| name == ".BTF.ext"), "lines for the verifier's messages: {names:?}");
+    }
+
+    #[test]
     fn functions_lie_in_the_section_that_calls_are_resolved_in() {
         let file: ElfFile64<'_> = ElfFile64::parse(OBJECT).unwrap();
         let code = file.sections().filter(|section| section.kind() == SectionKind::Text && section.size() != 0);

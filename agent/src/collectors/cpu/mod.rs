@@ -2,9 +2,10 @@
 //!
 //! Called so and not after throttling alone, since the kernel tells both together. It tells of an entity's topmost cgroup
 //! only, whose figures include all below. A walk of the kernel programs through the CPU controller's tree reads what the kernel
-//! has; where there is no walk the files are read, and CPU time by mode too where version 1 counts it in another hierarchy than
-//! that of the quotas. What there was by a cgroup's end comes as an event before the removal.
+//! has, and a second one CPU time by mode where version 1 counts it in another hierarchy (accounts.rs); where there is no walk the
+//! files are read. What there was by a cgroup's end comes as an event, of that other hierarchy perhaps after the removal.
 
+mod accounts;
 mod figures;
 mod files;
 pub mod metrics;
@@ -13,22 +14,25 @@ mod times;
 
 use std::{
     collections::HashMap,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use foldhash::fast::RandomState;
 use podlens_common::{
     cgroup::{CgroupKey, KEY_MARKS},
-    cpu::{CpuFigures, CpuRecord},
+    cpu::{CpuFigures, CpuRecord, CpuTimesAt, LAST_TIMES},
 };
 
 pub use self::start::SPEC;
 use self::{
+    accounts::{AccountId, Accounts, lock},
     figures::{Figures, book},
     files::{CpuFiles, Wanted},
 };
-use super::{Collector, EntityCgroup, Noticed, Readings, Spec, Sweep, subtrees::Subtrees, tree::TreeReader};
+use super::{
+    Collector, EntityCgroup, Noticed, Readings, Spec, Sweep, apart::Leaving, subtrees::Subtrees, tree::TreeReader,
+};
 use crate::{
     kernel::{
         cgroupfs::{
@@ -45,13 +49,18 @@ const WALK_INTERVAL: Duration = Duration::from_secs(4);
 /// Walks that are made for a cgroup which none has met.
 const WALKS_FOR_NEW: u32 = 3;
 
+/// The walk: one program for both trees, with one place for what it has found.
+type Walk = Arc<Mutex<TreeReader<CpuRecord>>>;
+
 /// Where the figures come from.
 #[derive(Default)]
 pub(super) struct Sources {
     /// The walk, if there is one.
-    walk: Option<TreeReader<CpuRecord>>,
+    walk: Option<Walk>,
     /// It tells CPU time by mode as well.
     walk_tells_modes: bool,
+    /// What does where that is counted in a hierarchy without the quotas.
+    accounts: Option<Accounts>,
     /// The files, where something is to be read from them.
     files: Option<FileReader>,
 }
@@ -62,6 +71,7 @@ pub struct Cpu {
     sources: Sources,
     layout: Arc<Layout>,
     watched: HashMap<CgroupKey, Watched, RandomState>,
+    leaving: Leaving<Watched>,
     walked: Option<Instant>,
     unfinished: u64,
     /// Values that were asked for and had not been read in time.
@@ -81,6 +91,10 @@ struct Watched {
     is_met: bool,
     /// Walks that have not met it.
     missed: u32,
+    /// Where its CPU time by mode is counted in another hierarchy.
+    account: Option<AccountId>,
+    /// Its last times from there have come.
+    has_ended: bool,
     figures: Figures,
     /// Its values as of then; counters only rise.
     row: Row,
@@ -89,8 +103,8 @@ struct Watched {
 impl Cpu {
     /// A collector over these trees.
     pub(super) fn new(layout: Arc<Layout>, hierarchies: Hierarchies, sources: Sources) -> Self {
-        let (watched, found) = (HashMap::default(), layout.row());
-        Self { hierarchies, sources, layout, watched, walked: None, unfinished: 0, late: 0, found }
+        let (watched, leaving, found) = (HashMap::default(), Leaving::default(), layout.row());
+        Self { hierarchies, sources, layout, watched, leaving, walked: None, unfinished: 0, late: 0, found }
     }
 
     /// What of a cgroup is read from files; nothing where the walk tells all.
@@ -98,7 +112,7 @@ impl Cpu {
         match (&self.sources, subtree) {
             (Sources { walk: None, .. }, Subtree::Own) => Some(Wanted::All),
             (Sources { walk: None, .. }, Subtree::Shared) => Some(Wanted::Quota),
-            (Sources { walk_tells_modes: false, .. }, Subtree::Own) => Some(Wanted::Modes),
+            (Sources { walk_tells_modes: false, accounts: None, .. }, Subtree::Own) => Some(Wanted::Modes),
             _ => None,
         }
     }
@@ -113,7 +127,7 @@ impl Cpu {
         }
         self.walked = Some(now);
         let (mark, watched) = (self.hierarchies.cpu_mark(), &self.watched);
-        let done = walk.walk(Subtrees::new, |met, record| {
+        let done = lock(walk).walk(Subtrees::new, |met, record| {
             let key = record.id | mark;
             let is_wanted = record.id != 0 && watched.contains_key(&key);
             met.take(record.depth, figures::pending(&record.figures), is_wanted.then_some((key, record)));
@@ -130,6 +144,41 @@ impl Cpu {
             watched.book(&self.layout, &mut self.found);
         }
     }
+
+    /// Takes what a walk through the other hierarchy has found.
+    fn take_accounts(&mut self) {
+        let Some(accounts) = &mut self.sources.accounts else { return };
+        for (key, watched) in &mut self.watched {
+            if let Some(account) = &mut watched.account {
+                accounts.learn(*key, account);
+            }
+        }
+        for (key, modes) in accounts.take() {
+            let Some(watched) = self.watched.get_mut(&key) else { continue };
+            watched.figures.mode_ns = Some(modes);
+            watched.book(&self.layout, &mut self.found);
+        }
+    }
+
+    /// A cgroup of the other hierarchy is gone.
+    fn end_account(&mut self, id: u64, end: &CpuTimesAt) {
+        let key = self.sources.accounts.as_ref().and_then(|accounts| accounts.of_end(id, &end.path));
+        let Some(key) = key else { return };
+        if let Some(watched) = self.leaving.get_mut(key).or_else(|| self.watched.get_mut(&key)) {
+            watched.figures.mode_ns = Some(accounts::of_end(end));
+            watched.has_ended = true;
+            watched.book(&self.layout, &mut self.found);
+        }
+    }
+
+    /// The final values of a cgroup that is gone.
+    fn end(&mut self, key: CgroupKey, mut watched: Watched) -> Row {
+        if let (Some(accounts), Some(account)) = (&mut self.sources.accounts, &watched.account) {
+            accounts.forget(key, account);
+        }
+        watched.row.remove_gauges(&self.layout);
+        watched.row
+    }
 }
 
 impl Collector for Cpu {
@@ -145,8 +194,19 @@ impl Collector for Cpu {
         let files = self.sources.files.as_ref().and_then(|reader| {
             Some(reader.watch(CpuFiles::of(&self.hierarchies, reader, key, path, self.wanted(subtree)?)?))
         });
-        let (since, figures, row) = (Instant::now(), Figures::default(), self.layout.row());
-        let watched = Watched { subtree, since, files, read: None, is_met: false, missed: 0, figures, row };
+        let accounts = self.sources.accounts.as_mut().filter(|_| subtree == Subtree::Own);
+        let watched = Watched {
+            subtree,
+            since: Instant::now(),
+            files,
+            read: None,
+            is_met: false,
+            missed: 0,
+            account: accounts.map(|accounts| accounts.born(key, path)),
+            has_ended: false,
+            figures: Figures::default(),
+            row: self.layout.row(),
+        };
         self.watched.insert(key, watched);
     }
 
@@ -159,14 +219,23 @@ impl Collector for Cpu {
             reader.taken(now);
         }
         self.walk(now);
+        self.take_accounts();
+        let walked = self.sources.accounts.as_ref().map(|accounts| accounts.walked());
         for (key, watched) in &mut self.watched {
             watched.take_files(&self.layout, &mut self.found);
-            self.late += u64::from(watched.is_late(now));
+            self.late += u64::from(watched.is_late(walked.flatten(), now));
             readings.cgroup(*key, &watched.row);
+        }
+        for (key, watched) in self.leaving.iter() {
+            readings.cgroup(key, &watched.row);
         }
     }
 
     fn event(&mut self, record: &Record) -> Result<Option<Noticed>, Malformed> {
+        if record.kind == LAST_TIMES {
+            self.end_account(record.key, &record.body()?);
+            return Ok(None);
+        }
         let last_words: CpuFigures = record.body()?;
         if let Some(watched) = self.watched.get_mut(&record.key) {
             watched.take_files(&self.layout, &mut self.found);
@@ -179,12 +248,23 @@ impl Collector for Cpu {
     fn removed(&mut self, key: CgroupKey) -> Option<Row> {
         let mut watched = self.watched.remove(&key)?;
         watched.take_files(&self.layout, &mut self.found);
-        watched.row.remove_gauges(&self.layout);
-        Some(watched.row)
+        let tells_ends = self.sources.accounts.as_ref().is_some_and(|accounts| accounts.tells_ends);
+        if tells_ends && watched.account.is_some() && !watched.has_ended {
+            watched.row.remove_gauges(&self.layout);
+            self.leaving.hold(key, watched);
+            return None;
+        }
+        Some(self.end(key, watched))
+    }
+
+    fn late(&mut self) -> Vec<(CgroupKey, Row)> {
+        let over = self.leaving.over(|watched| watched.has_ended);
+        over.into_iter().map(|(key, watched)| (key, self.end(key, watched))).collect()
     }
 
     fn lost(&self) -> Vec<(&'static Loss, u64)> {
-        vec![(&start::WALK_UNFINISHED, self.unfinished), (&start::LATE_FILE, self.late)]
+        let unfinished = self.sources.accounts.as_ref().map_or(0, Accounts::unfinished);
+        vec![(&start::WALK_UNFINISHED, self.unfinished + unfinished), (&start::LATE_FILE, self.late)]
     }
 }
 
@@ -198,9 +278,11 @@ impl Watched {
         self.book(layout, found);
     }
 
-    /// What is read of it from files is too old.
-    fn is_late(&self, now: Instant) -> bool {
-        self.files.is_some() && now.saturating_duration_since(self.read.unwrap_or(self.since)) > LATE
+    /// What the thread reads of it, from its files or by a walk, is too old.
+    fn is_late(&self, walked: Option<Instant>, now: Instant) -> bool {
+        let read = if self.account.is_some() { walked } else { self.read };
+        let is_read = self.files.is_some() || self.account.is_some();
+        is_read && now.saturating_duration_since(read.map_or(self.since, |read| read.max(self.since))) > LATE
     }
 
     /// Of a cgroup that is being removed the last values stay, but for gauges. Numbers that belong together are read one after

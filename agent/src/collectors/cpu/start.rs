@@ -1,17 +1,28 @@
 //! What the collector `cpu` is made of, and how it starts. It walks, and reads files where it cannot.
 
-use std::{error::Error, sync::Arc};
+use std::{
+    error::Error,
+    sync::{Arc, Mutex},
+};
 
-use podlens_common::cpu::LAST_WORDS;
+use podlens_common::cpu::{LAST_TIMES, LAST_WORDS};
 
-use super::{Cpu, Sources, metrics};
+use super::{Cpu, Sources, accounts::Accounts, metrics};
 use crate::{
     collectors::{
         lifecycle,
         spec::{Kind, Part, Program, Spec, Start, Started, Wish},
         tree::TreeReader,
     },
-    kernel::{cgroupfs::hierarchies::Hierarchies, hooks::Hook, host::Cpus, maps::Map},
+    kernel::{
+        cgroupfs::{
+            files::FileReader,
+            hierarchies::{Hierarchies, Tree},
+        },
+        hooks::Hook,
+        host::Cpus,
+        maps::Map,
+    },
     signal::Loss,
 };
 
@@ -38,7 +49,7 @@ pub static SPEC: Spec = Spec {
     wishes: &[&[Wish { of: "bandwidth", without: NO_LAST_FIGURES }]],
     without: None,
     metrics: &[&metrics::THROTTLED, &metrics::PERIODS, &metrics::MODE, &metrics::LIMIT],
-    records: &[LAST_WORDS],
+    records: &[LAST_WORDS, LAST_TIMES],
     events: &[],
     losses: &[&WALK_UNFINISHED, &LATE_FILE],
     start,
@@ -53,38 +64,40 @@ pub(super) static WALK_UNFINISHED: Loss = Loss {
 /// A value is older than it should be.
 pub(super) static LATE_FILE: Loss = Loss {
     reason: "late_file",
-    means: "where files are read: a value of a cgroup's file was older than 20 s when it was asked for: some file of a cgroup hangs (thread `cgroup-files`), or the node is far too busy. The value read last is served",
+    means: "where files are read, or cpuacct has a hierarchy of its own: a value was older than 20 s when it was asked for: some file of a cgroup hangs (thread `cgroup-files`), or the node is far too busy. The value read last is served",
 };
 
 const NO_LAST_FIGURES: &str =
     "what a quota did, and CPU time by mode, between the last reading and the cgroup's end is missing";
 
-/// The walk and the program at the removal are of the quotas' hierarchy; a file is gone by then.
-const ACCOUNTS_APART: &str = "cpuacct has a hierarchy of its own: CPU time by mode is read from files every 10 s, and what a container used between the last reading and its end is missing in it";
-
 fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
-    let mut lacks: Vec<String> = lacking_controllers(start.hierarchies).map(str::to_owned).into_iter().collect();
+    let lacks: Vec<String> = lacking_controllers(start.hierarchies).map(str::to_owned).into_iter().collect();
     let mut sources = Sources::default();
     if start.runs("cpu_walk") && start.has("bandwidth") {
         let iterator = start.object.iterator("cpu_walk")?;
         let (walk, records) = (start.object.array("CPU_WALK")?, start.object.array("CPU_RECORDS")?);
         let cpus = Cpus::of_node().map_or(start.cpus, |cpus| cpus.possible);
-        sources.walk = Some(TreeReader::new(iterator, walk, records).of_cpus(cpus));
+        let walk = Arc::new(Mutex::new(TreeReader::new(iterator, walk, records).of_cpus(cpus)));
         sources.walk_tells_modes = walk_tells_modes(start);
-        if accounts_apart(start.hierarchies) {
-            lacks.push(ACCOUNTS_APART.to_owned());
+        if let Some(tree) = accounts_apart(start.hierarchies).filter(|_| start.has("accounting")) {
+            let (tree, tells_ends) = (tree.clone(), start.runs("cpu_last_words"));
+            sources.accounts = Some(Accounts::new(tree, Arc::clone(&walk), reader(start)?, tells_ends));
         }
+        sources.walk = Some(walk);
     }
     if !sources.walk_tells_modes {
-        let cause = |cause| format!("cannot start the reader of cgroups' files: {cause}");
-        sources.files = Some(start.files().map_err(cause)?);
+        sources.files = Some(reader(start)?);
     }
     Ok(Started { lacks, ..Started::whole(Cpu::new(Arc::clone(&start.layout), start.hierarchies.clone(), sources)) })
 }
 
-/// Version 1 counts CPU time by mode in another hierarchy than that of the quotas.
-fn accounts_apart(hierarchies: &Hierarchies) -> bool {
-    hierarchies.keyed_v1().is_some_and(|tree| !tree.has("cpuacct")) && hierarchies.v1("cpuacct").is_some()
+fn reader(start: &mut Start<'_>) -> Result<FileReader, String> {
+    start.files().map_err(|cause| format!("cannot start the reader of cgroups' files: {cause}"))
+}
+
+/// The hierarchy in which version 1 counts CPU time by mode, if it is another one than that of the quotas.
+fn accounts_apart(hierarchies: &Hierarchies) -> Option<&Tree> {
+    hierarchies.keyed_v1().filter(|tree| !tree.has("cpuacct")).and_then(|_| hierarchies.v1("cpuacct"))
 }
 
 /// CPU time by mode lies in the tree that is walked through.

@@ -1,8 +1,6 @@
 //! The kernel's files of one cgroup's memory, of both versions, and what their text says.
 
 use std::{
-    fs,
-    os::unix::fs::MetadataExt as _,
     path::PathBuf,
     sync::{
         Arc,
@@ -14,7 +12,10 @@ use std::{
 use podlens_common::memory::{EndWord, MemoryEvent, MemoryType};
 
 use super::figures::{Figures, set};
-use crate::kernel::cgroupfs::files::{CgroupFile, FileReader, Source, TURN, Turn};
+use crate::{
+    collectors::apart::id_at,
+    kernel::cgroupfs::files::{CgroupFile, FileReader, Source, TURN, Turn},
+};
 
 /// Reading memory.stat can make the kernel collect all its CPUs' counts.
 const STATISTICS_HOLD: Duration = Duration::from_secs(30);
@@ -102,7 +103,7 @@ impl Source for MemoryFiles {
 
     fn read(&mut self, turn: &mut Turn) -> Said {
         if self.id.is_none() {
-            self.id = fs::metadata(&self.directory).ok().map(|found| found.ino());
+            self.id = id_at(&self.directory);
         }
         let holds = if self.is_learned.load(Ordering::Relaxed) { KNOWN_STATISTICS_HOLD } else { STATISTICS_HOLD };
         if is_due(self.since, self.read, turn.now, holds) {

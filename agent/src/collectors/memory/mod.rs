@@ -25,7 +25,7 @@ use std::{
 use foldhash::fast::RandomState;
 use podlens_common::{
     cgroup::{CgroupKey, KEY_V1},
-    memory::{END_PATH_BYTES, EndWords, LAST_WORDS_V1, MemoryEnd, MemoryEndAt, MemoryRecord, NODES},
+    memory::{EndWords, LAST_WORDS_V1, MemoryEnd, MemoryEndAt, MemoryRecord, NODES},
 };
 
 pub use self::start::SPEC;
@@ -34,12 +34,17 @@ use self::{
     files::{MemoryFiles, Said},
     learn::Learner,
 };
-use super::{Collector, EntityCgroup, Noticed, Readings, Spec, Sweep, subtrees::Subtrees, tree::TreeReader};
+use super::{
+    Collector, EntityCgroup, Noticed, Readings, Spec, Sweep,
+    apart::{Ids, Leaving},
+    subtrees::Subtrees,
+    tree::TreeReader,
+};
 use crate::{
     kernel::{
         cgroupfs::{
             files::{FileReader, Watch},
-            hierarchies::{Extent, Hierarchies, Tree},
+            hierarchies::{Hierarchies, Tree},
         },
         events::{Malformed, Record},
         mapped::MappedArray,
@@ -53,8 +58,6 @@ const WALK_INTERVAL: Duration = Duration::from_secs(10);
 const WALKS_FOR_NEW: u32 = 3;
 /// A value that is older was not read in its turn: memory.stat is read every 30 s, or as seldom as every 5 min.
 const LATE: Duration = Duration::from_secs(330);
-/// How long last words are waited for that come from another tree than the removal.
-const LAST_WORDS_WITHIN: Duration = Duration::from_secs(2);
 
 /// The collector at work.
 pub struct Memory {
@@ -67,12 +70,9 @@ pub struct Memory {
     /// memory.stat needs to be read seldom.
     is_learned: Arc<AtomicBool>,
     watched: HashMap<CgroupKey, Watched, RandomState>,
-    /// Whose cgroup of the memory tree it is, by its id there.
-    by_id: HashMap<u64, CgroupKey, RandomState>,
-    /// The same by its path, where the memory tree is not that of the keys.
-    by_path: HashMap<Box<str>, CgroupKey, RandomState>,
-    /// Removed cgroups whose last words have not come, and until when they are waited for.
-    leaving: HashMap<CgroupKey, (Instant, Watched), RandomState>,
+    /// Whose cgroup of the memory tree it is.
+    ids: Ids,
+    leaving: Leaving<Watched>,
     walked: Option<Instant>,
     unfinished: u64,
     late: u64,
@@ -89,7 +89,6 @@ struct Programs {
 }
 
 struct Watched {
-    path: Box<str>,
     subtree: Subtree,
     since: Instant,
     files: Watch<Said>,
@@ -126,9 +125,8 @@ impl Memory {
             learner: Learner::new(machine),
             is_learned: Arc::default(),
             watched: HashMap::default(),
-            by_id: HashMap::default(),
-            by_path: HashMap::default(),
-            leaving: HashMap::default(),
+            ids: Ids::default(),
+            leaving: Leaving::default(),
             walked: None,
             unfinished: 0,
             late: 0,
@@ -152,7 +150,7 @@ impl Memory {
         for (key, watched) in self.watched.iter_mut().filter(|(_, watched)| watched.id.is_none()) {
             watched.id = watched.files.last().and_then(|reading| reading.value.id);
             if let Some(id) = watched.id {
-                self.by_id.insert(id, *key);
+                self.ids.learn(*key, id);
             }
         }
     }
@@ -167,9 +165,9 @@ impl Memory {
             return;
         }
         self.walked = Some(now);
-        let by_id = &self.by_id;
+        let ids = &self.ids;
         let done = walk.walk(Subtrees::new, |met, record| {
-            met.take(record.depth, record.lists, by_id.get(&record.id).map(|key| (*key, record)));
+            met.take(record.depth, record.lists, ids.of(record.id).map(|key| (key, record)));
         });
         let Some(done) = done.map(Subtrees::finish) else {
             self.unfinished += 1;
@@ -198,47 +196,14 @@ impl Memory {
         self.is_learned.store(self.learner.is_done(), Ordering::Relaxed);
     }
 
-    /// The path in the mounted memory tree of what the kernel has at `path`.
-    fn local(&self, path: &str) -> Option<String> {
-        match &self.hierarchies.of("memory")?.extent {
-            Extent::Whole => Some(path.to_owned()),
-            Extent::Part { begins_at } => {
-                let local = path.strip_prefix(begins_at.as_deref()?)?;
-                local.starts_with('/').then(|| local.to_owned())
-            }
-        }
-    }
-
     /// Last words, and whose they are.
     fn last_words(&self, record: &Record) -> Result<(Option<CgroupKey>, MemoryEnd), Malformed> {
-        let of_id = self.by_id.get(&record.key).copied();
         if record.kind != LAST_WORDS_V1 {
-            return Ok((of_id, record.body()?));
+            return Ok((self.ids.of(record.key), record.body()?));
         }
         let MemoryEndAt { end, path } = record.body()?;
-        Ok((of_id.or_else(|| self.of_path(&path)), end))
-    }
-
-    /// Whose path it is, of those whose id in the memory tree is not yet known. An id that is known tells more: the path may be
-    /// that of a later cgroup by now.
-    fn of_path(&self, path: &[u8; END_PATH_BYTES]) -> Option<CgroupKey> {
-        let path = path.split(|byte| *byte == 0).next()?;
-        // One that fills the record may have been cut.
-        let path = std::str::from_utf8(path).ok().filter(|text| text.len() + 1 < END_PATH_BYTES)?;
-        let key = self.by_path.get(self.local(path)?.as_str()).copied()?;
-        let leaving = self.leaving.get(&key).map(|(_, watched)| watched);
-        let watched = leaving.or_else(|| self.watched.get(&key))?;
-        watched.id.is_none().then_some(key)
-    }
-
-    /// Forgets a cgroup's names, but for those that are another one's by now.
-    fn forget(&mut self, key: CgroupKey, watched: &Watched) {
-        if let Some(id) = watched.id.filter(|id| self.by_id.get(id) == Some(&key)) {
-            self.by_id.remove(&id);
-        }
-        if self.by_path.get(&watched.path) == Some(&key) {
-            self.by_path.remove(&watched.path);
-        }
+        let tree = self.hierarchies.of("memory");
+        Ok((tree.and_then(|tree| self.ids.of_end(record.key, &path, tree)), end))
     }
 }
 
@@ -255,7 +220,6 @@ impl Collector for Memory {
         let is_learned = Arc::clone(&self.is_learned);
         let files = MemoryFiles::of(&self.reader, directory, self.machine.is_v1, alone, is_learned);
         let watched = Watched {
-            path: path.into(),
             subtree,
             since: Instant::now(),
             files: self.reader.watch(files),
@@ -268,9 +232,9 @@ impl Collector for Memory {
             end: None,
         };
         if self.is_keyed() {
-            self.by_id.insert(key, key);
+            self.ids.learn(key, key);
         } else {
-            self.by_path.insert(watched.path.clone(), key);
+            self.ids.add(key, path);
         }
         self.watched.insert(key, watched);
     }
@@ -288,16 +252,15 @@ impl Collector for Memory {
             self.late += u64::from(now.saturating_duration_since(read.unwrap_or(watched.since)) > LATE);
             readings.cgroup(*key, &watched.row);
         }
-        for (key, (_, watched)) in &self.leaving {
-            readings.cgroup(*key, &watched.row);
+        for (key, watched) in self.leaving.iter() {
+            readings.cgroup(key, &watched.row);
         }
     }
 
     fn event(&mut self, record: &Record) -> Result<Option<Noticed>, Malformed> {
         let (key, end) = self.last_words(record)?;
         let Some(key) = key else { return Ok(None) };
-        let leaving = self.leaving.get_mut(&key).map(|(_, watched)| watched);
-        if let Some(watched) = leaving.or_else(|| self.watched.get_mut(&key)) {
+        if let Some(watched) = self.leaving.get_mut(key).or_else(|| self.watched.get_mut(&key)) {
             watched.end = Some(end);
         }
         Ok(None)
@@ -309,20 +272,17 @@ impl Collector for Memory {
         let waits = watched.end.is_none() && self.programs.ends.is_some() && !self.is_keyed();
         if waits {
             watched.row.keep_last_words(&self.layout);
-            self.leaving.insert(key, (Instant::now() + LAST_WORDS_WITHIN, watched));
+            self.leaving.hold(key, watched);
             return None;
         }
-        self.forget(key, &watched);
+        self.ids.forget(key, watched.id);
         Some(watched.into_final(&self.layout, self.machine.page_bytes))
     }
 
     fn late(&mut self) -> Vec<(CgroupKey, Row)> {
-        let now = Instant::now();
-        let over = self.leaving.extract_if(|_, (until, watched)| watched.end.is_some() || now >= *until);
-        let over: Vec<(CgroupKey, Watched)> = over.map(|(key, (_, watched))| (key, watched)).collect();
         let mut rows = Vec::new();
-        for (key, watched) in over {
-            self.forget(key, &watched);
+        for (key, watched) in self.leaving.over(|watched| watched.end.is_some()) {
+            self.ids.forget(key, watched.id);
             rows.push((key, watched.into_final(&self.layout, self.machine.page_bytes)));
         }
         rows
