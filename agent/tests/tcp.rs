@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Network, Page, Peer, RunStatistics, TestCgroup, Traffic, machine_is_slow, skip};
+use common::{Agent, Network, Page, Peer, RunStatistics, TestCgroup, Traffic, machine_is_slow, skip};
 use tcp_parts::{
     BYTES, FAILURES, OVERFLOWS, Pair, RETRANSMITS, bytes, events, expect, sockets, sockets_know_nothing, start,
     walk_is_lacking,
@@ -87,8 +87,9 @@ fn tcp_connections_that_are_not_made_count_by_reason() {
     }
     let cgroup = TestCgroup::any_container();
     let mut client = Peer::start(&cgroup, Network::Own);
-    let nobody = "127.0.0.1:9".parse().unwrap();
-    assert_eq!(client.call(nobody, 3, 1, 1), 3);
+    for nobody in ["127.0.0.1:9", "[::1]:9"] {
+        assert_eq!(client.call(nobody.parse().unwrap(), 3, 1, 1), 3);
+    }
     let mut unreachable = None;
     match client.wire(None, ["192.0.2.1/24", "198.51.100.1/24"]) {
         Ok(()) => {
@@ -102,8 +103,8 @@ fn tcp_connections_that_are_not_made_count_by_reason() {
         ["refused", "timeout", "unreachable", "other"]
             .map(|reason| page.count(FAILURES, &cgroup.labels_and(&[("reason", reason)])))
     };
-    expect(&agent, "failures", &[Some(3), None, unreachable, None], failures);
-    assert_eq!(events(&agent.metrics(), &cgroup), [0, 0, 3 + unreachable.unwrap_or(0), 0].map(Some));
+    expect(&agent, "failures", &[Some(6), None, unreachable, None], failures);
+    assert_eq!(events(&agent.metrics(), &cgroup), [0, 0, 6 + unreachable.unwrap_or(0), 0].map(Some));
 }
 
 #[test]
@@ -112,12 +113,19 @@ fn a_full_tcp_accept_queue_and_what_it_drops_are_the_kernels() {
     if sockets_know_nothing() || walk_is_lacking(&agent) {
         return;
     }
+    for near in ["127.0.0.1:0", "[::1]:0"] {
+        full_accept_queue(&agent, near);
+    }
+}
+
+/// With both on one loopback, at this address of it.
+fn full_accept_queue(agent: &Agent, near: &str) {
     let [answering, calling] = [(); 2].map(|()| TestCgroup::any_container());
     let mut server = Peer::start(&answering, Network::Own);
     let mut client = Peer::start(&calling, Network::Of(&server));
-    let address = server.listen("127.0.0.1:0", 3);
+    let address = server.listen(near, 3);
     client.knock(address, 9);
-    expect(&agent, "the queue and its limit", &[Some(4), Some(3)], |page| {
+    expect(agent, "the queue and its limit", &[Some(4), Some(3)], |page| {
         ["podlens_tcp_accept_queue", "podlens_tcp_accept_queue_limit"].map(|name| page.count(name, &answering.labels()))
     });
     // What was not let in asks again, later and later.
@@ -134,7 +142,7 @@ fn a_full_tcp_accept_queue_and_what_it_drops_are_the_kernels() {
         thread::sleep(Duration::from_millis(50));
     }
     server.kill();
-    expect(&agent, "nobody listens", &None, |page| page.count("podlens_tcp_accept_queue", &answering.labels()));
+    expect(agent, "nobody listens", &None, |page| page.count("podlens_tcp_accept_queue", &answering.labels()));
     assert!(agent.metrics().count(OVERFLOWS, &answering.labels()) > Some(0), "what was dropped stays counted");
 }
 

@@ -94,6 +94,36 @@ fn many_tcp_connections_are_opened_accepted_and_closed_exactly_while_a_pod_in_th
 }
 
 #[test]
+fn tcp_connections_whose_packets_come_in_interrupts_are_each_counted_once() {
+    let agent = start();
+    if sockets_know_nothing() || walk_is_lacking(&agent) {
+        return;
+    }
+    let each: u32 = if is_full() { 25_000 } else { 3000 };
+    let [answering, calling] = [(); 2].map(|()| TestCgroup::any_container());
+    let mut server = Peer::start(&answering, Network::Own);
+    if let Err(refusal) = server.receive_in_interrupts() {
+        return skip(&format!("this kernel does not hand packets to other CPUs: {refusal}"));
+    }
+    let mut clients = [(); 4].map(|()| Peer::start(&calling, Network::Of(&server)));
+    for (client, last) in clients.iter_mut().zip(1..) {
+        let address = server.serve(&format!("127.0.0.{last}:0"));
+        client.begin(&format!("call {address} {each} 10 20"));
+    }
+    for client in &mut clients {
+        assert_eq!(client.answer(), "0", "calls that failed");
+    }
+    let all = Some(u64::from(each) * 4);
+    assert_eq!(Some(server.counter("Tcp:", "PassiveOpens")), all, "by the kernel");
+    let expected = [[all, Some(0), Some(0), all], [Some(0), all, Some(0), all]];
+    expect(&agent, "events", &expected, |page| [&calling, &answering].map(|cgroup| events(page, cgroup)));
+    let sum = |all: Traffic, one: Traffic| Traffic { sent: all.sent + one.sent, received: all.received + one.received };
+    let called = clients.iter_mut().map(Peer::traffic).fold(Traffic::default(), sum);
+    let expected = [called, server.traffic()].map(Some);
+    expect(&agent, "bytes", &expected, |page| [&calling, &answering].map(|cgroup| bytes(page, cgroup)));
+}
+
+#[test]
 fn tcp_connections_that_wrk_opens_to_nginx_are_as_many_as_the_kernel_counts_and_all_end() {
     if !is_full() {
         return skip("it runs on demand: PODLENS_TEST_FULL=1; last run at full length 2026-11-28, 207,083 connections");
@@ -107,6 +137,8 @@ fn tcp_connections_that_wrk_opens_to_nginx_are_as_many_as_the_kernel_counts_and_
     }
     let [answering, calling] = [(); 2].map(|()| TestCgroup::any_container());
     let network = Peer::start(&answering, Network::Own);
+    // The harder way, where there is one.
+    println!("packets in interrupts: {:?}", network.receive_in_interrupts());
     let mut beside = Pair::start();
     let near = beside.server.serve("127.0.0.1:0");
     assert_eq!(beside.client.open(near, 7, 100, 200), 0);

@@ -15,6 +15,23 @@ pub(crate) unsafe fn add(word: *mut u64, amount: u64) {
     unsafe { asm!("lock *(u64 *)({word} + 0) += {amount}", word = in(reg) word, amount = in(reg) amount) };
 }
 
+/// The same, with nothing before or after it moved to its other side, as the addition alone is on some processors. Kernels before
+/// 5.12 refuse a program that has it.
+///
+/// # Safety
+/// As above.
+#[inline(always)]
+pub(crate) unsafe fn add_in_order(word: *mut u64, amount: u64) {
+    // SAFETY: as above. It gives what was there, which is what keeps the order.
+    unsafe {
+        asm!(
+            "{amount} = atomic_fetch_add((u64 *)({word} + 0), {amount})",
+            word = in(reg) word,
+            amount = inout(reg) amount => _,
+        );
+    }
+}
+
 /// Adds to a word of 32 bits.
 ///
 /// # Safety

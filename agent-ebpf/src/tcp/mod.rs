@@ -1,10 +1,10 @@
 //! Collector `tcp`: connections that are made, fail and end, by slot, and what each socket has done by its end.
 //!
 //! One hook tells of every change of a socket's state, in whichever context the kernel is: the task that runs then need not
-//! be the socket's, so what counts is the socket's own cgroup, which it has for life. Two programs are on that hook, since the
-//! kernel leaves out one that a CPU is in the middle of. What living sockets have comes from a walk (walk.rs), resets from hooks of
-//! their own (resets.rs).
+//! be the socket's, so what counts is the socket's own cgroup, which it has for life. Where the kernel leaves programs out, two are
+//! on that hook (notes.rs). What living sockets have comes from a walk (walk.rs), resets from hooks of their own (resets.rs).
 
+mod notes;
 mod resets;
 mod sockets;
 mod walk;
@@ -15,7 +15,7 @@ use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
     helpers::bpf_ktime_get_ns,
     macros::{btf_tracepoint, map},
-    maps::{Array, LruHashMap},
+    maps::Array,
     programs::BtfTracePointContext,
 };
 use podlens_common::{
@@ -24,7 +24,7 @@ use podlens_common::{
 };
 
 use self::sockets::{Socket, TcpSocket};
-use crate::{atomic, owner};
+use crate::{atomic, cells::cells, owner};
 
 /// `IPPROTO_TCP` of linux/in.h.
 const TCP: u16 = 6;
@@ -36,53 +36,56 @@ static TCP_ACCOUNTS: Array<Account> = Array::with_max_entries(1, BPF_F_MMAPABLE)
 #[map]
 static TCP_CURSOR: Array<Cursor> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 /// When sockets began to ask for a connection, by their addresses: the kernel keeps no time that survives a SYN which is sent
-/// again.
+/// again. Of two with one place the later one stays.
 #[map]
-static TCP_CONNECTS: LruHashMap<u64, u64> = LruHashMap::with_max_entries(1024, 0);
+static TCP_CONNECTS: Array<Asked> = Array::with_max_entries(CONNECTS, 0);
 
-/// Which change of a socket `tcp_state` has taken last, by the sockets' addresses.
-#[map]
-static TCP_TAKEN: Array<u64> = Array::with_max_entries(TAKEN, 0);
-/// Changes that `tcp_state_again` has taken.
-#[map]
-static TCP_STOOD_IN: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+/// A power of two.
+const CONNECTS: u32 = 1024;
 
-/// A power of two, above the number of sockets that change while one program is put off between the two calls of one change.
-const TAKEN: u32 = 1 << 12;
+/// When a socket began to ask for its connection.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Asked {
+    /// How far its address is from the map's.
+    socket: u64,
+    at_ns: u64,
+}
+
+cells! {
+    /// Of sockets that begin at the same moment, the time of the one may stand at the other; it is the same then.
+    AskedCells of Asked {
+        socket: u64 = socket;
+        at_ns: u64 = at_ns;
+    }
+}
 
 /// `inet_sock_set_state(socket, old, new)`: the socket still has its old state, and one that closes is in no table any more.
+///
+/// For kernels that never leave a program out.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub fn tcp_state(context: BtfTracePointContext) -> i32 {
+    Change::of(&context).take();
+    0
+}
+
+/// The same elsewhere: the first of two (notes.rs).
+#[btf_tracepoint(function = "inet_sock_set_state")]
+pub fn tcp_state_first(context: BtfTracePointContext) -> i32 {
     let change = Change::of(&context);
-    change.take();
-    if let Some((taken, mark)) = change.taken() {
-        // SAFETY: entries of a map outlive the program, and each is a whole word.
-        unsafe { taken.write_volatile(mark) };
+    if notes::is_firsts(change.socket, change.new) {
+        change.take();
     }
     0
 }
 
-/// The same once more, attached behind it: takes the changes at which the kernel has left `tcp_state` out.
-///
-/// It does so where a CPU comes to a program that it is running already: an interrupt brings packets to other sockets while a
-/// process opens or closes one, or, from kernel 7.0 on, the scheduler puts the program off and runs another task. Whoever comes in
-/// the middle of `tcp_state` meets this program, and in the middle of this one has met that.
+/// The second, attached behind it.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub fn tcp_state_again(context: BtfTracePointContext) -> i32 {
     let change = Change::of(&context);
-    if let Some((taken, mark)) = change.taken() {
-        // SAFETY: as above.
-        if unsafe { taken.read_volatile() } == mark {
-            // SAFETY: as above.
-            unsafe { taken.write_volatile(0) };
-            return 0;
-        }
+    if notes::is_seconds(change.socket, change.new) {
+        change.take();
     }
-    if let Some(count) = TCP_STOOD_IN.get_ptr_mut(0) {
-        // SAFETY: as above.
-        unsafe { atomic::add(count, 1) };
-    }
-    change.take();
     0
 }
 
@@ -108,40 +111,42 @@ impl Change {
             return;
         }
         match (old, new) {
-            (_, state::SYN_SENT) => {
-                // SAFETY: the helper has no precondition.
-                let now_ns = unsafe { bpf_ktime_get_ns() };
-                // Without room the time is told by the socket's own, if the SYN was sent once.
-                let _ = TCP_CONNECTS.insert(socket.address(), now_ns, 0);
-            }
+            (_, state::SYN_SENT) => asks(socket),
             (state::SYN_SENT | state::SYN_RECEIVED, state::ESTABLISHED) => made(socket, old),
             (state::CLOSE, state::CLOSE) => {}
             (_, state::CLOSE) => closed(socket, old),
             _ => {}
         }
     }
+}
 
-    /// Where it is noted that it was taken, and the note, by which it differs from all others. No more than one change of a socket
-    /// comes at a time, but it may go on on another CPU.
-    #[inline(always)]
-    fn taken(&self) -> Option<(*mut u64, u64)> {
-        // To the verifier an address is a pointer with a type, which takes no arithmetic, but two of them have a distance.
-        let from = TCP_TAKEN.get_ptr_mut(0)?;
-        let mut distance = self.socket.address();
-        // SAFETY: it changes this number alone.
-        unsafe {
-            asm!(
-                "{distance} -= {from}",
-                distance = inout(reg) distance,
-                from = in(reg) from,
-                options(pure, readonly, nostack)
-            );
-        }
-        let hash = ((distance >> 6) as u32).wrapping_mul(0x9e37_79b9);
-        let taken = TCP_TAKEN.get_ptr_mut(hash >> (u32::BITS - TAKEN.ilog2()))?;
-        // Addresses begin with bits that are all the same, and states are less than 16.
-        Some((taken, distance << 4 | u64::from(self.new)))
+/// A socket asks for a connection.
+#[inline(always)]
+fn asks(socket: Socket) {
+    let Some((asked, number)) = asked_of(socket) else { return };
+    // SAFETY: the helper has no precondition.
+    asked.at_ns().set(unsafe { bpf_ktime_get_ns() });
+    asked.socket().set(number);
+}
+
+/// Where the time stands at which a socket asked for a connection, and the number that stands for the socket there.
+#[inline(always)]
+fn asked_of(socket: Socket) -> Option<(AskedCells, u64)> {
+    // To the verifier an address is a pointer with a type, which takes no arithmetic, but two of them have a distance.
+    let from = TCP_CONNECTS.get_ptr_mut(0)?;
+    let mut distance = socket.address();
+    // SAFETY: it changes this number alone.
+    unsafe {
+        asm!(
+            "{distance} -= {from}",
+            distance = inout(reg) distance,
+            from = in(reg) from,
+            options(pure, nomem, nostack)
+        );
     }
+    let hash = ((distance >> 6) as u32).wrapping_mul(0x9e37_79b9);
+    let asked = AskedCells::at(TCP_CONNECTS.get_ptr_mut(hash >> (u32::BITS - CONNECTS.ilog2())))?;
+    Some((asked, distance))
 }
 
 /// A connection is made.
@@ -164,34 +169,36 @@ fn made(socket: Socket, old: u32) {
     }
 }
 
-/// How long ago a socket began to ask for its connection.
+/// How long ago a socket began to ask for its connection. Where the SYN was sent once that is its first round-trip time; where it
+/// was sent again and the program did not see it begin, nobody knows.
 #[inline(always)]
 fn since_syn_ns(socket: Socket) -> Option<u64> {
-    let address = socket.address();
-    // SAFETY: the value is copied at once.
-    let began_ns = unsafe { TCP_CONNECTS.get(address) }.copied();
-    if let Some(began_ns) = began_ns {
-        let _ = TCP_CONNECTS.remove(address);
-        // SAFETY: the helper has no precondition.
-        return Some(unsafe { bpf_ktime_get_ns() }.wrapping_sub(began_ns));
-    }
-    // It began before the programs did, or there was no room.
     let tcp = TcpSocket::of(socket)?;
-    if tcp.total_retransmits() == 0 { tcp.round_trip_ns() } else { None }
+    if tcp.total_retransmits() == 0 {
+        return tcp.round_trip_ns();
+    }
+    let (asked, number) = asked_of(socket)?;
+    if asked.socket().get() != number {
+        return None;
+    }
+    asked.socket().set(0);
+    // SAFETY: the helper has no precondition.
+    Some(unsafe { bpf_ktime_get_ns() }.wrapping_sub(asked.at_ns().get()))
 }
 
 /// A socket has closed: nothing of it changes any more.
 #[inline(always)]
 fn closed(socket: Socket, old: u32) {
     let Some(account) = account_of(socket) else { return };
+    let mut ended = 0;
     let counts = if old == state::LISTEN {
         Counts { overflows: socket.drops().into(), ..Counts::NONE }
     } else {
         let Some(tcp) = TcpSocket::of(socket) else { return };
         let was_made = old != state::SYN_SENT && old != state::SYN_RECEIVED;
+        ended = u64::from(was_made);
         // SAFETY: entries of a map outlive the program, and each number is a whole word; bucket and reason are less than the lengths.
         unsafe {
-            atomic::add(&raw mut (*account).ended, u64::from(was_made));
             if was_made && let Some(time_ns) = tcp.round_trip_ns() {
                 atomic::add_u32((&raw mut (*account).round_trips).cast::<u32>().add(hashed_bucket(time_ns)), 1);
                 atomic::add(&raw mut (*account).round_trips_ns, time_ns);
@@ -201,7 +208,6 @@ fn closed(socket: Socket, old: u32) {
             }
         }
         if old == state::SYN_SENT {
-            let _ = TCP_CONNECTS.remove(socket.address());
             let reason = ConnectFailure::of_error(socket.error()).index();
             // SAFETY: as above.
             unsafe { atomic::add((&raw mut (*account).failures).cast::<u64>().add(reason), 1) };
@@ -212,8 +218,8 @@ fn closed(socket: Socket, old: u32) {
     // socket but never has one twice.
     // SAFETY: as above.
     unsafe {
-        // An addition of nothing is the barrier between the socket's leaving its table and the look at the cursor.
-        atomic::add(&raw mut (*account).ended, 0);
+        // It is also the barrier between the socket's leaving its table and the look at the cursor.
+        atomic::add(&raw mut (*account).ended, ended);
         if is_passed(socket, old) {
             add(&raw mut (*account).passed, &counts);
         }
@@ -221,7 +227,7 @@ fn closed(socket: Socket, old: u32) {
     }
 }
 
-/// Adds to counts in a map.
+/// Adds to counts in a map. Those of which most sockets have none are left alone: an addition is what costs most here.
 ///
 /// # Safety
 /// `sums` lies in a value of a map.
@@ -242,11 +248,17 @@ unsafe fn add(sums: *mut Counts, counts: &Counts) {
         let segments = (&raw mut (*sums).segments).cast::<u64>();
         atomic::add(segments, sent);
         atomic::add(segments.add(1), came);
-        atomic::add(&raw mut (*sums).retransmits, retransmits);
-        atomic::add(&raw mut (*sums).overflows, overflows);
         let limited = (&raw mut (*sums).limited).cast::<u64>();
-        atomic::add(limited, by_window);
-        atomic::add(limited.add(1), by_buffer);
+        for (sum, amount) in [
+            (&raw mut (*sums).retransmits, retransmits),
+            (&raw mut (*sums).overflows, overflows),
+            (limited, by_window),
+            (limited.add(1), by_buffer),
+        ] {
+            if amount != 0 {
+                atomic::add(sum, amount);
+            }
+        }
     }
 }
 

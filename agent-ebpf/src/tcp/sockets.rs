@@ -49,6 +49,11 @@ structure! {
         segments_in: u32 = "tcp_sock.segs_in";
         total_retransmits: u32 = "tcp_sock.total_retrans";
         srtt: u32 = "tcp_sock.srtt_us";
+        span_began: u32 = "tcp_sock.chrono_start";
+        span_kind: u8 = "tcp_sock.chrono_type";
+        // The first kind is none, and so has no sum: each sum stands at the constant before its own.
+        by_window: u32 = "tcp_sock.chrono_stat[tcp_chrono.TCP_CHRONO_BUSY]";
+        by_buffer: u32 = "tcp_sock.chrono_stat[tcp_chrono.TCP_CHRONO_RWND_LIMITED]";
     }
 }
 
@@ -61,7 +66,7 @@ impl TcpSocket {
         if tcp.is_null() { None } else { Some(Self::from_raw(tcp.cast::<u8>().cast_const())) }
     }
 
-    /// What it has done.
+    /// What it has done, under its lock.
     #[inline(always)]
     pub(super) fn counts(self, socket: Socket) -> Counts {
         let transmitted =
@@ -71,8 +76,16 @@ impl TcpSocket {
             segments: [self.segments_out().into(), self.segments_in().into()],
             retransmits: self.total_retransmits().into(),
             overflows: 0,
-            limited: limited(self.address()).map(u64::from),
+            limited: self.limited().map(u64::from),
         }
+    }
+
+    /// How long it could not send more, in ticks.
+    #[inline(always)]
+    fn limited(self) -> [u32; Limit::COUNT] {
+        let kind = u64::from(self.span_kind()) & span_kinds();
+        let running = if kind == 0 { [0; Limit::COUNT] } else { running(kind, self.span_began()) };
+        [self.by_window().wrapping_add(running[0]), self.by_buffer().wrapping_add(running[1])]
     }
 
     /// Its smoothed round-trip time; none before the first measurement.
@@ -88,6 +101,20 @@ pub(super) fn round_trip_ns(srtt: u32) -> Option<u64> {
     if srtt == 0 { None } else { Some(u64::from(srtt) * 125) }
 }
 
+/// The bits of a word that are the kind of the span that runs.
+#[inline(always)]
+fn span_kinds() -> u64 {
+    number!("mask u8 tcp_sock.chrono_type")
+}
+
+/// What the span that runs adds, by limit, in ticks.
+#[inline(always)]
+fn running(kind: u64, began: u32) -> [u32; Limit::COUNT] {
+    // SAFETY: the helper has no precondition.
+    let now = unsafe { bpf_jiffies64() } as u32;
+    limited_by(kind, span_kinds(), now.wrapping_sub(began))
+}
+
 /// How long the connection at an address could not send more, in ticks.
 ///
 /// The kernel adds a span to the sum when it ends, then notes when the next one began. So a span whose beginning is the same
@@ -101,9 +128,7 @@ pub(super) fn limited(socket: u64) -> [u32; Limit::COUNT] {
     // The first one is that of all that is busy.
     let mut spans = [half_inline(sums + 4), half_inline(sums + 8)];
     if half_inline(socket + chrono_start()) == began {
-        // SAFETY: the helper has no precondition.
-        let now = unsafe { bpf_jiffies64() } as u32;
-        let running = limited_by(kind.into(), number!("mask u8 tcp_sock.chrono_type"), now.wrapping_sub(began));
+        let running = running(kind.into(), began);
         spans = [spans[0].wrapping_add(running[0]), spans[1].wrapping_add(running[1])];
     }
     spans

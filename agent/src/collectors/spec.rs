@@ -70,10 +70,10 @@ pub struct Part {
 }
 
 impl Part {
-    /// It is of use; `tells_events`: somebody takes events.
+    /// It is of use on this kernel; `tells_events`: somebody takes events.
     #[must_use]
-    pub fn is_wanted(&self, tells_events: bool) -> bool {
-        tells_events || !self.for_events
+    pub fn is_wanted(&self, tells_events: bool, answers: &Answers) -> bool {
+        (tells_events || !self.for_events) && self.programs.iter().all(|program| program.is_of_use(answers))
     }
 
     /// Some program of it tells a collector's last words of a cgroup, so it is attached before what tells the removal.
@@ -94,6 +94,8 @@ pub struct Program {
     pub hook: Hook,
     /// Of a program that serves several collectors: the feature of it without which it is of no use to this one.
     pub feature: Option<&'static str>,
+    /// By which fact of the kernel it is of use at all, a request, and whether that is to be there; none: on every kernel.
+    pub only: Option<(&'static str, bool)>,
 }
 
 impl Program {
@@ -111,13 +113,29 @@ impl Program {
     /// A program on any hook.
     #[must_use]
     pub const fn on(name: &'static str, hook: Hook) -> Self {
-        Self { name, hook, feature: None }
+        Self { name, hook, feature: None, only: None }
     }
 
     /// The same, of which this collector needs a feature.
     #[must_use]
     pub const fn with(self, feature: &'static str) -> Self {
         Self { feature: Some(feature), ..self }
+    }
+
+    /// The same, which only kernels with a fact have use for: a request.
+    #[must_use]
+    pub const fn only_with(self, fact: &'static str) -> Self {
+        Self { only: Some((fact, true)), ..self }
+    }
+
+    /// The same, which only kernels without a fact have use for.
+    #[must_use]
+    pub const fn only_without(self, fact: &'static str) -> Self {
+        Self { only: Some((fact, false)), ..self }
+    }
+
+    fn is_of_use(&self, answers: &Answers) -> bool {
+        self.only.is_none_or(|(fact, is_there)| answers.lack(fact).is_none() == is_there)
     }
 }
 
@@ -217,6 +235,7 @@ impl Started {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+    use super::Part;
     use crate::{
         collectors::ALL,
         kernel::{
@@ -226,6 +245,30 @@ mod tests {
         },
         signal::{Label, LabelValues, Metric},
     };
+
+    /// The smallest BTF: a header, and no type at all.
+    const NO_TYPES: [u8; 25] = [0x9f, 0xeb, 1, 0, 24, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0];
+
+    fn answers(btf: Btf) -> Answers {
+        Answers::new(&programs(OBJECT).unwrap(), btf, &NODE).unwrap()
+    }
+
+    #[test]
+    fn of_programs_for_some_kernels_each_kernel_has_use_for_one_part() {
+        let running = Btf::read_file(std::path::Path::new("/sys/kernel/btf/vmlinux")).unwrap();
+        let mut used = Vec::new();
+        for btf in [Btf::parse(NO_TYPES.to_vec()).unwrap(), running] {
+            let answers = answers(btf);
+            for spec in ALL {
+                let for_some = |part: &&Part| part.programs.iter().any(|program| program.only.is_some());
+                let parts: Vec<&Part> = spec.parts.iter().filter(for_some).collect();
+                let wanted: Vec<&Part> = parts.iter().copied().filter(|part| part.is_wanted(true, &answers)).collect();
+                assert_eq!(wanted.len(), usize::from(!parts.is_empty()), "{}", spec.name);
+                used.extend(wanted.iter().flat_map(|part| part.programs).map(|program| program.name));
+            }
+        }
+        assert_eq!(used, ["tcp_state", "tcp_state_first", "tcp_state_again"]);
+    }
 
     #[test]
     fn each_kind_of_record_has_one_number_and_one_owner() {
@@ -261,10 +304,7 @@ mod tests {
 
     #[test]
     fn a_kernel_that_has_nothing_fulfils_no_wish_and_has_no_hook() {
-        // The smallest BTF: a header, and no type at all.
-        let header = [0x9f, 0xeb, 1, 0, 24, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0];
-        let btf = Btf::parse(header.to_vec()).unwrap();
-        let answers = Answers::new(&programs(OBJECT).unwrap(), btf, &NODE).unwrap();
+        let answers = answers(Btf::parse(NO_TYPES.to_vec()).unwrap());
         for spec in ALL {
             for wish in spec.wishes.iter().copied().flatten() {
                 let lack = answers.lack(wish.of).unwrap_or_else(|| panic!("{}: nobody knows {}", spec.name, wish.of));

@@ -271,15 +271,20 @@ impl Object {
         Iterator::over(program.fd().map_err(verify)?.as_fd()).map_err(|source| ObjectError::Iterate { name, source })
     }
 
-    /// How often the kernel leaves out a program that is loaded on a tracepoint.
+    /// How often the kernel leaves out programs that are loaded on tracepoints.
     ///
     /// # Errors
-    /// The program is not loaded.
-    pub fn missed_runs(&mut self, name: &'static str) -> Result<MissedRuns, ObjectError> {
-        let program = self.loaded(name)?.ebpf.program_mut(name).ok_or(ObjectError::Missing { name })?;
-        let verify = |source| ObjectError::Verify { name, source: Box::new(source) };
-        let program: &mut BtfTracePoint = program.try_into().map_err(verify)?;
-        MissedRuns::of(program.fd().map_err(verify)?.as_fd()).map_err(|source| verify(ProgramError::IOError(source)))
+    /// A program is not loaded.
+    pub fn missed_runs(&mut self, names: &[&'static str]) -> Result<MissedRuns, ObjectError> {
+        let mut missed = MissedRuns::default();
+        for name in names {
+            let program = self.loaded(name)?.ebpf.program_mut(name).ok_or(ObjectError::Missing { name })?;
+            let verify = |source| ObjectError::Verify { name, source: Box::new(source) };
+            let program: &mut BtfTracePoint = program.try_into().map_err(verify)?;
+            let descriptor = program.fd().map_err(verify)?.as_fd();
+            missed.add(descriptor).map_err(|source| verify(ProgramError::IOError(source)))?;
+        }
+        Ok(missed)
     }
 
     /// Frees what only loading needs, and keeps what is attached. No program can be attached, and no map taken, after.

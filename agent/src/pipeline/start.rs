@@ -199,7 +199,7 @@ impl Loader<'_> {
         self.layouts = ALL.iter().map(|spec| Arc::new(Layout::with_kernel_names(spec.metrics, &names))).collect();
         let entries = map_memory::entries(self.cpus, self.slots, |spec, part| {
             asked.contains(&spec.name)
-                && part.is_wanted(self.tells_events)
+                && part.is_wanted(self.tells_events, &answers)
                 && lack_of(spec, &answers).is_none()
                 && lack(part, &answers).is_none()
         });
@@ -234,7 +234,7 @@ impl Loader<'_> {
             ALL.iter().enumerate().filter(|(_, spec)| others(spec) && lack_of(spec, answers).is_none())
         {
             for (at, part) in spec.parts.iter().enumerate() {
-                let is_of_use = part.is_wanted(self.tells_events) && withheld(spec, part, is_read).is_none();
+                let is_of_use = part.is_wanted(self.tells_events, answers) && withheld(spec, part, is_read).is_none();
                 if part.tells_last_words() && is_of_use {
                     done.insert((section, at), attach_if_possible(object, part, answers));
                 }
@@ -260,7 +260,7 @@ impl Loader<'_> {
         }
         let (mut attached, mut lacks) = (Vec::new(), Vec::new());
         let (tells_events, is_read) = (self.tells_events, self.events.is_some());
-        for (at, part) in spec.parts.iter().enumerate().filter(|(_, part)| part.is_wanted(tells_events)) {
+        for (at, part) in spec.parts.iter().enumerate().filter(|(_, part)| part.is_wanted(tells_events, answers)) {
             let done = self.last_words.remove(&(section, at));
             let done = match withheld(spec, part, is_read) {
                 Some(why) => {
@@ -345,7 +345,8 @@ fn running(states: &[(&'static str, State)]) -> impl Iterator<Item = &'static st
 
 /// What a collector cannot do without and this kernel lacks, in words.
 fn lack_of(spec: &Spec, answers: &Answers) -> Option<String> {
-    spec.parts.iter().filter(|part| part.without.is_none()).find_map(|part| lack(part, answers))
+    let mut needed = spec.parts.iter().filter(|part| part.without.is_none() && part.is_wanted(true, answers));
+    needed.find_map(|part| lack(part, answers))
 }
 
 /// What the programs of a part need and this kernel lacks, in words.

@@ -140,6 +140,14 @@ impl Peer {
         self.in_its_network(&["sh", "-c", &format!("echo {value} > /proc/sys/net/{name}")]);
     }
 
+    /// Has all that its network receives on loopback come in an interrupt, on that CPU or another one; tells why not if the
+    /// kernel cannot.
+    pub fn receive_in_interrupts(&self) -> Result<(), String> {
+        // What is received is handed to these CPUs, in turns by connection, as the cards of a node's hardware do.
+        let set = "mount -t sysfs sysfs /sys && echo 3 > /sys/class/net/lo/queues/rx-0/rps_cpus";
+        self.try_in_its_network(&["unshare", "--mount", "sh", "-c", set]).map(drop)
+    }
+
     /// Listens at an address and answers whoever comes; gives the address.
     pub fn serve(&mut self, address: &str) -> SocketAddr {
         self.ask(&format!("serve {address}")).parse().expect("an address")

@@ -83,6 +83,9 @@ struct Shared {
     /// Of so many segments with payload one is lost; 0: none is.
     loses_one_of: AtomicU64,
     lost: AtomicU64,
+    /// Of so many segments with payload one comes at once and overtakes those under way; 0: none does.
+    hurries_one_of: AtomicU64,
+    hurried: AtomicU64,
 }
 
 impl Relay {
@@ -110,9 +113,24 @@ impl Relay {
         self.shared.lost.load(Ordering::SeqCst)
     }
 
+    /// From now on one of so many segments with payload overtakes those under way, in each direction; 0: none does.
+    pub fn hurry_one_of(&self, segments: u64) {
+        self.shared.hurries_one_of.store(segments, Ordering::SeqCst);
+    }
+
+    /// How many overtook others so far.
+    pub fn hurried(&self) -> u64 {
+        self.shared.hurried.load(Ordering::SeqCst)
+    }
+
     /// From now on nothing comes through.
     pub fn cut(&self) {
         self.shared.is_cut.store(true, Ordering::SeqCst);
+    }
+
+    /// From now on all comes through again.
+    pub fn mend(&self) {
+        self.shared.is_cut.store(false, Ordering::SeqCst);
     }
 }
 
@@ -127,24 +145,28 @@ impl Drop for Relay {
 
 fn carry(mut from: File, mut to: File, delay: Duration, shared: &Shared) {
     let mut under_way: VecDeque<(Instant, Vec<u8>)> = VecDeque::new();
-    let mut carried = 0;
+    let mut carried = 0_u64;
     while !shared.ends.load(Ordering::SeqCst) {
         let next = under_way.front().map_or(LOOKS_EVERY, |(due, _)| due.saturating_duration_since(Instant::now()));
         if has_packet(&from, next.min(LOOKS_EVERY)) {
             let mut packet = vec![0; 1 << 16];
             let length = from.read(&mut packet).expect("the device gives packets");
             packet.truncate(length);
-            let loses_one_of = shared.loses_one_of.load(Ordering::SeqCst);
-            let mut is_lost = shared.is_cut.load(Ordering::SeqCst);
-            if loses_one_of != 0 && has_payload(&packet) {
-                carried += 1;
-                if carried % loses_one_of == 0 {
-                    shared.lost.fetch_add(1, Ordering::SeqCst);
-                    is_lost = true;
-                }
-            }
-            if !is_lost {
-                under_way.push_back((Instant::now() + delay, packet));
+            carried += u64::from(has_payload(&packet));
+            let is_one_of = |of: &AtomicU64| {
+                let of = of.load(Ordering::SeqCst);
+                of != 0 && has_payload(&packet) && carried.is_multiple_of(of)
+            };
+            let now = Instant::now();
+            if is_one_of(&shared.loses_one_of) {
+                shared.lost.fetch_add(1, Ordering::SeqCst);
+            } else if shared.is_cut.load(Ordering::SeqCst) {
+                // It goes nowhere.
+            } else if is_one_of(&shared.hurries_one_of) {
+                shared.hurried.fetch_add(u64::from(!under_way.is_empty()), Ordering::SeqCst);
+                under_way.push_front((now, packet));
+            } else {
+                under_way.push_back((now + delay, packet));
             }
         }
         while let Some((due, packet)) = under_way.front()

@@ -142,7 +142,12 @@ impl Collector for Dns {
 
     fn lost(&self) -> Vec<(&'static Loss, u64)> {
         let DnsLosses { no_room, unseen_call, unreadable } = self.maps.losses.get(0).unwrap_or_default();
-        vec![(&start::NO_ROOM, no_room), (&start::UNSEEN_CALL, unseen_call), (&start::UNREADABLE, unreadable)]
+        vec![
+            (&start::NO_ROOM, no_room),
+            (&start::UNSEEN_CALL, unseen_call),
+            (&start::UNREADABLE, unreadable),
+            (&start::MISSED_CALL, self.maps.missed.count()),
+        ]
     }
 }
 

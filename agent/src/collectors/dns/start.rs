@@ -9,8 +9,11 @@ use podlens_common::{
 
 use super::{Dns, metrics};
 use crate::{
-    collectors::spec::{Kind, Part, Program, Spec, Start, Started},
-    kernel::{mapped::MappedArray, maps::Map, table::Table},
+    collectors::{
+        spec::{Kind, Part, Program, Spec, Start, Started},
+        udp,
+    },
+    kernel::{mapped::MappedArray, maps::Map, missed::MissedRuns, table::Table},
     signal::Loss,
 };
 
@@ -25,8 +28,8 @@ pub static SPEC: Spec = Spec {
         for_events: false,
         // Those of the collector `udp`, with what they need to find the messages.
         programs: &[
-            Program::on_tracepoint("udp_send", "sock_send_length", &["sock", "int", "int"]).with("dns"),
-            Program::on_tracepoint("udp_receive", "sock_recv_length", &["sock", "int", "int"]).with("dns"),
+            Program::on_tracepoint(udp::SEND, "sock_send_length", &["sock", "int", "int"]).with("dns"),
+            Program::on_tracepoint(udp::RECEIVE, "sock_recv_length", &["sock", "int", "int"]).with("dns"),
         ],
         maps: &[Map::per_slot("DNS_ANSWERS", 1), Map::fixed("DNS_PENDING"), Map::fixed("DNS_LOSSES")],
     }],
@@ -35,7 +38,7 @@ pub static SPEC: Spec = Spec {
     metrics: &[&metrics::LOOKUPS],
     records: &[],
     events: &[],
-    losses: &[&NO_ROOM, &UNSEEN_CALL, &UNREADABLE],
+    losses: &[&NO_ROOM, &UNSEEN_CALL, &UNREADABLE, &MISSED_CALL],
     start,
 };
 
@@ -57,7 +60,13 @@ pub(super) static UNREADABLE: Loss = Loss {
     means: "the head of a DNS message was not in one piece, or not in memory when it was looked at: the query is in no metric, or counts as timeout",
 };
 
-/// The maps.
+/// A program did not run.
+pub(super) static MISSED_CALL: Loss = Loss {
+    reason: "missed_call",
+    means: "a call that sent or received something came while another one was being counted on the same CPU, as can be on kernels from 7.0 on, where tasks take turns in the middle of that: if it was a query or its answer, the query is in no metric, or counts as timeout",
+};
+
+/// The maps, and how often a program was left out.
 pub(super) struct DnsMaps {
     /// How long answers were waited for.
     pub(super) answers: Table<DnsKey, Lengths>,
@@ -65,6 +74,8 @@ pub(super) struct DnsMaps {
     pub(super) pending: Table<u64, PendingQuery>,
     /// What could not be told.
     pub(super) losses: MappedArray<DnsLosses>,
+    /// Calls that no program was told of.
+    pub(super) missed: MissedRuns,
 }
 
 fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
@@ -72,6 +83,7 @@ fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
         answers: start.object.table("DNS_ANSWERS")?,
         pending: start.object.table("DNS_PENDING")?,
         losses: start.object.array("DNS_LOSSES")?,
+        missed: start.object.missed_runs(&[udp::SEND, udp::RECEIVE])?,
     };
     Ok(Started::whole(Dns::new(Arc::clone(&start.layout), maps)))
 }

@@ -50,6 +50,6 @@ pub(super) static NO_ROOM: Loss = Loss {
 
 fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
     let (counts, lost) = (start.object.table("DROPS")?, start.object.array("DROPS_LOST")?);
-    let missed = start.object.missed_runs(PROGRAM)?;
+    let missed = start.object.missed_runs(&[PROGRAM])?;
     Ok(Started::whole(Drops::new(Arc::clone(&start.layout), counts, lost, missed)))
 }

@@ -56,6 +56,12 @@ pub static END_UNKNOWN: Loss = Loss {
     means: "the kernel saw a container's first process end in a cgroup whose birth was lost; no event tells of it unless the pod status does. Counted where events are told",
 };
 
+/// A program did not run.
+pub static MISSED_END: Loss = Loss {
+    reason: "missed_end",
+    means: "a process or thread ended while another one's end was being looked at on the same CPU, as can be on kernels from 7.0 on, where tasks take turns in the middle of that: if it was a container's first process, no event tells of its end unless the pod status does. Counted where events are told",
+};
+
 /// How often: as the programs count it, and slots that the daemon could not give back.
 pub(crate) fn counted(losses: Losses, stuck: u64) -> [(&'static Loss, u64); 8] {
     let Losses { no_free_slot, table_full, event_lost, path_unreadable, no_cgroup, late_cpu, slot_busy, slot_stuck } =

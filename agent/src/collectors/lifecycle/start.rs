@@ -13,7 +13,8 @@ use crate::{
         Collector, Readings, Sweep,
         spec::{Kind, Part, Program, Spec, Start, Started},
     },
-    kernel::maps::Map,
+    kernel::{maps::Map, missed::MissedRuns},
+    signal::Loss,
 };
 
 /// The tracepoint that tells a removal. Other collectors' programs on it are attached before this collector's.
@@ -38,7 +39,7 @@ pub static SPEC: Spec = Spec {
         Part {
             without: Some("ends of containers are told by pods' statuses alone"),
             for_events: true,
-            programs: &[Program::on_tracepoint("init_exit", "sched_process_exit", &["task_struct"])],
+            programs: &[Program::on_tracepoint(END, "sched_process_exit", &["task_struct"])],
             maps: &[],
         },
     ],
@@ -58,12 +59,18 @@ pub static SPEC: Spec = Spec {
         &losses::SLOT_STUCK,
         &losses::MALFORMED_EVENT,
         &losses::END_UNKNOWN,
+        &losses::MISSED_END,
     ],
     start,
 };
 
+const END: &str = "init_exit";
+
 /// It has no values of its own; the pipeline reads its events.
-struct Announced;
+struct Announced {
+    /// Ends of processes that no program was told of.
+    missed: MissedRuns,
+}
 
 impl Collector for Announced {
     fn spec(&self) -> &'static Spec {
@@ -71,9 +78,15 @@ impl Collector for Announced {
     }
 
     fn read(&mut self, _: &Sweep<'_>, _: &mut dyn Readings) {}
+
+    fn lost(&self) -> Vec<(&'static Loss, u64)> {
+        vec![(&losses::MISSED_END, self.missed.count())]
+    }
 }
 
 fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
     let events = start.object.events("EVENTS")?;
-    Ok(Started { events: Some(events), ..Started::whole(Announced) })
+    let programs: &[_] = if start.runs(END) { &[END] } else { &[] };
+    let missed = start.object.missed_runs(programs)?;
+    Ok(Started { events: Some(events), ..Started::whole(Announced { missed }) })
 }

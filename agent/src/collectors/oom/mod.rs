@@ -34,6 +34,7 @@ use crate::{
         cgroupfs::hierarchies::Hierarchies,
         events::{Malformed, Record},
         mapped::MappedArray,
+        missed::MissedRuns,
     },
     signal::{Layout, Loss, Row},
 };
@@ -56,6 +57,9 @@ pub struct Oom {
 /// Marks of victims: what the programs have counted, and what has come.
 struct Marks {
     counted: MappedArray<u64>,
+    /// Those for which the kernel has left the program out, and how many were known at the last sweep.
+    left_out: MissedRuns,
+    left_out_before: u64,
     /// The number of the last one that came, and how many did not come before it.
     last: u64,
     missing: u64,
@@ -76,7 +80,7 @@ enum Recount {
 impl Oom {
     /// A collector that counts from now on.
     #[must_use]
-    pub fn new(layout: Arc<Layout>, hierarchies: Hierarchies, marks: MappedArray<u64>) -> Self {
+    pub fn new(layout: Arc<Layout>, hierarchies: Hierarchies, marks: MappedArray<u64>, left_out: MissedRuns) -> Self {
         let mut judge = Judge::default();
         let counts = Counts::read(&hierarchies);
         for count in &counts.cgroups {
@@ -87,7 +91,8 @@ impl Oom {
         }
         let stories = Stories::new(u64::try_from(page_size()).unwrap_or(4096));
         let found = layout.row();
-        let marks = Marks { counted: marks, last: 0, missing: 0, at_sweep: 0 };
+        let left_out_before = left_out.count();
+        let marks = Marks { counted: marks, left_out, left_out_before, last: 0, missing: 0, at_sweep: 0 };
         Self {
             layout,
             hierarchies,
@@ -233,6 +238,8 @@ impl Marks {
             self.missing += due - self.last;
             self.last = due;
         }
+        let left_out = self.left_out.count();
+        self.missing += left_out.saturating_sub(mem::replace(&mut self.left_out_before, left_out));
         mem::take(&mut self.missing) > 0
     }
 }
@@ -271,7 +278,7 @@ mod tests {
             file.set_len(8).unwrap();
             let marks = MappedArray::new(file.as_fd(), 1, 8).unwrap();
             let hierarchies = Hierarchies::find(root.path()).unwrap();
-            let oom = Oom::new(Arc::new(Layout::new(SPEC.metrics)), hierarchies, marks);
+            let oom = Oom::new(Arc::new(Layout::new(SPEC.metrics)), hierarchies, marks, MissedRuns::default());
             Self { root, key, oom }
         }
 

@@ -24,7 +24,7 @@ pub static SPEC: Spec = Spec {
         Part {
             without: None,
             for_events: false,
-            programs: &[Program::on_tracepoint("oom_victim", "mark_victim", &["task_struct", "unsigned int"])],
+            programs: &[Program::on_tracepoint(VICTIM_PROGRAM, "mark_victim", &["task_struct", "unsigned int"])],
             maps: &[Map::fixed("OOM_MARKS")],
         },
         Part {
@@ -45,16 +45,18 @@ pub static SPEC: Spec = Spec {
     start,
 };
 
+const VICTIM_PROGRAM: &str = "oom_victim";
+
 /// A kill without its story.
 pub(super) static UNTOLD: Loss = Loss {
     reason: "untold_kill",
-    means: "an OOM kill's record did not fit the ring buffer: the kill counts with `scope=\"other\"` as soon as the kernel's own count is read, and no event tells of it",
+    means: "an OOM kill's record did not fit the ring buffer, or the kernel left the program at its mark out: the kill counts with `scope=\"other\"` as soon as the kernel's own count is read, and no event tells of it",
 };
 
 fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
     if !start.is_running(lifecycle::SPEC.name) {
         return Err("records of kernel programs are read by the collector lifecycle, which does not run".into());
     }
-    let marks = start.object.array("OOM_MARKS")?;
-    Ok(Started::whole(Oom::new(Arc::clone(&start.layout), start.hierarchies.clone(), marks)))
+    let (marks, left_out) = (start.object.array("OOM_MARKS")?, start.object.missed_runs(&[VICTIM_PROGRAM])?);
+    Ok(Started::whole(Oom::new(Arc::clone(&start.layout), start.hierarchies.clone(), marks, left_out)))
 }

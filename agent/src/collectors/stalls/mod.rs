@@ -75,6 +75,10 @@ impl Collector for Stalls {
 
     fn lost(&self) -> Vec<(&'static Loss, u64)> {
         let StallLosses { stalls, faults } = self.maps.losses.get(0).unwrap_or_default();
-        vec![(&start::UNKNOWN_STALL, stalls), (&start::UNKNOWN_FAULT, faults)]
+        vec![
+            (&start::UNKNOWN_STALL, stalls),
+            (&start::MISSED_STALL, self.maps.missed.count()),
+            (&start::UNKNOWN_FAULT, faults),
+        ]
     }
 }

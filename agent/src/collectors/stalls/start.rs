@@ -10,7 +10,7 @@ use crate::{
         scheduler,
         spec::{Kind, Part, Program, Spec, Start, Started, Wish},
     },
-    kernel::{hooks::Hook, mapped::MappedArray, maps::Map},
+    kernel::{hooks::Hook, mapped::MappedArray, maps::Map, missed::MissedRuns},
     signal::Loss,
 };
 
@@ -25,10 +25,10 @@ pub static SPEC: Spec = Spec {
             without: None,
             for_events: false,
             programs: &[
-                Program::on_tracepoint("reclaim_begin", "mm_vmscan_direct_reclaim_begin", &[]),
-                Program::on_tracepoint("reclaim_end", "mm_vmscan_direct_reclaim_end", &[]),
-                Program::on_tracepoint("memcg_begin", "mm_vmscan_memcg_reclaim_begin", &[]),
-                Program::on_tracepoint("memcg_end", "mm_vmscan_memcg_reclaim_end", &[]),
+                Program::on_tracepoint(RECLAIM[0], "mm_vmscan_direct_reclaim_begin", &[]),
+                Program::on_tracepoint(RECLAIM[1], "mm_vmscan_direct_reclaim_end", &[]),
+                Program::on_tracepoint(RECLAIM[2], "mm_vmscan_memcg_reclaim_begin", &[]),
+                Program::on_tracepoint(RECLAIM[3], "mm_vmscan_memcg_reclaim_end", &[]),
             ],
             maps: &[Map::per_slot("STALLS", 1), Map::fixed("STALLS_BEGUN"), Map::fixed("STALL_LOSSES")],
         },
@@ -36,8 +36,8 @@ pub static SPEC: Spec = Spec {
             without: Some("stalls by compaction are missing"),
             for_events: false,
             programs: &[
-                Program::on_tracepoint("compact_begin", "mm_compaction_begin", &[]),
-                Program::on_tracepoint("compact_end", "mm_compaction_end", &[]),
+                Program::on_tracepoint(COMPACTION[0], "mm_compaction_begin", &[]),
+                Program::on_tracepoint(COMPACTION[1], "mm_compaction_end", &[]),
             ],
             maps: &[],
         },
@@ -56,10 +56,13 @@ pub static SPEC: Spec = Spec {
     metrics: &[&metrics::STALLS, &metrics::FAULTS],
     records: &[],
     events: &[],
-    losses: &[&UNKNOWN_STALL, &UNKNOWN_FAULT],
+    losses: &[&UNKNOWN_STALL, &MISSED_STALL, &UNKNOWN_FAULT],
     start,
 };
 
+/// Programs at beginnings and ends.
+const RECLAIM: [&str; 4] = ["reclaim_begin", "reclaim_end", "memcg_begin", "memcg_end"];
+const COMPACTION: [&str; 2] = ["compact_begin", "compact_end"];
 const MAJOR_FAULT: &str = "major_fault";
 
 /// A stall is missing.
@@ -68,22 +71,36 @@ pub(super) static UNKNOWN_STALL: Loss = Loss {
     means: "a stall by reclaim or compaction is missing in `podlens_memory_stall_seconds`: two tasks whose ids share their low 13 bits stalled at once, one was under way at the start, or its beginning or end was not reported",
 };
 
+/// A program did not run.
+pub(super) static MISSED_STALL: Loss = Loss {
+    reason: "missed_stall",
+    means: "a stall by reclaim or compaction began or ended while another task's did on the same CPU, as can be on kernels from 7.0 on, where tasks take turns in the middle of a program: it is missing in `podlens_memory_stall_seconds`, and counts as `unknown_stall` too where only one of both was missed",
+};
+
 /// The length of a fault may be missing.
 pub(super) static UNKNOWN_FAULT: Loss = Loss {
     reason: "unknown_fault",
     means: "a major fault counts as one without sleep in `podlens_major_fault_seconds`, and it is not known whether it was: a task whose id shares its low 13 bits slept for a device last",
 };
 
-/// The maps.
+/// The maps, and how often a program was left out.
 pub(super) struct StallMaps {
     /// What was counted, by slot.
     pub(super) stalls: MappedArray<Record>,
     /// What could not be.
     pub(super) losses: MappedArray<StallLosses>,
+    /// Beginnings and ends that no program was told of.
+    pub(super) missed: MissedRuns,
 }
 
 fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
-    let maps = StallMaps { stalls: start.object.array("STALLS")?, losses: start.object.array("STALL_LOSSES")? };
+    let sees_compaction = start.runs(COMPACTION[0]);
+    let programs = RECLAIM.into_iter().chain(COMPACTION.into_iter().filter(|_| sees_compaction));
+    let maps = StallMaps {
+        stalls: start.object.array("STALLS")?,
+        losses: start.object.array("STALL_LOSSES")?,
+        missed: start.object.missed_runs(&programs.collect::<Vec<_>>())?,
+    };
     let sees_sleeps = start.is_running(scheduler::SPEC.name);
     let mut lacks = Vec::new();
     if !sees_sleeps {

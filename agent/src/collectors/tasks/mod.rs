@@ -20,10 +20,7 @@ use podlens_common::{
 
 pub use self::start::{ProcessMaps, SPEC, WalkMaps};
 use super::{Collector, Readings, SlotsInUse, Spec, Sweep};
-use crate::{
-    kernel::missed::MissedRuns,
-    signal::{Layout, Loss, Row},
-};
+use crate::signal::{Layout, Loss, Row};
 
 /// Least time between two walks: one costs in proportion to the node's tasks, not to its pods.
 const WALK_INTERVAL: Duration = Duration::from_secs(10);
@@ -139,7 +136,7 @@ impl Collector for Tasks {
     }
 
     fn lost(&self) -> Vec<(&'static Loss, u64)> {
-        let missed = self.processes.iter().flat_map(|processes| &processes.missed).map(MissedRuns::count).sum();
+        let missed = self.processes.as_ref().map_or(0, |processes| processes.missed.count());
         vec![(&start::WALK_UNFINISHED, self.unfinished), (&start::MISSED_PROCESS, missed)]
     }
 }

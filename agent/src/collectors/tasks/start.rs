@@ -64,7 +64,7 @@ pub struct ProcessMaps {
     /// By slot.
     pub counts: MappedArray<Processes>,
     /// How often a program was left out.
-    pub missed: [MissedRuns; 2],
+    pub missed: MissedRuns,
 }
 
 /// The walk through all tasks and what it writes.
@@ -80,7 +80,7 @@ pub struct WalkMaps {
 
 fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
     let processes = if start.runs(FORK) {
-        let missed = [start.object.missed_runs(FORK)?, start.object.missed_runs(EXIT)?];
+        let missed = start.object.missed_runs(&[FORK, EXIT])?;
         Some(ProcessMaps { counts: start.object.array("PROCESSES")?, missed })
     } else {
         None

@@ -24,7 +24,7 @@ use foldhash::fast::RandomState;
 use podlens_common::{
     cgroup::{CgroupKey, SLOT_KERNEL, SLOT_ROOT, SLOT_UNATTRIBUTED, Slot},
     histogram::BUCKETS,
-    tcp::{Account, Alive, ConnectionEvent, Counts, KEY_NOBODY, KEY_ROOT, NO_SLOT, SocketState},
+    tcp::{Account, Alive, ConnectionEvent, Counts, KEY_NOBODY, KEY_ROOT, NO_SLOT, SocketState, notes::Shares},
 };
 
 pub use self::start::SPEC;
@@ -50,8 +50,8 @@ pub struct Tcp {
     /// Sockets in the root of the version 2 tree may be of any cgroup of version 1.
     has_v1: bool,
     missed_closings: MissedChanges,
-    /// Of the programs that count resets; nothing where they do not run.
-    missed_resets: Vec<MissedRuns>,
+    /// Of the programs that count resets; none where they do not run.
+    missed_resets: Option<MissedRuns>,
     /// Of the kernel's clock, once it is known.
     ticks_per_second: Option<u64>,
     books: Books,
@@ -59,12 +59,12 @@ pub struct Tcp {
     found: Row,
 }
 
-/// Changes of sockets' states that neither program was called for.
+/// Changes of sockets' states that no program was called for.
 struct MissedChanges {
-    /// Of the first one.
+    /// Of the program, or of the first of two.
     missed: MissedRuns,
-    /// What the second one has taken of those.
-    stood_in: MappedArray<u64>,
+    /// What the first has left and what the second has taken, where there are two.
+    shares: Option<MappedArray<Shares>>,
     /// What was told: what is being taken between two readings never makes it less.
     told: AtomicU64,
 }
@@ -159,14 +159,15 @@ impl Tcp {
 }
 
 impl MissedChanges {
-    fn new(missed: MissedRuns, stood_in: MappedArray<u64>) -> Self {
-        Self { missed, stood_in, told: AtomicU64::new(0) }
+    fn new(missed: MissedRuns, shares: Option<MappedArray<Shares>>) -> Self {
+        Self { missed, shares, told: AtomicU64::new(0) }
     }
 
     fn count(&self) -> u64 {
-        let missed = self.missed.count();
-        // After that: the one comes before the other, so that what is just being taken is never told as lost.
-        let lost = missed.saturating_sub(self.stood_in.get(0).unwrap_or_default());
+        let shares = || self.shares.as_ref().and_then(|shares| shares.get(0)).unwrap_or_default();
+        let wanted = self.missed.count() + shares().left;
+        // After that, since it comes after that: what is just being taken is never told as lost.
+        let lost = wanted.saturating_sub(shares().stood_in);
         self.told.fetch_max(lost, Ordering::Relaxed).max(lost)
     }
 }
@@ -199,7 +200,7 @@ impl Collector for Tcp {
             let told = self.books.tell(key, counts, Some(&account));
             let alive = walked.map(|walked| walked.alive.get(&key).copied().unwrap_or(Alive::EMPTY));
             self.book(&told, alive.as_ref(), Some(&account));
-            if !self.missed_resets.is_empty() {
+            if self.missed_resets.is_some() {
                 self.found.add_all(&self.layout, &metrics::RESETS, &account.resets);
             }
             if let Some(walked) = walked.filter(|_| number == SLOT_UNATTRIBUTED) {
@@ -240,7 +241,7 @@ impl Collector for Tcp {
         let lost = self.walker.as_ref().map(Walker::lost).unwrap_or_default();
         vec![
             (&start::MISSED_CLOSING, self.missed_closings.count()),
-            (&start::MISSED_RESET, self.missed_resets.iter().map(MissedRuns::count).sum()),
+            (&start::MISSED_RESET, self.missed_resets.as_ref().map_or(0, MissedRuns::count)),
             (&start::WALK_UNFINISHED, lost.unfinished),
             (&start::CHAIN_LEFT, lost.left),
             (&start::NO_ROOM, lost.unplaced),

@@ -12,10 +12,18 @@ use crate::{
     signal::Loss,
 };
 
-/// The program that is told of a socket's changes first.
+/// The program that is told of sockets' changes where the kernel never leaves one out.
 const STATE: &str = "tcp_state";
+/// The two that are told of them elsewhere, in this order: the second takes what the first has not.
+const STATE_TWICE: [&str; 2] = ["tcp_state_first", "tcp_state_again"];
+/// Kernels leave out a program on a tracepoint that a CPU is in the middle of since 6.1, of which their types tell nothing. The two
+/// can be run since 5.13, and do no harm where one would do.
+const TAKES_TWO: &str = "enum bpf_func_id.BPF_FUNC_for_each_map_elem";
 /// The program that walks through living sockets.
 const WALK: &str = "tcp_walk";
+/// Where they are attached, and what they take.
+const CHANGE: &str = "inet_sock_set_state";
+const CHANGE_ARGUMENTS: &[&str] = &["sock", "int", "int"];
 /// The programs that count resets.
 const RESETS: [&str; 2] = ["tcp_reset_sent", "tcp_reset_came"];
 
@@ -29,18 +37,24 @@ pub static SPEC: Spec = Spec {
         Part {
             without: None,
             for_events: false,
-            // In this order: the second takes what the first has not.
+            // What the one program and the two have in common.
+            programs: &[],
+            maps: &[Map::per_slot("TCP_ACCOUNTS", 1), Map::fixed("TCP_CURSOR"), Map::fixed("TCP_CONNECTS")],
+        },
+        Part {
+            without: None,
+            for_events: false,
+            programs: &[Program::on_tracepoint(STATE, CHANGE, CHANGE_ARGUMENTS).only_without(TAKES_TWO)],
+            maps: &[],
+        },
+        Part {
+            without: None,
+            for_events: false,
             programs: &[
-                Program::on_tracepoint(STATE, "inet_sock_set_state", &["sock", "int", "int"]),
-                Program::on_tracepoint("tcp_state_again", "inet_sock_set_state", &["sock", "int", "int"]),
+                Program::on_tracepoint(STATE_TWICE[0], CHANGE, CHANGE_ARGUMENTS).only_with(TAKES_TWO),
+                Program::on_tracepoint(STATE_TWICE[1], CHANGE, CHANGE_ARGUMENTS).only_with(TAKES_TWO),
             ],
-            maps: &[
-                Map::per_slot("TCP_ACCOUNTS", 1),
-                Map::fixed("TCP_CURSOR"),
-                Map::fixed("TCP_CONNECTS"),
-                Map::fixed("TCP_TAKEN"),
-                Map::fixed("TCP_STOOD_IN"),
-            ],
+            maps: &[Map::fixed("TCP_NOTES"), Map::fixed("TCP_NOTES_AT"), Map::fixed("TCP_SHARES")],
         },
         Part {
             without: Some(
@@ -138,13 +152,14 @@ fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
         None
     };
     let has_v1 = start.hierarchies.keyed_v1().is_some();
-    let missed_closings = MissedChanges::new(start.object.missed_runs(STATE)?, start.object.array("TCP_STOOD_IN")?);
-    let mut missed_resets = Vec::new();
-    if RESETS.iter().all(|name| start.runs(name)) {
-        for name in RESETS {
-            missed_resets.push(start.object.missed_runs(name)?);
-        }
-    }
+    let missed_closings = if start.runs(STATE) {
+        MissedChanges::new(start.object.missed_runs(&[STATE])?, None)
+    } else {
+        let [first, _] = STATE_TWICE;
+        MissedChanges::new(start.object.missed_runs(&[first])?, Some(start.object.array("TCP_SHARES")?))
+    };
+    let sees_resets = RESETS.iter().all(|name| start.runs(name));
+    let missed_resets = if sees_resets { Some(start.object.missed_runs(&RESETS)?) } else { None };
     let found = start.layout.row();
     let mut started = Started::whole(Tcp {
         layout: Arc::clone(&start.layout),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use podlens_common::udp::UdpAccount;
 
-pub use self::start::SPEC;
+pub use self::start::{RECEIVE, SEND, SPEC};
 use super::{Collector, Readings, Spec, Sweep};
 use crate::{
     kernel::{mapped::MappedArray, missed::MissedRuns},

@@ -27,7 +27,7 @@ pub static SPEC: Spec = Spec {
             for_events: false,
             programs: &[
                 Program::on_tracepoint(SEND, "sock_send_length", &["sock", "int", "int"]),
-                Program::on_tracepoint("udp_receive", "sock_recv_length", &["sock", "int", "int"]),
+                Program::on_tracepoint(RECEIVE, "sock_recv_length", &["sock", "int", "int"]),
             ],
             maps: &[],
         },
@@ -43,16 +43,20 @@ pub static SPEC: Spec = Spec {
 };
 
 const FULL: &str = "udp_full";
-const SEND: &str = "udp_send";
+/// Programs of `dns` as well.
+pub const SEND: &str = "udp_send";
+/// The other one.
+pub const RECEIVE: &str = "udp_receive";
 
 /// A program did not run.
 pub(super) static MISSED_DATAGRAM: Loss = Loss {
     reason: "missed_datagram",
-    means: "a datagram that had no room came in an interrupt while another one was being counted on the same CPU: it is in no metric of UDP",
+    means: "a datagram that had no room, or a call that sent or received something, came while another one was being counted on the same CPU, in an interrupt or, on kernels from 7.0 on, in a task that took its turn meanwhile: if it was UDP's, it is in no metric",
 };
 
 fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
-    let (accounts, missed) = (start.object.array("UDP_ACCOUNTS")?, start.object.missed_runs(FULL)?);
     let sees_calls = start.runs(SEND);
+    let programs: &[_] = if sees_calls { &[FULL, SEND, RECEIVE] } else { &[FULL] };
+    let (accounts, missed) = (start.object.array("UDP_ACCOUNTS")?, start.object.missed_runs(programs)?);
     Ok(Started::whole(Udp::new(Arc::clone(&start.layout), accounts, missed, sees_calls)))
 }

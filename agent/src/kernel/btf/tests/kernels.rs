@@ -120,6 +120,8 @@ fn every_fetched_kernel_has_what_the_programs_need() {
                 "pressure_last_words needs `enum bpf_func_id.BPF_FUNC_map_lookup_percpu_elem`",
                 "pressure_walk needs `enum bpf_func_id.BPF_FUNC_loop`",
                 "task_walk needs `enum bpf_func_id.BPF_FUNC_loop`",
+                "tcp_state_again needs `enum bpf_func_id.BPF_FUNC_for_each_map_elem`",
+                "tcp_state_first needs `enum bpf_func_id.BPF_FUNC_for_each_map_elem`",
                 "tcp_walk needs `enum bpf_func_id.BPF_FUNC_loop`",
                 "udp_receive needs its hook",
                 "udp_send needs its hook",

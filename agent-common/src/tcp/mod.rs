@@ -7,6 +7,8 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::{cgroup::CgroupKey, histogram::BUCKETS, label::label};
 
+pub mod notes;
+
 label! {
     /// Which way bytes and segments go.
     Direction {
