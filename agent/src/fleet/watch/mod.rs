@@ -5,11 +5,13 @@
 //! | follow.rs | the list and the watch of one kind |
 //! | health.rs | what is known about that |
 //! | lease.rs | who of several replicas tells |
+//! | handover.rs | what the one before has told |
 //!
 //! `kube-runtime` is not used: its watcher decodes a page of objects as one value, so that an odd object costs all others
 //! theirs, and it would bring a second set of time limits beside those of the client that names have.
 
 mod follow;
+pub mod handover;
 mod health;
 pub mod lease;
 
