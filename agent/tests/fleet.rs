@@ -197,6 +197,13 @@ fn members<'a>(bodies: &'a [Value], path: &[&str]) -> Vec<&'a Value> {
     found
 }
 
+/// The events that a collector got, with their attributes.
+fn told(bodies: &[Value]) -> Vec<(String, BTreeMap<String, String>)> {
+    let records = members(bodies, &["resourceLogs", "scopeLogs", "logRecords"]);
+    let told = |record: &Value| (record["eventName"].as_str().unwrap_or_default().to_owned(), attributes(record));
+    records.into_iter().map(told).collect()
+}
+
 #[test]
 fn a_real_collector_gets_what_is_and_what_happened_and_nothing_that_was() {
     let objects = cluster(3, 1);
@@ -218,14 +225,7 @@ fn a_real_collector_gets_what_is_and_what_happened_and_nothing_that_was() {
     replica.wait("the end", NOTICED, |page| lacking(page, "ds-00").is_empty());
     collector.wait_for_metrics(SOON, |bodies| since(bodies).filter(|points| *points == 0));
 
-    let told = collector.wait_for_logs(SOON, |bodies| {
-        let records = members(bodies, &["resourceLogs", "scopeLogs", "logRecords"]);
-        let told: Vec<(String, BTreeMap<String, String>)> = records
-            .into_iter()
-            .map(|record| (record["eventName"].as_str().unwrap_or_default().to_owned(), attributes(record)))
-            .collect();
-        Some(told).filter(|told| told.len() == 2)
-    });
+    let told = collector.wait_for_logs(SOON, |bodies| Some(told(bodies)).filter(|told| told.len() == 2));
     let names: Vec<&str> = told.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["podlens.daemonset.lacking", "podlens.daemonset.restored"]);
     let attribute = |key: &str| told[0].1.get(key).map(String::as_str);
@@ -236,4 +236,69 @@ fn a_real_collector_gets_what_is_and_what_happened_and_nothing_that_was() {
     let page = replica.page();
     assert_eq!(page.count("podlens_events_total", &[("event", "podlens.daemonset.lacking")]), Some(1));
     assert_eq!(page.count("podlens_otlp_log_records_total", &[("result", "sent")]), Some(2));
+}
+
+#[test]
+fn what_happens_between_two_leaders_is_told_once_by_the_second() {
+    let objects = cluster(5, 1);
+    let server = FleetServer::start(&objects);
+    let collector = Collector::start();
+    let settings = [("PODLENS_OTLP_ENDPOINT", &*collector.grpc_endpoint())];
+    let fails = |node| objects.put(PODS, pod(0, node, 1, &bad_image()));
+    let works = |node| objects.put(PODS, pod(0, node, 1, &ready()));
+    let start = |name| {
+        let replica = Replica::start(&server, name, &settings);
+        replica.wait("its first look", SOON, |_| replica.get("/readyz").is_ok_and(|(code, _)| code == 200));
+        replica
+    };
+    // What is to have been told so far, each event once.
+    let expect = |expected: &[(&str, usize)]| {
+        let expected: Vec<(String, String)> = expected
+            .iter()
+            .map(|(event, node)| (format!("podlens.daemonset.{event}"), format!("node-{node:04}")))
+            .collect();
+        let of_node = |bodies: &[Value]| -> Vec<(String, String)> {
+            let told = told(bodies).into_iter();
+            let mut told: Vec<_> =
+                told.map(|(name, more)| (name, more.get("k8s.node.name").cloned().unwrap_or_default())).collect();
+            // What is noticed at once has no order among nodes.
+            told.sort_by(|(_, one), (_, other)| one.cmp(other));
+            told
+        };
+        collector.wait_for_logs(SOON, |bodies| Some(()).filter(|()| of_node(bodies).len() >= expected.len()));
+        // One that is told twice comes within the next renewals.
+        std::thread::sleep(NOTICED);
+        assert_eq!(of_node(&collector.logs()), expected);
+    };
+    let first = start("first");
+    first.wait("its lead", SOON, |page| nodes_in(page, "ds-00", "ready") == Some(5));
+    let second = start("second");
+    fails(1);
+    expect(&[("lacking", 1)]);
+
+    // It vanishes without a word.
+    drop(first);
+    fails(2);
+    works(1);
+    second.wait("its lead", SOON, |page| nodes_in(page, "ds-00", "ready") == Some(4));
+    expect(&[("lacking", 1), ("restored", 1), ("lacking", 2)]);
+    let lost =
+        |replica: &Replica, reason| replica.page().count("podlens_fleet_events_lost_total", &[("reason", reason)]);
+    assert_eq!((lost(&second, "untold"), lost(&second, "unsure")), (Some(0), Some(0)));
+
+    // It is stopped while something happens.
+    let third = start("third");
+    fails(3);
+    second.stop();
+    fails(4);
+    third.wait("its lead", SOON, |page| nodes_in(page, "ds-00", "ready") == Some(2));
+    expect(&[("lacking", 1), ("restored", 1), ("lacking", 2), ("lacking", 3), ("lacking", 4)]);
+
+    // It vanishes while it tells.
+    let fourth = start("fourth");
+    works(3);
+    collector.wait_for_logs(SOON, |bodies| Some(()).filter(|()| told(bodies).len() == 6));
+    drop(third);
+    fourth.wait("its lead", SOON, |page| nodes_in(page, "ds-00", "ready") == Some(3));
+    assert_eq!((lost(&fourth, "untold"), lost(&fourth, "unsure")), (Some(0), Some(1)));
 }

@@ -31,6 +31,7 @@ fn daemon_set(report: &Report) -> Value {
         "misplaced": report.misplaced,
         "lacking": lacking,
         "excluded": report.excluded,
+        "taints": report.taints,
         "just_missed": just_missed,
         "rollout": { "state": report.rollout.name(), "rolled_back": report.rolled_back, "stuck": stuck },
     })

@@ -16,18 +16,32 @@ use super::{
     causes::Reason,
     rollout::Rollout,
     state::{Figures, STATES},
-    watch::{Watch, lease::Claim},
+    watch::{
+        Watch,
+        handover::{Losses, Telling},
+        lease::Claim,
+    },
 };
 use crate::telemetry::{SelfTelemetry, SelfTelemetryError, fleet as metrics};
 
 /// Results of requests about the Lease.
 pub type LeaseCounts = Mutex<HashMap<&'static str, u64>>;
 
-/// The metrics, tied to what they tell of.
+/// What the metrics tell of.
+pub struct Sources {
+    /// The fleet.
+    pub watch: Arc<Watch>,
+    /// Whether this replica leads.
+    pub claim: Arc<Claim>,
+    /// What came of requests about the Lease.
+    pub lease: Arc<LeaseCounts>,
+    /// Events that are told or lost.
+    pub telling: Arc<Telling>,
+}
+
+/// The metrics, tied to that.
 pub struct FleetMetrics {
-    watch: Arc<Watch>,
-    claim: Arc<Claim>,
-    lease: Arc<LeaseCounts>,
+    sources: Sources,
     /// Most series of lacking nodes.
     most: usize,
     descriptions: Vec<Desc>,
@@ -38,16 +52,9 @@ impl FleetMetrics {
     ///
     /// # Errors
     /// A definition is wrong or exists twice.
-    pub fn register(
-        telemetry: &SelfTelemetry,
-        watch: &Arc<Watch>,
-        claim: &Arc<Claim>,
-        lease: &Arc<LeaseCounts>,
-        most: usize,
-    ) -> Result<(), SelfTelemetryError> {
+    pub fn register(telemetry: &SelfTelemetry, sources: Sources, most: usize) -> Result<(), SelfTelemetryError> {
         let descriptions = metrics::ALL.iter().map(|metric| metric.description()).collect::<Result<_, _>>()?;
-        let (watch, claim, lease) = (Arc::clone(watch), Arc::clone(claim), Arc::clone(lease));
-        telemetry.register(Self { watch, claim, lease, most, descriptions })
+        telemetry.register(Self { sources, most, descriptions })
     }
 }
 
@@ -57,15 +64,17 @@ impl Collector for FleetMetrics {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let lease = self.lease.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Sources { watch, claim, lease, telling } = &self.sources;
+        let lease = lease.lock().unwrap_or_else(PoisonError::into_inner).clone();
         // The definitions were tried when they were registered.
         let Ok(families) = Families::new() else { return Vec::new() };
-        let leads = self.claim.holds();
-        families.of_replica(&self.watch, leads, &lease);
-        if leads && self.watch.is_current() {
-            let fleet = self.watch.fleet();
+        let leads = claim.holds();
+        families.of_replica(watch, leads, &lease);
+        families.of_events(telling.losses());
+        if leads && watch.is_current() {
+            let fleet = watch.fleet();
             if fleet.is_settled() {
-                families.of_daemon_sets(&fleet.figures(), self.watch.knows_revisions(), self.most);
+                families.of_daemon_sets(&fleet.figures(), watch.knows_revisions(), self.most);
             }
         }
         families.all().into_iter().flat_map(Collector::collect).collect()
@@ -76,6 +85,7 @@ impl Collector for FleetMetrics {
 struct Families {
     leader: GaugeVec,
     lease_requests: CounterVec,
+    events_lost: CounterVec,
     synced: GaugeVec,
     objects: GaugeVec,
     heard: GaugeVec,
@@ -96,6 +106,7 @@ impl Families {
         Ok(Self {
             leader: metrics::LEADER.gauges()?,
             lease_requests: metrics::LEASE_REQUESTS.counters()?,
+            events_lost: metrics::EVENTS_LOST.counters()?,
             synced: metrics::SYNCED.gauges()?,
             objects: metrics::OBJECTS.gauges()?,
             heard: metrics::HEARD.gauges()?,
@@ -112,12 +123,15 @@ impl Families {
         })
     }
 
-    fn all(&self) -> [&dyn Collector; 15] {
-        let Self { leader, lease_requests, synced, objects, heard, odd, requests, nodes, excluded, .. } = self;
+    fn all(&self) -> [&dyn Collector; 16] {
+        let Self {
+            leader, lease_requests, events_lost, synced, objects, heard, odd, requests, nodes, excluded, ..
+        } = self;
         let Self { lacking_nodes, lacking_since, lacking_folded, rollout_state, rollout_since, rolled_back, .. } = self;
         [
             leader,
             lease_requests,
+            events_lost,
             synced,
             objects,
             heard,
@@ -150,6 +164,12 @@ impl Families {
             for (verb, result, count) in health.requests() {
                 self.requests.with_label_values(&[kind, verb, result]).inc_by(count as f64);
             }
+        }
+    }
+
+    fn of_events(&self, Losses { untold, unsure }: Losses) {
+        for (reason, count) in metrics::EVENT_LOSSES.iter().zip([untold, unsure]) {
+            self.events_lost.with_label_values(&[*reason]).inc_by(count as f64);
         }
     }
 

@@ -43,6 +43,17 @@ pub struct Label {
     pub found: Option<String>,
 }
 
+impl Placement {
+    /// Why it should have no new one.
+    #[must_use]
+    pub fn exclusion(self) -> Option<Exclusion> {
+        match self {
+            Self::Wanted => None,
+            Self::Stays(why) | Self::Excluded(why) => Some(why),
+        }
+    }
+}
+
 impl Exclusion {
     /// All that the label `reason` can say.
     pub const NAMES: [&'static str; 4] = ["node_name", "node_selector", "node_affinity", "taint"];

@@ -81,6 +81,12 @@ fn excluded(text: &mut String, name: &str, report: &Report) {
         let _ = writeln!(text, "\n{name}: not wanted on {}, for one requirement only", some(nodes.into_iter()));
         let _ = writeln!(text, "    {why}");
     }
+    if !report.taints.is_empty() {
+        let _ = writeln!(text, "\n{name}: not wanted for taints");
+        for (taint, nodes) in &report.taints {
+            let _ = writeln!(text, "    {taint}: {nodes} {}", if *nodes == 1 { "node" } else { "nodes" });
+        }
+    }
 }
 
 fn some<'a>(nodes: impl ExactSizeIterator<Item = &'a str>) -> String {

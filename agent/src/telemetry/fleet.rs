@@ -5,6 +5,7 @@ use crate::signal::{Kind, Unit};
 
 /// All of them, in the order of their names.
 pub static ALL: &[&OwnMetric] = &[
+    &EVENTS_LOST,
     &EXCLUDED_NODES,
     &HEARD,
     &LACKING_FOLDED,
@@ -31,6 +32,19 @@ const NODE: OwnLabel = OwnLabel { name: "node", values: OwnValues::Open };
 const REASON: OwnLabel = OwnLabel { name: "reason", values: OwnValues::FleetReasons };
 const KIND: OwnLabel = OwnLabel { name: "kind", values: OwnValues::FleetKinds };
 const RESULT: OwnLabel = OwnLabel { name: "result", values: OwnValues::NameResults };
+
+/// Why an event was lost, for the label `reason`.
+pub const EVENT_LOSSES: [&str; 2] = ["untold", "unsure"];
+
+/// What was not told.
+pub static EVENTS_LOST: OwnMetric = OwnMetric {
+    name: "podlens_fleet_events_lost_total",
+    kind: Kind::Counter,
+    unit: Unit::Count("event"),
+    help: "Events that no replica told, since more than 4,096 waited or nobody led for 10 minutes (untold), and those that a leader was telling when it vanished, which may have got through (unsure)",
+    labels: &[OwnLabel { name: "reason", values: OwnValues::Fixed(&EVENT_LOSSES) }],
+    only: None,
+};
 
 /// Nodes that should have no pod.
 pub static EXCLUDED_NODES: OwnMetric = OwnMetric {

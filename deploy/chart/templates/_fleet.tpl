@@ -8,22 +8,15 @@ app.kubernetes.io/name: {{ include "podlens.shortened" (list 57 (include "podlen
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
-{{- /* The agents' file without what concerns a node or the agents' own server. */ -}}
+{{- /* The agents' file without what concerns a node. */ -}}
 {{- define "podlens.fleetConfig" -}}
-{{- toYaml (omit (include "podlens.config" . | fromYaml) "cgroup_root" "web" "health_listen") -}}
+{{- toYaml (omit (include "podlens.config" . | fromYaml) "cgroup_root") -}}
 {{- end -}}
 
-{{- define "podlens.fleetListen" -}}
-{{- $address := .Values.metrics.address | trimPrefix "[" | trimSuffix "]" | default "::" -}}
-{{- if contains ":" $address -}}
-{{- $address = printf "[%s]" $address -}}
-{{- end -}}
-{{- printf "%s:%d" $address (int64 .Values.metrics.port) -}}
-{{- end -}}
-
+{{- /* A list of a monitor's values and the root. */ -}}
 {{- define "podlens.fleetEndpoint" -}}
-port: metrics
-path: /metrics
+{{- include "podlens.endpoint" . }}
+{{- with index . 0 }}
 # The labels namespace and node are those of the DaemonSet and of the node that is told of, not of the replica's pod.
 honorLabels: true
 {{- with .interval }}
@@ -35,5 +28,6 @@ scrapeTimeout: {{ . }}
 {{- with .metricRelabelings }}
 metricRelabelings:
   {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end }}
 {{- end -}}

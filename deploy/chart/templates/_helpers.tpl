@@ -347,8 +347,8 @@ would be dropped in silence.
 {{- toYaml $config -}}
 {{- end -}}
 
-{{- /* A list of a monitor's values and the root. */ -}}
-{{- define "podlens.monitorEndpoint" -}}
+{{- /* A list of a monitor's values and the root: where it asks, and with what. */ -}}
+{{- define "podlens.endpoint" -}}
 port: metrics
 path: /metrics
 {{- if eq (include "podlens.scheme" (index . 1)) "https" }}
@@ -360,6 +360,11 @@ scheme: https
   {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
+{{- end -}}
+
+{{- /* A list of a monitor's values and the root. */ -}}
+{{- define "podlens.monitorEndpoint" -}}
+{{- include "podlens.endpoint" . }}
 {{- with index . 0 }}
 # The labels namespace, pod and container are those of the measured pods, not of the agent's.
 honorLabels: true

@@ -1,9 +1,8 @@
 //! Names from the API server: one list of this node's pods, then one watch, for as long as podlens runs.
 //!
 //! The list is answered from the API server's memory (resource version 0), the watch goes on from it and is kept
-//! fresh by bookmarks. A watch that ends, breaks or falls silent is taken up where it was; only if that is refused,
-//! the pods are listed anew. All failures are waited out with growing pauses, and the log tells once that names come
-//! late and once that they are back.
+//! fresh by bookmarks. What follows from a failure is `list_watch`'s to decide; the log tells once that names come late and
+//! once that they are back.
 
 use std::{
     sync::Arc,
@@ -16,26 +15,17 @@ use super::{
     Names,
     client::{Client, RequestError},
     event::{Event, Lines},
+    list_watch::{Ask, Failure, ListWatch},
     pod::{PodError, PodList},
 };
-use crate::{
-    backoff::{Backoff, hash},
-    signal::shutdown::{Shutdown, until_stopped},
-};
+use crate::signal::shutdown::{Shutdown, until_stopped};
 
 pub(super) const SOURCE: &str = "api";
-/// A watch that was granted and then breaks off is counted as `stream`.
-pub(super) const VERBS: &[&str] = &["list", "watch", "stream"];
+pub(super) const VERBS: &[&str] = ListWatch::VERBS;
 /// A node's pods are a few megabytes at most.
 const LIST_BYTES: usize = 128 << 20;
 /// A pod's object is at most 1.5 MB in the API server's store.
 const EVENT_BYTES: usize = 16 << 20;
-/// The server ends a watch after this time, and at most half as much again.
-const WATCH_SECONDS: u64 = 300;
-/// A watch that lasted so many first pauses was a success.
-const LASTING_PAUSES: u32 = 5;
-/// After so many failed watches in a row the list is fetched again.
-const FAILED_WATCHES: u32 = 3;
 
 /// The API server as the source of names.
 pub struct ApiSource {
@@ -67,52 +57,34 @@ impl ApiSource {
     }
 
     async fn follow(&mut self) {
-        let mut backoff = Backoff::new(self.first_pause, &self.node);
+        let mut course = ListWatch::new(self.first_pause, &self.node);
         let mut health = Health { failing: false };
-        let mut version: Option<String> = None;
-        let mut failed_watches = 0;
         loop {
-            let began = Instant::now();
-            let mut began_watch = false;
-            let (verb, outcome) = match &mut version {
-                None => ("list", self.list().await.map(|listed| version = Some(listed))),
-                Some(version) => ("watch", self.watch(version, &mut began_watch, &mut health).await),
+            let outcome = match course.next() {
+                Ask::List => self.list().await.map(|version| {
+                    self.names.count(SOURCE, "list", "ok");
+                    course.listed(version);
+                    Duration::ZERO
+                }),
+                Ask::Watch(query) => {
+                    let outcome = self.watch(&query, &mut course, &mut health).await;
+                    outcome.map(|()| course.ended(Instant::now()))
+                }
             };
             let error = match outcome {
-                Ok(()) if verb == "list" => {
-                    self.names.count(SOURCE, verb, "ok");
-                    continue;
-                }
-                Ok(()) => {
-                    failed_watches = 0;
-                    if began.elapsed() >= self.first_pause * LASTING_PAUSES {
-                        backoff.reset();
-                        continue;
-                    }
-                    // A server that ends every watch at once is left alone for a while as well.
-                    tokio::time::sleep(backoff.pause(None)).await;
+                Ok(pause) => {
+                    tokio::time::sleep(pause).await;
                     continue;
                 }
                 Err(error) => error,
             };
-            self.names.count(SOURCE, if began_watch { "stream" } else { verb }, error.result());
-            if began.elapsed() >= self.first_pause * LASTING_PAUSES {
-                backoff.reset();
-            }
-            failed_watches = if version.is_some() { failed_watches + 1 } else { 0 };
-            let is_lost = matches!(
-                error,
-                RequestError::Gone { .. } | RequestError::Garbage { .. } | RequestError::TooLong { .. }
-            );
-            if is_lost || failed_watches >= FAILED_WATCHES {
-                version = None;
-            }
-            // A watch that broke off is taken up again in a moment; it is a failure once that does not work.
-            if verb == "list" || failed_watches != 1 || is_refusal(&error) {
+            let verdict = course.failed(Failure::from(&error), error.retry_after(), Instant::now());
+            self.names.count(SOURCE, verdict.counted, error.result());
+            if verdict.is_told {
                 self.names.set_synced(false);
                 health.fails(&error);
             }
-            tokio::time::sleep(backoff.pause(error.retry_after())).await;
+            tokio::time::sleep(verdict.pause).await;
             self.client.renew_after(&error);
         }
     }
@@ -133,17 +105,11 @@ impl ApiSource {
         Ok(list.version)
     }
 
-    /// Follows changes until the server ends the watch. `version` is where the next one goes on; `began` tells whether
-    /// the server granted this one.
-    async fn watch(&self, version: &mut String, began: &mut bool, health: &mut Health) -> Result<(), RequestError> {
-        // Not all nodes' watches end at one moment.
-        let seconds = WATCH_SECONDS + hash(self.node.as_bytes()) % (WATCH_SECONDS / 2);
-        let path = format!(
-            "/api/v1/pods?watch=true&allowWatchBookmarks=true&fieldSelector=spec.nodeName%3D{}&resourceVersion={version}&timeoutSeconds={seconds}",
-            self.node
-        );
+    /// Follows changes until the server ends the watch.
+    async fn watch(&self, query: &str, course: &mut ListWatch, health: &mut Health) -> Result<(), RequestError> {
+        let path = format!("/api/v1/pods?{query}&fieldSelector=spec.nodeName%3D{}", self.node);
         let mut answer = self.client.get(&path).await?;
-        *began = true;
+        course.granted(Instant::now());
         self.names.count(SOURCE, "watch", "ok");
         self.names.set_synced(true);
         health.works(&self.client, self.names.health().pods.unwrap_or_default());
@@ -152,7 +118,7 @@ impl ApiSource {
             lines.push(&part);
             while let Some(line) = lines.take() {
                 if let Some(newer) = self.enter(&line)? {
-                    *version = newer;
+                    course.reached(newer);
                 }
             }
             if lines.pending() > EVENT_BYTES {
@@ -197,10 +163,6 @@ impl ApiSource {
     fn garbage(&self, source: PodError) -> RequestError {
         RequestError::Garbage { server: self.client.server().clone(), source }
     }
-}
-
-fn is_refusal(error: &RequestError) -> bool {
-    matches!(error, RequestError::Refused { .. })
 }
 
 /// The state that the log tells, once a change.

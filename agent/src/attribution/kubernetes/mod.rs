@@ -23,6 +23,7 @@ pub mod client;
 pub mod event;
 mod facts;
 pub mod kubelet;
+pub mod list_watch;
 mod pacer;
 pub mod pod;
 pub mod quantity;

@@ -11,7 +11,7 @@ use crate::{
     attribution::kubernetes::source,
     cli::{Fleet, FleetOutput},
     config::Config,
-    fleet::{json, lists, table},
+    fleet::{json, lists, table, watch::agents},
     log,
 };
 
@@ -39,6 +39,10 @@ fn once(config: &Config, output: FleetOutput) -> Result<ExitCode> {
     })?;
     let now = Timestamp::now();
     fleet.settle(now);
+    // What agents say themselves, where they can be asked from here.
+    if runtime.block_on(agents::ask_all(&mut fleet)) {
+        fleet.settle(now);
+    }
     let reports = fleet.reports(now);
     let text = match output {
         FleetOutput::Table => table::render(&reports, now),

@@ -35,9 +35,10 @@ use crate::{
     },
     fleet::{
         events,
-        metrics::{FleetMetrics, LeaseCounts},
+        metrics::{FleetMetrics, LeaseCounts, Sources},
         watch::{
             Watch,
+            handover::{Noted, Telling},
             lease::{Claim, Lease},
         },
     },
@@ -73,9 +74,16 @@ async fn serve(config: &Config, options: &Fleet) -> Result<()> {
     let watch = Arc::new(Watch::default());
     let claim = Arc::new(if options.lease.is_some() { Claim::default() } else { Claim::alone() });
     let lease_counts = Arc::new(LeaseCounts::default());
-    FleetMetrics::register(&telemetry, &watch, &claim, &lease_counts, config.fleet.lacking_series)?;
     let journal = logs.as_ref().map(|_| Arc::new(FleetLog::new(instance)));
     let log_counters = Arc::new(LogRecordCounters::default());
+    let telling = Arc::new(telling(options.lease.is_none(), journal.clone(), Arc::clone(&log_counters)));
+    let told_of = Sources {
+        watch: Arc::clone(&watch),
+        claim: Arc::clone(&claim),
+        lease: Arc::clone(&lease_counts),
+        telling: Arc::clone(&telling),
+    };
+    FleetMetrics::register(&telemetry, told_of, config.fleet.lacking_series)?;
     if let Some(journal) = &journal {
         telemetry.register(EventCounts { journal: Arc::clone(journal), counters: metrics::EVENTS.counters()? })?;
         telemetry.add_log_records(Arc::clone(&log_counters))?;
@@ -84,15 +92,18 @@ async fn serve(config: &Config, options: &Fleet) -> Result<()> {
     let beat = Arc::new(Beat::begin());
     let server = Server::bind(&service::listen(config), content(&watch, &claim, &telemetry, &beat, config))?;
     info!(address = %server.address(), instance, api = %client.server(), "watching the fleet");
+    if let Some(address) = server.health_address() {
+        info!(%address, "serving /healthz and /readyz, open to all");
+    }
 
     let mut tasks = JoinSet::new();
     tasks.spawn(server.run(shutdown.clone()));
     tasks.spawn(until_stopped(shutdown.clone(), keep_beating(beat)));
     watch.start(&client, instance, &mut tasks, &shutdown);
-    tasks.spawn(until_stopped(shutdown.clone(), keep_settled(watch, Arc::clone(&claim), journal.clone())));
+    tasks.spawn(until_stopped(shutdown.clone(), keep_settled(watch, Arc::clone(&telling), journal.is_some())));
     if let Some((namespace, name)) = &options.lease {
         let count = move |result| *lock(&lease_counts).entry(result).or_default() += 1;
-        let lease = Lease::new(client, (namespace, name), instance, claim, count);
+        let lease = Lease::new(client, (namespace, name), instance, claim, telling, count);
         tasks.spawn(hold(lease, shutdown.clone()));
     }
     if let Some(otlp) = otlp {
@@ -118,17 +129,32 @@ fn of_no_node(mut settings: OtlpConfig) -> OtlpConfig {
     settings
 }
 
-async fn keep_settled(watch: Arc<Watch>, claim: Arc<Claim>, journal: Option<Arc<FleetLog>>) {
-    let tell = |changes: Vec<_>| {
-        // The replica that does not lead follows, so that it need not tell everything again once it does.
-        if let Some(journal) = journal.as_ref().filter(|_| claim.holds()) {
-            let now = SystemTime::now();
-            for change in &changes {
-                journal.note(events::event(change, now));
-            }
+/// Whatever is told becomes an event.
+fn telling(is_alone: bool, journal: Option<Arc<FleetLog>>, counters: Arc<LogRecordCounters>) -> Telling {
+    let noted = journal.clone();
+    let tell = move |noted: Noted| {
+        if let Some(journal) = &journal {
+            journal.note(events::event(&noted.change, noted.at), noted.at);
         }
     };
-    watch.keep_settled(tell).await;
+    let unsent = move || {
+        let LogRecordCounters { sent, dropped, rejected } = &*counters;
+        let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let done = load(sent) + load(dropped) + load(rejected);
+        noted.as_ref().map_or(0, |journal| journal.noted()).saturating_sub(done)
+    };
+    Telling::new(is_alone, tell, unsent)
+}
+
+/// Without anybody who is to be told nothing waits for it.
+async fn keep_settled(watch: Arc<Watch>, telling: Arc<Telling>, has_events: bool) {
+    watch
+        .keep_settled(|changes| {
+            if has_events {
+                telling.note(changes)
+            }
+        })
+        .await;
 }
 
 async fn hold(mut lease: Lease, shutdown: Shutdown) {
@@ -166,7 +192,8 @@ fn content(
     }
 }
 
-/// Ready once it knows what it needs; whether or not it leads.
+/// Ready once it knows what it needs and has looked at it, so that it notices what happens from then on; whether or not it
+/// leads. A roll-out takes the old replica away then.
 fn ready(watch: &Watch, claim: &Claim) -> Verdict {
     let mut text = if claim.holds() { "leads: it tells\n" } else { "follows: another replica tells\n" }.to_owned();
     for health in watch.health() {
@@ -177,7 +204,7 @@ fn ready(watch: &Watch, claim: &Claim) -> Verdict {
         };
         let _ = writeln!(text, "{}: {state}", health.kind().name());
     }
-    Verdict { good: watch.is_current(), text }
+    Verdict { good: watch.is_current() && watch.fleet().is_settled(), text }
 }
 
 /// There are no pods' values: everything is in the process's own metrics.
@@ -207,8 +234,13 @@ impl FleetLog {
         Self { instance: instance.into(), journal: Mutex::default() }
     }
 
-    fn note(&self, event: Event) {
-        lock(&self.journal).note(event, SystemTime::now(), Instant::now());
+    /// How many events there were.
+    fn noted(&self) -> u64 {
+        lock(&self.journal).noted().map(|(_, count)| count).sum()
+    }
+
+    fn note(&self, event: Event, noticed: SystemTime) {
+        lock(&self.journal).note(event, noticed, Instant::now());
     }
 }
 

@@ -128,7 +128,9 @@ impl Reason {
 /// Reasons of events that tell why there is no pod.
 const NOT_MADE: &[&str] = &["FailedCreate"];
 const NO_VOLUME: &[&str] = &["FailedMount", "FailedAttachVolume", "FailedMapVolume"];
-const NO_NETWORK: &[&str] = &["FailedCreatePodSandBox", "NetworkNotReady"];
+const NO_SANDBOX: &[&str] = &["FailedCreatePodSandBox", "NetworkNotReady"];
+/// Words of a sandbox that lacks its network, with any runtime; others lack a runtime class, or what it is made of.
+const NETWORKS: &[&str] = &["network", "CNI", "cni"];
 const NOT_READY: &[&str] = &["Unhealthy", "ProbeWarning"];
 
 /// Most events that are kept. Each lives for an hour, and of each object only those that tell why it does not work count.
@@ -144,6 +146,8 @@ pub struct Events {
     by_object: HashMap<Uid, Vec<Event>>,
     /// The object of each event.
     objects: HashMap<Uid, Uid>,
+    /// What agents of podlens say themselves, by their pods.
+    words: HashMap<Uid, Box<str>>,
 }
 
 impl Events {
@@ -152,7 +156,7 @@ impl Events {
     /// # Errors
     /// There is no room for it.
     pub fn put(&mut self, event: Event) -> Result<(), NoRoom> {
-        let tells = [NOT_MADE, NO_VOLUME, NO_NETWORK, NOT_READY].iter().any(|some| some.contains(&&*event.reason));
+        let tells = [NOT_MADE, NO_VOLUME, NO_SANDBOX, NOT_READY].iter().any(|some| some.contains(&&*event.reason));
         if !tells {
             return Ok(());
         }
@@ -178,6 +182,16 @@ impl Events {
             }
         }
         Some(object)
+    }
+
+    /// Enters what an agent says itself about why it is not ready.
+    pub fn say(&mut self, pod: Uid, words: &str) {
+        self.words.insert(pod, words.into());
+    }
+
+    /// What an agent has said is over.
+    pub fn forget(&mut self, pod: Uid) {
+        self.words.remove(&pod);
     }
 
     /// The identities of those about such objects.
@@ -343,12 +357,18 @@ fn of_container(status: &ContainerStatus, is_init: bool) -> Option<(Reason, Stri
 fn being_started(pod: &Pod, story: &Story, events: &Events) -> (Reason, String) {
     let found = |reasons| events.last(pod.uid, reasons);
     if &*story.phase != "Running" {
-        for (reasons, reason) in [(NO_VOLUME, Reason::Volume), (NO_NETWORK, Reason::Network)] {
-            if let Some(event) = found(reasons) {
-                return (reason, event.message.to_string());
-            }
+        if let Some(event) = found(NO_VOLUME) {
+            return (Reason::Volume, event.message.to_string());
+        }
+        if let Some(event) = found(NO_SANDBOX) {
+            let is_network = NETWORKS.iter().any(|word| event.message.contains(word));
+            let reason = if is_network { Reason::Network } else { Reason::Configuration };
+            return (reason, event.message.to_string());
         }
         return (Reason::Starting, "its containers are being made".to_owned());
+    }
+    if let Some(words) = events.words.get(&pod.uid) {
+        return (Reason::NotReady, words.to_string());
     }
     match found(NOT_READY) {
         Some(event) => (Reason::NotReady, event.message.to_string()),

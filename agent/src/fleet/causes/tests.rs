@@ -154,14 +154,20 @@ fn a_container_that_ends_again_and_again_has_its_last_words() {
 #[test]
 fn volumes_network_and_probes_are_told_by_events_of_the_pod_itself() {
     let at = |phase: &str| pod("p", &json!({ "nodeName": "n1" }), &json!({ "phase": phase }));
-    for (phase, event_reason, reason) in [
-        ("Pending", "FailedMount", Reason::Volume),
-        ("Pending", "FailedAttachVolume", Reason::Volume),
-        ("Pending", "FailedCreatePodSandBox", Reason::Network),
-        ("Running", "Unhealthy", Reason::NotReady),
+    let containerd = "failed to setup network for sandbox \"1f\": plugin type=\"bridge\" failed (add): no room";
+    let crio = "error adding pod ns_p to CNI network \"k8s-pod-network\"";
+    let no_class = "unable to get OCI runtime for sandbox \"1f\": no runtime for \"kata\" is configured";
+    for (phase, event_reason, words, reason) in [
+        ("Pending", "FailedMount", "its words", Reason::Volume),
+        ("Pending", "FailedAttachVolume", "its words", Reason::Volume),
+        ("Pending", "FailedCreatePodSandBox", containerd, Reason::Network),
+        ("Pending", "FailedCreatePodSandBox", crio, Reason::Network),
+        ("Pending", "NetworkNotReady", "network is not ready: cni plugin not initialized", Reason::Network),
+        ("Pending", "FailedCreatePodSandBox", no_class, Reason::Configuration),
+        ("Running", "Unhealthy", "its words", Reason::NotReady),
     ] {
-        check(&at(phase), &good_node(), &[], &[event("p", event_reason, "its words", AT)], reason, "its words");
-        let others = [event("q", event_reason, "its words", AT)];
+        check(&at(phase), &good_node(), &[], &[event("p", event_reason, words, AT)], reason, words);
+        let others = [event("q", event_reason, words, AT)];
         let expected = if phase == "Running" { Reason::NotReady } else { Reason::Starting };
         let lack = of_pod(&at(phase), &good_node(), &[], &noted(&others));
         assert_eq!(

@@ -1,6 +1,10 @@
 //! A pod: whose it is, where it is, what it takes there, and, while it does not work, what is the matter with it.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use k8s_openapi::{api::core::v1::NodeAffinity, apimachinery::pkg::api::resource::Quantity, jiff::Timestamp};
 use serde::Deserialize;
@@ -81,6 +85,8 @@ pub struct Story {
     pub unready: Option<Timestamp>,
     /// What the scheduler says of one that it has not put anywhere.
     pub unscheduled: Option<Condition>,
+    /// Where it says why it is not ready, if it is one of podlens' own agents.
+    pub agent: Option<SocketAddr>,
     /// Containers that run before the others, those of which something is told.
     pub init_containers: Vec<ContainerStatus>,
     /// The others.
@@ -181,6 +187,10 @@ struct Affinity {
 #[serde(rename_all = "camelCase", default)]
 struct Container {
     #[serde(deserialize_with = "nullable")]
+    name: String,
+    #[serde(deserialize_with = "nullable")]
+    args: Vec<String>,
+    #[serde(deserialize_with = "nullable")]
     ports: Vec<Port>,
     #[serde(deserialize_with = "nullable")]
     resources: Resources,
@@ -199,6 +209,10 @@ struct Resources {
 #[serde(rename_all = "camelCase", default)]
 struct Port {
     #[serde(deserialize_with = "nullable")]
+    name: String,
+    #[serde(deserialize_with = "nullable")]
+    container_port: u16,
+    #[serde(deserialize_with = "nullable")]
     host_port: u16,
     #[serde(deserialize_with = "nullable")]
     protocol: String,
@@ -213,6 +227,8 @@ struct WireStatus {
     reason: String,
     #[serde(deserialize_with = "nullable")]
     message: String,
+    #[serde(rename = "podIP", deserialize_with = "nullable")]
+    address: String,
     #[serde(deserialize_with = "nullable")]
     conditions: Vec<Condition>,
     #[serde(deserialize_with = "nullable")]
@@ -237,14 +253,16 @@ impl From<WirePod> for Pod {
             is_over,
             works,
             claim: Arc::new(spec.claim()),
-            story: (!works && metadata.daemon_set().is_some()).then(|| Box::new(story(status, unready, &metadata))),
+            story: (!works && metadata.daemon_set().is_some())
+                .then(|| Box::new(story(&spec, status, unready, &metadata))),
             namespace: metadata.namespace.into(),
             name: metadata.name.into(),
         }
     }
 }
 
-fn story(status: WireStatus, unready: Option<Timestamp>, metadata: &Meta) -> Story {
+fn story(spec: &WireSpec, status: WireStatus, unready: Option<Timestamp>, metadata: &Meta) -> Story {
+    let agent = status.address.parse().ok().and_then(|address| spec.agent(address));
     let told = |statuses: Vec<ContainerStatus>| {
         let told = statuses.into_iter().filter(|one| one.state.waiting.is_some() || one.state.terminated.is_some());
         told.collect()
@@ -257,6 +275,7 @@ fn story(status: WireStatus, unready: Option<Timestamp>, metadata: &Meta) -> Sto
         made: metadata.creation_timestamp.as_ref().map(|at| at.0),
         deleted: metadata.deletion_timestamp.as_ref().map(|at| at.0),
         unready,
+        agent,
         unscheduled: status.conditions.into_iter().find(is_unscheduled),
         init_containers: told(status.init_container_statuses),
         containers: told(status.container_statuses),
@@ -273,6 +292,16 @@ impl WireSpec {
         let mut fields = required.node_selector_terms.iter().flat_map(|term| term.match_fields.iter().flatten());
         let name = fields.find(|field| field.key == "metadata.name")?;
         name.values.as_ref()?.first().map(String::as_str)
+    }
+
+    /// Where an agent answers that runs as the chart runs it: at the port of its probes.
+    fn agent(&self, address: IpAddr) -> Option<SocketAddr> {
+        let is_agent = |container: &&Container| {
+            container.name == "podlens" && container.args.first().is_some_and(|word| word == "run")
+        };
+        let ports = &self.containers.iter().find(is_agent)?.ports;
+        let named = |name: &str| ports.iter().find(|port| port.name == name);
+        Some(SocketAddr::new(address, named("health").or_else(|| named("metrics"))?.container_port))
     }
 
     fn claim(&self) -> Claim {
@@ -343,6 +372,24 @@ mod tests {
         assert_eq!(node(json!({ "affinity": affinity })).as_deref(), Some("n1"));
         assert_eq!(node(json!({ "affinity": affinity, "nodeName": "n2" })).as_deref(), Some("n2"));
         assert_eq!(node(json!({ "affinity": null, "containers": null })), None);
+    }
+
+    #[test]
+    fn an_agent_that_is_not_ready_is_asked_at_the_port_of_its_probes() {
+        let agent = |ports: &[(&str, u16)], args: &[&str]| {
+            let ports: Vec<_> =
+                ports.iter().map(|(name, port)| json!({ "name": name, "containerPort": port })).collect();
+            let metadata =
+                json!({ "uid": "p", "ownerReferences": [{ "kind": "DaemonSet", "uid": "ds", "controller": true }] });
+            let spec = json!({ "containers": [{ "name": "podlens", "args": args, "ports": ports }] });
+            let pod = json!({ "metadata": metadata, "spec": spec, "status": { "podIP": "fd00::5" } });
+            let story = serde_json::from_value::<Pod>(pod).unwrap().story.unwrap();
+            story.agent.map(|address| address.to_string())
+        };
+        assert_eq!(agent(&[("metrics", 9464)], &["run"]).as_deref(), Some("[fd00::5]:9464"));
+        assert_eq!(agent(&[("metrics", 9464), ("health", 9465)], &["run", "--x"]).as_deref(), Some("[fd00::5]:9465"));
+        assert_eq!(agent(&[("metrics", 9464)], &["fleet"]), None);
+        assert_eq!(agent(&[("other", 1)], &["run"]), None);
     }
 
     #[test]

@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
-use super::Slot;
+use super::{Question, Slot};
 use crate::fleet::{
-    causes::{self, Events, Lack},
+    causes::{self, Events, Lack, Reason},
     objects::{Pod, Template, Uid},
     placement::{Exclusion, Placement, placement},
 };
@@ -32,6 +32,8 @@ pub(super) struct Found {
     pub(super) lack: Option<(Lack, bool)>,
     /// Why a pod of the newest revision does not work beside an older one that does, as in a surge.
     pub(super) surge: Option<Lack>,
+    /// A pod that may say itself why it is not ready, and where.
+    pub(super) question: Option<Question>,
     /// The one requirement by which it should have none.
     pub(super) just_missed: Option<Exclusion>,
 }
@@ -80,6 +82,8 @@ pub(super) fn look(wants: &Wants<'_>, slot: &Slot, pods: &HashMap<Uid, Pod>, eve
         return found;
     }
     let lack = best.map_or_else(|| causes::without_pod(wants.daemon_set, events), of_pod);
+    let asked = best.filter(|_| lack.reason == Reason::NotReady);
+    found.question = asked.and_then(|pod| Some(Question { pod: pod.uid, address: pod.story.as_ref()?.agent? }));
     // A node without a pod gets one of the newest revision.
     found.lack = Some((lack, best.is_none_or(is_current)));
     found

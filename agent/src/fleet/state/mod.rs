@@ -8,7 +8,10 @@ mod figures;
 mod report;
 mod watched;
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::{
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    net::SocketAddr,
+};
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
@@ -29,6 +32,10 @@ use super::{
 
 /// What may pass by itself is told once it has lasted so long.
 const PASSES_WITHIN: SignedDuration = SignedDuration::from_secs(60);
+/// No agent is asked again so soon.
+const AGAIN: SignedDuration = SignedDuration::from_secs(15);
+/// Nor are more asked at once; the next probe of the others fails as well.
+const QUESTIONS: usize = 8;
 
 /// What the API server tells, and what follows.
 #[derive(Debug, Default)]
@@ -49,7 +56,19 @@ pub struct Fleet {
     dirty: Dirty,
     /// What is not told yet since it may pass: since when, the `DaemonSet`, the slot.
     waiting: VecDeque<(Timestamp, Uid, u32)>,
+    /// Agents to be asked, and when each was asked last.
+    questions: Vec<Question>,
+    asked: HashMap<Uid, Timestamp>,
     is_settled: bool,
+}
+
+/// One of podlens' own agents that is not ready, to be asked why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// Its pod.
+    pub pod: Uid,
+    /// Where it answers.
+    pub address: SocketAddr,
 }
 
 /// A node, or the name of one that pods are for.
@@ -234,6 +253,9 @@ impl Fleet {
             return self.remove_pod(uid);
         }
         self.shared.share(&mut pod);
+        if pod.works {
+            self.forget_words(uid);
+        }
         let number = pod.node.take().map(|node| self.slot(&node));
         let before = self.places.get(&uid).copied();
         let takes = |pod: &Pod| (pod.is_scheduled, pod.is_over);
@@ -258,6 +280,25 @@ impl Fleet {
     fn remove_pod(&mut self, uid: Uid) {
         self.leave(uid);
         self.pods.remove(&uid);
+        self.forget_words(uid);
+    }
+
+    fn forget_words(&mut self, pod: Uid) {
+        self.events.forget(pod);
+        self.asked.remove(&pod);
+    }
+
+    /// The agents to be asked, each once.
+    pub fn questions(&mut self) -> Vec<Question> {
+        std::mem::take(&mut self.questions)
+    }
+
+    /// What one has said.
+    pub fn answer(&mut self, pod: Uid, words: &str) {
+        if self.pods.get(&pod).is_some_and(|pod| !pod.works) {
+            self.events.say(pod, words);
+            self.look_at_object(Some(pod));
+        }
     }
 
     /// Takes a pod out of its slot.
@@ -345,6 +386,14 @@ impl Fleet {
             for number in slots {
                 let Some(slot) = self.slots.get(number as usize) else { continue };
                 let found = cell::look(&watched.wants(*uid), slot, &self.pods, &self.events);
+                let question = found.question.filter(|question| {
+                    let asked = self.asked.get(&question.pod);
+                    asked.is_none_or(|asked| now.duration_since(*asked) >= AGAIN) && self.questions.len() < QUESTIONS
+                });
+                if let Some(question) = question {
+                    self.asked.insert(question.pod, now);
+                    self.questions.push(question);
+                }
                 if let Some(waits) = watched.enter(number, found, slot, now, is_first, &mut changes) {
                     self.waiting.push_back((waits, *uid, number));
                 }

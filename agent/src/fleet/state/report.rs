@@ -7,7 +7,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use super::{Slot, watched::Watched};
 use crate::fleet::{
     causes::{Lack, Reason},
-    placement::Exclusion,
+    placement::{Exclusion, placement},
     rollout::Rollout,
 };
 
@@ -35,6 +35,8 @@ pub struct Report {
     pub lacking: BTreeMap<String, Lack>,
     /// Nodes that should have none, by reason.
     pub excluded: BTreeMap<&'static str, usize>,
+    /// Those of them that are kept without one by a taint, by the first taint that is not tolerated.
+    pub taints: BTreeMap<String, usize>,
     /// Nodes that would have one but for one requirement, which may be a mistake.
     pub just_missed: BTreeMap<String, Exclusion>,
     /// How far a new revision has come.
@@ -60,6 +62,7 @@ impl Report {
             misplaced: counts.misplaced,
             lacking: lacking.filter_map(|(slot, lacking)| Some((name(*slot)?, told(&lacking.lack, now)))).collect(),
             excluded: excluded.map(|(name, count)| (*name, count)).collect(),
+            taints: taints(watched, slots),
             just_missed: watched
                 .just_missed
                 .iter()
@@ -69,6 +72,18 @@ impl Report {
             rolled_back: watched.newest.as_ref().is_some_and(|newest| newest.rolled_back),
         }
     }
+}
+
+/// Looked at anew: there is one for most nodes of some clusters, which nobody asks for most of the time.
+fn taints(watched: &Watched, slots: &[Slot]) -> BTreeMap<String, usize> {
+    let mut taints = BTreeMap::new();
+    let nodes = watched.cells.iter().zip(slots).filter(|(cell, _)| cell.excluded.is_some());
+    for node in nodes.filter_map(|(_, slot)| slot.node.as_ref()) {
+        if let Some(Exclusion::Taint(taint)) = placement(watched.object.template(), node).exclusion() {
+            *taints.entry(taint).or_default() += 1;
+        }
+    }
+    taints
 }
 
 /// In a moment it may well be gone.

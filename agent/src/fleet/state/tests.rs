@@ -149,11 +149,14 @@ fn a_taint_that_came_later_keeps_the_pod_that_is_there() {
     let report = report(&mut fleet);
     assert_eq!((report.wanted, report.ready, report.misplaced), (1, 1, 0));
     assert_eq!(report.excluded, [("node_selector", 1), ("taint", 2)].into());
+    assert_eq!(report.taints, [("k:NoSchedule".to_owned(), 2)].into());
 }
 
 #[test]
 fn the_table_reads_as_the_golden_file() {
     let mut fleet = fleet(vec![pod("n1", "new", &bad_image()), pod("n2", "old", &ready())]);
+    let taints = of(json!([{ "key": "gpu", "value": "a", "effect": "NoExecute" }]));
+    fleet.put(Object::Node(Box::new(Node { taints, ..node("n5", "a") }))).unwrap();
     let message = "Error creating: pods \"shipper-x\" is forbidden: exceeded quota: few, requested: pods=1";
     fleet
         .put(Object::Event(of(json!({ "metadata": { "uid": "e" }, "involvedObject": { "uid": "ds" },
@@ -360,4 +363,38 @@ fn blurred(fleet: &Fleet) -> Vec<(Report, Vec<String>)> {
         (report, lacking)
     });
     reports.collect()
+}
+
+#[test]
+fn an_agent_that_is_not_ready_is_asked_now_and_then_and_its_words_stand_until_it_works() {
+    let unready = || {
+        let mut agent = pod("n1", "new", &json!({ "phase": "Running" }));
+        let address = "10.0.0.5:9465".parse().unwrap();
+        agent.story = Some(Box::new(Story { agent: Some(address), ..*agent.story.unwrap() }));
+        agent
+    };
+    let mut fleet = fleet(vec![unready(), pod("n2", "new", &json!({ "phase": "Running" }))]);
+    let asked = |fleet: &mut Fleet, second: i64| {
+        fleet.settle(at(AT) + SignedDuration::from_secs(second));
+        fleet.questions().len()
+    };
+    assert_eq!(asked(&mut fleet, 0), 1, "and nobody else's pods");
+    let detail = |fleet: &Fleet| fleet.reports(at(AT))[0].lacking["n1"].detail.clone();
+    assert!(!detail(&fleet).contains("BPF"));
+    let uid = Uid::of("n1-new");
+    fleet.answer(uid, "cpu: unsupported: the process lacks the capabilities BPF");
+    assert_eq!(asked(&mut fleet, 1), 0);
+    assert!(detail(&fleet).contains("BPF"), "{}", detail(&fleet));
+    // A probe fails again.
+    for (second, expected) in [(14, 0), (15, 1)] {
+        let probe = json!({ "metadata": { "uid": "e" }, "involvedObject": { "uid": "n1-new" }, "reason": "Unhealthy",
+            "message": "statuscode: 503", "lastTimestamp": AT });
+        fleet.put(Object::Event(of(probe))).unwrap();
+        assert_eq!(asked(&mut fleet, second), expected, "{second}");
+    }
+    fleet.put(Object::Pod(pod("n1", "new", &ready()))).unwrap();
+    fleet.answer(uid, "an answer that comes late");
+    fleet.put(Object::Pod(unready())).unwrap();
+    assert_eq!(asked(&mut fleet, 16), 1, "it is another failure");
+    assert!(!detail(&fleet).contains("BPF") && !detail(&fleet).contains("late"), "{}", detail(&fleet));
 }

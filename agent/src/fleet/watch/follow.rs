@@ -1,6 +1,5 @@
-//! The list and the watch of one kind of objects. A watch that ends, breaks or falls silent is taken up where it was; only if
-//! that is refused, the objects are listed anew. All failures are waited out with growing pauses, and the log tells once that
-//! something is lacking and once that it is back.
+//! The list and the watch of one kind of objects. What follows from a failure is `list_watch`'s to decide; the log tells once
+//! that something is lacking and once that it is back.
 
 use std::{
     collections::HashSet,
@@ -15,8 +14,8 @@ use crate::{
     attribution::kubernetes::{
         client::{Client, RequestError},
         event::{Lines, RawEvent},
+        list_watch::{Ask, Failure, ListWatch},
     },
-    backoff::{Backoff, hash},
     fleet::{
         kinds::Kind,
         lists::{self, ListError},
@@ -26,13 +25,7 @@ use crate::{
 
 /// An object is at most 1.5 MB in the API server's store.
 const EVENT_BYTES: usize = 16 << 20;
-/// The server ends a watch after this time, and at most half as much again.
-const WATCH_SECONDS: u64 = 300;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// A watch that lasted so long was a success.
-const LASTING: Duration = Duration::from_secs(5);
-/// After so many failed watches in a row the objects are listed again, unless the server is just away.
-const FAILED_WATCHES: u32 = 3;
 
 pub(super) struct Follower {
     kind: Kind,
@@ -64,21 +57,9 @@ impl FollowError {
         self.request().map_or("garbage", RequestError::result)
     }
 
-    /// Where the watch was is lost.
-    fn is_lost(&self) -> bool {
-        match self.request() {
-            Some(error) => matches!(error, RequestError::Gone { .. } | RequestError::TooLong { .. }),
-            None => true,
-        }
-    }
-
-    /// Nothing came of it that would speak against where the watch was. A list of a large cluster is hundreds of megabytes.
-    fn is_away(&self) -> bool {
-        matches!(self.result(), "unreachable" | "timeout" | "server_error" | "throttled")
-    }
-
-    fn is_refusal(&self) -> bool {
-        matches!(self.request(), Some(RequestError::Refused { .. }))
+    /// What makes no sense leaves no place to go on from.
+    fn failure(&self) -> Failure {
+        self.request().map_or(Failure::Lost, Failure::from)
     }
 }
 
@@ -89,42 +70,36 @@ impl Follower {
 
     /// Never ends.
     pub(super) async fn run(mut self) {
-        let mut backoff = Backoff::new(FIRST_PAUSE, &self.seed);
-        let mut version: Option<String> = None;
-        let mut failed_watches = 0;
+        let mut course = ListWatch::new(FIRST_PAUSE, &self.seed);
         loop {
-            let began = Instant::now();
-            let mut began_watch = false;
-            let (verb, outcome) = match &mut version {
-                None => ("list", self.list().await.map(|listed| version = Some(listed))),
-                Some(version) => ("watch", self.follow(version, &mut began_watch).await),
-            };
-            if verb == "watch" && began.elapsed() >= LASTING {
-                backoff.reset();
-            }
-            let Err(error) = outcome else {
-                if verb == "list" {
-                    self.count(verb, "ok");
-                } else {
-                    failed_watches = 0;
-                    // A server that ends every watch at once is left alone for a while as well.
-                    if began.elapsed() < LASTING {
-                        tokio::time::sleep(backoff.pause(None)).await;
-                    }
+            let (verb, outcome) = match course.next() {
+                Ask::List => {
+                    let outcome = self.list().await.map(|version| {
+                        self.count("list", "ok");
+                        course.listed(version);
+                        Duration::ZERO
+                    });
+                    ("list", outcome)
                 }
-                continue;
+                Ask::Watch(query) => {
+                    let outcome = self.follow(&query, &mut course).await;
+                    ("watch", outcome.map(|()| course.ended(Instant::now())))
+                }
             };
-            // A watch that was granted and then breaks off is a failure of another kind.
-            self.count(if began_watch { "stream" } else { verb }, error.result());
-            failed_watches = if version.is_some() { failed_watches + 1 } else { 0 };
-            if error.is_lost() || (failed_watches >= FAILED_WATCHES && !error.is_away()) {
-                version = None;
-            }
-            // A watch that broke off is taken up again in a moment; it is a failure once that does not work.
-            if verb == "list" || failed_watches != 1 || error.is_refusal() {
+            let error = match outcome {
+                Ok(pause) => {
+                    tokio::time::sleep(pause).await;
+                    continue;
+                }
+                Err(error) => error,
+            };
+            let wanted = error.request().and_then(RequestError::retry_after);
+            let verdict = course.failed(error.failure(), wanted, Instant::now());
+            self.count(verdict.counted, error.result());
+            if verdict.is_told {
                 self.fails(verb, &error);
             }
-            tokio::time::sleep(backoff.pause(error.request().and_then(RequestError::retry_after))).await;
+            tokio::time::sleep(verdict.pause).await;
             if let Some(error) = error.request() {
                 self.client.renew_after(error);
             }
@@ -155,18 +130,11 @@ impl Follower {
         Ok(listed.version)
     }
 
-    /// Follows changes until the server ends the watch. `version` is where the next one goes on; `began` tells whether
-    /// the server granted this one.
-    async fn follow(&self, version: &mut String, began: &mut bool) -> Result<(), FollowError> {
-        // Not all watches end at one moment.
-        let seconds = WATCH_SECONDS + hash(self.seed.as_bytes()) % (WATCH_SECONDS / 2);
-        let path = format!(
-            "{}?watch=true&allowWatchBookmarks=true&resourceVersion={version}&timeoutSeconds={seconds}{}",
-            self.kind.path(),
-            self.kind.selector()
-        );
+    /// Follows changes until the server ends the watch.
+    async fn follow(&self, query: &str, course: &mut ListWatch) -> Result<(), FollowError> {
+        let path = format!("{}?{query}{}", self.kind.path(), self.kind.selector());
         let mut answer = self.client.get(&path).await?;
-        *began = true;
+        course.granted(Instant::now());
         self.count("watch", "ok");
         self.works();
         let mut lines = Lines::default();
@@ -175,7 +143,7 @@ impl Follower {
             lines.push(&part);
             let mut has_changed = false;
             while let Some(line) = lines.take() {
-                has_changed |= self.enter(&line, version)?;
+                has_changed |= self.enter(&line, course)?;
             }
             if has_changed {
                 self.watch.changed.notify_one();
@@ -190,7 +158,7 @@ impl Follower {
     }
 
     /// Enters one event; tells whether something has changed.
-    fn enter(&self, line: &[u8], version: &mut String) -> Result<bool, FollowError> {
+    fn enter(&self, line: &[u8], course: &mut ListWatch) -> Result<bool, FollowError> {
         if line.iter().all(u8::is_ascii_whitespace) {
             return Ok(false);
         }
@@ -227,7 +195,7 @@ impl Follower {
             _ => false,
         };
         if let Some(newer) = event.version() {
-            *version = newer;
+            course.reached(newer);
         }
         Ok(has_changed)
     }

@@ -2,7 +2,7 @@
 //!
 //! A replica claims for a shorter time than it holds the Lease for, so that two never claim at once: whoever cannot renew stops
 //! in time by itself, whatever the API server does. Only a replica's own clock counts, and of another's entry only whether it
-//! changes. [`decide`] is pure.
+//! changes. With each renewal goes what the holder is about to tell (handover.rs). [`decide`] is pure.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -14,6 +14,7 @@ use k8s_openapi::jiff::{Timestamp, tz::TimeZone};
 use serde_json::{Value, json};
 use tracing::{debug, info, warn};
 
+use super::handover::Telling;
 use crate::{
     attribution::kubernetes::client::{Client, RequestError},
     log::with_causes,
@@ -29,7 +30,11 @@ const RENEW: Duration = Duration::from_secs(4);
 const LOOK: Duration = Duration::from_secs(2);
 /// One request.
 const REQUEST: Duration = Duration::from_secs(4);
-/// A Lease is a few hundred bytes.
+/// Not even for news is it renewed more often.
+const HASTE: Duration = Duration::from_secs(1);
+/// Where marks of what is told stand in it.
+const TOLD: &str = "podlens.io/told";
+/// A Lease is a few hundred bytes, and 9 for each event of the last 2 minutes.
 const LEASE_BYTES: usize = 1 << 20;
 
 /// The claim of this replica.
@@ -66,6 +71,7 @@ pub struct Lease {
     name: String,
     identity: String,
     claim: Arc<Claim>,
+    telling: Arc<Telling>,
     count: Box<dyn Fn(&'static str) + Send + Sync>,
     seen: Option<Seen>,
 }
@@ -96,7 +102,7 @@ pub enum Act {
 #[must_use]
 pub fn decide(seen: Option<&Seen>, identity: &str, now: Instant) -> Act {
     let Some(seen) = seen else { return Act::Make };
-    let holder = text(&seen.object, "/spec/holderIdentity");
+    let holder = holder(&seen.object);
     let seconds = seen.object.pointer("/spec/leaseDurationSeconds").and_then(Value::as_u64).unwrap_or_default();
     match holder {
         holder if holder == identity => Act::Renew,
@@ -118,16 +124,17 @@ impl Seen {
 }
 
 impl Lease {
-    /// A Lease that nobody has asked for yet. `count` hears what came of each request.
+    /// A Lease that nobody has asked for yet. `telling` is told when to tell, `count` what came of each request.
     pub fn new(
         client: Client,
         (namespace, name): (&str, &str),
         identity: &str,
         claim: Arc<Claim>,
+        telling: Arc<Telling>,
         count: impl Fn(&'static str) + Send + Sync + 'static,
     ) -> Self {
         let (namespace, name, identity) = (namespace.to_owned(), name.to_owned(), identity.to_owned());
-        Self { client, namespace, name, identity, claim, count: Box::new(count), seen: None }
+        Self { client, namespace, name, identity, claim, telling, count: Box::new(count), seen: None }
     }
 
     /// Holds it whenever it can be had. Never ends.
@@ -164,7 +171,16 @@ impl Lease {
                 held = !held;
                 info!(lease = self.name, identity = self.identity, held, "the Lease");
             }
-            tokio::time::sleep(pause).await;
+            tokio::time::sleep(HASTE).await;
+            let rest = tokio::time::sleep(pause.saturating_sub(HASTE));
+            if held {
+                tokio::select! {
+                    () = rest => {}
+                    () = self.telling.news() => {}
+                }
+            } else {
+                rest.await;
+            }
         }
     }
 
@@ -176,6 +192,7 @@ impl Lease {
         let mut object = seen.object;
         set(&mut object, "holderIdentity", json!(""));
         set(&mut object, "leaseDurationSeconds", json!(1));
+        annotate(&mut object, self.telling.handover().last_words());
         if let Err(error) = self.ask(Method::PUT, Some(&object)).await {
             debug!(cause = with_causes(&error), "the Lease was not given back and runs out");
         }
@@ -192,16 +209,19 @@ impl Lease {
             };
             let before = self.seen.take();
             self.seen = found.map(|found| found.newer(before));
+            self.hear();
         }
         let act = decide(self.seen.as_ref(), &self.identity, began);
+        let is_vanished = act == Act::Take && self.seen.as_ref().is_some_and(|seen| !holder(&seen.object).is_empty());
+        let (words, up_to) = self.telling.words();
         let written = match act {
             Act::Wait => {
                 (self.count)("ok");
                 return Ok(());
             }
-            Act::Make => self.ask(Method::POST, Some(&self.entry(None, act))).await,
+            Act::Make => self.ask(Method::POST, Some(&self.entry(None, act, words))).await,
             Act::Renew | Act::Take => {
-                let object = self.entry(self.seen.as_ref().map(|seen| &seen.object), act);
+                let object = self.entry(self.seen.as_ref().map(|seen| &seen.object), act, words);
                 self.ask(Method::PUT, Some(&object)).await
             }
         };
@@ -210,6 +230,10 @@ impl Lease {
                 (self.count)("ok");
                 self.seen = Some(Seen { object, since: Instant::now() });
                 self.claim.set(Some(began + CLAIM));
+                if is_vanished {
+                    self.telling.handover().take_over();
+                }
+                self.telling.written(up_to);
                 Ok(())
             }
             Err(error) => {
@@ -221,8 +245,21 @@ impl Lease {
         }
     }
 
-    /// The Lease as this replica wants it; what else stands in it stays.
-    fn entry(&self, before: Option<&Value>, act: Act) -> Value {
+    /// Reads what the holder has told.
+    fn hear(&self) {
+        let Some(Seen { object, .. }) = &self.seen else { return };
+        let told = object.pointer("/metadata/annotations").and_then(|annotations| annotations.get(TOLD)?.as_str());
+        let Some(told) = told else { return };
+        let mut handover = self.telling.handover();
+        if holder(object) == self.identity {
+            handover.resume(told, Instant::now());
+        } else {
+            handover.hear(told, Instant::now());
+        }
+    }
+
+    /// The Lease as this replica wants it, with these words; what else stands in it stays.
+    fn entry(&self, before: Option<&Value>, act: Act, words: String) -> Value {
         let now = micro_time(Timestamp::now());
         let mut object = before.cloned().unwrap_or_else(|| {
             json!({
@@ -238,6 +275,7 @@ impl Lease {
         set(&mut object, "holderIdentity", json!(self.identity));
         set(&mut object, "leaseDurationSeconds", json!(DURATION.as_secs()));
         set(&mut object, "renewTime", json!(now));
+        annotate(&mut object, words);
         object
     }
 
@@ -255,15 +293,30 @@ fn is_conflict(error: &RequestError) -> bool {
 }
 
 fn set(object: &mut Value, field: &str, value: Value) {
-    let Some(object) = object.as_object_mut() else { return };
-    let spec = object.entry("spec").or_insert_with(|| json!({}));
-    if let Some(spec) = spec.as_object_mut() {
+    if let Some(spec) = member(object, "spec").and_then(Value::as_object_mut) {
         spec.insert(field.to_owned(), value);
     }
 }
 
-fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
-    object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+fn annotate(object: &mut Value, words: String) {
+    let annotations = member(object, "metadata").and_then(|metadata| member(metadata, "annotations"));
+    if let Some(annotations) = annotations.and_then(Value::as_object_mut) {
+        annotations.insert(TOLD.to_owned(), json!(words));
+    }
+}
+
+/// A member, made if there is none.
+fn member<'a>(object: &'a mut Value, name: &str) -> Option<&'a mut Value> {
+    let member = object.as_object_mut()?.entry(name).or_insert(Value::Null);
+    if member.is_null() {
+        *member = json!({});
+    }
+    Some(member)
+}
+
+/// Who holds it; nobody if it was given back.
+fn holder(object: &Value) -> &str {
+    object.pointer("/spec/holderIdentity").and_then(Value::as_str).unwrap_or_default()
 }
 
 /// Kubernetes takes exactly six digits of a second's parts.

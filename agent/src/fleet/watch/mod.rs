@@ -2,14 +2,18 @@
 //!
 //! | file | what |
 //! | --- | --- |
+//! | agents.rs | podlens' own agents, asked why they are not ready |
 //! | follow.rs | the list and the watch of one kind |
 //! | health.rs | what is known about that |
 //! | lease.rs | who of several replicas tells |
+//! | handover.rs | what the one before has told |
 //!
 //! `kube-runtime` is not used: its watcher decodes a page of objects as one value, so that an odd object costs all others
 //! theirs, and it would bring a second set of time limits beside those of the client that names have.
 
+pub mod agents;
 mod follow;
+pub mod handover;
 mod health;
 pub mod lease;
 
@@ -24,7 +28,7 @@ use tokio::{sync::Notify, task::JoinSet};
 pub use self::health::Health;
 use super::{
     kinds::Kind,
-    state::{Change, Fleet},
+    state::{Change, Fleet, Question},
 };
 use crate::{
     attribution::kubernetes::client::Client,
@@ -39,11 +43,17 @@ pub struct Watch {
     fleet: Mutex<Fleet>,
     health: [Health; Kind::ALL.len()],
     changed: Notify,
+    asks: Notify,
 }
 
 impl Default for Watch {
     fn default() -> Self {
-        Self { fleet: Mutex::default(), health: Kind::ALL.map(Health::new), changed: Notify::new() }
+        Self {
+            fleet: Mutex::default(),
+            health: Kind::ALL.map(Health::new),
+            changed: Notify::new(),
+            asks: Notify::new(),
+        }
     }
 }
 
@@ -54,6 +64,8 @@ impl Watch {
             let follower = follow::Follower::new(kind, client.clone(), seed, Arc::clone(self));
             tasks.spawn(until_stopped(shutdown.clone(), follower.run()));
         }
+        let watch = Arc::clone(self);
+        tasks.spawn(until_stopped(shutdown.clone(), async move { watch.keep_asking().await }));
     }
 
     /// Looks at what has changed whenever something has, or whenever something changes by itself, and hands on what is to be
@@ -81,8 +93,23 @@ impl Watch {
                 next = fleet.next(now);
                 changes
             };
+            self.asks.notify_one();
             if !changes.is_empty() {
                 tell(changes);
+            }
+        }
+    }
+
+    /// Asks agents of podlens that are not ready why. Never ends.
+    async fn keep_asking(&self) {
+        loop {
+            self.asks.notified().await;
+            let questions = self.fleet().questions();
+            for Question { pod, address } in questions {
+                if let Some(words) = agents::ask(address).await {
+                    self.fleet().answer(pod, &words);
+                    self.changed.notify_one();
+                }
             }
         }
     }

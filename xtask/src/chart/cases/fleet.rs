@@ -1,4 +1,5 @@
-//! The Deployment that watches `DaemonSets`: what its pods are allowed, and that agents do not take them for theirs.
+//! The Deployment that watches `DaemonSets`: what its pods are allowed, that agents do not take them for theirs, and that they
+//! serve as agents do.
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
@@ -53,4 +54,55 @@ pub(super) fn least(context: &Context<'_>) -> Result<()> {
         }
     }
     same("whether there are selectors to try", &(selectors > 4), &true)
+}
+
+pub(super) fn serves_as_agents_do(context: &Context<'_>) -> Result<()> {
+    let monitor = "podMonitor: { enabled: true, authorization: { credentials: { name: a, key: b } } }";
+    for web in [
+        "{ existingSecret: a }",
+        "{ existingSecret: a, key: b, healthPort: 1 }",
+        "{ existingSecret: a, healthPort: 0 }",
+        "{ existingSecret: a, healthPort: 0, tls: false }",
+    ] {
+        let more = "fleet: { enabled: true }, networkPolicy: { enabled: true }, scrapeAnnotations: true";
+        let objects = context.objects(&format!("{{ web: {web}, {monitor}, {more} }}"))?;
+        let named = |kind: &str, is_fleet: bool| {
+            let is_it = |object: &&Value| {
+                text(object, "/kind") == kind && text(object, "/metadata/name").ends_with("-fleet") == is_fleet
+            };
+            objects.0.iter().find(is_it).with_context(|| format!("no {kind} with {web}"))
+        };
+        let (agents, fleet) = (named("DaemonSet", false)?, named("Deployment", true)?);
+        let pod = "/spec/template/spec/containers/0";
+        for place in [
+            "/spec/template/metadata/annotations/prometheus.io~1scheme".to_owned(),
+            "/spec/template/metadata/annotations/prometheus.io~1port".to_owned(),
+            format!("{pod}/ports"),
+            format!("{pod}/readinessProbe/httpGet"),
+            format!("{pod}/livenessProbe/httpGet"),
+        ] {
+            same(&format!("{place} with {web}"), &fleet.pointer(&place), &agents.pointer(&place))?;
+        }
+        for member in ["scheme", "authorization"] {
+            let of = |is_fleet| {
+                named("PodMonitor", is_fleet).map(|one| one.pointer("/spec/podMetricsEndpoints/0")?.get(member))
+            };
+            same(&format!("{member} with {web}"), &of(true)?, &of(false)?)?;
+        }
+        let ports = |is_fleet| named("NetworkPolicy", is_fleet).map(|one| one.pointer("/spec/ingress/1/ports"));
+        same(&format!("the open port with {web}"), &ports(true)?, &ports(false)?)?;
+        let file = |is_fleet| -> Result<Value> {
+            let file = text(named("ConfigMap", is_fleet)?, "/data/config.yaml");
+            serde_saphyr::from_str(file).map_err(|error| anyhow::anyhow!("the configuration is bad YAML: {error}"))
+        };
+        for key in ["web", "health_listen"] {
+            same(&format!("{key} with {web}"), &file(true)?.get(key), &file(false)?.get(key))?;
+        }
+        let secret = |pod: &Value| pod.pointer("/spec/template/spec/volumes/1/secret").cloned();
+        same("the Secret", &secret(fleet), &secret(agents))?;
+        // Who is not root reads it by its group.
+        let group = fleet.pointer("/spec/template/spec/securityContext/fsGroup").and_then(Value::as_u64);
+        same("the group of its files", &group, &Some(65_532))?;
+    }
+    Ok(())
 }

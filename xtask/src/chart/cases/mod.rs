@@ -50,6 +50,7 @@ const CASES: &[Case] = &[
         "the fleet may list and watch and nothing else, holds no capability, and its pods are no agents",
         fleet::least,
     ),
+    case("the fleet serves with the certificates and credentials of the agents", fleet::serves_as_agents_do),
     case("rules and dashboards are the files of the same content", monitoring::rules_and_dashboards),
     case("Prometheus charges no unit of the node to a pod, and each container to its own", prometheus::monitors),
 ];
