@@ -20,6 +20,11 @@ use crate::{cluster::Cluster, places};
 const START_WITHIN: Duration = Duration::from_secs(30);
 const PORT: u16 = 4317;
 const CPU_TIME: &str = "container.cpu.time";
+/// How metrics of the network begin.
+const NETWORK: [&str; 4] = ["podlens.network.", "podlens.tcp.connections", "podlens.udp.", "podlens.dns."];
+
+/// A metric, and the values of its own labels.
+pub(super) type Figure = (String, BTreeMap<String, String>);
 
 /// What was told of one container or sandbox.
 #[derive(Clone, Debug, Default)]
@@ -30,6 +35,8 @@ pub(super) struct Told {
     pub(super) workloads: BTreeSet<(String, String)>,
     /// The highest CPU time in seconds by the start of the counter, which moves when the agent starts anew.
     pub(super) seconds: BTreeMap<String, f64>,
+    /// The highest value of each figure of the network; of a distribution how many there were.
+    pub(super) network: BTreeMap<Figure, f64>,
 }
 
 /// All that was received, by pod uid and container id.
@@ -112,7 +119,7 @@ impl Received {
 
     fn enter(&mut self, body: &Value) {
         for resource in array(body, "/resourceMetrics") {
-            let attributes = attributes(resource);
+            let attributes = attributes(resource, "/resource/attributes");
             let get = |key: &str| attributes.get(key).map_or("", String::as_str);
             let uid = get("k8s.pod.uid");
             if uid.is_empty() {
@@ -130,15 +137,39 @@ impl Received {
                     told.workloads.insert((key, value.clone()));
                 }
             }
-            let metrics = array(resource, "/scopeMetrics").iter().flat_map(|scope| array(scope, "/metrics"));
-            for metric in metrics.filter(|metric| metric.get("name").and_then(Value::as_str) == Some(CPU_TIME)) {
-                for point in array(metric, "/sum/dataPoints") {
-                    let start = point.get("startTimeUnixNano").and_then(Value::as_str).unwrap_or_default();
-                    let Some(value) = point.get("asDouble").and_then(Value::as_f64) else { continue };
-                    let highest = told.seconds.entry(start.to_owned()).or_default();
-                    *highest = highest.max(value);
+            for metric in array(resource, "/scopeMetrics").iter().flat_map(|scope| array(scope, "/metrics")) {
+                let name = metric.get("name").and_then(Value::as_str).unwrap_or_default();
+                if name == CPU_TIME {
+                    told.enter_seconds(metric);
+                } else if NETWORK.iter().any(|begin| name.starts_with(begin)) {
+                    told.enter_network(name, metric);
                 }
             }
+        }
+    }
+}
+
+impl Told {
+    fn enter_seconds(&mut self, metric: &Value) {
+        for point in array(metric, "/sum/dataPoints") {
+            let start = point.get("startTimeUnixNano").and_then(Value::as_str).unwrap_or_default();
+            let Some(value) = point.get("asDouble").and_then(Value::as_f64) else { continue };
+            let highest = self.seconds.entry(start.to_owned()).or_default();
+            *highest = highest.max(value);
+        }
+    }
+
+    fn enter_network(&mut self, name: &str, metric: &Value) {
+        let points =
+            ["/sum/dataPoints", "/exponentialHistogram/dataPoints"].into_iter().flat_map(|at| array(metric, at));
+        for point in points {
+            // Whole numbers are texts in this form of OTLP.
+            let text = |key: &str| point.get(key).and_then(Value::as_str).and_then(|text| text.parse().ok());
+            let value =
+                text("asInt").or_else(|| text("count")).or_else(|| point.get("asDouble").and_then(Value::as_f64));
+            let Some(value) = value else { continue };
+            let highest = self.network.entry((name.to_owned(), attributes(point, "/attributes"))).or_default();
+            *highest = f64::max(*highest, value);
         }
     }
 }
@@ -147,12 +178,12 @@ fn array<'a>(value: &'a Value, pointer: &str) -> &'a [Value] {
     value.pointer(pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
-fn attributes(resource: &Value) -> BTreeMap<String, String> {
+fn attributes(of: &Value, pointer: &str) -> BTreeMap<String, String> {
     let pair = |attribute: &Value| {
         let value = attribute.pointer("/value/stringValue").and_then(Value::as_str)?;
         Some((attribute.get("key")?.as_str()?.to_owned(), value.to_owned()))
     };
-    array(resource, "/resource/attributes").iter().filter_map(pair).collect()
+    array(of, pointer).iter().filter_map(pair).collect()
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 //! | checks/ | the checks, in the order in which they run: each goes on from what the ones before have left |
 //! | world.rs | the cluster, the installed chart, the agent's pod |
 //! | workloads.rs, burn.c | pods whose use of CPU is known |
+//! | talk.c | a program whose traffic is known |
 //! | truth.rs | what the kernel and kubelet say was used, and by whom |
 //! | names.rs | whether what was observed agrees with that |
 //! | prometheus.rs, collector.rs | the observers |

@@ -31,7 +31,7 @@ use crate::{
 /// Release and namespace.
 pub(super) const RELEASE: &str = "podlens";
 pub(super) const PORT: u16 = 9464;
-/// The image of the loads.
+/// The image of the loads: burn.c and talk.c.
 pub(super) const BURN_IMAGE: &str = "podlens-burn:1";
 
 const HELM_LIMIT: &str = "90s";
@@ -337,13 +337,18 @@ fn merge(into: &mut Value, from: &Value) {
 }
 
 fn burn_image(folder: &Path) -> Result<Image> {
-    let (source, program) = (folder.join("burn.c"), folder.join("burn"));
-    fs::write(&source, include_str!("burn.c")).context("cannot write the load's source")?;
-    process::output(Command::new("cc").args(["-Os", "-static", "-s", "-o"]).arg(&program).arg(&source))
-        .context("cannot compile the load; a C compiler is needed (Debian: apt-get install gcc libc6-dev)")?;
+    let mut entries = Vec::new();
+    for (name, source) in [("burn", include_str!("burn.c")), ("talk", include_str!("talk.c"))] {
+        let program = folder.join(name);
+        let place = program.with_extension("c");
+        fs::write(&place, source).context("cannot write a load's source")?;
+        process::output(Command::new("cc").args(["-Os", "-static", "-s", "-o"]).arg(&program).arg(&place))
+            .context("cannot compile a load; a C compiler is needed (Debian: apt-get install gcc libc6-dev)")?;
+        entries.push(Entry::Program(name.into(), fs::read(&program).context("cannot read a load")?));
+    }
     Ok(Image {
         reference: format!("docker.io/library/{BURN_IMAGE}"),
-        entries: vec![Entry::Program("burn".into(), fs::read(&program).context("cannot read the load")?)],
+        entries,
         entrypoint: vec!["/burn".into()],
         ..Image::default()
     })

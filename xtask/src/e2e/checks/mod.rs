@@ -4,6 +4,7 @@ mod chart;
 mod fleet;
 mod fleet_watched;
 mod names;
+mod network;
 mod outage;
 mod rights;
 mod sources;
@@ -73,6 +74,11 @@ pub(super) const ALL: &[Check] = &[
         "node-address",
         "an agent pushes to the collector at the address of its node, in brackets with IPv4 too",
         chart::pushes_to_its_node,
+    ),
+    check(
+        "network",
+        "what pods send, receive, ask and lose is what their programs count, with both observers, in their own network and in the node's",
+        network::talks,
     ),
     check("helm-test", "helm test passes, and fails where no agent is", chart::helm_test),
     check(
