@@ -20,7 +20,7 @@ use aya_ebpf::{
 };
 use podlens_common::{
     histogram::hashed_bucket,
-    tcp::{Account, ConnectFailure, ConnectionError, Counts, Cursor, state},
+    tcp::{Account, ConnectFailure, ConnectionError, Counts, Cursor, notes::place_of, state},
 };
 
 use self::sockets::{Socket, TcpSocket};
@@ -144,8 +144,7 @@ fn asked_of(socket: Socket) -> Option<(AskedCells, u64)> {
             options(pure, nomem, nostack)
         );
     }
-    let hash = ((distance >> 6) as u32).wrapping_mul(0x9e37_79b9);
-    let asked = AskedCells::at(TCP_CONNECTS.get_ptr_mut(hash >> (u32::BITS - CONNECTS.ilog2())))?;
+    let asked = AskedCells::at(TCP_CONNECTS.get_ptr_mut(place_of(distance, CONNECTS)))?;
     Some((asked, distance))
 }
 

@@ -8,7 +8,7 @@ use std::{
     env,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
-    os::fd::AsRawFd as _,
+    os::fd::AsRawFd,
     process::{Child, ChildStderr, ChildStdin, Command, Stdio},
     sync::{
         Arc,
@@ -156,6 +156,11 @@ impl Peer {
     /// Listens with this backlog and takes nobody.
     pub fn listen(&mut self, address: &str, backlog: u32) -> SocketAddr {
         self.ask(&format!("listen {address} {backlog}")).parse().expect("an address")
+    }
+
+    /// The same with a receive window of so many bytes at most, which is full long before the receive buffer is.
+    pub fn listen_narrowly(&mut self, address: &str, window: u32) -> SocketAddr {
+        self.ask(&format!("listen {address} 5 {window}")).parse().expect("an address")
     }
 
     /// Makes connections one after another, sends and asks for so much on each, and keeps them; gives what failed.
@@ -333,7 +338,14 @@ fn peer_process() {
         let number = |at: usize| word(at).parse::<u32>().expect("a number");
         let answer = match word(0) {
             "serve" => serve(word(1), &totals).to_string(),
-            "listen" => listen(word(1), number(2), &mut others).to_string(),
+            "listen" => {
+                let address = listen(word(1), number(2), &mut others);
+                if let (Some(window), Some(listener)) = (words.get(3), others.last()) {
+                    let window: libc::c_int = window.parse().expect("a number");
+                    set_option(listener, libc::IPPROTO_TCP, libc::TCP_WINDOW_CLAMP, &window);
+                }
+                address.to_string()
+            }
             "open" | "call" => {
                 let mut failed = 0;
                 for _ in 0..number(2) {
@@ -371,7 +383,7 @@ fn peer_process() {
             "reset" => {
                 for stream in kept.drain(..) {
                     let linger = libc::linger { l_onoff: 1, l_linger: 0 };
-                    set_option(&stream, libc::SO_LINGER, &linger);
+                    set_option(&stream, libc::SOL_SOCKET, libc::SO_LINGER, &linger);
                 }
                 "done".to_owned()
             }
@@ -456,7 +468,7 @@ fn fill(address: &str, times: u32, totals: &Totals, kept: &mut Vec<TcpStream>) {
 fn push(address: &str, buffer: u32) -> TcpStream {
     let stream = TcpStream::connect(address).expect("it listens");
     if buffer > 0 {
-        set_option(&stream, libc::SO_SNDBUF, &libc::c_int::try_from(buffer).expect("a small number"));
+        set_option(&stream, libc::SOL_SOCKET, libc::SO_SNDBUF, &libc::c_int::try_from(buffer).expect("a small number"));
     }
     let mut writing = stream.try_clone().expect("a descriptor is left");
     thread::spawn(move || while writing.write_all(&[7; 1 << 14]).is_ok() {});
@@ -507,10 +519,9 @@ fn knock(address: SocketAddr) {
     });
 }
 
-fn set_option<T>(stream: &TcpStream, option: libc::c_int, value: &T) {
+fn set_option<T>(socket: &impl AsRawFd, level: libc::c_int, option: libc::c_int, value: &T) {
     let length = libc::socklen_t::try_from(size_of::<T>()).expect("a small number");
     // SAFETY: the value is of the option's type, which the caller knows.
-    let answer =
-        unsafe { libc::setsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, option, (&raw const *value).cast(), length) };
+    let answer = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const *value).cast(), length) };
     assert_eq!(answer, 0, "{}", std::io::Error::last_os_error());
 }

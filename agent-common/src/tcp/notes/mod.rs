@@ -27,7 +27,7 @@ pub const BUCKETS: u32 = 512;
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug)]
 pub struct Notes {
-    /// Programs that leave a note here at this moment.
+    /// Programs that are at work here at this moment.
     pub users: u64,
     /// [`note`], or 0.
     pub notes: [u64; NOTES],
@@ -73,11 +73,18 @@ pub const fn socket_of(note: u64) -> u64 {
 #[inline(always)]
 #[must_use]
 pub const fn bucket_of(socket: u64) -> u32 {
+    place_of(socket, BUCKETS)
+}
+
+/// Which of so many places, a power of two, is that of a socket, by its address.
+#[inline(always)]
+#[must_use]
+pub const fn place_of(socket: u64, places: u32) -> u32 {
     // Sockets lie at equal distances, which one multiplication does not spread.
     let mut hash = (socket >> LINE_BITS & 0xffff_ffff) as u32;
     hash = (hash ^ hash >> 16).wrapping_mul(0x85eb_ca6b);
     hash = (hash ^ hash >> 13).wrapping_mul(0xc2b2_ae35);
-    hash >> (u32::BITS - BUCKETS.ilog2())
+    hash >> (u32::BITS - places.ilog2())
 }
 
 /// Leaves a note in the first program; `false` if the change is the second one's.

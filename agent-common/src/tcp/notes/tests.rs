@@ -164,15 +164,7 @@ impl World {
         let of = *changes[number].get(task.over)?;
         let cpu = of.cpus[usize::from(task.second)];
         let active = &mut memory.active[usize::from(task.second)][cpu];
-        if !task.inside {
-            // The kernel counts who is in it, and leaves it out for all but one.
-            if *active == 0 {
-                *active = 1;
-                task.inside = true;
-                return Some(world);
-            }
-            memory.missed_by_first += u64::from(!task.second);
-        } else {
+        if task.inside {
             let said = match next(task.second, of, &task.given) {
                 Ok(access) => {
                     let given = memory.serve(access);
@@ -189,6 +181,14 @@ impl World {
             task.taken |= takes;
             memory.left += u64::from(!task.second && !takes);
             memory.stood_in += u64::from(task.second && takes);
+        } else {
+            // The kernel counts who is in it, and leaves it out for all but one.
+            if *active == 0 {
+                *active = 1;
+                task.inside = true;
+                return Some(world);
+            }
+            memory.missed_by_first += u64::from(!task.second);
         }
         if !task.second {
             task.second = true;
