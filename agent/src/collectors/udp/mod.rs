@@ -8,6 +8,7 @@ use std::sync::Arc;
 use podlens_common::udp::UdpAccount;
 
 pub use self::start::SPEC;
+pub(super) use self::start::{RECEIVE, SEND};
 use super::{Collector, Readings, Spec, Sweep};
 use crate::{
     kernel::{mapped::MappedArray, missed::MissedRuns},
@@ -18,7 +19,7 @@ use crate::{
 pub struct Udp {
     layout: Arc<Layout>,
     accounts: MappedArray<UdpAccount>,
-    missed: MissedRuns,
+    missed: Vec<MissedRuns>,
     /// Calls are counted, and not only what comes in vain.
     sees_calls: bool,
     /// The present slot's row.
@@ -28,7 +29,12 @@ pub struct Udp {
 impl Udp {
     /// A collector over the programs' map.
     #[must_use]
-    pub fn new(layout: Arc<Layout>, accounts: MappedArray<UdpAccount>, missed: MissedRuns, sees_calls: bool) -> Self {
+    pub fn new(
+        layout: Arc<Layout>,
+        accounts: MappedArray<UdpAccount>,
+        missed: Vec<MissedRuns>,
+        sees_calls: bool,
+    ) -> Self {
         let found = layout.row();
         Self { layout, accounts, missed, sees_calls, found }
     }
@@ -57,7 +63,7 @@ impl Collector for Udp {
     }
 
     fn lost(&self) -> Vec<(&'static Loss, u64)> {
-        vec![(&start::MISSED_DATAGRAM, self.missed.count())]
+        vec![(&start::MISSED_DATAGRAM, self.missed.iter().map(MissedRuns::count).sum())]
     }
 }
 
