@@ -53,8 +53,8 @@ pub struct PendingQuery {
     pub at_ns: u64,
     /// The slot of its socket's cgroup.
     pub slot: u32,
-    /// Padding.
-    pub reserved: u32,
+    /// 1 if it went over TCP, else 0.
+    pub over_tcp: u32,
 }
 
 /// What could not be told.

@@ -1,6 +1,6 @@
 //! Collector `dns`: how long queries to DNS servers wait for their answers, and what these say, by slot.
 //!
-//! Called by the programs of udp.rs at the end of each call that sends or receives UDP. Neither hook tells the data, so the head
+//! Called by the programs of udp.rs at the end of each call that sends or receives. Neither hook tells the data, so the head
 //! of the message is read from the memory of the program that calls, where the call's registers say that it lies. Whatever stands
 //! there is taken for numbers: the worst that a program can do is to give itself wrong figures.
 //!
@@ -9,7 +9,11 @@
 //!   the same cookie.
 //! - The hook comes once for each message of `sendmmsg` and `recvmmsg` and does not say which: it is the first one that is not
 //!   known yet, or is still waited for.
+//! - Over TCP a call has a piece of a stream, in which messages follow each other, each after its length (RFC 1035, 4.2.2). A message
+//!   is where a call begins, since the length was told by the one before, or behind the two bytes that tell it.
 //! - A query that was waited for too long is left to the daemon, so that it counts once.
+
+use core::arch::asm;
 
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_NOEXIST},
@@ -35,10 +39,18 @@ use crate::{
 const DOMAIN: u16 = 53_u16.to_be();
 /// Messages of one call that are looked at. libuv, the largest known user, takes 20 at once.
 const MESSAGES: u64 = 32;
+/// The same of a stream: messages in one piece, pieces of one call. glibc writes two messages in four pieces.
+const STREAM_MESSAGES: u64 = 4;
+const STREAM_PIECES: u64 = 6;
+/// Of the length that stands before a message in a stream.
+const PREFIX_BYTES: u64 = 2;
+/// In place of a slot, where messages are taken.
+const TAKEN: u32 = u32::MAX;
 /// `sizeof(struct mmsghdr)` of linux/socket.h, and where `msg_iov` is in `struct msghdr`, whose first member is `msg_name`.
 /// The number of pieces follows; a piece is an address and a length.
 const MMSGHDR_BYTES: u64 = 64;
 const MSG_IOV: u64 = 16;
+const PIECE_BYTES: u64 = 16;
 /// Where the port is in an address of either family.
 const PORT: u64 = 2;
 /// The answer of a map that has the key.
@@ -156,12 +168,8 @@ pub(crate) fn sent(socket: Client, result: u64) {
     }
     // SAFETY: the verifier knows that it is a socket.
     let cookie = unsafe { bpf_get_socket_cookie(socket.address() as *mut _) };
-    let (slot, messages) = (owner::slot_of(socket.cgroup()), call.second());
-    for index in 0..MESSAGES {
-        if index >= count || ask(shape, messages + index * MMSGHDR_BYTES, cookie, slot) != KNOWN {
-            return;
-        }
-    }
+    let slot = owner::slot_of(socket.cgroup());
+    ask_all(shape, call.second(), count, cookie, slot);
 }
 
 /// A call has received a datagram, if `result` says so.
@@ -179,12 +187,93 @@ pub(crate) fn received(socket: Client, result: u64) {
         }
         return;
     }
-    let messages = call.second();
-    for index in 0..MESSAGES {
-        if index >= count || answer(shape, messages + index * MMSGHDR_BYTES, cookie) != KNOWN {
-            return;
-        }
+    answer_all(shape, call.second(), count, cookie);
+}
+
+/// A call has written to a stream.
+#[inline(never)]
+pub(crate) fn sent_in_stream(socket: Client, result: u64) {
+    if socket.port() != DOMAIN || (result as u32 as i32) < Head::BYTES {
+        return;
     }
+    // SAFETY: the verifier knows that it is a socket.
+    let cookie = unsafe { bpf_get_socket_cookie(socket.address() as *mut _) };
+    look_through(result, cookie, owner::slot_of(socket.cgroup()));
+}
+
+/// A call has taken something from a stream.
+#[inline(never)]
+pub(crate) fn received_in_stream(socket: Client, result: u64) {
+    let (port, cookie) = (socket.port(), socket.cookie());
+    if port != DOMAIN || cookie == 0 || (result as u32 as i32) < Head::BYTES {
+        return;
+    }
+    look_through(result, cookie, TAKEN);
+}
+
+#[inline(always)]
+fn look_through(result: u64, cookie: u64, slot: u32) {
+    let call = Call::under_way();
+    let bytes_and_slot = u64::from(slot) << 32 | u64::from(result as u32);
+    look_at_all(call.shape().0, call.second(), call.third(), cookie, bytes_and_slot);
+}
+
+/// Looks at each piece of what a call had of a stream, so many bytes in all.
+///
+/// This and the following are functions of their own with plain numbers only, which the verifier proves once. The loops are in
+/// them, since older kernels prove them anew for each way that leads there.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn look_at_all(shape: u64, second: u64, third: u64, cookie: u64, bytes_and_slot: u64) -> u64 {
+    let (mut left, slot) = (u64::from(bytes_and_slot as u32), (bytes_and_slot >> 32) as u32);
+    let (pieces, count) = match shape {
+        MESSAGE => return look_at(second, left, cookie, slot),
+        PIECES => (second, third),
+        MSGHDR => (user_word(second + MSG_IOV), user_word(second + MSG_IOV + 8)),
+        _ => {
+            lose!(unseen_call);
+            return 0;
+        }
+    };
+    for index in 0..STREAM_PIECES {
+        if index >= count || left == 0 {
+            break;
+        }
+        let piece = pieces + index * PIECE_BYTES;
+        let bytes = left.min(user_word(piece + 8));
+        look_at(user_word(piece), bytes, cookie, slot);
+        left -= bytes;
+    }
+    0
+}
+
+/// Finds the messages in a piece of a stream.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn look_at(at: u64, bytes: u64, cookie: u64, slot: u32) -> u64 {
+    let mut begun = 0;
+    for _ in 0..STREAM_MESSAGES {
+        // Shorter than a head is what tells the length of what follows.
+        if begun + Head::BYTES as u64 > bytes {
+            break;
+        }
+        let first = user_word(at + begun);
+        if note_or_settle(first, cookie, slot) == DONE {
+            break;
+        }
+        if note_or_settle(user_word(at + begun + PREFIX_BYTES), cookie, slot) == KNOWN {
+            break;
+        }
+        begun += PREFIX_BYTES + u64::from((first as u16).swap_bytes());
+    }
+    0
+}
+
+/// Of the head of a message in a stream, if it is one: notes the query, or counts the answer.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn note_or_settle(head: u64, cookie: u64, slot: u32) -> u64 {
+    if slot == TAKEN { settle(Head(head), cookie) } else { note(Head(head), cookie, slot, 1) }
 }
 
 /// It is not this message, look at the next one.
@@ -192,17 +281,50 @@ const KNOWN: u64 = 0;
 /// It was this one.
 const DONE: u64 = 1;
 
+/// Notes the first of these messages that is a query and not under way already.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn ask_all(shape: u64, messages: u64, count: u64, cookie: u64, slot: u32) -> u64 {
+    for index in 0..MESSAGES {
+        if index >= opaque(count) || ask(shape, messages + index * MMSGHDR_BYTES, cookie, slot) != KNOWN {
+            break;
+        }
+    }
+    0
+}
+
+/// Counts the first of these messages that is an answer and waited for.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn answer_all(shape: u64, messages: u64, count: u64, cookie: u64) -> u64 {
+    for index in 0..MESSAGES {
+        if index >= opaque(count) || answer(shape, messages + index * MMSGHDR_BYTES, cookie) != KNOWN {
+            break;
+        }
+    }
+    0
+}
+
 /// Notes a query, if the message is one that is not under way already.
-///
-/// This and the following are functions of their own with plain numbers only, which the verifier proves once.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn ask(shape: u64, at: u64, cookie: u64, slot: u32) -> u64 {
-    let head = Head(message_head(shape, at));
+    note(Head(message_head(shape, at)), cookie, slot, 0)
+}
+
+/// Counts an answer, if the message is one that is waited for.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn answer(shape: u64, at: u64, cookie: u64) -> u64 {
+    settle(Head(message_head(shape, at)), cookie)
+}
+
+#[inline(always)]
+fn note(head: Head, cookie: u64, slot: u32, over_tcp: u32) -> u64 {
     if !head.is_query() {
         return KNOWN;
     }
-    let query = PendingQuery { at_ns: monotonic_ns(), slot, reserved: 0 };
+    let query = PendingQuery { at_ns: monotonic_ns(), slot, over_tcp };
     match DNS_PENDING.insert(head.key(cookie), query, u64::from(BPF_NOEXIST)) {
         Err(EEXIST) => return KNOWN,
         Err(_) => lose!(no_room),
@@ -211,11 +333,8 @@ extern "C" fn ask(shape: u64, at: u64, cookie: u64, slot: u32) -> u64 {
     DONE
 }
 
-/// Counts an answer, if the message is one that is waited for.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn answer(shape: u64, at: u64, cookie: u64) -> u64 {
-    let head = Head(message_head(shape, at));
+#[inline(always)]
+fn settle(head: Head, cookie: u64) -> u64 {
     if !head.is_answer() {
         return KNOWN;
     }
@@ -295,6 +414,14 @@ extern "C" fn port_at(address: u64) -> u64 {
 extern "C" fn user_word(address: u64) -> u64 {
     // SAFETY: the helper checks the address.
     unsafe { bpf_probe_read_user(address as *const u64) }.unwrap_or(0)
+}
+
+/// The same number, of which the compiler knows nothing: else it counts turns down to 0, which verifiers before 6.8 do not follow.
+#[inline(always)]
+fn opaque(mut number: u64) -> u64 {
+    // SAFETY: no instruction at all.
+    unsafe { asm!("/* {number} */", number = inout(reg) number, options(nomem, nostack, preserves_flags)) };
+    number
 }
 
 #[inline(always)]

@@ -2,13 +2,17 @@
 //!
 //! The two hooks of data come at the end of each call, whichever the call is, for all kinds of sockets: whatever is not UDP's is
 //! left at once. A second program on a hook would cost as much again as all of the first, so these two serve the collector
-//! `dns` as well (dns.rs); the verifier removes the half that is switched off.
+//! `dns` as well (dns.rs), which looks at streams too; the verifier removes the half that is switched off.
+//!
+//! Before 6.3 the kernel has no such hooks. There four programs stand in for the two, at the ends of the kernel's own functions that
+//! send and receive UDP, one of each family.
 
 use aya_ebpf::{
+    EbpfContext as _,
     bindings::BPF_F_MMAPABLE,
-    macros::{btf_tracepoint, map},
+    macros::{btf_tracepoint, fexit, map},
     maps::Array,
-    programs::BtfTracePointContext,
+    programs::{BtfTracePointContext, FExitContext},
 };
 use podlens_common::{
     tcp::Direction,
@@ -21,8 +25,12 @@ use crate::{
     owner,
 };
 
+/// `AF_INET` of linux/socket.h.
+const IPV4: u16 = 2;
 /// `IPPROTO_UDP` of linux/in.h.
 const UDP: u16 = 17;
+/// `IPPROTO_TCP`.
+const TCP: u16 = 6;
 /// `SOCK_DGRAM` of linux/net.h: a raw socket may have the same protocol.
 const DATAGRAMS: u16 = 2;
 /// `MSG_PEEK` of linux/socket.h: the datagram stays where it is.
@@ -37,9 +45,42 @@ static UDP_ACCOUNTS: Array<UdpAccount> = Array::with_max_entries(1, BPF_F_MMAPAB
 structure! {
     /// `struct sock`
     Socket {
+        family: u16 = "sock.__sk_common.skc_family";
         protocol: u16 = "sock.sk_protocol";
         kind: u16 = "sock.sk_type";
         cgroup: Cgroup = "sock.sk_cgrp_data.cgroup";
+    }
+}
+
+// What a program at the end of a function gets: its arguments and its result.
+structure! {
+    /// Of `udp_sendmsg`
+    EndedSend4 {
+        socket: Socket = "udp_sendmsg(sk)";
+        result: u64 = "udp_sendmsg()";
+    }
+}
+structure! {
+    /// Of `udpv6_sendmsg`
+    EndedSend6 {
+        socket: Socket = "udpv6_sendmsg(sk)";
+        result: u64 = "udpv6_sendmsg()";
+    }
+}
+structure! {
+    /// Of `udp_recvmsg`
+    EndedReceive4 {
+        socket: Socket = "udp_recvmsg(sk)";
+        flags: u64 = "udp_recvmsg(flags)";
+        result: u64 = "udp_recvmsg()";
+    }
+}
+structure! {
+    /// Of `udpv6_recvmsg`
+    EndedReceive6 {
+        socket: Socket = "udpv6_recvmsg(sk)";
+        flags: u64 = "udpv6_recvmsg(flags)";
+        result: u64 = "udpv6_recvmsg()";
     }
 }
 
@@ -52,41 +93,100 @@ fn is_on() -> bool {
 impl Socket {
     #[inline(always)]
     fn is_udp(self) -> bool {
-        self.protocol() == UDP && self.kind() == DATAGRAMS
+        !self.is_null() && self.protocol() == UDP && self.kind() == DATAGRAMS
     }
+
+    #[inline(always)]
+    fn is_tcp(self) -> bool {
+        !self.is_null() && self.protocol() == TCP
+    }
+}
+
+/// A call that receives takes nothing away, or takes what was sent and came back.
+#[inline(always)]
+fn leaves_it(flags: u64) -> bool {
+    flags as u32 & (PEEK | ERROR_QUEUE) != 0
 }
 
 /// `sock_send_length(socket, result, flags)`, at the end of a call that sends.
 #[btf_tracepoint(function = "sock_send_length")]
 pub fn udp_send(context: BtfTracePointContext) -> i32 {
-    let socket = Socket::from_raw(context.arg(0));
-    if socket.is_null() || !socket.is_udp() {
+    let (socket, result) = (Socket::from_raw(context.arg(0)), context.arg(1));
+    if dns::is_on() && socket.is_tcp() {
+        dns::sent_in_stream(dns::Client::from_raw(socket.0), result);
         return 0;
     }
-    let result = context.arg::<u64>(1);
-    if is_on() {
-        count_call(owner::slot_of(socket.cgroup()), Direction::Transmit as u64, result);
-    }
-    if dns::is_on() {
-        dns::sent(dns::Client::from_raw(context.arg(0)), result);
-    }
-    0
+    sent(socket, result)
 }
 
 /// `sock_recv_length(socket, result, flags)`, at the end of a call that receives.
 #[btf_tracepoint(function = "sock_recv_length")]
 pub fn udp_receive(context: BtfTracePointContext) -> i32 {
-    let socket = Socket::from_raw(context.arg(0));
-    let flags = context.arg::<u64>(2) as u32;
-    if socket.is_null() || !socket.is_udp() || flags & (PEEK | ERROR_QUEUE) != 0 {
+    let (socket, result, flags) = (Socket::from_raw(context.arg(0)), context.arg(1), context.arg(2));
+    if dns::is_on() && socket.is_tcp() {
+        if !leaves_it(flags) {
+            dns::received_in_stream(dns::Client::from_raw(socket.0), result);
+        }
         return 0;
     }
-    let result = context.arg::<u64>(1);
+    received(socket, result, flags)
+}
+
+#[fexit(function = "udp_sendmsg")]
+pub fn udp_send_4(context: FExitContext) -> i32 {
+    let ended = EndedSend4::from_raw(context.as_ptr().cast());
+    let socket = ended.socket();
+    // A socket of IPv6 that sends to an address of IPv4 comes here on its way through the other function.
+    if socket.is_null() || socket.family() != IPV4 {
+        return 0;
+    }
+    sent(socket, ended.result())
+}
+
+#[fexit(function = "udpv6_sendmsg")]
+pub fn udp_send_6(context: FExitContext) -> i32 {
+    let ended = EndedSend6::from_raw(context.as_ptr().cast());
+    sent(ended.socket(), ended.result())
+}
+
+#[fexit(function = "udp_recvmsg")]
+pub fn udp_receive_4(context: FExitContext) -> i32 {
+    let ended = EndedReceive4::from_raw(context.as_ptr().cast());
+    received(ended.socket(), ended.result(), ended.flags())
+}
+
+#[fexit(function = "udpv6_recvmsg")]
+pub fn udp_receive_6(context: FExitContext) -> i32 {
+    let ended = EndedReceive6::from_raw(context.as_ptr().cast());
+    received(ended.socket(), ended.result(), ended.flags())
+}
+
+/// A call that sends has ended.
+#[inline(always)]
+fn sent(socket: Socket, result: u64) -> i32 {
+    if !socket.is_udp() {
+        return 0;
+    }
+    if is_on() {
+        count_call(owner::slot_of(socket.cgroup()), Direction::Transmit as u64, result);
+    }
+    if dns::is_on() {
+        dns::sent(dns::Client::from_raw(socket.0), result);
+    }
+    0
+}
+
+/// A call that receives has ended.
+#[inline(always)]
+fn received(socket: Socket, result: u64, flags: u64) -> i32 {
+    if !socket.is_udp() || leaves_it(flags) {
+        return 0;
+    }
     if is_on() {
         count_call(owner::slot_of(socket.cgroup()), Direction::Receive as u64, result);
     }
     if dns::is_on() {
-        dns::received(dns::Client::from_raw(context.arg(0)), result);
+        dns::received(dns::Client::from_raw(socket.0), result);
     }
     0
 }
@@ -95,7 +195,7 @@ pub fn udp_receive(context: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "udp_fail_queue_rcv_skb")]
 pub fn udp_full(context: BtfTracePointContext) -> i32 {
     let socket = Socket::from_raw(context.arg(1));
-    if !socket.is_null() && socket.is_udp() {
+    if socket.is_udp() {
         let error = UdpError::of_queue(context.arg::<u64>(0) as u32 as i32);
         count_error(owner::slot_of(socket.cgroup()), error as u64);
     }

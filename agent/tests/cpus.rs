@@ -149,13 +149,18 @@ fn the_kernel_accepts_all_programs_for_as_many_cpus_as_a_machine_can_have() {
         let answers = Answers::new(&programs, btf, &node).unwrap();
         // The maps have one entry each, of which the verifier takes no notice.
         let mut object = Object::load(object::Blank::default(), &answers, std::iter::empty()).unwrap();
-        for program in ALL.iter().flat_map(|spec| spec.programs()) {
-            if answers.refusal(program.name).is_some() || program.hook.lack(&answers).is_some() {
-                println!("this kernel has not what {} needs", program.name);
-                continue;
-            }
-            if let Err(cause) = object.attach(program.name, program.hook) {
-                panic!("{} for {cpus} CPUs: {}", program.name, refusal::told(&cause));
+        for part in ALL.iter().flat_map(|spec| spec.parts) {
+            let programs = match part.chosen(&answers) {
+                Ok(programs) => programs,
+                Err(lack) => {
+                    println!("{lack}");
+                    continue;
+                }
+            };
+            for program in programs {
+                if let Err(cause) = object.attach(program.name, program.hook) {
+                    panic!("{} for {cpus} CPUs: {}", program.name, refusal::told(&cause));
+                }
             }
         }
     }

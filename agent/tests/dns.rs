@@ -38,8 +38,8 @@ fn is_hidden(agent: &Agent) -> bool {
     if page.count("podlens_collector_state", &[("collector", "dns"), ("state", "unsupported")]) == Some(1) {
         assert!(page.all(&format!("{LOOKUPS}_count"), &[]).is_empty());
         let (_, ready) = agent.get("/readyz").unwrap();
-        assert!(ready.contains("sock_send_length"), "it says why: {ready}");
-        skip("the collector dns is unsupported: this kernel has no tracepoint sock_send_length (6.3 and later)");
+        assert!(ready.contains("BPF_FUNC_task_pt_regs"), "it says why: {ready}");
+        skip("the collector dns is unsupported: this kernel has no BPF_FUNC_task_pt_regs (5.15 and later)");
         return true;
     }
     let is_lacking = !TestCgroup::any_container().is_in_version_2();
@@ -119,6 +119,53 @@ fn each_query_counts_once_with_the_time_to_its_answer_whichever_calls_the_progra
     }
     // The server has only answered.
     assert!(lookups(&agent.metrics(), &containers[0].labels()).is_empty());
+}
+
+#[test]
+fn queries_over_tcp_count_however_programs_write_and_take_them_and_what_is_not_found_there_is_a_loss() {
+    let agent = start();
+    if is_hidden(&agent) {
+        return;
+    }
+    if !agent.programs().contains("udp_send") {
+        return skip("this kernel has no tracepoint sock_send_length (6.3 and later), which tells of TCP as well");
+    }
+    let containers = [(); 3].map(|()| TestCgroup::any_container());
+    let (mut server, mut client) = server_and_client([&containers[0], &containers[1]]);
+    server.serve_names("::1", false);
+    for server in [SERVER, "::1"] {
+        for way in ["stream-pieces", "stream-apart", "stream-whole", "stream"] {
+            let before = lookups(&agent.metrics(), &containers[1].labels()).get("ok").copied().unwrap_or_default();
+            assert_eq!(client.ask_for(way, "ok-100.test.", &[server]), 2, "{way}");
+            let page = agent.metrics();
+            let after = lookups(&page, &containers[1].labels());
+            let (count, sum_ns) = (after["ok"].0 - before.0, after["ok"].1 - before.1);
+            println!("{server} {way}: {count} queries, {} us in all", sum_ns / 1000);
+            assert_seen(way, &page, count, 2);
+            // The server answers what has come together at once: each has waited for both delays, unless they came apart.
+            let least = if way == "stream-apart" { 300_000_000 } else { 400_000_000 };
+            let most = if machine_is_slow() { 700_000_000 } else { 440_000_000 };
+            assert!((least..most).contains(&sum_ns), "{way}: {sum_ns}");
+            assert_eq!(after.len(), 1, "{after:?}");
+        }
+    }
+    assert_eq!(client.ask_for("stream", "nxdomain-0.test.", &[SERVER]), 2);
+    // What did not fit is asked for anew, and the C library does not take the other answer any more, which did not fit either.
+    client.use_servers(&[SERVER]);
+    assert!(client.look_up("long-0.test."));
+    let page = agent.metrics();
+    let found = lookups(&page, &containers[1].labels());
+    assert_counts(&page, &found, &[("ok", 16 + 2), ("nxdomain", 2), ("truncated", 1)]);
+    // Nobody finds the answer's head in there: a loss, and no value.
+    let mut odd = Peer::start(&containers[2], Network::Of(&server));
+    assert_eq!(odd.ask_for("stream-crumbs", "ok-0.test.", &[SERVER]), 2);
+    thread::sleep(TIMEOUT + Duration::from_millis(100));
+    let page = agent.metrics();
+    let found = lookups(&page, &containers[1].labels());
+    assert_counts(&page, &found, &[("ok", 16 + 2), ("nxdomain", 2), ("truncated", 1), ("timeout", 1)]);
+    assert_eq!(lookups(&page, &containers[2].labels()), Figures::new());
+    let lost = page.count("podlens_lost_total", &[("collector", "dns"), ("reason", "unseen_answer")]);
+    assert!(lost == Some(2) || unseen(&page) > 0, "{lost:?}");
 }
 
 #[test]
@@ -275,7 +322,12 @@ fn one_program_on_a_hook_serves_whichever_of_both_collectors_runs() {
         agent.wait_for_code("/readyz", 200);
         let programs = agent.programs();
         let found = |name: &str| programs.contains(name);
-        assert_eq!((found("udp_send"), found("udp_receive"), found("udp_full")), (true, true, udp), "{programs:?}");
+        let [tracepoints, ends] = [
+            ["udp_send", "udp_receive"].as_slice(),
+            ["udp_send_4", "udp_send_6", "udp_receive_4", "udp_receive_6"].as_slice(),
+        ]
+        .map(|names| names.iter().filter(|name| found(name)).count());
+        assert!(matches!((tracepoints, ends), (2, 0) | (0, 4)) && found("udp_full") == udp, "{programs:?}");
         let containers = [(); 2].map(|()| TestCgroup::any_container());
         let (_server, mut client) = server_and_client(containers.each_ref());
         assert_eq!(client.ask_for("connected", "ok-0.test.", &[SERVER]), 1);
@@ -290,7 +342,8 @@ fn one_program_on_a_hook_serves_whichever_of_both_collectors_runs() {
         }
     }
     let agent = Agent::start(&[]);
-    assert!(!agent.programs().contains("udp_send"), "nobody pays who does not ask for it");
+    let programs = agent.programs();
+    assert!(!programs.iter().any(|name| name.starts_with("udp_")), "nobody pays who does not ask for it: {programs:?}");
 }
 
 /// Programs of languages that bring resolvers of their own: what is needed, how it is made from its source, and how it asks.
@@ -347,27 +400,36 @@ fn resolvers_of_other_languages_are_seen() {
     let shell = |command: &str, at: &Path| {
         Command::new("sh").args(["-c", command]).current_dir(at).status().is_ok_and(|status| status.success())
     };
-    for (name, source) in SOURCES {
-        fs::write(directory.path().join(name), source).unwrap();
-    }
     let mut seen = 0;
-    for (client, build, run) in CLIENTS {
+    // One that is answered at once, and one whose answer does not fit and is asked for anew over TCP.
+    let names = ["ok-20", "long-20"].iter().flat_map(|name| CLIENTS.iter().map(move |client| (*name, client)));
+    for (name, (client, build, run)) in names {
+        for (file, source) in SOURCES {
+            fs::write(directory.path().join(file), source.replace("ok-20", name)).unwrap();
+        }
         if !shell(build, directory.path()) {
             println!("{client}: this machine cannot make it");
             continue;
         }
+        let run = run.replace("ok-20", name);
         let containers = [(); 2].map(|()| TestCgroup::any_container());
         let (mut server, mut peer) = server_and_client(containers.each_ref());
         peer.use_servers(&[SERVER]);
         let has_asked = peer.run_with_servers(&format!("cd {} && {run}", directory.path().display()));
         let page = agent.metrics();
-        let (queries, found) = (server.served(), lookups(&page, &containers[1].labels()));
-        println!("{client}: {queries} queries, found {found:?}");
-        if queries == 0 {
-            println!("{client}: it does not run on this machine");
+        let ((over_udp, over_tcp), found) = (server.served(), lookups(&page, &containers[1].labels()));
+        println!("{client}: {over_udp} queries of {name} over UDP, {over_tcp} over TCP, found {found:?}");
+        if over_udp == 0 || name != "ok-20" && over_tcp == 0 {
+            println!("{client}: it does not run on this machine, or never asks over TCP");
             continue;
         }
         assert!(has_asked, "{client}");
+        if name != "ok-20" {
+            assert_eq!(found["ok"].0, over_tcp, "{client}");
+            assert!(found["truncated"].0 >= 1, "{client}");
+            continue;
+        }
+        let queries = over_udp;
         assert_counts(&page, &found, &[("ok", queries)]);
         assert_near(client, found["ok"].1, queries * 20_000_000, 10.0, queries * 10_000_000);
         seen += 1;

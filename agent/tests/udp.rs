@@ -4,7 +4,9 @@
 
 mod common;
 
-use common::{Agent, Network, Page, Peer, TestCgroup, assert_seen, podlens, skip, unseen};
+use std::{net::SocketAddr, path::Path};
+
+use common::{Agent, Network, Page, Peer, RunStatistics, TestCgroup, assert_seen, podlens, skip, unseen};
 
 const BYTES: &str = "podlens_network_bytes_total";
 const DATAGRAMS: &str = "podlens_udp_datagrams_total";
@@ -25,11 +27,12 @@ fn sockets_know_nothing() -> bool {
 
 /// Whether calls cannot be seen on this kernel, as the agent itself says; then nothing of them has a value.
 fn calls_are_hidden(agent: &Agent) -> bool {
-    let page = agent.metrics();
-    let is_lacking = page.count("podlens_collector_state", &[("collector", "udp"), ("state", "degraded")]) == Some(1);
+    let lack = agent.lack("udp");
+    let is_lacking = lack.contains("bytes, datagrams and calls that fail are missing");
     if is_lacking {
+        let page = agent.metrics();
         assert!(page.all(BYTES, &[("protocol", "udp")]).is_empty() && page.all(DATAGRAMS, &[]).is_empty());
-        skip("the collector udp is degraded: this kernel has no tracepoint sock_send_length (6.3 and later)");
+        skip(&format!("the collector udp is degraded: {lack}"));
     }
     is_lacking
 }
@@ -58,7 +61,8 @@ fn datagrams_and_bytes_are_those_of_the_programs_whichever_calls_they_make() {
     let mut sender = Peer::start(&sending, Network::Of(&receiver));
     let (mut sent, mut arrived) = ((0, 0), (0, 0));
     let mut at = 0;
-    for address in ["127.0.0.1:0", "[::1]:0"] {
+    // The last one sends to IPv4 from a socket of IPv6.
+    for (address, from) in [("127.0.0.1:0", "127.0.0.1:0"), ("[::1]:0", "[::1]:0"), ("127.0.0.1:0", "[::]:0")] {
         for (to_way, from_way) in [
             ("to", "each"),
             ("connected", "peek"),
@@ -67,8 +71,11 @@ fn datagrams_and_bytes_are_those_of_the_programs_whichever_calls_they_make() {
             ("segments", "each"),
             ("segments", "together"),
         ] {
-            let to = receiver.bind_udp(address, 0);
-            sender.bind_udp(address, 0);
+            let mut to = receiver.bind_udp(address, 0);
+            if let (SocketAddr::V4(short), "[::]:0") = (to, from) {
+                to = SocketAddr::new(short.ip().to_ipv6_mapped().into(), short.port());
+            }
+            sender.bind_udp(from, 0);
             for length in [0, 1, 999] {
                 if to_way == "segments" && length == 0 {
                     continue;
@@ -150,6 +157,48 @@ fn datagrams_that_find_no_room_and_calls_that_fail_are_the_sockets_errors() {
     let page = agent.metrics();
     assert_eq!(errors(&page, &sending), [0, 0, u64::from(refused), 3]);
     assert_eq!(traffic(&page, &sending, "transmit").0, 600 + 10);
+}
+
+#[test]
+fn calls_are_seen_by_what_the_kernel_has_for_that_and_only_once() {
+    let programs = start().programs();
+    let has = |names: &[&str]| names.iter().filter(|name| programs.contains(**name)).count();
+    let found =
+        (has(&["udp_send", "udp_receive"]), has(&["udp_send_4", "udp_send_6", "udp_receive_4", "udp_receive_6"]));
+    let events = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"].map(|root| format!("{root}/events/sock"));
+    let Some(events) = events.iter().map(Path::new).find(|events| events.exists()) else {
+        return skip("no tracefs is mounted, which tells the kernel's tracepoints");
+    };
+    let expected = if events.join("sock_send_length").exists() { (2, 0) } else { (0, 4) };
+    assert_eq!(found, expected, "{programs:?}");
+}
+
+#[test]
+fn a_call_runs_one_program_once() {
+    const DATAGRAMS: u64 = 2000;
+    let agent = start();
+    if calls_are_hidden(&agent) {
+        return;
+    }
+    let by_tracepoint = agent.programs().contains("udp_send");
+    let names = if by_tracepoint { ["udp_send", "udp_receive"] } else { ["udp_send_4", "udp_receive_4"] };
+    let cgroup = TestCgroup::any_container();
+    let mut peer = Peer::start(&cgroup, Network::Own);
+    let to = peer.bind_udp("127.0.0.1:0", 0);
+    let _on = RunStatistics::start();
+    let before = names.map(RunStatistics::of);
+    for _ in 0..DATAGRAMS / 100 {
+        assert_eq!(peer.send_udp(0, "to", to, 100, 100), 0);
+        assert_eq!(peer.take_udp(0, "each").0, 100);
+    }
+    for (name, before) in names.into_iter().zip(before) {
+        let after = RunStatistics::of(name);
+        let (time, runs) = (after.0 - before.0, after.1 - before.1);
+        println!("{name}: {runs} runs, {} ns each", time.as_nanos() / u128::from(runs.max(1)));
+        // Each hundred ends with a call that finds nothing. A tracepoint is everybody's on the machine.
+        let expected = if name.contains("send") { DATAGRAMS } else { DATAGRAMS + DATAGRAMS / 100 };
+        assert!(runs == expected || by_tracepoint && runs + unseen(&agent.metrics()) >= expected, "{name}: {runs}");
+    }
 }
 
 #[test]

@@ -148,7 +148,7 @@ const STAGES: &[Stage] = &[
         name: "e2e-ipv6",
         about: "the same where all addresses are of IPv6: what its family has to do with",
         kind: Kind::Checks,
-        arguments: &["xtask", "e2e", "--ipv6", "node-address", "helm-test", "uninstall"],
+        arguments: &["xtask", "e2e", "--ipv6", "network", "node-address", "helm-test", "uninstall"],
         variables: &[],
     },
 ];

@@ -3,7 +3,7 @@
 //! Whatever handles all collectors derives from this: loading and attaching, the sizes of maps, memory, `podlens check`,
 //! the configuration's keys, the documentation.
 
-use std::{error::Error, sync::Arc};
+use std::{error::Error, iter, sync::Arc};
 
 use super::{Collector, lifecycle};
 use crate::{
@@ -12,8 +12,9 @@ use crate::{
         events::Events,
         hooks::Hook,
         maps::Map,
+        missed::MissedRuns,
         needs::Answers,
-        object::Object,
+        object::{Object, ObjectError},
     },
     signal::{EventKind, Layout, Loss, Metric},
 };
@@ -76,6 +77,29 @@ impl Part {
         (tells_events || !self.for_events) && self.programs.iter().all(|program| program.is_of_use(answers))
     }
 
+    /// Its programs on this kernel: those that stand in for a program where the kernel lacks what that one needs.
+    ///
+    /// # Errors
+    /// What the kernel lacks, in words.
+    pub fn chosen(&self, answers: &Answers) -> Result<Vec<&'static Program>, String> {
+        let mut chosen = Vec::new();
+        for program in self.programs {
+            match (program.lack(answers), program.stand_ins) {
+                (None, _) => chosen.push(program),
+                (Some(lack), []) => return Err(lack),
+                (Some(lack), stand_ins) => {
+                    let lacking =
+                        |stand_in: &Program| stand_in.lack(answers).or_else(|| program.lack_of_feature(answers));
+                    if let Some(other) = stand_ins.iter().find_map(lacking) {
+                        return Err(format!("{lack}; and for what would stand in, {other}"));
+                    }
+                    chosen.extend(stand_ins);
+                }
+            }
+        }
+        Ok(chosen)
+    }
+
     /// Some program of it tells a collector's last words of a cgroup, so it is attached before what tells the removal.
     #[must_use]
     pub fn tells_last_words(&self) -> bool {
@@ -96,6 +120,8 @@ pub struct Program {
     pub feature: Option<&'static str>,
     /// By which fact of the kernel it is of use at all, a request, and whether that is to be there; none: on every kernel.
     pub only: Option<(&'static str, bool)>,
+    /// Programs that do the same together, where this kernel lacks what this one needs.
+    pub stand_ins: &'static [Program],
 }
 
 impl Program {
@@ -113,7 +139,7 @@ impl Program {
     /// A program on any hook.
     #[must_use]
     pub const fn on(name: &'static str, hook: Hook) -> Self {
-        Self { name, hook, feature: None, only: None }
+        Self { name, hook, feature: None, only: None, stand_ins: &[] }
     }
 
     /// The same, of which this collector needs a feature.
@@ -137,6 +163,22 @@ impl Program {
     fn is_of_use(&self, answers: &Answers) -> bool {
         self.only.is_none_or(|(fact, is_there)| answers.lack(fact).is_none() == is_there)
     }
+
+    /// The same, for which these stand in where the kernel lacks what it needs.
+    #[must_use]
+    pub const fn or(self, stand_ins: &'static [Program]) -> Self {
+        Self { stand_ins, ..self }
+    }
+
+    /// What it needs and this kernel lacks, in words; none if it can be attached.
+    fn lack(&self, answers: &Answers) -> Option<String> {
+        let refusal = answers.refusal(self.name).map(str::to_owned);
+        refusal.or_else(|| self.hook.lack(answers)).or_else(|| self.lack_of_feature(answers))
+    }
+
+    fn lack_of_feature(&self, answers: &Answers) -> Option<String> {
+        self.feature.and_then(|feature| answers.lack(feature))
+    }
 }
 
 /// A feature of the programs, or a fact of the kernel, that a collector can do without.
@@ -149,9 +191,10 @@ pub struct Wish {
 }
 
 impl Spec {
-    /// Its programs.
+    /// Its programs, those that stand in for others among them.
     pub fn programs(&self) -> impl Iterator<Item = &'static Program> {
-        self.parts.iter().flat_map(|part| part.programs)
+        let programs = self.parts.iter().flat_map(|part| part.programs);
+        programs.flat_map(|program| iter::once(program).chain(program.stand_ins))
     }
 
     /// Values of its own come from kernel programs, so that podlens is of use where it runs.
@@ -193,6 +236,14 @@ impl Start<'_> {
     #[must_use]
     pub fn has(&self, feature: &str) -> bool {
         self.answers.lack(feature).is_none()
+    }
+
+    /// How often the kernel leaves out the collector's programs.
+    ///
+    /// # Errors
+    /// A program is not loaded.
+    pub fn missed_runs(&mut self) -> Result<MissedRuns, ObjectError> {
+        self.object.missed_runs(self.attached)
     }
 
     /// The one reader of cgroups' files.

@@ -13,6 +13,11 @@ pub enum Hook {
         /// between them where kernels differ.
         arguments: &'static [&'static str],
     },
+    /// The end of a function, of which the program gets the arguments and the result (`fexit`).
+    FunctionEnd {
+        /// Its name.
+        name: &'static str,
+    },
     /// A reading by the daemon, of the iterator over tasks (`iter/task`).
     TaskIterator,
     /// The end of a major fault, in its task: a software event of each CPU that is online (`PERF_COUNT_SW_PAGE_FAULTS_MAJ`).
@@ -25,6 +30,7 @@ impl Hook {
     pub fn section(self) -> String {
         match self {
             Self::Tracepoint { name, .. } => format!("tp_btf/{name}"),
+            Self::FunctionEnd { name } => format!("fexit/{name}"),
             Self::TaskIterator => "iter/task".to_owned(),
             Self::MajorFault => "perf_event".to_owned(),
         }
@@ -38,6 +44,7 @@ impl Hook {
                 let arguments = u32::try_from(arguments.len()).unwrap_or(u32::MAX);
                 Fact::Tracepoint { name, arguments }.answer(answers.btf()).err().map(|lack| lack.to_string())
             }
+            Self::FunctionEnd { name } => answers.btf().function(name).err().map(|lack| lack.to_string()),
             Self::TaskIterator => {
                 let is_there = answers.btf().function_exists("bpf_iter_task");
                 (!is_there).then(|| "this kernel has no iterator over tasks for BPF programs".to_owned())

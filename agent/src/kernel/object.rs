@@ -12,7 +12,7 @@ use aya::{
     Btf, Ebpf, EbpfLoader, Endianness, VerifierLogLevel,
     maps::{Map, MapError, RingBuf},
     programs::{
-        BtfTracePoint, Iter, PerfEvent, Program, ProgramError,
+        BtfTracePoint, FExit, Iter, PerfEvent, Program, ProgramError,
         perf_event::{PerfEventConfig, PerfEventLink, PerfEventScope, SamplePolicy, SoftwareEvent},
     },
     util::online_cpus,
@@ -187,7 +187,7 @@ impl Object {
         answers: &Answers,
         entries: impl std::iter::Iterator<Item = (&'static str, u32)>,
     ) -> Result<Self, ObjectError> {
-        let btf = Btf::parse(&answers.btf().hooks(), Endianness::default()).map_err(ObjectError::Btf)?;
+        let btf = Btf::parse(&answers.hooks(), Endianness::default()).map_err(ObjectError::Btf)?;
         for (name, entries) in entries {
             loader.map_max_entries(name, entries);
         }
@@ -229,6 +229,13 @@ impl Object {
                 let link = link.map_err(|source| ObjectError::Attach { name, source: Box::new(source) })?;
                 links.push((name, Box::new(link)));
             }
+            Hook::FunctionEnd { name: function } => {
+                let program: &mut FExit = program.try_into().map_err(verify)?;
+                program.load(function, btf).map_err(verify)?;
+                let link = program.attach().and_then(|link| program.take_link(link));
+                let link = link.map_err(|source| ObjectError::Attach { name, source: Box::new(source) })?;
+                links.push((name, Box::new(link)));
+            }
             Hook::TaskIterator => {
                 let program: &mut Iter = program.try_into().map_err(verify)?;
                 program.load("task", btf).map_err(verify)?;
@@ -253,6 +260,7 @@ impl Object {
         if let Some(program) = ebpf.program_mut(name) {
             let _ = match program {
                 Program::BtfTracePoint(program) => program.unload(),
+                Program::FExit(program) => program.unload(),
                 Program::Iter(program) => program.unload(),
                 Program::PerfEvent(program) => program.unload(),
                 _ => Ok(()),
@@ -271,7 +279,7 @@ impl Object {
         Iterator::over(program.fd().map_err(verify)?.as_fd()).map_err(|source| ObjectError::Iterate { name, source })
     }
 
-    /// How often the kernel leaves out programs that are loaded on tracepoints.
+    /// How often the kernel leaves out programs that are loaded.
     ///
     /// # Errors
     /// A program is not loaded.
@@ -280,7 +288,6 @@ impl Object {
         for name in names {
             let program = self.loaded(name)?.ebpf.program_mut(name).ok_or(ObjectError::Missing { name })?;
             let verify = |source| ObjectError::Verify { name, source: Box::new(source) };
-            let program: &mut BtfTracePoint = program.try_into().map_err(verify)?;
             let descriptor = program.fd().map_err(verify)?.as_fd();
             missed.add(descriptor).map_err(|source| verify(ProgramError::IOError(source)))?;
         }

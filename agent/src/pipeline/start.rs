@@ -165,7 +165,7 @@ struct Loader<'a> {
     /// How each collector's rows are laid out, likewise.
     layouts: Vec<Arc<Layout>>,
     /// What came of the parts that tell last words, by collector and part, until the collector is started.
-    last_words: HashMap<(usize, usize), Result<(), String>>,
+    last_words: HashMap<(usize, usize), Attaching>,
     collectors: Vec<Attached>,
     events: Option<Events>,
     files: Option<FileReader>,
@@ -201,7 +201,7 @@ impl Loader<'_> {
             asked.contains(&spec.name)
                 && part.is_wanted(self.tells_events, &answers)
                 && lack_of(spec, &answers).is_none()
-                && lack(part, &answers).is_none()
+                && part.chosen(&answers).is_ok()
         });
         let failed = |cause: ObjectError| State::Failed(refusal::told(&cause));
         let mut object = Object::load(blank, &answers, entries.into_iter()).map_err(failed)?;
@@ -226,7 +226,7 @@ impl Loader<'_> {
         asked: &[&str],
         answers: &Answers,
         object: &mut Object,
-    ) -> HashMap<(usize, usize), Result<(), String>> {
+    ) -> HashMap<(usize, usize), Attaching> {
         let others = |spec: &&Spec| asked.contains(&spec.name) && spec.name != lifecycle::SPEC.name;
         let is_read = asked.contains(&lifecycle::SPEC.name) && lack_of(&lifecycle::SPEC, answers).is_none();
         let mut done = HashMap::new();
@@ -271,7 +271,7 @@ impl Loader<'_> {
                 None => done.unwrap_or_else(|| attach_if_possible(object, part, answers)),
             };
             match (done, part.without) {
-                (Ok(()), _) => attached.extend(part.programs.iter().map(|program| program.name)),
+                (Ok(programs), _) => attached.extend(programs.into_iter().map(|program| program.name)),
                 (Err(why), Some(without)) => lacks.push(format!("{why}: {without}")),
                 (Err(why), None) => {
                     self.detach(object, spec);
@@ -346,16 +346,7 @@ fn running(states: &[(&'static str, State)]) -> impl Iterator<Item = &'static st
 /// What a collector cannot do without and this kernel lacks, in words.
 fn lack_of(spec: &Spec, answers: &Answers) -> Option<String> {
     let mut needed = spec.parts.iter().filter(|part| part.without.is_none() && part.is_wanted(true, answers));
-    needed.find_map(|part| lack(part, answers))
-}
-
-/// What the programs of a part need and this kernel lacks, in words.
-fn lack(part: &Part, answers: &Answers) -> Option<String> {
-    part.programs.iter().find_map(|program| {
-        let refusal = answers.refusal(program.name).map(str::to_owned);
-        let without = || program.feature.and_then(|feature| answers.lack(feature));
-        refusal.or_else(|| program.hook.lack(answers)).or_else(without)
-    })
+    needed.find_map(|part| part.chosen(answers).err())
 }
 
 /// Why a part is left out though the kernel has what it needs: it only fills the ring of the collector `lifecycle`, and without
@@ -377,23 +368,25 @@ fn unnamed(metric: &Metric, answers: &Answers) -> Option<String> {
     })
 }
 
+/// What came of attaching a part: its programs that are attached, or why none is, in words.
+type Attaching = Result<Vec<&'static Program>, String>;
+
 /// Attaches all programs of a part, or none.
-fn attach(object: &mut Object, part: &Part) -> Result<(), ObjectError> {
-    for program in part.programs {
+fn attach(object: &mut Object, programs: &[&'static Program]) -> Result<(), ObjectError> {
+    for program in programs {
         if let Err(cause) = object.attach(program.name, program.hook) {
-            detach(object, part.programs);
+            detach(object, programs.iter().copied());
             return Err(cause);
         }
     }
     Ok(())
 }
 
-/// The same, or why not, in words.
-fn attach_if_possible(object: &mut Object, part: &Part, answers: &Answers) -> Result<(), String> {
-    match lack(part, answers) {
-        Some(lack) => Err(lack),
-        None => attach(object, part).map_err(|cause| refusal::told(&cause)),
-    }
+/// Attaches all programs of a part that this kernel can run.
+fn attach_if_possible(object: &mut Object, part: &Part, answers: &Answers) -> Attaching {
+    let programs = part.chosen(answers)?;
+    attach(object, &programs).map_err(|cause| refusal::told(&cause))?;
+    Ok(programs)
 }
 
 /// Takes those of these programs that are attached out of the kernel.

@@ -9,9 +9,10 @@
 
 use std::{
     ffi::CString,
-    fs, io,
+    fs,
+    io::{self, Read as _, Write as _},
     mem::zeroed,
-    net::{SocketAddr, ToSocketAddrs as _, UdpSocket},
+    net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs as _, UdpSocket},
     os::fd::AsRawFd as _,
     path::Path,
     process::{Command, Stdio},
@@ -31,7 +32,7 @@ const PATIENTLY: Duration = Duration::from_secs(30);
 const SERVERS: &str = "/etc/resolv.conf";
 const SOURCES: &str = "/etc/nsswitch.conf";
 /// Queries that were understood.
-static SERVED: AtomicU64 = AtomicU64::new(0);
+static SERVED: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
 /// Types of records.
 const A: u16 = 1;
 const AAAA: u16 = 28;
@@ -43,10 +44,12 @@ impl Peer {
         self.answer();
     }
 
-    /// How many queries it has got so far.
-    pub fn served(&mut self) -> u64 {
+    /// How many queries it has got so far over UDP, and over TCP.
+    pub fn served(&mut self) -> (u64, u64) {
         self.begin("dns-served");
-        self.answer().parse().expect("a number")
+        let answer = self.answer();
+        let (over_udp, over_tcp) = answer.split_once(' ').expect("two numbers");
+        (over_udp.parse().expect("a number"), over_tcp.parse().expect("a number"))
     }
 
     /// Asks the servers in one of the ways of `ask`; gives how many answers the program got.
@@ -93,7 +96,7 @@ pub(super) fn follow(words: &[&str]) -> Option<String> {
             serve(address(words[1]), words[2] == "true");
             "done".to_owned()
         }
-        "dns-served" => SERVED.load(Ordering::Relaxed).to_string(),
+        "dns-served" => SERVED.each_ref().map(|count| count.load(Ordering::Relaxed).to_string()).join(" "),
         "dns-ask" => {
             let servers: Vec<SocketAddr> = words[3..].iter().map(|word| address(word)).collect();
             ask(words[1], words[2], &servers).to_string()
@@ -119,30 +122,67 @@ pub(super) fn follow(words: &[&str]) -> Option<String> {
 /// A server in a thread of its own, which answers each query in one more.
 fn serve(address: SocketAddr, is_mute: bool) {
     let socket = UdpSocket::bind(address).expect("port 53 of this namespace is free");
+    let listener = TcpListener::bind(address).expect("port 53 of this namespace is free");
     thread::spawn(move || {
         let mut room = [0; 2048];
         while let Ok((length, client)) = socket.recv_from(&mut room) {
             let (query, socket) = (room[..length].to_vec(), socket.try_clone().expect("a descriptor"));
+            let mut send = move |message: &[u8]| {
+                let _ = socket.send_to(message, client);
+            };
             if !is_mute {
-                thread::spawn(move || answer(&socket, client, &query));
+                thread::spawn(move || answer(&mut send, &query, false));
             }
+        }
+    });
+    thread::spawn(move || {
+        while let Ok((stream, _)) = listener.accept() {
+            thread::spawn(move || serve_stream(stream));
         }
     });
 }
 
-fn answer(socket: &UdpSocket, client: SocketAddr, query: &[u8]) {
-    let send = |message: &[u8]| {
-        let _ = socket.send_to(message, client);
-    };
-    let no_answers = || {
+/// Answers queries of one connection, those that come together in one piece.
+fn serve_stream(mut stream: TcpStream) {
+    stream.set_nodelay(true).expect("a socket");
+    let mut come = Vec::new();
+    let mut room = [0; 2048];
+    while let Ok(length @ 1..) = stream.read(&mut room) {
+        come.extend_from_slice(&room[..length]);
+        let mut answers = Vec::new();
+        while let Some((query, rest)) = first_message(&come) {
+            answer(&mut |message| answers.extend(in_stream(message)), &query, true);
+            come = rest;
+        }
+        if stream.write_all(&answers).is_err() {
+            return;
+        }
+    }
+}
+
+/// The first message of a stream and what follows it, once it is there.
+fn first_message(stream: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    let (length, rest) = stream.split_first_chunk()?;
+    let (message, rest) = rest.split_at_checked(u16::from_be_bytes(*length).into())?;
+    Some((message.to_vec(), rest.to_vec()))
+}
+
+/// A message as it stands in a stream.
+fn in_stream(message: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(message.len()).expect("a short message");
+    [&length.to_be_bytes(), message].concat()
+}
+
+fn answer(send: &mut dyn FnMut(&[u8]), query: &[u8], over_tcp: bool) {
+    let no_answers = |send: &mut dyn FnMut(&[u8])| {
         for junk in [&[][..], &[1, 2, 0x81], &[0xff; 12], &[0; 100], query] {
             send(junk);
         }
     };
     let name = query.get(12..).and_then(|rest| rest.split_first()).map(|(length, rest)| (usize::from(*length), rest));
     let label = name.and_then(|(length, rest)| std::str::from_utf8(rest.get(..length)?).ok());
-    let Some((result, delay)) = label.and_then(|label| label.split_once('-')) else { return no_answers() };
-    SERVED.fetch_add(1, Ordering::Relaxed);
+    let Some((result, delay)) = label.and_then(|label| label.split_once('-')) else { return no_answers(send) };
+    SERVED[usize::from(over_tcp)].fetch_add(1, Ordering::Relaxed);
     thread::sleep(Duration::from_millis(delay.parse().expect("a delay in ms")));
     // What stands behind the name: type and class.
     let end = 12 + query[12..].iter().position(|byte| *byte == 0).expect("a name ends") + 5;
@@ -154,6 +194,8 @@ fn answer(socket: &UdpSocket, client: SocketAddr, query: &[u8]) {
         "refused" => [0, 5],
         "formerr" => [0, 1],
         "truncated" => [2, 0],
+        // What a program asks for anew over TCP.
+        "long" => [if over_tcp { 0 } else { 2 }, 0],
         "silent" => return,
         other => panic!("no answer is called {other:?}"),
     };
@@ -174,7 +216,7 @@ fn answer(socket: &UdpSocket, client: SocketAddr, query: &[u8]) {
         message.extend(address);
     }
     if result == "junk" {
-        no_answers();
+        no_answers(send);
     }
     send(&message);
     if result == "twice" {
@@ -196,9 +238,81 @@ fn query(name: &str, kind: u16) -> Vec<u8> {
     message
 }
 
+/// Asks for both addresses of a name in one connection; gives how many answers the program got.
+fn ask_over_tcp(way: &str, name: &str, server: SocketAddr) -> usize {
+    let both = [query(name, A), query(name, AAAA)];
+    let mut stream = TcpStream::connect(server).expect("a server");
+    stream.set_nodelay(true).expect("a socket");
+    stream.set_read_timeout(Some(PATIENTLY)).expect("a socket");
+    let whole = both.each_ref().map(|query| in_stream(query)).concat();
+    let lengths = both.each_ref().map(|query| u16::try_from(query.len()).expect("a short message").to_be_bytes());
+    match way {
+        // As glibc does.
+        "stream-pieces" => {
+            let pieces: Vec<io::IoSlice<'_>> = lengths
+                .iter()
+                .zip(&both)
+                .flat_map(|(length, query)| [io::IoSlice::new(length), io::IoSlice::new(query)])
+                .collect();
+            assert_eq!(stream.write_vectored(&pieces).expect("a server"), whole.len());
+        }
+        // The length in a call of its own.
+        "stream-apart" => {
+            for (length, query) in lengths.iter().zip(&both) {
+                stream.write_all(length).and_then(|()| stream.write_all(query)).expect("a server");
+            }
+        }
+        _ => stream.write_all(&whole).expect("a server"),
+    }
+    let mut come = Vec::new();
+    let mut room = [0; 2048];
+    // One call, which takes no more than so many bytes.
+    let mut take = |come: &mut Vec<u8>, most: usize| {
+        let taken = stream.read(&mut room[..most]).expect("an answer");
+        come.extend_from_slice(&room[..taken]);
+    };
+    let is_whole = |come: &[u8]| first_message(come).is_some_and(|(_, rest)| first_message(&rest).is_some());
+    match way {
+        // As c-ares and Java do.
+        "stream-whole" => take(&mut come, 2048),
+        // As nobody is known to do.
+        "stream-crumbs" => {
+            while !is_whole(&come) {
+                take(&mut come, 5);
+            }
+        }
+        // As glibc and Go do.
+        _ => {
+            for _ in &both {
+                let length_at = come.len();
+                while come.len() < length_at + 2 {
+                    let most = length_at + 2 - come.len();
+                    take(&mut come, most);
+                }
+                let length = u16::from_be_bytes([come[length_at], come[length_at + 1]]);
+                let end = length_at + 2 + usize::from(length);
+                while come.len() < end {
+                    let most = end - come.len();
+                    take(&mut come, most);
+                }
+            }
+        }
+    }
+    assert!(is_whole(&come), "both answers are taken");
+    let mut answers = 0;
+    while let Some((answer, rest)) = first_message(&come) {
+        answers += usize::from(both.iter().any(|query| query[..2] == answer[..2]) && answer[2] & 0x80 != 0);
+        come = rest;
+    }
+    answers
+}
+
 fn ask(way: &str, name: &str, servers: &[SocketAddr]) -> usize {
-    let (first, second) = (query(name, A), query(name, AAAA));
     let server = servers[0];
+    if way.starts_with("stream") {
+        return ask_over_tcp(way, name, server);
+    }
+    let (first, second) = (query(name, A), query(name, AAAA));
     let socket = UdpSocket::bind(if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }).expect("a socket");
     let patience = if name.starts_with("silent") { IN_VAIN } else { PATIENTLY };
     socket.set_read_timeout(Some(patience)).expect("a socket");

@@ -14,6 +14,8 @@
 //! | `u32 task_struct.__state\|task_struct.state` | the same, under the first of several spellings that the kernel has |
 //! | `u64 css_set.subsys[cgroup_subsys_id.cpu_cgrp_id]` | the same, of the element that an enumeration's constant tells |
 //! | `enum bpf_func_id.BPF_FUNC_loop` | the constant of an enumeration |
+//! | `u64 udp_recvmsg(flags)` | where a program at the end of a function finds its argument of that name |
+//! | `u64 udp_recvmsg()` | the same of its result |
 //! | `sched_switch(4)` | how many arguments the tracepoint has, which must be so many at least |
 //! | `REQUEST unless REQUEST` | the first one, which may be missing (and is 0 then) where the kernel has the second |
 //! | `REQUEST?feature` | the same, where what is missing lets the program do without a feature; it is 0 then |

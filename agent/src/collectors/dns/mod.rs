@@ -18,7 +18,7 @@ use self::start::DnsMaps;
 pub use self::start::SPEC;
 use super::{Collector, Readings, Spec, Sweep, Totals};
 use crate::{
-    kernel::process::monotonic_ns,
+    kernel::{missed::MissedRuns, process::monotonic_ns},
     signal::{Histogram, Layout, Loss, Row},
 };
 
@@ -26,6 +26,9 @@ use crate::{
 pub struct Dns {
     layout: Arc<Layout>,
     maps: DnsMaps,
+    missed: MissedRuns,
+    /// Queries over TCP of which no answer was seen.
+    unseen_answers: u64,
     /// Of the slots that have had any.
     slots: HashMap<u32, Queries, RandomState>,
     /// The present slot's row.
@@ -79,9 +82,9 @@ fn in_vain_ns(query: &PendingQuery, now_ns: u64, is_last_chance: bool) -> Option
 
 impl Dns {
     /// A collector over the programs' maps.
-    fn new(layout: Arc<Layout>, maps: DnsMaps) -> Self {
+    fn new(layout: Arc<Layout>, maps: DnsMaps, missed: MissedRuns) -> Self {
         let found = layout.row();
-        Self { layout, maps, slots: HashMap::default(), found }
+        Self { layout, maps, missed, unseen_answers: 0, slots: HashMap::default(), found }
     }
 
     /// All of the table. If it cannot be read, the queries there are found the next time.
@@ -107,7 +110,11 @@ impl Dns {
             if let Some(waited_ns) = in_vain_ns(&query, now_ns, is_last_chance)
                 && self.maps.pending.remove(&key)
             {
-                self.slots.entry(query.slot).or_default().give_up(waited_ns);
+                if query.over_tcp == 0 {
+                    self.slots.entry(query.slot).or_default().give_up(waited_ns);
+                } else {
+                    self.unseen_answers += 1;
+                }
             }
         }
     }
@@ -146,7 +153,8 @@ impl Collector for Dns {
             (&start::NO_ROOM, no_room),
             (&start::UNSEEN_CALL, unseen_call),
             (&start::UNREADABLE, unreadable),
-            (&start::MISSED_CALL, self.maps.missed.count()),
+            (&start::UNSEEN_ANSWER, self.unseen_answers),
+            (&start::MISSED_CALL, self.missed.count()),
         ]
     }
 }
@@ -161,7 +169,7 @@ mod tests {
 
     #[test]
     fn a_query_is_given_up_after_the_timeout_or_with_its_cgroup() {
-        let query = PendingQuery { at_ns: 5_000_000_000, slot: 3, reserved: 0 };
+        let query = PendingQuery { at_ns: 5_000_000_000, slot: 3, over_tcp: 0 };
         for (now_ns, is_last_chance, expected) in [
             (4_999_999_999, false, None),
             (14_999_999_999, false, None),

@@ -10,10 +10,10 @@ use podlens_common::{
 use super::{Dns, metrics};
 use crate::{
     collectors::{
-        spec::{Kind, Part, Program, Spec, Start, Started},
-        udp,
+        spec::{Kind, Part, Spec, Start, Started},
+        udp::{RECEIVE, SEND},
     },
-    kernel::{mapped::MappedArray, maps::Map, missed::MissedRuns, table::Table},
+    kernel::{mapped::MappedArray, maps::Map, table::Table},
     signal::Loss,
 };
 
@@ -27,10 +27,7 @@ pub static SPEC: Spec = Spec {
         without: None,
         for_events: false,
         // Those of the collector `udp`, with what they need to find the messages.
-        programs: &[
-            Program::on_tracepoint(udp::SEND, "sock_send_length", &["sock", "int", "int"]).with("dns"),
-            Program::on_tracepoint(udp::RECEIVE, "sock_recv_length", &["sock", "int", "int"]).with("dns"),
-        ],
+        programs: &[SEND.with("dns"), RECEIVE.with("dns")],
         maps: &[Map::per_slot("DNS_ANSWERS", 1), Map::fixed("DNS_PENDING"), Map::fixed("DNS_LOSSES")],
     }],
     wishes: &[],
@@ -38,7 +35,7 @@ pub static SPEC: Spec = Spec {
     metrics: &[&metrics::LOOKUPS],
     records: &[],
     events: &[],
-    losses: &[&NO_ROOM, &UNSEEN_CALL, &UNREADABLE, &MISSED_CALL],
+    losses: &[&NO_ROOM, &UNSEEN_CALL, &UNREADABLE, &UNSEEN_ANSWER, &MISSED_CALL],
     start,
 };
 
@@ -60,13 +57,19 @@ pub(super) static UNREADABLE: Loss = Loss {
     means: "the head of a DNS message was not in one piece, or not in memory when it was looked at: the query is in no metric, or counts as timeout",
 };
 
+/// A query is missing.
+pub(super) static UNSEEN_ANSWER: Loss = Loss {
+    reason: "unseen_answer",
+    means: "a query went over TCP and no answer to it was seen within 10 s, or before the container ended: there was none, or the program took it in pieces that are not understood: the query is in no metric",
+};
+
 /// A program did not run.
 pub(super) static MISSED_CALL: Loss = Loss {
     reason: "missed_call",
-    means: "a call that sent or received something came while another one was being counted on the same CPU, as can be on kernels from 7.0 on, where tasks take turns in the middle of that: if it was a query or its answer, the query is in no metric, or counts as timeout",
+    means: "a call that sends or receives ended in a task that took the CPU from another one whose call was being looked at: if it was a query it is in no metric, if an answer it counts as timeout; where calls are seen by a tracepoint, those of other sockets are among them",
 };
 
-/// The maps, and how often a program was left out.
+/// The maps.
 pub(super) struct DnsMaps {
     /// How long answers were waited for.
     pub(super) answers: Table<DnsKey, Lengths>,
@@ -83,7 +86,7 @@ fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
         answers: start.object.table("DNS_ANSWERS")?,
         pending: start.object.table("DNS_PENDING")?,
         losses: start.object.array("DNS_LOSSES")?,
-        missed: start.object.missed_runs(&[udp::SEND, udp::RECEIVE])?,
     };
-    Ok(Started::whole(Dns::new(Arc::clone(&start.layout), maps)))
+    let missed = start.missed_runs()?;
+    Ok(Started::whole(Dns::new(Arc::clone(&start.layout), maps, missed)))
 }

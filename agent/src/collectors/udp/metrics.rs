@@ -13,7 +13,7 @@ const DIRECTION: Label = Label { name: "direction", values: LabelValues::Fixed(&
 pub static BYTES: Metric = Metric {
     labels: &[DIRECTION, Label { name: "protocol", values: LabelValues::Fixed(&["udp"]) }],
     sparse: true,
-    source: "sock_send_length, sock_recv_length",
+    source: "sock_send_length, sock_recv_length; before 6.3 the ends of udp_sendmsg, udp_recvmsg, udpv6_sendmsg, udpv6_recvmsg",
     must_equal: "the bytes that a test's programs sent and received, exactly",
     ..tcp::metrics::BYTES
 };
@@ -27,7 +27,7 @@ pub static DATAGRAMS: Metric = Metric {
     help: "UDP datagrams that programs of the container sent and received. As in the kernel's own count, what a program hands over or takes in one piece to be cut into segments is one datagram; unlike there, one that a program puts together from several pieces (MSG_MORE, UDP_CORK) is as many as there are pieces",
     labels: &[DIRECTION],
     sparse: true,
-    source: "sock_send_length, sock_recv_length",
+    source: "sock_send_length, sock_recv_length; before 6.3 the ends of udp_sendmsg, udp_recvmsg, udpv6_sendmsg, udpv6_recvmsg",
     must_equal: "UdpOutDatagrams and UdpInDatagrams of a network namespace of the test's own, exactly",
     ..Metric::BASE
 };
@@ -41,7 +41,7 @@ pub static ERRORS: Metric = Metric {
     help: "What went wrong with UDP sockets of the container: receive_buffer (a datagram came that had no room in the socket's receive buffer), memory (one came while the node's memory for UDP was used up), refused (a call was told that nobody listens where an earlier datagram went), other (a call to send or to receive failed otherwise; one that is only to be tried again is none). A wrong checksum is in podlens_network_drops_total",
     labels: &[Label { name: "reason", values: LabelValues::Fixed(&UdpError::NAMES) }],
     sparse: true,
-    source: "udp_fail_queue_rcv_skb, sock_send_length, sock_recv_length",
+    source: "udp_fail_queue_rcv_skb, sock_send_length, sock_recv_length; before 6.3 the ends of udp_sendmsg, udp_recvmsg, udpv6_sendmsg, udpv6_recvmsg",
     must_equal: "UdpRcvbufErrors of a network namespace of the test's own, and the calls of a test that failed, exactly",
     ..Metric::BASE
 };

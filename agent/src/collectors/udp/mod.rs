@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use podlens_common::udp::UdpAccount;
 
-pub use self::start::{RECEIVE, SEND, SPEC};
+pub use self::start::SPEC;
+pub(super) use self::start::{RECEIVE, SEND};
 use super::{Collector, Readings, Spec, Sweep};
 use crate::{
     kernel::{mapped::MappedArray, missed::MissedRuns},
@@ -28,7 +29,12 @@ pub struct Udp {
 impl Udp {
     /// A collector over the programs' map.
     #[must_use]
-    pub fn new(layout: Arc<Layout>, accounts: MappedArray<UdpAccount>, missed: MissedRuns, sees_calls: bool) -> Self {
+    pub fn new(
+        layout: Arc<Layout>,
+        accounts: MappedArray<UdpAccount>,
+        missed: MissedRuns,
+        sees_calls: bool,
+    ) -> Self {
         let found = layout.row();
         Self { layout, accounts, missed, sees_calls, found }
     }

@@ -5,7 +5,7 @@ use std::{error::Error, sync::Arc};
 use super::{Udp, metrics};
 use crate::{
     collectors::spec::{Kind, Part, Program, Spec, Start, Started, Wish},
-    kernel::maps::Map,
+    kernel::{hooks::Hook, maps::Map},
     signal::Loss,
 };
 
@@ -25,10 +25,7 @@ pub static SPEC: Spec = Spec {
         Part {
             without: Some("bytes, datagrams and calls that fail are missing"),
             for_events: false,
-            programs: &[
-                Program::on_tracepoint(SEND, "sock_send_length", &["sock", "int", "int"]),
-                Program::on_tracepoint(RECEIVE, "sock_recv_length", &["sock", "int", "int"]),
-            ],
+            programs: &[SEND, RECEIVE],
             maps: &[],
         },
     ],
@@ -43,20 +40,30 @@ pub static SPEC: Spec = Spec {
 };
 
 const FULL: &str = "udp_full";
-/// Programs of `dns` as well.
-pub const SEND: &str = "udp_send";
-/// The other one.
-pub const RECEIVE: &str = "udp_receive";
+
+/// What sees calls that send, and calls that receive. The collector `dns` has the same ones.
+pub(in crate::collectors) const SEND: Program =
+    Program::on_tracepoint("udp_send", "sock_send_length", &["sock", "int", "int"])
+        .or(&[Program::on("udp_send_4", end_of("udp_sendmsg")), Program::on("udp_send_6", end_of("udpv6_sendmsg"))]);
+pub(in crate::collectors) const RECEIVE: Program =
+    Program::on_tracepoint("udp_receive", "sock_recv_length", &["sock", "int", "int"]).or(&[
+        Program::on("udp_receive_4", end_of("udp_recvmsg")),
+        Program::on("udp_receive_6", end_of("udpv6_recvmsg")),
+    ]);
+
+const fn end_of(name: &'static str) -> Hook {
+    Hook::FunctionEnd { name }
+}
 
 /// A program did not run.
 pub(super) static MISSED_DATAGRAM: Loss = Loss {
     reason: "missed_datagram",
-    means: "a datagram that had no room, or a call that sent or received something, came while another one was being counted on the same CPU, in an interrupt or, on kernels from 7.0 on, in a task that took its turn meanwhile: if it was UDP's, it is in no metric",
+    means: "a datagram that had no room came, or a call that sends or receives ended, in an interrupt or a task that took the CPU from another one that was being counted: it is in no metric of UDP; where calls are seen by a tracepoint, those of other sockets are among them",
 };
 
 fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
-    let sees_calls = start.runs(SEND);
-    let programs: &[_] = if sees_calls { &[FULL, SEND, RECEIVE] } else { &[FULL] };
-    let (accounts, missed) = (start.object.array("UDP_ACCOUNTS")?, start.object.missed_runs(programs)?);
+    let accounts = start.object.array("UDP_ACCOUNTS")?;
+    let missed = start.missed_runs()?;
+    let sees_calls = start.attached.iter().any(|name| *name != FULL);
     Ok(Started::whole(Udp::new(Arc::clone(&start.layout), accounts, missed, sees_calls)))
 }

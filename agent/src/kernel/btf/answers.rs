@@ -148,6 +148,24 @@ impl Btf {
         Err(BtfError::MissingTracepoint { name: name.to_owned() })
     }
 
+    /// The arguments of a function, in order.
+    ///
+    /// # Errors
+    /// [`BtfError::MissingFunction`]; for a damaged file [`BtfError::Malformed`] and [`BtfError::Endless`].
+    pub fn function(&self, name: &str) -> Result<Vec<Argument>, BtfError> {
+        for type_id in self.index.named(name) {
+            let function = self.index.record(type_id)?;
+            if function.kind != Kind::Function {
+                continue;
+            }
+            let (_, prototype) = self.unqualified(function.size_or_type, name)?;
+            if prototype.kind == Kind::Prototype {
+                return (0..prototype.count).map(|element| self.argument(&prototype, element, name)).collect();
+            }
+        }
+        Err(BtfError::MissingFunction { name: name.to_owned() })
+    }
+
     /// True if the kernel has a function of that name that programs could attach to: inlined ones are absent.
     #[must_use]
     pub fn function_exists(&self, name: &str) -> bool {

@@ -195,6 +195,12 @@ pub enum BtfError {
         /// Its name.
         name: String,
     },
+    /// No such function, or only inlined ones.
+    #[error("this kernel has no function `{name}` that BPF programs can attach to")]
+    MissingFunction {
+        /// Its name.
+        name: String,
+    },
 }
 
 impl Btf {
@@ -216,13 +222,15 @@ impl Btf {
         Index::build(bytes).map(|index| Self { index })
     }
 
-    /// BTF in which the types have the same numbers and nothing is described but what programs are attached to: tracepoints
-    /// and iterators, by their names. It takes a tenth of the memory of all types to whoever reads it.
+    /// BTF in which the types have the same numbers and nothing is described but what programs are attached to: tracepoints,
+    /// iterators and these functions, by their names. It takes a tenth of the memory of all types to whoever reads it.
     #[must_use]
-    pub fn hooks(&self) -> Vec<u8> {
+    pub fn hooks(&self, functions: &[&str]) -> Vec<u8> {
         let is_hook = |kind, name: &[u8]| match kind {
             Kind::Typedef => name.starts_with(b"btf_trace_"),
-            Kind::Function => name.starts_with(b"bpf_iter_"),
+            Kind::Function => {
+                name.starts_with(b"bpf_iter_") || functions.iter().any(|function| function.as_bytes() == name)
+            }
             _ => false,
         };
         self.index.outline(is_hook)

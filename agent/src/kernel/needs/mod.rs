@@ -8,7 +8,7 @@
 mod programs;
 mod request;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use self::request::{Condition, Without};
 pub use self::{
@@ -38,6 +38,8 @@ pub enum NeedsError {
 pub struct Answers {
     btf: Btf,
     numbers: HashMap<String, u32>,
+    /// Those of which some program runs at the end.
+    functions: BTreeSet<String>,
     /// By program: what it needs and lacks, in words.
     refusals: BTreeMap<String, String>,
     /// By feature: what it lacks, if it lacks something.
@@ -50,7 +52,13 @@ impl Answers {
     /// # Errors
     /// A name is no request.
     pub fn new(programs: &[Program], btf: Btf, node: &[(&str, u32)]) -> Result<Self, NeedsError> {
-        let mut answers = Self { btf, numbers: HashMap::new(), refusals: BTreeMap::new(), features: HashMap::new() };
+        let mut answers = Self {
+            btf,
+            numbers: HashMap::new(),
+            functions: BTreeSet::new(),
+            refusals: BTreeMap::new(),
+            features: HashMap::new(),
+        };
         let mut choices = Vec::new();
         let mut missing = HashMap::new();
         for name in programs.iter().flat_map(|program| &program.requests) {
@@ -62,6 +70,9 @@ impl Answers {
                     continue;
                 }
                 Request::Fact(fact, without) => {
+                    if let Fact::FunctionEnd { name, .. } = fact {
+                        answers.functions.insert(name.to_owned());
+                    }
                     let answer = fact.answer(&answers.btf);
                     let lack = answer.as_ref().err().map(ToString::to_string);
                     match (lack, without) {
@@ -120,6 +131,13 @@ impl Answers {
             Some(Request::Fact(fact, _)) => fact.answer(&self.btf).err().map(|lack| lack.to_string()),
             _ => self.features.get(wish).cloned().flatten(),
         }
+    }
+
+    /// BTF of what the programs are attached to, and of nothing else: [`Btf::hooks`].
+    #[must_use]
+    pub fn hooks(&self) -> Vec<u8> {
+        let functions: Vec<&str> = self.functions.iter().map(String::as_str).collect();
+        self.btf.hooks(&functions)
     }
 
     /// The kernel's types.

@@ -39,6 +39,13 @@ pub enum Fact<'a> {
         /// Its constant.
         constant: &'a str,
     },
+    /// Where a program at the end of a function finds a word: the arguments are in a row, and the result follows.
+    FunctionEnd {
+        /// The function.
+        name: &'a str,
+        /// An argument's name; none for the result.
+        argument: Option<&'a str>,
+    },
     /// How many arguments a tracepoint has.
     Tracepoint {
         /// Its name.
@@ -112,6 +119,14 @@ pub enum Lack {
         /// How many are needed.
         wanted: u32,
     },
+    /// The function has other arguments.
+    #[error("the function `{name}` has no argument `{argument}` in this kernel")]
+    NoArgument {
+        /// Its name.
+        name: String,
+        /// The argument.
+        argument: String,
+    },
     /// The constant does not fit an instruction.
     #[error("the constant `{name}` is {value} in this kernel, which is no number of 32 bits")]
     Wide {
@@ -156,7 +171,13 @@ impl<'a> Fact<'a> {
             let (enumeration, constant) = constant.split_once('.')?;
             return (is_word(enumeration) && is_word(constant)).then_some(Self::Enumerator { enumeration, constant });
         }
-        if let Some((name, arguments)) = text.strip_suffix(')').and_then(|call| call.split_once('(')) {
+        let called = text.strip_suffix(')').and_then(|call| call.split_once('('));
+        if let Some((name, argument)) = called.and_then(|(name, argument)| Some((name.strip_prefix("u64 ")?, argument)))
+        {
+            let argument = Some(argument).filter(|argument| !argument.is_empty());
+            return (is_word(name) && argument.is_none_or(is_word)).then_some(Self::FunctionEnd { name, argument });
+        }
+        if let Some((name, arguments)) = called {
             let arguments = arguments.parse().ok()?;
             return is_word(name).then_some(Self::Tracepoint { name, arguments });
         }
@@ -196,6 +217,17 @@ impl<'a> Fact<'a> {
             Self::Enumerator { enumeration, constant } => {
                 let value = btf.enum_value(enumeration, constant)?;
                 u32::try_from(value).map_err(|_| Lack::Wide { name: (*constant).to_owned(), value })
+            }
+            Self::FunctionEnd { name, argument } => {
+                let arguments = btf.function(name)?;
+                let at = argument.map_or(Some(arguments.len()), |argument| {
+                    arguments.iter().position(|found| found.name == argument)
+                });
+                let offset_bytes = at.and_then(|at| u32::try_from(at * size_of::<u64>()).ok());
+                offset_bytes.ok_or_else(|| Lack::NoArgument {
+                    name: (*name).to_owned(),
+                    argument: argument.unwrap_or_default().to_owned(),
+                })
             }
             Self::Tracepoint { name, arguments } => {
                 let found = btf.tracepoint(name)?.len();

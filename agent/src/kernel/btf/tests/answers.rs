@@ -169,5 +169,8 @@ fn a_tracepoint_lists_its_arguments_without_the_private_pointer() {
         assert!(matches!(btf.tracepoint(absent), Err(BtfError::MissingTracepoint { .. })), "{absent}");
     }
     assert!(btf.function_exists("throttle"));
+    let names: Vec<String> = btf.function("throttle").unwrap().into_iter().map(|argument| argument.name).collect();
+    assert_eq!(names, ["__data", "preempt", "next", ""], "a function has no private pointer");
+    assert!(matches!(btf.function("task"), Err(BtfError::MissingFunction { .. })));
     assert!(!btf.function_exists("task"), "a structure is no function");
 }

@@ -23,7 +23,8 @@ fn every_flipped_byte_leaves_an_answer_or_an_error() {
                 for path in ["task.se.queue", "task.right", "task.matrix", "bits.three", "old_bits.five"] {
                     let _ = btf.member(path);
                 }
-                let _ = (btf.enum_value("task", "x"), btf.tracepoint("x"), btf.function_exists("task"));
+                let _ =
+                    (btf.enum_value("task", "x"), btf.tracepoint("x"), btf.function("x"), btf.function_exists("task"));
             }
         }
     }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::super::{Btf, Shape, index::Kind};
 use crate::{
-    collectors::ALL,
+    collectors::{ALL, dns, udp},
     kernel::{
         hooks::Hook,
         needs::{Answers, Fact, Request, programs},
@@ -135,16 +135,45 @@ fn every_fetched_kernel_has_what_the_programs_need() {
 }
 
 #[test]
+fn calls_of_udp_are_seen_by_one_of_two_means_as_the_kernel_has_them() {
+    let (tracepoints, ends) = (
+        ["udp_send", "udp_receive"].as_slice(),
+        ["udp_send_4", "udp_send_6", "udp_receive_4", "udp_receive_6"].as_slice(),
+    );
+    for (series, of_udp, of_dns) in [
+        ("5.10", ends, Err("BPF_FUNC_task_pt_regs")),
+        ("6.1", ends, Ok(ends)),
+        ("6.12", tracepoints, Ok(tracepoints)),
+        ("7.2", tracepoints, Ok(tracepoints)),
+    ] {
+        let answers = Answers::new(&programs(OBJECT).unwrap(), read(&fetched(series)), &NODE).unwrap();
+        for (spec, expected) in [(&udp::SPEC, Ok(of_udp)), (&dns::SPEC, of_dns)] {
+            let chosen = spec.parts.last().unwrap().chosen(&answers);
+            match (chosen, expected) {
+                (Ok(programs), Ok(expected)) => {
+                    let names: Vec<&str> = programs.iter().map(|program| program.name).collect();
+                    assert_eq!(names, expected, "{series} {}", spec.name);
+                }
+                (Err(lack), Err(part)) => assert!(lack.contains("sock_send_length") && lack.contains(part), "{lack}"),
+                (chosen, _) => panic!("{series} {}: {chosen:?}", spec.name),
+            }
+        }
+    }
+}
+
+#[test]
 fn hooks_have_the_numbers_that_they_have_among_all_types_and_nothing_else_is_there() {
     let btf = read(Path::new("/sys/kernel/btf/vmlinux"));
-    let hooks = Btf::parse(btf.hooks()).unwrap();
+    let hooks = Btf::parse(btf.hooks(&["udp_sendmsg"])).unwrap();
     let is_hook = |btf: &Btf, number| matches!(btf.index.record(number).unwrap().kind, Kind::Typedef | Kind::Function);
     let numbers = |btf: &Btf, name| btf.index.named(name).filter(|number| is_hook(btf, *number)).collect::<Vec<u32>>();
-    for name in ["btf_trace_sched_switch", "btf_trace_cgroup_mkdir", "bpf_iter_task"] {
+    for name in ["btf_trace_sched_switch", "btf_trace_cgroup_mkdir", "bpf_iter_task", "udp_sendmsg"] {
         assert_eq!(numbers(&hooks, name), numbers(&btf, name), "{name}");
         assert!(!numbers(&hooks, name).is_empty(), "{name}");
     }
-    assert!(numbers(&hooks, "pid_t").is_empty());
+    for name in ["pid_t", "udp_recvmsg"] {
+        assert!(!numbers(&btf, name).is_empty() && numbers(&hooks, name).is_empty(), "{name}");
+    }
 }
 
 #[test]
