@@ -240,7 +240,8 @@ impl Node {
             let line = status.lines().find_map(|line| line.strip_prefix(key)).context("no such line in status")?;
             Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? / 1024.0)
         };
-        let (mut sweeps_ms, mut walls_ms, mut cpu_ms, mut protobuf_ms) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut sweeps_ms, mut walls_ms, mut cpu_ms, mut protobuf_ms) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for _ in 0..SCRAPES {
             thread::sleep(BETWEEN_SCRAPES);
             let (before_ns, start) = (cgroup.cpu_usage_ns(), Instant::now());
