@@ -49,6 +49,11 @@ const SCRAPES: u32 = 10;
 const BETWEEN_SCRAPES: Duration = Duration::from_millis(1200);
 /// Memory is read so long after the last scrape, as on a node, where that is most of the time.
 const AT_REST: Duration = Duration::from_secs(4);
+/// What Prometheus asks for, without and with native histograms.
+const TEXT: &str = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3";
+const PROTOBUF: &str = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.6,\
+                        text/plain;version=0.0.4;q=0.3";
+const HEAD_ENDS: &[u8] = b"\r\n\r\n";
 /// Set for the process that is a container's load.
 const LOAD: &str = "PODLENS_BENCH_LOAD";
 
@@ -76,7 +81,7 @@ struct Figure {
     budget_percent: Option<f64>,
 }
 
-const FIGURES: [Figure; 10] = [
+const FIGURES: [Figure; 11] = [
     Figure { what: "CPU of one core", unit: "%", budget_percent: Some(60.0) },
     Figure { what: "resident memory", unit: "MiB", budget_percent: Some(85.0) },
     Figure { what: "  of it the daemon's own", unit: "MiB", budget_percent: None },
@@ -88,6 +93,8 @@ const FIGURES: [Figure; 10] = [
     Figure { what: "series per container, native histograms", unit: "", budget_percent: None },
     Figure { what: "scrape with its sweep, CPU (median)", unit: "ms", budget_percent: Some(65.0) },
     Figure { what: "scrape with its sweep, until read (median)", unit: "ms", budget_percent: None },
+    // Of a build that has no such format it is the text again.
+    Figure { what: "the same in protobuf, CPU (median)", unit: "ms", budget_percent: None },
 ];
 
 /// One value for each of `FIGURES`.
@@ -233,7 +240,8 @@ impl Node {
             let line = status.lines().find_map(|line| line.strip_prefix(key)).context("no such line in status")?;
             Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? / 1024.0)
         };
-        let (mut sweeps_ms, mut walls_ms, mut cpu_ms) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut sweeps_ms, mut walls_ms, mut cpu_ms, mut protobuf_ms) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for _ in 0..SCRAPES {
             thread::sleep(BETWEEN_SCRAPES);
             let (before_ns, start) = (cgroup.cpu_usage_ns(), Instant::now());
@@ -243,6 +251,10 @@ impl Node {
             let parsed = Page::parse(&page);
             let sweep = parsed.one("podlens_sweep_seconds", &[]).context("it tells no podlens_sweep_seconds")?;
             sweeps_ms.push(sweep.value() * 1e3);
+            thread::sleep(BETWEEN_SCRAPES);
+            let before_ns = cgroup.cpu_usage_ns();
+            scrape_as(&agent, PROTOBUF)?;
+            protobuf_ms.push((cgroup.cpu_usage_ns() - before_ns) as f64 / 1e6);
         }
         sweeps_ms.sort_by(f64::total_cmp);
         let slowest_ms = sweeps_ms.get(sweeps_ms.len() * 9 / 10).copied().unwrap_or(f64::NAN);
@@ -258,6 +270,7 @@ impl Node {
             native_series(&page) as f64 / f64::from(PODS * CONTAINERS_A_POD),
             median(cpu_ms),
             median(walls_ms),
+            median(protobuf_ms),
         ])
     }
 }
@@ -268,16 +281,22 @@ fn native_series(page: &str) -> usize {
     of_pods.filter(|line| !line.contains("_bucket{") && !line.contains("_sum{")).count()
 }
 
-/// A page as Prometheus asks for it, without the compression.
+/// A page as Prometheus asks for it without native histograms, not compressed.
 fn scrape(agent: &Agent) -> Result<String> {
+    Ok(String::from_utf8(scrape_as(agent, TEXT)?)?)
+}
+
+/// A page in the format that is asked for.
+fn scrape_as(agent: &Agent, accept: &str) -> Result<Vec<u8>> {
     let mut stream = TcpStream::connect(agent.address())?;
-    let accept = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3";
     write!(stream, "GET /metrics HTTP/1.1\r\nHost: bench\r\nAccept: {accept}\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let (head, page) = answer.split_once("\r\n\r\n").context("no HTTP")?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    let end = answer.windows(HEAD_ENDS.len()).position(|bytes| bytes == HEAD_ENDS).context("no HTTP")?;
+    let page = answer.split_off(end + HEAD_ENDS.len());
+    let head = String::from_utf8_lossy(&answer);
     ensure!(head.starts_with("HTTP/1.1 200"), "{head}");
-    Ok(page.to_owned())
+    Ok(page)
 }
 
 /// All containers are there under their names: else something cheaper was measured.

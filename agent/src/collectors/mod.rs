@@ -75,6 +75,9 @@ pub trait Collector: Send {
     /// What it is.
     fn spec(&self) -> &'static Spec;
 
+    /// A whole sweep begins, of which this collector's part comes later: what it waits for there may be set going.
+    fn ask(&mut self) {}
+
     /// Tells what there is at this moment, by the layout of the collector's metrics: of slots of the kernel programs, of
     /// cgroups by their key, or both.
     fn read(&mut self, sweep: &Sweep<'_>, readings: &mut dyn Readings);

@@ -1,11 +1,11 @@
 //! This process and the calling thread: limits, memory, clock, CPU, and descriptors that the runtime watches.
 
-use std::{io, os::fd::OwnedFd};
+use std::{io, num::NonZeroU64, os::fd::OwnedFd};
 
 use rustix::{
     mm::{Advice, madvise},
     process::{Resource, Rlimit, getrlimit, setrlimit},
-    thread::sched_getcpu,
+    thread::{sched_getcpu, set_current_timer_slack},
     time::{ClockId, clock_gettime},
 };
 use tokio::io::{Interest, unix::AsyncFd};
@@ -37,6 +37,15 @@ pub fn trim_memory() {
     unsafe {
         libc::malloc_trim(0)
     };
+}
+
+/// Runs what sleeps for moments: its sleeps end when they should, and not with others up to 50 us later.
+pub fn without_timer_slack<T>(run: impl FnOnce() -> T) -> T {
+    // Where this is refused, sleeps are longer.
+    let _ = set_current_timer_slack(Some(NonZeroU64::MIN));
+    let done = run();
+    let _ = set_current_timer_slack(None);
+    done
 }
 
 /// Gives back the pages of the program itself that are mapped: the start runs through megabytes of code and constants that

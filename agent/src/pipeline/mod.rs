@@ -259,6 +259,7 @@ impl Inner {
                 self.ledger.recycle(old);
             }
         }
+        self.collectors.iter_mut().for_each(|attached| attached.collector.ask());
         // Slots first: whoever holds one was born before, so that its event has come unless it was lost.
         let in_use = self.kernel.as_ref().map(Kernel::in_use).unwrap_or_default();
         self.follow_events(began);

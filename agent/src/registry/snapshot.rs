@@ -378,17 +378,24 @@ impl<'a> Family<'a> {
         let of_metric = section.cells(entity).and_then(|(cells, present)| column.of(cells, present));
         let of_metric = of_metric.filter(|_| !is_split);
         let own = of_metric.into_iter().flat_map(move |of_metric| {
-            (0..column.combinations()).filter_map(move |combination| {
-                let value = value_of(column.metric, column.combination(of_metric, combination)?)?;
-                let is_shown =
-                    column.shown != Shown::ByDefault || is_by_default(section, column, entity, of_metric, combination);
-                if !is_shown {
-                    return None;
-                }
-                Some(Sample { entity, combination, culprit: None, value })
-            })
+            (0..column.combinations()).filter_map(move |combination| self.own(entity, of_metric, combination))
         });
         own.chain(caused)
+    }
+
+    /// An entity's sample of one combination, of a metric that is not split by who caused it.
+    #[must_use]
+    pub fn sample(self, entity: u32, combination: usize) -> Option<Sample<'a>> {
+        let (cells, present) = self.section.cells(entity).filter(|_| self.column.metric.split.is_none())?;
+        self.own(entity, self.column.of(cells, present)?, combination)
+    }
+
+    fn own(self, entity: u32, of_metric: &'a [u64], combination: usize) -> Option<Sample<'a>> {
+        let Self { section, column, .. } = self;
+        let value = value_of(column.metric, column.combination(of_metric, combination)?)?;
+        let is_shown =
+            column.shown != Shown::ByDefault || is_by_default(section, column, entity, of_metric, combination);
+        is_shown.then_some(Sample { entity, combination, culprit: None, value })
     }
 }
 

@@ -28,7 +28,7 @@ pub(super) struct RunQueueClock {
 impl RunQueueClock {
     /// Measures the difference anew.
     pub(super) fn set(&mut self, cpus: &MappedArray<Now>) {
-        let best = (0..TRIES).filter_map(|_| sample(cpus)).min();
+        let best = process::without_timer_slack(|| (0..TRIES).filter_map(|_| sample(cpus)).min());
         self.behind_ns = best.or(self.behind_ns);
     }
 

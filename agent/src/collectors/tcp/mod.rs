@@ -177,6 +177,12 @@ impl Collector for Tcp {
         &SPEC
     }
 
+    fn ask(&mut self) {
+        if let Some(walker) = &self.walker {
+            walker.ask();
+        }
+    }
+
     fn read(&mut self, sweep: &Sweep<'_>, readings: &mut dyn Readings) {
         let walked = self.walker.as_ref().and_then(Walker::latest);
         let walked = walked.as_deref();

@@ -109,14 +109,20 @@ impl Walker {
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// What the last walk has found, the present one if it is soon over; none before the first.
-    pub(super) fn latest(&self) -> Option<Arc<Walked>> {
-        let Shared { state, changed } = &*self.shared;
-        let mut state = lock(state);
+    /// Has a walk begin, if it is time for one.
+    pub(super) fn ask(&self) {
+        let mut state = lock(&self.shared.state);
         if state.rests_until.is_none_or(|until| until <= Instant::now()) {
             state.asked = true;
-            changed.notify_all();
+            self.shared.changed.notify_all();
         }
+    }
+
+    /// What the last walk has found, the present one if it is soon over; none before the first.
+    pub(super) fn latest(&self) -> Option<Arc<Walked>> {
+        self.ask();
+        let Shared { state, changed } = &*self.shared;
+        let state = lock(state);
         let waited = changed.wait_timeout_while(state, PATIENCE, |state| state.asked);
         let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         state.walked.clone()

@@ -260,8 +260,10 @@ impl<'a> Still<'a> {
             other => other,
         };
         let (Some(family), Some(entity)) = (family, self.position(sample.entity)) else { return false };
-        let is_it = |one: Sample<'_>| one.combination == sample.combination && one.culprit == culprit;
-        family.samples_of(entity).any(is_it)
+        match culprit {
+            None => family.sample(entity, sample.combination).is_some(),
+            Some(_) => family.samples_of(entity).any(|one| one.culprit == culprit),
+        }
     }
 }
 
