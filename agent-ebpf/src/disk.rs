@@ -12,7 +12,7 @@ use aya_ebpf::{
 };
 use podlens_common::{
     cgroup::{SLOT_ROOT, SLOT_UNATTRIBUTED},
-    disk::{DISTRIBUTIONS, DiskAccount, Operation, Part, WITH_BYTES, distribution},
+    disk::{DiskAccount, Operation, WITH_BYTES},
     histogram::hashed_bucket,
 };
 
@@ -35,6 +35,8 @@ const DISCARD: u32 = 3;
 const OF_DRIVERS: u32 = 32;
 /// `BLK_MQ_F_STACKING` of linux/blk-mq.h: the driver hands the request on to a device below (loop, multipath by requests).
 const STACKING: u64 = 1 << 2;
+/// A duration that is not known.
+const UNKNOWN_NS: u64 = u64::MAX;
 
 structure! {
     /// `struct request`
@@ -117,12 +119,10 @@ pub fn disk_complete(context: BtfTracePointContext) -> i32 {
     if let Some(operation) = request.operation()
         && request.queue().flags() & STACKING == 0
     {
-        let slot = slot_of(request);
         let is_last = bytes >= request.bytes_left();
-        count(slot, operation as u64, bytes, u32::from(is_last) << 1 | u32::from(has_failed));
-        if is_last {
-            time(slot, operation, request);
-        }
+        let outcome = u32::from(is_last) << 1 | u32::from(has_failed);
+        let (device_ns, queue_ns) = if is_last { durations(operation, request) } else { (UNKNOWN_NS, UNKNOWN_NS) };
+        count(slot_of(request), (operation as u32) << 2 | outcome, bytes, device_ns, queue_ns);
     }
     0
 }
@@ -140,66 +140,66 @@ fn slot_of(request: Request) -> u32 {
     slots::of_cgroup_in_any_context(cgroup, serial, cpu).slot()
 }
 
-/// Enters how long each part took. Without statistics of the device the kernel does not note a moment, which is 0 then.
+/// How long the device and the queue had it. Without statistics of the device the kernel does not note a moment, which is 0 then.
 #[inline(always)]
-fn time(slot: u32, operation: Operation, request: Request) {
+fn durations(operation: Operation, request: Request) -> (u64, u64) {
     let (made_ns, issued_ns) = (request.made_ns(), request.issued_ns());
     let began_ns = if matches!(operation, Operation::Flush) { made_ns } else { issued_ns };
     if began_ns == 0 {
-        return;
+        return (UNKNOWN_NS, UNKNOWN_NS);
     }
     // SAFETY: the helper has no precondition.
     let now_ns = unsafe { bpf_ktime_get_ns() };
-    if let Some(place) = distribution(operation, Part::Device) {
-        enter(slot, place as u64, now_ns.saturating_sub(began_ns));
-    }
-    if made_ns != 0
-        && let Some(place) = distribution(operation, Part::Queue)
-    {
-        enter(slot, place as u64, issued_ns.saturating_sub(made_ns));
-    }
+    let queue_ns = if made_ns == 0 { UNKNOWN_NS } else { issued_ns.saturating_sub(made_ns) };
+    (now_ns.saturating_sub(began_ns), queue_ns)
 }
 
-/// Adds a part of a request: `outcome` is 2 for the last one, and 1 more if it has failed. Gives whether there was room.
+/// Adds a part of a request. `what` is its operation, and in the two lowest bits 2 for the last part, and 1 more if it has failed.
+/// Gives whether there was room.
 ///
-/// This and the following are functions of their own with plain numbers only, which the verifier proves once and not at
-/// each call. An index has 64 bits: of the copy of a half register old verifiers do not know what was compared.
+/// A function of its own with plain numbers only, which the verifier proves once and not for each operation.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn count(slot: u32, operation: u64, bytes: u32, outcome: u32) -> u32 {
-    let (Some(account), operation) = (DISK.get_ptr_mut(slot), operation as usize) else { return 0 };
+extern "C" fn count(slot: u32, what: u32, bytes: u32, device_ns: u64, queue_ns: u64) -> u32 {
+    let Some(account) = DISK.get_ptr_mut(slot) else { return 0 };
+    // An index has 64 bits: of the copy of a half register old verifiers do not know what was compared.
+    let operation = u64::from(what >> 2) as usize;
+    if operation >= Operation::COUNT {
+        return 0;
+    }
     // SAFETY: entries of a map outlive the program, its words are whole and aligned, and the indices are less than the
     // lengths.
     unsafe {
+        let add_one = |counts: *mut [u64; Operation::COUNT]| atomic::add(counts.cast::<u64>().add(operation), 1);
+        if what & 2 != 0 {
+            add_one(&raw mut (*account).operations);
+        }
+        if what & 1 != 0 {
+            add_one(&raw mut (*account).errors);
+        }
         if operation < WITH_BYTES {
             atomic::add((&raw mut (*account).bytes).cast::<u64>().add(operation), bytes.into());
+            if queue_ns != UNKNOWN_NS {
+                enter(account, operation, queue_ns);
+            }
         }
-        if operation < Operation::COUNT {
-            let add_one = |counts: *mut [u64; Operation::COUNT]| atomic::add(counts.cast::<u64>().add(operation), 1);
-            if outcome & 2 != 0 {
-                add_one(&raw mut (*account).operations);
-            }
-            if outcome & 1 != 0 {
-                add_one(&raw mut (*account).errors);
-            }
+        if device_ns != UNKNOWN_NS {
+            enter(account, WITH_BYTES + operation, device_ns);
         }
     }
     1
 }
 
-/// Enters a duration at its place; gives whether there was room.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn enter(slot: u32, place: u64, duration_ns: u64) -> u32 {
-    let (Some(account), place) = (DISK.get_ptr_mut(slot), place as usize) else { return 0 };
-    if place >= DISTRIBUTIONS {
-        return 0;
-    }
-    // SAFETY: as above; the mask keeps the bucket inside.
+/// Enters a duration at its place, which podlens_common's `distribution` tells.
+///
+/// # Safety
+/// The account is an entry of the map, and the place less than `DISTRIBUTIONS`.
+#[inline(always)]
+unsafe fn enter(account: *mut DiskAccount, place: usize, duration_ns: u64) {
+    // SAFETY: the caller's; the mask keeps the bucket inside.
     unsafe {
         let durations = (&raw mut (*account).durations).cast::<[u32; 32]>().add(place).cast::<u32>();
         atomic::add_u32(durations.add(hashed_bucket(duration_ns) & 31), 1);
         atomic::add((&raw mut (*account).durations_ns).cast::<u64>().add(place), duration_ns);
     }
-    1
 }

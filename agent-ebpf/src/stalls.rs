@@ -29,7 +29,7 @@ use crate::{
     atomic,
     cells::cells,
     kernel::{Current, Task, slots_count},
-    slots,
+    scheduler, slots,
 };
 
 /// Stalls and major faults, by slot.
@@ -138,9 +138,7 @@ pub fn major_fault(_context: PerfEventContext) -> i32 {
             // Another fault came between, or it is told now.
             slept.of().set(0);
         }
-        // SAFETY: the helper has no precondition.
-        let cpu = unsafe { bpf_get_smp_processor_id() };
-        enter_stall(slots::of_current(current, cpu).slot(), FAULTS as u32, length_ns);
+        enter_stall(slot_of(current), FAULTS as u32, length_ns);
     }
     0
 }
@@ -201,9 +199,16 @@ fn end(reason: StallReason) {
     }
     begun.of().set(0);
     let length_ns = monotonic_ns().saturating_sub(begun.at_ns().get());
+    enter_stall(slot_of(current), reason as u32, length_ns);
+}
+
+/// The slot of the task that runs: noted at its dispatch as a rule.
+#[inline(always)]
+fn slot_of(current: Current) -> u32 {
     // SAFETY: the helper has no precondition.
     let cpu = unsafe { bpf_get_smp_processor_id() };
-    enter_stall(slots::of_current(current, cpu).slot(), reason as u32, length_ns);
+    let noted = scheduler::holder_of_running(current.address(), cpu);
+    noted.unwrap_or_else(|| slots::of_current(current, cpu)).slot()
 }
 
 /// Enters a stall of that reason, or a fault, by its length; gives whether there was room.

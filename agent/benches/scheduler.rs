@@ -4,7 +4,7 @@
 //! podlens' take turns on the tracepoint, each for half a millisecond, since other machines on the same host make this one
 //! slower for tenths of a second and only what lies close together can be compared. Where a process' memory, a program and
 //! its maps happen to lie makes them faster or slower by more than what is looked for: so there are several generations,
-//! each with programs and processes started anew. As root, on a quiet machine.
+//! each with programs and processes started anew. Another build of podlens can take its turns with them. As root, on a quiet machine.
 
 #[path = "common/mod.rs"]
 mod common;
@@ -15,7 +15,7 @@ use std::{
     io::{self, PipeReader, PipeWriter, Read as _, Write as _},
     os::fd::AsFd as _,
     path::{Path, PathBuf},
-    process::{Child, Command},
+    process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -24,9 +24,9 @@ use anyhow::{Context as _, Result, bail};
 use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{MapData, ProgramArray},
-    programs::{BtfTracePoint, ProgramFd},
+    programs::{BtfTracePoint, ProgramFd, ProgramInfo, loaded_programs},
 };
-use common::{Below, join, median, on_itself, typical};
+use common::{Below, join, median, on_itself, take_over, typical};
 use podlens::{collectors, config::Config, kernel::cgroupfs::hierarchies::Hierarchies};
 
 /// The fewest generations, and the most: where the machine is not quiet, more of them make up for it.
@@ -38,8 +38,8 @@ const PRECISE: f64 = 0.05;
 const USABLE: f64 = 0.125;
 /// Pairs of processes in each place, in one generation.
 const PAIRS: usize = 3;
-/// How often the two programs take turns with each pair; even, so that each comes first equally often.
-const ROUNDS: usize = 800;
+/// How often the programs take turns with each pair; a multiple of two and of three, so that each comes first equally often.
+const ROUNDS: usize = 804;
 /// Operations after a turn until caches are as they stay, and those that are measured then.
 const WARM: u32 = 30;
 const MEASURED: u32 = 110;
@@ -64,6 +64,9 @@ struct Arguments {
     /// Exactly so many generations, in place of as many as precision needs
     #[arg(long, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
     rounds: Option<usize>,
+    /// Another binary of podlens, whose program takes turns with this one's
+    #[arg(long)]
+    against: Option<PathBuf>,
 }
 
 /// Nanoseconds a switch of one pair.
@@ -73,6 +76,8 @@ struct Figures {
     hook: f64,
     /// Of podlens over the empty program.
     added: f64,
+    /// Of podlens over another build of it.
+    over_other: Option<f64>,
 }
 
 /// Where the two processes of a pair are, and what podlens may cost there, in percent of the bare switch.
@@ -100,7 +105,7 @@ fn main() -> Result<()> {
     let arguments = <Arguments as clap::Parser>::parse();
     let (fewest, most) = arguments.rounds.map_or((GENERATIONS, MOST_GENERATIONS), |rounds| (rounds, rounds));
     while count < fewest || count < most && imprecision(&places, &figures) > PRECISE {
-        let mut programs = Programs::load()?;
+        let mut programs = Programs::load(arguments.against.as_deref())?;
         for ((_, cgroups, _), figures) in places.iter().zip(&mut figures) {
             for _ in 0..PAIRS {
                 figures.push(Pair::start(cgroups)?.measure(&mut programs)?);
@@ -126,6 +131,10 @@ fn main() -> Result<()> {
             percent(added_ns),
             percent(added_error_ns),
         );
+        if let Some(binary) = &arguments.against {
+            let (over_ns, error_ns) = typical(figures.iter().filter_map(|figures| figures.over_other).collect());
+            println!("  {:14} {over_ns:+7.1} ns over {}, standard error {error_ns:.1}", "", binary.display());
+        }
         if added_ns < LEAST_NS {
             bail!("{added_ns:.1} ns in {place}: podlens' program has not run when its turn had come");
         }
@@ -169,17 +178,18 @@ struct Programs {
     ebpf: Ebpf,
     turn: ProgramArray<MapData>,
     podlens: BtfTracePoint,
+    other: Option<BtfTracePoint>,
 }
 
 impl Programs {
-    fn load() -> Result<Self> {
+    fn load(against: Option<&Path>) -> Result<Self> {
         let btf = Btf::from_sys_fs()?;
         let mut ebpf = EbpfLoader::new().btf(Some(&btf)).load(PROGRAMS)?;
         let turn = ProgramArray::try_from(ebpf.take_map("TURN").context("no map `TURN`")?)?;
         for name in ["empty", "in_turn"] {
             program(&mut ebpf, name)?.load(TRACEPOINT, &btf)?;
         }
-        Ok(Self { ebpf, turn, podlens: load_podlens()? })
+        Ok(Self { ebpf, turn, podlens: load_podlens()?, other: against.map(load_other).transpose()? })
     }
 }
 
@@ -224,24 +234,29 @@ impl Pair {
             nothing.push(without_ns);
             hook.push(with_ns - without_ns);
         }
-        let empty = fd(program(&mut programs.ebpf, "empty")?)?;
-        let podlens = fd(&programs.podlens)?;
+        let mut in_order = vec![fd(program(&mut programs.ebpf, "empty")?)?, fd(&programs.podlens)?];
+        in_order.extend(programs.other.as_ref().map(fd).transpose()?);
         let in_turn = program(&mut programs.ebpf, "in_turn")?;
         let link = in_turn.attach()?;
-        let mut added = Vec::new();
+        let (mut added, mut over_other) = (Vec::new(), Vec::new());
         for round in 0..ROUNDS {
-            let podlens_first = round % 2 == 0;
-            let (first, second) = if podlens_first { (&podlens, &empty) } else { (&empty, &podlens) };
-            let mut take = |program: &ProgramFd| -> Result<f64> {
-                programs.turn.set(0, program, 0)?;
-                self.operations(WARM)?;
-                self.operations(MEASURED)
-            };
-            let (first, second) = (take(first)?, take(second)?);
-            added.push(if podlens_first { first - second } else { second - first });
+            let mut found_ns = vec![0.0; in_order.len()];
+            for turn in 0..in_order.len() {
+                let whose = (round + turn) % in_order.len();
+                if let (Some(program), Some(ns)) = (in_order.get(whose), found_ns.get_mut(whose)) {
+                    programs.turn.set(0, program, 0)?;
+                    self.operations(WARM)?;
+                    *ns = self.operations(MEASURED)?;
+                }
+            }
+            let of = |whose: usize| found_ns.get(whose).copied();
+            let [empty_ns, podlens_ns, other_ns] = [0, 1, 2].map(of);
+            added.extend(podlens_ns.zip(empty_ns).map(|(with, without)| with - without));
+            over_other.extend(podlens_ns.zip(other_ns).map(|(one, other)| one - other));
         }
         in_turn.detach(link)?;
-        Ok(Figures { nothing: median(nothing), hook: median(hook), added: median(added) })
+        let over_other = (!over_other.is_empty()).then(|| median(over_other));
+        Ok(Figures { nothing: median(nothing), hook: median(hook), added: median(added), over_other })
     }
 
     /// Hands the byte over and takes it back so many times; nanoseconds a switch.
@@ -295,6 +310,32 @@ fn v2_tree() -> Result<PathBuf> {
 /// Another handle of a program, so that its entity can be used meanwhile.
 fn fd(program: &BtfTracePoint) -> Result<ProgramFd> {
     Ok(program.fd()?.try_clone()?)
+}
+
+/// The same program of another binary, which measures for a second and is gone then.
+fn load_other(binary: &Path) -> Result<BtfTracePoint> {
+    let mut command = Command::new(binary);
+    command.args(["snapshot", "--seconds", "1", "--output", "json"]).stdout(Stdio::null());
+    let mut child = command.spawn().with_context(|| format!("cannot run {}", binary.display()))?;
+    let mut found = None;
+    while child.try_wait()?.is_none() {
+        if found.is_none() {
+            let its = programs_of(child.id());
+            let is_its = |info: &ProgramInfo| info.name_as_str() == Some(TRACEPOINT) && its.contains(&info.id());
+            let info = loaded_programs().filter_map(Result::ok).find(is_its);
+            found = info.map(|info| take_over(info, TRACEPOINT)).transpose()?;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    found.with_context(|| format!("{} has loaded no program on `{TRACEPOINT}`", binary.display()))
+}
+
+/// The kernel programs that a process holds.
+fn programs_of(process: u32) -> Vec<u32> {
+    let files = fs::read_dir(format!("/proc/{process}/fdinfo")).into_iter().flatten().filter_map(Result::ok);
+    let texts = files.filter_map(|file| fs::read_to_string(file.path()).ok());
+    let id = |text: String| text.lines().find_map(|line| line.strip_prefix("prog_id:")?.trim().parse().ok());
+    texts.filter_map(id).collect()
 }
 
 /// The one program of podlens that runs at a switch. Its others have no part in one.

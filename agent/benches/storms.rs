@@ -1,6 +1,7 @@
 //! What podlens' kernel programs cost where the kernel does nothing but serve memory, a disk or a socket: `cargo xtask bench storms`.
 //!
-//! Processes of their own make page faults, reclaim for their cgroup's limit, read from a disk, and ask a DNS server. What podlens
+//! Processes of their own make page faults, reclaim for their cgroup's limit, read from a disk, alone and as fio does with many
+//! requests in flight, and ask a DNS server. What podlens
 //! adds is found in two ways. The programs that run meanwhile are attached and detached in turn, and each load runs for some hundredths
 //! of a second in each state: that is all there is to it, but other machines on the same host disturb it by more than what is looked
 //! for. And the kernel counts how often each program ran and for how long, and the same of an empty program on the same hook, so that
@@ -36,14 +37,19 @@ use rustix::time::{ClockId, clock_gettime};
 const ROUNDS: usize = 100;
 /// For so long a load runs in a turn, and up to twice as long.
 const TURN: Duration = Duration::from_millis(40);
+/// The same of fio, which starts anew for each and tells milliseconds; it has one turn in so many rounds.
+const TURN_OF_FIO: Duration = Duration::from_millis(400);
+const ROUNDS_OF_FIO: usize = 4;
+/// Requests that it has in flight.
+const DEPTH: u32 = 16;
 /// The part of a turn that comes before and is not measured.
 const WARM: u64 = 8;
 /// A program that was detached shortly before keeps the kernel at work for a while.
 const SETTLED: Duration = Duration::from_millis(20);
 /// What podlens may add, in percent.
 const BUDGET_PERCENT: f64 = 1.0;
-/// What an empty program on a tracepoint costs: `cargo xtask bench scheduler` measures it.
-const HOOK_NS: f64 = 32.0;
+/// What an empty program on a tracepoint costs over none: `cargo xtask bench scheduler` measures it.
+const HOOK_NS: f64 = 70.0;
 /// Turns in which the kernel counts runs.
 const COUNTED_TURNS: u64 = 8;
 /// The kernel takes back 32 pages at a time where a limit is reached.
@@ -61,6 +67,8 @@ const SERVER: &str = "127.77.0.1:53";
 /// A program that runs in fewer of the operations has no part in them.
 const LEAST_RUNS: f64 = 0.01;
 static PROGRAMS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench-bpf"));
+/// The field of fio's terse output, version 3, that tells how long its reads took.
+const FIO_READ_RUNTIME_MS: usize = 8;
 /// Set for a process that makes a load: which, and of which file.
 const LOAD: &str = "PODLENS_BENCH_LOAD";
 
@@ -89,6 +97,9 @@ fn main() -> Result<()> {
         Load::start("a direct read of 4 kB from a loop device in memory", "read", &disk.path, None)?,
         Load::start("a direct read of 4 kB from the disk", "read", &real, None)?,
     ];
+    let mut fio = Load::start("a read of 4 kB from a loop device in memory, fio", "fio", &disk.path, None)?;
+    (fio.turn_length, fio.rounds) = (TURN_OF_FIO, ROUNDS_OF_FIO);
+    loads.push(fio);
     let mut queries = Load::start("a DNS query and its answer, over loopback", "queries", Path::new(""), None)?;
     queries.is_judged = false;
     loads.push(queries);
@@ -100,10 +111,11 @@ fn main() -> Result<()> {
     programs.retain(|(tracepoint, _)| loads.iter().any(|load| load.runs.contains_key(tracepoint)));
     for round in 0..rounds {
         // Each comes first equally often.
-        for with in [round % 2 == 0, round % 2 != 0] {
+        let with_first = round / ROUNDS_OF_FIO % 2 == round % 2;
+        for with in [with_first, !with_first] {
             let _attached = if with { attach(&mut programs)? } else { Vec::new() };
             thread::sleep(SETTLED);
-            for load in &mut loads {
+            for load in loads.iter_mut().filter(|load| round % load.rounds == 0) {
                 load.take_turn(with)?;
             }
         }
@@ -177,6 +189,9 @@ struct Load {
     output: BufReader<ChildStdout>,
     /// Whether it has a budget: not if those who pay have asked for it.
     is_judged: bool,
+    /// For how long it runs in a turn, and in every which round.
+    turn_length: Duration,
+    rounds: usize,
     /// Operations in a turn.
     turn: u64,
     /// Nanoseconds an operation, without and with the programs.
@@ -222,6 +237,8 @@ impl Load {
             input,
             output,
             is_judged: true,
+            turn_length: TURN,
+            rounds: 1,
             turn: 0,
             found: Default::default(),
             runs: BTreeMap::new(),
@@ -240,7 +257,7 @@ impl Load {
     /// Finds how many operations fill a turn, within a factor of two.
     fn calibrate(&mut self) -> Result<()> {
         self.turn = 16;
-        while self.run(self.turn)? < TURN.as_nanos() as f64 {
+        while self.run(self.turn)? < self.turn_length.as_nanos() as f64 {
             self.turn *= 2;
         }
         Ok(())
@@ -295,6 +312,7 @@ fn serve(load: &str) -> Result<()> {
         "faults" => Box::new(faults),
         "reclaim" => Box::new(reads_of_file(Path::new(file))?),
         "queries" => Box::new(queries()?),
+        "fio" => return serve_fio(file),
         _ => Box::new(reads_of_disk(Path::new(file))?),
     };
     // A read waits, and now and then for what others do; all else is this thread's own work.
@@ -315,6 +333,24 @@ fn serve(load: &str) -> Result<()> {
             (thread_ns() - began_ns) as f64
         };
         println!("{ns}");
+    }
+    Ok(())
+}
+
+/// The same of reads at random, past the page cache, many of them in flight: fio makes them and says how long they took.
+fn serve_fio(file: &str) -> Result<()> {
+    for line in io::stdin().lines() {
+        let reads: usize = line?.parse()?;
+        let mut fio = Command::new("fio");
+        fio.args(["--name=reads", "--rw=randread", "--norandommap", "--bs=4k", "--direct=1", "--ioengine=libaio"]);
+        fio.arg(format!("--filename={file}")).arg(format!("--iodepth={DEPTH}"));
+        fio.arg(format!("--size={DISK_BYTES}")).arg(format!("--io_size={}", reads * PAGE_BYTES));
+        let output = fio.args(["--output-format=terse", "--terse-version=3"]).output();
+        let output = output.context("cannot run fio: `cargo xtask setup --for bench` installs it")?;
+        ensure!(output.status.success(), "fio failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+        let text = String::from_utf8_lossy(&output.stdout);
+        let runtime_ms = text.trim().split(';').nth(FIO_READ_RUNTIME_MS).and_then(|field| field.parse::<f64>().ok());
+        println!("{}", runtime_ms.with_context(|| format!("fio did not say how long it read: {text}"))? * 1e6);
     }
     Ok(())
 }

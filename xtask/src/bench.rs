@@ -35,6 +35,9 @@ enum Benchmark {
         /// Exactly so many generations of programs and processes, in place of as many as precision needs
         #[arg(long)]
         rounds: Option<u32>,
+        /// The build whose program takes turns with this one's: a binary, or a revision, which is built first
+        #[arg(long, value_name = "BINARY|REVISION")]
+        against: Option<OsString>,
     },
     /// What the network's collectors cost nginx, wrk and iperf3 over a wire between two network namespaces; 3 minutes
     Tcp {
@@ -79,10 +82,16 @@ enum Benchmark {
 
 /// Runs the benchmark; its exit code says whether the budget holds.
 pub(crate) fn run(choice: &Choice) -> Result<ExitCode> {
-    let purpose = if matches!(choice.benchmark, Benchmark::Tcp { .. }) { Purpose::Bench } else { Purpose::Test };
+    let is_loaded_by_others = matches!(choice.benchmark, Benchmark::Tcp { .. } | Benchmark::Storms { .. });
+    let purpose = if is_loaded_by_others { Purpose::Bench } else { Purpose::Test };
     setup::run(purpose.with_its_base())?;
     let (name, arguments) = match &choice.benchmark {
-        Benchmark::Scheduler { rounds } => ("scheduler", rounds_argument(*rounds)),
+        Benchmark::Scheduler { rounds, against } => {
+            let against = against.as_ref().map(other_build).transpose()?;
+            let mut arguments = rounds_argument(*rounds);
+            arguments.extend(against.into_iter().flat_map(|binary| ["--against".into(), binary.into_os_string()]));
+            ("scheduler", arguments)
+        }
         Benchmark::Tcp { rounds, collectors } => {
             let mut arguments = rounds_argument(Some(*rounds));
             arguments.extend(collectors.iter().flat_map(|names| ["--collectors".into(), names.into()]));

@@ -30,6 +30,7 @@ const TEST_PROGRAMS: &[Program] = &[
 ];
 
 const BENCH_PROGRAMS: &[Program] = &[
+    Program { name: "fio", package: "fio" },
     Program { name: "iperf3", package: "iperf3" },
     Program { name: "nginx", package: "nginx-light" },
     Program { name: "wrk", package: "wrk" },
@@ -59,10 +60,10 @@ pub(crate) const TEST: Step = Step {
     remedy: REMEDY,
 };
 
-/// What benchmarks of the network load it with.
+/// What benchmarks load the network and disks with.
 pub(crate) const BENCH: Step = Step {
     name: "packages for bench",
-    why: "to load the network as peers do; the web server's package may start it as a service",
+    why: "to load the network as peers do, and disks; the web server's package may start it as a service",
     purpose: Purpose::Bench,
     check: || check(BENCH_PROGRAMS),
     act: || act(BENCH_PROGRAMS),

@@ -9,6 +9,7 @@ pub mod wait;
 
 use bytemuck::{Pod, Zeroable};
 
+use self::culprits::Culprits;
 use crate::{
     cgroup::{Assigned, Holder},
     histogram::BUCKETS,
@@ -53,9 +54,9 @@ label! {
     }
 }
 
-/// One CPU's account of one slot. Only that CPU writes it; all fields but the throttle's only grow.
+/// One CPU's account of one slot. Only that CPU writes it; all fields but the throttle's and the culprits' only grow.
 ///
-/// The first cache line holds what nearly each switch needs.
+/// The first cache line holds what nearly each switch needs, and one more what a wait for another slot needs.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Account {
@@ -71,7 +72,7 @@ pub struct Account {
     pub voluntary: u64,
     /// Time between blocking and being runnable again, of sleeps that ended in a dispatch here, by [`OffCpu`].
     pub off_cpu_ns: [u64; OffCpu::COUNT],
-    /// Time waited in the run queue, throttled time taken out, by [`Cause`].
+    /// Time waited in the run queue, throttled time taken out, by [`Cause`]; without what `culprits` hold.
     pub wait_ns: [u64; Cause::COUNT],
     /// Switches away from a task that wanted to go on.
     pub involuntary: u64,
@@ -79,6 +80,8 @@ pub struct Account {
     pub throttle_began_ns: u64,
     /// When the last finished throttle began.
     pub throttle_from_ns: u64,
+    /// For whom it has waited: neighbors and the node.
+    pub culprits: Culprits,
     /// Waits by their length, each counted at its [`hashed_bucket`](crate::histogram::hashed_bucket). A count that reaches
     /// [`WAITS_LIMIT`] starts from 0 and is carried into [`SlotTotals::carried_waits`].
     pub waits: [u32; BUCKETS],
@@ -100,6 +103,7 @@ impl Account {
         involuntary: 0,
         throttle_began_ns: 0,
         throttle_from_ns: 0,
+        culprits: Culprits::EMPTY,
         waits: [0; BUCKETS],
     };
 }
@@ -323,7 +327,7 @@ impl Thread {
     }
 }
 
-const _: () = assert!(size_of::<Account>() == 256);
+const _: () = assert!(size_of::<Account>() == 320);
 const _: () = assert!(MOVES < Now::UNMOVED as usize);
 const _: () = assert!(size_of::<SlotTotals>() == 576);
 const _: () = assert!(size_of::<Now>() == 256);

@@ -8,6 +8,7 @@
 //! - All parts of a wait add up to it, and what is cut of it lies in a throttle: podlens_common's
 //!   `the_parts_of_a_wait_add_up_to_it_and_are_few` and `what_is_cut_of_a_wait_is_what_lies_in_the_throttle`.
 //! - Time is told of its culprit once, or has no name: `nothing_is_told_twice_or_of_somebody_else`.
+//! - Waits by cause are whole, whether a culprit or the account holds them: `waits_by_cause_are_whole_whoever_has_a_place`.
 //! - What another CPU says of a slice holds for that slice alone: `moves_of_an_earlier_slice_are_void`.
 //! - A slice is as long as the kernel has charged its task for: `the_whole_time_of_short_processes_is_counted` and the rest of
 //!   agent/tests/scheduler.rs.
@@ -32,6 +33,7 @@ use podlens_common::{
     scheduler::{Now, Thread},
 };
 
+pub(crate) use self::state::holder_of_running;
 use self::{
     state::{AccountCells, CpuState},
     wait::finish_wait,

@@ -4,12 +4,13 @@ use core::{cell::Cell, mem::offset_of};
 
 use aya_ebpf::{bindings::BPF_F_MMAPABLE, macros::map, maps::Array};
 use podlens_common::{
-    cgroup::{Assigned, Holder},
-    scheduler::{Account, Cause, Cpu, HISTORY, MOVES, Moved, OffCpu, Slice},
+    cgroup::{Assigned, Holder, SLOT_KERNEL},
+    scheduler::{Account, Cause, Cpu, HISTORY, MOVES, Moved, Now, OffCpu, Slice},
 };
 
 use crate::{
     cells::{cells, element},
+    kernel::slots_count,
     slots,
 };
 
@@ -19,6 +20,13 @@ static ACCOUNTS: Array<Account> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 /// What each CPU is doing and did lately.
 #[map]
 static CPUS: Array<Cpu> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// The slot of the task that runs on this CPU, at this address, as noted when it was dispatched; none if it was not, as where the
+/// collector is off, or if the task has no slot or was moved to another cgroup since. For programs in any context.
+#[inline(always)]
+pub(crate) fn holder_of_running(task: u64, cpu: u32) -> Option<Holder> {
+    CpuState::of(cpu)?.holder_while(task)
+}
 
 cells! {
     /// The account of one slot on one CPU, which is written under the lock of that CPU's run queue.
@@ -31,6 +39,7 @@ cells! {
         on_cpu_ns: u64 = on_cpu_ns;
         voluntary: u64 = voluntary;
         involuntary: u64 = involuntary;
+        of_node: u32 = culprits.of_node;
     }
 }
 
@@ -53,6 +62,27 @@ impl AccountCells {
     pub(super) fn wait_ns(self, cause: Cause) -> &'static Cell<u64> {
         // SAFETY: as above; there is an element for each cause.
         unsafe { element(&raw mut (*self.0.as_ptr()).wait_ns, cause.index()) }
+    }
+
+    /// The word of the culprit that has a place. This and the rest of a place is read and written by [`wait`](super::wait) alone.
+    #[inline(always)]
+    pub(super) fn culprit(self, place: usize) -> &'static Cell<u32> {
+        // SAFETY: entries of a map outlive the program, and places are counted to less than `TRACKED`.
+        unsafe { element(&raw mut (*self.0.as_ptr()).culprits.culprit, place) }
+    }
+
+    /// The low bits of how long it has held the CPU.
+    #[inline(always)]
+    pub(super) fn held_low(self, place: usize) -> &'static Cell<u32> {
+        // SAFETY: as above.
+        unsafe { element(&raw mut (*self.0.as_ptr()).culprits.held_low, place) }
+    }
+
+    /// The high bits.
+    #[inline(always)]
+    pub(super) fn held_high(self, place: usize) -> &'static Cell<u16> {
+        // SAFETY: as above.
+        unsafe { element(&raw mut (*self.0.as_ptr()).culprits.held_high, place) }
     }
 
     /// Waits of a length.
@@ -88,6 +118,22 @@ impl CpuState {
     #[inline(always)]
     pub(super) fn of(cpu: u32) -> Option<Self> {
         Self::at(CPUS.get_ptr_mut(cpu))
+    }
+
+    /// Who holds the CPU, if its task is the one at this address and was not moved since it came. Nothing else than that task's own
+    /// next switch writes what is read here, or a move, so the task itself and whoever interrupts it may ask.
+    #[inline(always)]
+    fn holder_while(self, task: u64) -> Option<Holder> {
+        // SAFETY: the fields are valid and aligned.
+        let (noted, moved, holder) = unsafe {
+            (
+                self.task().as_ptr().read_volatile(),
+                self.moved().as_ptr().read_volatile(),
+                self.holder().as_ptr().read_volatile(),
+            )
+        };
+        let has_slot = (SLOT_KERNEL.into()..slots_count()).contains(&holder.slot().into());
+        (noted == task && moved == Now::UNMOVED && has_slot).then_some(holder)
     }
 
     /// The cgroup that ran last, for the one function that reads and writes it.

@@ -1,16 +1,13 @@
 //! A wait that ends: the throttled part cut away, the rest entered by its length and split by who ran meanwhile. The
 //! arithmetic is podlens_common's; here are the places that it reads and writes.
 
-use core::cell::Cell;
-
-use aya_ebpf::{bindings::BPF_F_MMAPABLE, macros::map, maps::Array};
 use podlens_common::{
     cgroup::Holder,
     histogram::hashed_bucket,
     scheduler::{
         Cause, Slice, WAITS_LIMIT,
         cause::cause,
-        culprits::{self, Culprits, Places, culprit, held_ns},
+        culprits::{self, Places, TRACKED, culprit},
         throttle::Throttle,
         wait::{self, Timeline},
     },
@@ -21,14 +18,9 @@ use super::{
     totals,
 };
 use crate::{
-    cells::{cells, element},
     kernel::{CfsRq, Task, has_throttled},
     slots,
 };
-
-/// Who ran while a slot waited, by CPU and waiting slot.
-#[map]
-static CULPRITS: Array<Culprits> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// Books a wait from `queued_ns` until now, less the time for which the waiting group was throttled.
 #[inline(always)]
@@ -58,10 +50,30 @@ pub(super) fn finish_wait(
     if is_own {
         account.wait_ns(Cause::Own).update(|sum_ns| sum_ns + waited_ns);
     } else if waited_ns != 0 {
-        blame(state.cpu().get().into(), holder.slot(), from_ns, clock_ns);
+        charge_all(state, account, holder.slot(), from_ns, clock_ns);
     }
     // Last, so that nothing has to be kept over a call.
     count_wait(account, holder, waited_ns);
+}
+
+/// Charges all of a wait. As a rule that is one addition: whoever leaves the CPU now has had it all the while, and is nobody or
+/// has been waited for before.
+///
+/// A function of its own, so that a switch within a cgroup has none of it between what it runs.
+#[inline(never)]
+fn charge_all(state: CpuState, account: AccountCells, waiting: u32, from_ns: u64, clock_ns: u64) {
+    let last = state.slice(0);
+    if last.end_ns == clock_ns && state.slice(1).end_ns <= from_ns {
+        let part_ns = clock_ns.wrapping_sub(from_ns);
+        if last.holder == Holder::IDLE {
+            account.book(Cause::Idle, part_ns);
+            return;
+        }
+        if culprits::add(&account, culprit(last.holder), part_ns) {
+            return;
+        }
+    }
+    blame(state.cpu().get().into(), waiting, from_ns, clock_ns);
 }
 
 #[inline(always)]
@@ -158,84 +170,91 @@ extern "C" fn slice_at(cpu: u32, distance: u32, moment_ns: u64) -> u32 {
     wait::slice_at(distance, moment_ns, |distance| state.slice(distance).end_ns)
 }
 
-/// Charges a part of a wait to who held the CPU; gives the cause.
+/// Charges a part of a wait to who held the CPU; gives whether there was room.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn charge(cpu: u32, waiting: u32, holder: u64, part_ns: u64) -> u32 {
     let holder = Holder(holder);
-    let Some(account) = AccountCells::of(cpu, waiting) else { return Cause::Unknown as u32 };
+    let Some(account) = AccountCells::of(cpu, waiting) else { return 0 };
+    if holder != Holder::IDLE && culprits::add(&account, culprit(holder), part_ns) {
+        return 1;
+    }
     let cause = cause(waiting, holder, slots::record);
-    account.wait_ns(cause).update(|sum_ns| sum_ns + part_ns);
     if cause == Cause::Neighbor || cause == Cause::System {
-        remember(cpu, waiting, culprit(holder), part_ns);
+        compete(cpu, waiting, culprit(holder), cause as u32, part_ns);
+    } else {
+        account.book(cause, part_ns);
     }
-    cause as u32
+    1
 }
 
-cells! {
-    /// The culprits of one waiting slot on one CPU.
-    CulpritCells of Culprits {}
-}
-
-impl CulpritCells {
-    #[inline(always)]
-    fn word(self, place: usize) -> &'static Cell<u32> {
-        // SAFETY: entries of a map outlive the program, and places are counted to less than `TRACKED`.
-        unsafe { element(&raw mut (*self.0.as_ptr()).culprit, place) }
-    }
-
-    #[inline(always)]
-    fn low(self, place: usize) -> &'static Cell<u32> {
-        // SAFETY: as above.
-        unsafe { element(&raw mut (*self.0.as_ptr()).held_low, place) }
-    }
-
-    #[inline(always)]
-    fn high(self, place: usize) -> &'static Cell<u16> {
-        // SAFETY: as above.
-        unsafe { element(&raw mut (*self.0.as_ptr()).held_high, place) }
-    }
-}
-
-impl Places for CulpritCells {
+impl Places for AccountCells {
     #[inline(always)]
     fn culprit(&self, place: usize) -> u32 {
-        self.word(place).get()
+        AccountCells::culprit(*self, place).get()
     }
 
     #[inline(always)]
     fn set_culprit(&self, place: usize, culprit: u32) {
-        self.word(place).set(culprit);
+        AccountCells::culprit(*self, place).set(culprit);
     }
 
     #[inline(always)]
-    fn held_ns(&self, place: usize) -> u64 {
-        held_ns(self.low(place).get(), self.high(place).get())
+    fn held_low(&self, place: usize) -> u32 {
+        AccountCells::held_low(*self, place).get()
     }
 
     #[inline(always)]
-    fn set_held_ns(&self, place: usize, held_ns: u64) {
-        self.low(place).set(held_ns as u32);
-        self.high(place).set((held_ns >> u32::BITS) as u16);
+    fn set_held_low(&self, place: usize, low: u32) {
+        AccountCells::held_low(*self, place).set(low);
+    }
+
+    #[inline(always)]
+    fn held_high(&self, place: usize) -> u16 {
+        AccountCells::held_high(*self, place).get()
+    }
+
+    #[inline(always)]
+    fn set_held_high(&self, place: usize, high: u16) {
+        AccountCells::held_high(*self, place).set(high);
+    }
+
+    #[inline(always)]
+    fn of_node(&self) -> u32 {
+        AccountCells::of_node(*self).get()
+    }
+
+    #[inline(always)]
+    fn set_of_node(&self, of_node: u32) {
+        AccountCells::of_node(*self).set(of_node);
+    }
+
+    #[inline(always)]
+    fn carry(&self, place: usize, more: u32) {
+        carry_held(*self, place, more);
+    }
+
+    #[inline(always)]
+    fn book(&self, cause: Cause, ns: u64) {
+        self.wait_ns(cause).update(|sum_ns| sum_ns + ns);
     }
 }
 
-/// Adds to a culprit that is tracked, or lets it become one.
-#[inline(always)]
-fn remember(cpu: u32, waiting: u32, culprit: u32, part_ns: u64) {
-    let Some(position) = slots::position(cpu, waiting) else { return };
-    let Some(places) = CulpritCells::at(CULPRITS.get_ptr_mut(position)) else { return };
-    if !culprits::add(&places, culprit, part_ns) {
-        compete(cpu, position, culprit, part_ns);
+/// [`culprits::carry`], so rare that it is a function of its own.
+#[inline(never)]
+fn carry_held(account: AccountCells, place: usize, more: u32) {
+    if place < TRACKED {
+        culprits::carry(&account, place, more);
     }
 }
 
-/// [`culprits::compete`] in the entry of a position, as a function of its own.
+/// [`culprits::compete`] in a slot's account, as a function of its own.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn compete(cpu: u32, position: u32, culprit: u32, part_ns: u64) -> u32 {
-    let (Some(state), Some(places)) = (CpuState::of(cpu), CulpritCells::at(CULPRITS.get_ptr_mut(position))) else {
+extern "C" fn compete(cpu: u32, waiting: u32, culprit: u32, cause: u32, part_ns: u64) -> u32 {
+    let (Some(state), Some(account)) = (CpuState::of(cpu), AccountCells::of(cpu, waiting)) else {
         return 0;
     };
-    culprits::compete(&places, culprit, part_ns, || state.random(part_ns)).into()
+    let cause = if cause == Cause::System as u32 { Cause::System } else { Cause::Neighbor };
+    culprits::compete(&account, culprit, cause, part_ns, || state.random(part_ns)).into()
 }

@@ -31,11 +31,15 @@ pub(crate) fn load_podlens() -> Result<Vec<(&'static str, BtfTracePoint)>> {
         let name = program.name.get(..NAME_BYTES).unwrap_or(program.name);
         // One is missing where the kernel lacks its tracepoint, or nobody takes its events.
         let Some(at) = ours.iter().position(|info| info.name_as_str() == Some(name)) else { continue };
-        let info = ours.swap_remove(at);
-        // SAFETY: the program is podlens' own, which is of that type.
-        programs.push((tracepoint, unsafe { BtfTracePoint::from_program_info(info, program.name.into()) }?));
+        programs.push((tracepoint, take_over(ours.swap_remove(at), program.name)?));
     }
     Ok(programs)
+}
+
+/// A program of podlens on a tracepoint, whichever build has loaded it.
+pub(crate) fn take_over(info: ProgramInfo, name: &'static str) -> Result<BtfTracePoint> {
+    // SAFETY: podlens' program of that name is of that type.
+    Ok(unsafe { BtfTracePoint::from_program_info(info, name.into()) }?)
 }
 
 fn start() -> Result<Pipeline> {

@@ -116,6 +116,12 @@ impl Task {
         kind
     }
 
+    /// The kernel counts it as stalled for want of memory. Not where the kernel does not count that.
+    #[inline(always)]
+    pub(crate) fn is_stalled_for_memory(self) -> bool {
+        u64::from(self.waits_for()) & number!("mask u32 task_struct.in_memstall?memstall") != 0
+    }
+
     /// Page faults that it has had, modulo 2^32.
     #[inline(always)]
     pub(crate) fn faults(self) -> u32 {

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use podlens_common::{
     cgroup::Holder,
-    scheduler::{Account, Now, SlotTotals, SwitchKind, culprits::Culprits},
+    scheduler::{Account, Now, SlotTotals, SwitchKind},
 };
 
 pub use self::start::{SPEC, SchedulerMaps};
@@ -151,7 +151,6 @@ impl Scheduler {
         for cpu in 0..self.maps.cpu_count {
             if let Some(position) = self.position(cpu, slot) {
                 self.seen.forget(position);
-                self.maps.culprits.set(position, Culprits::EMPTY);
                 self.maps.accounts.set(position, Account::EMPTY);
             }
         }
@@ -185,10 +184,9 @@ impl Scheduler {
                     continue;
                 }
                 let Some(position) = self.position(cpu, *slot) else { continue };
-                let look = || Some((self.maps.accounts.get(position)?, self.maps.culprits.get(position)?));
-                let Some((account, culprits)) = self.steady(cpu, look) else { continue };
+                let Some(account) = self.steady(cpu, || self.maps.accounts.get(position)) else { continue };
                 total.add(&account);
-                self.seen.collect(position, *slot, &culprits, generation, caused);
+                self.seen.collect(position, *slot, &account.culprits, generation, caused);
             }
         }
         let Some(now) = self.steady(cpu, || self.cpu(cpu)) else { return };

@@ -2,7 +2,7 @@
 
 use std::{error::Error, sync::Arc};
 
-use podlens_common::scheduler::{Account, Now, SlotTotals, culprits::Culprits};
+use podlens_common::scheduler::{Account, Now, SlotTotals};
 
 use super::{Offers, Scheduler, losses, metrics};
 use crate::{
@@ -36,7 +36,6 @@ pub static SPEC: Spec = Spec {
             ],
             maps: &[
                 Map::per_cpu_and_slot("ACCOUNTS"),
-                Map::per_cpu_and_slot("CULPRITS"),
                 Map::per_cpu("CPUS", 1),
                 Map::per_slot("SLOT_TOTALS", 1),
                 // The table of threads.
@@ -69,13 +68,11 @@ pub static SPEC: Spec = Spec {
     start,
 };
 
-/// The maps; accounts and culprits are indexed by CPU times slots plus slot.
+/// The maps; accounts are indexed by CPU times slots plus slot.
 #[derive(Debug)]
 pub struct SchedulerMaps {
     /// Accounts, by CPU and slot.
     pub accounts: MappedArray<Account>,
-    /// Culprits, by CPU and waiting slot.
-    pub culprits: MappedArray<Culprits>,
     /// What all CPUs count together, by slot.
     pub totals: MappedArray<SlotTotals>,
     /// What each CPU is doing, with which each entry begins.
@@ -90,7 +87,6 @@ fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
     let offers = Offers { migrations: start.runs("sched_migrate"), throttles: start.has("throttle") };
     let maps = SchedulerMaps {
         accounts: start.object.array("ACCOUNTS")?,
-        culprits: start.object.array("CULPRITS")?,
         totals: start.object.array("SLOT_TOTALS")?,
         cpus: start.object.array("CPUS")?,
         cpu_count: start.cpus,

@@ -49,6 +49,7 @@ impl Totals {
             involuntary,
             off_cpu_ns,
             wait_ns,
+            culprits,
             waits,
             // What the programs remember of a throttle.
             throttle_queue: _,
@@ -63,6 +64,11 @@ impl Totals {
         for (sum, more) in sums.into_iter().chain(lists) {
             *sum = sum.wrapping_add(*more);
         }
+        for (cause, held_ns) in culprits.waits() {
+            if let Some(sum) = self.wait_ns.get_mut(cause.index()) {
+                *sum = sum.wrapping_add(held_ns);
+            }
+        }
         for (sum, more) in self.waits.iter_mut().zip(waits) {
             *sum = sum.wrapping_add((*more).into());
         }
@@ -72,6 +78,8 @@ impl Totals {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::indexing_slicing)]
+    use podlens_common::scheduler::culprits::Culprits;
+
     use super::*;
 
     #[test]
@@ -96,6 +104,7 @@ mod tests {
             involuntary: 3,
             off_cpu_ns: [4, 5],
             wait_ns: [6, 7, 8, 9, 10, 11],
+            culprits: Culprits { held_low: [20, 300, 1, 0, 0, 0], of_node: 0b10, ..Culprits::EMPTY },
             throttle_queue: 99,
             ..Account::EMPTY
         };
@@ -107,7 +116,7 @@ mod tests {
             voluntary: 4,
             involuntary: 6,
             off_cpu_ns: [8, 10],
-            wait_ns: [12, 14, 16, 18, 20, 22],
+            wait_ns: [12, 14, 2 * (8 + 21), 2 * (9 + 300), 20, 22],
             migrations: 12,
             throttled_wait_ns: 13,
             ..Totals::of(&SlotTotals::EMPTY)
