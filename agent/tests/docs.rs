@@ -242,7 +242,6 @@ fn by_default(metric: &'static Metric) -> String {
         ByDefault::All if is_sparse => "yes, once it is not 0".to_owned(),
         ByDefault::All => "yes, from the start".to_owned(),
         ByDefault::Nonzero => "yes, once it is not 0".to_owned(),
-        ByDefault::Together => "yes, all of its series once one is not 0".to_owned(),
         ByDefault::With(other) => format!("yes, from 0 on, once `{}` is not 0", other.name),
         ByDefault::Only(combinations) => format!("{} alone, once it is not 0", named(combinations)),
         ByDefault::AtLeast(combinations) => {

@@ -19,7 +19,7 @@ use podlens::{
     collectors::ALL,
     fleet::{causes::Reason, kinds::Kind as FleetKind, placement::Exclusion, rollout::Rollout, state::STATES},
     pipeline::facts,
-    signal::{Kind, LabelValues, Metric},
+    signal::{ByDefault, Kind, LabelValues, Layout, Metric},
     telemetry::{OwnValues, SelfTelemetry, fleet, metrics},
 };
 use serde_json::{Value, json};
@@ -135,7 +135,8 @@ fn asked_by_dashboards(values: &[(&str, &str)]) -> Vec<Asked> {
 /// What a series of a name can have for labels, each with its values where those are fixed.
 type Labels = BTreeMap<String, Option<BTreeSet<String>>>;
 
-/// Everything that podlens serves, by the names of series.
+/// Everything that podlens serves by default, by the names of series. What pods request is among it, since kube-state-metrics has
+/// that where podlens is not asked for it.
 fn served() -> BTreeMap<String, Labels> {
     let open = |names: &[&str]| -> Labels { names.iter().map(|name| ((*name).to_owned(), None)).collect() };
     let mut served: BTreeMap<String, Labels> = BTreeMap::new();
@@ -157,12 +158,16 @@ fn served() -> BTreeMap<String, Labels> {
     };
     let with = |more: &[&str]| open(&[OF_SCRAPES, OF_ENTITIES, more].concat());
     let of_collectors = ALL.iter().flat_map(|spec| spec.metrics).copied();
+    let of_collectors = of_collectors.filter(|metric| metric.by_default != ByDefault::Nothing);
     for metric in of_collectors.chain([&facts::CPU_REQUEST, &facts::MEMORY_REQUEST]) {
         let Metric { name, kind, labels, split, .. } = metric;
         let mut all = with(if split.is_some() { OF_CULPRITS } else { &[] });
         for label in *labels {
             let values = match label.values {
-                LabelValues::Fixed(values) => Some(values.iter().map(|value| (*value).to_owned()).collect()),
+                LabelValues::Fixed(values) => {
+                    let values = values.iter().filter(|value| is_by_default(metric, label.name, value));
+                    Some(values.map(|value| (*value).to_owned()).collect())
+                }
                 LabelValues::Kernel(_) => None,
             };
             all.insert(label.name.to_owned(), values);
@@ -193,6 +198,14 @@ fn served() -> BTreeMap<String, Labels> {
     }
     add("up", Kind::Gauge, open(OF_SCRAPES));
     served
+}
+
+/// The metric can have a series with this value of a label by default.
+fn is_by_default(metric: &'static Metric, label: &str, value: &str) -> bool {
+    let ByDefault::Only(combinations) = metric.by_default else { return true };
+    let layout = Layout::new(&[metric]);
+    let column = layout.column(metric).expect("the layout is the metric's");
+    combinations.iter().any(|combination| column.values(*combination).any(|of| of == (label, value)))
 }
 
 /// What a query names.

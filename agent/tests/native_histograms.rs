@@ -1,14 +1,21 @@
-//! A real Prometheus that stores native histograms scrapes the agent while containers come and go: what it has of a
-//! distribution is what it has of the classic one, bucket by bucket, and what the kernel says.
+//! A real Prometheus that stores native histograms, and one that does not, scrape the agent while containers come and go: what
+//! they have of a distribution is the same, bucket by bucket, and what the kernel says; they object to nothing, and what is
+//! gone is gone for them with the next scrape.
+//!
+//! `PODLENS_TEST_FULL=1` runs it at its full length: 10 minutes.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
 mod common;
 
 use std::{
+    collections::BTreeMap,
+    env,
+    io::{Read as _, Write as _},
+    net::TcpStream,
     sync::atomic::{AtomicBool, Ordering},
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use common::{Agent, Load, TestCgroup, Work, assert_near};
@@ -16,7 +23,12 @@ use testkit::components::Prometheus;
 
 const LIMIT: Duration = Duration::from_secs(30);
 const LOAD: Duration = Duration::from_secs(20);
+const LONG_LOAD: Duration = Duration::from_mins(10);
+/// Of so many containers that came and went the end is looked at.
+const ENDS: usize = 40;
 const METRIC: &str = "podlens_runqueue_latency_seconds";
+/// What Prometheus asks for where it stores native histograms.
+const PROTOBUF: &str = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited";
 /// The pod that is scraped, whose name is on no series but the agent's own.
 const SCRAPED: &str = "the-agent";
 
@@ -32,28 +44,93 @@ fn one_value(prometheus: &Prometheus, expression: &str) -> f64 {
     points[0].value
 }
 
-/// Makes containers that live for a moment, until the load is over.
-fn churn(over: &AtomicBool) -> usize {
-    let mut lived = 0;
-    while !over.load(Ordering::Acquire) {
+/// A container that came and went: the matchers of its series, and when it was removed.
+struct Gone {
+    cpu: String,
+    removed: f64,
+}
+
+/// Makes containers that live for a moment or some scrapes, until the load is over.
+fn churn(over: &AtomicBool) -> Vec<Gone> {
+    let mut gone = Vec::new();
+    let mut living: BTreeMap<usize, TestCgroup> = BTreeMap::new();
+    for number in 0.. {
+        if over.load(Ordering::Acquire) {
+            break;
+        }
         let cgroup = TestCgroup::any_container();
-        Load::start(Some(&cgroup), Work::Spin(Duration::from_millis(5)), None).run();
-        lived += 1;
+        let mut load = Load::start(Some(&cgroup), Work::Spin(Duration::from_millis(5)), None);
+        load.run();
+        load.end();
+        let until = number + [1, 5, 30][number % 3];
+        living.insert(until * 3 + number % 3, cgroup);
+        while let Some(first) = living.first_entry().filter(|first| *first.key() / 3 <= number) {
+            let cgroup = first.remove();
+            let cpu = selector("podlens_cpu_seconds_total", &cgroup);
+            cgroup.remove();
+            gone.push(Gone { cpu, removed: seconds_now() });
+        }
         thread::sleep(Duration::from_millis(100));
     }
-    lived
+    gone
+}
+
+fn seconds_now() -> f64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64()
+}
+
+/// Prometheus has nothing to object to any scrape, by its log and by its own counters.
+fn assert_content(prometheus: &Prometheus) {
+    assert_eq!(prometheus.target().unwrap(), ("up".to_owned(), String::new()));
+    assert!(one_value(prometheus, "count_over_time(up[15m]) - sum_over_time(up[15m])") < 0.5, "no scrape failed");
+    assert_eq!(prometheus.complaints(), Vec::<String>::new());
+    let (_, page) = testkit::http::get(prometheus.address(), "/metrics").unwrap();
+    for what in ["duplicate_timestamp", "out_of_order", "out_of_bounds"] {
+        let counter = format!("prometheus_target_scrapes_sample_{what}_total ");
+        let refused = page.lines().find_map(|line| line.strip_prefix(&counter)).expect("Prometheus counts it");
+        assert_eq!(refused.parse::<f64>().unwrap().to_bits(), 0.0_f64.to_bits(), "{what}");
+    }
+}
+
+/// The series of who is gone end: soon after the removal there is a last sample, and one scrape later there is no answer, where
+/// without a mark of its end it would be there for five minutes more.
+fn assert_ends(prometheus: &Prometheus, gone: &[Gone], over: f64) {
+    // Those whose end was some scrapes ago.
+    let ended: Vec<&Gone> = gone.iter().filter(|one| one.removed < over - 15.0).collect();
+    let step = ended.len().div_ceil(ENDS).max(1);
+    let (mut looked, mut latest) = (0, 0.0_f64);
+    for Gone { cpu, removed } in ended.into_iter().step_by(step) {
+        let last = prometheus.query(&format!("max_over_time(timestamp({cpu})[15m:1s])")).unwrap();
+        // Who lived between two scrapes is on one page.
+        assert_eq!(last.len(), 1, "{cpu}: {last:?}");
+        let last = last[0].value;
+        // A removed cgroup is kept for a second, in which its last tasks end, and told once more.
+        latest = latest.max(last - removed);
+        assert!(last - removed < 8.0, "{cpu} has samples {} s after its end", last - removed);
+        let after = prometheus.query(&format!("{cpu} @ {:.3}", last + 1.9)).unwrap();
+        assert_eq!(after, [], "one scrape after its last sample it is gone");
+        looked += 1;
+    }
+    println!(
+        "the ends of {looked} containers were looked at; the last sample came at most {latest:.1} s after the removal"
+    );
+    assert!(looked >= 5, "{looked} containers");
 }
 
 #[test]
 fn native_histograms_are_the_classic_ones_and_the_kernels_while_containers_come_and_go() {
+    let load = if env::var_os("PODLENS_TEST_FULL").is_some() { LONG_LOAD } else { LOAD };
     let agent = Agent::start(&[("PODLENS_MAX_AGE", "0s"), ("PODLENS_PROMETHEUS_CLASSIC_HISTOGRAMS", "always")]);
     let (one, other) = (TestCgroup::any_container(), TestCgroup::any_container());
-    let mut loads = [&one, &other].map(|cgroup| Load::start(Some(cgroup), Work::SpinFor(LOAD), Some(0)));
+    let mut loads = [&one, &other].map(|cgroup| Load::start(Some(cgroup), Work::SpinFor(load), Some(0)));
     let before = loads.each_ref().map(Load::figures);
     let prometheus = Prometheus::start_native(agent.address(), SCRAPED);
     prometheus.wait_until_up(LIMIT);
+    // Without native histograms: it asks for text.
+    let classic = Prometheus::start(agent.address());
+    classic.wait_until_up(LIMIT);
     let over = AtomicBool::new(false);
-    let lived = thread::scope(|scope| {
+    let gone = thread::scope(|scope| {
         let churning = scope.spawn(|| churn(&over));
         loads.iter_mut().for_each(Load::go);
         loads.iter_mut().for_each(Load::done);
@@ -61,8 +138,9 @@ fn native_histograms_are_the_classic_ones_and_the_kernels_while_containers_come_
         churning.join().unwrap()
     });
     let after = loads.each_ref().map(Load::figures);
-    println!("{lived} containers came and went");
-    assert!(lived > 20, "{lived} containers");
+    let end = seconds_now();
+    println!("{} containers came and went in {load:?}", gone.len());
+    assert!(gone.len() > 20, "{} containers", gone.len());
     // Two scrapes later all of it is there.
     thread::sleep(Duration::from_secs(3));
     for (number, cgroup) in [&one, &other].into_iter().enumerate() {
@@ -71,14 +149,27 @@ fn native_histograms_are_the_classic_ones_and_the_kernels_while_containers_come_
         let sum_ns = one_value(&prometheus, &format!("histogram_sum({}) * 1e9", selector(METRIC, cgroup)));
         let sum_ns = Duration::from_secs_f64(sum_ns / 1e9).as_nanos().try_into().unwrap();
         assert_near("the waits' sum", sum_ns, kernel.wait_ns, 2.0, 1_000_000);
+        let sum = selector(&format!("{METRIC}_sum"), cgroup);
+        let of_text = Duration::from_secs_f64(one_value(&classic, &sum)).as_nanos().try_into().unwrap();
+        assert_near("the waits' sum in text", of_text, kernel.wait_ns, 2.0, 1_000_000);
+        let buckets = selector(&format!("{METRIC}_bucket"), cgroup);
+        for quantile in [0.05, 0.5, 0.9, 0.99] {
+            let [of_native, of_text] =
+                [&prometheus, &classic].map(|of| one_value(of, &format!("histogram_quantile({quantile}, {buckets})")));
+            assert!((of_native - of_text).abs() <= of_native * 0.05, "{quantile}: {of_native} and {of_text} s");
+        }
     }
     let of_units = prometheus.query("podlens_cpu_seconds_total{unit!=\"\"}").unwrap();
     assert!(!of_units.is_empty() && of_units.iter().all(|point| !point.labels.contains_key("pod")), "{of_units:?}");
     let own = prometheus.query("podlens_build_info").unwrap();
     assert_eq!(own[0].labels.get("pod").map(String::as_str), Some(SCRAPED));
-    assert_eq!(prometheus.target().unwrap(), ("up".to_owned(), String::new()));
-    assert!(one_value(&prometheus, "count_over_time(up[5m]) - sum_over_time(up[5m])") < 0.5, "no scrape failed");
-    assert_eq!(prometheus.complaints(), Vec::<String>::new());
+    for prometheus in [&prometheus, &classic] {
+        assert_content(prometheus);
+        assert_ends(prometheus, &gone, end);
+        let of_scrapes = |what: &str| one_value(prometheus, &format!("avg_over_time({what}[15m])"));
+        let seconds = of_scrapes("scrape_duration_seconds{job=\"podlens\"}");
+        println!("a scrape has {:.0} samples and takes {:.1} ms", of_scrapes("scrape_samples_scraped"), seconds * 1e3);
+    }
 }
 
 /// A distribution is the same in both forms, at one moment.
@@ -110,6 +201,18 @@ fn check(prometheus: &Prometheus, cgroup: &TestCgroup) {
     }
 }
 
+/// Bytes of a page in this format, uncompressed, and how long they took.
+fn scrape(agent: &Agent, accept: &str) -> (usize, Duration) {
+    let began = Instant::now();
+    let mut stream = TcpStream::connect(agent.address()).unwrap();
+    let head = format!("GET /metrics HTTP/1.1\r\nhost: agent\r\naccept: {accept}\r\nconnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&answer[..200]));
+    (answer.len(), began.elapsed())
+}
+
 #[test]
 fn a_distribution_is_one_sample_of_a_page_with_native_histograms() {
     let agent = Agent::start(&[]);
@@ -126,6 +229,10 @@ fn a_distribution_is_one_sample_of_a_page_with_native_histograms() {
     let all = samples(&|line| !line.starts_with('#'));
     let buckets_and_sums = samples(&|line| line.contains("_bucket{") || line.contains("_sum{"));
     println!("{scraped} samples as protobuf, {all} as text, after {:?}", began.elapsed());
+    for (name, accept) in [("text", "text/plain"), ("protobuf", PROTOBUF)] {
+        let (bytes, time) = scrape(&agent, accept);
+        println!("{name}: {bytes} bytes in {time:?}");
+    }
     // Units come and go between the two scrapes.
     assert!((scraped - (all - buckets_and_sums)).abs() < all / 20.0, "{scraped} of {all}, {buckets_and_sums} left out");
     let of_one = prometheus.query(&selector(METRIC, &cgroups[0])).unwrap();

@@ -206,11 +206,11 @@ fn a_coarser_detail_has_fewer_series() {
 }
 
 /// Most series that a container which does all that is measured has by default, with native histograms.
-const MOST: usize = 70;
+const MOST: usize = 40;
 
 /// What docs/cardinality.md tells of containers at work is measured here.
 #[test]
-fn a_container_that_does_everything_has_at_most_seventy_series_by_default() {
+fn a_container_that_does_everything_has_at_most_forty_series_by_default() {
     let cgroups =
         [(91, 910), (91, 911)].map(|(pod, number)| TestCgroup::container(&pod_uid(pod), number).with_memory());
     let agent = Agent::start(&[("PODLENS_SERIES_ALLOW", "default"), ("PODLENS_MAX_AGE", "0s")]);

@@ -140,13 +140,24 @@ pub fn ask(
     content_type: &str,
     body: &str,
 ) -> Result<(u16, String), String> {
+    send(address, method, path, content_type, body.as_bytes())
+}
+
+/// The same with a body that need not be text.
+pub fn send(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    content_type: &str,
+    body: &[u8],
+) -> Result<(u16, String), String> {
     let request = hyper::Request::builder()
         .method(method)
         .uri(path)
         .header(header::HOST, address.to_string())
         .header(header::CONNECTION, "close")
         .header(header::CONTENT_TYPE, content_type)
-        .body(Full::new(Bytes::from(body.to_owned())));
+        .body(Full::new(Bytes::copy_from_slice(body)));
     let answer = async {
         let request = request.map_err(|error| error.to_string())?;
         let stream = quickly("the connection", TcpStream::connect(address)).await?;

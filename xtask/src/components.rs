@@ -1,4 +1,4 @@
-//! The steps that bring what the tests run against: Prometheus, an OpenTelemetry collector, other kernels.
+//! The steps that bring what the tests run against: Prometheus, an OpenTelemetry collector, `VictoriaMetrics`, other kernels.
 //!
 //! All of it lies in the cache, keyed by version, and nothing of it is installed into the machine. The tests
 //! find the components by the same names (testkit/src/components).
@@ -23,13 +23,18 @@ const PROMETHEUS_DIRECTORY: &str = "prometheus-3";
 const PROMETHEUS_PROGRAMS: &[&str] = &["prometheus", "promtool"];
 /// The oldest Prometheus that the tests are written for: native histograms are stable in it.
 const OLDEST_PROMETHEUS: (u32, u32) = (3, 5);
-/// Debian's suites that may have it, the first one preferred.
-const PROMETHEUS_SUITES: &[&str] = &["forky", "sid"];
+/// Debian's suites that may have what is taken from its packages, the first one preferred.
+const SUITES: &[&str] = &["forky", "sid"];
 
 /// The Prometheus that receives OTLP, which Debian's packages leave out, by its module's version: 0.316.0 is Prometheus 3.16.0.
 /// `testkit` has the same.
 const RECEIVER_MODULE: &str = "github.com/prometheus/prometheus";
 const RECEIVER_VERSION: &str = "0.316.0";
+
+/// A receiver of OTLP of another make: a Debian package with the program of the same name, and where it goes.
+const VICTORIA_METRICS: &str = "victoria-metrics";
+/// By it, what comes over OTLP is named as Prometheus names it.
+const VICTORIA_METRICS_FLAG: &str = "-opentelemetry.usePrometheusNaming";
 
 /// Version of the collector's components; its configuration providers are numbered apart.
 const COLLECTOR_VERSION: &str = "0.165.0";
@@ -82,6 +87,17 @@ pub(crate) const COLLECTOR: Step = Step {
     check: check_collector,
     act: build_collector,
     remedy: "see that Go modules can be downloaded and that 2 GB of disk are free",
+};
+
+/// `VictoriaMetrics`.
+pub(crate) const SECOND_RECEIVER: Step = Step {
+    name: VICTORIA_METRICS,
+    why: "to compare what it receives with what the collector does",
+    purpose: Purpose::Test,
+    check: check_victoria_metrics,
+    act: add_victoria_metrics,
+    remedy: "see that Debian's package server can be reached, or put a newer victoria-metrics into \
+             podlens/victoria-metrics of your cache directory",
 };
 
 /// Kernel images and their type information.
@@ -172,24 +188,42 @@ fn build_receiver() -> Result<()> {
 
 /// Takes the two programs out of Debian's packages.
 fn add_prometheus() -> Result<()> {
-    let directory = places::component(PROMETHEUS_DIRECTORY)?;
+    add_from_debian(PROMETHEUS_DIRECTORY, PROMETHEUS_PROGRAMS, check_prometheus)
+}
+
+/// Debian's build does not tell its version, so what the tests need of it is looked for.
+fn check_victoria_metrics() -> Result<String> {
+    let program = cached(&places::component(VICTORIA_METRICS)?, VICTORIA_METRICS)?;
+    let flags = process::output(Command::new(program).arg("-help"))?;
+    if !flags.contains(VICTORIA_METRICS_FLAG) {
+        bail!("it has no flag {VICTORIA_METRICS_FLAG}: it is too old");
+    }
+    Ok(format!("it has {VICTORIA_METRICS_FLAG}"))
+}
+
+fn add_victoria_metrics() -> Result<()> {
+    add_from_debian(VICTORIA_METRICS, &[VICTORIA_METRICS], check_victoria_metrics)
+}
+
+/// Takes programs out of Debian's packages of the same names, of the first suite whose programs pass the check.
+fn add_from_debian(component: &str, programs: &[&str], check: fn() -> Result<String>) -> Result<()> {
+    let directory = places::component(component)?;
     fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    let take = |suite: &str| -> Result<()> {
+        for program in programs {
+            let tree = debian::debian_package(suite, program, &places::cache()?)?;
+            copy_program(&tree.join("usr/bin").join(program), &directory.join(program))?;
+        }
+        check().map(|_| ())
+    };
     let mut reasons = Vec::new();
-    for suite in PROMETHEUS_SUITES {
-        match take_prometheus(suite, &directory) {
+    for suite in SUITES {
+        match take(suite) {
             Ok(()) => return Ok(()),
             Err(error) => reasons.push(format!("{suite}: {error:#}")),
         }
     }
-    bail!("no suite of Debian has a Prometheus that fits: {}", reasons.join("; "))
-}
-
-fn take_prometheus(suite: &str, directory: &Path) -> Result<()> {
-    for program in PROMETHEUS_PROGRAMS {
-        let tree = debian::debian_package(suite, program, &places::cache()?)?;
-        copy_program(&tree.join("usr/bin").join(program), &directory.join(program))?;
-    }
-    check_prometheus().map(|_| ())
+    bail!("no suite of Debian has a {component} that fits: {}", reasons.join("; "))
 }
 
 /// Builds the collector by OpenTelemetry's own builder, and puts it into its place when all is done.

@@ -27,6 +27,7 @@ const STEPS: &[Step] = &[
     components::PROMETHEUS,
     components::PROMETHEUS_RECEIVER,
     components::COLLECTOR,
+    components::SECOND_RECEIVER,
     components::KERNELS,
 ];
 

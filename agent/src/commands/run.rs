@@ -9,7 +9,7 @@ use tracing::{info, warn};
 use super::service::{self, Beat, StopSignals};
 use crate::{
     attribution::kubernetes::source,
-    config::{self, Compression, Config, Histograms, Otlp},
+    config::{self, Config, Histograms, Otlp, Temporality},
     export::{
         otlp::{Options, is_of_entity},
         otlp_client::{self, EXPORTER, OtlpClient, OtlpConfig, OtlpLogClient, OtlpTls},
@@ -119,6 +119,8 @@ pub(super) fn otlp_settings(config: &Config, settings: &Otlp) -> Result<Option<O
     let options = Options {
         explicit_histograms: settings.histograms == Histograms::Explicit,
         service_attributes: settings.service_attributes,
+        delta: settings.temporality == Temporality::Delta,
+        identity: settings.identity,
         attributes: of_all.map(|(key, value)| (key.clone(), value.clone())).collect(),
     };
     Ok(Some(OtlpConfig {
@@ -131,7 +133,7 @@ pub(super) fn otlp_settings(config: &Config, settings: &Otlp) -> Result<Option<O
         headers: settings.headers.values.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
         timeout: settings.timeout,
         interval: settings.interval,
-        gzip: settings.compression == Compression::Gzip,
+        compression: settings.compression,
         tls: OtlpTls {
             authority_pem: pem(&settings.certificate)?,
             certificate_pem: pem(&settings.client_certificate)?,

@@ -5,8 +5,8 @@
 use std::{path::PathBuf, time::Duration};
 
 use super::{
-    ClassicHistograms, Compression, Config, Detail, Endpoint, Headers, Histograms, LogFormat, LogLevel, NameSource,
-    Patterns, Protocol, Units,
+    ClassicHistograms, Compression, Config, Detail, Endpoint, Headers, Histograms, Identity, LogFormat, LogLevel,
+    NameSource, Patterns, Protocol, Temporality, Units,
     value::{
         absolute_path, boolean, choice, duration, endpoint, header, is_node_name, patterns, socket_address, whole,
     },
@@ -290,12 +290,12 @@ pub(super) const KEYS: &[Key] = &[
     },
     Key {
         path: "otlp.compression",
-        expects: "none or gzip",
+        expects: "none, gzip or zstd",
         default: "none",
-        example: "gzip",
-        help: "How requests are compressed",
+        example: "zstd",
+        help: "How requests are compressed; not every receiver takes zstd",
         set: Set::Value(|config, text| {
-            let choices = [("none", Compression::None), ("gzip", Compression::Gzip)];
+            let choices = [("none", Compression::None), ("gzip", Compression::Gzip), ("zstd", Compression::Zstd)];
             assign(&mut config.otlp.compression, choice(text, &choices))
         }),
     },
@@ -332,6 +332,29 @@ pub(super) const KEYS: &[Key] = &[
         set: Set::Value(|config, text| {
             let choices = [("exponential", Histograms::Exponential), ("explicit", Histograms::Explicit)];
             assign(&mut config.otlp.histograms, choice(text, &choices))
+        }),
+    },
+    Key {
+        path: "otlp.temporality",
+        expects: "cumulative or delta",
+        default: "cumulative",
+        example: "delta",
+        help: "Whether counters and distributions are pushed as totals, or as what was added since the last push, for back ends that take nothing else",
+        set: Set::Value(|config, text| {
+            let choices = [("cumulative", Temporality::Cumulative), ("delta", Temporality::Delta)];
+            assign(&mut config.otlp.temporality, choice(text, &choices))
+        }),
+    },
+    Key {
+        path: "otlp.identity",
+        expects: "resource, attributes or both",
+        default: "resource",
+        example: "both",
+        help: "Where the names of a value's pod, container or unit stand: on the `resource`, as `attributes` of each point and log record, for receivers that drop a resource's attributes, or on `both`",
+        set: Set::Value(|config, text| {
+            let choices =
+                [("resource", Identity::Resource), ("attributes", Identity::Attributes), ("both", Identity::Both)];
+            assign(&mut config.otlp.identity, choice(text, &choices))
         }),
     },
     Key {

@@ -253,6 +253,8 @@ pub struct Otlp {
     pub client_certificate: Option<PathBuf>,
     pub client_key: Option<PathBuf>,
     pub histograms: Histograms,
+    pub temporality: Temporality,
+    pub identity: Identity,
     pub resource_attributes: BTreeMap<String, String>,
     pub service_name: Option<String>,
     pub service_attributes: bool,
@@ -272,6 +274,8 @@ impl Default for Otlp {
             client_certificate: None,
             client_key: None,
             histograms: Histograms::Exponential,
+            temporality: Temporality::Cumulative,
+            identity: Identity::Resource,
             resource_attributes: BTreeMap::new(),
             service_name: None,
             service_attributes: false,
@@ -303,6 +307,27 @@ pub enum Histograms {
     Exponential,
     /// The buckets of the Prometheus page.
     Explicit,
+}
+
+/// What a pushed counter or distribution is counted from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Temporality {
+    /// The start of what it is of.
+    Cumulative,
+    /// The last push.
+    Delta,
+}
+
+/// Where the names of a pushed value's pod, container or unit stand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Identity {
+    /// On the resource.
+    #[default]
+    Resource,
+    /// On each point and log record.
+    Attributes,
+    /// On both.
+    Both,
 }
 
 /// Where pods' and containers' names come from.
@@ -337,6 +362,7 @@ pub enum NameSource {
 pub enum Compression {
     None,
     Gzip,
+    Zstd,
 }
 
 /// Headers of each push. They carry credentials, so `Debug` shows no value.

@@ -12,7 +12,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use super::{
-    Compression, Config, Endpoint, Histograms, LogLevel, Protocol,
+    Compression, Config, Endpoint, Histograms, LogLevel, Protocol, Temporality,
     env::Variables,
     keys::{KEYS, assign},
     setting,
@@ -66,7 +66,7 @@ const URL: &str = "a URL with http:// or https://, without user or query";
 const PROTOCOL: &str = "grpc or http/protobuf";
 const TIMEOUT: &str = "a whole number of milliseconds from 100 to 300000, or 0";
 const HEADERS: &str = "name=value,name=value with percent-encoded values";
-const COMPRESSION: &str = "none or gzip";
+const COMPRESSION: &str = "none, gzip or zstd";
 const PATH: &str = "the path of a file";
 
 /// For each key the variable that wins comes first.
@@ -142,6 +142,12 @@ const STANDARD: &[Standard] = &[
         set: histograms,
     },
     Standard {
+        name: "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE",
+        key: "otlp.temporality",
+        expects: "cumulative, delta or lowmemory",
+        set: temporality,
+    },
+    Standard {
         name: "OTEL_SERVICE_NAME",
         key: "otlp.service_name",
         expects: "a text",
@@ -164,9 +170,6 @@ const STANDARD: &[Standard] = &[
     },
 ];
 
-/// Asks for what podlens does in one way only, and that way.
-const TEMPORALITY: (&str, &str) = ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "cumulative");
-
 /// Whether an address without a scheme is not encrypted. The one that wins comes first.
 const INSECURE: [&str; 2] = ["OTEL_EXPORTER_OTLP_METRICS_INSECURE", "OTEL_EXPORTER_OTLP_INSECURE"];
 
@@ -177,10 +180,7 @@ pub(super) fn variables_of(key: &str) -> impl Iterator<Item = &'static str> {
 
 /// Sets what the standard variables say, and returns a warning for each that cannot be used.
 pub(super) fn apply(config: &mut Config, variables: &Variables<'_>, signal: Signal) -> Vec<String> {
-    let mut context = Context { signal, name: TEMPORALITY.0.to_owned(), variables, warnings: Vec::new() };
-    if let Some(asked) = given(variables, TEMPORALITY.0).filter(|asked| !asked.eq_ignore_ascii_case(TEMPORALITY.1)) {
-        context.warn_of(&asked, TEMPORALITY.1);
-    }
+    let mut context = Context { signal, name: String::new(), variables, warnings: Vec::new() };
     for key in KEYS {
         for standard in STANDARD.iter().filter(|standard| standard.key == key.path) {
             context.name = signal.variable(standard.name);
@@ -343,7 +343,7 @@ fn headers(config: &mut Config, text: &str, context: &mut Context<'_>) -> Option
 }
 
 fn compression(config: &mut Config, text: &str, _: &mut Context<'_>) -> Option<Taken> {
-    let choices = [("none", Compression::None), ("gzip", Compression::Gzip)];
+    let choices = [("none", Compression::None), ("gzip", Compression::Gzip), ("zstd", Compression::Zstd)];
     set(assign(&mut config.otlp.compression, choice(&text.to_ascii_lowercase(), &choices)))
 }
 
@@ -353,6 +353,16 @@ fn histograms(config: &mut Config, text: &str, _: &mut Context<'_>) -> Option<Ta
         ("base2_exponential_bucket_histogram", Histograms::Exponential),
     ];
     set(assign(&mut config.otlp.histograms, choice(&text.to_ascii_lowercase(), &choices)))
+}
+
+/// What takes the least memory here is cumulative: no total has to be remembered.
+fn temporality(config: &mut Config, text: &str, _: &mut Context<'_>) -> Option<Taken> {
+    let choices = [
+        ("cumulative", Temporality::Cumulative),
+        ("delta", Temporality::Delta),
+        ("lowmemory", Temporality::Cumulative),
+    ];
+    set(assign(&mut config.otlp.temporality, choice(&text.to_ascii_lowercase(), &choices)))
 }
 
 fn certificate(config: &mut Config, text: &str, _: &mut Context<'_>) -> Option<Taken> {

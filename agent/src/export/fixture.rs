@@ -214,9 +214,35 @@ pub(crate) fn large(entities: u32, per_entity: usize) -> Snapshot {
     Snapshot { node: "node-1.example.org".into(), ..snapshot_of((0..entities).map(of_number).collect(), &values) }
 }
 
+/// The numbers of one metric: those of one value or two, or of its distributions.
+type OfMetric = (u64, u64, Vec<u64>);
+
+/// The numbers of a snapshot, by metric.
+type Numbers = Vec<OfMetric>;
+
 /// Any snapshot with distinct, known entities, whose numbers a `f64` holds exactly.
 pub(crate) fn any_snapshot() -> impl Strategy<Value = Snapshot> {
-    let number = || 0_u64..1 << 53;
+    (any_entities(), any_numbers(53)).prop_map(|(entities, numbers)| snapshot_with(&entities, &numbers))
+}
+
+/// Two snapshots of the same entities, of which the later has totals that are not smaller, and what was added.
+pub(crate) fn any_two_snapshots() -> impl Strategy<Value = [Snapshot; 3]> {
+    (any_entities(), any_numbers(52), any_numbers(52)).prop_map(|(entities, before, added)| {
+        let sum = |(one, other): (&OfMetric, &OfMetric)| {
+            (one.0 + other.0, one.1 + other.1, one.2.iter().zip(&other.2).map(|(one, other)| one + other).collect())
+        };
+        let after: Numbers = before.iter().zip(&added).map(sum).collect();
+        [before, after, added].map(|numbers| snapshot_with(&entities, &numbers))
+    })
+}
+
+fn any_numbers(bits: u32) -> impl Strategy<Value = Numbers> {
+    let number = move || 0_u64..1 << bits;
+    let distributions = prop::collection::vec(0_u64..1 << 40, 4 * Histogram::CELLS);
+    prop::collection::vec((number(), number(), distributions), ALL.len())
+}
+
+fn any_entities() -> impl Strategy<Value = Vec<Entity>> {
     let name = "[a-z\"\\\\\n\u{e4}]{1,6}";
     let entity = prop_oneof![
         (name, name, name).prop_map(|(namespace, pod, name)| container(&namespace, &pod, &name)),
@@ -227,30 +253,28 @@ pub(crate) fn any_snapshot() -> impl Strategy<Value = Snapshot> {
             Entity::Workload(Workload { namespace: namespace.into(), kind: kind.into(), name: name.into() })
         }),
     ];
-    let distributions = prop::collection::vec(0_u64..1 << 40, 4 * Histogram::CELLS);
-    let numbers = (number(), number(), distributions);
-    let entities = prop::collection::hash_set(entity, 1..6);
-    (entities, prop::collection::vec(numbers, ALL.len())).prop_map(|(entities, numbers)| {
-        let count = u32::try_from(entities.len()).unwrap();
-        let of_metric = |(metric, (first, second, distributions)): (&&'static Metric, &(u64, u64, Vec<u64>))| {
-            let metric: &'static Metric = metric;
-            if *metric == CAUSED {
-                let of = |entity| {
-                    [(entity, Culprit::Entity((entity + 1) % count), *first), (entity, Culprit::Other, *second)]
-                };
-                return caused(&(0..count).flat_map(of).collect::<Vec<_>>());
-            }
-            let cells = match metric.kind {
-                Kind::Histogram if metric.labels.is_empty() => &distributions[..Histogram::CELLS],
-                Kind::Histogram => distributions,
-                _ if metric.labels.is_empty() => &[*first],
-                _ => &[*first, *second],
-            };
-            values(metric, &(0..count).map(|entity| (entity, cells)).collect::<Vec<_>>())
+    prop::collection::hash_set(entity, 1..6).prop_map(|entities| entities.into_iter().collect())
+}
+
+fn snapshot_with(entities: &[Entity], numbers: &Numbers) -> Snapshot {
+    let count = u32::try_from(entities.len()).unwrap();
+    let of_metric = |(metric, (first, second, distributions)): (&&'static Metric, &(u64, u64, Vec<u64>))| {
+        let metric: &'static Metric = metric;
+        if *metric == CAUSED {
+            let of =
+                |entity| [(entity, Culprit::Entity((entity + 1) % count), *first), (entity, Culprit::Other, *second)];
+            return caused(&(0..count).flat_map(of).collect::<Vec<_>>());
+        }
+        let cells = match metric.kind {
+            Kind::Histogram if metric.labels.is_empty() => &distributions[..Histogram::CELLS],
+            Kind::Histogram => distributions,
+            _ if metric.labels.is_empty() => &[*first],
+            _ => &[*first, *second],
         };
-        let values: Vec<Values> = ALL.iter().zip(&numbers).map(of_metric).collect();
-        snapshot_of(entities.into_iter().map(state).collect(), &values)
-    })
+        values(metric, &(0..count).map(|entity| (entity, cells)).collect::<Vec<_>>())
+    };
+    let values: Vec<Values> = ALL.iter().zip(numbers).map(of_metric).collect();
+    snapshot_of(entities.iter().cloned().map(state).collect(), &values)
 }
 
 /// A series: its name and its labels.

@@ -5,14 +5,16 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
+use serde_json::Value;
 
 use super::{
     fixture::{Series, any_snapshot, parse, snapshot, with_facts},
+    json,
     metric_family::{self, as_text},
     otlp,
-    prometheus::{Format, Style, encode},
+    prometheus::{Format, Style, encode, histogram::BOUNDS},
 };
-use crate::{config::ClassicHistograms, registry::Snapshot};
+use crate::{config::ClassicHistograms, registry::Snapshot, signal::Histogram};
 
 /// Samples with bounds as numbers, which the formats spell differently.
 fn canonical(samples: BTreeMap<Series, f64>) -> BTreeMap<Series, f64> {
@@ -33,6 +35,56 @@ fn protobuf(snapshot: &Snapshot, classic: ClassicHistograms) -> Vec<u8> {
     encode(snapshot, None, Style { format: Format::Protobuf, classic })
 }
 
+/// What the document for scripts says, as Prometheus would name it.
+fn from_json(snapshot: &Snapshot) -> BTreeMap<Series, f64> {
+    let document: Value = serde_json::from_str(&json::encode(snapshot)).unwrap();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    // Uids and ids are on no series, and a culprit's kind of workload neither.
+    let told = |of: &Value, prefix: &str| {
+        let all =
+            of.as_object().unwrap().iter().filter(|(name, _)| !["pod_uid", "container_id"].contains(&name.as_str()));
+        let all = all.filter(|(name, _)| prefix.is_empty() || !["workload_type", "container"].contains(&name.as_str()));
+        all.map(|(name, value)| (format!("{prefix}{name}"), text(value))).collect::<BTreeMap<_, _>>()
+    };
+    let mut found = BTreeMap::new();
+    for family in document["families"].as_array().unwrap() {
+        let name = text(&family["metric"]);
+        for sample in family["samples"].as_array().unwrap() {
+            let mut labels = told(&sample["entity"], "");
+            labels.insert("node".to_owned(), text(&document["node"]));
+            for (label, value) in sample.as_object().unwrap() {
+                match (label.as_str(), value) {
+                    ("entity" | "value", _) => {}
+                    ("culprit", Value::String(other)) => _ = labels.insert("culprit_pod".to_owned(), other.clone()),
+                    ("culprit", culprit) => labels.extend(told(culprit, "culprit_")),
+                    (label, value) => _ = labels.insert(label.to_owned(), text(value)),
+                }
+            }
+            labels.retain(|_, value| !value.is_empty());
+            let mut add = |suffix: &str, labels: &BTreeMap<String, String>, value: f64| {
+                let before = found.insert((format!("{name}{suffix}"), labels.clone()), value);
+                assert_eq!(before, None);
+            };
+            let value = &sample["value"];
+            let seconds = |name: &str| value[name].as_u64().map(|ns| ns as f64 / 1e9);
+            let Some(buckets) = value["buckets"].as_array() else {
+                add("", &labels, value.as_f64().or_else(|| seconds("ns")).unwrap());
+                continue;
+            };
+            let buckets: Vec<u64> = buckets.iter().map(|count| count.as_u64().unwrap()).collect();
+            add("_sum", &labels, seconds("sum_ns").unwrap());
+            add("_count", &labels, value["count"].as_f64().unwrap());
+            let bounds =
+                BOUNDS.iter().map(|(last, _)| (*last, 2_f64.powi(Histogram::upper_bound_exponent(*last).unwrap())));
+            for (last, bound) in bounds.chain([(buckets.len() - 1, f64::INFINITY)]) {
+                labels.insert("le".to_owned(), bound.to_string());
+                add("_bucket", &labels, buckets[..=last].iter().sum::<u64>() as f64);
+            }
+        }
+    }
+    found
+}
+
 proptest! {
     #[test]
     fn any_snapshot_has_the_same_numbers_in_every_format(snapshot in any_snapshot()) {
@@ -45,6 +97,7 @@ proptest! {
         prop_assert_eq!(&canonical(as_text(&page, false)), &expected);
         let requests: Vec<otlp::Request> = otlp::requests(&snapshot, None).collect();
         prop_assert_eq!(&canonical(otlp::tests::as_prometheus(&requests)), &expected);
+        prop_assert_eq!(&from_json(&snapshot), &expected);
     }
 }
 

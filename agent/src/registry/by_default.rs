@@ -16,7 +16,6 @@ pub(super) fn is_by_default(
     match column.metric.by_default {
         ByDefault::All | ByDefault::Heavy => true,
         ByDefault::Nonzero => has_value(),
-        ByDefault::Together => is_any_nonzero(of_metric),
         ByDefault::With(other) => {
             has_value() || {
                 let of_other = section.layout().column(other).zip(section.cells(entity));
@@ -78,7 +77,6 @@ mod tests {
     fn by_default_a_metric_shows_what_its_definition_says_and_all_of_it_where_it_is_named() {
         static ALL: Metric = COUNTER;
         static NONZERO: Metric = Metric { by_default: ByDefault::Nonzero, ..COUNTER };
-        static TOGETHER: Metric = Metric { by_default: ByDefault::Together, ..COUNTER };
         static OF_CALLS: Metric = Metric { by_default: ByDefault::With(&CALLS), ..COUNTER };
         static OF_ROOM: Metric = Metric { by_default: ByDefault::With(&ROOM), ..COUNTER };
         static ONLY: Metric = Metric { by_default: ByDefault::Only(&[0, 2]), ..COUNTER };
@@ -90,8 +88,6 @@ mod tests {
             (&ALL, none, none, 0, &every[..]),
             (&NONZERO, none, third, 1, &[]),
             (&NONZERO, second, none, 0, &["out"]),
-            (&TOGETHER, none, third, 1, &[]),
-            (&TOGETHER, second, none, 0, &every),
             (&OF_CALLS, none, none, 1, &[]),
             (&OF_CALLS, none, third, 0, &["both"]),
             (&OF_CALLS, second, third, 0, &["out", "both"]),

@@ -35,6 +35,12 @@ impl<'a> Histogram<'a> {
         cells.first_chunk().map(Self)
     }
 
+    /// The cells: the buckets, then the sum.
+    #[must_use]
+    pub fn cells(self) -> &'a [u64; Histogram::CELLS] {
+        self.0
+    }
+
     /// Observations per bucket, not cumulative.
     #[must_use]
     pub fn buckets(self) -> &'a [u64] {

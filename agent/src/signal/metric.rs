@@ -87,8 +87,6 @@ pub enum ByDefault {
     All,
     /// Combinations whose value is not 0.
     Nonzero,
-    /// All combinations, once one of them is not 0.
-    Together,
     /// A combination once its own value is not 0, or that of the other metric, of the same collector: a rare event that begins
     /// at 0 where it can happen. Of another metric with other labels any combination counts.
     With(&'static Metric),

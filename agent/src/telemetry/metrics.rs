@@ -23,6 +23,7 @@ pub static ALL: &[&OwnMetric] = &[
     &NAMES_SYNCED,
     &OTLP_FAILED_ATTEMPTS,
     &OTLP_LOG_RECORDS,
+    &OTLP_POINTS_MADE,
     &OTLP_POINTS,
     &SCRAPE,
     &SERIES,
@@ -166,6 +167,16 @@ pub static OTLP_LOG_RECORDS: OwnMetric = OwnMetric {
     help: "OTLP log records by what became of them",
     labels: &[RESULT],
     only: WITH_EVENTS,
+};
+
+/// Points of the snapshots that were to be pushed.
+pub static OTLP_POINTS_MADE: OwnMetric = OwnMetric {
+    name: "podlens_otlp_points_made_total",
+    kind: Kind::Counter,
+    unit: Unit::Count("point"),
+    help: "OTLP points that were to be sent: those of podlens_otlp_points_total, and those that still wait",
+    labels: &[],
+    only: WITH_OTLP,
 };
 
 /// What became of points.

@@ -18,6 +18,8 @@ pub static COUNTERS: OtlpCounters = OtlpCounters::new();
 /// What became of the points. Plain atomics, so that the client needs no registry.
 #[derive(Debug, Default)]
 pub struct OtlpCounters {
+    /// Points that were to be sent: those below, and those that wait.
+    pub made: AtomicU64,
     /// Points that the receiver took.
     pub sent: AtomicU64,
     /// Points never delivered: their snapshot left a full queue, their request was refused for good, or podlens stopped.
@@ -33,6 +35,7 @@ impl OtlpCounters {
     #[must_use]
     pub const fn new() -> Self {
         Self {
+            made: AtomicU64::new(0),
             sent: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
             rejected: AtomicU64::new(0),
@@ -64,14 +67,18 @@ type Values = Vec<(&'static OwnMetric, Vec<(Option<&'static str>, u64)>)>;
 /// What became of points, and failed attempts.
 pub(super) fn points(counters: &'static OtlpCounters) -> Result<impl Collector, SelfTelemetryError> {
     let values = move || {
-        let OtlpCounters { sent, dropped, rejected, failed_attempts } = counters;
+        let OtlpCounters { made, sent, dropped, rejected, failed_attempts } = counters;
         let failed = failed_attempts.load(Ordering::Relaxed);
+        // In this order: no point has become something before it was made.
+        let results = results(sent, dropped, rejected);
+        let made = made.load(Ordering::Relaxed);
         vec![
-            (&metrics::OTLP_POINTS, results(sent, dropped, rejected)),
+            (&metrics::OTLP_POINTS, results),
+            (&metrics::OTLP_POINTS_MADE, vec![(None, made)]),
             (&metrics::OTLP_FAILED_ATTEMPTS, vec![(None, failed)]),
         ]
     };
-    Read::new(&[&metrics::OTLP_POINTS, &metrics::OTLP_FAILED_ATTEMPTS], values)
+    Read::new(&[&metrics::OTLP_POINTS, &metrics::OTLP_POINTS_MADE, &metrics::OTLP_FAILED_ATTEMPTS], values)
 }
 
 /// What became of log records.

@@ -1,4 +1,4 @@
-//! Real components: Prometheus, promtool and an OpenTelemetry collector.
+//! Real components: Prometheus, promtool, an OpenTelemetry collector and `VictoriaMetrics`.
 //!
 //! `cargo xtask setup` puts them into the user's cache; a missing one fails the test and says so. Each runs on free ports of
 //! loopback with a directory of its own, and ends when its value is dropped. No container engine, no mock.
@@ -6,12 +6,14 @@
 mod collector;
 mod process;
 mod prometheus;
+mod victoria_metrics;
 
 use std::{env, path::PathBuf, time::Duration};
 
 pub use self::{
     collector::Collector,
     prometheus::{Point, Prometheus, promtool_check_metrics},
+    victoria_metrics::{Stored, VictoriaMetrics},
 };
 
 /// How long a component may take until it answers, on a machine that is busy with other tests.

@@ -9,6 +9,18 @@ const OPERATION: Label = Label { name: "operation", values: LabelValues::Fixed(&
 const OPERATION_WITH_BYTES: Label =
     Label { name: "operation", values: LabelValues::Fixed(Operation::NAMES.split_at(WITH_BYTES).0) };
 
+/// The combinations of the distribution's labels with the time in the device, of which the last label changes fastest.
+const IN_DEVICE: [usize; Operation::COUNT] = [
+    in_device(Operation::Read),
+    in_device(Operation::Write),
+    in_device(Operation::Discard),
+    in_device(Operation::Flush),
+];
+
+const fn in_device(operation: Operation) -> usize {
+    operation.index() * Part::COUNT + Part::Device.index()
+}
+
 /// How long requests took.
 pub static LATENCY: Metric = Metric {
     name: "podlens_disk_latency_seconds",
@@ -17,6 +29,7 @@ pub static LATENCY: Metric = Metric {
     unit: Unit::Seconds,
     help: "How long requests to block devices took: queue (from the request's making until its driver took it) and device (from there to its completion; all of a flush's time). Both begin when the kernel says so: since 6.9 it notes one moment for all requests that a task submits together, and the queue part is next to 0 unless the device or its scheduler held the request back. A device that keeps no statistics (queue/iostats 0) has no latency",
     labels: &[OPERATION, Label { name: "part", values: LabelValues::Fixed(&Part::NAMES) }],
+    by_default: ByDefault::Only(&IN_DEVICE),
     source: "block_rq_complete, the request's own moments",
     must_equal: "the delay that a test gives to a device of its own, within one bucket",
     ..Metric::BASE
@@ -59,8 +72,26 @@ pub static ERRORS: Metric = Metric {
     unit: Unit::Count("error"),
     help: "Requests to block devices of which at least a part failed, for whichever reason",
     labels: &[OPERATION],
-    by_default: ByDefault::With(&OPERATIONS),
+    by_default: ByDefault::Nonzero,
     source: "block_rq_complete",
     must_equal: "the requests of a test to a device that refuses them, exactly",
     ..Metric::BASE
 };
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
+    use super::{IN_DEVICE, LATENCY};
+    use crate::signal::Layout;
+
+    #[test]
+    fn by_default_a_request_has_its_time_in_the_device() {
+        let layout = Layout::new(&[&LATENCY]);
+        let column = layout.column(&LATENCY).unwrap();
+        for (combination, operation) in IN_DEVICE.into_iter().zip(["read", "write", "discard", "flush"]) {
+            let values: Vec<(&str, &str)> = column.values(combination).collect();
+            assert_eq!(values, [("operation", operation), ("part", "device")]);
+        }
+    }
+}

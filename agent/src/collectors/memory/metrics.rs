@@ -134,7 +134,7 @@ pub static REFAULTS: Metric = Metric {
     unit: Unit::Count("page"),
     help: "Pages that were reclaimed and had to be read again soon: the working set does not fit",
     labels: &[Label { name: "type", values: LabelValues::Fixed(&["anon", "file"]) }],
-    by_default: ByDefault::Nonzero,
+    by_default: ByDefault::Nothing,
     source: "as podlens_page_faults_total",
     must_equal: "workingset_refault_anon and workingset_refault_file of memory.stat",
     ..Metric::BASE

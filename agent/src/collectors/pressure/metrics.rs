@@ -1,11 +1,14 @@
 //! The metric of the collector `pressure`.
 
-use crate::signal::{Kind, Label, LabelValues, Metric, Unit};
+use crate::signal::{ByDefault, Kind, Label, LabelValues, Metric, Unit};
 
 /// Resources for which tasks stall.
 pub(super) const RESOURCES: [&str; 4] = ["cpu", "memory", "io", "irq"];
 /// Whose stall it is.
 pub(super) const STALLS: [&str; 2] = ["some", "full"];
+
+/// The combinations of the labels in which some tasks stalled, of which the last label changes fastest.
+const SOME: [usize; RESOURCES.len()] = [0, 2, 4, 6];
 
 /// Time in which tasks stalled.
 pub static PRESSURE: Metric = Metric {
@@ -19,7 +22,26 @@ pub static PRESSURE: Metric = Metric {
         Label { name: "stall", values: LabelValues::Fixed(&STALLS) },
     ],
     sparse: true,
+    by_default: ByDefault::Only(&SOME),
     source: "psi_group of the cgroup in a walk through the version 2 tree at most 10 s ago, and with what each CPU has not handed on at the removal; else cpu.pressure, memory.pressure, io.pressure and irq.pressure, read every 5 s",
     must_equal: "total= of those files, at most 2 s old; at a cgroup's end within 5 %",
     ..Metric::BASE
 };
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
+    use super::{PRESSURE, RESOURCES, SOME};
+    use crate::signal::Layout;
+
+    #[test]
+    fn by_default_a_resource_has_the_time_in_which_some_tasks_stalled() {
+        let layout = Layout::new(&[&PRESSURE]);
+        let column = layout.column(&PRESSURE).unwrap();
+        for (combination, resource) in SOME.into_iter().zip(RESOURCES) {
+            let values: Vec<(&str, &str)> = column.values(combination).collect();
+            assert_eq!(values, [("resource", resource), ("stall", "some")]);
+        }
+    }
+}

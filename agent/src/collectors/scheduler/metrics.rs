@@ -89,7 +89,7 @@ pub static OFF_CPU: Metric = Metric {
     unit: Unit::Seconds,
     help: "Time that tasks were blocked, summed over tasks, recorded at their next dispatch: sleep (until something happens, including stopped tasks) or disk (sleep that no signal ends)",
     labels: &[Label { name: "state", values: LabelValues::Fixed(&OffCpu::NAMES) }],
-    by_default: ByDefault::Only(&[OffCpu::Disk.index()]),
+    by_default: ByDefault::Nothing,
     source: "sched_switch, sched_info",
     must_equal: "time passed less CPU time and wait, of a pinned task, within 1 %",
     ..Metric::BASE
@@ -116,6 +116,7 @@ pub static CONTEXT_SWITCHES: Metric = Metric {
     unit: Unit::Count("switch"),
     help: "Context switches away from a task, because it blocked (voluntary) or because another task had to run (involuntary)",
     labels: &[Label { name: "kind", values: LabelValues::Fixed(&SwitchKind::NAMES) }],
+    by_default: ByDefault::Nothing,
     source: "sched_switch",
     must_equal: "ru_nvcsw and ru_nivcsw of getrusage, exactly",
     ..Metric::BASE

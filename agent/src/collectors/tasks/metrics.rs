@@ -12,7 +12,7 @@ pub static TASKS: Metric = Metric {
     unit: Unit::Count("task"),
     help: "Tasks (threads) by state, as of a walk through all of them at most 10 s ago: running on a CPU, waiting for one, sleeping (including idle, stopped and traced tasks), in a sleep that no signal ends (disk)",
     labels: &[Label { name: "state", values: LabelValues::Fixed(&TaskState::NAMES) }],
-    by_default: ByDefault::Nonzero,
+    by_default: ByDefault::Only(&[TaskState::Disk.index()]),
     source: "the kernel's list of processes",
     must_equal: "states R, S and D of /proc/PID/task/TID/stat, R split by whether the task has a CPU",
     ..Metric::BASE

@@ -55,7 +55,7 @@ pub static LIMITED: Metric = Metric {
     unit: Unit::Seconds,
     help: "For how long connections of the container had something to send and could not, summed up over them: receive_window is the other side's, whose program reads too slowly; send_buffer is their own socket's, which is too small for the way. In ticks of the kernel (1 to 10 ms); absent in the first second, until the length of one is known",
     labels: &[Label { name: "by", values: LabelValues::Fixed(&Limit::NAMES) }],
-    by_default: ByDefault::Nonzero,
+    by_default: ByDefault::Nothing,
     source: "chrono_stat of each socket",
     must_equal: "tcpi_rwnd_limited and tcpi_sndbuf_limited of TCP_INFO (`ss -ti`), exactly",
     ..Metric::BASE
@@ -69,7 +69,7 @@ pub static CONNECTION_EVENTS: Metric = Metric {
     unit: Unit::Count("connection"),
     help: "TCP connections since the agent began: opened by the container, accepted (others made them; whether the program takes them or not), failed (asked for by the container, in vain), closed (over, whoever made them)",
     labels: &[Label { name: "event", values: LabelValues::Fixed(&ConnectionEvent::NAMES) }],
-    by_default: ByDefault::Together,
+    by_default: ByDefault::Only(&[ConnectionEvent::Accepted.index()]),
     source: "inet_sock_set_state",
     must_equal: "the connections that a test made, exactly",
     ..Metric::BASE
@@ -111,7 +111,7 @@ pub static RESETS: Metric = Metric {
     unit: Unit::Count("segment"),
     help: "TCP resets since the agent began: sent by sockets of the container, whether the program closed them so or the kernel answered for them, and received by its connections, each of which ended by it (a refused one too). What no socket sends, as the answer of a port where nobody listens, and what is sent for a connection in TIME_WAIT is unattributed, where the kernel tells of it (6.10 and later)",
     labels: &[DIRECTION],
-    by_default: ByDefault::Nonzero,
+    by_default: ByDefault::Nothing,
     source: "tcp_send_reset, tcp_receive_reset",
     must_equal: "sent: TcpOutRsts of a network namespace of the test's own, exactly; received: the resets that a test made, exactly",
     ..Metric::BASE
@@ -174,6 +174,7 @@ pub static ACCEPT_QUEUE: Metric = Metric {
     kind: Kind::Gauge,
     unit: Unit::Count("connection"),
     help: "Connections that wait in listening sockets for the program to take them; only of what listens",
+    by_default: ByDefault::Nothing,
     source: "sk_ack_backlog of each listening socket",
     must_equal: "Recv-Q of `ss -tl`",
     ..Metric::BASE
@@ -186,6 +187,7 @@ pub static ACCEPT_QUEUE_LIMIT: Metric = Metric {
     kind: Kind::Gauge,
     unit: Unit::Count("connection"),
     help: "How many connections may wait in listening sockets, over all of the container's; only of what listens",
+    by_default: ByDefault::Nothing,
     source: "sk_max_ack_backlog of each listening socket",
     must_equal: "Send-Q of `ss -tl`",
     ..Metric::BASE

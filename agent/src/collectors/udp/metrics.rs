@@ -4,7 +4,7 @@ use podlens_common::{tcp::Direction, udp::UdpError};
 
 use crate::{
     collectors::tcp,
-    signal::{Kind, Label, LabelValues, Metric, Unit},
+    signal::{ByDefault, Kind, Label, LabelValues, Metric, Unit},
 };
 
 const DIRECTION: Label = Label { name: "direction", values: LabelValues::Fixed(&Direction::NAMES) };
@@ -27,6 +27,7 @@ pub static DATAGRAMS: Metric = Metric {
     help: "UDP datagrams that programs of the container sent and received. As in the kernel's own count, what a program hands over or takes in one piece to be cut into segments is one datagram; unlike there, one that a program puts together from several pieces (MSG_MORE, UDP_CORK) is as many as there are pieces",
     labels: &[DIRECTION],
     sparse: true,
+    by_default: ByDefault::Nothing,
     source: "sock_send_length, sock_recv_length; before 6.3 the ends of udp_sendmsg, udp_recvmsg, udpv6_sendmsg, udpv6_recvmsg",
     must_equal: "UdpOutDatagrams and UdpInDatagrams of a network namespace of the test's own, exactly",
     ..Metric::BASE

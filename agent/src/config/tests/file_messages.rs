@@ -100,7 +100,7 @@ fn a_wrong_value_of_the_push_is_refused_likewise_and_credentials_are_not_shown()
             "otlp: {timeout: 6m}",
             "c.yaml:1:17: `otlp.timeout` is `6m`, but must be a duration from 100ms to 5m, such as 10s",
         ),
-        ("otlp: {compression: zstd}", "c.yaml:1:21: `otlp.compression` is `zstd`, but must be none or gzip"),
+        ("otlp: {compression: snappy}", "c.yaml:1:21: `otlp.compression` is `snappy`, but must be none, gzip or zstd"),
         ("otlp: {client_key: k}", "c.yaml:1:20: `otlp.client_key` is `k`, but must be an absolute path"),
         (
             "otlp:\n  headers:\n    ok: a\n    a b: secret\n",

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{
-    super::{Compression, Endpoint, Histograms, Loaded, LogLevel, Otlp, Protocol, load},
+    super::{Compression, Endpoint, Histograms, Loaded, LogLevel, Otlp, Protocol, Temporality, load},
     inputs, load_file,
 };
 
@@ -73,7 +73,7 @@ fn each_exporter_variable_is_read_for_metrics_for_logs_and_for_all_signals() {
     check_pair("PROTOCOL", |it| it.protocol, [("HTTP/Protobuf", Protocol::HttpProtobuf), ("GRPC", Protocol::Grpc)]);
     check_pair("TIMEOUT", |it| it.timeout, [("1500", duration(1500)), ("0", duration(300_000))]);
     check_pair("HEADERS", |it| it.headers.values.clone(), [("a=x", headers("a")), ("B=x", headers("b"))]);
-    check_pair("COMPRESSION", |it| it.compression, [("GZip", Compression::Gzip), ("none", Compression::None)]);
+    check_pair("COMPRESSION", |it| it.compression, [("GZip", Compression::Gzip), ("zstd", Compression::Zstd)]);
     check_pair("CERTIFICATE", |it| it.certificate.clone(), [("/one", path("/one")), ("/two", path("/two"))]);
 }
 
@@ -87,7 +87,9 @@ fn each_other_variable_is_read() {
     for (value, level) in [("debug", LogLevel::Debug), ("WARN", LogLevel::Warn), ("trace", LogLevel::Trace)] {
         assert_eq!(loaded(&[("OTEL_LOG_LEVEL", value)]).config.log.level, level);
     }
-    assert_eq!(otlp(&[("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "Cumulative")]), defaults());
+    let temporality = |value| otlp(&[("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", value)]).temporality;
+    assert_eq!(temporality("Delta"), Temporality::Delta);
+    assert_eq!(["Cumulative", "lowmemory"].map(temporality), [Temporality::Cumulative; 2]);
     // Of other signals and of what podlens does not have.
     for name in
         ["OTEL_SOMETHING_ELSE", "OTEL_TRACES_EXPORTER", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_BSP_SCHEDULE_DELAY"]
@@ -185,13 +187,13 @@ fn a_standard_variable_that_cannot_be_used_is_passed_over_with_a_warning_that_sa
         ("OTEL_SDK_DISABLED", "1", "true or false"),
         ("OTEL_METRICS_EXPORTER", "zipkin", "otlp or none, or a list with either"),
         ("OTEL_LOGS_EXPORTER", "zipkin", "otlp or none, or a list with either"),
-        ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "delta", "cumulative"),
+        ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "always", "cumulative, delta or lowmemory"),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "tcp", "grpc or http/protobuf"),
         ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "unix:///x", "a URL with http:// or https://, without user or query"),
         ("OTEL_METRIC_EXPORT_INTERVAL", "15s", "a whole number of milliseconds from 100 to 3600000"),
         ("OTEL_METRIC_EXPORT_INTERVAL", "-1", "a whole number of milliseconds from 100 to 3600000"),
         ("OTEL_EXPORTER_OTLP_TIMEOUT", "300001", "a whole number of milliseconds from 100 to 300000, or 0"),
-        ("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd", "none or gzip"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "snappy", "none, gzip or zstd"),
         (
             "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION",
             "drop",

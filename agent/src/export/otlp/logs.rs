@@ -1,4 +1,4 @@
-//! Events as OTLP log records: a pure function of a batch.
+//! Events as OTLP log records: a pure function of some events and of what is known of their entities.
 //!
 //! Each record is an event in OpenTelemetry's sense: its name says what it is, its attributes the rest. Its resource is
 //! its entity's, the same as in metrics, or the agent's own. Events are rare, so the messages are the generated ones; only
@@ -16,38 +16,48 @@ use prost::Message as _;
 
 use super::{Facts, Options, SCHEMA_URL, resource, unix_ns};
 use crate::{
-    registry::{EventBatch, Noted},
+    registry::{Noted, Snapshot},
     signal::{AttributeValue, Entity},
 };
 
-/// The request that carries a batch, its events in order within each resource; `of_agent` are the attributes of the agent's
+/// The request that carries events, in order within each resource; `of_agent` are the attributes of the agent's
 /// own.
 #[must_use]
-pub fn request(batch: &EventBatch, of_agent: &BTreeMap<String, String>, options: &Options) -> ExportLogsServiceRequest {
-    let facts = Facts::of(&batch.described);
+pub fn request(
+    events: &[Noted],
+    described: &Snapshot,
+    of_agent: &BTreeMap<String, String>,
+    options: &Options,
+) -> ExportLogsServiceRequest {
+    let facts = Facts::of(described);
     let positions: HashMap<&Entity, u32> =
-        batch.described.entities.iter().zip(0..).map(|(state, at)| (&*state.entity, at)).collect();
-    let mut resources: Vec<(Option<&Entity>, ResourceLogs)> = Vec::new();
-    for event in &batch.events {
+        described.entities.iter().zip(0..).map(|(state, at)| (&*state.entity, at)).collect();
+    let mut resources: Vec<(Option<&Entity>, Vec<KeyValue>, ResourceLogs)> = Vec::new();
+    for event in events {
         let entity = event.entity.as_ref();
-        let at = resources.iter().position(|(known, _)| *known == entity).unwrap_or_else(|| {
-            let node = &*batch.described.node;
-            let resource = match entity {
-                None => agent(of_agent),
+        let at = resources.iter().position(|(known, ..)| *known == entity).unwrap_or_else(|| {
+            let node = &*described.node;
+            let (resource, identity) = match entity {
+                None => (agent(of_agent), Vec::new()),
                 Some(entity) => {
-                    let fact = |label: &str| facts.get(&batch.described, *positions.get(entity)?, label);
-                    of_entity(entity, node, fact, options)
+                    let fact = |label: &str| facts.get(described, *positions.get(entity)?, label);
+                    let resource = decoded(|out| resource::write(out, entity, node, fact, options));
+                    let identity = decoded(|out| resource::record_identity(out, entity, node, fact, options));
+                    (resource, identity.attributes)
                 }
             };
-            resources.push((entity, resource_logs(resource)));
+            resources.push((entity, identity, resource_logs(resource)));
             resources.len() - 1
         });
-        let scope = resources.get_mut(at).and_then(|(_, logs)| logs.scope_logs.first_mut());
-        if let Some(scope) = scope {
-            scope.log_records.push(record(event));
+        if let Some((_, identity, logs)) = resources.get_mut(at)
+            && let Some(scope) = logs.scope_logs.first_mut()
+        {
+            let mut record = record(event);
+            record.attributes.splice(..0, identity.iter().cloned());
+            scope.log_records.push(record);
         }
     }
-    ExportLogsServiceRequest { resource_logs: resources.into_iter().map(|(_, logs)| logs).collect() }
+    ExportLogsServiceRequest { resource_logs: resources.into_iter().map(|(.., logs)| logs).collect() }
 }
 
 fn record(event: &Noted) -> LogRecord {
@@ -75,10 +85,10 @@ fn resource_logs(resource: Resource) -> ResourceLogs {
     ResourceLogs { resource: Some(resource), scope_logs, schema_url: SCHEMA_URL.to_owned() }
 }
 
-fn of_entity<'a>(entity: &Entity, node: &str, fact: impl Fn(&str) -> Option<&'a str>, options: &Options) -> Resource {
+/// What the encoder of metrics writes of a resource is one.
+fn decoded(write: impl FnOnce(&mut Vec<u8>)) -> Resource {
     let mut bytes = Vec::new();
-    resource::write(&mut bytes, entity, node, fact, options);
-    // What the encoder of metrics writes is a resource.
+    write(&mut bytes);
     Resource::decode(bytes.as_slice()).unwrap_or_default()
 }
 
@@ -111,6 +121,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        config::Identity,
         export::fixture::{CONTAINER_INFO, POD_INFO, container, state},
         registry::{Info, Snapshot},
         signal::{Attribute, EventKind, Severity},
@@ -138,8 +149,8 @@ mod tests {
         }
     }
 
-    fn batch(entities: &[Entity], events: Vec<Noted>) -> EventBatch {
-        let described = Snapshot {
+    fn described(entities: &[Entity]) -> Snapshot {
+        Snapshot {
             sequence: 0,
             taken: UNIX_EPOCH,
             node: "node-1".into(),
@@ -154,8 +165,7 @@ mod tests {
                 Info { metric: &CONTAINER_INFO, entity: 0, labels: vec![("image", "shop/web:3".into())] },
             ]
             .into(),
-        };
-        EventBatch { events, described }
+        }
     }
 
     fn attributes(of: &[KeyValue]) -> Vec<(String, String)> {
@@ -171,11 +181,8 @@ mod tests {
     #[test]
     fn a_record_tells_its_event_by_name_when_it_was_and_when_it_was_noticed() {
         let web = container("shop", "web-0", "app");
-        let request = request(
-            &batch(std::slice::from_ref(&web), vec![noted(7, Some(&web))]),
-            &BTreeMap::new(),
-            &Options::default(),
-        );
+        let described = described(std::slice::from_ref(&web));
+        let request = request(&[noted(7, Some(&web))], &described, &BTreeMap::new(), &Options::default());
         let scope = &request.resource_logs[0].scope_logs[0];
         assert_eq!(scope.scope.as_ref().unwrap().name, "podlens");
         let record = &scope.log_records[0];
@@ -186,11 +193,33 @@ mod tests {
     }
 
     #[test]
+    fn an_entitys_names_are_on_its_records_where_that_is_asked_for() {
+        let web = container("shop", "web-0", "app");
+        let of = |identity: Identity| {
+            let options = Options { identity, ..Options::default() };
+            let described = described(std::slice::from_ref(&web));
+            let request =
+                request(&[noted(1, Some(&web)), noted(2, None)], &described, &BTreeMap::new(), &options).resource_logs;
+            let record = attributes(&request[0].scope_logs[0].log_records[0].attributes);
+            let keys: Vec<String> = record.iter().map(|(key, _)| key.clone()).collect();
+            let of_agent = request[1].scope_logs[0].log_records[0].attributes.len();
+            assert_eq!(of_agent, 2, "the agent's own record has no entity");
+            let resource = attributes(&request[0].resource.as_ref().unwrap().attributes);
+            let has_pod = |of: &[(String, String)]| of.contains(&("k8s.pod.name".to_owned(), "web-0".to_owned()));
+            (has_pod(&resource), has_pod(&record), keys.last().cloned())
+        };
+        let last = Some("podlens.word".to_owned());
+        assert_eq!(of(Identity::Resource), (true, false, last.clone()));
+        assert_eq!(of(Identity::Both), (true, true, last.clone()));
+        assert_eq!(of(Identity::Attributes), (false, true, last));
+    }
+
+    #[test]
     fn the_resource_is_the_entitys_with_its_facts_and_each_is_there_once() {
         let (web, unit) = (container("shop", "web-0", "app"), Entity::unit("docker/3f1b0c5a9d7e"));
-        let events = vec![noted(1, Some(&web)), noted(2, Some(&unit)), noted(3, Some(&web)), noted(4, None)];
+        let events = [noted(1, Some(&web)), noted(2, Some(&unit)), noted(3, Some(&web)), noted(4, None)];
         let own = crate::export::own::resource_attributes("node-1", &BTreeMap::new(), None);
-        let request = request(&batch(&[web, unit], events), &own, &Options::default());
+        let request = request(&events, &described(&[web, unit]), &own, &Options::default());
         let times: Vec<Vec<u64>> = request
             .resource_logs
             .iter()

@@ -7,7 +7,8 @@
 //! its host's. Only what varies within an entity is an attribute of a point: the metric's own label under its
 //! own name, and the culprit under [`CULPRIT_NAMESPACE_KEY`], [`CULPRIT_POD_KEY`], [`CULPRIT_WORKLOAD_KEY`] or [`CULPRIT_UNIT_KEY`].
 //!
-//! Everything is cumulative. A counter's start is its entity's.
+//! Counters and distributions are cumulative, or differences to the last export ([`Options::delta`]). A counter's start is its
+//! entity's, a difference's the moment of the export that it begins at.
 
 mod field;
 pub mod logs;
@@ -24,15 +25,19 @@ use bytes::Bytes;
 use foldhash::fast::RandomState;
 
 pub(super) use self::point::unit;
-use self::point::{Frame, Moment};
 pub use self::{
     point::{CULPRIT_NAMESPACE_KEY, CULPRIT_POD_KEY, CULPRIT_UNIT_KEY, CULPRIT_WORKLOAD_KEY},
     resource::{SCHEMA_URL, UNIT_KEY, is_of_entity},
 };
+use self::{
+    point::{Frame, Moment},
+    resource::PointIdentity,
+};
 use crate::{
+    config::Identity,
     export::proto,
-    registry::{Family, Sample, Snapshot, snapshot::Culprit},
-    signal::{Entity, EntityKey, Kind},
+    registry::{Family, Sample, Snapshot, Value, snapshot::Culprit},
+    signal::{Entity, EntityKey, Histogram, Kind},
 };
 
 /// A request is closed before it grows beyond this, as long as it can be split: receivers refuse 4 MiB.
@@ -45,6 +50,8 @@ pub struct Request {
     pub bytes: Bytes,
     /// Data points in it.
     pub points: u64,
+    /// Entities in it, which cannot be divided any more.
+    pub entities: usize,
 }
 
 /// What is written beyond, or other than, what a snapshot says.
@@ -54,12 +61,22 @@ pub struct Options {
     pub explicit_histograms: bool,
     /// Each resource is a service too: `service.name`, `service.namespace` and `service.instance.id`.
     pub service_attributes: bool,
+    /// Counters and distributions are what was added since the last export, in place of totals.
+    pub delta: bool,
+    /// Where an entity's names stand.
+    pub identity: Identity,
     /// Attributes of each resource, unless it has one of that name. Those for which [`is_of_entity`] holds do not belong
     /// here: they would name the agent where somebody else is measured.
     pub attributes: Vec<(String, String)>,
 }
 
-static NO_OPTIONS: Options = Options { explicit_histograms: false, service_attributes: false, attributes: Vec::new() };
+static NO_OPTIONS: Options = Options {
+    explicit_histograms: false,
+    service_attributes: false,
+    delta: false,
+    identity: Identity::Resource,
+    attributes: Vec::new(),
+};
 
 /// The requests of one export, built one at a time: all of them take far more memory than the snapshot.
 pub struct Requests<'a> {
@@ -71,6 +88,8 @@ pub struct Requests<'a> {
     room: Vec<u8>,
     limit_bytes: usize,
     options: &'a Options,
+    /// Entities still to be passed over.
+    skip: usize,
 }
 
 /// Entities of one snapshot, whose samples are to be sent as values or as marks that there is no value any more.
@@ -82,8 +101,11 @@ struct Part<'a> {
     facts: Option<Facts>,
     /// The snapshot's metrics, once something is written.
     metrics: Vec<Vec<Framed<'a>>>,
-    /// What is still there is left out.
-    still: Option<Still<'a>>,
+    /// The snapshot to compare with: for last points the one that tells what is still there and is left out, for values the
+    /// one that was exported before.
+    against: Option<&'a Snapshot>,
+    /// The same once something is written, if it is to be compared.
+    other: Option<Other<'a>>,
     /// When the series ended; none where the samples are current.
     ended: Option<SystemTime>,
 }
@@ -92,8 +114,8 @@ struct Part<'a> {
 struct Framed<'a> {
     family: Family<'a>,
     frame: Frame,
-    /// The same in the snapshot that tells what is still there.
-    now: Option<Family<'a>>,
+    /// The same in the snapshot to compare with.
+    other: Option<Family<'a>>,
 }
 
 /// The requests of `snapshot`; a series that only `previous` has gets one last point with the flag
@@ -115,155 +137,225 @@ pub(crate) fn unix_ns(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).ok().and_then(|since| u64::try_from(since.as_nanos()).ok()).unwrap_or_default()
 }
 
-fn requests_of<'a>(snapshot: &'a Snapshot, previous: Option<&'a Snapshot>, limit_bytes: usize) -> Requests<'a> {
-    let mut parts = vec![Part::new(snapshot, None)];
+/// The same with requests of at most so many bytes, as far as entities allow.
+pub(super) fn requests_of<'a>(
+    snapshot: &'a Snapshot,
+    previous: Option<&'a Snapshot>,
+    limit_bytes: usize,
+) -> Requests<'a> {
+    let mut parts = vec![Part::new(snapshot, previous, None)];
     if let Some(previous) = previous {
-        let still = Still::of(previous, snapshot);
-        parts.push(Part { still: Some(still), ..Part::new(previous, Some(snapshot.taken)) });
+        parts.push(Part::new(previous, Some(snapshot), Some(snapshot.taken)));
     }
     // Taken from the end.
     parts.reverse();
-    Requests { parts, held: None, room: Vec::new(), limit_bytes, options: &NO_OPTIONS }
+    Requests { parts, held: None, room: Vec::new(), limit_bytes, options: &NO_OPTIONS, skip: 0 }
 }
 
 impl<'a> Part<'a> {
-    fn new(snapshot: &'a Snapshot, ended: Option<SystemTime>) -> Self {
+    fn new(snapshot: &'a Snapshot, against: Option<&'a Snapshot>, ended: Option<SystemTime>) -> Self {
         // Resources are told apart by the instance: each has only what it used itself.
         let entities = (0_u32..).zip(&*snapshot.entities).filter(|(_, state)| !state.carried);
         let entities: Vec<u32> = entities.map(|(position, _)| position).collect();
-        Self { snapshot, entities: entities.into_iter(), facts: None, metrics: Vec::new(), still: None, ended }
+        let (entities, metrics) = (entities.into_iter(), Vec::new());
+        Self { snapshot, entities, facts: None, metrics, against, other: None, ended }
+    }
+
+    fn prepare(&mut self, options: &Options) {
+        if !self.metrics.is_empty() {
+            return;
+        }
+        let against = self.against.filter(|_| options.delta || self.ended.is_some());
+        self.other = against.map(|other| Other::of(self.snapshot, other));
+        let other: Vec<Family<'a>> = against.iter().flat_map(|other| other.families()).collect();
+        let framed = |family: Family<'a>| Framed {
+            family,
+            frame: Frame::of(family, options),
+            other: other.iter().find(|other| other.metric() == family.metric()).copied(),
+        };
+        let groups = self.snapshot.grouped_families().into_iter();
+        self.metrics = groups.map(|parts| parts.into_iter().map(framed).collect()).collect();
+    }
+
+    /// What is still there is left out.
+    fn still(&self) -> Option<&Other<'a>> {
+        self.other.as_ref().filter(|_| self.ended.is_some())
+    }
+
+    /// The next entity that has something to be written.
+    fn next_entity(&mut self, options: &Options) -> Option<u32> {
+        self.prepare(options);
+        // Not by the function above: the list of entities is changed meanwhile.
+        let still = self.other.as_ref().filter(|_| self.ended.is_some());
+        let metrics = &self.metrics;
+        let has_samples =
+            |entity: &u32| metrics.iter().flatten().any(|framed| framed.samples(*entity, still).next().is_some());
+        self.entities.find(has_samples)
     }
 
     /// Writes the metrics of the next entity that has any; their number of points.
     fn write_next(&mut self, out: &mut Vec<u8>, options: &Options) -> Option<u64> {
+        let entity = self.next_entity(options)?;
         let snapshot = self.snapshot;
-        if self.metrics.is_empty() {
-            let now: Vec<Family<'a>> = self.still.iter().flat_map(|still| still.now.families()).collect();
-            let framed = |family: Family<'a>| Framed {
-                family,
-                frame: Frame::of(family, options.explicit_histograms),
-                now: now.iter().find(|now| now.metric() == family.metric()).copied(),
-            };
-            let groups = snapshot.grouped_families().into_iter();
-            self.metrics = groups.map(|parts| parts.into_iter().map(framed).collect()).collect();
-        }
-        let (metrics, still) = (&self.metrics, self.still.as_ref());
-        let has_samples =
-            |entity: &u32| metrics.iter().flatten().any(|framed| framed.samples(*entity, still).next().is_some());
-        let entity = self.entities.find(has_samples)?;
         let state = snapshot.entity(entity)?;
-        let facts = self.facts.get_or_insert_with(|| Facts::of(snapshot));
+        let facts = self.facts.take().unwrap_or_else(|| Facts::of(snapshot));
+        let fact = |label: &str| facts.get(snapshot, entity, label);
+        let identity = PointIdentity::of(&state.entity, &snapshot.node, fact, options);
         let moment = Moment {
             start_unix_ns: unix_ns(state.since),
-            time_unix_ns: unix_ns(self.ended.unwrap_or(self.snapshot.taken)),
+            time_unix_ns: unix_ns(self.ended.unwrap_or(snapshot.taken)),
             ended: self.ended.is_some(),
         };
+        let part = &*self;
         let mut points = 0;
         proto::nested_long(out, field::REQUEST_RESOURCE_METRICS, |out| {
-            let fact = |label: &str| facts.get(snapshot, entity, label);
             proto::nested_long(out, field::RESOURCE_METRICS_RESOURCE, |out| {
-                resource::write(out, &state.entity, &self.snapshot.node, fact, options);
+                resource::write(out, &state.entity, &snapshot.node, fact, options);
             });
             proto::nested_long(out, field::RESOURCE_METRICS_SCOPE_METRICS, |out| {
                 proto::nested(out, field::SCOPE_METRICS_SCOPE, |out| {
                     proto::string(out, field::SCOPE_NAME, "podlens");
                     proto::string(out, field::SCOPE_VERSION, env!("CARGO_PKG_VERSION"));
                 });
-                for parts in &self.metrics {
-                    points += write_metric(out, parts, still, entity, snapshot, moment);
+                for metric in &part.metrics {
+                    points += part.write_metric(out, metric, entity, moment, &identity);
                 }
                 proto::string(out, field::SCOPE_METRICS_SCHEMA_URL, SCHEMA_URL);
             });
             proto::string(out, field::RESOURCE_METRICS_SCHEMA_URL, SCHEMA_URL);
         });
+        self.facts = Some(facts);
         Some(points)
     }
-}
 
-/// Writes an entity's samples of one metric, of all collectors that have some, if there are any; the number of its points.
-fn write_metric(
-    out: &mut Vec<u8>,
-    parts: &[Framed<'_>],
-    still: Option<&Still<'_>>,
-    entity: u32,
-    snapshot: &Snapshot,
-    moment: Moment,
-) -> u64 {
-    let with_samples = |part| {
-        let mut samples = Framed::samples(part, entity, still).peekable();
-        samples.peek().is_some().then_some((part, samples))
-    };
-    let mut parts = parts.iter().filter_map(with_samples).peekable();
-    let Some((Framed { family, frame, .. }, _)) = parts.peek() else { return 0 };
-    let mut points = 0;
-    proto::nested_long(out, field::SCOPE_METRICS_METRICS, |out| {
-        point::metric(out, frame, family.metric(), |out| {
-            for (part, samples) in parts {
-                for sample in samples {
-                    points += u64::from(point::point(out, &part.frame, part.family, sample, snapshot, moment));
+    /// Writes an entity's samples of one metric, of all collectors that have some, if there are any; the number of its points.
+    fn write_metric(
+        &self,
+        out: &mut Vec<u8>,
+        metric: &[Framed<'_>],
+        entity: u32,
+        moment: Moment,
+        identity: &PointIdentity,
+    ) -> u64 {
+        let with_samples = |framed| {
+            let mut samples = Framed::samples(framed, entity, self.still()).peekable();
+            samples.peek().is_some().then_some((framed, samples))
+        };
+        let mut framed = metric.iter().filter_map(with_samples).peekable();
+        let Some((Framed { family, frame, .. }, _)) = framed.peek() else { return 0 };
+        let mut points = 0;
+        proto::nested_long(out, field::SCOPE_METRICS_METRICS, |out| {
+            point::metric(out, frame, family.metric(), |out| {
+                for (Framed { family, frame, other }, samples) in framed {
+                    for sample in samples {
+                        // A distribution's difference, where there is one.
+                        let mut cells;
+                        let (sample, moment) = match &self.other {
+                            Some(before) if frame.delta && !moment.ended => {
+                                cells = [0; Histogram::CELLS];
+                                before.difference(*other, sample, moment, &mut cells)
+                            }
+                            _ => (sample, moment),
+                        };
+                        let snapshot = self.snapshot;
+                        points += u64::from(point::point(out, frame, *family, sample, snapshot, moment, identity));
+                    }
                 }
-            }
+            });
         });
-    });
-    points
+        points
+    }
 }
 
 impl<'a> Framed<'a> {
     /// The entity's samples, but for those whose series are still there.
-    fn samples<'s>(&self, entity: u32, still: Option<&'s Still<'a>>) -> impl Iterator<Item = Sample<'a>> + use<'a, 's> {
-        let now = self.now;
+    fn samples<'s>(&self, entity: u32, still: Option<&'s Other<'a>>) -> impl Iterator<Item = Sample<'a>> + use<'a, 's> {
+        let now = self.other;
         let most = if still.is_some_and(|still| self.stays(entity, still)) { 0 } else { usize::MAX };
         let samples = self.family.samples_of(entity).take(most);
-        samples.filter(move |sample| still.is_none_or(|still| !still.has(now, sample)))
+        samples.filter(move |sample| still.is_none_or(|still| still.find(now, sample).is_none()))
     }
 
     /// None of the entity's series can have ended: it is still there, and totals only grow, but for those by a culprit's name.
-    fn stays(&self, entity: u32, still: &Still<'_>) -> bool {
+    /// And a series of differences has no end to tell: there is just no more.
+    fn stays(&self, entity: u32, still: &Other<'_>) -> bool {
         let metric = self.family.metric();
         let can_end = metric.kind == Kind::Gauge || metric.split.is_some();
-        !can_end && self.now.is_some() && still.position(entity).is_some()
+        self.frame.delta || (!can_end && self.other.is_some() && still.position(entity).is_some())
     }
 }
 
-/// Which series of an earlier snapshot are still there.
-struct Still<'a> {
-    now: &'a Snapshot,
-    /// By the position of an entity in the earlier snapshot that in this one; none where both list the same.
+/// Another snapshot, in which series of the one that is written are looked up.
+struct Other<'a> {
+    snapshot: &'a Snapshot,
+    /// By the position of an entity in the snapshot that is written that in this one; none where both list the same.
     positions: Option<Vec<Option<u32>>>,
 }
 
-impl<'a> Still<'a> {
-    fn of(earlier: &Snapshot, now: &'a Snapshot) -> Self {
-        if Arc::ptr_eq(&earlier.entities, &now.entities) {
-            return Self { now, positions: None };
+impl<'a> Other<'a> {
+    fn of(written: &Snapshot, snapshot: &'a Snapshot) -> Self {
+        if Arc::ptr_eq(&written.entities, &snapshot.entities) {
+            return Self { snapshot, positions: None };
         }
-        let listed = (0_u32..).zip(&*now.entities).filter(|(_, state)| !state.carried);
+        let listed = (0_u32..).zip(&*snapshot.entities).filter(|(_, state)| !state.carried);
         let listed: HashMap<&EntityKey, u32, RandomState> = listed.map(|(at, state)| (&state.entity, at)).collect();
-        let positions = earlier.entities.iter().map(|state| listed.get(&state.entity).copied());
-        Self { now, positions: Some(positions.collect()) }
+        let positions = written.entities.iter().map(|state| listed.get(&state.entity).copied());
+        Self { snapshot, positions: Some(positions.collect()) }
     }
 
-    fn position(&self, earlier: u32) -> Option<u32> {
+    fn position(&self, written: u32) -> Option<u32> {
         match &self.positions {
-            Some(positions) => positions.get(usize::try_from(earlier).ok()?).copied().flatten(),
-            None => Some(earlier),
+            Some(positions) => positions.get(usize::try_from(written).ok()?).copied().flatten(),
+            None => Some(written),
         }
     }
 
-    /// The series of an earlier sample is still there, in this family.
-    fn has(&self, family: Option<Family<'_>>, sample: &Sample<'_>) -> bool {
+    /// The sample of the same series, in this family.
+    fn find<'o>(&self, family: Option<Family<'o>>, sample: &Sample<'_>) -> Option<Sample<'o>> {
         let culprit = match sample.culprit {
-            Some(Culprit::Entity(culprit)) => match self.position(culprit) {
-                Some(culprit) => Some(Culprit::Entity(culprit)),
-                None => return false,
-            },
+            Some(Culprit::Entity(culprit)) => Some(Culprit::Entity(self.position(culprit)?)),
             other => other,
         };
-        let (Some(family), Some(entity)) = (family, self.position(sample.entity)) else { return false };
+        let (family, entity) = (family?, self.position(sample.entity)?);
         match culprit {
-            None => family.sample(entity, sample.combination).is_some(),
-            Some(_) => family.samples_of(entity).any(|one| one.culprit == culprit),
+            None => family.sample(entity, sample.combination),
+            Some(_) => family.samples_of(entity).find(|one| one.culprit == culprit),
         }
+    }
+
+    /// What was added to a total since this snapshot, and since when: all of it, if the entity was not there. `cells` hold a
+    /// distribution.
+    fn difference<'c>(
+        &self,
+        family: Option<Family<'_>>,
+        sample: Sample<'c>,
+        moment: Moment,
+        cells: &'c mut [u64; Histogram::CELLS],
+    ) -> (Sample<'c>, Moment) {
+        if self.position(sample.entity).is_none() {
+            return (sample, moment);
+        }
+        let before = self.find(family, &sample).map(|before| before.value);
+        // A total that was made smaller began anew.
+        let Some(value) = added(sample.value, before, cells) else { return (sample, moment) };
+        (Sample { value, ..sample }, Moment { start_unix_ns: unix_ns(self.snapshot.taken), ..moment })
+    }
+}
+
+/// What was added to a total; none if it became smaller.
+fn added<'c>(now: Value<'c>, before: Option<Value<'_>>, cells: &'c mut [u64; Histogram::CELLS]) -> Option<Value<'c>> {
+    match (now, before) {
+        (now, None) => Some(now),
+        (Value::Integer(now), Some(Value::Integer(before))) => now.checked_sub(before).map(Value::Integer),
+        (Value::Nanoseconds(now), Some(Value::Nanoseconds(before))) => now.checked_sub(before).map(Value::Nanoseconds),
+        (Value::Float(now), Some(Value::Float(before))) => (now >= before).then_some(Value::Float(now - before)),
+        (Value::Histogram(now), Some(Value::Histogram(before))) => {
+            for ((cell, now), before) in cells.iter_mut().zip(now.cells()).zip(before.cells()) {
+                *cell = now.checked_sub(*before)?;
+            }
+            Some(Value::Histogram(Histogram::new(cells)))
+        }
+        _ => None,
     }
 }
 
@@ -318,6 +410,18 @@ impl<'a> Requests<'a> {
         Self { options, ..self }
     }
 
+    /// Requests of at most this size, as far as entities allow. To be called before the first one is taken.
+    #[must_use]
+    pub fn limited(self, limit_bytes: usize) -> Self {
+        Self { limit_bytes, ..self }
+    }
+
+    /// The same without the first `entities`, which were sent already. To be called before the first one is taken.
+    #[must_use]
+    pub fn skip_entities(self, entities: usize) -> Self {
+        Self { skip: entities, ..self }
+    }
+
     /// Takes the memory of a request, or of an earlier one, for the next: it need not be taken from the system anew.
     pub fn reuse(&mut self, room: Vec<u8>) {
         self.room = room;
@@ -332,6 +436,9 @@ impl<'a> Requests<'a> {
     /// Writes the next entity's metrics; their number of points.
     fn write_next(&mut self, out: &mut Vec<u8>) -> Option<u64> {
         while let Some(part) = self.parts.last_mut() {
+            while self.skip > 0 && part.next_entity(self.options).is_some() {
+                self.skip -= 1;
+            }
             if let Some(points) = part.write_next(out, self.options) {
                 return Some(points);
             }
@@ -346,6 +453,7 @@ impl Iterator for Requests<'_> {
 
     fn next(&mut self) -> Option<Request> {
         let (held, mut points) = self.held.take().unwrap_or_default();
+        let mut entities = usize::from(!held.is_empty());
         let mut bytes = std::mem::take(&mut self.room);
         bytes.clear();
         bytes.extend_from_slice(&held);
@@ -357,12 +465,13 @@ impl Iterator for Requests<'_> {
                 break;
             }
             points += more_points;
+            entities += 1;
         }
         if bytes.is_empty() {
             self.room = bytes;
             return None;
         }
-        Some(Request { bytes: bytes.into(), points })
+        Some(Request { bytes: bytes.into(), points, entities })
     }
 }
 

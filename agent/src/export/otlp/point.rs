@@ -4,7 +4,10 @@
 
 use opentelemetry_proto::tonic::metrics::v1::{AggregationTemporality, DataPointFlags};
 
-use super::{field, resource::attribute};
+use super::{
+    Options, field,
+    resource::{PointIdentity, attribute},
+};
 use crate::{
     export::{prometheus::histogram::BOUNDS, proto},
     registry::{Family, Sample, Snapshot, Value, snapshot::Culprit},
@@ -61,11 +64,13 @@ pub(super) struct Frame {
     /// The field that holds a point's attributes.
     attributes_field: u32,
     explicit: bool,
+    /// Its values are differences.
+    pub(super) delta: bool,
 }
 
 impl Frame {
-    pub(super) fn of(family: Family<'_>, explicit: bool) -> Self {
-        let metric = family.metric();
+    pub(super) fn of(family: Family<'_>, options: &Options) -> Self {
+        let (metric, explicit) = (family.metric(), options.explicit_histograms);
         let mut head = Vec::new();
         proto::string(&mut head, field::METRIC_NAME, metric.otlp_name);
         proto::string(&mut head, field::METRIC_DESCRIPTION, metric.help);
@@ -83,7 +88,8 @@ impl Frame {
             attributes
         };
         let attributes = (0..family.column().combinations()).map(of_combination).collect();
-        Self { head, attributes, attributes_field, explicit }
+        let delta = options.delta && metric.kind != Kind::Gauge;
+        Self { head, attributes, attributes_field, explicit, delta }
     }
 }
 
@@ -101,8 +107,9 @@ pub(super) fn metric(out: &mut Vec<u8>, frame: &Frame, metric: &Metric, points: 
     let content = |out: &mut Vec<u8>| {
         points(out);
         if metric.kind != Kind::Gauge {
-            let temporality = AggregationTemporality::Cumulative as u64;
-            proto::number(out, field::DATA_AGGREGATION_TEMPORALITY, temporality);
+            let temporality =
+                if frame.delta { AggregationTemporality::Delta } else { AggregationTemporality::Cumulative };
+            proto::number(out, field::DATA_AGGREGATION_TEMPORALITY, temporality as u64);
         }
         if metric.kind == Kind::Counter {
             proto::number(out, field::SUM_IS_MONOTONIC, 1);
@@ -119,8 +126,9 @@ pub(super) fn point(
     sample: Sample<'_>,
     snapshot: &Snapshot,
     moment: Moment,
+    identity: &PointIdentity,
 ) -> bool {
-    let Some(attributes) = Attributes::of(frame, &sample, snapshot) else { return false };
+    let Some(attributes) = Attributes::of(frame, &sample, snapshot, identity) else { return false };
     if let Value::Histogram(histogram) = sample.value {
         let write = if frame.explicit { write_explicit } else { write_exponential };
         proto::nested(out, field::DATA_POINTS, |out| write(out, histogram, &attributes, moment));
@@ -155,6 +163,8 @@ fn write_number(out: &mut Vec<u8>, value: Value<'_>) {
 
 /// What tells a sample from others of its metric and entity.
 struct Attributes<'a> {
+    /// Its entity's names, where they stand on points.
+    identity: &'a [u8],
     /// The metric's own.
     own: &'a [u8],
     culprit: Option<Named<'a>>,
@@ -167,17 +177,19 @@ enum Named<'a> {
 }
 
 impl<'a> Attributes<'a> {
-    fn of(frame: &'a Frame, sample: &Sample<'_>, snapshot: &'a Snapshot) -> Option<Self> {
+    fn of(frame: &'a Frame, sample: &Sample<'_>, snapshot: &'a Snapshot, identity: &'a PointIdentity) -> Option<Self> {
         let culprit = match sample.culprit {
             None => None,
             Some(Culprit::Other) => Some(Named::Other),
             Some(Culprit::Entity(position)) => Some(Named::Entity(&snapshot.entity(position)?.entity)),
         };
         let own = frame.attributes.get(sample.combination).map(Vec::as_slice).unwrap_or_default();
-        Some(Self { own, culprit, field: frame.attributes_field })
+        let (field, identity) = (frame.attributes_field, identity.in_field(frame.attributes_field));
+        Some(Self { identity, own, culprit, field })
     }
 
     fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.identity);
         out.extend_from_slice(self.own);
         let field = self.field;
         match self.culprit {

@@ -4,6 +4,7 @@
 
 use super::{Options, field};
 use crate::{
+    config::Identity,
     export::proto,
     signal::{Container, Entity},
 };
@@ -69,19 +70,17 @@ pub fn is_of_entity(key: &str) -> bool {
     OF_ENTITY.iter().any(|beginning| key.starts_with(beginning))
 }
 
-/// Writes the resource of an entity. `fact` gives what is known beside its names, by the label in Prometheus.
-pub(super) fn write<'a>(
-    out: &mut Vec<u8>,
+/// Calls `add` with each attribute that names an entity. `fact` gives what is known beside its names, by the label in
+/// Prometheus.
+fn names<'a>(
     entity: &Entity,
     node: &str,
     fact: impl Fn(&str) -> Option<&'a str>,
-    options: &Options,
+    mut add: impl FnMut(&'static str, &str),
 ) {
-    let mut keys: Vec<&str> = Vec::with_capacity(8);
     let mut add = |key: &'static str, value: &str| {
         if !value.is_empty() {
-            attribute(out, field::RESOURCE_ATTRIBUTES, key, value);
-            keys.push(key);
+            add(key, value);
         }
     };
     add(NODE_KEY, node);
@@ -110,11 +109,35 @@ pub(super) fn write<'a>(
             if let Some((_, key)) = WORKLOAD_KEYS.iter().find(|(workload, _)| *workload == kind) {
                 add(key, fact("workload").unwrap_or_default());
             }
-            let (name, tag) = image(fact("image").unwrap_or_default());
-            add(IMAGE_NAME_KEY, name);
-            if !tag.is_empty() {
-                list(out, field::RESOURCE_ATTRIBUTES, IMAGE_TAGS_KEY, tag);
-            }
+        }
+    }
+}
+
+/// Writes the resource of an entity. `fact` is as for [`names`].
+pub(super) fn write<'a>(
+    out: &mut Vec<u8>,
+    entity: &Entity,
+    node: &str,
+    fact: impl Fn(&str) -> Option<&'a str>,
+    options: &Options,
+) {
+    let mut keys: Vec<&str> = Vec::with_capacity(8);
+    // Where the entity's names are on points alone, its resource is the node.
+    let is_named_here = options.identity != Identity::Attributes;
+    names(entity, node, &fact, |key, value| {
+        if is_named_here || key == NODE_KEY {
+            attribute(out, field::RESOURCE_ATTRIBUTES, key, value);
+            keys.push(key);
+        }
+    });
+    if matches!(entity, Entity::Container(_)) && is_named_here {
+        let (name, tag) = image(fact("image").unwrap_or_default());
+        if !name.is_empty() {
+            attribute(out, field::RESOURCE_ATTRIBUTES, IMAGE_NAME_KEY, name);
+            keys.push(IMAGE_NAME_KEY);
+        }
+        if !tag.is_empty() {
+            list(out, field::RESOURCE_ATTRIBUTES, IMAGE_TAGS_KEY, tag);
         }
     }
     if options.service_attributes {
@@ -124,6 +147,52 @@ pub(super) fn write<'a>(
         attribute(out, field::RESOURCE_ATTRIBUTES, key, value);
     }
     entities(out, entity, &keys);
+}
+
+/// An entity's names as attributes of its points, written once for all of them; empty where they stand on its resource alone.
+#[derive(Default)]
+pub(super) struct PointIdentity([Vec<u8>; POINT_FIELDS.len()]);
+
+/// The fields that hold a point's attributes, by kind of point.
+const POINT_FIELDS: [u32; 3] = [field::NUMBER_ATTRIBUTES, field::HISTOGRAM_ATTRIBUTES, field::EXPLICIT_ATTRIBUTES];
+
+impl PointIdentity {
+    /// `fact` is as for [`names`].
+    pub(super) fn of<'a>(
+        entity: &Entity,
+        node: &str,
+        fact: impl Fn(&str) -> Option<&'a str>,
+        options: &Options,
+    ) -> Self {
+        if options.identity == Identity::Resource {
+            return Self::default();
+        }
+        Self(POINT_FIELDS.map(|field| {
+            let mut attributes = Vec::new();
+            names(entity, node, &fact, |key, value| attribute(&mut attributes, field, key, value));
+            attributes
+        }))
+    }
+
+    /// The attributes as they stand in this field.
+    pub(super) fn in_field(&self, field: u32) -> &[u8] {
+        let found = POINT_FIELDS.iter().zip(&self.0).find(|(known, _)| **known == field);
+        found.map(|(_, attributes)| attributes.as_slice()).unwrap_or_default()
+    }
+}
+
+/// Writes an entity's names as attributes of its log records, where they are to stand there; in the field of a resource's
+/// attributes, since records are built of what is decoded.
+pub(super) fn record_identity<'a>(
+    out: &mut Vec<u8>,
+    entity: &Entity,
+    node: &str,
+    fact: impl Fn(&str) -> Option<&'a str>,
+    options: &Options,
+) {
+    if options.identity != Identity::Resource {
+        names(entity, node, fact, |key, value| attribute(out, field::RESOURCE_ATTRIBUTES, key, value));
+    }
 }
 
 /// Writes the entity as a service: a pod's workload, or else the pod; a unit by its name. The instance is the container by

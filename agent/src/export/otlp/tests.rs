@@ -19,10 +19,11 @@ use prost::Message;
 
 use super::{Options, REQUEST_BYTES, Request, Requests, points, requests, requests_of, resource, unix_ns};
 use crate::{
+    config::Identity,
     export::{
         fixture::{
-            ALL, CPU, LATENCY, MEMORY, SWITCHES, Series, any_snapshot, container, distribution, large, parse, snapshot,
-            snapshot_of, state, taken, values, with_facts,
+            ALL, CPU, LATENCY, LIMIT, MEMORY, SWITCHES, Series, any_snapshot, any_two_snapshots, container,
+            distribution, large, parse, snapshot, snapshot_of, state, taken, values, with_facts,
         },
         prometheus::{self, Format},
     },
@@ -179,12 +180,52 @@ proptest! {
     #[test]
     fn bytes_are_those_of_the_generated_encoder(snapshot in any_snapshot()) {
         let attributes = vec![("k8s.cluster.name".to_owned(), "prod".to_owned())];
-        let all = Options { explicit_histograms: true, service_attributes: true, attributes };
-        for options in [Options::default(), all] {
+        let (explicit_histograms, service_attributes, identity) = (true, true, Identity::Both);
+        let all = Options { explicit_histograms, service_attributes, delta: false, identity, attributes };
+        let delta = Options { delta: true, identity: Identity::Attributes, ..Options::default() };
+        for options in [Options::default(), all, delta] {
             for request in requests(&snapshot, Some(&super::tests::snapshot(0))).with(&options) {
                 prop_assert_eq!(message(&request).encode_to_vec(), request.bytes.to_vec());
             }
         }
+    }
+
+    #[test]
+    fn a_difference_is_what_was_added_since_the_last_push_and_begins_there(
+        [before, mut after, added] in any_two_snapshots(),
+    ) {
+        after.taken = taken() + Duration::from_secs(15);
+        let delta = Options { delta: true, ..Options::default() };
+        let pushed = requests(&after, Some(&before)).with(&delta);
+        let mut pushed: Vec<_> = pushed.map(|request| message(&request)).collect();
+        for (temporality, start, point) in totals(&mut pushed) {
+            prop_assert_eq!((*temporality, start), (1, unix_ns(before.taken)));
+            prop_assert_eq!(point, unix_ns(after.taken));
+            *temporality = 2;
+        }
+        // Gauges are what they are now.
+        let of_now = messages_as_prometheus(&encode(&after));
+        let is_gauge = |(name, _): &Series| [MEMORY.name, LIMIT.name].contains(&name.as_str());
+        let mut expected = messages_as_prometheus(&encode(&added));
+        expected.retain(|series, _| !is_gauge(series));
+        expected.extend(of_now.clone().into_iter().filter(|(series, _)| is_gauge(series)));
+        let mut found = messages_as_prometheus(&pushed);
+        prop_assert_eq!(found.len(), of_now.len(), "what was not added to is there with 0");
+        found.retain(|series, value| expected.contains_key(series) || *value != 0.0);
+        prop_assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn entities_passed_over_are_those_that_came_first(snapshot in any_snapshot(), passed in 0_usize..8) {
+        let previous = super::tests::snapshot(0);
+        let resources = |requests: Requests<'_>| -> Vec<_> {
+            requests.flat_map(|request| message(&request).resource_metrics).collect()
+        };
+        let all = resources(requests(&snapshot, Some(&previous)));
+        let rest = resources(requests(&snapshot, Some(&previous)).skip_entities(passed));
+        prop_assert_eq!(&rest[..], all.get(passed..).unwrap_or_default());
+        let counted: usize = requests(&snapshot, Some(&previous)).map(|request| request.entities).sum();
+        prop_assert_eq!(counted, all.len());
     }
 
     #[test]
@@ -204,6 +245,111 @@ proptest! {
             requests.iter().flat_map(|request| message(request).resource_metrics).collect()
         };
         prop_assert_eq!(resources(split), resources(whole));
+    }
+}
+
+/// The temporality of each total or distribution in the messages, and of each of its points the start and the time.
+fn totals(messages: &mut [ExportMetricsServiceRequest]) -> Vec<(&mut i32, u64, u64)> {
+    let resources = messages.iter_mut().flat_map(|message| &mut message.resource_metrics);
+    let metrics = resources.flat_map(|of| &mut of.scope_metrics).flat_map(|scope| &mut scope.metrics);
+    metrics.filter_map(total).collect()
+}
+
+fn total(metric: &mut opentelemetry_proto::tonic::metrics::v1::Metric) -> Option<(&mut i32, u64, u64)> {
+    match metric.data.as_mut().unwrap() {
+        Data::Sum(sum) => {
+            let [first, ..] = &sum.data_points[..] else { panic!("no points") };
+            assert!(sum.data_points.iter().all(|point| point.start_time_unix_nano == first.start_time_unix_nano));
+            Some((&mut sum.aggregation_temporality, first.start_time_unix_nano, first.time_unix_nano))
+        }
+        Data::ExponentialHistogram(of) => {
+            let [first, ..] = &of.data_points[..] else { panic!("no points") };
+            assert!(of.data_points.iter().all(|point| point.start_time_unix_nano == first.start_time_unix_nano));
+            Some((&mut of.aggregation_temporality, first.start_time_unix_nano, first.time_unix_nano))
+        }
+        _ => None,
+    }
+}
+
+#[test]
+fn a_difference_is_all_of_it_for_who_is_new_and_where_a_total_began_anew() {
+    let delta = Options { delta: true, ..Options::default() };
+    let of = |pods: &[&str], used: &[u64]| {
+        let entities = pods.iter().map(|pod| state(container("shop", pod, "nginx"))).collect();
+        let cells: Vec<[u64; 1]> = used.iter().map(|used| [*used]).collect();
+        let cells: Vec<(u32, &[u64])> = (0..).zip(cells.iter().map(|cells| &cells[..])).collect();
+        snapshot_of(entities, &[values(&CPU, &cells), values(&MEMORY, &[(0, &[4096])])])
+    };
+    let before = of(&["web-1", "web-2", "web-3"], &[5_000_000_000, 7_000_000_000, 1]);
+    let after = of(&["web-2", "web-1", "web-4"], &[9_000_000_000, 1_000_000_000, 3_000_000_000]);
+    let requests: Vec<Request> = requests(&after, Some(&before)).with(&delta).collect();
+    let mut found = BTreeMap::new();
+    for of_entity in requests.iter().flat_map(|request| message(request).resource_metrics) {
+        let pod = strings(&of_entity.resource.as_ref().unwrap().attributes)["k8s.pod.name"].clone();
+        for metric in of_entity.scope_metrics.into_iter().flat_map(|scope| scope.metrics) {
+            match metric.data.unwrap() {
+                Data::Sum(sum) => {
+                    let point = &sum.data_points[0];
+                    found.insert(pod.clone(), (number(point.value.unwrap()), point.start_time_unix_nano));
+                }
+                // The gauge of web-1, which only its first snapshot has, ends.
+                Data::Gauge(gauge) => {
+                    let ended = gauge.data_points[0].flags == NO_RECORDED_VALUE;
+                    assert_eq!(ended, pod == "web-1", "{gauge:?}");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    let (since, pushed) = (unix_ns(state(Entity::unit("")).since), unix_ns(before.taken));
+    // web-1 began anew, web-2 goes on, web-4 is new; of web-3 there is no more.
+    let expected = [("web-1", (1.0, since)), ("web-2", (2.0, pushed)), ("web-4", (3.0, since))];
+    assert_eq!(found, expected.map(|(pod, value)| (pod.to_owned(), value)).into());
+}
+
+#[test]
+fn an_entitys_names_are_on_the_resource_on_points_or_on_both() {
+    let names = |attributes: &[KeyValue]| {
+        let mut attributes = attributes.to_vec();
+        attributes.retain(|one| one.key != "container.image.tags");
+        strings(&attributes)
+    };
+    let of = |identity: Identity, explicit_histograms: bool| {
+        let options = Options { explicit_histograms, identity, ..Options::default() };
+        let snapshot = Snapshot { infos: with_facts().infos, ..snapshot(1) };
+        let requests: Vec<Request> = requests(&snapshot, None).with(&options).collect();
+        let first = message(&requests[0]).resource_metrics.remove(0);
+        let resource = first.resource.unwrap();
+        let mut points = Vec::new();
+        for metric in first.scope_metrics.into_iter().flat_map(|scope| scope.metrics) {
+            match metric.data.unwrap() {
+                Data::Sum(sum) => points.extend(sum.data_points.into_iter().map(|point| point.attributes)),
+                Data::Gauge(gauge) => points.extend(gauge.data_points.into_iter().map(|point| point.attributes)),
+                Data::ExponentialHistogram(of) => {
+                    points.extend(of.data_points.into_iter().map(|point| point.attributes));
+                }
+                Data::Histogram(of) => points.extend(of.data_points.into_iter().map(|point| point.attributes)),
+                other @ Data::Summary(_) => panic!("{other:?}"),
+            }
+        }
+        let points: Vec<BTreeMap<String, String>> = points.iter().map(|point| names(point)).collect();
+        (names(&resource.attributes), resource.entity_refs.len(), points)
+    };
+    for explicit in [false, true] {
+        let (resource, refs, plain) = of(Identity::Resource, explicit);
+        assert!(refs > 0 && plain.len() > 4);
+        let mut on_points = resource.clone();
+        on_points.remove("container.image.name");
+        for key in ["k8s.node.name", "k8s.pod.name", "k8s.pod.uid", "container.id", "k8s.deployment.name"] {
+            assert!(on_points.contains_key(key), "{key}");
+        }
+        let with_names = |plain: &BTreeMap<String, String>| {
+            on_points.iter().chain(plain).map(|(key, value)| (key.clone(), value.clone())).collect()
+        };
+        let labelled: Vec<BTreeMap<String, String>> = plain.iter().map(with_names).collect();
+        assert_eq!(of(Identity::Both, explicit), (resource.clone(), refs, labelled.clone()));
+        let node = [("k8s.node.name".to_owned(), resource["k8s.node.name"].clone())].into();
+        assert_eq!(of(Identity::Attributes, explicit), (node, 0, labelled));
     }
 }
 

@@ -16,6 +16,8 @@ pub(crate) struct Connection {
     transport: Transport,
     backoff: Backoff,
     health: Health,
+    /// The last answer that refused a request for its size, until it is decided what to do.
+    too_large: Option<Failure>,
 }
 
 /// What became of a request.
@@ -30,6 +32,9 @@ pub(crate) enum Outcome {
     Retry(Duration),
     /// It would fail again.
     Refused,
+    /// It is too large, or a quota is used up: it may be offered in smaller pieces, or is to be given up with
+    /// [`Connection::give_up`].
+    TooLarge,
 }
 
 impl Connection {
@@ -44,6 +49,7 @@ impl Connection {
             transport,
             backoff: Backoff::new(config.first_pause, node),
             health: Health { signal, endpoint, state: State::Unknown, warned: None },
+            too_large: None,
         })
     }
 
@@ -55,13 +61,38 @@ impl Connection {
                 self.health.accepted(&accepted);
                 Outcome::Accepted { rejected: accepted.rejected }
             }
+            Err(failure) if failure.verdict == Verdict::TooLarge => {
+                self.too_large = Some(failure);
+                Outcome::TooLarge
+            }
             Err(failure) => {
                 self.health.failed(&failure);
                 match failure.verdict {
                     Verdict::Retry(delay) => Outcome::Retry(self.backoff.pause(delay)),
-                    Verdict::Refused => Outcome::Refused,
+                    Verdict::Refused | Verdict::TooLarge => Outcome::Refused,
                 }
             }
+        }
+    }
+
+    /// What was too large is offered in smaller pieces from now on.
+    pub(crate) fn divide(&mut self) {
+        let Self { health: Health { signal, endpoint, .. }, too_large, .. } = self;
+        if let Some(Failure { code, message, .. }) = too_large.take() {
+            tracing::info!(
+                signal,
+                endpoint,
+                code,
+                message,
+                "the OTLP receiver refuses a request for its size; smaller ones follow"
+            );
+        }
+    }
+
+    /// What was too large is not offered again.
+    pub(crate) fn give_up(&mut self) {
+        if let Some(failure) = self.too_large.take() {
+            self.health.failed(&failure);
         }
     }
 
@@ -113,7 +144,7 @@ impl Health {
             code = failure.code,
             message = failure.message,
             cause = failure.cause,
-            will_retry = failure.verdict != Verdict::Refused,
+            will_retry = matches!(failure.verdict, Verdict::Retry(_)),
             "OTLP export fails; further failures are counted and not logged"
         );
     }

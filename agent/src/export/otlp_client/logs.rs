@@ -9,13 +9,14 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use prost::Message as _;
 use tokio::time::MissedTickBehavior;
 
 use super::{
     LAST_EXPORT, OtlpConfig, OtlpConfigError,
     connection::{Connection, Outcome},
+    last_answer,
+    size::Size,
     transport::LOGS,
 };
 use crate::{
@@ -23,7 +24,8 @@ use crate::{
         EventSource,
         otlp::{Options, logs},
     },
-    signal::shutdown::{Shutdown, stopped},
+    registry::EventBatch,
+    signal::shutdown::{Shutdown, stopped, until_stopped},
     telemetry::otlp::LogRecordCounters,
 };
 
@@ -42,8 +44,10 @@ pub struct OtlpLogClient<S> {
     /// Attributes of the agent's own resource.
     own_resource: BTreeMap<String, String>,
     options: Options,
-    /// A request that was taken from the journal and is not settled, and its records.
-    open: Option<(Bytes, u64)>,
+    /// Records of a request.
+    size: Size,
+    /// What was taken from the journal and is not settled.
+    open: Option<EventBatch>,
 }
 
 impl<S: EventSource> OtlpLogClient<S> {
@@ -60,14 +64,14 @@ impl<S: EventSource> OtlpLogClient<S> {
         let connection = Connection::new(config, LOGS, node)?;
         source.subscribe(EXPORTER, Arc::clone(&counters.dropped));
         let (own_resource, options) = (config.own_resource.clone(), config.options.clone());
-        Ok(Self { source, counters, connection, own_resource, options, open: None })
+        Ok(Self { source, counters, connection, own_resource, options, size: Size::new(RECORDS, 1), open: None })
     }
 
     /// Exports until a stop is asked for, then what is left within two seconds.
     pub async fn run(mut self, shutdown: Shutdown) {
         tokio::select! {
-            () = stopped(shutdown) => {}
-            () = self.follow() => {}
+            () = self.follow(shutdown.clone()) => {}
+            () = last_answer(stopped(shutdown)) => {}
         }
         if tokio::time::timeout(LAST_EXPORT, self.finish()).await.is_err() {
             tracing::warn!(bound = ?LAST_EXPORT, "the last events did not get through in time and were given up");
@@ -75,15 +79,19 @@ impl<S: EventSource> OtlpLogClient<S> {
         self.give_up();
     }
 
-    /// Never ends.
-    async fn follow(&mut self) {
+    /// Ends once a stop is asked for; a request that is under way then gets its answer.
+    async fn follow(&mut self, shutdown: Shutdown) {
         let mut ticks = tokio::time::interval(GATHER);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            ticks.tick().await;
-            while self.fill(false) {
+        let is_stopped = || *shutdown.borrow();
+        while !is_stopped() {
+            tokio::select! {
+                () = stopped(shutdown.clone()) => return,
+                _ = ticks.tick() => {}
+            }
+            while !is_stopped() && self.fill(false) {
                 if let Some(pause) = self.offer().await {
-                    tokio::time::sleep(pause).await;
+                    until_stopped(shutdown.clone(), tokio::time::sleep(pause)).await;
                 }
             }
         }
@@ -98,41 +106,50 @@ impl<S: EventSource> OtlpLogClient<S> {
         }
     }
 
-    /// There is a request to offer: the one that is open, or the next.
+    /// There is something to offer: what is left of the last batch, or the next.
     fn fill(&mut self, at_once: bool) -> bool {
-        if self.open.is_none() {
+        if self.open.as_ref().is_none_or(|batch| batch.events.is_empty()) {
             let batch = self.source.take(EXPORTER, RECORDS, at_once);
-            let records = batch.events.len() as u64;
-            self.open = (records > 0)
-                .then(|| (logs::request(&batch, &self.own_resource, &self.options).encode_to_vec().into(), records));
+            self.open = (!batch.events.is_empty()).then_some(batch);
         }
         self.open.is_some()
     }
 
-    /// One attempt with the open request. The pause to make, if it is to be repeated.
+    /// One attempt with the oldest records. The pause to make, if it is to be repeated.
     async fn offer(&mut self) -> Option<Duration> {
-        // It stays open while it is under way: whoever stops meanwhile still has it.
-        let (bytes, records) = self.open.clone()?;
-        match self.connection.offer(bytes).await {
+        // They stay in the batch while they are under way: whoever stops meanwhile still has them.
+        let batch = self.open.as_mut()?;
+        let records = batch.events.len().min(self.size.limit());
+        let first = batch.events.get(..records)?;
+        let request = logs::request(first, &batch.described, &self.own_resource, &self.options);
+        let outcome = self.connection.offer(request.encode_to_vec().into()).await;
+        let count = records as u64;
+        match outcome {
             Outcome::Accepted { rejected } => {
-                let rejected = rejected.min(records);
+                self.size.accepted();
+                let rejected = rejected.min(count);
                 self.counters.rejected.fetch_add(rejected, Ordering::Relaxed);
-                self.counters.sent.fetch_add(records - rejected, Ordering::Relaxed);
+                self.counters.sent.fetch_add(count - rejected, Ordering::Relaxed);
                 self.connection.delivered();
             }
             Outcome::Retry(pause) => return Some(pause),
-            Outcome::Refused => {
-                self.counters.dropped.fetch_add(records, Ordering::Relaxed);
+            Outcome::TooLarge if self.size.refused(records, true) => {
+                self.connection.divide();
+                return None;
+            }
+            Outcome::TooLarge | Outcome::Refused => {
+                self.connection.give_up();
+                self.counters.dropped.fetch_add(count, Ordering::Relaxed);
             }
         }
-        self.open = None;
+        batch.events.drain(..records);
         None
     }
 
     /// Counts what is left.
     fn give_up(&mut self) {
         while self.fill(true) {
-            let records = self.open.take().map_or(0, |(_, records)| records);
+            let records = self.open.take().map_or(0, |batch| batch.events.len() as u64);
             self.counters.dropped.fetch_add(records, Ordering::Relaxed);
         }
     }

@@ -10,6 +10,7 @@ pub(crate) mod connection;
 mod logs;
 mod queue;
 mod sender;
+mod size;
 pub(crate) mod transport;
 
 use std::{
@@ -28,7 +29,7 @@ use self::{queue::Queue, sender::Sender};
 use crate::{
     backoff::hash,
     export::{SnapshotSource, otlp},
-    signal::shutdown::{Shutdown, stopped},
+    signal::shutdown::{Shutdown, until_stopped},
     telemetry::otlp::OtlpCounters,
 };
 
@@ -37,6 +38,9 @@ pub const EXPORTER: &str = "otlp";
 
 /// How long the last export may take after a stop was asked for.
 pub(super) const LAST_EXPORT: Duration = Duration::from_secs(2);
+
+/// How long a request that is under way when a stop is asked for may wait for its answer: without it, it would be sent again.
+const LAST_ANSWER: Duration = Duration::from_secs(1);
 
 /// The push exporter.
 pub struct OtlpClient<S> {
@@ -61,7 +65,7 @@ impl<S: SnapshotSource> OtlpClient<S> {
     ) -> Result<Self, OtlpConfigError> {
         Ok(Self {
             sender: Sender::new(config, node, counters)?,
-            queue: Queue::new(config.queue_snapshots, counters),
+            queue: Queue::new(config.queue_snapshots, config.options.delta, counters),
             interval: config.interval,
             node: node.into(),
             source,
@@ -72,27 +76,33 @@ impl<S: SnapshotSource> OtlpClient<S> {
     /// Exports until a stop is asked for, then once more within two seconds.
     pub async fn run(mut self, shutdown: Shutdown) {
         let acknowledge = |sequence| self.source.exported(EXPORTER, sequence);
+        let collecting = collect(&*self.source, &self.queue, &self.node, self.interval);
         tokio::select! {
-            () = stopped(shutdown) => {}
-            () = collect(&*self.source, &self.queue, &self.node, self.interval) => {}
-            () = self.sender.run(&self.queue, acknowledge) => {}
+            () = self.sender.run(&self.queue, acknowledge, shutdown.clone()) => {}
+            () = last_answer(until_stopped(shutdown, collecting)) => {}
         }
         let last = async {
             self.queue.push(self.source.snapshot().await);
-            // Totals are cumulative, so the newest snapshot says all that the older ones would have.
-            self.queue.keep_newest();
-            self.sender.send_once(&self.queue, acknowledge).await;
+            self.queue.keep_last();
+            self.sender.send_rest(&self.queue, acknowledge).await;
         };
         if tokio::time::timeout(LAST_EXPORT, last).await.is_err() {
             tracing::warn!(bound = ?LAST_EXPORT, "the last OTLP export did not end in time and was given up");
         }
         self.queue.drop_all();
         tracing::debug!(
+            made = self.counters.made.load(Ordering::Relaxed),
             sent = self.counters.sent.load(Ordering::Relaxed),
             dropped = self.counters.dropped.load(Ordering::Relaxed),
             "OTLP export ended"
         );
     }
+}
+
+/// Ends so long after `work` as a last answer may take.
+async fn last_answer(work: impl Future<Output = ()>) {
+    work.await;
+    tokio::time::sleep(LAST_ANSWER).await;
 }
 
 /// Queues a snapshot at this node's moment of each interval. Never ends.

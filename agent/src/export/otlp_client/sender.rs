@@ -11,16 +11,28 @@ use super::{
     OtlpConfig, OtlpConfigError,
     connection::{Connection, Outcome},
     queue::{Front, Queue},
+    size::Size,
     transport::METRICS,
 };
-use crate::{export::otlp, registry::Snapshot, telemetry::otlp::OtlpCounters};
+use crate::{
+    export::otlp::{self, REQUEST_BYTES},
+    registry::Snapshot,
+    signal::shutdown::{Shutdown, stopped, until_stopped},
+    telemetry::otlp::OtlpCounters,
+};
+
+/// No receiver's limit is below.
+const LEAST_REQUEST_BYTES: usize = 32 << 10;
 
 /// Sends requests and keeps what must be remembered between them.
 pub(super) struct Sender {
     connection: Connection,
     counters: &'static OtlpCounters,
     options: otlp::Options,
-    /// The last snapshot that was accepted completely: entities in it that are in no later one get their last point.
+    /// Bytes of a request.
+    size: Size,
+    /// The last snapshot that was accepted completely: entities in it that are in no later one get their last point. Of
+    /// differences it is the last one that was settled: they begin there.
     accepted: Option<Arc<Snapshot>>,
     /// Memory for requests.
     room: Vec<u8>,
@@ -32,68 +44,103 @@ impl Sender {
         node: &str,
         counters: &'static OtlpCounters,
     ) -> Result<Self, OtlpConfigError> {
-        let connection = Connection::new(config, METRICS, node)?;
-        Ok(Self { connection, counters, options: config.options.clone(), accepted: None, room: Vec::new() })
+        Ok(Self {
+            connection: Connection::new(config, METRICS, node)?,
+            counters,
+            options: config.options.clone(),
+            size: Size::new(REQUEST_BYTES, LEAST_REQUEST_BYTES),
+            accepted: None,
+            room: Vec::new(),
+        })
     }
 
-    /// Sends whatever comes into the queue. Never ends.
-    pub(super) async fn run(&mut self, queue: &Queue, acknowledge: impl Fn(u64)) {
-        loop {
-            let front = queue.front().await;
-            if let Some(pause) = self.send(queue, front, &acknowledge).await {
+    /// Sends whatever comes into the queue, until a stop is asked for; a request that is under way then gets its answer.
+    pub(super) async fn run(&mut self, queue: &Queue, acknowledge: impl Fn(u64), shutdown: Shutdown) {
+        let is_stopped = || *shutdown.borrow();
+        while !is_stopped() {
+            let front = tokio::select! {
+                () = stopped(shutdown.clone()) => return,
+                front = queue.front() => front,
+            };
+            if let Some(pause) = self.send(queue, front, &acknowledge, is_stopped).await {
                 // The snapshot may leave the queue meanwhile, so the next round looks anew.
-                tokio::time::sleep(pause).await;
+                until_stopped(shutdown.clone(), tokio::time::sleep(pause)).await;
             }
         }
     }
 
-    /// Sends the oldest snapshot without repeating what fails.
-    pub(super) async fn send_once(&mut self, queue: &Queue, acknowledge: impl Fn(u64)) {
-        if let Some(front) = queue.try_front() {
-            self.send(queue, front, &acknowledge).await;
+    /// Sends what is in the queue without repeating what fails.
+    pub(super) async fn send_rest(&mut self, queue: &Queue, acknowledge: impl Fn(u64)) {
+        while let Some(front) = queue.try_front() {
+            if self.send(queue, front, &acknowledge, || false).await.is_some() {
+                return;
+            }
         }
     }
 
-    /// Sends what is left of a snapshot. The pause to make, if an attempt is to be repeated.
-    async fn send(&mut self, queue: &Queue, front: Front, acknowledge: &impl Fn(u64)) -> Option<Duration> {
-        let snapshot = front.snapshot;
-        let accepted = self.accepted.clone();
-        let mut requests = otlp::requests(&snapshot, accepted.as_deref()).with(&self.options);
-        let mut done_requests = 0;
+    /// Sends what is left of a snapshot, until a stop is asked for. The pause to make, if an attempt is to be repeated.
+    async fn send(
+        &mut self,
+        queue: &Queue,
+        front: Front,
+        acknowledge: &impl Fn(u64),
+        is_stopped: impl Fn() -> bool,
+    ) -> Option<Duration> {
+        let Front { snapshot, mut done_entities } = front;
+        let previous = self.accepted.clone();
+        let options = self.options.clone();
+        let requests_from = |done_entities: usize, size: &Size| {
+            let requests = otlp::requests(&snapshot, previous.as_deref()).with(&options);
+            requests.limited(size.limit()).skip_entities(done_entities)
+        };
+        let mut requests = requests_from(done_entities, &self.size);
         loop {
-            requests.reuse(std::mem::take(&mut self.room));
-            let Some(request) = requests.next() else { break };
-            done_requests += 1;
-            if done_requests <= front.done_requests {
-                self.room = emptied(request.bytes);
-                continue;
+            if is_stopped() {
+                queue.pause();
+                return None;
             }
+            requests.reuse(std::mem::take(&mut self.room));
+            let Some(mut request) = requests.next() else { break };
             let outcome = self.connection.offer(request.bytes.clone()).await;
+            let size = request.bytes.len();
             // It is nobody else's any more, unless the connection hangs.
-            self.room = emptied(request.bytes);
+            self.room = emptied(std::mem::take(&mut request.bytes));
             match outcome {
                 Outcome::Accepted { rejected } => {
+                    self.size.accepted();
+                    queue.settle(&request, false);
                     let rejected = rejected.min(request.points);
                     self.counters.rejected.fetch_add(rejected, Ordering::Relaxed);
                     self.counters.sent.fetch_add(request.points - rejected, Ordering::Relaxed);
-                    queue.settle(snapshot.sequence, request.points, false);
                 }
                 Outcome::Retry(pause) => {
                     self.counters.failed_attempts.fetch_add(1, Ordering::Relaxed);
+                    queue.pause();
                     return Some(pause);
                 }
-                Outcome::Refused => {
+                Outcome::TooLarge if self.size.refused(size, request.entities > 1) => {
                     self.counters.failed_attempts.fetch_add(1, Ordering::Relaxed);
+                    self.connection.divide();
+                    requests = requests_from(done_entities, &self.size);
+                    continue;
+                }
+                Outcome::TooLarge | Outcome::Refused => {
+                    self.counters.failed_attempts.fetch_add(1, Ordering::Relaxed);
+                    self.connection.give_up();
+                    queue.settle(&request, true);
                     self.counters.dropped.fetch_add(request.points, Ordering::Relaxed);
-                    queue.settle(snapshot.sequence, request.points, true);
                 }
             }
+            done_entities += request.entities;
         }
         self.room = requests.into_room();
-        // A snapshot with a refused request is not acknowledged: what was final in it gets another chance in the
-        // next one.
-        if queue.finish(snapshot.sequence) {
+        // A snapshot of totals with a refused request is not acknowledged: what was final in it gets another chance in the
+        // next one. Differences go on from it, whatever was refused.
+        let accepted = queue.finish();
+        if accepted {
             self.connection.delivered();
+        }
+        if accepted || self.options.delta {
             acknowledge(snapshot.sequence);
             self.accepted = Some(snapshot);
         }

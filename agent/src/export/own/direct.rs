@@ -98,6 +98,7 @@ impl DirectPush {
     async fn push(&mut self) {
         let (request, points) = request(&self.telemetry.gather(), &self.resource, self.began, SystemTime::now());
         let counters = self.counters;
+        counters.made.fetch_add(points, Ordering::Relaxed);
         match self.connection.offer(request.encode_to_vec().into()).await {
             Outcome::Accepted { rejected } => {
                 let rejected = rejected.min(points);
@@ -105,7 +106,9 @@ impl DirectPush {
                 counters.sent.fetch_add(points - rejected, Ordering::Relaxed);
                 self.connection.delivered();
             }
-            Outcome::Retry(_) | Outcome::Refused => {
+            // A cluster's nodes are few points: what is too large is so for another reason.
+            Outcome::Retry(_) | Outcome::Refused | Outcome::TooLarge => {
+                self.connection.give_up();
                 counters.failed_attempts.fetch_add(1, Ordering::Relaxed);
                 counters.dropped.fetch_add(points, Ordering::Relaxed);
             }

@@ -94,6 +94,52 @@ fn sums_per_pod_and_workload_are_those_of_the_containers() {
     assert_eq!(facts(&by_workload), [""; 0], "facts about who has no series are left out");
 }
 
+/// 500 containers of 40 workloads, some of which a node has many pods of and most few.
+#[test]
+fn five_hundred_containers_of_forty_workloads_keep_their_sums_to_the_bit() {
+    let workload = |pod: u32| format!("w{}", if pod < 100 { pod % 10 } else { 10 + pod % 30 });
+    let pods = (0..250).map(|pod| format!("{}-{pod}", workload(pod)));
+    let entities: Vec<EntityState> =
+        pods.flat_map(|pod| ["app", "proxy"].map(|name| state(container("shop", &pod, name)))).collect();
+    assert_eq!(entities.len(), 500);
+    let number = |entity: u32, salt: u64| (u64::from(entity) * 2 + salt).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 16 | 1;
+    let numbers: Vec<[u64; 2]> = (0..500).map(|entity| [number(entity, 0), number(entity, 1)]).collect();
+    let histograms: Vec<_> =
+        (0..500_u32).map(|entity| distribution(&[(3, number(entity, 2)), (9, 1)], number(entity, 3))).collect();
+    let cells = |width: usize| -> Vec<(u32, &[u64])> { (0..).zip(numbers.iter().map(|of| &of[..width])).collect() };
+    let of_histograms: Vec<(u32, &[u64])> = (0..).zip(histograms.iter().map(|of| &of[..])).collect();
+    let all = [values(&CPU, &cells(1)), values(&SWITCHES, &cells(2)), values(&LATENCY, &of_histograms)];
+    let raw = described(snapshot_of(entities, &all));
+    let folded = Budget::new(rules(Detail::Workload)).apply(&raw);
+    // Per workload, metric and combination every cell, added up.
+    let sums = |snapshot: &Snapshot| {
+        let mut sums: BTreeMap<(String, &str, usize), Vec<u64>> = BTreeMap::new();
+        let mut series = 0;
+        for family in snapshot.families() {
+            for sample in family.samples() {
+                let of = match &*snapshot.entity(sample.entity).unwrap().entity {
+                    Entity::Container(container) => container.pod.split_once('-').unwrap().0.to_owned(),
+                    Entity::Workload(workload) => workload.name.to_string(),
+                    Entity::Unit(unit) => unit.to_string(),
+                };
+                let cells = match sample.value {
+                    Value::Nanoseconds(number) | Value::Integer(number) => vec![number],
+                    Value::Histogram(histogram) => histogram.cells().to_vec(),
+                    Value::Float(number) => vec![number.to_bits()],
+                };
+                let sum = sums.entry((of, family.metric().name, sample.combination)).or_default();
+                sum.resize(cells.len(), 0);
+                sum.iter_mut().zip(cells).for_each(|(sum, cell)| *sum += cell);
+                series += 1;
+            }
+        }
+        (sums, series)
+    };
+    let ((sums_before, before), (sums_after, after)) = (sums(&raw), sums(&folded));
+    assert_eq!(sums_after, sums_before);
+    assert_eq!((before, after), (500 * 4, 40 * 4), "as many as there are workloads");
+}
+
 #[test]
 fn distributions_are_added_up_and_gauges_are_those_of_the_living() {
     let histogram = distribution(&[(2, 3), (31, 1)], 7);

@@ -21,10 +21,13 @@ use tokio::{
 };
 
 use super::{Pair, certificates, check_tls, config, on_every_loopback, own, per_snapshot, start};
-use crate::export::{
-    fixture::{FakeSource, eventually, snapshot},
-    otlp::tests::encode,
-    otlp_client::{EXPORTER, OtlpConfig, Protocol},
+use crate::{
+    config::Compression,
+    export::{
+        fixture::{FakeSource, eventually, snapshot},
+        otlp::tests::encode,
+        otlp_client::{EXPORTER, OtlpConfig, Protocol},
+    },
 };
 
 /// Head and decompressed body of what came.
@@ -46,6 +49,9 @@ impl Receiver {
         let mut message = Vec::new();
         match head.headers.get("content-encoding") {
             Some(coding) if coding == "gzip" => GzDecoder::new(&bytes[..]).read_to_end(&mut message).unwrap(),
+            Some(coding) if coding == "zstd" => {
+                zstd::Decoder::new(&bytes[..]).unwrap().read_to_end(&mut message).unwrap()
+            }
             Some(other) => panic!("{other:?}"),
             None => bytes.as_ref().read_to_end(&mut message).unwrap(),
         };
@@ -81,15 +87,19 @@ pub(super) async fn receiver(turns: impl IntoIterator<Item = Turn>) -> (SocketAd
     (address, coming)
 }
 
+/// Each compression and what the header calls it.
+pub(super) const ENCODINGS: [(Compression, Option<&str>); 3] =
+    [(Compression::None, None), (Compression::Gzip, Some("gzip")), (Compression::Zstd, Some("zstd"))];
+
 pub(super) fn over_http(address: SocketAddr) -> OtlpConfig {
     OtlpConfig { protocol: Protocol::HttpProtobuf, ..config(address) }
 }
 
 #[tokio::test]
 async fn http_carries_the_same_messages_with_headers_and_with_or_without_compression() {
-    for gzip in [true, false] {
+    for (compression, encoding) in ENCODINGS {
         let (address, mut coming) = receiver([]).await;
-        let config = OtlpConfig { gzip, ..over_http(address) };
+        let config = OtlpConfig { compression, ..over_http(address) };
         let running = start(&config, FakeSource::new(snapshot(7), false));
         eventually("an acknowledgement", || !running.source.exported().is_empty()).await;
         assert_eq!(running.source.exported()[0], (EXPORTER.to_owned(), 7));
@@ -98,7 +108,7 @@ async fn http_carries_the_same_messages_with_headers_and_with_or_without_compres
         assert_eq!((head.method.as_str(), head.uri.to_string().as_str()), ("POST", "/v1/metrics"));
         let header = |name: &str| head.headers.get(name).map(|value| value.to_str().unwrap());
         assert_eq!(header("content-type"), Some("application/x-protobuf"));
-        assert_eq!(header("content-encoding"), gzip.then_some("gzip"));
+        assert_eq!(header("content-encoding"), encoding);
         assert_eq!(header("x-token"), Some("secret"));
         assert!(header("user-agent").unwrap().starts_with("podlens/"));
         assert_eq!(ExportMetricsServiceRequest::decode(&message[..]).unwrap(), encode(&snapshot(7))[0]);
@@ -133,6 +143,21 @@ async fn http_statuses_decide_what_is_sent_again_and_the_servers_delay_is_kept()
     let began = std::time::Instant::now();
     coming.recv().await.unwrap();
     assert!(began.elapsed() >= Duration::from_millis(900), "{:?}", began.elapsed());
+}
+
+/// A server of TLS that asks for no client's certificate.
+pub(super) fn tls_acceptor() -> tokio_rustls::TlsAcceptor {
+    let (certificate, key, _) = certificates();
+    let server = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()],
+            PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap(),
+        )
+        .unwrap();
+    Arc::new(server).into()
 }
 
 #[tokio::test]

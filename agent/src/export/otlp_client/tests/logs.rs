@@ -58,7 +58,9 @@ impl LogsService for Receiver {
 
 impl Receiver {
     fn serve_on(&self, listener: TcpListener) {
-        let service = LogsServiceServer::new(self.clone()).accept_compressed(CompressionEncoding::Gzip);
+        let service = LogsServiceServer::new(self.clone())
+            .accept_compressed(CompressionEncoding::Gzip)
+            .accept_compressed(CompressionEncoding::Zstd);
         let server =
             tonic::transport::Server::builder().add_service(service).serve_with_incoming(TcpIncoming::from(listener));
         tokio::spawn(async move { server.await.unwrap() });
@@ -66,11 +68,11 @@ impl Receiver {
 }
 
 /// A journal of few events.
-struct FewEvents(Mutex<Journal>);
+pub(super) struct FewEvents(Mutex<Journal>);
 
 impl FewEvents {
     /// Notes an event of this moment.
-    fn note(&self, moments: std::ops::Range<u64>) {
+    pub(super) fn note(&self, moments: std::ops::Range<u64>) {
         for moment in moments {
             let at = UNIX_EPOCH + Duration::from_nanos(moment);
             let event = Event { kind: &KIND, at, entity: None, attributes: Vec::new() };
@@ -95,8 +97,8 @@ impl EventSource for FewEvents {
     }
 }
 
-struct Fixture {
-    events: Arc<FewEvents>,
+pub(super) struct Fixture {
+    pub(super) events: Arc<FewEvents>,
     counters: Arc<LogRecordCounters>,
     stop: watch::Sender<bool>,
     client: JoinHandle<()>,
@@ -104,20 +106,24 @@ struct Fixture {
 
 impl Fixture {
     fn start(address: SocketAddr, limit: usize) -> Self {
+        Self::start_with(&config(address), limit)
+    }
+
+    pub(super) fn start_with(config: &OtlpConfig, limit: usize) -> Self {
         let events = Arc::new(FewEvents(Mutex::new(Journal::with_limit(limit))));
         let counters = Arc::new(LogRecordCounters::default());
-        let client = OtlpLogClient::new(&config(address), "node", Arc::clone(&events), Arc::clone(&counters)).unwrap();
+        let client = OtlpLogClient::new(config, "node", Arc::clone(&events), Arc::clone(&counters)).unwrap();
         let (stop, shutdown) = watch::channel(false);
         Self { events, counters, stop, client: tokio::spawn(client.run(shutdown)) }
     }
 
     /// Sent, dropped, rejected.
-    fn counts(&self) -> [u64; 3] {
+    pub(super) fn counts(&self) -> [u64; 3] {
         let LogRecordCounters { sent, dropped, rejected } = &*self.counters;
         [sent, dropped, rejected].map(|counter| counter.load(Ordering::Relaxed))
     }
 
-    async fn end(self) -> [u64; 3] {
+    pub(super) async fn end(self) -> [u64; 3] {
         self.stop.send_replace(true);
         let counters = Arc::clone(&self.counters);
         self.client.await.unwrap();

@@ -26,12 +26,14 @@ use tonic::{
 };
 use tonic_types::{ErrorDetails, StatusExt};
 
+mod behaviours;
 mod http;
 mod logs;
 mod own;
 
 use super::{EXPORTER, OtlpClient, OtlpConfig, OtlpConfigError, OtlpTls, Protocol, first_delay};
 use crate::{
+    config::Compression,
     export::{
         fixture::{FakeSource, container, eventually, large, parse, snapshot, state},
         otlp::{
@@ -105,7 +107,9 @@ impl Collector {
     }
 
     fn serve_on(&self, listener: TcpListener) -> JoinHandle<()> {
-        let service = MetricsServiceServer::new(self.clone()).accept_compressed(CompressionEncoding::Gzip);
+        let service = MetricsServiceServer::new(self.clone())
+            .accept_compressed(CompressionEncoding::Gzip)
+            .accept_compressed(CompressionEncoding::Zstd);
         let server =
             tonic::transport::Server::builder().add_service(service).serve_with_incoming(TcpIncoming::from(listener));
         tokio::spawn(async move { server.await.unwrap() })
@@ -123,7 +127,7 @@ fn config(address: SocketAddr) -> OtlpConfig {
         timeout: Duration::from_millis(300),
         interval: Duration::from_millis(50),
         first_pause: Duration::from_millis(5),
-        gzip: true,
+        compression: Compression::Gzip,
         ..OtlpConfig::default()
     }
 }
@@ -436,14 +440,43 @@ fn refuses_what_cannot_work(protocol: Protocol) {
 }
 
 /// The shape of a snapshot does not matter to the queue, its number does.
-#[tokio::test]
-async fn an_unchanged_snapshot_is_sent_again_only_after_it_left_the_queue() {
-    let queue = super::Queue::new(3, counters());
+#[test]
+fn an_unchanged_snapshot_is_sent_once() {
+    let counters = counters();
+    let queue = super::Queue::new(3, false, counters);
     let same: Arc<Snapshot> = Arc::new(snapshot(1));
     queue.push(Arc::clone(&same));
+    queue.push(Arc::clone(&same));
+    assert!(queue.finish());
     queue.push(same);
-    assert!(queue.finish(1));
     assert!(queue.try_front().is_none());
+    assert_eq!(counters.made.load(Ordering::Relaxed), per_snapshot());
+}
+
+#[test]
+fn what_is_under_way_gives_way_to_nothing_and_afterwards_only_to_totals() {
+    let (first, later) = (Arc::new(snapshot(1)), [2, 3, 4].map(|sequence| Arc::new(snapshot(sequence))));
+    let request = || otlp::requests_of(&first, None, 1).next().unwrap();
+    for delta in [false, true] {
+        let counters = counters();
+        let dropped = || counters.dropped.load(Ordering::Relaxed);
+        let queue = super::Queue::new(1, delta, counters);
+        queue.push(Arc::clone(&first));
+        assert_eq!(queue.try_front().unwrap().done_entities, 0);
+        let [second, third, fourth] = later.clone();
+        queue.push(second);
+        queue.push(third);
+        assert_eq!(dropped(), per_snapshot(), "the second, while the first is under way");
+        queue.settle(&request(), false);
+        queue.pause();
+        queue.push(fourth);
+        let rest = per_snapshot() - request().points;
+        assert_eq!(dropped(), per_snapshot() + if delta { per_snapshot() } else { rest + per_snapshot() });
+        let front = queue.try_front().unwrap();
+        assert_eq!((front.snapshot.sequence, front.done_entities), if delta { (1, 1) } else { (4, 0) });
+        queue.drop_all();
+        assert_eq!(counters.made.load(Ordering::Relaxed), dropped() + request().points);
+    }
 }
 
 /// A certificate for `localhost` and loopback's addresses, and its key as PEM, signed by an authority whose certificate comes last.
@@ -469,7 +502,9 @@ async fn an_encrypted_endpoint_is_used_only_where_both_sides_certificates_hold()
     let tls = ServerTlsConfig::new()
         .identity(Identity::from_pem(server_pem, server_key_pem))
         .client_ca_root(Certificate::from_pem(client_authority_pem));
-    let service = MetricsServiceServer::new(collector.clone()).accept_compressed(CompressionEncoding::Gzip);
+    let service = MetricsServiceServer::new(collector.clone())
+        .accept_compressed(CompressionEncoding::Gzip)
+        .accept_compressed(CompressionEncoding::Zstd);
     let server = tonic::transport::Server::builder().tls_config(tls).unwrap().add_service(service);
     tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
     let pair = Pair { authority: server_authority_pem, client: client_pem, client_key: client_key_pem };

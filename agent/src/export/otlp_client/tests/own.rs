@@ -116,9 +116,9 @@ async fn pushes_what_the_page_says(config: &OtlpConfig, received: impl Fn() -> V
 
 #[tokio::test]
 async fn the_same_numbers_are_pushed_over_grpc_under_a_resource_of_the_agents_own() {
-    for gzip in [true, false] {
+    for compression in [Compression::None, Compression::Gzip, Compression::Zstd] {
         let collector = Collector::default();
-        let config = OtlpConfig { gzip, ..config(collector.serve().await) };
+        let config = OtlpConfig { compression, ..config(collector.serve().await) };
         pushes_what_the_page_says(&config, || collector.received()).await;
         let tokens = collector.tokens.lock().unwrap();
         assert!(tokens.len() >= 3 && tokens.iter().all(|token| token == "secret"), "{tokens:?}");
@@ -127,9 +127,9 @@ async fn the_same_numbers_are_pushed_over_grpc_under_a_resource_of_the_agents_ow
 
 #[tokio::test]
 async fn the_same_numbers_are_pushed_over_http_with_the_clients_own_headers_and_compression() {
-    for gzip in [true, false] {
+    for (compression, encoding) in http::ENCODINGS {
         let (address, mut coming) = http::receiver([]).await;
-        let config = OtlpConfig { gzip, ..http::over_http(address) };
+        let config = OtlpConfig { compression, ..http::over_http(address) };
         let messages = Arc::new(Mutex::new(Vec::new()));
         let taken = Arc::clone(&messages);
         tokio::spawn(async move {
@@ -137,7 +137,7 @@ async fn the_same_numbers_are_pushed_over_http_with_the_clients_own_headers_and_
                 let header = |name: &str| head.headers.get(name).map(|value| value.to_str().unwrap());
                 assert_eq!((head.method.as_str(), head.uri.to_string().as_str()), ("POST", "/v1/metrics"));
                 assert_eq!(header("content-type"), Some("application/x-protobuf"));
-                assert_eq!(header("content-encoding"), gzip.then_some("gzip"));
+                assert_eq!(header("content-encoding"), encoding);
                 assert_eq!(header("x-token"), Some("secret"));
                 assert!(header("user-agent").unwrap().starts_with("podlens/"));
                 taken.lock().unwrap().push(ExportMetricsServiceRequest::decode(&message[..]).unwrap());

@@ -18,6 +18,8 @@ pub(crate) enum Verdict {
     Retry(Option<Duration>),
     /// Never: the same request would fail again.
     Refused,
+    /// Perhaps in smaller requests: this one is too large, or, as some receivers say with the same word, a quota is used up.
+    TooLarge,
 }
 
 /// A failed attempt.
@@ -67,6 +69,7 @@ impl Failure {
             | StatusCode::BAD_GATEWAY
             | StatusCode::SERVICE_UNAVAILABLE
             | StatusCode::GATEWAY_TIMEOUT => Verdict::Retry(retry_after(headers, SystemTime::now())),
+            StatusCode::PAYLOAD_TOO_LARGE => Verdict::TooLarge,
             _ => Verdict::Refused,
         };
         Self { verdict, code: status.to_string(), message: explanation(headers, body), cause: None }
@@ -77,14 +80,16 @@ impl Failure {
 fn verdict(status: &Status) -> Verdict {
     let delay = status.get_details_retry_info().and_then(|retry| retry.retry_delay);
     match status.code() {
+        // What receivers that are built on tonic say of a message beyond their limit.
+        Code::OutOfRange if status.message().contains("message length too large") => Verdict::TooLarge,
         Code::Cancelled
         | Code::DeadlineExceeded
         | Code::Aborted
         | Code::OutOfRange
         | Code::Unavailable
         | Code::DataLoss => Verdict::Retry(delay),
-        // Without a delay it may mean that this request is too large, which no repetition changes.
-        Code::ResourceExhausted if delay.is_some() => Verdict::Retry(delay),
+        // Without a delay it is what most receivers say of a message beyond their limit, which no repetition changes.
+        Code::ResourceExhausted => delay.map_or(Verdict::TooLarge, |delay| Verdict::Retry(Some(delay))),
         // A status with a source was made here, because the connection failed, and not by a server.
         _ if status.source().is_some() => Verdict::Retry(None),
         _ => Verdict::Refused,
@@ -138,9 +143,16 @@ mod tests {
         ];
         for number in 1..=16 {
             let code = Code::from_i32(number);
-            let expected = if retried.contains(&code) { Verdict::Retry(None) } else { Verdict::Refused };
+            let expected = match code {
+                Code::ResourceExhausted => Verdict::TooLarge,
+                code if retried.contains(&code) => Verdict::Retry(None),
+                _ => Verdict::Refused,
+            };
             assert_eq!(verdict(&Status::new(code, "")), expected, "{code:?}");
         }
+        let too_large =
+            Status::out_of_range("Error, decoded message length too large: found 5 bytes, the limit is: 4 bytes");
+        assert_eq!(verdict(&too_large), Verdict::TooLarge);
     }
 
     #[test]
@@ -162,7 +174,11 @@ mod tests {
     #[test]
     fn http_statuses_are_retried_as_the_specification_lists_them() {
         for status in 300..600 {
-            let expected = if [429, 502, 503, 504].contains(&status) { Verdict::Retry(None) } else { Verdict::Refused };
+            let expected = match status {
+                413 => Verdict::TooLarge,
+                429 | 502 | 503 | 504 => Verdict::Retry(None),
+                _ => Verdict::Refused,
+            };
             assert_eq!(answered(status, &[], b"").verdict, expected, "{status}");
         }
     }

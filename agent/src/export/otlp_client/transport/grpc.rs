@@ -20,13 +20,14 @@ use tonic::{
 };
 
 use super::{Accepted, Answer, Failure, OtlpConfig, OtlpConfigError, Service};
+use crate::config::Compression;
 
 /// Calls one service.
 pub(super) struct Client {
     endpoint: Endpoint,
     path: PathAndQuery,
     metadata: MetadataMap,
-    gzip: bool,
+    compression: Option<CompressionEncoding>,
     /// None before the first request and after a failure on this side.
     connected: Option<Channel>,
 }
@@ -37,7 +38,7 @@ impl Client {
             endpoint: config.to_endpoint()?,
             path: PathAndQuery::from_static(service.grpc_path),
             metadata: config.to_metadata()?,
-            gzip: config.gzip,
+            compression: compression(config.compression),
             connected: None,
         })
     }
@@ -61,8 +62,8 @@ impl Client {
             request.set_timeout(timeout);
             request
         };
-        let answer = if self.gzip {
-            let client = Grpc::new(channel).send_compressed(CompressionEncoding::Gzip);
+        let answer = if let Some(encoding) = self.compression {
+            let client = Grpc::new(channel).send_compressed(encoding);
             call(client, request(message), path).await
         } else {
             call(Grpc::new(Whole { channel, message }), request(Bytes::new()), path).await
@@ -77,6 +78,14 @@ impl Client {
                 Err(Failure::from_grpc(&status))
             }
         }
+    }
+}
+
+fn compression(compression: Compression) -> Option<CompressionEncoding> {
+    match compression {
+        Compression::None => None,
+        Compression::Gzip => Some(CompressionEncoding::Gzip),
+        Compression::Zstd => Some(CompressionEncoding::Zstd),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{io::Write as _, sync::Arc};
 
 use bytes::Bytes;
-use flate2::{Compression, write::GzEncoder};
+use flate2::write::GzEncoder;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header, uri::PathAndQuery};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_rustls::{ConfigBuilderExt as _, FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
@@ -19,6 +19,7 @@ use rustls::{
 };
 
 use super::{Accepted, Answer, Failure, OtlpConfig, OtlpConfigError, Service};
+use crate::config::Compression;
 
 const PROTOBUF: HeaderValue = HeaderValue::from_static("application/x-protobuf");
 
@@ -29,7 +30,7 @@ const ANSWER_BYTES: usize = 64 << 10;
 pub(super) struct Client {
     uri: Uri,
     headers: HeaderMap,
-    gzip: bool,
+    compression: Compression,
     inner: legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
 }
 
@@ -40,8 +41,10 @@ impl Client {
         headers
             .entry(header::USER_AGENT)
             .or_insert(HeaderValue::from_static(concat!("podlens/", env!("CARGO_PKG_VERSION"))));
-        if config.gzip {
-            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        match config.compression {
+            Compression::None => {}
+            Compression::Gzip => _ = headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip")),
+            Compression::Zstd => _ = headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("zstd")),
         }
         let mut connector = HttpConnector::new();
         connector.enforce_http(false);
@@ -55,7 +58,7 @@ impl Client {
         Ok(Self {
             uri: uri(config, service)?,
             headers,
-            gzip: config.gzip,
+            compression: config.compression,
             inner: legacy::Client::builder(TokioExecutor::new()).build(connector),
         })
     }
@@ -76,7 +79,7 @@ impl Client {
 
     /// One request and its answer, whatever that is.
     pub(super) async fn post(&self, message: Bytes) -> Result<Response<Bytes>, Failure> {
-        let message = if self.gzip { compressed(&message).map_err(|cause| Failure::here(&cause))? } else { message };
+        let message = compressed(message, self.compression).map_err(|cause| Failure::here(&cause))?;
         let mut request = Request::new(Full::new(message));
         *request.method_mut() = http::Method::POST;
         *request.uri_mut() = self.uri.clone();
@@ -101,10 +104,16 @@ fn accepted(head: &http::response::Parts, body: &Bytes) -> Accepted {
     Answer::decode(body.clone()).map(Accepted::from).unwrap_or_default()
 }
 
-fn compressed(message: &Bytes) -> std::io::Result<Bytes> {
-    let mut encoder = GzEncoder::new(Vec::with_capacity(message.len() / 8), Compression::default());
-    encoder.write_all(message)?;
-    encoder.finish().map(Bytes::from)
+fn compressed(message: Bytes, compression: Compression) -> std::io::Result<Bytes> {
+    match compression {
+        Compression::None => Ok(message),
+        Compression::Gzip => {
+            let mut encoder = GzEncoder::new(Vec::with_capacity(message.len() / 8), flate2::Compression::default());
+            encoder.write_all(&message)?;
+            encoder.finish().map(Bytes::from)
+        }
+        Compression::Zstd => zstd::bulk::compress(&message, zstd::DEFAULT_COMPRESSION_LEVEL).map(Bytes::from),
+    }
 }
 
 /// The endpoint with the service's path below its own, unless the endpoint is the service's already.

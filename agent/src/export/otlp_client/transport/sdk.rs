@@ -12,12 +12,14 @@ use bytes::Bytes;
 use http::{Request, Response};
 use opentelemetry_http::{HttpClient, HttpError};
 use opentelemetry_otlp::{
-    Compression, ExporterBuildError, MetricExporter, WithExportConfig as _, WithHttpConfig as _, WithTonicConfig as _,
+    Compression as SdkCompression, ExporterBuildError, MetricExporter, WithExportConfig as _, WithHttpConfig as _,
+    WithTonicConfig as _,
 };
 use opentelemetry_sdk::metrics::Temporality;
 use tokio::runtime::Handle;
 
 use super::{METRICS, OtlpConfig, OtlpConfigError, Protocol, grpc, http as over_http};
+use crate::config::Compression;
 
 /// Why the SDK's exporter cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +38,8 @@ pub enum SdkExporterError {
 /// If the configuration cannot work whatever the receiver does.
 pub(crate) fn exporter(config: &OtlpConfig) -> Result<MetricExporter, SdkExporterError> {
     config.check()?;
-    let builder = MetricExporter::builder().with_temporality(Temporality::Cumulative);
+    let temporality = if config.options.delta { Temporality::Delta } else { Temporality::Cumulative };
+    let builder = MetricExporter::builder().with_temporality(temporality);
     let exporter = match config.protocol {
         Protocol::Grpc => {
             let (metadata, timeout) = (config.to_metadata()?, config.timeout);
@@ -48,8 +51,12 @@ pub(crate) fn exporter(config: &OtlpConfig) -> Result<MetricExporter, SdkExporte
             };
             let channel = grpc::channel(&config.to_endpoint()?, timeout);
             let builder = builder.with_tonic().with_channel(channel).with_interceptor(settle).with_timeout(timeout);
-            let builder = if config.gzip { builder.with_compression(Compression::Gzip) } else { builder };
-            builder.build()?
+            match config.compression {
+                Compression::None => builder,
+                Compression::Gzip => builder.with_compression(SdkCompression::Gzip),
+                Compression::Zstd => builder.with_compression(SdkCompression::Zstd),
+            }
+            .build()?
         }
         Protocol::HttpProtobuf => {
             let client = over_http::Client::new(config, METRICS)?;
