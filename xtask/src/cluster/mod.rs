@@ -183,6 +183,11 @@ impl Cluster {
         self.node.state().join("manifests")
     }
 
+    /// What the container runtime reads about the network of pods, whenever it changes.
+    pub(crate) fn network_configurations(&self) -> PathBuf {
+        self.node.state().join("cni")
+    }
+
     /// Kubelet's logs of all containers, by pod and container, as this machine sees them.
     pub(crate) fn pod_logs(&self) -> PathBuf {
         self.node.state().join("var-log/pods")

@@ -39,9 +39,15 @@ pub(super) struct Told {
     pub(super) network: BTreeMap<Figure, f64>,
 }
 
-/// All that was received, by pod uid and container id.
+/// An event: its name and its attributes.
+pub(super) type Event = (String, BTreeMap<String, String>);
+
+/// All that was received: values by pod uid and container id, and events.
 #[derive(Debug, Default)]
-pub(super) struct Received(BTreeMap<(String, String), Told>);
+pub(super) struct Received {
+    told: BTreeMap<(String, String), Told>,
+    events: Vec<Event>,
+}
 
 /// The collector.
 #[derive(Debug)]
@@ -70,7 +76,9 @@ impl Collector {
             "receivers: {{otlp: {{protocols: {{grpc: {{endpoint: '{address}'}}}}}}}}\n\
              exporters: {{otlp_http: {{endpoint: 'http://{to}', encoding: json, compression: none}}}}\n\
              service:\n  telemetry: {{metrics: {{level: none}}}}\n\
-             \x20 pipelines: {{metrics: {{receivers: [otlp], exporters: [otlp_http]}}}}\n"
+             \x20 pipelines:\n\
+             \x20   metrics: {{receivers: [otlp], exporters: [otlp_http]}}\n\
+             \x20   logs: {{receivers: [otlp], exporters: [otlp_http]}}\n"
         );
         fs::write(&configuration, text).context("cannot configure the collector")?;
         let program = places::component("otelcol-0.165.0")?.join("otelcol");
@@ -99,7 +107,7 @@ impl Received {
     /// CPU seconds by name, over all containers that had it. One without its pod's name has none.
     pub(super) fn by_name(&self) -> BTreeMap<Name, f64> {
         let mut sums = BTreeMap::new();
-        for told in self.0.values() {
+        for told in self.told.values() {
             for name in &told.names {
                 *sums.entry(name.clone()).or_default() += told.seconds.values().sum::<f64>();
             }
@@ -109,15 +117,28 @@ impl Received {
 
     /// How many starts of an agent have told of a container.
     pub(super) fn starts(&self, name: &Name) -> usize {
-        self.0.values().filter(|told| told.names.contains(name)).map(|told| told.seconds.len()).sum()
+        self.told.values().filter(|told| told.names.contains(name)).map(|told| told.seconds.len()).sum()
     }
 
     /// Everything told of pods, by pod uid and container id.
     pub(super) fn told(&self) -> &BTreeMap<(String, String), Told> {
-        &self.0
+        &self.told
+    }
+
+    /// All events so far whose names begin with this.
+    pub(super) fn events(&self, prefix: &str) -> Vec<Event> {
+        self.events.iter().filter(|(name, _)| name.starts_with(prefix)).cloned().collect()
     }
 
     fn enter(&mut self, body: &Value) {
+        for resource in array(body, "/resourceLogs") {
+            let records = array(resource, "/scopeLogs").iter().flat_map(|scope| array(scope, "/logRecords"));
+            let event = |record: &Value| {
+                let name = record.get("eventName").and_then(Value::as_str).unwrap_or_default();
+                (name.to_owned(), attributes(record, "/attributes"))
+            };
+            self.events.extend(records.map(event));
+        }
         for resource in array(body, "/resourceMetrics") {
             let attributes = attributes(resource, "/resource/attributes");
             let get = |key: &str| attributes.get(key).map_or("", String::as_str);
@@ -125,7 +146,7 @@ impl Received {
             if uid.is_empty() {
                 continue;
             }
-            let told = self.0.entry((uid.to_owned(), get("container.id").to_owned())).or_default();
+            let told = self.told.entry((uid.to_owned(), get("container.id").to_owned())).or_default();
             // A container's name comes after its pod's; until then its id is all that is known.
             let is_whole = get("container.id").is_empty() || !get("k8s.container.name").is_empty();
             if !get("k8s.pod.name").is_empty() && is_whole {

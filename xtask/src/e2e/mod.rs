@@ -10,11 +10,13 @@
 //! | truth.rs | what the kernel and kubelet say was used, and by whom |
 //! | names.rs | whether what was observed agrees with that |
 //! | prometheus.rs, collector.rs | the observers |
+//! | fleet.rs | what the replicas of `podlens fleet` tell |
 //!
 //! The cluster is brought up for the run and removed after it, whatever happens, unless it is to be kept.
 
 mod checks;
 mod collector;
+mod fleet;
 mod names;
 mod prometheus;
 mod truth;

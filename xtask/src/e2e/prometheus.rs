@@ -43,7 +43,9 @@ impl Prometheus {
         let example = places::workspace()?.join("deploy/examples/prometheus.yaml");
         let example = fs::read_to_string(&example).with_context(|| format!("cannot read {}", example.display()))?;
         let configuration = folder.join("prometheus.yml");
-        fs::write(&configuration, adapted(&example, &cluster.kubeconfig())?).context("cannot configure Prometheus")?;
+        let rules = places::workspace()?.join("deploy/chart/files/alerts/podlens.yaml");
+        let text = adapted(&example, &cluster.kubeconfig(), &rules)?;
+        fs::write(&configuration, text).context("cannot configure Prometheus")?;
         let address = cluster.addresses().on_node(PORT);
         let program = places::component("prometheus-3")?.join("prometheus");
         let arguments = [
@@ -62,21 +64,23 @@ impl Prometheus {
 
     /// Every sample of the series that `selector` selects, gone ones included.
     pub(super) fn history(&self, selector: &str) -> Result<Vec<Series>> {
-        self.query(&format!("{selector}[{ALL}]"))
+        self.at(&format!("{selector}[{ALL}]"), None)
     }
 
     /// The present values.
     pub(super) fn now(&self, expression: &str) -> Result<Vec<Series>> {
-        self.query(expression)
+        self.at(expression, None)
     }
 
     /// The last values of all series that ever were.
     pub(super) fn last(&self, selector: &str) -> Result<Vec<Series>> {
-        self.query(&format!("last_over_time({selector}[{ALL}])"))
+        self.at(&format!("last_over_time({selector}[{ALL}])"), None)
     }
 
-    fn query(&self, expression: &str) -> Result<Vec<Series>> {
-        let path = format!("/api/v1/query?query={}", http::percent_encoded(expression));
+    /// The values at a time, in seconds since 1970; none is now.
+    pub(super) fn at(&self, expression: &str, seconds: Option<f64>) -> Result<Vec<Series>> {
+        let time = seconds.map_or_else(String::new, |seconds| format!("&time={seconds:.3}"));
+        let path = format!("/api/v1/query?query={}{time}", http::percent_encoded(expression));
         let (_, body) = http::get(self.address, &path).map_err(Error::msg)?;
         let answer: Value = serde_json::from_str(&body).with_context(|| format!("Prometheus answers {body}"))?;
         let result = answer.pointer("/data/result").and_then(Value::as_array);
@@ -95,15 +99,18 @@ fn series(element: &Value) -> Result<Series> {
     Ok(Series { labels: labels.collect(), samples: samples.with_context(|| format!("no samples in {element}"))? })
 }
 
-/// The example for a Prometheus outside the cluster that scrapes each second.
-fn adapted(example: &str, kubeconfig: &Path) -> Result<String> {
+/// The example for a Prometheus outside the cluster that scrapes and evaluates the chart's rules each second.
+fn adapted(example: &str, kubeconfig: &Path, rules: &Path) -> Result<String> {
     let place = "      - role: pod\n        selectors:\n";
     if !example.contains(place) {
         bail!("cannot adapt deploy/examples/prometheus.yaml: its discovery of pods does not look as it did");
     }
     let inside = format!("      - role: pod\n        kubeconfig_file: {}\n        selectors:\n", kubeconfig.display());
     let example = example.replace(place, &inside);
-    Ok(format!("global:\n  scrape_interval: 1s\n  scrape_timeout: 1s\n{example}"))
+    let rules = rules.display();
+    Ok(format!(
+        "global:\n  scrape_interval: 1s\n  scrape_timeout: 1s\n  evaluation_interval: 1s\nrule_files: ['{rules}']\n{example}"
+    ))
 }
 
 #[cfg(test)]
@@ -120,9 +127,9 @@ mod tests {
     #[test]
     fn the_shipped_example_can_be_adapted() {
         let example = std::fs::read_to_string(places::workspace().unwrap().join("deploy/examples/prometheus.yaml"));
-        let text = adapted(&example.unwrap(), Path::new("/k")).unwrap();
+        let text = adapted(&example.unwrap(), Path::new("/k"), Path::new("/r")).unwrap();
         assert!(text.contains("kubeconfig_file: /k\n") && text.contains("honor_labels: true"), "{text}");
-        assert!(adapted("scrape_configs: []", Path::new("/k")).is_err());
+        assert!(adapted("scrape_configs: []", Path::new("/k"), Path::new("/r")).is_err());
     }
 
     #[test]

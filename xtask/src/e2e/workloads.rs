@@ -150,7 +150,8 @@ pub(super) fn daemon_set(namespace: &str, name: &str, pod: Value) -> Value {
     })
 }
 
-fn with(mut object: Value, more: &Value) -> Value {
+/// With these members as well.
+pub(super) fn with(mut object: Value, more: &Value) -> Value {
     if let (Some(into), Some(from)) = (object.as_object_mut(), more.as_object()) {
         into.extend(from.clone());
     }

@@ -1,4 +1,4 @@
-//! `podlens fleet` beside the real controller of `DaemonSets`: on nodes that are but objects, and on the real one.
+//! `podlens fleet --once` beside the real controller of `DaemonSets`, on nodes that are but objects.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,15 +19,13 @@ use crate::{
 };
 
 /// Of all objects of these checks.
-const FLEET: &str = "fleet";
+pub(super) const FLEET: &str = "fleet";
 /// How the names of nodes begin that are but objects.
-const NODE: &str = "none-";
+pub(super) const NODE: &str = "none-";
 const NODES: u64 = 20;
 const DAEMON_SETS: u64 = 20;
 /// The controller makes pods in growing batches, and the node's controller adds taints to nodes that never report.
 const AGREES_WITHIN: Duration = Duration::from_secs(90);
-const NAMED_WITHIN: Duration = Duration::from_secs(90);
-const ENDS_WITHIN: Duration = Duration::from_secs(30);
 
 /// Nodes that lack a pod that works, with the reasons, by the name of the `DaemonSet`.
 type Lacking = BTreeMap<String, BTreeMap<String, String>>;
@@ -60,53 +58,36 @@ pub(super) fn placement(world: &mut World) -> Result<String> {
         }
         Ok(pairs)
     });
-    let gone = clean(world);
+    let gone = clean(world, &[FLEET]);
     let pairs = compared?;
     gone?;
     Ok(format!("{} pairs of node and DaemonSet, {pairs} of them wanted", NODES * DAEMON_SETS))
 }
 
-/// Causes each reason that one real node can show, then takes it away.
-pub(super) fn reasons(world: &mut World) -> Result<String> {
-    let expected = [
-        ("bad-image", "image"),
-        ("crashes", "crash_loop"),
-        ("eats", "out_of_memory"),
-        ("no-secret", "configuration"),
-        ("no-volume", "volume"),
-        ("not-ready", "not_ready"),
-        ("port-b", "host_port"),
-        ("too-large", "resources"),
-        ("strict", "pod_security"),
-        ("full", "quota"),
-    ];
-    world.apply(&faulty())?;
-    let named = within(NAMED_WITHIN, || {
-        let told = lacking(world)?;
-        for (name, reason) in expected {
-            let found: Vec<&String> = told.get(name).into_iter().flat_map(BTreeMap::values).collect();
-            if found != [reason] {
-                bail!("{name} lacks its pod for {found:?}, not {reason}");
-            }
+/// What `podlens fleet --once` tells of all lacks of a namespace, in words.
+pub(super) fn details(world: &World, namespace: &str) -> Result<Vec<String>> {
+    let mut details = Vec::new();
+    each_lack(world, |set, lack| {
+        if text(set, "/namespace") == namespace {
+            details.push(text(lack, "/detail").to_owned());
         }
-        Ok(())
-    });
-    let ended = named.and_then(|()| {
-        // One fault ends: the port is free again.
-        world.kubectl(&["delete", "daemonset", "--namespace", FLEET, "port-a", "--wait=false"])?;
-        within(ENDS_WITHIN, || match lacking(world)?.get("port-b") {
-            None => Ok(()),
-            Some(nodes) => bail!("port-b still lacks its pod: {nodes:?}"),
-        })
-    });
-    let gone = clean(world);
-    ended?;
-    gone?;
-    Ok(format!("{} reasons", expected.len()))
+    })?;
+    Ok(details)
 }
 
-/// What `podlens fleet --once` tells.
 fn lacking(world: &World) -> Result<Lacking> {
+    let mut all = Lacking::new();
+    each_lack(world, |set, lack| {
+        if text(set, "/namespace").starts_with(FLEET) {
+            let nodes = all.entry(text(set, "/name").to_owned()).or_default();
+            nodes.insert(text(lack, "/node").to_owned(), text(lack, "/reason").to_owned());
+        }
+    })?;
+    Ok(all)
+}
+
+/// Each `DaemonSet` with each of its lacks by `podlens fleet --once`.
+fn each_lack(world: &World, mut each: impl FnMut(&Value, &Value)) -> Result<()> {
     let program = agent::place(Form { release: true, static_binary: true })?;
     let output = Command::new(&program)
         .args(["fleet", "--once", "--output", "json", "--kubeconfig"])
@@ -118,17 +99,12 @@ fn lacking(world: &World) -> Result<Lacking> {
         })?;
     let told: Value = serde_json::from_slice(&output.stdout)
         .with_context(|| format!("podlens fleet says {}", String::from_utf8_lossy(&output.stderr)))?;
-    let mut all = Lacking::new();
     for set in told.get("daemonsets").and_then(Value::as_array).into_iter().flatten() {
-        if !text(set, "/namespace").starts_with(FLEET) {
-            continue;
-        }
         for lack in set.get("lacking").and_then(Value::as_array).into_iter().flatten() {
-            let nodes = all.entry(text(set, "/name").to_owned()).or_default();
-            nodes.insert(text(lack, "/node").to_owned(), text(lack, "/reason").to_owned());
+            each(set, lack);
         }
     }
-    Ok(all)
+    Ok(())
 }
 
 /// The nodes for which the controller has made pods, by the name of the `DaemonSet`.
@@ -145,10 +121,10 @@ fn made(world: &World) -> Result<BTreeMap<String, BTreeSet<String>>> {
     Ok(made)
 }
 
-/// Removes everything, pods on nodes without a kubelet by force.
-fn clean(world: &World) -> Result<()> {
+/// Removes everything in these namespaces and nodes that are but objects, pods on nodes without a kubelet by force.
+pub(super) fn clean(world: &World, spaces: &[&str]) -> Result<()> {
     let force = ["--ignore-not-found", "--wait=false"];
-    for space in ["fleet", "fleet-strict", "fleet-full"] {
+    for space in spaces {
         world.kubectl(&[&["delete", "daemonset", "--all", "--namespace", space][..], &force].concat())?;
         world.kubectl(&["delete", "pods", "--all", "--namespace", space, "--force", "--grace-period=0"])?;
         world.kubectl(&[&["delete", "namespace", space][..], &force].concat())?;
@@ -157,12 +133,12 @@ fn clean(world: &World) -> Result<()> {
     within(Duration::from_mins(1), || {
         let left = world.get(&["nodes,namespaces"])?;
         let names: Vec<&str> = items(&left).iter().map(|one| text(one, "/metadata/name")).collect();
-        let ours: Vec<&&str> = names.iter().filter(|name| name.starts_with(NODE) || name.starts_with(FLEET)).collect();
+        let ours: Vec<&&str> = names.iter().filter(|name| name.starts_with(NODE) || spaces.contains(name)).collect();
         if ours.is_empty() { Ok(()) } else { bail!("{ours:?} are still there") }
     })
 }
 
-fn namespace() -> Value {
+pub(super) fn namespace() -> Value {
     json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": FLEET } })
 }
 
@@ -258,55 +234,4 @@ fn random_term(chance: &mut Chance) -> Value {
     }
     let requirements: Vec<Value> = (0..=chance.below(2)).map(|_| requirement(chance)).collect();
     json!({ "matchExpressions": requirements })
-}
-
-/// `DaemonSets` each of which has one fault, beside what makes it one.
-fn faulty() -> Vec<Value> {
-    let app = |words: &[&str], more: &Value| {
-        let mut app = container("app", words, &json!({}));
-        if let (Some(app), Some(more)) = (app.as_object_mut(), more.as_object()) {
-            app.extend(more.clone());
-        }
-        app
-    };
-    let of = |app: Value| json!({ "containers": [app], "terminationGracePeriodSeconds": 1 });
-    let stays = ["1", "stay"];
-    let port = json!({ "ports": [{ "containerPort": 80, "hostPort": 31_999 }] });
-    let secret = json!({ "env": [{ "name": "X", "valueFrom": { "secretKeyRef": { "name": "none", "key": "k" } } }] });
-    let probe = json!({ "readinessProbe": { "tcpSocket": { "port": 9 }, "periodSeconds": 1 } });
-    let mount = json!({ "volumeMounts": [{ "name": "v", "mountPath": "/v" }] });
-    let mut no_volume = of(app(&stays, &mount));
-    if let Some(members) = no_volume.as_object_mut() {
-        members.insert("volumes".to_owned(), json!([{ "name": "v", "secret": { "secretName": "none" } }]));
-    }
-    let mut host = of(app(&stays, &json!({})));
-    if let Some(members) = host.as_object_mut() {
-        members.insert("hostNetwork".to_owned(), json!(true));
-    }
-    let labels = json!({ "pod-security.kubernetes.io/enforce": "restricted" });
-    let strict =
-        json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "fleet-strict", "labels": labels } });
-    let full = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "fleet-full" } });
-    let quota = json!({
-        "apiVersion": "v1", "kind": "ResourceQuota",
-        "metadata": { "name": "none", "namespace": "fleet-full" }, "spec": { "hard": { "pods": "0" } },
-    });
-    let set = |name: &str, spec| daemon_set(FLEET, name, spec);
-    vec![
-        namespace(),
-        strict,
-        full,
-        quota,
-        set("bad-image", of(app(&stays, &json!({ "image": "nobody.invalid/none:1", "imagePullPolicy": "Always" })))),
-        set("crashes", of(app(&["1", "exit", "3"], &json!({})))),
-        set("eats", of(app(&["64", "hog"], &json!({ "resources": { "limits": { "memory": "16Mi" } } })))),
-        set("no-secret", of(app(&stays, &secret))),
-        set("no-volume", no_volume),
-        set("not-ready", of(app(&stays, &probe))),
-        set("port-a", of(app(&stays, &port))),
-        set("port-b", of(app(&stays, &port))),
-        set("too-large", of(app(&stays, &json!({ "resources": { "requests": { "cpu": "1000" } } })))),
-        daemon_set("fleet-strict", "strict", host.clone()),
-        daemon_set("fleet-full", "full", of(app(&stays, &json!({})))),
-    ]
 }

@@ -1,19 +1,19 @@
 //! `podlens fleet` as the chart's Deployment: how soon it tells why, how soon it notices an end, and roll-outs.
 
 use std::{
-    net::SocketAddr,
+    io::{BufRead as _, BufReader, Write as _},
+    net::{SocketAddr, TcpStream},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Error, Result, bail};
+use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
-use testkit::http;
 
 use crate::e2e::{
-    names::labels,
+    fleet::{addresses, lacking, leader, pages, rollout, sample},
     wait::within,
     workloads::{container, daemon_set},
-    world::{BURN_IMAGE, PORT, RELEASE, World, items, text},
+    world::{BURN_IMAGE, RELEASE, World, items, text},
 };
 
 /// Of all objects of these checks.
@@ -126,6 +126,49 @@ fn set_image(world: &World, name: &str, image: &str) -> Result<()> {
     world.kubectl(&["set", "image", "--namespace", SPACE, &set, &image]).map(drop)
 }
 
+/// Tokens and a port for probes; without TLS, for which the file is the same.
+pub(super) fn serves_with_credentials(world: &mut World) -> Result<String> {
+    const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+    world.apply(&[json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "web", "namespace": RELEASE },
+        "stringData": { "web.yaml": "bearer_token_file: token\n", "token": TOKEN },
+    })])?;
+    let web = json!({ "existingSecret": "web", "tls": false });
+    // Ready by the port of the probes.
+    world.install(&json!({ "fleet": { "enabled": true }, "web": web }), true)?;
+    within(LIMIT, || {
+        let addresses = addresses(world)?;
+        if addresses.len() != 2 {
+            bail!("{} replicas have an address", addresses.len());
+        }
+        for address in addresses {
+            for (token, wanted) in [("", 401), ("0123456789abcdef0123456789abcdee", 401), (TOKEN, 200)] {
+                let status = status(address, token)?;
+                if status != wanted {
+                    bail!("{address} answers {status} to the token {token:?}, not {wanted}");
+                }
+            }
+        }
+        Ok(())
+    })?;
+    Ok("both replicas are ready, answer to the token and to nobody else".to_owned())
+}
+
+/// How `/metrics` answers whoever shows this token.
+fn status(address: SocketAddr, token: &str) -> Result<u16> {
+    let mut stream =
+        TcpStream::connect_timeout(&address, NOTICED).with_context(|| format!("cannot reach {address}"))?;
+    stream.set_read_timeout(Some(NOTICED))?;
+    write!(
+        stream,
+        "GET /metrics HTTP/1.1\r\nHost: fleet\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\r\n"
+    )?;
+    let mut head = String::new();
+    BufReader::new(stream).read_line(&mut head)?;
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+    status.with_context(|| format!("{address} answers {head:?}"))
+}
+
 /// Its newest pod works, as the API server has it.
 fn works(world: &World, name: &str) -> Result<bool> {
     let pods = world.get(&["pods", "--namespace", SPACE, "--selector", &format!("app={name}")])?;
@@ -134,56 +177,6 @@ fn works(world: &World, name: &str) -> Result<bool> {
         conditions.into_iter().flatten().any(|one| (text(one, "/type"), text(one, "/status")) == ("Ready", "True"))
     };
     Ok(items(&pods).iter().any(is_ready))
-}
-
-/// The pages of all replicas that answer.
-fn pages(world: &World) -> Result<Vec<String>> {
-    let selector = format!("app.kubernetes.io/name=podlens-fleet,app.kubernetes.io/instance={RELEASE}");
-    let pods = world.get(&["pods", "--namespace", RELEASE, "--selector", &selector])?;
-    let mut pages = Vec::new();
-    for pod in items(&pods).iter().filter(|pod| pod.pointer("/metadata/deletionTimestamp").is_none()) {
-        let Ok(address) = text(pod, "/status/podIP").parse() else { continue };
-        if let Ok((200, page)) = http::get(SocketAddr::new(address, PORT), "/metrics").map_err(Error::msg) {
-            pages.push(page);
-        }
-    }
-    Ok(pages)
-}
-
-/// The page of the replica that leads.
-fn leader(world: &World) -> Result<String> {
-    let leads = |page: &String| sample(page, "podlens_fleet_leader", &[]) == Some(1.0);
-    pages(world)?.into_iter().find(leads).context("no replica leads")
-}
-
-/// The value of the first sample with these labels.
-fn sample(page: &str, name: &str, wanted: &[(&str, &str)]) -> Option<f64> {
-    let has = |line: &&str| {
-        let rest = line.strip_prefix(name);
-        let found = labels(line);
-        rest.is_some_and(|rest| rest.starts_with(['{', ' ']))
-            && wanted.iter().all(|(label, value)| found.get(*label).is_some_and(|found| found == value))
-    };
-    page.lines().find(has)?.rsplit(' ').next()?.parse().ok()
-}
-
-fn lacking(page: &str, name: &str) -> Vec<String> {
-    let lines = page.lines().filter(|line| line.starts_with("podlens_fleet_lacking_since_timestamp_seconds{"));
-    let mut reasons = Vec::new();
-    for line in lines {
-        let found = labels(line);
-        if found.get("daemonset").is_some_and(|found| found == name) {
-            reasons.extend(found.get("reason").cloned());
-        }
-    }
-    reasons
-}
-
-fn rollout(page: &str, name: &str) -> String {
-    let is_in = |state: &&str| {
-        sample(page, "podlens_fleet_rollout_state", &[("daemonset", name), ("state", state)]) == Some(1.0)
-    };
-    ["settled", "rolling", "stuck", "paused"].into_iter().find(is_in).unwrap_or_default().to_owned()
 }
 
 fn becomes(world: &World, name: &str, wanted: &str) -> Result<()> {

@@ -2,6 +2,8 @@
 
 mod chart;
 mod fleet;
+mod fleet_cost;
+mod fleet_reasons;
 mod fleet_watched;
 mod names;
 mod network;
@@ -91,16 +93,30 @@ pub(super) const ALL: &[Check] = &[
         "the nodes that should have a pod of a DaemonSet are those for which its controller makes one",
         fleet::placement,
     ),
-    check("fleet-reasons", "each reason why a node lacks its pod is named, and its end is noticed", fleet::reasons),
     check(
         "fleet-watched",
         "the chart's fleet tells why within 2 minutes of helm install, by one replica, and notices an end within 5 s",
         fleet_watched::first_why,
     ),
     check(
+        "fleet-reasons",
+        "each reason why a node lacks its pod is a metric and an event by the chart's fleet, and its end within 5 s",
+        fleet_reasons::reasons,
+    ),
+    check(
         "fleet-roll-outs",
         "a roll-out that a bad image holds up is told from one that rolls and from one that waits for somebody",
         fleet_watched::roll_outs,
+    ),
+    check(
+        "fleet-cost",
+        "what others waited for a DaemonSet is the same in the metric, the rule, the dashboard and the table",
+        fleet_cost::waited_for,
+    ),
+    check(
+        "fleet-web",
+        "the chart's fleet serves with the agents' web configuration, and its probes get an answer",
+        fleet_watched::serves_with_credentials,
     ),
     check("uninstall", "helm uninstall leaves no object and no kernel program behind", chart::uninstall),
 ];

@@ -5,7 +5,11 @@ use std::{fs, thread, time::Duration};
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 
-use crate::e2e::{wait::within, world::World};
+use super::fleet;
+use crate::e2e::{
+    wait::within,
+    world::{RELEASE, World},
+};
 
 /// `CAP_PERFMON` is 38, `CAP_BPF` 39.
 const BOTH: u64 = 1 << 38 | 1 << 39;
@@ -44,6 +48,11 @@ pub(super) fn missing(world: &mut World) -> Result<String> {
         if !world.log(&agent).contains(&message) {
             bail!("without {lacking}, the log does not say `{message}`");
         }
+        // The fleet names it too, for a person as for its replicas.
+        within(Duration::from_secs(20), || match fleet::details(world, RELEASE)? {
+            told if told.iter().any(|detail| detail.contains(&message)) => Ok(()),
+            told => bail!("without {lacking}, podlens fleet says {told:?}"),
+        })?;
         thread::sleep(LOOK);
         let now = world.agent()?;
         if (&now.uid, now.restarts) != (&agent.uid, 0) {
