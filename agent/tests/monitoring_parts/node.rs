@@ -237,7 +237,7 @@ impl Node {
     /// batch/report-1 reads its file, and runs a program of which no page is in memory, again and again.
     fn read(&self, program: &Path) -> Occupied {
         let (file, program) = (self.cold.path(), program.display());
-        let cool = format!("dd of={program} oflag=nocache conv=notrunc,fdatasync count=0 status=none");
+        let cool = format!("dd of={program} oflag=nocache conv=notrunc,nocreat,fdatasync count=0 status=none");
         let script =
             format!("cp $(command -v dd) {program}; while :; do cat {file}; {cool}; {program} --version; done");
         Occupied::start(&self.report, &script)
