@@ -1,5 +1,6 @@
 //! What podlens is tested with and what knows nothing of podlens' code: a little HTTP, a reader of pages of metrics, real
-//! components as processes, an API server and a receiver of OTLP that play theirs, and what machine code tells.
+//! components as processes, an API server and a receiver of OTLP that play theirs, pictures of
+//! dashboards, and what machine code tells.
 //!
 //! The agent's tests and benches and xtask's end-to-end checks use it. Nothing here is shipped; where something is not as it
 //! must be, it panics, by which a test fails.
@@ -19,6 +20,7 @@ pub mod bpf;
 #[cfg(feature = "certificates")]
 pub mod certificates;
 pub mod components;
+pub mod dashboards;
 pub mod http;
 pub mod kubernetes;
 pub mod monitor;

@@ -16,7 +16,8 @@ pub fn endpoint(manifests: &str, kind: &str) -> Value {
     endpoint.clone()
 }
 
-/// The scrape configuration of an endpoint, for a target with these labels. `honored` tells whether the Prometheus object
+/// The scrape configuration of an endpoint, for a target with these labels, such as what the operator knows of its pod
+/// (`__meta_kubernetes_...`). `honored` tells whether the Prometheus object
 /// leaves the monitor's `honorLabels` as it is.
 pub fn scrape_config(
     name: &str,
@@ -25,15 +26,17 @@ pub fn scrape_config(
     target: SocketAddr,
     labels: &[(&str, &str)],
 ) -> Value {
-    let rules = endpoint["metricRelabelings"].as_array().map_or(&[][..], Vec::as_slice);
-    let rules: Vec<Value> = rules.iter().map(in_snake_case).collect();
+    let rules = |key: &str| -> Vec<Value> {
+        endpoint[key].as_array().map_or(&[][..], Vec::as_slice).iter().map(in_snake_case).collect()
+    };
     let labels: Map<String, Value> = labels.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
     json!({
         "job_name": name,
         "metrics_path": endpoint["path"],
         "honor_labels": honored && endpoint["honorLabels"] == true,
         "static_configs": [{ "targets": [target.to_string()], "labels": labels }],
-        "metric_relabel_configs": rules,
+        "relabel_configs": rules("relabelings"),
+        "metric_relabel_configs": rules("metricRelabelings"),
     })
 }
 

@@ -80,6 +80,8 @@ enum Task {
     Image(image::Choice),
     /// Write the rules, the dashboards and their documentation, and render the manifests from the chart
     Chart(chart::Choice),
+    /// Draw the dashboards with the answers of a Prometheus
+    Dashboards(monitoring::Choice),
     /// Write docs/metrics.md, docs/events.md, docs/config.md and the tables in other documents from the definitions
     Docs(docs::Choice),
     /// Check what no compiler knows: layers, `aya` and `unsafe`, what files and documents say
@@ -116,6 +118,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::E2e(choice) => return e2e::run(&choice),
         Task::Image(choice) => return image::run(&choice),
         Task::Chart(choice) => return chart::run(&choice),
+        Task::Dashboards(choice) => return monitoring::run(&choice),
         Task::Docs(choice) => return docs::run(&choice),
         Task::Tidy => return tidy::run(&Arguments::command()),
         Task::Ci => return ci::run(),

@@ -334,6 +334,11 @@ would be dropped in silence.
 {{- $_ := set $config "health_listen" (include "podlens.listen" (list . $)) -}}
 {{- end -}}
 {{- end -}}
+{{- if and (or .Values.rules.enabled .Values.dashboards.enabled) (not (hasKey ($config.series | default dict) "allow")) -}}
+{{- /* What rules and dashboards compare with, which is not among the series that agents have by default. */ -}}
+{{- $allow := "default, podlens_cpu_request_cores, podlens_memory_request_bytes" -}}
+{{- $_ := set $config "series" (set ($config.series | default dict) "allow" $allow) -}}
+{{- end -}}
 {{- $names := $config.kubernetes | default dict -}}
 {{- if ne .Values.names.source "auto" -}}
 {{- $_ := set $names "source" .Values.names.source -}}
@@ -374,6 +379,9 @@ interval: {{ . }}
 {{- with .scrapeTimeout }}
 scrapeTimeout: {{ . }}
 {{- end }}
+relabelings:
+  # What an agent tells of itself, and whether it answers, has its node as what it measures has.
+  - { action: replace, sourceLabels: [__meta_kubernetes_pod_node_name], targetLabel: node }
 metricRelabelings:
   # What is no pod's must not be taken for the agent's own: units of the node have no pod ...
   {{- range list "namespace" "pod" "container" }}
@@ -385,7 +393,7 @@ metricRelabelings:
   {{- range list "namespace" "pod" "container" }}
   - { action: replace, sourceLabels: [exported_{{ . }}], regex: (.+), targetLabel: {{ . }} }
   {{- end }}
-  - { action: labeldrop, regex: exported_pod|exported_container }
+  - { action: labeldrop, regex: exported_pod|exported_container|exported_node }
   {{- with .metricRelabelings }}
   {{- toYaml . | nindent 2 }}
   {{- end }}

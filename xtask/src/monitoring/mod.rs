@@ -8,6 +8,7 @@
 //! | alerts/ | the alerts: a file for each whom they are about |
 //! | dashboards/ | the dashboards: what one is made of, and a file for each |
 //! | query.rs | pieces of queries |
+//! | draw.rs | pictures of the dashboards |
 //! | promtool.rs, tests/ | what promtool says of the rules, and the cases that it tries |
 //!
 //! That each expression asks for what podlens serves, and has an answer, agent/tests/monitoring.rs shows: it has a running
@@ -15,6 +16,7 @@
 
 mod alerts;
 mod dashboards;
+mod draw;
 mod promtool;
 mod query;
 mod rules;
@@ -23,6 +25,8 @@ mod workloads;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+
+pub(crate) use self::draw::{Choice, run};
 
 /// A file that is made here: its path in the repository and its text.
 pub(crate) struct Made {

@@ -128,15 +128,39 @@ const INTRODUCTION: &str = "\
 
 Made by `cargo xtask chart` from xtask/src/monitoring; change that instead.
 
+You are here because an alert of podlens fired, or because you want to install them. If one fired, look for its name below: its
+section says what is the case, why the limit is where it is, and what to do, the most likely cause first. `critical` should get
+somebody up, `warning` is for working hours.
+
+An alert names where it is by its labels:
+
+- `node`, `namespace`, `pod`: who suffers. Look at the dashboard \"podlens / Pod\" with these, and at \"podlens / Node\" for who else is
+  there. A pod that is folded into its workload ([cardinality.md](cardinality.md)) has `workload` in place of `pod`.
+- `node`, `instance`: which agent, in alerts about podlens itself. `node` is there where Prometheus gives it to the target, as the
+  chart's monitors and [deploy/examples/prometheus.yaml](../deploy/examples/prometheus.yaml) do; on a host, `instance` tells.
+- `namespace`, `daemonset`: in alerts of `podlens fleet`.
+
+## Install
+
 The rules are one file, `podlens.yaml` in [deploy/alerts](../deploy/alerts), for `rule_files` of a Prometheus. With its
 operator, the chart's `rules.enabled` makes a PrometheusRule of it, and `rules.runbooks` says where this document is to be read, so
 that `runbook_url` leads here.
 
-Each alert says what to do; a value that is merely high is none. Change a threshold where your nodes differ: the reason for it
-stands beside it. `promtool test rules` fires each one by series of its cause, and shows that it is silent where those only just
-do not reach the limit (xtask/src/monitoring/tests).
+Rules and dashboards compare with what pods requested, which agents do not tell by default. The chart adds it where
+`rules.enabled` or `dashboards.enabled` is set and `config.series.allow` is not; elsewhere, set
 
-The rules take rates over 5 minutes, for scrapes at least once a minute, and read classic and native histograms alike.
+    series: { allow: \"default, podlens_cpu_request_cores, podlens_memory_request_bytes\" }
+
+Without it PodDelayedByNeighbor never fires, and the columns and panels that compare with requests are empty.
+
+The rules take rates over 5 minutes, for scrapes at least once a minute, and read classic and native histograms alike. Change a
+limit where your nodes differ; a value that is merely high is no alert.
+
+Each alert is fired by a real cause on a running node in agent/tests/alerts.rs, with shorter times, but for PodDiskSlow, for which
+a slow disk would be needed; PodDelayedByNeighbor and PodThrottledWhileNodeIdles only where nobody else uses the machine. `promtool test rules` fires all of them at their own times by series of the cause, and shows that they
+are silent where those only just do not reach the limit (xtask/src/monitoring/tests).
+
+## Alerts
 ";
 
 const RECORDINGS: &str = "
@@ -147,7 +171,8 @@ What the pods of a workload cost on one node, for each DaemonSet, Deployment and
 did last is not lost; what is folded into workloads already ([cardinality.md](cardinality.md)) is added.
 
 What others waited for a workload is `podlens_cpu_wait_caused_seconds_total` by culprit, so both sums are the same but for
-culprits that are no pods, and for `(other)`, which stands for those without a name of their own.
+culprits that are no pods, and for `(other)`, which stands for those without a name of their own. A culprit's series begins with its
+first wait, which `rate()` would leave out: the rule adds it where the victim was known before.
 
 | rule | holds |
 | --- | --- |
@@ -159,8 +184,8 @@ const DASHBOARDS: &str = "
 For Grafana 10 or later, in [deploy/dashboards](../deploy/dashboards): import them, or let the chart's `dashboards.enabled` make
 ConfigMaps with the label that Grafana's sidecar looks for. Each panel says how to read it, and what it means if it is empty. The
 variable `cluster` is for a Prometheus of several clusters; where no series has that label it matches everything.
-agent/tests/monitoring.rs asks each expression of a Prometheus that scrapes a running agent; those of the fleet, whose metrics an
-agent does not have, it compares with their names and labels.
+agent/tests/monitoring.rs asks each expression of a Prometheus that scrapes running agents and `podlens fleet`, and none is without
+an answer. `cargo xtask dashboards --prometheus ADDRESS:PORT` draws all of them as pictures, without a Grafana.
 
 | dashboard | file | shows |
 | --- | --- | --- |

@@ -1,7 +1,7 @@
 //! Recording rules: what the pods of a workload cost on each node. Pure.
 
 use super::{
-    query::{WINDOW, WORKLOAD, rate},
+    query::{WINDOW, WORKLOAD, rate_with_first},
     rules::Recording,
 };
 
@@ -105,9 +105,10 @@ fn requested(metric: &'static str) -> impl Fn(&str) -> String {
 /// The culprit's names take the place of the victim's.
 fn caused() -> Recording {
     let renamed = |name: &str| {
-        let caused = rate(
+        let caused = rate_with_first(
             &format!("podlens_cpu_wait_caused_seconds_total{{culprit_{name}!=\"\"}}"),
             &format!("cluster, node, culprit_namespace, culprit_{name}"),
+            "podlens_cpu_wait_seconds_total",
         );
         let namespace = format!(
             "label_replace(\n      {caused},\n      \"namespace\", \"$1\", \"culprit_namespace\", \"(.+)\"\n    )"

@@ -35,6 +35,19 @@ pub(super) fn rules_and_dashboards(context: &Context<'_>) -> Result<()> {
             dashboards += 1;
         }
     }
+    // What they compare with, unless the user has said which series there are to be.
+    for (values, wanted) in [
+        ("{ rules: { enabled: true } }", "default, podlens_cpu_request_cores, podlens_memory_request_bytes"),
+        ("{ dashboards: { enabled: true } }", "default, podlens_cpu_request_cores, podlens_memory_request_bytes"),
+        ("{ rules: { enabled: true }, config: { series: { allow: podlens_cpu_* } } }", "podlens_cpu_*"),
+        ("{ rules: { enabled: false } }", ""),
+    ] {
+        let objects = context.objects(values)?;
+        let config = config_map(&objects, "podlens")?.pointer("/data/config.yaml").and_then(Value::as_str);
+        let config: Value = serde_saphyr::from_str(config.unwrap_or_default())
+            .map_err(|error| anyhow!("the configuration with {values} is bad YAML: {error}"))?;
+        same(values, &text(&config, "/series/allow"), &wanted)?;
+    }
     let maps = objects.0.iter().filter(|object| text(object, "/kind") == "ConfigMap").count();
     same("the number of ConfigMaps, with the agent's configuration", &maps, &(dashboards + 1))
 }

@@ -34,7 +34,12 @@ podlens_cpu_seconds_total{namespace="",pod="",container="",unit="/",node="n"} 16
 podlens_pod_info{namespace="shop",pod="web-1",uid="u",node="n"} 1
 podlens_lost_total{collector="scheduler",reason="missed_switch"} 0
 "#;
-const AGENT: [(&str, &str); 3] = [("namespace", "podlens"), ("pod", "podlens-x"), ("container", "podlens")];
+const AGENT: [(&str, &str); 4] = [
+    ("namespace", "podlens"),
+    ("pod", "podlens-x"),
+    ("container", "podlens"),
+    ("__meta_kubernetes_pod_node_name", "n"),
+];
 const WITHIN: Duration = Duration::from_secs(30);
 
 pub(super) fn monitors(context: &Context<'_>) -> Result<()> {

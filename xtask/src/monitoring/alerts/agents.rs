@@ -24,7 +24,7 @@ fn agents_absent() -> Alert {
         limits: "15 minutes outlast an installation and a restart of Prometheus.",
         steps: &[
             "`kubectl get pods -A -l app.kubernetes.io/name=podlens`: are there agents, and are they ready?",
-            "If they are: does Prometheus have a target for them (Status, Targets)? The chart makes one with `podMonitor.enabled`; its `labels` must be those that the operator selects.",
+            "If they are: does Prometheus have a target for them (in its own pages: Status, Target health)? The chart makes one with `podMonitor.enabled`; its `podMonitor.labels` must be those that the operator selects (`kubectl get prometheus -A -o jsonpath='{..podMonitorSelector}'`).",
             "If a target is there and down, it tells the error; a NetworkPolicy has to let Prometheus in on port 9464.",
         ],
     }
@@ -36,13 +36,13 @@ fn agent_down() -> Alert {
         expression: format!("up == 0\nand on (cluster, job, instance)\nmax_over_time({OF_EACH}[1d])"),
         hold: "15m",
         severity: Severity::Warning,
-        summary: "The podlens agent {{ $labels.pod }} ({{ $labels.instance }}) does not answer",
+        summary: "The podlens agent on {{ or $labels.node $labels.instance }} does not answer",
         description: "Its target is still there, so its pod or host is expected to be, but every scrape fails. Nothing is measured there, or it is not collected.",
         means: "An agent that was scraped within the last day does not answer any more, though it is still a target.",
         limits: "A rolling update replaces a target within a few minutes and takes the old one away; 15 minutes outlast the reboot of a node. A target is known for an agent's by its own series of the last day, whatever the job is called.",
         steps: &[
-            "`kubectl get pod -o wide` of the pod: is it running, and is its node ready? An agent that was never there at all is the DaemonSet's matter: `podlens fleet --once` tells why, and the alert DaemonSetPodMissing where `podlens fleet` runs.",
-            "`kubectl logs --previous`: an agent that ends says why in its last line. `OOMKilled` means that `resources.limits.memory` is too small for the number of containers on the node.",
+            "`kubectl get pods -A -o wide -l app.kubernetes.io/name=podlens`: is the pod on that node running, and is the node ready? An agent that was never there at all is the DaemonSet's matter: `podlens fleet --once` tells why, and the alert DaemonSetPodMissing where `podlens fleet` runs.",
+            "`kubectl logs --previous` of the pod: an agent that ends says why in its last line. `OOMKilled` means that `resources.limits.memory` is too small for the number of containers on the node.",
             "If it runs and is ready, the way from Prometheus to it is closed: NetworkPolicy, firewall, `metrics.address`.",
         ],
     }
@@ -61,12 +61,12 @@ fn collector_lost() -> Alert {
         ),
         hold: "15m",
         severity: Severity::Warning,
-        summary: "The collector {{ $labels.collector }} of the podlens agent {{ $labels.instance }} is {{ $labels.state }}",
+        summary: "The collector {{ $labels.collector }} of the podlens agent on {{ or $labels.node $labels.instance }} is {{ $labels.state }}",
         description: "Its metrics are absent or incomplete on this node, and whatever is built on them is blind there. The agent says why: its log, or /readyz.",
         means: "A collector failed, or it is degraded or unsupported where it was running within the last day.",
         limits: "What a kernel has never been able to do is no alert: it is known from the first `podlens check` on, and nothing but another kernel helps. What worked yesterday is one, such as after an update of the node.",
         steps: &[
-            "`kubectl exec POD -- /podlens check --config /etc/podlens/config.yaml` names what is lacking and how to get it.",
+            "`kubectl -n NAMESPACE exec POD -- /podlens check --config /etc/podlens/config.yaml`, with the alert's `namespace` and `pod`, names what is lacking and how to get it. On a host: `podlens check`.",
             "Has the node another kernel, or have the pod's capabilities or its seccomp profile changed? See [troubleshooting.md](troubleshooting.md).",
             "A collector that this cluster shall do without: `collectors.NAME: false`, and its state is `disabled`, which is no alert.",
         ],
@@ -78,14 +78,18 @@ fn losses() -> Alert {
         name: "PodlensLosing",
         expression: format!(
             "{} > 1",
-            rate_over("podlens_lost_total{reason!=\"missed_switch\"}", &format!("{AGENT}, collector, reason"), "15m")
+            rate_over(
+                "podlens_lost_total{reason!~\"missed_switch|unknown_sleep\"}",
+                &format!("{AGENT}, collector, reason"),
+                "15m"
+            )
         ),
         hold: "15m",
         severity: Severity::Warning,
-        summary: "The podlens agent {{ $labels.instance }} loses {{ $value | humanize }} a second: {{ $labels.collector }}, {{ $labels.reason }}",
+        summary: "The podlens agent on {{ or $labels.node $labels.instance }} loses {{ $value | humanize }} a second: {{ $labels.collector }}, {{ $labels.reason }}",
         description: "Something could not be counted, named or told, and goes on. Numbers of this node are too low by what was lost, or under `unattributed`.",
         means: "An agent has lost more than one thing a second for half an hour, for one and the same reason.",
-        limits: "Single losses are usual at an agent's start and when thousands of cgroups come at once; at less than one a second a node that switches tasks thousands of times a second stays exact to a tenth of a percent. `missed_switch` is left out, since its CPU time is made good; where it is not, PodlensAttributionLow tells.",
+        limits: "Single losses are usual at an agent's start and when thousands of cgroups come at once; at less than one a second a node that switches tasks thousands of times a second stays exact to a tenth of a percent. `missed_switch` is left out, since its CPU time is made good (where it is not, PodlensAttributionLow tells), and so is `unknown_sleep`, which mostly follows from it: beside another tracer both go on for as long as that runs, and only sleeps are too low.",
         steps: &[
             "Look the reason up in [troubleshooting.md](troubleshooting.md#podlens_lost_total-grows).",
             "`no_free_slot`, `table_full`: the node has more cgroups than slots. Raise `slots`.",
@@ -125,13 +129,13 @@ fn names_stale() -> Alert {
         expression: format!("max by ({AGENT}) (podlens_names_synced) == 0"),
         hold: "15m",
         severity: Severity::Warning,
-        summary: "The podlens agent {{ $labels.instance }} cannot learn the names of pods",
+        summary: "The podlens agent on {{ or $labels.node $labels.instance }} cannot learn the names of pods",
         description: "Containers that began since then have ids for names, and no workload. They are measured all the same, and get their names when the source answers again.",
         means: "An agent's source of names, such as the API server, has not answered for 15 minutes.",
         limits: "The source is asked again at once and then more and more seldom, so 15 minutes are more than an API server's restart.",
         steps: &[
             "`podlens_names_requests_total` by `result` tells what is wrong: `forbidden` is the role (`rbac.create`), `unauthorized` the token, `certificate` the authority, `unreachable` or `timeout` the network.",
-            "If it is all agents, it is the API server or a NetworkPolicy; if it is one, its node.",
+            "If it is all agents, it is the API server or a NetworkPolicy; if it is one, its node: `kubectl logs` of its pod has the answer that it gets.",
         ],
     }
 }
@@ -145,12 +149,12 @@ fn otlp_loses() -> Alert {
         ),
         hold: "15m",
         severity: Severity::Warning,
-        summary: "Points that the podlens agent {{ $labels.instance }} pushes by OTLP are {{ $labels.result }}",
+        summary: "Points that the podlens agent on {{ or $labels.node $labels.instance }} pushes by OTLP are {{ $labels.result }}",
         description: "What is `rejected` the receiver does not want, what is `dropped` could not be delivered in time. Both are missing there for good.",
         means: "An agent has lost points on their way to the OTLP receiver for 15 minutes on end.",
         limits: "Attempts that fail and are repeated with success lose nothing, and are no alert; nor is the gap of a receiver's restart.",
         steps: &[
-            "The agent's log names the receiver's answer once.",
+            "The agent's log (`kubectl logs`) has the receiver's own answer: a warning that begins with \"the OTLP receiver\".",
             "`dropped`: is the collector up, does its Service have endpoints, may the agent reach it? Its own queue may be full (`otelcol_exporter_queue_size`).",
             "`rejected`: the receiver's limits, most of all of the number of series or attributes: `series.detail`, `series.limit`.",
         ],

@@ -37,7 +37,7 @@ fn delayed_by_neighbor() -> Alert {
         means: "A pod that uses less CPU than it requested waits for a CPU, for more than a fifth of the time in which it wants one, because of other pods.",
         limits: "A pod has a claim to what it requested and to no more: one that uses more than that, or requested nothing, waits rightly when the node is full. A fifth makes each request noticeably slower; below a tenth of a task that waits on average there is too little work to speak of.",
         steps: &[
-            "The dashboard \"podlens / Neighbors\" shows who held the CPU meanwhile; `podlens snapshot --by workload` on the node does as well.",
+            "Who held the CPU meanwhile? The dashboard \"podlens / Neighbors\" shows it, as does `podlens snapshot --by workload` on the node, and the query `topk(5, sum by (culprit_namespace, culprit_pod) (rate(podlens_cpu_wait_caused_seconds_total{namespace=\"NS\", pod=\"POD\"}[5m])))`.",
             "Is the culprit's CPU request far below what it uses? Then it has been given a place that it does not fit in. Raise its request to what it uses, or set a limit, so that the scheduler moves it.",
             "Is it the pod's own request that is low beside its bursts? Waits of a few milliseconds come from CPUs being shared by time; a request is a share, not a promise of latency. Whole CPUs are (static CPU manager, QoS Guaranteed).",
             "If it is a DaemonSet, the dashboard \"podlens / DaemonSets\" tells what it costs on every node.",
@@ -67,7 +67,7 @@ fn throttled_while_idle() -> Alert {
         steps: &[
             "Raise the limit, or take it away and keep the request: that is what guards the neighbors.",
             "If the limit is there on purpose, such as in a quota by contract, give the program as many threads as it has CPUs (GOMAXPROCS, `-XX:ActiveProcessorCount`): many threads use up a period at once.",
-            "`podlens_cpu_throttle_latency_seconds` tells how long each stop was.",
+            "`podlens_cpu_throttle_latency_seconds` tells how long each stop was: `histogram_quantile(0.99, sum by (le) (rate(podlens_cpu_throttle_latency_seconds_bucket{namespace=\"NS\", pod=\"POD\"}[5m])))`.",
         ],
     }
 }
@@ -90,8 +90,8 @@ fn oom_kills() -> Alert {
         means: "The kernel killed processes of a pod more than once within an hour, since the container or the pod was at its own limit.",
         limits: "One kill is an event, which the OTLP log and the dashboards show. The second one within an hour says that it will go on.",
         steps: &[
-            "The event `podlens.oom.kill` tells the victim, who wanted the memory, and the sizes at that moment.",
-            "`podlens_memory_unreclaimable_bytes` beside `podlens_memory_limit_bytes`: did it grow steadily (a leak), or at once (a request too large)?",
+            "Which process? The event `podlens.oom.kill` (an OTLP log record, see [events.md](events.md)) tells the victim, who wanted the memory, and the sizes at that moment; without OTLP, `dmesg` on the node. `kubectl describe pod` tells only of a container's first process.",
+            "How did it come to that? The dashboard \"podlens / Pod\", memory beside request and limit: if it grew steadily, the program leaks; if it rose at once, one piece of work was too large.",
             "Raise the limit to what the work needs, or bound the program's own heap below it (`GOMEMLIMIT`, `-Xmx`).",
         ],
     }
@@ -111,7 +111,7 @@ fn node_out_of_memory() -> Alert {
         means: "The kernel killed a process since the node, or a cgroup above the pods, had no memory left.",
         limits: "This never happens where what pods use is within what they request, so once is enough.",
         steps: &[
-            "Whose memory: the dashboard \"podlens / Node\", working sets beside requests. A pod that uses far more than it requested took it.",
+            "Whose memory? The dashboard \"podlens / Node\", memory above what was requested: a pod that uses far more than it requested took it.",
             "Give that pod a memory limit, or a request that is true.",
             "`ancestor` means kubepods or a slice of the node: kube-reserved and system-reserved, or the slice's own limit, are too small.",
             "Nothing of it in any pod: the kernel's own memory, or a unit of the node (`unit` in `podlens_memory_usage_bytes`).",
@@ -134,7 +134,7 @@ fn stalled_for_memory() -> Alert {
         means: "Tasks of a pod stall for want of memory: a tenth of a task, on average over five minutes.",
         limits: "A tenth of a task is 6 seconds of each minute of a program with one thread: users see it. Freeing memory now and then is ordinary and far below.",
         steps: &[
-            "`memcg_reclaim`, `memory_high`: the pod is at its own limit. Raise it, or have less in the page cache.",
+            "The alert's `reason` says whose limit it is. `memcg_reclaim`, `memory_high`: the pod's own. Raise it, or have it keep fewer pages of files.",
             "`direct_reclaim`, `compaction`: the node is short. Who uses more than it requested? See NodeOutOfMemory.",
             "`refault`: pages come back as soon as they are evicted, so the working set does not fit into limit or node.",
         ],

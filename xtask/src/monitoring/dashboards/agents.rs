@@ -5,7 +5,10 @@ use super::{
     build::{Dashboard, Panel, Unit, Variable},
     quantile, rate, top,
 };
+use crate::monitoring::query::rate_over;
 
+/// Which agent: its node, where the scrape has it, and its address.
+const AGENT: &str = "{{node}} {{instance}}";
 const HERE: &str = "cluster=~\"$cluster\", instance=~\"$instance\"";
 
 pub(super) fn dashboard() -> Dashboard {
@@ -67,8 +70,9 @@ fn state() -> Vec<Panel> {
 }
 
 fn losses() -> Vec<Panel> {
-    let cpu = rate(&of("podlens_cpu_seconds_total", ""), "instance");
-    let nobodys = rate(&of("podlens_cpu_seconds_total", ", unit=\"unattributed\""), "instance");
+    let cpu = rate(&of("podlens_cpu_seconds_total", ""), "node, instance");
+    let nobodys = rate(&of("podlens_cpu_seconds_total", ", unit=\"unattributed\""), "node, instance");
+    // The agent's own metrics have a node only where the scrape gives them one.
     let unseen = rate(&of("podlens_cpu_unseen_seconds_total", ""), "instance");
     vec![
         Panel::graph(
@@ -84,7 +88,7 @@ fn losses() -> Vec<Panel> {
         Panel::graph(
             "CPU time that belongs to nobody",
             Unit::SHARE,
-            vec![(top(&format!("(({nobodys} or 0 * {cpu}) + {unseen}) / {cpu}")), "{{instance}}")],
+            vec![(top(&format!("(({nobodys} or 0 * {cpu}) + on (instance) group_left () {unseen}) / {cpu}")), AGENT)],
         )
         .about("Unattributed and unseen, as a share of all. podlens promises less than 1 %."),
         Panel::graph(
@@ -92,18 +96,18 @@ fn losses() -> Vec<Panel> {
             Unit::SHARE,
             vec![(
                 top(&format!(
-                    "1 - sum by (instance) ({}) / sum by (instance) ({})",
+                    "1 - sum by (node, instance) ({}) / sum by (node, instance) ({})",
                     of("podlens_slots", ", state=\"free\""),
                     of("podlens_slots", "")
                 )),
-                "{{instance}}",
+                AGENT,
             )],
         )
         .about("At 100 % new cgroups are unattributed; raise `slots`."),
         Panel::graph(
             "Gone, and not delivered yet",
             Unit::NUMBER,
-            vec![(top(&format!("sum by (instance) ({})", of("podlens_gone_entities", ""))), "{{instance}}")],
+            vec![(top(&format!("sum by (node, instance) ({})", of("podlens_gone_entities", ""))), AGENT)],
         )
         .about("Pods' containers and units that ended and wait for their last scrape or push."),
     ]
@@ -130,10 +134,13 @@ fn delivery() -> Vec<Panel> {
         Panel::graph(
             "Requests for names",
             Unit::PER_SECOND,
-            vec![(rate(&of("podlens_names_requests_total", ""), "verb, result"), "{{verb}} {{result}}")],
+            vec![(
+                format!("{} > 0", rate(&of("podlens_names_requests_total", ""), "verb, result")),
+                "{{verb}} {{result}}",
+            )],
         )
-        .about("To the API server or the kubelet.")
-        .or_nothing("There is no source of names.")
+        .about("To the API server or the kubelet. A watch is one request for many minutes.")
+        .or_nothing("None was made, or there is no source of names.")
         .wide(8),
     ]
 }
@@ -145,17 +152,20 @@ fn cost() -> Vec<Panel> {
     vec![
         Panel::graph(
             "CPU",
-            Unit::NUMBER,
-            vec![(top(&own(&rate(&of("process_cpu_seconds_total", ""), "cluster, instance"))), "{{instance}}")],
+            Unit::CPUS,
+            vec![(
+                top(&own(&rate_over(&of("process_cpu_seconds_total", ""), "cluster, node, instance", "10m"))),
+                AGENT,
+            )],
         )
-        .about("CPUs that the daemon uses; what the kernel programs cost is with those whom they measure.")
+        .about("What the daemon uses, over 10 minutes, since it is told in whole seconds; what the kernel programs cost is with those whom they measure.")
         .wide(8),
         Panel::graph(
             "Memory",
             Unit::BYTES,
             vec![(
-                top(&own(&format!("sum by (cluster, instance) ({})", of("process_resident_memory_bytes", "")))),
-                "{{instance}}",
+                top(&own(&format!("sum by (cluster, node, instance) ({})", of("process_resident_memory_bytes", "")))),
+                AGENT,
             )],
         )
         .about("Resident.")
@@ -163,7 +173,7 @@ fn cost() -> Vec<Panel> {
         Panel::graph(
             "Time of a sweep",
             Unit::SECONDS,
-            vec![(top(&format!("sum by (instance) ({})", of("podlens_sweep_seconds", ""))), "{{instance}}")],
+            vec![(top(&format!("sum by (node, instance) ({})", of("podlens_sweep_seconds", ""))), AGENT)],
         )
         .about("One reading of all that is measured.")
         .wide(8),

@@ -39,12 +39,15 @@ pub(super) struct Unit(&'static str);
 impl Unit {
     pub(super) const BYTES: Self = Self("bytes");
     pub(super) const BYTES_PER_SECOND: Self = Self("Bps");
-    /// CPUs and tasks: numbers of things, on average.
+    pub(super) const CPUS: Self = Self("suffix:CPUs");
+    /// So many of whatever the title says.
     pub(super) const NUMBER: Self = Self("short");
-    pub(super) const PER_SECOND: Self = Self("ops");
+    pub(super) const PER_SECOND: Self = Self("suffix:/s");
     pub(super) const SECONDS: Self = Self("s");
     /// From 0 to 1.
     pub(super) const SHARE: Self = Self("percentunit");
+    /// How many, on average.
+    pub(super) const TASKS: Self = Self("suffix:tasks");
 }
 
 enum Kind {
@@ -181,14 +184,20 @@ fn into_columns(labels: &[&str], columns: &[(&str, Unit)]) -> Value {
     // Where there is one answer alone, its column has no letter.
     let names = names.chain(columns.iter().take(1).map(|(name, _)| ("Value".to_owned(), json!(name))));
     let order = labels.iter().copied().chain(columns.iter().map(|(name, _)| *name));
+    // Before labels are renamed for people, which is the last step.
     let order = order.zip(0_u32..).map(|(name, at)| (name.to_owned(), json!(at)));
+    let spaced = labels.iter().filter(|label| label.contains('_'));
+    let spaced = spaced.map(|label| ((*label).to_owned(), json!(label.replace('_', " "))));
     json!([
         { "id": "merge", "options": {} },
         { "id": "organize", "options": {
             "excludeByName": { "Time": true, "__name__": true },
             "renameByName": names.collect::<Map<_, _>>(),
         } },
-        { "id": "organize", "options": { "indexByName": order.collect::<Map<_, _>>() } },
+        { "id": "organize", "options": {
+            "indexByName": order.collect::<Map<_, _>>(),
+            "renameByName": spaced.collect::<Map<_, _>>(),
+        } },
     ])
 }
 

@@ -43,15 +43,15 @@ fn averages() -> Panel {
         "DaemonSets",
         vec!["namespace", "workload"],
         vec![
-            ("others wait for it", Unit::NUMBER, by("avg", "cpu_wait_caused:tasks")),
+            ("others wait for it", Unit::TASKS, by("avg", "cpu_wait_caused:tasks")),
             ("nodes", Unit::NUMBER, by("count", "cpu:cores")),
-            ("CPU", Unit::NUMBER, by("avg", "cpu:cores")),
+            ("CPU", Unit::CPUS, by("avg", "cpu:cores")),
             ("of its request", Unit::SHARE, of("cpu:cores", "cpu_request:cores")),
             ("memory", Unit::BYTES, by("avg", "memory:bytes")),
             ("of that request", Unit::SHARE, of("memory:bytes", "memory_request:bytes")),
             ("network", Unit::BYTES_PER_SECOND, by("avg", "network:bytes_per_second")),
             ("disks", Unit::BYTES_PER_SECOND, by("avg", "disk:bytes_per_second")),
-            ("waits for others", Unit::NUMBER, by("avg", "cpu_wait_suffered:tasks")),
+            ("waits for others", Unit::TASKS, by("avg", "cpu_wait_suffered:tasks")),
         ],
     )
     .about("Means over the nodes on which it has a pod. Waits are tasks, on average: 0.05 are 3 seconds of waiting in each minute. A column is not there where nobody did anything of the kind.")
@@ -63,15 +63,16 @@ fn over_time() -> Vec<Panel> {
         Panel::graph(title, unit, vec![(by(function, rule), "{{namespace}}/{{workload}}")])
     };
     vec![
-        graph("CPU of all nodes together", Unit::NUMBER, "sum", "cpu:cores").stacked().about("CPUs."),
-        graph("Others waiting for it, all nodes together", Unit::NUMBER, "sum", "cpu_wait_caused:tasks")
+        graph("CPU of all nodes together", Unit::CPUS, "sum", "cpu:cores").stacked().about("CPUs in use."),
+        graph("Others waiting for it, all nodes together", Unit::TASKS, "sum", "cpu_wait_caused:tasks")
             .stacked()
             .about("Tasks of other pods and units that waited while this one held the CPU, on average.")
             .or_nothing("Nobody waited for a DaemonSet."),
         graph("Memory of all nodes together", Unit::BYTES, "sum", "memory:bytes").stacked().about("Working sets."),
         graph("Network of all nodes together", Unit::BYTES_PER_SECOND, "sum", "network:bytes_per_second")
             .stacked()
-            .about("Sent and received."),
+            .about("Sent and received.")
+            .or_nothing("No DaemonSet sent or received anything."),
     ]
 }
 
@@ -79,10 +80,10 @@ fn nodes() -> Vec<Panel> {
     let worst = |rule: &str| format!("topk(10, podlens:workload_{rule}{{{HERE}}})");
     let legend = "{{workload}} on {{node}}";
     vec![
-        Panel::graph("Where others wait for it most", Unit::NUMBER, vec![(worst("cpu_wait_caused:tasks"), legend)])
+        Panel::graph("Where others wait for it most", Unit::TASKS, vec![(worst("cpu_wait_caused:tasks"), legend)])
             .about("The ten pairs of DaemonSet and node.")
             .or_nothing("Nobody waited for a DaemonSet."),
-        Panel::graph("Where it uses most CPU", Unit::NUMBER, vec![(worst("cpu:cores"), legend)])
+        Panel::graph("Where it uses most CPU", Unit::CPUS, vec![(worst("cpu:cores"), legend)])
             .about("The ten pairs of DaemonSet and node."),
         Panel::graph(
             "Where it is under pressure",

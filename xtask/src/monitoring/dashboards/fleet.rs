@@ -97,7 +97,7 @@ fn lacking() -> Vec<Panel> {
         Panel::graph(
             "Nodes that should have none, by why",
             Unit::NUMBER,
-            vec![(format!("sum by (reason) ({})", told("excluded_nodes", "", ", reason")), "{{reason}}")],
+            vec![(format!("sum by (reason) ({}) > 0", told("excluded_nodes", "", ", reason")), "{{reason}}")],
         )
         .about("By the first rule that says so.")
         .or_nothing("Every node should have one, or podlens fleet does not run."),

@@ -32,7 +32,7 @@ fn pairs() -> Panel {
     Panel::table(
         "Victim and culprit",
         std::iter::once("node").chain(labels).collect(),
-        vec![("waiting tasks", Unit::NUMBER, format!("topk(100, {})", caused(&format!("node, {VICTIM}, {CULPRIT}"))))],
+        vec![("waiting", Unit::TASKS, format!("topk(100, {})", caused(&format!("node, {VICTIM}, {CULPRIT}"))))],
     )
     .about("Tasks of the victim that wanted to run while the culprit held the CPU, on average. (other) stands for culprits without a name of their own.")
 }
@@ -43,13 +43,13 @@ fn over_time() -> Vec<Panel> {
     vec![
         Panel::graph(
             "Culprits",
-            Unit::NUMBER,
+            Unit::TASKS,
             vec![(top(&caused(CULPRIT)), "{{culprit_namespace}} {{culprit_pod}}{{culprit_workload}}{{culprit_unit}}")],
         )
         .about("Tasks of others that waited while this one held the CPU, on average."),
         Panel::graph(
             "Victims",
-            Unit::NUMBER,
+            Unit::TASKS,
             vec![(top(&rate(&waits, VICTIM)), "{{namespace}} {{pod}}{{workload}}{{unit}}")],
         )
         .about("Tasks that waited while another pod, a unit or the kernel held the CPU, on average."),

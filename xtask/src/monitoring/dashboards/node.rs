@@ -28,14 +28,14 @@ fn cpu() -> Vec<Panel> {
     vec![
         Panel::graph(
             "CPU in use",
-            Unit::NUMBER,
+            Unit::CPUS,
             vec![(rate(&of("podlens_cpu_seconds_total", ""), "namespace, unit"), "{{namespace}}{{unit}}")],
         )
         .stacked()
-        .about("CPUs, by namespace and by unit of the node."),
+        .about("By namespace, and by unit of the node for what runs in no pod."),
         Panel::graph(
             "Waiting for a CPU, by who held it",
-            Unit::NUMBER,
+            Unit::TASKS,
             vec![(rate(&of("podlens_cpu_wait_seconds_total", ""), "cause"), "{{cause}}")],
         )
         .stacked()
@@ -51,7 +51,7 @@ fn cpu() -> Vec<Panel> {
         .about("Run-queue latency of all tasks. A few milliseconds are one turn of another task."),
         Panel::graph(
             "Who makes others wait",
-            Unit::NUMBER,
+            Unit::TASKS,
             vec![(
                 top(&rate(
                     &of("podlens_cpu_wait_caused_seconds_total", ""),
@@ -77,11 +77,11 @@ fn memory() -> Vec<Panel> {
         .stacked()
         .about("Working sets: without pages of files that were not used for long."),
         Panel::graph(
-            "Memory beside what was requested",
+            "Memory above what was requested",
             Unit::BYTES,
             vec![(
                 top(&format!(
-                    "sum by (namespace, pod) ({}) - sum by (namespace, pod) ({})",
+                    "sum by (namespace, pod) ({}) - sum by (namespace, pod) ({}) > 0",
                     of("podlens_memory_working_set_bytes", ", pod!=\"\""),
                     of("podlens_memory_request_bytes", ", pod!=\"\"")
                 )),
@@ -89,10 +89,10 @@ fn memory() -> Vec<Panel> {
             )],
         )
         .about("By how much pods are above their requests. On a node that runs out of memory it is they who took it.")
-        .or_nothing("No pod has requested memory."),
+        .or_nothing("No pod is above its request."),
         Panel::graph(
             "Standing still for want of memory",
-            Unit::NUMBER,
+            Unit::TASKS,
             vec![(
                 query::histogram_sum(&of("podlens_memory_stall_seconds", ""), "reason", super::WINDOW),
                 "{{reason}}",
@@ -106,7 +106,7 @@ fn memory() -> Vec<Panel> {
             Unit::NUMBER,
             vec![(
                 format!(
-                    "sum by (namespace, pod, unit, scope) (increase({}[{}])) > 0",
+                    "round(sum by (namespace, pod, unit, scope) (increase({}[{}]))) > 0",
                     of("podlens_oom_kills_total", ""),
                     super::WINDOW
                 ),

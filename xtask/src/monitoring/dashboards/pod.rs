@@ -38,24 +38,24 @@ fn cpu() -> Vec<Panel> {
     vec![
         Panel::graph(
             "CPU beside request and limit",
-            Unit::NUMBER,
+            Unit::CPUS,
             vec![
                 (rate(&of("podlens_cpu_seconds_total", ""), "container"), "{{container}}"),
                 (format!("sum by (container) ({})", of("podlens_cpu_request_cores", "")), "{{container}} requested"),
                 (format!("sum by (container) ({})", of("podlens_cpu_limit_cores", "")), "{{container}} limit"),
             ],
         )
-        .about("CPUs."),
+        .about("What each container uses, requested, and may use at most."),
         Panel::graph(
             "Waiting for a CPU, by who held it",
-            Unit::NUMBER,
+            Unit::TASKS,
             vec![(rate(&of("podlens_cpu_wait_seconds_total", ""), "cause"), "{{cause}}")],
         )
         .stacked()
         .about("Tasks that wanted to run and did not, on average. neighbor: another pod held the CPU; system: a unit of the node or the kernel; self and pod: the container itself and its pod; idle: nobody."),
         Panel::graph(
             "For whom it waits",
-            Unit::NUMBER,
+            Unit::TASKS,
             vec![(
                 super::top(&rate(
                     &of("podlens_cpu_wait_caused_seconds_total", ""),
@@ -113,22 +113,39 @@ fn memory() -> Vec<Panel> {
         .about("Pages of files can be given back, anon cannot."),
         Panel::graph(
             "Standing still for want of memory",
-            Unit::NUMBER,
+            Unit::TASKS,
             vec![(query::histogram_sum(&of("podlens_memory_stall_seconds", ""), "reason", super::WINDOW), "{{reason}}")],
         )
         .stacked()
-        .about("Tasks, on average.")
-        .or_nothing("Nothing stalled."),
+        .about("Tasks, on average. memcg_reclaim and memory_high: it is at its own limit; direct_reclaim and compaction: the node is short; refault: pages were evicted too early.")
+        .or_nothing("Nothing stalled.")
+        .wide(8),
         Panel::graph(
-            "Major page faults and kills",
+            "Major page faults",
             Unit::PER_SECOND,
-            vec![
-                (query::histogram_count(&of("podlens_major_fault_seconds", ""), "container", super::WINDOW), "{{container}} major faults"),
-                (rate(&of("podlens_oom_kills_total", ""), "container, scope"), "{{container}} killed, limit of the {{scope}}"),
-            ],
+            vec![(
+                query::histogram_count(&of("podlens_major_fault_seconds", ""), "container", super::WINDOW),
+                "{{container}}",
+            )],
         )
-        .about("A major fault waits for a disk; a kill is for want of memory.")
-        .or_nothing("No major fault and no kill."),
+        .about("Each waits for a disk to bring a page of a program or of a mapped file.")
+        .or_nothing("No page had to be brought from a disk.")
+        .wide(8),
+        Panel::graph(
+            "Killed for want of memory",
+            Unit::NUMBER,
+            vec![(
+                format!(
+                    "round(sum by (container, scope) (increase({}[{}]))) > 0",
+                    of("podlens_oom_kills_total", ""),
+                    super::WINDOW
+                ),
+                "{{container}}, limit of the {{scope}}",
+            )],
+        )
+        .about("Processes, by whose limit led to it: the container's, its pod's, one above, or the node had no memory left.")
+        .or_nothing("Nothing was killed.")
+        .wide(8),
     ]
 }
 
@@ -146,7 +163,7 @@ fn rest() -> Vec<Panel> {
         .about("Payload of its sockets, over loopback too.")
         .or_nothing("It sent and received nothing."),
         Panel::graph(
-            "TCP: round trips and segments sent again",
+            "TCP: round trips",
             Unit::SECONDS,
             vec![
                 quantile(0.5, "round trip, half are below", &rtt, ""),

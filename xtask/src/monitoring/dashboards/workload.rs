@@ -38,12 +38,12 @@ fn now() -> Panel {
         "Workloads",
         labels,
         vec![
-            ("CPU", Unit::NUMBER, sum("cpu:cores", "")),
+            ("CPU", Unit::CPUS, sum("cpu:cores", "")),
             ("of its request", Unit::SHARE, of("cpu:cores", "cpu_request:cores")),
             ("memory", Unit::BYTES, sum("memory:bytes", "")),
             ("of that request", Unit::SHARE, of("memory:bytes", "memory_request:bytes")),
-            ("waits for others", Unit::NUMBER, sum("cpu_wait_suffered:tasks", "")),
-            ("others wait for it", Unit::NUMBER, sum("cpu_wait_caused:tasks", "")),
+            ("waits for others", Unit::TASKS, sum("cpu_wait_suffered:tasks", "")),
+            ("others wait for it", Unit::TASKS, sum("cpu_wait_caused:tasks", "")),
             ("network", Unit::BYTES_PER_SECOND, sum("network:bytes_per_second", "")),
             ("disks", Unit::BYTES_PER_SECOND, sum("disk:bytes_per_second", "")),
         ],
@@ -57,11 +57,11 @@ fn over_time() -> Vec<Panel> {
         Panel::graph(title, unit, vec![(format!("topk(20, {})", sum(rule, "")), "{{namespace}}/{{workload}}")])
     };
     vec![
-        graph("CPU in use", Unit::NUMBER, "cpu:cores").stacked().about("CPUs."),
+        graph("CPU in use", Unit::CPUS, "cpu:cores").stacked().about("Of all pods of the workload together."),
         graph("Memory in use", Unit::BYTES, "memory:bytes").stacked().about("Working sets."),
-        graph("Waiting for other pods and units", Unit::NUMBER, "cpu_wait_suffered:tasks")
+        graph("Waiting for other pods and units", Unit::TASKS, "cpu_wait_suffered:tasks")
             .about("Tasks that wanted to run while another pod, a unit of the node or the kernel held the CPU, on average."),
-        graph("Others waiting for it", Unit::NUMBER, "cpu_wait_caused:tasks")
+        graph("Others waiting for it", Unit::TASKS, "cpu_wait_caused:tasks")
             .about("Tasks of other pods and units that waited while this workload held the CPU, on average.")
             .or_nothing("Nobody waited for these."),
         Panel::graph(
@@ -74,6 +74,7 @@ fn over_time() -> Vec<Panel> {
         )
         .about("Share of time in which some task stalled for want of a resource, of the container for which it was highest.")
         .or_nothing("No pressure, or a kernel without PSI in cgroups."),
-        graph("Network", Unit::BYTES_PER_SECOND, "network:bytes_per_second").about("Sent and received together."),
+        graph("Network", Unit::BYTES_PER_SECOND, "network:bytes_per_second").about("Sent and received together.")
+            .or_nothing("These sent and received nothing."),
     ]
 }
