@@ -77,8 +77,6 @@ pub(super) struct DnsMaps {
     pub(super) pending: Table<u64, PendingQuery>,
     /// What could not be told.
     pub(super) losses: MappedArray<DnsLosses>,
-    /// Calls that no program was told of.
-    pub(super) missed: MissedRuns,
 }
 
 fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {

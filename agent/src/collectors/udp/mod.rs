@@ -29,12 +29,7 @@ pub struct Udp {
 impl Udp {
     /// A collector over the programs' map.
     #[must_use]
-    pub fn new(
-        layout: Arc<Layout>,
-        accounts: MappedArray<UdpAccount>,
-        missed: MissedRuns,
-        sees_calls: bool,
-    ) -> Self {
+    pub fn new(layout: Arc<Layout>, accounts: MappedArray<UdpAccount>, missed: MissedRuns, sees_calls: bool) -> Self {
         let found = layout.row();
         Self { layout, accounts, missed, sees_calls, found }
     }
