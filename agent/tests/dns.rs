@@ -38,8 +38,8 @@ fn is_hidden(agent: &Agent) -> bool {
     if page.count("podlens_collector_state", &[("collector", "dns"), ("state", "unsupported")]) == Some(1) {
         assert!(page.all(&format!("{LOOKUPS}_count"), &[]).is_empty());
         let (_, ready) = agent.get("/readyz").unwrap();
-        assert!(ready.contains("BPF_FUNC_task_pt_regs"), "it says why: {ready}");
-        skip("the collector dns is unsupported: this kernel has no BPF_FUNC_task_pt_regs (5.15 and later)");
+        assert!(ready.contains("sock_send_length"), "it says why: {ready}");
+        skip("the collector dns is unsupported: this kernel has no tracepoint sock_send_length (6.3 and later)");
         return true;
     }
     let is_lacking = !TestCgroup::any_container().is_in_version_2();
