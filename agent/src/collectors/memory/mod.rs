@@ -24,7 +24,7 @@ use std::{
 
 use foldhash::fast::RandomState;
 use podlens_common::{
-    cgroup::{CgroupKey, KEY_V1},
+    cgroup::{CgroupKey, KEY_MARKS, KEY_V1},
     memory::{END_PATH_BYTES, EndWords, LAST_WORDS_V1, MemoryEnd, MemoryEndAt, MemoryRecord, NODES},
 };
 
@@ -71,6 +71,9 @@ pub struct Memory {
     by_id: HashMap<u64, CgroupKey, RandomState>,
     /// The same by its path, where the memory tree is not that of the keys.
     by_path: HashMap<Box<str>, CgroupKey, RandomState>,
+    /// Where that tree has keys too, though others are watched (memory in version 2, the CPU controller in version 1): its ids by
+    /// path.
+    ids: HashMap<Box<str>, u64, RandomState>,
     /// Removed cgroups whose last words have not come, and until when they are waited for.
     leaving: HashMap<CgroupKey, (Instant, Watched), RandomState>,
     walked: Option<Instant>,
@@ -97,8 +100,10 @@ struct Watched {
     id: Option<u64>,
     /// What the last walk found; none if it did not meet it.
     walked: Option<Figures>,
-    /// Walks that did not meet it.
+    /// Walks that did not meet it, since one did.
     missed: u32,
+    /// Some walk has met it: it has been in the memory tree.
+    was_met: bool,
     /// When it was read and when it was walked, of what is in `row`.
     booked: (Option<Instant>, Option<Instant>),
     /// The reading that was compared with words.
@@ -128,6 +133,7 @@ impl Memory {
             watched: HashMap::default(),
             by_id: HashMap::default(),
             by_path: HashMap::default(),
+            ids: HashMap::default(),
             leaving: HashMap::default(),
             walked: None,
             unfinished: 0,
@@ -145,6 +151,20 @@ impl Memory {
     /// The memory tree is that of the keys: ids are keys.
     fn is_keyed(&self) -> bool {
         !self.machine.is_v1 && self.hierarchies.keyed_v1().is_none()
+    }
+
+    /// The memory tree is that of version 2 beside the one whose keys are watched: both tell of their cgroups.
+    fn has_ids_of_its_own(&self) -> bool {
+        !self.machine.is_v1 && self.hierarchies.keyed_v1().is_some()
+    }
+
+    /// Whose cgroup of the memory tree at that path it is, if that has come already.
+    fn name_id(&mut self, path: &str, id: u64) {
+        let Some(key) = self.by_path.get(path).copied() else { return };
+        if let Some(watched) = self.watched.get_mut(&key).filter(|watched| watched.id.is_none()) {
+            watched.id = Some(id);
+            self.by_id.insert(id, key);
+        }
     }
 
     /// Takes note of the ids that have become known.
@@ -189,13 +209,47 @@ impl Memory {
             }
             let exact = Figures::of_record(&record, has_lists.then_some(&lists), self.machine);
             watched.walked = Some(exact.or(&self.learner.figures(&record.words)));
-            watched.missed = 0;
+            (watched.missed, watched.was_met) = (0, true);
         }
+        self.look_anew();
         self.learner.walked();
         if let Some(ends) = &self.programs.ends {
             ends.set(0, self.learner.end_words());
         }
         self.is_learned.store(self.learner.is_done(), Ordering::Relaxed);
+    }
+
+    /// Has its files read.
+    fn files(&self, path: &str) -> Option<Watch<Said>> {
+        let directory = self.hierarchies.of("memory")?.directory(path);
+        let is_learned = Arc::clone(&self.is_learned);
+        let alone = self.programs.walk.is_none();
+        let files = MemoryFiles::of(&self.reader, directory, self.machine.is_v1, alone, is_learned);
+        Some(self.reader.watch(files))
+    }
+
+    /// What the walk meets no more has left the memory tree, since the controller was switched off for it (version 2) or its
+    /// directory there was removed (version 1). It may come back, in version 1 with another id.
+    fn look_anew(&mut self) {
+        let mut left = Vec::new();
+        for (key, watched) in &mut self.watched {
+            if watched.was_met && watched.walked.is_none() {
+                watched.was_met = false;
+                left.push((*key, watched.path.clone()));
+            }
+        }
+        let is_keyed = self.is_keyed();
+        for (key, path) in left {
+            let Some(files) = self.files(&path) else { continue };
+            let Some(watched) = self.watched.get_mut(&key) else { continue };
+            watched.files = files;
+            if let Some(id) = watched.id.take_if(|_| !is_keyed) {
+                self.by_id.remove(&id);
+            }
+            if let Some(id) = self.ids.get(&path).copied() {
+                self.name_id(&path, id);
+            }
+        }
     }
 
     /// The path in the mounted memory tree of what the kernel has at `path`.
@@ -249,19 +303,23 @@ impl Collector for Memory {
 
     fn born(&mut self, cgroup: EntityCgroup<'_>) {
         let EntityCgroup { key, path, subtree } = cgroup;
-        let Some(tree) = self.tree(key).filter(|_| !self.watched.contains_key(&key)) else { return };
-        let directory = tree.directory(path);
-        let alone = self.programs.walk.is_none();
-        let is_learned = Arc::clone(&self.is_learned);
-        let files = MemoryFiles::of(&self.reader, directory, self.machine.is_v1, alone, is_learned);
+        if self.has_ids_of_its_own() && key & KEY_MARKS == 0 {
+            self.ids.insert(path.into(), key);
+            self.name_id(path, key);
+        }
+        if self.tree(key).is_none() || self.watched.contains_key(&key) {
+            return;
+        }
+        let Some(files) = self.files(path) else { return };
         let watched = Watched {
             path: path.into(),
             subtree,
             since: Instant::now(),
-            files: self.reader.watch(files),
+            files,
             id: self.is_keyed().then_some(key),
             walked: None,
             missed: 0,
+            was_met: false,
             booked: (None, None),
             compared: None,
             row: self.layout.row(),
@@ -273,6 +331,9 @@ impl Collector for Memory {
             self.by_path.insert(watched.path.clone(), key);
         }
         self.watched.insert(key, watched);
+        if let Some(id) = self.ids.get(path).copied() {
+            self.name_id(path, id);
+        }
     }
 
     fn read(&mut self, sweep: &Sweep<'_>, readings: &mut dyn Readings) {
@@ -285,6 +346,9 @@ impl Collector for Memory {
         self.walk(now);
         for (key, watched) in &mut self.watched {
             let read = watched.take(self.walked, &self.layout, &mut self.found);
+            if watched.has_left() {
+                watched.row.remove_gauges(&self.layout);
+            }
             self.late += u64::from(now.saturating_duration_since(read.unwrap_or(watched.since)) > LATE);
             readings.cgroup(*key, &watched.row);
         }
@@ -304,6 +368,9 @@ impl Collector for Memory {
     }
 
     fn removed(&mut self, key: CgroupKey) -> Option<Row> {
+        if self.has_ids_of_its_own() && key & KEY_MARKS == 0 {
+            self.ids.retain(|_, id| *id != key);
+        }
         let mut watched = self.watched.remove(&key)?;
         watched.take(self.walked, &self.layout, &mut self.found);
         let waits = watched.end.is_none() && self.programs.ends.is_some() && !self.is_keyed();
@@ -351,6 +418,12 @@ impl Watched {
         self.row.remove_gauges(layout);
         self.row.at_least(found);
         read
+    }
+
+    /// It is not in the memory tree, whatever was known of it when it was.
+    fn has_left(&self) -> bool {
+        let are_there = self.files.last().is_none_or(|reading| reading.value.are_there);
+        self.walked.is_none() && (self.missed > 0 || !are_there)
     }
 
     /// The final values: those of the last words, and where they say nothing the last ones.
