@@ -18,7 +18,7 @@ pub static LATENCY: Metric = Metric {
     help: "How long requests to block devices took: queue (from the request's making until its driver took it) and device (from there to its completion; all of a flush's time). Both begin when the kernel says so: since 6.9 it notes one moment for all requests that a task submits together, and the queue part is next to 0 unless the device or its scheduler held the request back. A device that keeps no statistics (queue/iostats 0) has no latency",
     labels: &[OPERATION, Label { name: "part", values: LabelValues::Fixed(&Part::NAMES) }],
     source: "block_rq_complete, the request's own moments",
-    must_equal: "the delay that a test gives to a device of its own, within one bucket",
+    must_equal: "the delay that a test gives to a device of its own, and quantiles that fio tells of its requests, within one bucket",
     ..Metric::BASE
 };
 
