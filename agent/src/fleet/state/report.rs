@@ -95,7 +95,8 @@ fn old(watched: &Watched, slots: &[Slot], pods: &HashMap<Uid, Pod>) -> BTreeMap<
     let mut old = BTreeMap::<String, Vec<String>>::new();
     let is_own = |pod: &&Pod| pod.daemon_set == Some(watched.object.metadata.uid) && !pod.is_over;
     for (_, slot) in watched.cells.iter().zip(slots).filter(|(cell, _)| cell.present && !cell.current) {
-        let pod = slot.pods.iter().filter_map(|uid| pods.get(uid)).find(is_own);
+        let own = slot.pods.iter().filter_map(|uid| pods.get(uid)).filter(is_own);
+        let pod = own.max_by_key(|pod| (pod.works, pod.revision.as_deref()));
         if let Some(revision) = pod.and_then(|pod| pod.revision.as_deref()) {
             old.entry(revision.to_owned()).or_default().push(slot.name.to_string());
         }
