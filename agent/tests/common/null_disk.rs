@@ -27,9 +27,14 @@ impl NullDisk {
         Some(Self(name))
     }
 
-    /// Its device.
+    /// Its device. Older kernels call it by a number of their own.
     pub fn path(&self) -> PathBuf {
-        Path::new("/dev").join(self.0)
+        let named = Path::new("/dev").join(self.0);
+        if named.exists() {
+            return named;
+        }
+        let index = fs::read_to_string(Path::new(LIST).join(self.0).join("index")).unwrap();
+        PathBuf::from(format!("/dev/nullb{}", index.trim()))
     }
 }
 
