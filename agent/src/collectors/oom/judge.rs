@@ -1,10 +1,15 @@
 //! From a mark to a kill: whether it is one, whether it belongs to the kill before, and whose limit led to it.
 //!
-//! Pure. Three facts of the kernel decide:
+//! Pure. Five facts of the kernel decide:
 //! - It counts a kill in the victim's memory cgroup just before it marks the victim. A mark before which nothing was counted is
 //!   no kill: a process that is about to end anyway, or another thread of one that was told.
 //! - Whoever finds no room below a limit counts an OOM in the limit's cgroup before anybody is killed for it. It may be that
 //!   nobody is: somebody else's end was enough. And for one OOM several processes may be killed, one after another.
+//! - The task that wants memory has just tried to free some: of the cgroup whose limit it is, or of the node. Its last reclaim says
+//!   for certain whether it is a limit at all, and that is often all that does: the count may have risen before the last mark, or
+//!   since then for an OOM of which nobody died.
+//! - A limit is reached when the kernel looks for a victim, but need not be when it marks one: processes that were killed before
+//!   give back their memory meanwhile.
 //! - In a group kill (memory.oom.group) a process may be met, killed and counted once more. Its mark then tells another of its
 //!   threads, since the first has ended; only the first victim may be counted again without a mark, while it has not.
 
@@ -14,7 +19,7 @@ use std::{
 };
 
 use foldhash::fast::RandomState;
-use podlens_common::oom::{Level, OomScope, Victim};
+use podlens_common::oom::{Level, OomScope, RECLAIM_OF_CGROUP, RECLAIM_OF_NODE, Victim};
 
 /// How many of those that were killed last are remembered: their threads may still be marked.
 const REMEMBERED: usize = 1024;
@@ -45,6 +50,8 @@ struct Counted {
     kills: Option<u64>,
     /// Kills that the kernel may count once more.
     again: u64,
+    /// When an OOM was last seen to have been counted.
+    rose_ns: Option<u64>,
     /// When its limit was last the reason of a kill.
     fell_ns: Option<u64>,
 }
@@ -55,7 +62,18 @@ struct Last {
     at_ns: u64,
     trigger: u32,
     group: Option<u64>,
-    limit: Option<u64>,
+    cause: Cause,
+}
+
+/// What led to a kill.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    /// The limit of the memory cgroup with this id.
+    Limit(u64),
+    /// No limit: the node was short of memory.
+    Node,
+    /// What is known does not decide it.
+    Unknown,
 }
 
 /// What a mark says.
@@ -112,7 +130,7 @@ impl Judge {
     pub(super) fn judge(&mut self, victim: &Victim, at_ns: u64) -> Ruling {
         let levels = levels_of(victim);
         let Some(own) = levels.first() else { return Ruling::default() };
-        let moved: Vec<bool> = levels.iter().map(|level| self.moved(level)).collect();
+        let moved: Vec<bool> = levels.iter().map(|level| self.moved(level, at_ns)).collect();
         let process = (victim.process, victim.started_ns);
         let is_new = !self.killed.contains(&process);
         let counted = self.counted(own.id, victim.kills.saturating_sub(u64::from(is_new)));
@@ -136,10 +154,8 @@ impl Judge {
             let is_soon = at_ns.saturating_sub(last.at_ns) < nanoseconds(AT_ONCE);
             last.trigger == victim.trigger && is_soon && last.group.is_some_and(is_of_group)
         });
-        let limit = match before {
-            Some(before) => before.limit.and_then(place),
-            None => self.limit(levels, moved, at_ns).or_else(|| self.same_oom(victim, at_ns).and_then(place)),
-        };
+        let cause = before.map_or_else(|| self.cause(victim, moved, at_ns), |before| before.cause);
+        let limit = cause.limit().and_then(place);
         // The topmost of those below the limit, or of all where it is none's.
         let below = levels.get(..=limit.unwrap_or(levels.len())).unwrap_or(levels);
         let group_at = (0..below.len()).rev().find(|at| is_killed_together(victim, *at));
@@ -150,26 +166,40 @@ impl Judge {
         {
             counted.again = u64::from(group.is_some());
         }
-        self.last = Some(Last { at_ns, trigger: victim.trigger, group, limit: limit.and_then(id_at) });
-        if let Some(counted) = limit.and_then(id_at).and_then(|id| self.counted.get_mut(&id)) {
+        self.last = Some(Last { at_ns, trigger: victim.trigger, group, cause });
+        if let Some(counted) = cause.limit().and_then(|id| self.counted.get_mut(&id)) {
             counted.fell_ns = Some(at_ns);
         }
         let shown = limit.or_else(|| place(victim.container)).unwrap_or(0);
         Kill {
-            scope: scope(victim, limit),
+            scope: scope(victim, cause),
             level: levels.get(shown).copied().unwrap_or_default(),
             group: group.is_some(),
             continues: before.is_some(),
         }
     }
 
-    /// The level whose limit it was; none for no cgroup's.
-    fn limit(&self, levels: &[Level], moved: &[bool], at_ns: u64) -> Option<usize> {
+    /// What led to the kill of this victim. Never the node where it may have been a limit.
+    fn cause(&self, victim: &Victim, moved: &[bool], at_ns: u64) -> Cause {
+        let levels = levels_of(victim);
+        let limit_of = |at: Option<usize>| at.and_then(|at| levels.get(at)).map(|level| Cause::Limit(level.id));
+        match victim.reclaim_of {
+            RECLAIM_OF_NODE => Cause::Node,
+            RECLAIM_OF_CGROUP => limit_of(self.full(levels, moved, at_ns))
+                .or_else(|| limit_of(self.no_longer_full(victim, at_ns)))
+                .unwrap_or(Cause::Unknown),
+            _ => limit_of(self.full(levels, moved, at_ns))
+                .or_else(|| self.same_oom(victim, at_ns).map(Cause::Limit))
+                .or_else(|| levels.iter().any(|level| self.is_recent(level, at_ns)).then_some(Cause::Unknown))
+                .unwrap_or(Cause::Node),
+        }
+    }
+
+    /// The lowest level that is full, of those that have counted an OOM.
+    fn full(&self, levels: &[Level], moved: &[bool], at_ns: u64) -> Option<usize> {
         let has_moved = |at: usize| moved.get(at).copied().unwrap_or_default();
-        let goes_on = |level: &Level| {
-            let fell_ns = self.counted.get(&level.id).and_then(|counted| counted.fell_ns);
-            fell_ns.is_some_and(|fell_ns| at_ns.saturating_sub(fell_ns) < nanoseconds(GOES_ON))
-        };
+        let goes_on =
+            |level: &Level| self.counted.get(&level.id).is_some_and(|counted| is_lately(counted.fell_ns, at_ns));
         let lowest = |test: &dyn Fn(usize, &Level) -> bool| {
             levels.iter().enumerate().find(|(at, level)| test(*at, level)).map(|(at, _)| at)
         };
@@ -178,22 +208,55 @@ impl Judge {
             .or_else(|| lowest(&|_, level| is_reached(level, STOCK_PAGES) && goes_on(level)))
     }
 
+    /// The level whose limit it was, though none is full any more. Of those that have ever counted an OOM, or else of those that
+    /// have lately, all must have the same scope: then it is one of them, and the one with the least room is the likeliest.
+    fn no_longer_full(&self, victim: &Victim, at_ns: u64) -> Option<usize> {
+        let levels = levels_of(victim);
+        let of_one_scope = |test: &dyn Fn(&Level) -> bool| {
+            let found = || levels.iter().enumerate().filter(|(_, level)| test(level));
+            let mut scopes = found().map(|(_, level)| scope(victim, Cause::Limit(level.id)));
+            let first = scopes.next()?;
+            let likeliest = found().min_by_key(|(_, level)| level.limit_pages.saturating_sub(level.usage_pages));
+            likeliest.filter(|_| scopes.all(|scope| scope == first)).map(|(at, _)| at)
+        };
+        of_one_scope(&|level| level.ooms > 0).or_else(|| of_one_scope(&|level| self.is_recent(level, at_ns)))
+    }
+
+    /// Somebody may have found no room there and wait to kill for it.
+    fn is_recent(&self, level: &Level, at_ns: u64) -> bool {
+        let is_lately = |counted: &Counted| is_lately(counted.rose_ns, at_ns) || is_lately(counted.fell_ns, at_ns);
+        self.counted.get(&level.id).is_some_and(is_lately)
+    }
+
     /// Whose limit the last kill had, if this one is likely to be for the same OOM: the task that wants memory is the same, and
     /// what the first victim gave back was not enough yet.
     fn same_oom(&self, victim: &Victim, at_ns: u64) -> Option<u64> {
         let last = self.last.filter(|last| last.trigger == victim.trigger)?;
-        last.limit.filter(|_| at_ns.saturating_sub(last.at_ns) < nanoseconds(AT_ONCE))
+        let limit = last.cause.limit().filter(|_| at_ns.saturating_sub(last.at_ns) < nanoseconds(AT_ONCE))?;
+        levels_of(victim).iter().any(|level| level.id == limit).then_some(limit)
     }
 
     /// An OOM was counted there since it was last seen.
-    fn moved(&mut self, level: &Level) -> bool {
+    fn moved(&mut self, level: &Level, at_ns: u64) -> bool {
         if level.ooms == 0 {
             return false;
         }
         let counted = self.counted.entry(level.id).or_default();
         let has_moved = level.ooms > counted.ooms;
         counted.ooms = level.ooms;
+        if has_moved {
+            counted.rose_ns = Some(at_ns);
+        }
         has_moved
+    }
+}
+
+impl Cause {
+    fn limit(self) -> Option<u64> {
+        match self {
+            Self::Limit(id) => Some(id),
+            Self::Node | Self::Unknown => None,
+        }
     }
 }
 
@@ -223,10 +286,19 @@ fn is_reached(level: &Level, but_for_pages: u64) -> bool {
     level.usage_pages.saturating_add(but_for_pages) >= level.limit_pages
 }
 
-/// Whose limit that of a level is to the victim.
-fn scope(victim: &Victim, limit: Option<usize>) -> OomScope {
-    let Some(limit) = limit else { return OomScope::Node };
+fn is_lately(then_ns: Option<u64>, at_ns: u64) -> bool {
+    then_ns.is_some_and(|then_ns| at_ns.saturating_sub(then_ns) < nanoseconds(GOES_ON))
+}
+
+/// Whose limit it is to the victim.
+fn scope(victim: &Victim, cause: Cause) -> OomScope {
     let place = |id: u64| levels_of(victim).iter().position(|level| id != 0 && level.id == id);
+    let limit = match cause {
+        Cause::Limit(id) => place(id),
+        Cause::Node => return OomScope::Node,
+        Cause::Unknown => None,
+    };
+    let Some(limit) = limit else { return OomScope::Other };
     let (container, pod) = (place(victim.container), place(victim.group));
     if limit <= container.unwrap_or(0) {
         OomScope::Container
@@ -266,6 +338,8 @@ mod tests {
         full: Vec<u64>,
         together: Option<u64>,
         in_child: bool,
+        /// What the last reclaim of whoever wants memory was of.
+        reclaim_of: u64,
     }
 
     impl Kernel {
@@ -303,6 +377,7 @@ mod tests {
                 kills: self.kills.get(&self.own()).copied().unwrap_or(0),
                 group: POD,
                 container: CONTAINER,
+                reclaim_of: self.reclaim_of,
                 level_count: u32::try_from(ids.len()).unwrap(),
                 ..Victim::default()
             };
@@ -347,19 +422,21 @@ mod tests {
 
     #[test]
     fn a_container_outside_pods_and_a_plain_cgroup_have_limits_of_their_own() {
-        for (group, container, limit, expected) in [
-            (40, 40, Some(1), OomScope::Container),
-            (40, 40, Some(2), OomScope::Ancestor),
-            (0, 40, Some(1), OomScope::Container),
-            (0, 0, Some(0), OomScope::Container),
-            (0, 0, Some(1), OomScope::Ancestor),
-            (0, 0, None, OomScope::Node),
+        for (group, container, cause, expected) in [
+            (40, 40, Cause::Limit(40), OomScope::Container),
+            (40, 40, Cause::Limit(30), OomScope::Ancestor),
+            (0, 40, Cause::Limit(40), OomScope::Container),
+            (0, 0, Cause::Limit(50), OomScope::Container),
+            (0, 0, Cause::Limit(40), OomScope::Ancestor),
+            (0, 0, Cause::Node, OomScope::Node),
+            (0, 0, Cause::Unknown, OomScope::Other),
+            (0, 0, Cause::Limit(7), OomScope::Other),
         ] {
             let mut victim = Victim { group, container, level_count: 3, ..Victim::default() };
             for (level, id) in victim.levels.iter_mut().zip([50, 40, 30]) {
                 level.id = id;
             }
-            assert_eq!(scope(&victim, limit), expected, "{group} {container} {limit:?}");
+            assert_eq!(scope(&victim, cause), expected, "{group} {container} {cause:?}");
         }
     }
 
@@ -381,7 +458,9 @@ mod tests {
         assert_eq!(kernel.kill(101, 200).scope, OomScope::Pod, "nothing was counted anew");
         kernel.full.clear();
         assert_eq!(kernel.kill(104, 200).scope, OomScope::Pod, "the first one's memory is free, and more was wanted");
+        kernel.reclaim_of = RECLAIM_OF_NODE;
         assert_eq!(kernel.kill(105, 201).scope, OomScope::Node, "somebody else wanted it");
+        kernel.reclaim_of = 0;
         kernel.at_ns += 60_000 * MILLISECOND;
         kernel.full = vec![CONTAINER, POD];
         assert_eq!(kernel.kill(102, 200).scope, OomScope::Node, "both are full of files");
@@ -393,10 +472,76 @@ mod tests {
     fn an_oom_of_which_nobody_died_is_not_the_reason_of_a_later_kill() {
         let mut kernel = Kernel::new();
         kernel.oom(CONTAINER).full.clear();
+        kernel.reclaim_of = RECLAIM_OF_NODE;
         assert_eq!(kernel.kill(100, 200).scope, OomScope::Node);
         kernel.oom(CONTAINER).full.clear();
         kernel.oom(POD);
+        kernel.reclaim_of = RECLAIM_OF_CGROUP;
         assert_eq!(kernel.kill(101, 200).scope, OomScope::Pod);
+    }
+
+    /// What a container of 24 MiB had at its kills, in which four hogs and two readers of a file wanted memory at once: who wanted
+    /// it, pages, and OOMs counted. The kernel logged each as one by the limit of a cgroup.
+    const AT_ONCE_KILLS: [(u32, u64, u64); 4] = [(27, 6144, 1), (28, 6144, 23), (27, 4419, 31), (28, 6144, 33)];
+
+    /// Checks the scope of the third, by what the last reclaim of its trigger is said to have been of.
+    #[track_caller]
+    fn check_recorded(reclaim_of: u64, third: OomScope) {
+        let mut judge = Judge::default();
+        judge.complete();
+        for (kills, (trigger, usage_pages, ooms)) in (1..).zip(AT_ONCE_KILLS) {
+            let mut victim = Victim { process: trigger + 100, started_ns: kills, ..Victim::default() };
+            (victim.trigger, victim.kills) = (trigger, kills);
+            victim.reclaim_of = if kills == 3 { reclaim_of } else { RECLAIM_OF_CGROUP };
+            (victim.group, victim.container, victim.level_count) = (POD, CONTAINER, 2);
+            victim.levels[0] = Level { id: CONTAINER, usage_pages, limit_pages: 6144, ooms };
+            victim.levels[1] = Level { id: POD, usage_pages: usage_pages + 3, limit_pages: NO_LIMIT, ooms: 0 };
+            let kill = judge.judge(&victim, kills * 10 * MILLISECOND).kill.unwrap();
+            let expected = if kills == 3 { third } else { OomScope::Container };
+            assert_eq!((kill.scope, kill.level.id), (expected, CONTAINER), "kill {kills}");
+        }
+    }
+
+    #[test]
+    fn a_limit_that_others_ends_have_left_behind_is_still_the_reason() {
+        check_recorded(RECLAIM_OF_CGROUP, OomScope::Container);
+        check_recorded(RECLAIM_OF_NODE, OomScope::Node);
+    }
+
+    #[test]
+    fn where_it_may_have_been_a_limit_it_is_never_the_node() {
+        check_recorded(0, OomScope::Other);
+        let mut kernel = Kernel::new();
+        kernel.oom(POD);
+        kernel.kill(100, 200);
+        kernel.full.clear();
+        let unknown = kernel.kill(101, 201);
+        assert_eq!((unknown.scope, unknown.level.id), (OomScope::Other, CONTAINER), "it may have waited since then");
+        kernel.at_ns += 60_000 * MILLISECOND;
+        assert_eq!(kernel.kill(102, 202).scope, OomScope::Node, "nobody waits for so long");
+    }
+
+    #[test]
+    fn of_limits_that_are_no_longer_reached_none_is_named_where_two_scopes_may_be_meant() {
+        let mut kernel = Kernel { reclaim_of: RECLAIM_OF_CGROUP, in_child: true, ..Kernel::new() };
+        assert_eq!(kernel.kill(100, 200).scope, OomScope::Other, "none has counted an OOM");
+        kernel.oom(CHILD).oom(CONTAINER).full.clear();
+        assert_eq!(kernel.kill(101, 200).scope, OomScope::Container, "of both, the container is the same");
+        kernel.oom(POD).full.clear();
+        assert_eq!(kernel.kill(102, 200).scope, OomScope::Other);
+        kernel.at_ns += 60_000 * MILLISECOND;
+        kernel.oom(POD).full.clear();
+        assert_eq!(kernel.kill(103, 200).scope, OomScope::Pod, "the others were long ago");
+    }
+
+    #[test]
+    fn all_of_a_group_have_the_cause_of_its_first() {
+        let mut kernel = Kernel { together: Some(CONTAINER), reclaim_of: RECLAIM_OF_CGROUP, ..Kernel::new() };
+        let scopes = [100, 101].map(|process| kernel.kill(process, 200).scope);
+        assert_eq!(scopes, [OomScope::Other; 2]);
+        kernel.reclaim_of = RECLAIM_OF_NODE;
+        let scopes = [102, 103].map(|process| kernel.kill(process, 201).scope);
+        assert_eq!(scopes, [OomScope::Node; 2]);
     }
 
     #[test]
