@@ -116,7 +116,11 @@ pub fn udp_send(context: BtfTracePointContext) -> i32 {
         dns::sent_in_stream(dns::Client::from_raw(socket.0), result);
         return 0;
     }
-    sent(socket, result)
+    sent(socket, result);
+    if dns::is_on() && socket.is_udp() {
+        dns::sent(dns::Client::from_raw(socket.0), result);
+    }
+    0
 }
 
 /// `sock_recv_length(socket, result, flags)`, at the end of a call that receives.
@@ -129,7 +133,11 @@ pub fn udp_receive(context: BtfTracePointContext) -> i32 {
         }
         return 0;
     }
-    received(socket, result, flags)
+    received(socket, result, flags);
+    if dns::is_on() && socket.is_udp() && !leaves_it(flags) {
+        dns::received(dns::Client::from_raw(socket.0), result);
+    }
+    0
 }
 
 #[fexit(function = "udp_sendmsg")]
@@ -170,9 +178,6 @@ fn sent(socket: Socket, result: u64) -> i32 {
     if is_on() {
         count_call(owner::slot_of(socket.cgroup()), Direction::Transmit as u64, result);
     }
-    if dns::is_on() {
-        dns::sent(dns::Client::from_raw(socket.0), result);
-    }
     0
 }
 
@@ -184,9 +189,6 @@ fn received(socket: Socket, result: u64, flags: u64) -> i32 {
     }
     if is_on() {
         count_call(owner::slot_of(socket.cgroup()), Direction::Receive as u64, result);
-    }
-    if dns::is_on() {
-        dns::received(dns::Client::from_raw(socket.0), result);
     }
     0
 }

@@ -394,18 +394,26 @@ fn slots_of_cgroups_of_which_no_event_told_become_free_again() {
     let before = live(&agent.metrics());
     // Neither the birth nor the end of a cgroup is told whose path is longer than an event takes.
     let above = ["x".repeat(250).as_str(); 5].join("/");
+    let began = Instant::now();
+    // The first may have become free again before the last one is made, on a machine that others use.
+    let mut most = before;
     for number in 0..CGROUPS {
         let cgroup = TestCgroup::new(&format!("{above}/{number}"));
         let mut load = Load::start(Some(&cgroup), Work::Spin(Duration::from_millis(1)), None);
         load.run();
         load.end();
         cgroup.remove();
+        if number % 10 == 9 {
+            most = most.max(live(&agent.metrics()));
+        }
     }
     let page = agent.metrics();
     let untold = page.value("podlens_lost_total", &[("collector", "lifecycle"), ("reason", "path_unreadable")]);
-    assert!(untold >= f64::from(CGROUPS), "{untold} events had no path");
+    let (at_end, took) = (live(&page), began.elapsed());
+    println!("{before} slots at first, then {most}, {at_end} after {took:?}; {untold} events without a path");
+    assert!(untold + common::unseen(&page) as f64 >= f64::from(CGROUPS), "{untold} events had no path");
     // Other tests' cgroups come and go meanwhile.
-    assert!(live(&page) >= before + f64::from(CGROUPS / 2), "each held a slot: {before}, then {}", live(&page));
+    assert!(most >= before + f64::from(CGROUPS / 2), "each held a slot: {before}, then {most}");
     wait_until("the slots' return", Duration::from_mins(1), || {
         let now = live(&agent.metrics());
         (now < before + f64::from(CGROUPS / 2)).then_some(()).ok_or(format!("{now} slots are held, {before} before"))

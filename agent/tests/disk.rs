@@ -18,7 +18,8 @@ use std::{
 };
 
 use common::{
-    Agent, NullDisk, Page, TestCgroup, assert_near, machine_is_own, machine_is_slow, pod_uid, run, skip, unseen,
+    Agent, BlockCounts, NullDisk, Page, TestCgroup, assert_near, machine_is_own, machine_is_slow, pod_uid, run, skip,
+    unseen,
 };
 
 const OPERATIONS: &str = "podlens_disk_operations_total";
@@ -189,16 +190,6 @@ fn operations_and_bytes_are_what_a_container_has_asked_for() {
     assert_eq!(of(&page, OPERATIONS, &[("unit", "unattributed")], "read"), 0);
 }
 
-/// A line of io.stat, summed over disks: rbytes, wbytes, dbytes, rios, wios, dios. None where there is no such file.
-fn io_stat(cgroup: &TestCgroup) -> Option<[u64; 6]> {
-    let text = fs::read_to_string(cgroup.directories()[0].join("io.stat")).ok()?;
-    let of = |name: &str| {
-        let numbers = text.split_whitespace().filter_map(|word| word.strip_prefix(name)?.strip_prefix('='));
-        numbers.map(|number| number.parse::<u64>().unwrap()).sum()
-    };
-    Some(["rbytes", "wbytes", "dbytes", "rios", "wios", "dios"].map(of))
-}
-
 #[test]
 fn every_kind_of_request_is_counted_as_the_kernel_counts_it() {
     // With a cache there is something to flush.
@@ -216,8 +207,9 @@ fn every_kind_of_request_is_counted_as_the_kernel_counts_it() {
     assert_eq!((reads, writes, flushes), (100, 5, 1), "reads, writes, flushes");
     assert!(discards > 0, "{operations:?}");
     check(&page, &labels, "of all kinds", operations, [100 * 16384, 5 * 4096, 3 * MIB]);
-    let Some(found) = io_stat(&cgroup) else { return };
-    assert_eq!(found, [100 * 16384, 5 * 4096, 3 * MIB, reads, writes + flushes, discards], "io.stat");
+    let Some(found) = BlockCounts::of_io_stat(&cgroup) else { return };
+    let (bytes, operations_there) = ([100 * 16384, 5 * 4096, 3 * MIB], [reads, writes + flushes, discards]);
+    assert_eq!(found, BlockCounts { bytes, operations: operations_there }, "io.stat");
     for (operation, count) in ["read", "write", "discard", "flush"].into_iter().zip(operations) {
         let told = |part| {
             page.count(&format!("{LATENCY}_count"), &cgroup.labels_and(&[("operation", operation), ("part", part)]))
@@ -352,8 +344,8 @@ fn a_buffered_write_is_the_writers_where_the_kernel_knows_the_writer() {
     Asker::start(&cgroup, &script).run();
     open.sync_all().unwrap();
     let found = of(&agent.metrics(), BYTES, &cgroup.labels(), "write");
-    match io_stat(&cgroup) {
-        Some([_, written, ..]) => assert_eq!((found, written), (bytes, bytes), "podlens and io.stat"),
+    match BlockCounts::of_io_stat(&cgroup) {
+        Some(kernel) => assert_eq!((found, kernel.bytes[1]), (bytes, bytes), "podlens and io.stat"),
         None => assert_eq!(found, 0, "version 1 does not know the writer and charges the root"),
     }
 }

@@ -9,7 +9,9 @@ mod common;
 
 use std::{
     env, fs,
-    io::{BufRead as _, BufReader, Write as _},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    os::unix::fs::{FileExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     process::{Child, ChildStderr, ChildStdin, Command, Stdio},
     thread,
@@ -17,7 +19,8 @@ use std::{
 };
 
 use common::{
-    Agent, NullDisk, PATIENCE, Page, Sample, TestCgroup, Trees, container_id, memory_is_own, pod_uid, run, skip,
+    Agent, BlockCounts, ColdFile, MappedFile, NullDisk, PATIENCE, Page, Sample, TestCgroup, Trees, container_id,
+    lock_in_memory, memory_is_own, minor_faults, pod_uid, run, skip, unseen,
 };
 
 const MEMORY: &str = "podlens_memory_bytes";
@@ -30,6 +33,8 @@ const HIGH: &str = "podlens_memory_high_bytes";
 const PROTECTION: &str = "podlens_memory_protection_bytes";
 const EVENTS: &str = "podlens_memory_events_total";
 const FAULTS: &str = "podlens_page_faults_total";
+const OPERATIONS: &str = "podlens_disk_operations_total";
+const BYTES_OF_DISKS: &str = "podlens_disk_bytes_total";
 const REFAULTS: &str = "podlens_refaults_total";
 const MB: u64 = 1 << 20;
 /// The budget of a run of any kernel program.
@@ -203,6 +208,26 @@ impl Group {
         self.cgroup().labels().into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
     }
 
+    /// Has memory counted, or not.
+    fn switch(&self, counts: bool) {
+        match (self.is_v1, counts) {
+            (true, true) => fs::create_dir(&self.memory).unwrap(),
+            (true, false) => self.remove_memory(),
+            (false, _) => {
+                // The controller io needs it, and would keep it.
+                let change = if counts { "+memory" } else { "-io -memory" };
+                fs::write(self.memory.parent().unwrap().join("cgroup.subtree_control"), change).unwrap();
+            }
+        }
+    }
+
+    /// Takes a process out of what is about to go. In version 2 that has room for it without the controller.
+    fn leave(&self, process: u32) {
+        if self.is_v1 {
+            fs::write(self.tree.join("cgroup.procs"), process.to_string()).unwrap();
+        }
+    }
+
     fn remove_memory(&self) {
         if self.is_v1 {
             let began = Instant::now();
@@ -255,6 +280,13 @@ struct Hog {
 
 impl Hog {
     fn start(group: &Group) -> Self {
+        let hog = Self::outside();
+        group.add(hog.child.id());
+        hog
+    }
+
+    /// One that is in no group yet.
+    fn outside() -> Self {
         let mut child = Command::new(env::current_exe().unwrap())
             .args(["hog_process", "--exact", "--ignored", "--nocapture", "--test-threads=1"])
             .env("PODLENS_TEST_HOG", "1")
@@ -267,7 +299,6 @@ impl Hog {
         let output = BufReader::new(child.stderr.take().unwrap());
         let mut hog = Self { child, input, output };
         assert!(hog.is_done(), "it starts");
-        group.add(hog.child.id());
         hog
     }
 
@@ -281,6 +312,15 @@ impl Hog {
         let mut line = String::new();
         self.output.read_line(&mut line).unwrap();
         line == "done\n"
+    }
+
+    /// Minor faults of it so far, by its own account.
+    fn faults(&mut self) -> u64 {
+        writeln!(self.input, "faults").unwrap();
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        assert!(self.is_done());
+        line.trim().parse().unwrap()
     }
 
     fn end(mut self) {
@@ -329,6 +369,45 @@ fn hog_process() {
                 memory.iter_mut().step_by(4096).for_each(|byte| *byte = 1);
                 std::hint::black_box(&memory);
             }
+            "read" => {
+                let mut file = fs::File::open(amount).unwrap().take(words.next().unwrap().parse::<u64>().unwrap() * MB);
+                std::io::copy(&mut file, &mut std::io::sink()).unwrap();
+            }
+            "read-past-cache" => {
+                let file = fs::File::options().read(true).custom_flags(libc::O_DIRECT).open(amount).unwrap();
+                let mut room = vec![0_u8; 2 * 4096];
+                let page = room.as_ptr().align_offset(4096);
+                for number in 0..words.next().unwrap().parse::<u64>().unwrap() {
+                    file.read_exact_at(&mut room[page..page + 4096], number * 4096).unwrap();
+                }
+            }
+            "lock" => {
+                let memory = vec![1_u8; bytes()];
+                lock_in_memory(&memory);
+                held.push(memory);
+            }
+            "thread" => {
+                thread::spawn(|| {
+                    loop {
+                        thread::park();
+                    }
+                });
+            }
+            "socket" => {
+                let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+                let mut one = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+                let other = listener.accept().unwrap().0;
+                one.set_nonblocking(true).unwrap();
+                // Until both ends have as much as they take.
+                while one.write(&[7; 4096]).is_ok() {}
+                std::mem::forget((one, other));
+            }
+            "touch" => {
+                let file = MappedFile::open(amount);
+                (1..=words.next().unwrap().parse().unwrap())
+                    .for_each(|step: usize| file.touch(step * 7 % file.pages()));
+            }
+            "faults" => eprintln!("{}", minor_faults()),
             _ => break,
         }
         eprintln!("done");
@@ -410,11 +489,18 @@ fn each_value_is_that_of_the_kernels_files() {
             assert!(hog.tell(&format!("write {} {megabytes}", file.display())));
         }
     }
+    assert!(hog.tell("lock 3") && hog.tell("socket") && hog.tell("thread"));
     let page = page_with(&agent, "at rest", |page| group.agrees(page));
     let of = |kind| value(&page, MEMORY, &group.labels_and(&[("type", kind)])).unwrap_or(0);
     // Before 5.16 the file leaves out what each CPU has not handed on.
     assert!(of("anon") >= 23 * MB, "{}", of("anon"));
     assert!(shared.is_none() || of("shmem") >= 6 * MB, "{}", of("shmem"));
+    assert!(of("unevictable") >= 3 * MB, "{}", of("unevictable"));
+    // The kernel's own types, of which version 1 does not tell.
+    for kind in ["socket", "slab_reclaimable", "slab_unreclaimable", "kernel_stack", "page_tables"] {
+        let (found, is_told) = (of(kind), !group.is_v1);
+        assert!((found > 0) == is_told || kind == "slab_reclaimable", "{kind}: {found}");
+    }
     let in_files = of("file_inactive") + of("file_active");
     // A kernel that reclaims what is not used (DAMON) may have taken some already.
     assert!(file.is_none() || in_files > 0);
@@ -472,6 +558,52 @@ fn what_happens_at_a_limit_is_counted_as_the_kernel_counts_it() {
         let of = |event| value(&page, EVENTS, &group.labels_and(&[("event", event)])).unwrap();
         assert!(of("oom") >= 2 && of("max") >= 2, "{} and {}", of("oom"), of("max"));
     }
+}
+
+#[test]
+fn every_kind_of_event_is_counted_as_the_kernel_counts_it() {
+    let uid = pod_uid(0x43);
+    let group = group!(Group::in_pod(&uid, 0x43));
+    if group.is_v1 {
+        return skip("version 1 tells of one event alone, and of no refaults");
+    }
+    let pod = Group::of(TestCgroup::at(format!("/kubepods/burstable/pod{uid}"), Vec::new(), Trees::All)).unwrap();
+    let Some(sources) = Sources::find() else { return };
+    let agent = start();
+    let read = format!("read {} 16", sources.pages.display());
+    // By the pod's limit, and though the container was to be spared; what was read comes back soon.
+    pod.set_limit(8 * MB);
+    group.write("memory.low", &(64 * MB).to_string());
+    let mut hog = Hog::start(&group);
+    assert!(hog.tell(&read) && hog.tell(&read));
+    pod.write("memory.max", "max");
+    group.write("memory.low", "0");
+    // Slowed down.
+    group.write("memory.high", &(6 * MB).to_string());
+    assert!(hog.tell(&read));
+    group.write("memory.high", "max");
+    // By its own limit, and killed with all others in it.
+    group.set_limit(8 * MB);
+    assert!(hog.tell(&read));
+    group.write("memory.oom.group", "1");
+    assert!(!hog.tell("anon 64"), "it is killed");
+    hog.child.wait().unwrap();
+    let page = page_with(&agent, "after all of it", |page| {
+        let found = value(page, EVENTS, &group.labels_and(&[("event", "oom_kill")]));
+        if found.is_some_and(|kills| kills > 0) || !walks(page) {
+            group.agrees(page)
+        } else {
+            Err(format!("{found:?}"))
+        }
+    });
+    for event in ["low", "high", "max", "oom", "oom_kill", "oom_group_kill"] {
+        let (told, file) = (value(&page, EVENTS, &group.labels_and(&[("event", event)])), group.event(event));
+        println!("{event}: {told:?}, the file {file:?}");
+        assert!(file.is_none_or(|count| count > 0), "{event}: the test has caused it");
+    }
+    // Which of the pages that come back count is the kernel's choice.
+    println!("refaults: {:?}", value(&page, REFAULTS, &group.labels_and(&[("type", "file")])));
+    drop(group);
 }
 
 #[test]
@@ -579,6 +711,143 @@ fn a_container_of_a_moment_is_counted_to_its_end() {
             }
         }
     }
+}
+
+/// What pages can be read from: without any request to a disk, or with all of them counted by the kernel; and where a request is
+/// one.
+struct Sources {
+    pages: PathBuf,
+    requests: PathBuf,
+    files: Option<[ColdFile; 2]>,
+    _disk: Option<NullDisk>,
+}
+
+impl Sources {
+    fn find() -> Option<Self> {
+        if let Some(disk) = NullDisk::make("nullb1", &[("size", "64"), ("memory_backed", "1")]) {
+            // Each request is one that somebody has made, as io.stat counts them.
+            fs::write("/sys/block/nullb1/queue/nomerges", "2").unwrap();
+            let path = disk.path();
+            return Some(Self { pages: path.clone(), requests: path, files: None, _disk: Some(disk) });
+        }
+        let files = [ColdFile::hole(18)?, ColdFile::new(1)?];
+        let [pages, requests] = files.each_ref().map(|file| PathBuf::from(file.path()));
+        Some(Self { pages, requests, files: Some(files), _disk: None })
+    }
+
+    /// Takes out of memory what was read.
+    fn cool(&self) {
+        match &self.files {
+            Some(files) => files[1].cool(),
+            None => fs::write("/proc/sys/vm/drop_caches", "1").unwrap(),
+        }
+    }
+}
+
+#[test]
+fn containers_of_a_twentieth_of_a_second_have_all_their_faults_bytes_and_stalls() {
+    const FAULTED: u64 = 800;
+    const REQUESTS: u64 = 20;
+    let first = group!(Group::container(0x30));
+    let Some(sources) = Sources::find() else { return };
+    let agent = start();
+    let mut teachers = teachers();
+    // Each with another number of major faults, whether the kernel forgets the pages in between or not.
+    for ((hog, _), pages) in teachers.iter_mut().zip([5, 14, 25, 41, 60]) {
+        assert!(hog.tell(&format!("touch {} {pages}", sources.requests.display())));
+        sources.cool();
+    }
+    let page = page_with(&agent, "the teachers", |page| teachers.iter().try_for_each(|(_, group)| group.agrees(page)));
+    let walks = walks(&page);
+    // Until a walk has compared what all of their files say.
+    thread::sleep(if walks { Duration::from_secs(25) } else { Duration::ZERO });
+    agent.metrics();
+    drop(first);
+    let mut lives = Vec::new();
+    for number in 0..12 {
+        let mut hog = Hog::outside();
+        let began = Instant::now();
+        let group = Group::container(0x31 + number).unwrap();
+        group.set_limit(6 * MB);
+        group.add(hog.child.id());
+        let faults_before = hog.faults();
+        assert!(hog.tell(&format!("fault {FAULTED}")));
+        assert!(hog.tell(&format!("read-past-cache {} {REQUESTS}", sources.requests.display())));
+        assert!(hog.tell(&format!("read {} 16", sources.pages.display())));
+        let faults = hog.faults() - faults_before;
+        hog.end();
+        let labels = group.labels();
+        let labels: Vec<(&str, &str)> = labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let (reclaims, requests) = (group.event("max"), BlockCounts::of_io_stat(group.cgroup()));
+        drop(group);
+        lives.push(began.elapsed());
+        let page = agent.metrics();
+        let of = |metric, own: &[(&str, &str)]| value(&page, metric, &[labels.as_slice(), own].concat()).unwrap_or(0);
+        let (read, bytes) = (of(OPERATIONS, &[("operation", "read")]), of(BYTES_OF_DISKS, &[("operation", "read")]));
+        let stalls = of("podlens_memory_stall_seconds_count", &[("reason", "memcg_reclaim")]);
+        let (told_faults, told_max) = (of(FAULTS, &[("type", "minor")]), of(EVENTS, &[("event", "max")]));
+        println!(
+            "{:?}: {told_faults} faults of {faults}, {stalls} stalls, {told_max} of {reclaims:?} at the limit, {read} requests of {requests:?}",
+            lives.last()
+        );
+        match requests {
+            Some(kernel) => assert_eq!((read, bytes), (kernel.operations[0], kernel.bytes[0]), "container {number}"),
+            // Some virtual machines do not tell of all.
+            None => {
+                assert!(
+                    read + unseen(&page) >= REQUESTS && read <= REQUESTS && bytes == read * 4096,
+                    "{read}, {bytes}"
+                );
+            }
+        }
+        if walks {
+            // Those between its coming and its first word, and of its end, are in none of its own accounts.
+            assert!((faults..faults + 200).contains(&told_faults) && faults > 100, "container {number}");
+            assert!(reclaims.is_none_or(|reclaims| reclaims == told_max), "container {number}");
+        }
+        let reclaims = if walks { told_max } else { reclaims.unwrap_or(stalls) };
+        assert!(stalls > 0 && stalls == reclaims, "container {number}: {stalls} stalls, {reclaims} times at the limit");
+    }
+    lives.sort();
+    assert!(common::machine_is_slow() || lives[lives.len() / 2] < Duration::from_millis(100), "{lives:?}");
+}
+
+#[test]
+fn a_memory_controller_that_comes_later_and_goes_again_is_told_while_it_is_there() {
+    let group = group!(Group::container(0x41));
+    let _sibling = Group::container(0x42);
+    group.switch(false);
+    let agent = start();
+    let gauges = [USAGE, WORKING_SET, PEAK, LIMIT];
+    let is_told = |page: &Page| {
+        let all = gauges.iter().map(|metric| page.one(metric, &group.labels_and(&[])).is_some());
+        all.chain([!page.all(MEMORY, &group.labels_and(&[])).is_empty()]).any(|is_there| is_there)
+    };
+    let is_absent = |page: &Page| if is_told(page) { Err("it is told".to_owned()) } else { Ok(()) };
+    // As long as a walk takes to come again.
+    for _ in 0..12 {
+        assert_eq!(is_absent(&agent.metrics()), Ok(()), "there is no controller");
+        thread::sleep(Duration::from_secs(1));
+    }
+    group.switch(true);
+    group.set_limit(64 * MB);
+    let mut hog = Hog::start(&group);
+    assert!(hog.tell("anon 8"));
+    page_with(&agent, "once it is there", |page| group.agrees(page));
+    group.leave(hog.child.id());
+    group.switch(false);
+    page_with(&agent, "once it is gone", is_absent);
+    group.switch(true);
+    group.add(hog.child.id());
+    assert!(hog.tell("anon 4"));
+    page_with(&agent, "there again", |page| {
+        let expected = Some(group.number("memory.usage_in_bytes", "memory.current"));
+        let found = value(page, USAGE, &group.labels_and(&[]));
+        if found == expected { Ok(()) } else { Err(format!("{found:?}, the file {expected:?}")) }
+    });
+    let log = agent.log();
+    assert!(!log.contains("ERROR"), "{log}");
+    hog.end();
 }
 
 /// Minor faults once the file has come to rest.

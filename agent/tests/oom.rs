@@ -441,6 +441,37 @@ fn an_oom_kill_where_the_node_has_no_memory_left_is_by_nobodys_limit() {
 }
 
 #[test]
+fn an_oom_kill_where_a_cpuset_or_a_policy_leaves_one_node_alone_is_by_nobodys_limit() {
+    if !memory_is_own() {
+        return skip("others use this machine");
+    }
+    if !std::path::Path::new("/sys/devices/system/node/node1").exists() {
+        return skip("there is one memory node; `cargo xtask vm --second-node 256` gives the machine another");
+    }
+    let receiver = Receiver::start();
+    let agent = receiver.agent();
+    for (number, by_policy) in [(611, false), (612, true)] {
+        let Some(container) = MemoryCgroup::container(&pod_uid(number), number) else { return skip(NO_MEMORY) };
+        if !by_policy && !container.confine("1") {
+            println!("the machine gives no cpusets to its version 2 tree");
+            continue;
+        }
+        let mut hog = Hog::start(&container, "confined");
+        if by_policy {
+            hog.bind(1);
+        }
+        hog.die(64 << 30);
+        assert_counts(&agent, &container, &[("node", 1)]);
+        assert_eq!(container.kills(), 1);
+        let told = &receiver.of(number, 1)[0];
+        let expected = [("process.executable.name", "confined"), ("podlens.oom.scope", "node")];
+        assert_says(told, &expected);
+        assert_eq!(told.says.get("podlens.oom.limit"), None);
+        assert!(bytes(told, "podlens.oom.rss") < 1024 * MB, "the other node has more to give");
+    }
+}
+
+#[test]
 fn fifty_oom_kills_of_every_kind_at_once_are_each_told_and_counted_as_the_kernel_counts_them() {
     let receiver = Receiver::start();
     let agent = receiver.agent();

@@ -4,9 +4,16 @@
 
 mod common;
 
-use std::{fs, path::Path, thread, time::Duration};
+use std::{
+    fs,
+    io::Write as _,
+    path::Path,
+    process::{Command, Stdio},
+    thread,
+    time::Duration,
+};
 
-use common::{Agent, Load, Page, TestCgroup, Work, assert_near, skip, wait_until};
+use common::{Agent, ColdFile, Load, MemoryCgroup, NullDisk, Page, TestCgroup, Work, assert_near, skip, wait_until};
 
 const PRESSURE: &str = "podlens_pressure_seconds_total";
 /// Longer than a walk and the kernel's own collection take together.
@@ -30,11 +37,11 @@ fn of_file(directory: &Path, resource: &str, stall: &str) -> Option<u64> {
 }
 
 /// All that a page and all that the files say, in whole microseconds: files have no more.
-fn both(page: &Page, cgroup: &TestCgroup, directory: &Path) -> Vec<(String, Option<u64>, Option<u64>)> {
+fn both(page: &Page, labels: &[(&str, &str)], directory: &Path) -> Vec<(String, Option<u64>, Option<u64>)> {
     let mut all = Vec::new();
     for resource in ["cpu", "memory", "io", "irq"] {
         for stall in ["some", "full"] {
-            let labels = cgroup.labels_and(&[("resource", resource), ("stall", stall)]);
+            let labels = [labels, &[("resource", resource), ("stall", stall)]].concat();
             let told = page.ns(PRESSURE, &labels).map(|ns| ns / 1000);
             let file = of_file(directory, resource, stall).filter(|ns| *ns > 0).map(|ns| ns / 1000);
             // What is less than a microsecond no file tells.
@@ -42,6 +49,16 @@ fn both(page: &Page, cgroup: &TestCgroup, directory: &Path) -> Vec<(String, Opti
         }
     }
     all
+}
+
+/// Waits until the page says what the files say.
+#[track_caller]
+fn wait_for_files(agent: &Agent, labels: &[(&str, &str)], directory: &Path) {
+    wait_until("the files' totals", WALKED_AGAIN, || {
+        let all = both(&agent.metrics(), labels, directory);
+        let differs = all.iter().any(|(_, told, file)| told != file);
+        if differs { Err(format!("{all:?}")) } else { Ok(()) }
+    });
 }
 
 macro_rules! directory {
@@ -61,15 +78,36 @@ fn stalls_are_those_of_the_kernels_files() {
     let mut load = Load::start_tasks(Some(&cgroup), Work::SpinFor(Duration::from_millis(700)), Some(0), 3);
     for _ in 0..2 {
         load.run();
-        wait_until("the files' totals", WALKED_AGAIN, || {
-            let all = both(&agent.metrics(), &cgroup, &directory);
-            let differs = all.iter().any(|(_, told, file)| told != file);
-            if differs { Err(format!("{all:?}")) } else { Ok(()) }
-        });
+        wait_for_files(&agent, &cgroup.labels(), &directory);
     }
     let some = of_file(&directory, "cpu", "some").unwrap();
     assert!(some > 500_000_000, "three tasks on one CPU wait for each other: {some} ns");
     load.end();
+}
+
+#[test]
+fn stalls_for_a_disk_and_for_memory_are_those_of_the_kernels_files() {
+    let disk = NullDisk::make("nullb1", &[("size", "64"), ("irqmode", "2"), ("completion_nsec", "1000000")]);
+    let file = if disk.is_none() { ColdFile::new(48) } else { None };
+    let source = disk.as_ref().map(|disk| disk.path().display().to_string());
+    let Some(source) = source.or_else(|| file.as_ref().map(ColdFile::path)) else { return };
+    let agent = start();
+    let cgroup = TestCgroup::any_container();
+    let directory = directory!(&cgroup);
+    let Some(cgroup) = MemoryCgroup::of(cgroup) else { return skip("this machine does not count memory by cgroup") };
+    cgroup.limit(8 << 20);
+    let script = format!("read go; exec dd if={source} of=/dev/null bs=256k count=150 status=none");
+    let mut shell = Command::new("sh");
+    let mut child = shell.args(["-c", &script]).stdin(Stdio::piped()).spawn().unwrap();
+    cgroup.add(child.id());
+    writeln!(child.stdin.take().unwrap(), "go").unwrap();
+    assert!(child.wait().unwrap().success());
+    wait_for_files(&agent, &cgroup.labels(), &directory);
+    for resource in ["io", "memory"] {
+        let some_ns = of_file(&directory, resource, "some").unwrap();
+        assert!(some_ns > 0, "{resource}: the test has caused it");
+        println!("{resource}: {some_ns} ns");
+    }
 }
 
 #[test]

@@ -303,7 +303,7 @@ fn limited(agent: &Agent, limit: &str, (server, mut client): (Peer, Peer), calli
     // What a socket had stays, once it is closed.
     server.kill();
     client.kill();
-    expect(agent, "it is closed", &Some(1), |page| events(page, &calling)[3]);
+    expect(agent, "it is closed", &Some(1), |page| events(page, calling)[3]);
     let end = told(&agent.metrics());
     assert!(end[place].is_some_and(|ns| ns / 1000 >= last[place]), "{end:?} after {last:?}");
     std::thread::sleep(Duration::from_millis(500));

@@ -23,6 +23,7 @@ const STATIC_PROGRAMS: &[Program] = &[Program { name: "musl-gcc", package: "musl
 const TEST_PROGRAMS: &[Program] = &[
     Program { name: "bpftool", package: "bpftool" },
     Program { name: "stress-ng", package: "stress-ng" },
+    Program { name: "fio", package: "fio" },
     Program { name: "hackbench", package: "rt-tests" },
     Program { name: "perf", package: "linux-perf" },
     Program { name: "ip", package: "iproute2" },

@@ -253,6 +253,7 @@ fn run_on_other_kernels(kernels: &[&str], parameters: &str, tests: &[&str], filt
         kernels,
         cgroup: vm::Cgroup::V2,
         hardware: &vm::Hardware::with_parameters(parameters),
+        also: &[],
         limit: MACHINE_LIMIT,
         filters: &filters,
         skip: &[],

@@ -31,12 +31,33 @@ pub(super) struct Ids {
     by_id: HashMap<u64, CgroupKey, RandomState>,
     /// Those whose id is not known.
     by_path: HashMap<Box<str>, CgroupKey, RandomState>,
+    /// Where births in the other hierarchy are told too: ids by path.
+    told: HashMap<Box<str>, u64, RandomState>,
 }
 
 impl Ids {
-    /// A cgroup whose id is not known yet.
-    pub(super) fn add(&mut self, key: CgroupKey, path: &str) {
-        self.by_path.insert(path.into(), key);
+    /// A cgroup without an id; gives the one that was told of its path already.
+    pub(super) fn add(&mut self, key: CgroupKey, path: &str) -> Option<u64> {
+        let told = self.told.get(path).copied();
+        if let Some(id) = told {
+            self.learn(key, id);
+        } else {
+            self.by_path.insert(path.into(), key);
+        }
+        told
+    }
+
+    /// A birth in the other hierarchy was told; gives whose id it is, if that cgroup had none.
+    pub(super) fn tell(&mut self, path: &str, id: u64) -> Option<CgroupKey> {
+        self.told.insert(path.into(), id);
+        let key = self.by_path.get(path).copied()?;
+        self.learn(key, id);
+        Some(key)
+    }
+
+    /// The same of a removal there.
+    pub(super) fn untell(&mut self, id: u64) {
+        self.told.retain(|_, told| *told != id);
     }
 
     /// The id of a cgroup. It tells more than the path, which may be that of a later one by now.
@@ -170,6 +191,16 @@ mod tests {
         assert_eq!((ids.of(70), ids.of_end(71, &end("/a"), &whole)), (None, Some(8)));
         ids.forget(8, None);
         assert_eq!(ids.of_end(71, &end("/a"), &whole), None);
+    }
+
+    #[test]
+    fn the_births_of_both_hierarchies_come_in_any_order() {
+        let mut ids = Ids::default();
+        assert_eq!((ids.tell("/a", 70), ids.add(7, "/a"), ids.of(70)), (None, Some(70), Some(7)));
+        assert_eq!((ids.add(8, "/b"), ids.tell("/b", 80), ids.of(80)), (None, Some(8), Some(8)));
+        ids.forget(7, Some(70));
+        ids.untell(70);
+        assert_eq!((ids.add(9, "/a"), ids.of(70)), (None, None), "a later one of the same path");
     }
 
     #[test]

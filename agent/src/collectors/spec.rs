@@ -164,6 +164,12 @@ impl Program {
         self.only.is_none_or(|(fact, is_there)| answers.lack(fact).is_none() == is_there)
     }
 
+    /// The same, for which nothing stands in.
+    #[must_use]
+    pub const fn alone(self) -> Self {
+        Self { stand_ins: &[], ..self }
+    }
+
     /// The same, for which these stand in where the kernel lacks what it needs.
     #[must_use]
     pub const fn or(self, stand_ins: &'static [Program]) -> Self {

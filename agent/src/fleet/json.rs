@@ -33,6 +33,7 @@ fn daemon_set(report: &Report) -> Value {
         "excluded": report.excluded,
         "taints": report.taints,
         "just_missed": just_missed,
+        "old": report.old,
         "rollout": { "state": report.rollout.name(), "rolled_back": report.rolled_back, "stuck": stuck },
     })
 }

@@ -35,6 +35,7 @@ pub fn render(reports: &[Report], now: Timestamp) -> String {
     }
     for (report, name) in reports.iter().zip(&names) {
         lacking(&mut text, name, report, now);
+        paused(&mut text, name, report);
         excluded(&mut text, name, report);
     }
     if reports.iter().all(|report| report.lacking.is_empty()) {
@@ -69,6 +70,19 @@ fn lacking(text: &mut String, name: &str, report: &Report, now: Timestamp) {
             some(nodes.iter().map(|(node, _)| *node))
         );
         let _ = writeln!(text, "    {detail}");
+    }
+}
+
+/// Nobody but somebody who deletes them replaces these.
+fn paused(text: &mut String, name: &str, report: &Report) {
+    if report.rollout == Rollout::Paused {
+        for (revision, nodes) in &report.old {
+            let _ = writeln!(
+                text,
+                "\n{name}: of revision {revision} until it is deleted on {}",
+                some(nodes.iter().map(|node| &**node))
+            );
+        }
     }
 }
 

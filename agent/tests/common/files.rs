@@ -2,7 +2,7 @@
 
 use std::{
     env, fs,
-    io::Write as _,
+    io::{Seek as _, SeekFrom, Write as _},
     os::{
         fd::AsRawFd as _,
         unix::fs::{FileExt as _, MetadataExt as _},
@@ -86,8 +86,9 @@ pub struct MappedFile {
 impl MappedFile {
     /// Opens and maps it.
     pub fn open(path: &str) -> Self {
-        let file = fs::File::open(path).unwrap();
-        let bytes = usize::try_from(file.metadata().unwrap().len()).unwrap();
+        let mut file = fs::File::open(path).unwrap();
+        // Of a disk the metadata has no length.
+        let bytes = usize::try_from(file.seek(SeekFrom::End(0)).unwrap()).unwrap();
         let (none, descriptor) = (std::ptr::null_mut(), file.as_raw_fd());
         // SAFETY: a new mapping of a file, read only.
         let base = unsafe { libc::mmap(none, bytes, libc::PROT_READ, libc::MAP_SHARED, descriptor, 0) };
@@ -119,11 +120,33 @@ impl MappedFile {
     }
 }
 
+impl Drop for MappedFile {
+    fn drop(&mut self) {
+        // SAFETY: the range is the mapping, which nobody uses any more.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.pages * PAGE) };
+    }
+}
+
 /// Major page faults of this process.
 pub fn major_faults() -> i64 {
+    usage().ru_majflt
+}
+
+/// Its minor ones.
+pub fn minor_faults() -> i64 {
+    usage().ru_minflt
+}
+
+fn usage() -> libc::rusage {
     // SAFETY: all bits 0 is a valid answer.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
     // SAFETY: the place is valid.
     assert_eq!(unsafe { libc::getrusage(libc::RUSAGE_SELF, &raw mut usage) }, 0);
-    usage.ru_majflt
+    usage
+}
+
+/// Keeps this memory from being reclaimed.
+pub fn lock_in_memory(memory: &[u8]) {
+    // SAFETY: the range is that of the slice.
+    assert_eq!(unsafe { libc::mlock(memory.as_ptr().cast(), memory.len()) }, 0, "mlock");
 }

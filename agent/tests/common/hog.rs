@@ -16,6 +16,8 @@ use super::{PATIENCE, TestCgroup, wait_until};
 
 const NAME: &str = "PODLENS_TEST_HOG_NAME";
 const THREADS: &str = "PODLENS_TEST_HOG_THREADS";
+/// What a hog is told where it is to take memory of that node alone.
+const BIND: &str = "bind to node ";
 const READY: &str = "hog: ready";
 const HAS_IT: &str = "hog: has it";
 const PAGE_BYTES: usize = 4096;
@@ -100,6 +102,16 @@ impl MemoryCgroup {
     /// How often the kernel has killed all in it at once; none where it does not count that.
     pub fn group_kills(&self) -> Option<u64> {
         self.number("memory.events.local", "oom_group_kill")
+    }
+
+    /// Lets its processes have memory of these nodes alone, where it is in a version 2 tree with the controller for that; gives
+    /// whether it is.
+    pub fn confine(&self, nodes: &str) -> bool {
+        let Directory { root, path, .. } = &self.directory;
+        let mut above: Vec<&Path> = path.ancestors().skip(1).take_while(|one| one.starts_with(root)).collect();
+        above.reverse();
+        above.into_iter().all(|one| fs::write(one.join("cgroup.subtree_control"), "+cpuset").is_ok())
+            && fs::write(path.join("cpuset.mems"), nodes).is_ok()
     }
 
     /// Moves a process into it.
@@ -234,6 +246,12 @@ impl Hog {
         self.child.id()
     }
 
+    /// Makes it ask for memory of that node alone from now on, by a policy of its own.
+    pub fn bind(&mut self, node: u32) {
+        writeln!(self.input, "{BIND}{node}").expect("it waits to be told");
+        self.has_it();
+    }
+
     /// Makes it take so much memory; returns at once.
     pub fn go(&mut self, bytes: usize) {
         writeln!(self.input, "{bytes}").expect("it waits to be told");
@@ -297,6 +315,11 @@ fn hog_process() {
     fs::write("/proc/self/oom_score_adj", "1000").expect("a process may offer itself");
     eprintln!("{READY}");
     for line in io::stdin().lines().map_while(Result::ok) {
+        if let Some(node) = line.strip_prefix(BIND) {
+            bind(node.parse().expect("a node's number"));
+            eprintln!("{HAS_IT}");
+            continue;
+        }
         let bytes: usize = line.parse().expect("a number of bytes");
         let taking: Vec<_> = (0..threads).map(|_| thread::spawn(move || take(bytes / threads))).collect();
         for one in taking {
@@ -306,6 +329,16 @@ fn hog_process() {
         eprintln!("{HAS_IT}");
     }
     std::process::exit(0);
+}
+
+/// Has this thread, and those that it starts, take memory of one node alone.
+fn bind(node: u32) {
+    let nodes: u64 = 1 << node;
+    // One bit more than there are, as the kernel wants it.
+    let bits: u64 = 64 + 1;
+    // SAFETY: the mask lives as long as the call and has as many bits as are told.
+    let answer = unsafe { libc::syscall(libc::SYS_set_mempolicy, libc::MPOL_BIND, &raw const nodes, bits) };
+    assert_eq!(answer, 0, "set_mempolicy: {}", io::Error::last_os_error());
 }
 
 /// Takes memory piece by piece, so that threads take it side by side.

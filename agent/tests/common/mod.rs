@@ -16,6 +16,7 @@
 
 mod account;
 mod agent;
+mod block_counts;
 mod cgroup;
 mod datagrams;
 mod files;
@@ -35,8 +36,9 @@ pub use account::{
     Account, Losses, assert_nothing_lost, assert_seen, assert_sums_agree, caused, caused_by, culprits, unseen,
 };
 pub use agent::{Agent, podlens};
+pub use block_counts::{BlockCounts, count_in_version_1};
 pub use cgroup::{TestCgroup, Throttled, Trees, container_id, pod_uid};
-pub use files::{ColdFile, MappedFile, major_faults};
+pub use files::{ColdFile, MappedFile, lock_in_memory, major_faults, minor_faults};
 pub use hog::{Hog, MemoryCgroup, is_logged_as_of_cgroup, logged_resident_bytes};
 pub use kills::{Ballast, Doomed, Fate, Told, doomed, kill_fifty};
 pub use load::{Figures, Load, Policy, Work};

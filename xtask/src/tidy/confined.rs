@@ -47,6 +47,7 @@ const CONFINED: &[Confined] = &[
                 reason: "takes over the programs that podlens has loaded",
             },
             Exception { file: "agent/tests/common/files.rs", reason: "maps a file as only libc can" },
+            Exception { file: "agent/tests/common/hog.rs", reason: "asks for memory of one node as only libc can" },
             Exception { file: "agent/tests/common/load.rs", reason: "makes threads and processes as only libc can" },
             Exception { file: "agent/tests/common/datagrams.rs", reason: "calls that the library has no word for" },
             Exception { file: "agent/tests/common/peer.rs", reason: "makes sockets as only libc can" },

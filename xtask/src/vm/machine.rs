@@ -20,6 +20,8 @@ const BOOT_MARK: &str = "PODLENS_VM_BOOT=";
 const EXIT_MARK: &str = "PODLENS_VM_EXIT=";
 /// How long QEMU may take to end after the guest has said its result.
 const END: Duration = Duration::from_secs(10);
+/// Megabytes.
+const MEMORY_MB: u32 = 2048;
 /// How many of the console's last lines a failure shows.
 const LAST_LINES: usize = 20;
 
@@ -30,6 +32,8 @@ pub(super) struct Machine<'a> {
     pub(super) initial_files: &'a Path,
     /// As QEMU's `-smp` takes them.
     pub(super) cpus: &'a str,
+    /// Megabytes of its memory that are a node of their own.
+    pub(super) second_node: Option<u32>,
     /// More of the kernel's command line; `NAME=value` becomes a variable of the first process.
     pub(super) parameters: &'a str,
     pub(super) limit: Duration,
@@ -104,7 +108,9 @@ impl Machine<'_> {
         // code while a CPU patches the kernel's text (static keys, tracepoints), and some runs panic at an int3.
         // A panicking kernel reboots at once, and a reboot ends QEMU.
         command
-            .args(["-accel", "tcg,thread=single", "-cpu", "max", "-smp", self.cpus, "-m", "2G"])
+            .args(["-accel", "tcg,thread=single", "-cpu", "max", "-smp", self.cpus])
+            .args(["-m", &format!("{MEMORY_MB}M")])
+            .args(nodes(self.second_node))
             .args(["-nodefaults", "-no-user-config", "-no-reboot"])
             .args(["-display", "none", "-monitor", "none", "-serial", "stdio"])
             .arg("-kernel")
@@ -118,6 +124,20 @@ impl Machine<'_> {
             .stderr(Stdio::piped());
         Ok(command)
     }
+}
+
+/// What makes two nodes of the memory: the first has the rest, and all CPUs.
+fn nodes(second_mb: Option<u32>) -> Vec<String> {
+    let Some(second_mb) = second_mb else { return Vec::new() };
+    let sizes = [("first", 0, MEMORY_MB.saturating_sub(second_mb)), ("second", 1, second_mb)];
+    let mut arguments = Vec::new();
+    for (name, number, megabytes) in sizes {
+        let backend = format!("memory-backend-ram,id={name},size={megabytes}M");
+        arguments.extend(["-object".to_owned(), backend]);
+        arguments.extend(["-numa".to_owned(), format!("node,nodeid={number},memdev={name}")]);
+    }
+    arguments.extend(["-numa".to_owned(), "cpu,node-id=0,socket-id=0".to_owned()]);
+    arguments
 }
 
 /// A running QEMU, which never outlives its owner.

@@ -53,6 +53,9 @@ pub(crate) struct Choice {
     /// Run the tests that need nothing but a kernel: all, or those whose names contain one of the filters
     #[arg(long, num_args = 0.., value_name = "FILTER", conflicts_with = "command")]
     tests: Option<Vec<String>>,
+    /// Another file of agent/tests among them, for which `--file` brings what it needs; may be given several times
+    #[arg(long, value_name = "NAME", requires = "tests")]
+    also: Vec<String>,
     /// Leave out the tests whose names contain this; may be given several times
     #[arg(long, value_name = "FILTER", requires = "tests")]
     skip: Vec<String>,
@@ -70,6 +73,9 @@ pub(crate) struct Hardware {
     /// More of the kernel's command line, such as `maxcpus=2`, with which only two CPUs are online at first
     #[arg(long = "parameters", value_name = "TEXT", default_value = "")]
     parameters: String,
+    /// Megabytes of a second memory node, which has no CPU; without it there is one node
+    #[arg(long, value_name = "MEGABYTES")]
+    second_node: Option<u32>,
 }
 
 impl Hardware {
@@ -78,7 +84,7 @@ impl Hardware {
 
     /// The usual machine, with more on the kernel's command line.
     pub(crate) fn with_parameters(parameters: &str) -> Self {
-        Self { cpus: Self::CPUS.to_owned(), parameters: parameters.to_owned() }
+        Self { cpus: Self::CPUS.to_owned(), parameters: parameters.to_owned(), second_node: None }
     }
 }
 
@@ -109,8 +115,9 @@ pub(crate) fn run(choice: &Choice) -> Result<ExitCode> {
     let kernels = chosen(&choice.kernels);
     let held = if let Some(filters) = &choice.tests {
         let limit = Duration::from_secs(choice.limit.unwrap_or(TESTS_LIMIT_S));
-        let Choice { cgroup, hardware, skip, files, .. } = choice;
-        let tally = run_tests(&Tests { kernels: &kernels, cgroup: *cgroup, hardware, limit, filters, skip, files })?;
+        let Choice { cgroup, hardware, also, skip, files, .. } = choice;
+        let kernels = &kernels;
+        let tally = run_tests(&Tests { kernels, cgroup: *cgroup, hardware, limit, also, filters, skip, files })?;
         println!("{tally}");
         tally.held()
     } else {
@@ -144,6 +151,7 @@ fn boot_each(
             vmlinuz: &kernel.vmlinuz,
             initial_files: &initial_files.0,
             cpus: &hardware.cpus,
+            second_node: hardware.second_node,
             parameters: &format!("VM_CGROUP={} {}", cgroup.name(), hardware.parameters),
             limit,
         };

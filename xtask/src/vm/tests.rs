@@ -32,6 +32,7 @@ const PROGRAMS: &[&str] = &[
     "disk",
     "dns",
     "drops",
+    "fio",
     "hybrid",
     "memory",
     "off_cpu",
@@ -47,7 +48,7 @@ const PROGRAMS: &[&str] = &[
 ];
 /// What they call and the guest's busybox does not have, or not with the options that they use.
 const CALLED: &[&str] =
-    &["bpftool", "chrt", "ip", "losetup", "nft", "nsenter", "perf", "setpriv", "setsid", "taskset", "unshare"];
+    &["bpftool", "chrt", "fio", "ip", "losetup", "nft", "nsenter", "perf", "setpriv", "setsid", "taskset", "unshare"];
 /// Where the loader looks up libraries that are not in its usual places.
 const LIBRARY_CACHE: &str = "/etc/ld.so.cache";
 /// Tells tests that no one else uses the machine, so that they may take a CPU from it, and that it is slow.
@@ -61,6 +62,8 @@ pub(crate) struct Tests<'a> {
     pub(crate) hardware: &'a Hardware,
     /// How long one machine may take.
     pub(crate) limit: Duration,
+    /// Files of agent/tests that need more than a kernel.
+    pub(crate) also: &'a [String],
     /// Parts of names, one of which a test's name must contain; all run if there are none.
     pub(crate) filters: &'a [String],
     /// Parts of names that no test's name may contain.
@@ -71,7 +74,7 @@ pub(crate) struct Tests<'a> {
 
 /// Builds the tests, runs them on each kernel, and gives what came of all.
 pub(crate) fn run_tests(tests: &Tests<'_>) -> Result<Tally> {
-    let executables = build()?;
+    let executables = build(tests.also)?;
     let (mut programs, agents): (Vec<_>, Vec<_>) = executables.iter().partition(|built| built.is_test);
     programs.sort();
     let mut guest = Guest::new(&script(&programs, tests.filters, tests.skip))?;
@@ -109,11 +112,12 @@ struct Built {
 }
 
 /// Builds the test programs and the agent; nothing is done where `cargo test` has built them before.
-fn build() -> Result<Vec<Built>> {
+fn build(also: &[String]) -> Result<Vec<Built>> {
     let mut cargo = Command::new("cargo");
     cargo.current_dir(places::workspace()?);
     cargo.args(["test", "--no-run", "--package", "podlens", "--message-format", "json-render-diagnostics"]);
-    for program in PROGRAMS {
+    let programs: Vec<&str> = PROGRAMS.iter().copied().chain(also.iter().map(String::as_str)).collect();
+    for program in &programs {
         cargo.args(["--test", program]);
     }
     // What it compiles it tells on its standard error.
@@ -122,7 +126,7 @@ fn build() -> Result<Vec<Built>> {
     ensure!(output.status.success(), "`{shown}` ended with {}", output.status);
     let executables: Vec<Built> = String::from_utf8_lossy(&output.stdout).lines().filter_map(executable).collect();
     let built = executables.iter().filter(|built| built.is_test).count();
-    ensure!(built == PROGRAMS.len(), "`{shown}` told of {built} test programs, not of {}", PROGRAMS.len());
+    ensure!(built == programs.len(), "`{shown}` told of {built} test programs, not of {}", programs.len());
     Ok(executables)
 }
 

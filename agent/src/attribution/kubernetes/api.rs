@@ -60,7 +60,7 @@ impl ApiSource {
         let mut course = ListWatch::new(self.first_pause, &self.node);
         let mut health = Health { failing: false };
         loop {
-            let outcome = match course.next() {
+            let outcome = match course.ask() {
                 Ask::List => self.list().await.map(|version| {
                     self.names.count(SOURCE, "list", "ok");
                     course.listed(version);

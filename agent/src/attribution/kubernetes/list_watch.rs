@@ -102,7 +102,7 @@ impl ListWatch {
     }
 
     /// What is to be asked for now.
-    pub fn next(&mut self) -> Ask {
+    pub fn ask(&mut self) -> Ask {
         self.granted = None;
         match &self.version {
             None => Ask::List,
@@ -195,7 +195,7 @@ mod tests {
     fn check(steps: &[(Step, &str, bool, u64)]) {
         let (mut course, mut now) = (ListWatch::new(Duration::from_secs(1), "n1"), Instant::now());
         for (position, (step, asked, is_told, longest)) in steps.iter().enumerate() {
-            let ask = course.next();
+            let ask = course.ask();
             assert_eq!(if ask == Ask::List { "list" } else { "watch" }, *asked, "{position}");
             let mut granted = |course: &mut ListWatch, seconds: u64| {
                 now += Duration::from_secs(20);
@@ -323,7 +323,7 @@ mod tests {
         let mut course = ListWatch::new(Duration::from_secs(1), "n1");
         course.listed("7".to_owned());
         course.reached("9".to_owned());
-        let Ask::Watch(query) = course.next() else { panic!("a list") };
+        let Ask::Watch(query) = course.ask() else { panic!("a list") };
         assert!(query.contains("resourceVersion=9&") && query.contains("allowWatchBookmarks=true"), "{query}");
         let seconds: u64 = query.rsplit('=').next().unwrap().parse().unwrap();
         assert!((300..450).contains(&seconds), "{query}");

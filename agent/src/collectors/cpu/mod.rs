@@ -220,10 +220,10 @@ impl Collector for Cpu {
         }
         self.walk(now);
         self.take_accounts();
-        let walked = self.sources.accounts.as_ref().map(|accounts| accounts.walked());
+        let walked = self.sources.accounts.as_ref().and_then(Accounts::walked);
         for (key, watched) in &mut self.watched {
             watched.take_files(&self.layout, &mut self.found);
-            self.late += u64::from(watched.is_late(walked.flatten(), now));
+            self.late += u64::from(watched.is_late(walked, now));
             readings.cgroup(*key, &watched.row);
         }
         for (key, watched) in self.leaving.iter() {

@@ -31,7 +31,7 @@ pub static LATENCY: Metric = Metric {
     labels: &[OPERATION, Label { name: "part", values: LabelValues::Fixed(&Part::NAMES) }],
     by_default: ByDefault::Only(&IN_DEVICE),
     source: "block_rq_complete, the request's own moments",
-    must_equal: "the delay that a test gives to a device of its own, within one bucket",
+    must_equal: "the delay that a test gives to a device of its own, and quantiles that fio tells of its requests, within one bucket",
     ..Metric::BASE
 };
 

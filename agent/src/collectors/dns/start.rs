@@ -26,8 +26,8 @@ pub static SPEC: Spec = Spec {
     parts: &[Part {
         without: None,
         for_events: false,
-        // Those of the collector `udp`, with what they need to find the messages.
-        programs: &[SEND.with("dns"), RECEIVE.with("dns")],
+        // Those of the collector `udp`, with what they need to find the messages. What stands in for them counts UDP alone.
+        programs: &[SEND.alone().with("dns"), RECEIVE.alone().with("dns")],
         maps: &[Map::per_slot("DNS_ANSWERS", 1), Map::fixed("DNS_PENDING"), Map::fixed("DNS_LOSSES")],
     }],
     wishes: &[],

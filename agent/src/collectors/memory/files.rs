@@ -36,8 +36,9 @@ pub(super) struct MemoryFiles {
     /// What the walk tells, where there is none.
     counters: Option<Counters>,
     since: Instant,
-    /// When memory.stat was read last, and what it said.
+    /// When memory.stat was read last; none where that failed since.
     read: Option<Instant>,
+    /// What it said last.
     said: Figures,
 }
 
@@ -63,6 +64,8 @@ struct OfVersion2 {
 pub(super) struct Said {
     /// The cgroup's id in the memory tree; none while it has no directory there.
     pub(super) id: Option<u64>,
+    /// They could be read this time. Otherwise the figures are as of then.
+    pub(super) are_there: bool,
     pub(super) figures: Figures,
 }
 
@@ -108,17 +111,20 @@ impl Source for MemoryFiles {
         let holds = if self.is_learned.load(Ordering::Relaxed) { KNOWN_STATISTICS_HOLD } else { STATISTICS_HOLD };
         if is_due(self.since, self.read, turn.now, holds) {
             let is_v1 = self.is_v1;
-            // One that cannot be read is looked for again at the next turn.
+            // One that cannot be read, as where the controller was switched off, is looked for again at the next turn.
+            self.read = None;
             if let Some(said) = self.statistics.read(turn, |text| parse_statistics(text, is_v1)) {
                 self.read = Some(turn.now);
                 self.said = said;
             }
         }
-        let figures = match &mut self.counters {
-            Some(counters) => counters.read(turn).or(&self.said),
-            None => self.said,
-        };
-        Said { id: self.id, figures }
+        let (mut are_there, mut figures) = (self.read.is_some(), self.said);
+        if let Some(counters) = &mut self.counters {
+            let counted = counters.read(turn);
+            are_there &= counted.usage.is_some();
+            figures = counted.or(&self.said);
+        }
+        Said { id: self.id, are_there, figures }
     }
 
     /// A cgroup that has had no directory in the memory tree for so long hardly gets one.

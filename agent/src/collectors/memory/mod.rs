@@ -24,7 +24,7 @@ use std::{
 
 use foldhash::fast::RandomState;
 use podlens_common::{
-    cgroup::{CgroupKey, KEY_V1},
+    cgroup::{CgroupKey, KEY_MARKS, KEY_V1},
     memory::{EndWords, LAST_WORDS_V1, MemoryEnd, MemoryEndAt, MemoryRecord, NODES},
 };
 
@@ -89,6 +89,7 @@ struct Programs {
 }
 
 struct Watched {
+    path: Box<str>,
     subtree: Subtree,
     since: Instant,
     files: Watch<Said>,
@@ -96,8 +97,10 @@ struct Watched {
     id: Option<u64>,
     /// What the last walk found; none if it did not meet it.
     walked: Option<Figures>,
-    /// Walks that did not meet it.
+    /// Walks that did not meet it, since one did.
     missed: u32,
+    /// Some walk has met it: it has been in the memory tree.
+    was_met: bool,
     /// When it was read and when it was walked, of what is in `row`.
     booked: (Option<Instant>, Option<Instant>),
     /// The reading that was compared with words.
@@ -145,6 +148,11 @@ impl Memory {
         !self.machine.is_v1 && self.hierarchies.keyed_v1().is_none()
     }
 
+    /// The memory tree is that of version 2 beside the one whose keys are watched: both tell of their cgroups.
+    fn has_ids_of_its_own(&self) -> bool {
+        !self.machine.is_v1 && self.hierarchies.keyed_v1().is_some()
+    }
+
     /// Takes note of the ids that have become known.
     fn take_ids(&mut self) {
         for (key, watched) in self.watched.iter_mut().filter(|(_, watched)| watched.id.is_none()) {
@@ -187,13 +195,45 @@ impl Memory {
             }
             let exact = Figures::of_record(&record, has_lists.then_some(&lists), self.machine);
             watched.walked = Some(exact.or(&self.learner.figures(&record.words)));
-            watched.missed = 0;
+            (watched.missed, watched.was_met) = (0, true);
         }
+        self.look_anew();
         self.learner.walked();
         if let Some(ends) = &self.programs.ends {
             ends.set(0, self.learner.end_words());
         }
         self.is_learned.store(self.learner.is_done(), Ordering::Relaxed);
+    }
+
+    /// Has its files read.
+    fn files(&self, path: &str) -> Option<Watch<Said>> {
+        let directory = self.hierarchies.of("memory")?.directory(path);
+        let is_learned = Arc::clone(&self.is_learned);
+        let alone = self.programs.walk.is_none();
+        let files = MemoryFiles::of(&self.reader, directory, self.machine.is_v1, alone, is_learned);
+        Some(self.reader.watch(files))
+    }
+
+    /// What the walk meets no more has left the memory tree, since the controller was switched off for it (version 2) or its
+    /// directory there was removed (version 1). It may come back, in version 1 with another id.
+    fn look_anew(&mut self) {
+        let mut left = Vec::new();
+        for (key, watched) in &mut self.watched {
+            if watched.was_met && watched.walked.is_none() {
+                watched.was_met = false;
+                left.push((*key, watched.path.clone()));
+            }
+        }
+        let is_keyed = self.is_keyed();
+        for (key, path) in left {
+            let Some(files) = self.files(&path) else { continue };
+            let Some(watched) = self.watched.get_mut(&key) else { continue };
+            watched.files = files;
+            if let Some(id) = watched.id.take_if(|_| !is_keyed) {
+                self.ids.forget(key, Some(id));
+                watched.id = self.ids.add(key, &path);
+            }
+        }
     }
 
     /// Last words, and whose they are.
@@ -214,28 +254,37 @@ impl Collector for Memory {
 
     fn born(&mut self, cgroup: EntityCgroup<'_>) {
         let EntityCgroup { key, path, subtree } = cgroup;
-        let Some(tree) = self.tree(key).filter(|_| !self.watched.contains_key(&key)) else { return };
-        let directory = tree.directory(path);
-        let alone = self.programs.walk.is_none();
-        let is_learned = Arc::clone(&self.is_learned);
-        let files = MemoryFiles::of(&self.reader, directory, self.machine.is_v1, alone, is_learned);
+        if self.has_ids_of_its_own()
+            && key & KEY_MARKS == 0
+            && let Some(whose) = self.ids.tell(path, key)
+            && let Some(watched) = self.watched.get_mut(&whose)
+        {
+            watched.id = Some(key);
+        }
+        if self.tree(key).is_none() || self.watched.contains_key(&key) {
+            return;
+        }
+        let Some(files) = self.files(path) else { return };
+        let id = if self.is_keyed() {
+            self.ids.learn(key, key);
+            Some(key)
+        } else {
+            self.ids.add(key, path)
+        };
         let watched = Watched {
+            path: path.into(),
             subtree,
             since: Instant::now(),
-            files: self.reader.watch(files),
-            id: self.is_keyed().then_some(key),
+            files,
+            id,
             walked: None,
             missed: 0,
+            was_met: false,
             booked: (None, None),
             compared: None,
             row: self.layout.row(),
             end: None,
         };
-        if self.is_keyed() {
-            self.ids.learn(key, key);
-        } else {
-            self.ids.add(key, path);
-        }
         self.watched.insert(key, watched);
     }
 
@@ -249,6 +298,9 @@ impl Collector for Memory {
         self.walk(now);
         for (key, watched) in &mut self.watched {
             let read = watched.take(self.walked, &self.layout, &mut self.found);
+            if watched.has_left() {
+                watched.row.remove_gauges(&self.layout);
+            }
             self.late += u64::from(now.saturating_duration_since(read.unwrap_or(watched.since)) > LATE);
             readings.cgroup(*key, &watched.row);
         }
@@ -267,6 +319,9 @@ impl Collector for Memory {
     }
 
     fn removed(&mut self, key: CgroupKey) -> Option<Row> {
+        if self.has_ids_of_its_own() && key & KEY_MARKS == 0 {
+            self.ids.untell(key);
+        }
         let mut watched = self.watched.remove(&key)?;
         watched.take(self.walked, &self.layout, &mut self.found);
         let waits = watched.end.is_none() && self.programs.ends.is_some() && !self.is_keyed();
@@ -311,6 +366,12 @@ impl Watched {
         self.row.remove_gauges(layout);
         self.row.at_least(found);
         read
+    }
+
+    /// It is not in the memory tree, whatever was known of it when it was.
+    fn has_left(&self) -> bool {
+        let are_there = self.files.last().is_none_or(|reading| reading.value.are_there);
+        self.walked.is_none() && (self.missed > 0 || !are_there)
     }
 
     /// The final values: those of the last words, and where they say nothing the last ones.

@@ -148,13 +148,12 @@ fn telling(is_alone: bool, journal: Option<Arc<FleetLog>>, counters: Arc<LogReco
 
 /// Without anybody who is to be told nothing waits for it.
 async fn keep_settled(watch: Arc<Watch>, telling: Arc<Telling>, has_events: bool) {
-    watch
-        .keep_settled(|changes| {
-            if has_events {
-                telling.note(changes)
-            }
-        })
-        .await;
+    let tell = |changes| {
+        if has_events {
+            telling.note(changes);
+        }
+    };
+    watch.keep_settled(tell).await;
 }
 
 async fn hold(mut lease: Lease, shutdown: Shutdown) {

@@ -210,10 +210,10 @@ struct Resources {
 struct Port {
     #[serde(deserialize_with = "nullable")]
     name: String,
-    #[serde(deserialize_with = "nullable")]
-    container_port: u16,
-    #[serde(deserialize_with = "nullable")]
-    host_port: u16,
+    #[serde(rename = "containerPort", deserialize_with = "nullable")]
+    of_container: u16,
+    #[serde(rename = "hostPort", deserialize_with = "nullable")]
+    of_node: u16,
     #[serde(deserialize_with = "nullable")]
     protocol: String,
 }
@@ -301,12 +301,12 @@ impl WireSpec {
         };
         let ports = &self.containers.iter().find(is_agent)?.ports;
         let named = |name: &str| ports.iter().find(|port| port.name == name);
-        Some(SocketAddr::new(address, named("health").or_else(|| named("metrics"))?.container_port))
+        Some(SocketAddr::new(address, named("health").or_else(|| named("metrics"))?.of_container))
     }
 
     fn claim(&self) -> Claim {
         let containers = self.containers.iter().chain(&self.init_containers);
-        let ports = containers.flat_map(|container| &container.ports).filter(|port| port.host_port != 0);
+        let ports = containers.flat_map(|container| &container.ports).filter(|port| port.of_node != 0);
         let protocol = |port: &Port| if port.protocol.is_empty() { "TCP" } else { &*port.protocol }.into();
         let requests = self.requests().into_iter().filter(|(_, amount)| *amount > 0.0);
         // Thousandths are the least that can be asked for; the conversion saturates.
@@ -314,7 +314,7 @@ impl WireSpec {
         let thousandths = |(name, amount): (&str, f64)| (name.into(), (amount * 1000.0).round() as u64);
         Claim {
             requests: requests.map(thousandths).collect(),
-            ports: ports.map(|port| (port.host_port, protocol(port))).collect(),
+            ports: ports.map(|port| (port.of_node, protocol(port))).collect(),
         }
     }
 

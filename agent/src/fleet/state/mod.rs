@@ -470,7 +470,7 @@ impl Fleet {
     /// All `DaemonSets`, as of the last look, in the order of their names.
     #[must_use]
     pub fn reports(&self, now: Timestamp) -> Vec<Report> {
-        self.figures().iter().map(|figures| Report::of(figures.watched, &self.slots, now)).collect()
+        self.figures().iter().map(|figures| Report::of(figures.watched, &self.slots, &self.pods, now)).collect()
     }
 
     /// The same in numbers.

@@ -1,12 +1,13 @@
 //! What is known about one `DaemonSet` at one moment, for people and programs. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::{Slot, watched::Watched};
 use crate::fleet::{
     causes::{Lack, Reason},
+    objects::{Pod, Uid},
     placement::{Exclusion, placement},
     rollout::Rollout,
 };
@@ -39,6 +40,8 @@ pub struct Report {
     pub taints: BTreeMap<String, usize>,
     /// Nodes that would have one but for one requirement, which may be a mistake.
     pub just_missed: BTreeMap<String, Exclusion>,
+    /// Nodes whose pod is of an older revision, by the hash of that.
+    pub old: BTreeMap<String, Vec<String>>,
     /// How far a new revision has come.
     pub rollout: Rollout,
     /// The newest revision is an older template.
@@ -46,7 +49,7 @@ pub struct Report {
 }
 
 impl Report {
-    pub(super) fn of(watched: &Watched, slots: &[Slot], now: Timestamp) -> Self {
+    pub(super) fn of(watched: &Watched, slots: &[Slot], pods: &HashMap<Uid, Pod>, now: Timestamp) -> Self {
         let meta = &watched.object.metadata;
         let counts = &watched.counts;
         let name = |slot: u32| slots.get(slot as usize).map(|slot| slot.name.to_string());
@@ -68,6 +71,7 @@ impl Report {
                 .iter()
                 .filter_map(|(slot, why)| Some((name(*slot)?, why.clone())))
                 .collect(),
+            old: old(watched, slots, pods),
             rollout: watched.rollout.clone(),
             rolled_back: watched.newest.as_ref().is_some_and(|newest| newest.rolled_back),
         }
@@ -84,6 +88,23 @@ fn taints(watched: &Watched, slots: &[Slot]) -> BTreeMap<String, usize> {
         }
     }
     taints
+}
+
+/// In the order of the nodes' names.
+fn old(watched: &Watched, slots: &[Slot], pods: &HashMap<Uid, Pod>) -> BTreeMap<String, Vec<String>> {
+    let mut old = BTreeMap::<String, Vec<String>>::new();
+    let is_own = |pod: &&Pod| pod.daemon_set == Some(watched.object.metadata.uid) && !pod.is_over;
+    for (_, slot) in watched.cells.iter().zip(slots).filter(|(cell, _)| cell.present && !cell.current) {
+        let own = slot.pods.iter().filter_map(|uid| pods.get(uid)).filter(is_own);
+        let pod = own.max_by_key(|pod| (pod.works, pod.revision.as_deref()));
+        if let Some(revision) = pod.and_then(|pod| pod.revision.as_deref()) {
+            old.entry(revision.to_owned()).or_default().push(slot.name.to_string());
+        }
+    }
+    for nodes in old.values_mut() {
+        nodes.sort_unstable();
+    }
+    old
 }
 
 /// In a moment it may well be gone.

@@ -398,3 +398,15 @@ fn an_agent_that_is_not_ready_is_asked_now_and_then_and_its_words_stand_until_it
     assert_eq!(asked(&mut fleet, 16), 1, "it is another failure");
     assert!(!detail(&fleet).contains("BPF") && !detail(&fleet).contains("late"), "{}", detail(&fleet));
 }
+
+#[test]
+fn where_somebody_has_to_delete_pods_their_nodes_and_revisions_are_told() {
+    let mut fleet = fleet(vec![pod("n2", "old", &ready()), pod("n1", "old", &ready()), pod("n3", "new", &ready())]);
+    let mut on_delete = shipper();
+    on_delete.spec.update_strategy = of(json!({ "type": "OnDelete" }));
+    fleet.put(Object::DaemonSet(Box::new(on_delete))).unwrap();
+    let report = report(&mut fleet);
+    assert_eq!(report.old, [("old".to_owned(), vec!["n1".to_owned(), "n2".to_owned()])].into());
+    let table = table::render(std::slice::from_ref(&report), at(AT));
+    assert!(table.contains("logs/shipper: of revision old until it is deleted on n1, n2\n"), "{table}");
+}

@@ -72,7 +72,7 @@ impl Follower {
     pub(super) async fn run(mut self) {
         let mut course = ListWatch::new(FIRST_PAUSE, &self.seed);
         loop {
-            let (verb, outcome) = match course.next() {
+            let (verb, outcome) = match course.ask() {
                 Ask::List => {
                     let outcome = self.list().await.map(|version| {
                         self.count("list", "ok");

@@ -225,7 +225,9 @@ impl Telling {
     pub fn note(&self, changes: Vec<Change>) {
         let at = SystemTime::now();
         if self.is_alone {
-            changes.into_iter().for_each(|change| (self.tell)(Noted { change, at }));
+            for change in changes {
+                (self.tell)(Noted { change, at });
+            }
         } else {
             self.handover().note(changes, at, Instant::now());
             self.news.notify_one();

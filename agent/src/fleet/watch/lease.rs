@@ -192,7 +192,7 @@ impl Lease {
         let mut object = seen.object;
         set(&mut object, "holderIdentity", json!(""));
         set(&mut object, "leaseDurationSeconds", json!(1));
-        annotate(&mut object, self.telling.handover().last_words());
+        annotate(&mut object, &self.telling.handover().last_words());
         if let Err(error) = self.ask(Method::PUT, Some(&object)).await {
             debug!(cause = with_causes(&error), "the Lease was not given back and runs out");
         }
@@ -219,9 +219,9 @@ impl Lease {
                 (self.count)("ok");
                 return Ok(());
             }
-            Act::Make => self.ask(Method::POST, Some(&self.entry(None, act, words))).await,
+            Act::Make => self.ask(Method::POST, Some(&self.entry(None, act, &words))).await,
             Act::Renew | Act::Take => {
-                let object = self.entry(self.seen.as_ref().map(|seen| &seen.object), act, words);
+                let object = self.entry(self.seen.as_ref().map(|seen| &seen.object), act, &words);
                 self.ask(Method::PUT, Some(&object)).await
             }
         };
@@ -259,7 +259,7 @@ impl Lease {
     }
 
     /// The Lease as this replica wants it, with these words; what else stands in it stays.
-    fn entry(&self, before: Option<&Value>, act: Act, words: String) -> Value {
+    fn entry(&self, before: Option<&Value>, act: Act, words: &str) -> Value {
         let now = micro_time(Timestamp::now());
         let mut object = before.cloned().unwrap_or_else(|| {
             json!({
@@ -298,7 +298,7 @@ fn set(object: &mut Value, field: &str, value: Value) {
     }
 }
 
-fn annotate(object: &mut Value, words: String) {
+fn annotate(object: &mut Value, words: &str) {
     let annotations = member(object, "metadata").and_then(|metadata| member(metadata, "annotations"));
     if let Some(annotations) = annotations.and_then(Value::as_object_mut) {
         annotations.insert(TOLD.to_owned(), json!(words));
