@@ -289,12 +289,12 @@ fn threads_that_take_memory_at_once_are_one_oom_kill() {
 }
 
 #[test]
-fn kills_that_follow_one_another_at_once_are_of_the_limit_that_the_kernel_logs() {
+fn oom_kills_that_follow_one_another_at_once_are_of_the_limit_that_the_kernel_logs() {
     const ROUNDS: usize = 6;
     const HOGS: usize = 4;
     let receiver = Receiver::start();
     let agent = receiver.agent();
-    let Some(container) = MemoryCgroup::container(&pod_uid(611), 611) else { return skip(NO_MEMORY) };
+    let Some(container) = MemoryCgroup::container(&pod_uid(613), 613) else { return skip(NO_MEMORY) };
     container.limit(24 * MB);
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("read-over-and-over");
     std::fs::create_dir_all(env!("CARGO_TARGET_TMPDIR")).unwrap();
@@ -313,7 +313,7 @@ fn kills_that_follow_one_another_at_once_are_of_the_limit_that_the_kernel_logs()
     std::fs::remove_file(&path).unwrap();
     let kills = container.kills();
     assert!(kills >= (ROUNDS * HOGS) as u64, "{kills}");
-    for told in receiver.of(611, usize::try_from(kills).unwrap()) {
+    for told in receiver.of(613, usize::try_from(kills).unwrap()) {
         let process = told.says["process.pid"].parse().unwrap();
         assert!(is_logged_as_of_cgroup(process), "{told:?}");
         assert_says(&told, &[("podlens.oom.scope", "container"), ("podlens.oom.limit", &(24 * MB).to_string())]);
@@ -445,7 +445,7 @@ fn an_oom_kill_where_a_cpuset_or_a_policy_leaves_one_node_alone_is_by_nobodys_li
     if !memory_is_own() {
         return skip("others use this machine");
     }
-    if !std::path::Path::new("/sys/devices/system/node/node1").exists() {
+    if !Path::new("/sys/devices/system/node/node1").exists() {
         return skip("there is one memory node; `cargo xtask vm --second-node 256` gives the machine another");
     }
     let receiver = Receiver::start();
