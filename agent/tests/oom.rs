@@ -364,7 +364,7 @@ fn processes_of_an_oom_group_count_each_and_are_told_once() {
     }
     assert_counts(&agent, &container, &[("container", 5)]);
     let (kills, groups) = (container.kills(), container.group_kills());
-    // The kernel may count each of them once more: see collectors/oom/judge.rs.
+    // The kernel may count each of them once more: see collectors/oom/judge/.
     assert!((5..=10).contains(&kills) && groups.is_none_or(|groups| groups == 1), "{kills} {groups:?}");
     let told = &receiver.of(607, 1)[0];
     assert_says(told, &[("process.executable.name", "largest"), ("podlens.oom.processes", "5")]);
