@@ -1,7 +1,7 @@
 //! Collector `oom`: each task that the kernel marks as a victim of an OOM kill, with what the daemon needs to tell whether
 //! that is a kill, and whose limit led to it. It decides nothing itself.
 //!
-//! Whether a cgroup's limit or the node led to a kill is in none of the kernel's structures at that moment. But whoever wants
+//! Whether a cgroup's limit or the node led to a kill is in no structure that a program reaches there. But whoever wants
 //! memory has just tried to free some, of the cgroup (`try_charge_memcg` and `memory_max_write` of mm/memcontrol.c) or of the
 //! node (`__alloc_pages_slowpath` of mm/page_alloc.c), again and again: the last reclaim of the task tells.
 //!
