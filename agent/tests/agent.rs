@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Agent, Load, Page, TestCgroup, Work, free_address, kernel, pod_uid, podlens, skip, wait_until};
+use common::{Agent, Load, OnDrop, Page, TestCgroup, Work, free_address, kernel, pod_uid, podlens, skip, wait_until};
 use podlens::collectors::{lifecycle, switchable, tasks};
 
 const CPU: &str = "podlens_cpu_seconds_total";
@@ -298,15 +298,6 @@ fn twenty_scrapers_share_one_page_as_long_as_it_is_fresh() {
     });
     let allowed = start.elapsed().as_secs() + 2;
     assert!(bodies.len() as u64 <= allowed, "{} pages in {:?}", bodies.len(), start.elapsed());
-}
-
-/// Does something when it goes, also in a panic.
-struct OnDrop<F: Fn()>(F);
-
-impl<F: Fn()> Drop for OnDrop<F> {
-    fn drop(&mut self) {
-        (self.0)();
-    }
 }
 
 /// What names an entity's series, whatever they tell.

@@ -18,7 +18,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Agent, Load, Losses, Page, TestCgroup, Work, assert_near, assert_nothing_lost, machine_is_slow, pod_uid};
+use common::{
+    Agent, Load, Losses, OnDrop, Page, TestCgroup, Work, assert_near, assert_nothing_lost, machine_is_slow, pod_uid,
+};
 
 const CPU: &str = "podlens_cpu_seconds_total";
 /// As a short scrape interval.
@@ -117,6 +119,7 @@ fn a_storm_of_short_lived_cgroups_loses_none_and_names_each_rightly() {
     let (next, over) = (AtomicU32::new(1), AtomicBool::new(false));
     let start = Instant::now();
     thread::scope(|scope| {
+        let _over = OnDrop(|| over.store(true, Ordering::Release));
         scope.spawn(|| {
             while !over.load(Ordering::Acquire) {
                 thread::sleep(SCRAPE_INTERVAL);
@@ -144,7 +147,6 @@ fn a_storm_of_short_lived_cgroups_loses_none_and_names_each_rightly() {
         for worker in workers {
             worker.join().unwrap();
         }
-        over.store(true, Ordering::Release);
     });
     println!("{count} cgroups in {:?}", start.elapsed());
     let mut lives = lives.into_inner().unwrap();

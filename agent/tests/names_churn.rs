@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Agent, Page, assert_nothing_lost, pod_uid};
+use common::{Agent, OnDrop, Page, assert_nothing_lost, pod_uid};
 use serde_json::json;
 use storm::{Instance, NAMESPACE, Storm};
 use testkit::{
@@ -200,8 +200,8 @@ fn a_storm_of_containers_whose_names_come_late_gives_each_its_own_name_and_amoun
     };
     thread::scope(|scope| {
         let maker = scope.spawn(|| {
+            let _over = OnDrop(|| over.store(true, Ordering::Release));
             pods.run(count, form.time);
-            over.store(true, Ordering::Release);
         });
         while !over.load(Ordering::Acquire) {
             look(&mut series);

@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use common::{Agent, Load, TestCgroup, Work, assert_near};
+use common::{Agent, Load, OnDrop, TestCgroup, Work, assert_near};
 use testkit::components::Prometheus;
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -132,9 +132,11 @@ fn native_histograms_are_the_classic_ones_and_the_kernels_while_containers_come_
     let over = AtomicBool::new(false);
     let gone = thread::scope(|scope| {
         let churning = scope.spawn(|| churn(&over));
-        loads.iter_mut().for_each(Load::go);
-        loads.iter_mut().for_each(Load::done);
-        over.store(true, Ordering::Release);
+        {
+            let _over = OnDrop(|| over.store(true, Ordering::Release));
+            loads.iter_mut().for_each(Load::go);
+            loads.iter_mut().for_each(Load::done);
+        }
         churning.join().unwrap()
     });
     let after = loads.each_ref().map(Load::figures);

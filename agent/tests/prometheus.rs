@@ -14,7 +14,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use common::{Agent, Load, TestCgroup, Work, assert_near};
+use common::{Agent, Load, OnDrop, TestCgroup, Work, assert_near};
 use testkit::components::{Prometheus, promtool_check_metrics};
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -70,6 +70,7 @@ fn rate_and_histogram_quantile_give_the_load_that_was_made() {
     let looks: Mutex<Vec<(f64, [u64; 2])>> = Mutex::new(Vec::new());
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
+        let _over = OnDrop(|| over.store(true, Ordering::Release));
         scope.spawn(|| {
             while !over.load(Ordering::Acquire) {
                 let usage = [one.cpu_usage_ns(), other.cpu_usage_ns()];
@@ -79,7 +80,6 @@ fn rate_and_histogram_quantile_give_the_load_that_was_made() {
         });
         loads.iter_mut().for_each(Load::go);
         loads.iter_mut().for_each(Load::done);
-        over.store(true, Ordering::Release);
     });
     let looks = looks.into_inner().unwrap();
     let end = looks.last().unwrap().0 - 1.0;

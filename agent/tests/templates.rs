@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Agent, Load, Page, TestCgroup, Trees, Work, assert_near, assert_nothing_lost};
+use common::{Agent, Load, OnDrop, Page, TestCgroup, Trees, Work, assert_near, assert_nothing_lost};
 
 const CPU: &str = "podlens_cpu_seconds_total";
 /// Metrics of which not all series are there from the beginning, and how many a unit has at most: 16 culprits by name and all
@@ -99,6 +99,7 @@ fn a_thousand_connections_and_a_thousand_monitors_are_two_units_whose_sums_are_w
     let (next, over) = (AtomicU32::new(0), AtomicBool::new(false));
     let start = Instant::now();
     thread::scope(|scope| {
+        let _over = OnDrop(|| over.store(true, Ordering::Release));
         scope.spawn(|| {
             while !over.load(Ordering::Acquire) {
                 thread::sleep(interval);
@@ -121,10 +122,8 @@ fn a_thousand_connections_and_a_thousand_monitors_are_two_units_whose_sums_are_w
                 })
             })
             .collect();
-        let ended: Vec<_> = workers.into_iter().map(thread::ScopedJoinHandle::join).collect();
-        over.store(true, Ordering::Release);
-        for worker in ended {
-            worker.unwrap();
+        for worker in workers {
+            worker.join().unwrap();
         }
     });
     println!("{count} of each in {:?}", start.elapsed());

@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Agent, podlens};
+use common::{Agent, OnDrop, podlens};
 use rustls::{
     ClientConfig, ClientConnection, RootCertStore, StreamOwned,
     crypto::ring,
@@ -266,6 +266,7 @@ fn guessed_passwords_cost_a_bounded_share_of_a_cpu_and_who_is_known_is_served_at
     let mut slowest = Duration::ZERO;
     let share = thread::scope(|scope| {
         let (site, over, asked) = (&site, &over, &asked);
+        let _over = OnDrop(|| over.store(true, Ordering::Release));
         for guesser in 0..8 {
             scope.spawn(move || guess(site, address, guesser, over, asked));
         }
@@ -273,7 +274,6 @@ fn guessed_passwords_cost_a_bounded_share_of_a_cpu_and_who_is_known_is_served_at
         for _ in 0..3 {
             slowest = slowest.max(scrape());
         }
-        over.store(true, Ordering::Release);
         share
     });
     let guesses = asked.load(Ordering::Relaxed);

@@ -117,3 +117,12 @@ pub fn assert_near(what: &str, found: u64, expected: u64, percent: f64, absolute
         "{what}: found {found}, expected {expected}: {difference} apart, allowed are {allowed:.0}"
     );
 }
+
+/// Does something when it goes, also in a panic: what another thread waits for, so that a test fails and does not hang.
+pub struct OnDrop<F: Fn()>(pub F);
+
+impl<F: Fn()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
