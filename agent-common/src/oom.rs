@@ -1,4 +1,4 @@
-//! Records of the collector `oom`, and whose limit can have led to a kill.
+//! Records of the collector `oom`, what is remembered of a task that frees memory, and whose limit can have led to a kill.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -26,9 +26,30 @@ label! {
         Ancestor = "ancestor",
         /// No cgroup's: the node was short of memory.
         Node = "node",
-        /// Not known, since the kill's record was lost.
+        /// Not known: the kill's record was lost, or does not decide it.
         Other = "other",
     }
+}
+
+/// Tasks whose last reclaim is remembered, by the low bits of their id; a power of two.
+pub const RECLAIM_TASKS: u32 = 1 << 10;
+/// A task's last reclaim freed memory of the node, since the node was short of it.
+pub const RECLAIM_OF_NODE: u64 = 1;
+/// A task's last reclaim freed memory of a cgroup, since that was at its limit.
+pub const RECLAIM_OF_CGROUP: u64 = 2;
+
+/// A task's last reclaim, as one word.
+#[inline(always)]
+#[must_use]
+pub const fn last_reclaim(task: u32, of: u64) -> u64 {
+    (task as u64) << 32 | of
+}
+
+/// Whose memory it freed; 0 if the word tells of another task or of none.
+#[inline(always)]
+#[must_use]
+pub const fn reclaimed_by(word: u64, task: u32) -> u64 {
+    if word >> 32 == task as u64 { word & 0xffff_ffff } else { 0 }
 }
 
 /// One memory cgroup at a kill.
@@ -67,6 +88,9 @@ pub struct Victim {
     pub container: u64,
     /// Resident memory of the process, without what CPUs have not yet added to the sum.
     pub resident_pages: u64,
+    /// What the last reclaim of the task that wanted memory was of: [`RECLAIM_OF_NODE`] or [`RECLAIM_OF_CGROUP`], 0 where that is
+    /// not known. Nobody is killed before the task has tried to free memory of the very one that is short.
+    pub reclaim_of: u64,
     /// How many of `levels` there are.
     pub level_count: u32,
     /// The levels, one bit each, whose processes the kernel kills together.
@@ -90,5 +114,18 @@ pub struct LastWords {
 }
 
 const _: () = assert!(size_of::<Level>() == 32);
-const _: () = assert!(size_of::<Victim>() == 104 + 32 * LEVELS);
+const _: () = assert!(size_of::<Victim>() == 112 + 32 * LEVELS);
 const _: () = assert!(size_of::<LastWords>() == 16);
+
+#[cfg(test)]
+mod tests {
+    use super::{RECLAIM_OF_CGROUP, RECLAIM_OF_NODE, last_reclaim, reclaimed_by};
+
+    #[test]
+    fn a_reclaim_is_its_tasks_alone() {
+        let word = last_reclaim(u32::MAX, RECLAIM_OF_CGROUP);
+        assert_eq!((reclaimed_by(word, u32::MAX), reclaimed_by(word, 7)), (RECLAIM_OF_CGROUP, 0));
+        assert_eq!(reclaimed_by(last_reclaim(7, RECLAIM_OF_NODE), 7), RECLAIM_OF_NODE);
+        assert_eq!(reclaimed_by(0, 7), 0);
+    }
+}

@@ -1,6 +1,10 @@
 //! Collector `oom`: each task that the kernel marks as a victim of an OOM kill, with what the daemon needs to tell whether
 //! that is a kill, and whose limit led to it. It decides nothing itself.
 //!
+//! Whether a cgroup's limit or the node led to a kill is in no structure that a program reaches there. But whoever wants
+//! memory has just tried to free some, of the cgroup (`try_charge_memcg` and `memory_max_write` of mm/memcontrol.c) or of the
+//! node (`__alloc_pages_slowpath` of mm/page_alloc.c), again and again: the last reclaim of the task tells.
+//!
 //! The kernel holds a mutex (`oom_lock`) over all marks of one OOM, so there is never a second one at work.
 
 use aya_ebpf::{
@@ -13,14 +17,17 @@ use aya_ebpf::{
 };
 use podlens_common::{
     cgroup::{CgroupKey, KEY_V1},
-    oom::{LAST_WORDS, LEVELS, LastWords, Level, NAME_BYTES, VICTIM, Victim},
+    oom::{
+        LAST_WORDS, LEVELS, LastWords, Level, NAME_BYTES, RECLAIM_OF_CGROUP, RECLAIM_OF_NODE, RECLAIM_TASKS, VICTIM,
+        Victim, last_reclaim, reclaimed_by,
+    },
     tasks::KEY_KERNEL,
 };
 
 use crate::{
     atomic, events, hybrid,
     kernel::{
-        Cgroup, ROOT_ID, Task, has_v1, is_kernel_thread_at, number,
+        Cgroup, Current, ROOT_ID, Task, has_v1, is_kernel_thread_at, number,
         offsets::{self, word},
         structure,
     },
@@ -30,6 +37,9 @@ use crate::{
 /// How many tasks were marked.
 #[map]
 static OOM_MARKS: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+/// Last reclaims, by the low bits of the task's id. Of two tasks with the same low bits the later one's stays.
+#[map]
+static OOM_RECLAIMS: Array<u64> = Array::with_max_entries(RECLAIM_TASKS, 0);
 
 structure! {
     /// `struct task_struct`, of a process and its memory
@@ -66,6 +76,19 @@ structure! {
     RemovedCgroup {
         memory: MemoryCss = "cgroup.subsys[cgroup_subsys_id.memory_cgrp_id]";
     }
+}
+
+/// `mm_vmscan_direct_reclaim_begin`, whose arguments and those of the following are of no use here.
+#[btf_tracepoint(function = "mm_vmscan_direct_reclaim_begin")]
+pub fn oom_node_short(_context: BtfTracePointContext) -> i32 {
+    remember_reclaim(RECLAIM_OF_NODE);
+    0
+}
+
+#[btf_tracepoint(function = "mm_vmscan_memcg_reclaim_begin")]
+pub fn oom_limit_short(_context: BtfTracePointContext) -> i32 {
+    remember_reclaim(RECLAIM_OF_CGROUP);
+    0
 }
 
 /// `mark_victim(task, uid)`: the kill, if it is one, has been counted, and nothing of the memory is freed yet.
@@ -105,6 +128,7 @@ pub fn oom_victim(context: BtfTracePointContext) -> i32 {
             (&raw mut (*victim).group).write(group);
             (&raw mut (*victim).container).write(container);
             (&raw mut (*victim).resident_pages).write(resident_pages(memory));
+            (&raw mut (*victim).reclaim_of).write(reclaim_of_current());
             (&raw mut (*victim).name).write(name_of(process.address()));
             (&raw mut (*victim).trigger_name).write(name_of(word(current + offsets::task_leader())));
             write_levels(victim, css);
@@ -129,6 +153,24 @@ pub fn oom_last_words(context: BtfTracePointContext) -> i32 {
         events::send(LAST_WORDS, key, LastWords { id, kills });
     }
     0
+}
+
+#[inline(always)]
+fn remember_reclaim(of: u64) {
+    let task = Current::pid();
+    if let Some(word) = OOM_RECLAIMS.get_ptr_mut(task & (RECLAIM_TASKS - 1)) {
+        // SAFETY: the word outlives the program. Whoever reads it meanwhile gets one task's whole word.
+        unsafe { word.write_volatile(last_reclaim(task, of)) };
+    }
+}
+
+/// What the last reclaim of this task was of; 0 where that is not known.
+#[inline(always)]
+fn reclaim_of_current() -> u64 {
+    let task = Current::pid();
+    let Some(word) = OOM_RECLAIMS.get_ptr(task & (RECLAIM_TASKS - 1)) else { return 0 };
+    // SAFETY: as above.
+    reclaimed_by(unsafe { word.read_volatile() }, task)
 }
 
 /// The number of this mark; 0 where there is none.

@@ -6,13 +6,16 @@ mod common;
 
 use std::{
     collections::BTreeMap,
+    fs::File,
+    path::Path,
+    process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use common::{
-    Agent, Fate, Hog, MemoryCgroup, PATIENCE, TestCgroup, Told, container_id, doomed, kill_fifty,
-    logged_resident_bytes, memory_is_own, pod_uid, skip, wait_until,
+    Agent, Fate, Hog, MemoryCgroup, PATIENCE, TestCgroup, Told, container_id, doomed, is_logged_as_of_cgroup,
+    kill_fifty, logged_resident_bytes, memory_is_own, pod_uid, skip, wait_until,
 };
 use opentelemetry_proto::tonic::{
     collector::logs::v1::ExportLogsServiceRequest,
@@ -286,6 +289,63 @@ fn threads_that_take_memory_at_once_are_one_oom_kill() {
 }
 
 #[test]
+fn oom_kills_that_follow_one_another_at_once_are_of_the_limit_that_the_kernel_logs() {
+    const ROUNDS: usize = 6;
+    const HOGS: usize = 4;
+    let receiver = Receiver::start();
+    let agent = receiver.agent();
+    let Some(container) = MemoryCgroup::container(&pod_uid(613), 613) else { return skip(NO_MEMORY) };
+    container.limit(24 * MB);
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("read-over-and-over");
+    std::fs::create_dir_all(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    File::create(&path).unwrap().set_len(96 * MB).unwrap();
+    // In a virtual machine files lie in memory themselves, and what is read of them cannot be freed.
+    let readers = if memory_is_own() { 0 } else { 2 };
+    let readers: Vec<Reader> = (0..readers).map(|_| Reader::start(&container, &path)).collect();
+    for _ in 0..ROUNDS {
+        let mut hogs: Vec<Hog> = (0..HOGS).map(|number| Hog::start(&container, &format!("hog-{number}"))).collect();
+        for hog in &mut hogs {
+            hog.go(64 << 20);
+        }
+        hogs.iter_mut().for_each(Hog::is_killed);
+    }
+    drop(readers);
+    std::fs::remove_file(&path).unwrap();
+    let kills = container.kills();
+    assert!(kills >= (ROUNDS * HOGS) as u64, "{kills}");
+    for told in receiver.of(613, usize::try_from(kills).unwrap()) {
+        let process = told.says["process.pid"].parse().unwrap();
+        assert!(is_logged_as_of_cgroup(process), "{told:?}");
+        assert_says(&told, &[("podlens.oom.scope", "container"), ("podlens.oom.limit", &(24 * MB).to_string())]);
+    }
+    assert_counts(&agent, &container, &[("container", kills)]);
+    assert_eq!(untold(&agent), 0);
+}
+
+/// A shell that has a file read over and over, so that its pages fill whatever becomes free. Ends with the value.
+struct Reader(Child);
+
+impl Reader {
+    fn start(cgroup: &MemoryCgroup, path: &Path) -> Self {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "read go; while :; do cat \"$0\" > /dev/null; done"]).arg(path);
+        let mut shell = shell.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        cgroup.add(shell.id());
+        // Closed, it goes on.
+        drop(shell.stdin.take());
+        Self(shell)
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        // Fails only for a child that was killed already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
 fn processes_of_an_oom_group_count_each_and_are_told_once() {
     let receiver = Receiver::start();
     let agent = receiver.agent();
@@ -304,7 +364,7 @@ fn processes_of_an_oom_group_count_each_and_are_told_once() {
     }
     assert_counts(&agent, &container, &[("container", 5)]);
     let (kills, groups) = (container.kills(), container.group_kills());
-    // The kernel may count each of them once more: see collectors/oom/judge.rs.
+    // The kernel may count each of them once more: see collectors/oom/judge/.
     assert!((5..=10).contains(&kills) && groups.is_none_or(|groups| groups == 1), "{kills} {groups:?}");
     let told = &receiver.of(607, 1)[0];
     assert_says(told, &[("process.executable.name", "largest"), ("podlens.oom.processes", "5")]);
@@ -385,7 +445,7 @@ fn an_oom_kill_where_a_cpuset_or_a_policy_leaves_one_node_alone_is_by_nobodys_li
     if !memory_is_own() {
         return skip("others use this machine");
     }
-    if !std::path::Path::new("/sys/devices/system/node/node1").exists() {
+    if !Path::new("/sys/devices/system/node/node1").exists() {
         return skip("there is one memory node; `cargo xtask vm --second-node 256` gives the machine another");
     }
     let receiver = Receiver::start();

@@ -170,6 +170,20 @@ fn tree() -> Option<(PathBuf, bool)> {
 
 /// Resident memory of a victim, as the kernel's log tells it.
 pub fn logged_resident_bytes(process: u32) -> u64 {
+    let text = log_of_kill(process);
+    ["anon-rss:", "file-rss:", "shmem-rss:"].map(|part| kilobytes(&text, part)).into_iter().sum::<u64>() * 1024
+}
+
+/// Whether the kernel's log says that a victim was killed for the limit of a cgroup, and not since the node had no memory. This
+/// line comes with each kill; the longer ones before it are left out where many are killed.
+pub fn is_logged_as_of_cgroup(process: u32) -> bool {
+    let text = log_of_kill(process);
+    assert!(text.contains("ut of memory"), "{text}");
+    text.contains("Memory cgroup out of memory")
+}
+
+/// What the kernel has logged last of a process that it has killed.
+fn log_of_kill(process: u32) -> String {
     let log = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open("/dev/kmsg");
     let mut log = log.expect("tests run as root");
     let (mut record, mut found) = ([0; 8192], None);
@@ -178,8 +192,7 @@ pub fn logged_resident_bytes(process: u32) -> u64 {
             Ok(bytes) => {
                 let text = String::from_utf8_lossy(record.get(..bytes).unwrap_or_default()).into_owned();
                 if text.contains(&format!("Killed process {process} (")) {
-                    let parts = ["anon-rss:", "file-rss:", "shmem-rss:"];
-                    found = Some(parts.map(|part| kilobytes(&text, part)).into_iter().sum::<u64>() * 1024);
+                    found = Some(text);
                 }
             }
             // What has not been read yet was overwritten.

@@ -39,7 +39,7 @@ pub use agent::{Agent, podlens};
 pub use block_counts::{BlockCounts, count_in_version_1};
 pub use cgroup::{TestCgroup, Throttled, Trees, container_id, pod_uid};
 pub use files::{ColdFile, MappedFile, lock_in_memory, major_faults, minor_faults};
-pub use hog::{Hog, MemoryCgroup, logged_resident_bytes};
+pub use hog::{Hog, MemoryCgroup, is_logged_as_of_cgroup, logged_resident_bytes};
 pub use kills::{Ballast, Doomed, Fate, Told, doomed, kill_fifty};
 pub use load::{Figures, Load, Policy, Work};
 pub use modules::{load_module, run};

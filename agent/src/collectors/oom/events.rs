@@ -25,7 +25,7 @@ pub static RESIDENT: Attribute = Attribute {
 /// Memory of whose limit it was.
 pub static USAGE: Attribute = Attribute {
     name: "podlens.oom.usage",
-    about: "What the cgroup of the scope had at the kill, in bytes; of scope `node` the victim's container",
+    about: "What the cgroup of the scope had at the kill, in bytes; of scopes `node` and `other` the victim's container",
 };
 /// The limit.
 pub static LIMIT: Attribute =

@@ -25,7 +25,18 @@ pub static SPEC: Spec = Spec {
             without: None,
             for_events: false,
             programs: &[Program::on_tracepoint(VICTIM_PROGRAM, "mark_victim", &["task_struct", "unsigned int"])],
-            maps: &[Map::fixed("OOM_MARKS")],
+            maps: &[Map::fixed("OOM_MARKS"), Map::fixed("OOM_RECLAIMS")],
+        },
+        Part {
+            without: Some(
+                "whose limit led to a kill is told by what cgroups have counted: `scope=\"other\"` where that does not decide it",
+            ),
+            for_events: false,
+            programs: &[
+                Program::on_tracepoint("oom_node_short", "mm_vmscan_direct_reclaim_begin", &[]),
+                Program::on_tracepoint("oom_limit_short", "mm_vmscan_memcg_reclaim_begin", &[]),
+            ],
+            maps: &[],
         },
         Part {
             without: Some(
