@@ -112,7 +112,7 @@ fn of_two_replicas_one_tells_and_the_other_takes_over() {
     first.wait("its lead", SOON, |page| nodes_in(page, "ds-00", "ready") == Some(2));
     let second = Replica::start(&server, "second", &[]);
     second.wait("its watch", SOON, |page| page.count("podlens_fleet_synced", &[("kind", "pods")]) == Some(1));
-    assert_eq!(second.get("/readyz").unwrap().0, 200);
+    second.wait("its first look", SOON, |_| second.get("/readyz").is_ok_and(|(code, _)| code == 200));
     assert!(!second.leads() && nodes_in(&second.page(), "ds-00", "wanted").is_none());
     assert_eq!(objects.holder("podlens").as_deref(), Some("first"));
 

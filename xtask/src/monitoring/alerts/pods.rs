@@ -90,7 +90,7 @@ fn oom_kills() -> Alert {
         means: "The kernel killed processes of a pod more than once within an hour, since the container or the pod was at its own limit.",
         limits: "One kill is an event, which the OTLP log and the dashboards show. The second one within an hour says that it will go on.",
         steps: &[
-            "Which process? The event `podlens.oom.kill` (an OTLP log record, see [events.md](events.md)) tells the victim, who wanted the memory, and the sizes at that moment; without OTLP, `dmesg` on the node. `kubectl describe pod` tells only of a container's first process.",
+            "Which process? The event `podlens.process.oom_killed` (an OTLP log record, see [events.md](events.md)) tells the victim, who wanted the memory, and the sizes at that moment; without OTLP, `dmesg` on the node. `kubectl describe pod` tells only of a container's first process.",
             "How did it come to that? The dashboard \"podlens / Pod\", memory beside request and limit: if it grew steadily, the program leaks; if it rose at once, one piece of work was too large.",
             "Raise the limit to what the work needs, or bound the program's own heap below it (`GOMEMLIMIT`, `-Xmx`).",
         ],
