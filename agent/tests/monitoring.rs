@@ -312,6 +312,7 @@ struct Fleet {
     objects: Arc<Objects>,
     replica: Replica,
     _server: FleetServer,
+    began: Instant,
 }
 
 impl Fleet {
@@ -335,13 +336,14 @@ impl Fleet {
             objects.put(PODS, fleet_parts::pod(2, node, 1, &bad_image()));
         }
         objects.delete(PODS, &pod_uid(3, 5, 1));
-        Self { objects, replica, _server: server }
+        Self { objects, replica, _server: server, began: Instant::now() }
     }
 
     /// Now and then an object makes no sense, and the Lease cannot be renewed for a moment.
     fn step(&self, number: u32) {
         self.objects.put_odd(DAEMON_SETS, "odd", &json!({ "metadata": { "uid": "odd" }, "spec": number }));
-        let no_leases = number % 16 == 4;
+        // Longer than between two renewals, and shorter than what the holder has left then.
+        let no_leases = (5_000..9_500).contains(&(self.began.elapsed().as_millis() % 16_000));
         self.objects.set_faults(Faults { forbidden: [EVENTS.to_owned()].into(), no_leases, ..Faults::default() });
     }
 }

@@ -44,7 +44,8 @@ fn follow(address: SocketAddr) -> Running {
 }
 
 fn is_watch_from(path: &str, version: &str) -> bool {
-    path.starts_with("/api/v1/pods?watch=true&allowWatchBookmarks=true&fieldSelector=spec.nodeName%3Dn1&")
+    path.starts_with("/api/v1/pods?watch=true&allowWatchBookmarks=true&")
+        && path.ends_with("&fieldSelector=spec.nodeName%3Dn1")
         && path.contains(&format!("&resourceVersion={version}&timeoutSeconds="))
 }
 

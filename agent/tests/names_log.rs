@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use names_parts::{Act, Server, list, named, pod, requests, truth, unnamed, wait, watch};
+use names_parts::{Act, Server, event, list, named, pod, requests, truth, unnamed, wait, watch};
 use podlens::attribution::kubernetes::{
     Names,
     api::ApiSource,
@@ -51,16 +51,20 @@ async fn a_server_that_is_missing_at_first_and_dies_later_costs_one_log_line_eac
     assert_eq!(names.health().synced, Some(false));
     assert_eq!(named(&names, 1), unnamed(1));
     for round in 1_u32..3 {
-        let turns =
-            vec![list("10", &[pod(round, "5")]), vec![watch(), Act::Hang], list("10", &[]), vec![watch(), Act::Hang]];
+        // A server that was away is asked for what has changed, not for all anew.
+        let turns = if round == 1 {
+            vec![list("10", &[pod(1, "5")]), vec![watch(), Act::Hang]]
+        } else {
+            vec![vec![watch(), event("ADDED", &pod(round, "11")), Act::Hang]]
+        };
         let server = Server::start_at(free, turns, None).await;
         wait(|| named(&names, round) == truth(round), "the server's return").await;
         wait(|| names.health().synced == Some(true), "the watch").await;
         // As long as it takes to count as a success.
         tokio::time::sleep(Duration::from_millis(200)).await;
         drop(server);
-        let before = requests(&names, "list", "unreachable");
-        wait(|| requests(&names, "list", "unreachable") >= before + 3, "its death").await;
+        let before = requests(&names, "watch", "unreachable");
+        wait(|| requests(&names, "watch", "unreachable") >= before + 3, "its death").await;
     }
     let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     let count = |part: &str| text.lines().filter(|line| line.contains(part)).count();
