@@ -7,7 +7,7 @@ mod common;
 
 use std::{collections::BTreeMap, thread, time::Duration};
 
-use common::{Agent, Load, TestCgroup, Work, container_id, pod_uid};
+use common::{Agent, Load, TestCgroup, Work, container_id, pod_uid, wait_until};
 use serde_json::Value;
 use testkit::{
     components::{Collector, Stored, VictoriaMetrics},
@@ -156,8 +156,13 @@ fn a_receiver_of_another_make_has_the_same_names_units_values_and_times() {
     // The collector hands on what it has gathered.
     thread::sleep(Duration::from_millis(500));
     let of_collector = collected(&collector.metrics(), &id);
-    let stored = victoria_metrics.stored(&format!("{{container_id={id:?}}}")).unwrap();
-    assert!(!stored.is_empty(), "{:?}", victoria_metrics.stored("{__name__!=\"\"}").unwrap().first());
+    // What it has taken can be asked for a moment later.
+    let selector = format!("{{container_id={id:?}}}");
+    let stored = wait_until("series in VictoriaMetrics", LIMIT, || {
+        let stored = victoria_metrics.stored(&selector)?;
+        let is_whole = kept(&stored).len() >= of_collector.len();
+        is_whole.then_some(stored).ok_or_else(|| format!("{:?}", victoria_metrics.stored("{__name__!=\"\"}")))
+    });
     let of_victoria = kept(&stored);
     assert!(of_collector.len() > 20, "{} series", of_collector.len());
     let names = |all: &All| all.keys().cloned().collect::<Vec<_>>();
