@@ -8,7 +8,7 @@
 //! | watches that were granted break off, or are refused, three times in a row | a list: something there does not pass, or the place is one that the server does not say it has lost |
 //! | the server has lost the place, or makes no sense | a list |
 //! | a watch lasts for five first pauses | pauses and counts begin anew. Only the time since it was granted counts: a server that takes long to refuse is not well |
-//! | a list fails, a watch is refused, or the second watch in a row fails | it is told. One watch that broke off is back in a moment |
+//! | a list fails, a watch is refused, or the second watch in a row fails | it is told. One watch that broke off is back in a moment, and after a lost place the list tells |
 
 use std::time::{Duration, Instant};
 
@@ -153,7 +153,13 @@ impl ListWatch {
             self.version = None;
         }
         let counted = if self.granted.is_some() { "stream" } else { "watch" };
-        Verdict { counted, is_told: failure == Failure::Refused || self.failures > 1, pause }
+        let is_told = match failure {
+            // The list that follows tells.
+            Failure::Lost => false,
+            Failure::Refused => true,
+            Failure::Away | Failure::Broken => self.failures > 1,
+        };
+        Verdict { counted, is_told, pause }
     }
 
     /// The watch was a success, whatever has ended it: pauses begin anew.
@@ -303,6 +309,17 @@ mod tests {
             (Listed, "list", false, 0),
             (Fails(Lost, 0), "watch", false, 4),
             (Fails(Away, 0), "list", true, 8),
+        ]);
+    }
+
+    #[test]
+    fn a_place_that_was_lost_in_an_outage_is_not_told_once_more() {
+        check(&[
+            (Listed, "list", false, 0),
+            (Breaks(Broken, 300), "watch", false, 1),
+            (Fails(Away, 0), "watch", true, 2),
+            (Breaks(Lost, 0), "watch", false, 4),
+            (Listed, "list", false, 0),
         ]);
     }
 

@@ -38,7 +38,10 @@ type Figures = BTreeMap<(String, Figure), f64>;
 
 pub(super) fn talks(world: &mut World) -> Result<String> {
     let old = world.agent()?;
-    world.install(&json!({ "config": { "collectors": { "udp": true, "dns": true } } }), true)?;
+    world.install(
+        &json!({ "config": { "collectors": { "udp": true, "dns": true }, "series": { "allow": "*" } } }),
+        true,
+    )?;
     world.next_agent(&old.uid)?;
     let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": NAMESPACE } });
     world.apply(&[namespace, pod(SERVER, &["serve"], false)])?;
