@@ -131,6 +131,7 @@ fn asks(socket: Socket) {
 
 /// Where the time stands at which a socket asked for a connection, and the number that stands for the socket there.
 #[inline(always)]
+#[allow(clippy::pointers_in_nomem_asm_block, reason = "its address is a number here, nothing behind it is touched")]
 fn asked_of(socket: Socket) -> Option<(AskedCells, u64)> {
     // To the verifier an address is a pointer with a type, which takes no arithmetic, but two of them have a distance.
     let from = TCP_CONNECTS.get_ptr_mut(0)?;

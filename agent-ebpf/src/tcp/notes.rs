@@ -103,6 +103,7 @@ fn needs_ordered_additions() {
 /// To the verifier the address of a socket is a pointer with a type, which takes no arithmetic; but two of them have a distance, and
 /// what is written into a map comes back as a number.
 #[inline(always)]
+#[allow(clippy::pointers_in_nomem_asm_block, reason = "its address is a number here, nothing behind it is touched")]
 fn found(socket: Socket) -> Option<(Reached, u64)> {
     needs_ordered_additions();
     let from = TCP_NOTES.get_ptr_mut(0)?;
