@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use tracing::{info, warn};
 
-use super::{Pipeline, lock};
+use super::Pipeline;
 use crate::{
     collectors::{ALL, scheduler},
     config::{self, Series, Wanted},
     registry::{Budget, Detail, Rules, Snapshot},
-    signal::Shown,
+    signal::{Shown, lock},
 };
 
 /// What of the metric of this name the configuration lets out.

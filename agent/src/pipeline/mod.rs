@@ -21,7 +21,7 @@ use std::{
     collections::{HashMap, HashSet},
     io,
     os::fd::OwnedFd,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError},
+    sync::{Arc, Mutex, TryLockError},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -47,7 +47,7 @@ use crate::{
     collectors::{ALL, Collector, Spec, State, map_memory::Plan, spec::Kind},
     export::SnapshotSource,
     registry::{Budget, Ledger, Snapshot},
-    signal::Entity,
+    signal::{Entity, lock},
 };
 
 /// A dying task's last slice ends after its cgroup can be removed: so long the slot is kept. Later ones find
@@ -211,10 +211,6 @@ impl Pipeline {
     pub fn uptime(&self) -> Duration {
         self.started.elapsed()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The source of both exporters: the pipeline, shared.

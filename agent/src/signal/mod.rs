@@ -5,6 +5,7 @@
 pub mod entity;
 pub mod event;
 pub mod histogram;
+mod lock;
 pub mod loss;
 pub mod metric;
 pub mod row;
@@ -14,6 +15,7 @@ pub mod state;
 pub use entity::{Container, Entity, EntityKey, Naming, PathNames, Subtree, Workload};
 pub use event::{Attribute, AttributeValue, Attributes, Event, EventKind, Severity};
 pub use histogram::Histogram;
+pub(crate) use lock::lock;
 pub use loss::Loss;
 pub use metric::{
     Aggregation, ByDefault, InfoMetric, KernelEnum, Kind, Label, LabelValues, Metric, Shown, Split, Unit,

@@ -6,7 +6,7 @@
 use std::{
     mem,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::Instant,
@@ -25,6 +25,7 @@ use crate::{
         files::{FileReader, Source, Turn, Watch},
         hierarchies::Tree,
     },
+    signal::lock,
 };
 
 /// The hierarchy, and what the last walk through it has found.
@@ -133,10 +134,6 @@ impl Source for WalkSource {
             }
         }
     }
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What a cgroup had used by its end.

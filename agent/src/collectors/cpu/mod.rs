@@ -26,7 +26,7 @@ use podlens_common::{
 
 pub use self::start::SPEC;
 use self::{
-    accounts::{AccountId, Accounts, lock},
+    accounts::{AccountId, Accounts},
     figures::{Figures, book},
     files::{CpuFiles, Wanted},
 };
@@ -41,7 +41,7 @@ use crate::{
         },
         events::{Malformed, Record},
     },
-    signal::{Layout, Loss, Row, Subtree},
+    signal::{Layout, Loss, Row, Subtree, lock},
 };
 
 /// Least time between two walks, unless there is a new cgroup. Whoever asks every 5 s has a walk each time.

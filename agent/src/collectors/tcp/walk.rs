@@ -6,7 +6,7 @@
 use std::{
     collections::HashMap,
     io,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, PoisonError},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -21,7 +21,10 @@ use super::{
     counts::{less, plus},
     ticks::Ticks,
 };
-use crate::kernel::{iterator::Iterator, mapped::MappedArray, process::thread_cpu_ns};
+use crate::{
+    kernel::{iterator::Iterator, mapped::MappedArray, process::thread_cpu_ns},
+    signal::lock,
+};
 
 /// How long a sweep waits for a walk.
 const PATIENCE: Duration = Duration::from_millis(20);
@@ -180,10 +183,6 @@ fn run(shared: &Shared, maps: &WalkMaps) {
         }
         shared.changed.notify_all();
     }
-}
-
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl WalkMaps {

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     fmt::Write as _,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime},
@@ -44,7 +44,7 @@ use crate::{
     },
     registry::{EventBatch, Journal, Snapshot},
     signal::{
-        Event, PathNames,
+        Event, PathNames, lock,
         shutdown::{Shutdown, until_stopped},
     },
     telemetry::{
@@ -275,8 +275,4 @@ impl Collector for EventCounts {
         }
         counters.collect()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

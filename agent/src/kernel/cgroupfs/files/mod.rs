@@ -25,7 +25,7 @@ use std::{
 
 use self::schedule::{Demand, Schedule};
 pub use self::schedule::{LATE, TURN};
-use crate::kernel::process;
+use crate::{kernel::process, signal::lock};
 
 /// Longer than any of the files.
 const TEXT_BYTES: usize = 4096;
@@ -275,10 +275,6 @@ impl Shared {
     fn is_over(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The thread.
