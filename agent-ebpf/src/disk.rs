@@ -5,20 +5,20 @@
 
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
-    helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns},
+    helpers::bpf_get_smp_processor_id,
     macros::{btf_tracepoint, map},
     maps::Array,
     programs::BtfTracePointContext,
 };
 use podlens_common::{
     cgroup::{SLOT_ROOT, SLOT_UNATTRIBUTED},
-    disk::{DiskAccount, Operation, WITH_BYTES},
+    disk::{DiskAccount, Operation, Part, WITH_BYTES, distribution},
     histogram::hashed_bucket,
 };
 
 use crate::{
     atomic,
-    kernel::{Cgroup, ROOT_SERIAL, structure},
+    kernel::{Cgroup, ROOT_SERIAL, monotonic_ns, structure},
     slots,
 };
 
@@ -148,8 +148,7 @@ fn durations(operation: Operation, request: Request) -> (u64, u64) {
     if began_ns == 0 {
         return (UNKNOWN_NS, UNKNOWN_NS);
     }
-    // SAFETY: the helper has no precondition.
-    let now_ns = unsafe { bpf_ktime_get_ns() };
+    let now_ns = monotonic_ns();
     let queue_ns = if made_ns == 0 { UNKNOWN_NS } else { issued_ns.saturating_sub(made_ns) };
     (now_ns.saturating_sub(began_ns), queue_ns)
 }
@@ -190,7 +189,21 @@ extern "C" fn count(slot: u32, what: u32, bytes: u32, device_ns: u64, queue_ns: 
     1
 }
 
-/// Enters a duration at its place, which podlens_common's `distribution` tells.
+// `count` reckons the places of distributions from numbers: in the queue where there are bytes, in the device for all.
+const _: () = {
+    let mut at = 0;
+    while at < Operation::COUNT {
+        let operation = Operation::ALL[at];
+        assert!(matches!(distribution(operation, Part::Device), Some(place) if place == WITH_BYTES + at));
+        assert!(match distribution(operation, Part::Queue) {
+            Some(place) => place == at && at < WITH_BYTES,
+            None => at >= WITH_BYTES,
+        });
+        at += 1;
+    }
+};
+
+/// Enters a duration at its place, one of [`distribution`]'s.
 ///
 /// # Safety
 /// The account is an entry of the map, and the place less than `DISTRIBUTIONS`.

@@ -13,12 +13,10 @@
 //!   is where a call begins, since the length was told by the one before, or behind the two bytes that tell it.
 //! - A query that was waited for too long is left to the daemon, so that it counts once.
 
-use core::arch::asm;
-
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_NOEXIST},
     helpers::{
-        bpf_get_current_task_btf, bpf_ktime_get_ns, bpf_probe_read_user,
+        bpf_get_current_task_btf, bpf_probe_read_user,
         generated::{bpf_get_socket_cookie, bpf_task_pt_regs},
     },
     macros::map,
@@ -31,7 +29,7 @@ use podlens_common::{
 
 use crate::{
     atomic,
-    kernel::{Cgroup, number, structure},
+    kernel::{Cgroup, monotonic_ns, number, opaque, structure},
     owner,
 };
 
@@ -285,8 +283,9 @@ const DONE: u64 = 1;
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn ask_all(shape: u64, messages: u64, count: u64, cookie: u64, slot: u32) -> u64 {
+    // Opaque, or turns are counted down to 0, which verifiers before 6.8 do not follow.
     for index in 0..MESSAGES {
-        if index >= opaque(count) || ask(shape, messages + index * MMSGHDR_BYTES, cookie, slot) != KNOWN {
+        if index >= opaque!(count) || ask(shape, messages + index * MMSGHDR_BYTES, cookie, slot) != KNOWN {
             break;
         }
     }
@@ -297,8 +296,9 @@ extern "C" fn ask_all(shape: u64, messages: u64, count: u64, cookie: u64, slot: 
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn answer_all(shape: u64, messages: u64, count: u64, cookie: u64) -> u64 {
+    // Opaque, as above.
     for index in 0..MESSAGES {
-        if index >= opaque(count) || answer(shape, messages + index * MMSGHDR_BYTES, cookie) != KNOWN {
+        if index >= opaque!(count) || answer(shape, messages + index * MMSGHDR_BYTES, cookie) != KNOWN {
             break;
         }
     }
@@ -414,18 +414,4 @@ extern "C" fn port_at(address: u64) -> u64 {
 extern "C" fn user_word(address: u64) -> u64 {
     // SAFETY: the helper checks the address.
     unsafe { bpf_probe_read_user(address as *const u64) }.unwrap_or(0)
-}
-
-/// The same number, of which the compiler knows nothing: else it counts turns down to 0, which verifiers before 6.8 do not follow.
-#[inline(always)]
-fn opaque(mut number: u64) -> u64 {
-    // SAFETY: no instruction at all.
-    unsafe { asm!("/* {number} */", number = inout(reg) number, options(nomem, nostack, preserves_flags)) };
-    number
-}
-
-#[inline(always)]
-fn monotonic_ns() -> u64 {
-    // SAFETY: the helper has no precondition.
-    unsafe { bpf_ktime_get_ns() }
 }

@@ -13,7 +13,7 @@
 
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
-    helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns},
+    helpers::bpf_get_smp_processor_id,
     macros::{btf_tracepoint, map, perf_event},
     maps::Array,
     programs::{BtfTracePointContext, PerfEventContext},
@@ -28,7 +28,7 @@ use podlens_common::{
 use crate::{
     atomic,
     cells::cells,
-    kernel::{Current, Task, slots_count},
+    kernel::{Current, Task, monotonic_ns, slots_count},
     scheduler, slots,
 };
 
@@ -222,10 +222,4 @@ extern "C" fn enter_stall(slot: u32, which: u32, length_ns: u64) -> u32 {
     // SAFETY: entries of a map outlive the program, and `which` is below the number of elements.
     unsafe { atomic::enter((&raw mut (*stalls).0).cast::<Lengths>().add(which as usize), length_ns) };
     1
-}
-
-#[inline(always)]
-fn monotonic_ns() -> u64 {
-    // SAFETY: the helper has no precondition.
-    unsafe { bpf_ktime_get_ns() }
 }

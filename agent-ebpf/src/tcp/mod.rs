@@ -9,11 +9,8 @@ mod resets;
 mod sockets;
 mod walk;
 
-use core::arch::asm;
-
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
-    helpers::bpf_ktime_get_ns,
     macros::{btf_tracepoint, map},
     maps::Array,
     programs::BtfTracePointContext,
@@ -24,7 +21,7 @@ use podlens_common::{
 };
 
 use self::sockets::{Socket, TcpSocket};
-use crate::{atomic, cells::cells, owner};
+use crate::{atomic, cells::cells, kernel::monotonic_ns, owner};
 
 /// `IPPROTO_TCP` of linux/in.h.
 const TCP: u16 = 6;
@@ -124,27 +121,14 @@ impl Change {
 #[inline(always)]
 fn asks(socket: Socket) {
     let Some((asked, number)) = asked_of(socket) else { return };
-    // SAFETY: the helper has no precondition.
-    asked.at_ns().set(unsafe { bpf_ktime_get_ns() });
+    asked.at_ns().set(monotonic_ns());
     asked.socket().set(number);
 }
 
 /// Where the time stands at which a socket asked for a connection, and the number that stands for the socket there.
 #[inline(always)]
-#[allow(clippy::pointers_in_nomem_asm_block, reason = "its address is a number here, nothing behind it is touched")]
 fn asked_of(socket: Socket) -> Option<(AskedCells, u64)> {
-    // To the verifier an address is a pointer with a type, which takes no arithmetic, but two of them have a distance.
-    let from = TCP_CONNECTS.get_ptr_mut(0)?;
-    let mut distance = socket.address();
-    // SAFETY: it changes this number alone.
-    unsafe {
-        asm!(
-            "{distance} -= {from}",
-            distance = inout(reg) distance,
-            from = in(reg) from,
-            options(pure, nomem, nostack)
-        );
-    }
+    let distance = socket.distance_from(TCP_CONNECTS.get_ptr_mut(0)?);
     let asked = AskedCells::at(TCP_CONNECTS.get_ptr_mut(place_of(distance, CONNECTS)))?;
     Some((asked, distance))
 }
@@ -182,8 +166,7 @@ fn since_syn_ns(socket: Socket) -> Option<u64> {
         return None;
     }
     asked.socket().set(0);
-    // SAFETY: the helper has no precondition.
-    Some(unsafe { bpf_ktime_get_ns() }.wrapping_sub(asked.at_ns().get()))
+    Some(monotonic_ns().wrapping_sub(asked.at_ns().get()))
 }
 
 /// A socket has closed: nothing of it changes any more.

@@ -4,8 +4,6 @@
 //! opens or closes one, or, from kernel 7.0 on, the scheduler puts the program off and runs another task. The second takes what
 //! the first is left out for; podlens_common::tcp::notes has the logic, and its proof.
 
-use core::arch::asm;
-
 use aya_ebpf::{bindings::BPF_F_MMAPABLE, macros::map, maps::Array};
 use podlens_common::{
     claim::Users,
@@ -100,25 +98,16 @@ fn needs_ordered_additions() {
 
 /// The bucket of a socket, and its address as a number.
 ///
-/// To the verifier the address of a socket is a pointer with a type, which takes no arithmetic; but two of them have a distance, and
-/// what is written into a map comes back as a number.
+/// What is written into a map comes back as a number.
 #[inline(always)]
-#[allow(clippy::pointers_in_nomem_asm_block, reason = "its address is a number here, nothing behind it is touched")]
 fn found(socket: Socket) -> Option<(Reached, u64)> {
     needs_ordered_additions();
     let from = TCP_NOTES.get_ptr_mut(0)?;
     let at = TCP_NOTES_AT.get_ptr_mut(0)?;
-    let mut distance = socket.address();
-    // SAFETY: the word outlives the program, and whoever writes it writes the same; the instruction changes `distance` alone.
+    // SAFETY: the word outlives the program, and whoever writes it writes the same.
     let number = unsafe {
         at.write_volatile(from as u64);
-        asm!(
-            "{distance} -= {from}",
-            distance = inout(reg) distance,
-            from = in(reg) from,
-            options(pure, nomem, nostack)
-        );
-        distance.wrapping_add(at.read_volatile())
+        socket.distance_from(from).wrapping_add(at.read_volatile())
     };
     Some((Reached(TCP_NOTES.get_ptr_mut(bucket_of(number))?), number))
 }

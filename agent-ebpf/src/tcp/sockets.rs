@@ -1,5 +1,7 @@
 //! The kernel's sockets: one that a program was given, with its members, and the numbers for what is read by address.
 
+use core::arch::asm;
+
 use aya_ebpf::{
     cty::c_void,
     helpers::{
@@ -54,6 +56,26 @@ structure! {
         // The first kind is none, and so has no sum: each sum stands at the constant before its own.
         by_window: u32 = "tcp_sock.chrono_stat[tcp_chrono.TCP_CHRONO_BUSY]";
         by_buffer: u32 = "tcp_sock.chrono_stat[tcp_chrono.TCP_CHRONO_RWND_LIMITED]";
+    }
+}
+
+impl Socket {
+    /// How far its address is from a map's entry. To the verifier an address is a pointer with a type, which takes no arithmetic; but
+    /// two of them have a distance.
+    #[inline(always)]
+    #[allow(clippy::pointers_in_nomem_asm_block, reason = "its address is a number here, nothing behind it is touched")]
+    pub(super) fn distance_from<T>(self, from: *mut T) -> u64 {
+        let mut distance = self.address();
+        // SAFETY: it changes this number alone.
+        unsafe {
+            asm!(
+                "{distance} -= {from}",
+                distance = inout(reg) distance,
+                from = in(reg) from,
+                options(pure, nomem, nostack)
+            );
+        }
+        distance
     }
 }
 

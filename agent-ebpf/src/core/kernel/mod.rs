@@ -33,6 +33,8 @@ pub(crate) mod offsets;
 mod sched;
 mod task;
 
+use aya_ebpf::helpers::bpf_ktime_get_ns;
+
 pub(crate) use self::{
     cgroup::{CGROUP_ONLINE, Cgroup, CssSet, ROOT_ID, ROOT_SERIAL},
     current::Current,
@@ -139,6 +141,27 @@ macro_rules! structure {
     };
 }
 pub(crate) use structure;
+
+/// The same number, of which the compiler knows nothing, where it would otherwise make of it what verifiers do not follow.
+macro_rules! opaque {
+    ($number:expr) => {{
+        let mut number = $number;
+        // SAFETY: no instruction at all.
+        #[allow(unused_unsafe, reason = "it may be used in an unsafe block")]
+        unsafe {
+            core::arch::asm!("/* {number} */", number = inout(reg) number, options(nomem, nostack, preserves_flags));
+        }
+        number
+    }};
+}
+pub(crate) use opaque;
+
+/// The monotonic clock.
+#[inline(always)]
+pub(crate) fn monotonic_ns() -> u64 {
+    // SAFETY: the helper has no precondition.
+    unsafe { bpf_ktime_get_ns() }
+}
 
 /// Slots a CPU.
 #[inline(always)]

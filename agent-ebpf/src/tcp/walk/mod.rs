@@ -36,7 +36,10 @@ use super::{TCP_ACCOUNTS, TCP_CURSOR, sockets as offsets};
 use crate::{
     atomic,
     cells::{cells, element},
-    kernel::offsets::{self as kernel, half, word},
+    kernel::{
+        offsets::{self as kernel, half, word},
+        opaque,
+    },
 };
 
 /// What a run may cost, in pieces of a table that are read at once (0.3 us each).
@@ -157,8 +160,9 @@ impl AtCells {
 
     #[inline(always)]
     fn word_of_heads(self, index: u32) -> &'static Cell<u64> {
+        // Opaque, so that a loop indexes anew at each turn, which the verifier can follow.
         // SAFETY: entries of a map outlive the program, and the mask keeps the index inside.
-        unsafe { element(&raw mut (*self.0.as_ptr()).heads, (opaque(index) & (HEADS - 1)) as usize) }
+        unsafe { element(&raw mut (*self.0.as_ptr()).heads, (opaque!(index) & (HEADS - 1)) as usize) }
     }
 
     #[inline(always)]
@@ -173,14 +177,6 @@ impl WalkCells {
     fn get() -> Option<Self> {
         Self::at(TCP_WALK.get_ptr_mut(0))
     }
-}
-
-/// The same number, of which the compiler knows nothing: so a loop indexes anew at each turn, which the verifier can follow.
-#[inline(always)]
-fn opaque(mut number: u32) -> u32 {
-    // SAFETY: no instruction at all.
-    unsafe { asm!("/* {number} */", number = inout(reg) number, options(nomem, nostack, preserves_flags)) };
-    number
 }
 
 /// Called for the first task that the reader may see; ends its reading.
