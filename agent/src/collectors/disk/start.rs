@@ -43,7 +43,7 @@ pub(super) static MISSED_COMPLETION: Loss = Loss {
 
 fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
     let lacks = lacking_controller(start.hierarchies).map(str::to_owned).into_iter().collect();
-    let (accounts, missed) = (start.object.array("DISK")?, start.object.missed_runs(&["disk_complete"])?);
+    let (accounts, missed) = (start.object.array("DISK")?, start.missed_runs()?);
     Ok(Started { lacks, ..Started::whole(Disk::new(Arc::clone(&start.layout), accounts, missed)) })
 }
 

@@ -19,7 +19,7 @@ pub static SPEC: Spec = Spec {
         without: None,
         for_events: false,
         // The second one, where it was, has no type. Without a reason it tells of packets that are used up as well.
-        programs: &[Program::on_tracepoint(PROGRAM, "kfree_skb", &["sk_buff", "", "skb_drop_reason"])],
+        programs: &[Program::on_tracepoint("packet_dropped", "kfree_skb", &["sk_buff", "", "skb_drop_reason"])],
         maps: &[Map::per_slot("DROPS", 1), Map::fixed("DROPS_LOST")],
     }],
     wishes: &[&[Wish {
@@ -33,8 +33,6 @@ pub static SPEC: Spec = Spec {
     losses: &[&MISSED_DROP, &NO_ROOM],
     start,
 };
-
-const PROGRAM: &str = "packet_dropped";
 
 /// The program did not run.
 pub(super) static MISSED_DROP: Loss = Loss {
@@ -50,6 +48,6 @@ pub(super) static NO_ROOM: Loss = Loss {
 
 fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
     let (counts, lost) = (start.object.table("DROPS")?, start.object.array("DROPS_LOST")?);
-    let missed = start.object.missed_runs(&[PROGRAM])?;
+    let missed = start.missed_runs()?;
     Ok(Started::whole(Drops::new(Arc::clone(&start.layout), counts, lost, missed)))
 }
