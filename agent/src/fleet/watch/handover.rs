@@ -9,13 +9,13 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard},
     time::{Duration, Instant, SystemTime},
 };
 
 use tokio::sync::Notify;
 
-use crate::{backoff::hash, fleet::state::Change};
+use crate::{backoff::hash, fleet::state::Change, signal::lock};
 
 /// What waits to be told at most, as many events as a journal has.
 const OPEN: usize = 4096;
@@ -251,7 +251,7 @@ impl Telling {
     }
 
     pub(super) fn handover(&self) -> MutexGuard<'_, Handover> {
-        self.handover.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.handover)
     }
 
     /// What stands in the Lease now up to here is told.
