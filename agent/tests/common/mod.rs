@@ -88,6 +88,17 @@ pub fn machine_is_slow() -> bool {
     env::var_os("PODLENS_TEST_SLOW_MACHINE").is_some()
 }
 
+/// How often the node's first process was switched from so far.
+pub fn switches_of_first_process() -> u64 {
+    let tasks = std::fs::read_dir("/proc/1/task").unwrap().filter_map(Result::ok);
+    let texts = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("status")).ok());
+    let of = |text: String| {
+        let counts = text.lines().filter_map(|line| line.split_once("ctxt_switches:"));
+        counts.map(|(_, count)| count.trim().parse::<u64>().unwrap()).sum::<u64>()
+    };
+    texts.map(of).sum()
+}
+
 /// The first two numbers of this kernel's version.
 pub fn kernel() -> [u32; 2] {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
