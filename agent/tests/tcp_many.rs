@@ -162,7 +162,7 @@ fn unseen_switches(agent: &Agent) -> u64 {
 #[test]
 fn tcp_connections_that_wrk_opens_to_nginx_are_as_many_as_the_kernel_counts_and_all_end() {
     if !is_full() {
-        return skip("it runs on demand: PODLENS_TEST_FULL=1; last run at full length 2026-11-28, 207,083 connections");
+        return skip("it runs on demand: PODLENS_TEST_FULL=1; last run at full length 2026-11-29, 204,380 connections");
     }
     if ["nginx", "wrk"].iter().any(|name| !is_installed(name)) {
         return skip("nginx or wrk is not installed: `cargo xtask setup --for bench` does that");

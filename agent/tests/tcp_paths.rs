@@ -303,6 +303,8 @@ fn tcp_connections_are_limited_by_who_reads_too_slowly_or_by_their_own_buffer_fo
     let [answering, calling] = [(); 2].map(|()| TestCgroup::any_container());
     let mut server = Peer::start(&answering, Network::Own);
     let mut client = Peer::start(&calling, Network::Of(&server));
+    // Segments of a size that a network has: with those of loopback a packet takes the whole of a narrow window.
+    server.in_its_network(&["ip", "link", "set", "lo", "mtu", "1500"]);
     let address = server.listen_narrowly("127.0.0.1:0", 8192);
     client.push(address, 0);
     limited(&agent, "receive_window", (server, client), &calling);
@@ -332,7 +334,9 @@ fn limited(agent: &Agent, limit: &str, (server, mut client): (Peer, Peer), calli
             println!("{limit}: {before:?} us, {found:?} us, {after:?} us");
             Ok(after)
         } else {
-            Err(format!("{before:?}, {found:?}, {after:?}"))
+            let why = ["TCPRcvQDrop", "TCPToZeroWindowAdv", "TCPZeroWindowDrop", "TCPTimeouts"];
+            let why = why.map(|name| format!("{name} {}", server.counter("TcpExt:", name)));
+            Err(format!("{before:?}, {found:?}, {after:?}; of the receiver's network: {}", why.join(", ")))
         }
     });
     assert!(last[1 - place] < last[place] / 2, "it is limited by {limit}: {last:?}");
