@@ -27,23 +27,24 @@ impl RunStatistics {
 
     /// The same; none if there is no such program.
     pub fn of_loaded(name: &str) -> Option<(Duration, u64)> {
-        let kept = name.get(..NAME_BYTES).unwrap_or(name);
-        let programs = loaded_programs().filter_map(Result::ok);
-        let of_name = programs.filter(|program| program.name_as_str() == Some(kept));
-        let newest = of_name.max_by_key(ProgramInfo::id)?;
+        let newest = newest(name)?;
         Some((newest.run_time(), newest.run_count()))
     }
 
-    /// Waits for a series of runs of the newest program of that name, and gives how long each took of those that were seen
+    /// The newest program of that name, by the kernel's number of it: that of an agent that has just been started, whoever starts
+    /// others later.
+    pub fn newest(name: &str) -> u32 {
+        newest(name).expect("it is loaded").id()
+    }
+
+    /// Waits for a series of runs of a program, and gives how long each took of those that were seen
     /// alone. A series is over when none has come for a moment. It looks all the time, so it takes a CPU.
-    pub fn each_run_of(name: &str, patience: Duration) -> Vec<Duration> {
+    pub fn each_run_of(id: u32, patience: Duration) -> Vec<Duration> {
         /// No pause between two runs of one series is so long.
         const PAUSE: Duration = Duration::from_millis(100);
         let _on = Self::start();
-        let programs = loaded_programs().filter_map(Result::ok);
-        let of_name = programs.filter(|program| program.name_as_str() == Some(name));
-        let newest = of_name.max_by_key(ProgramInfo::id).expect("it is loaded");
-        let program = newest.fd().expect("a descriptor is left");
+        let wanted = loaded_programs().filter_map(Result::ok).find(|program| program.id() == id);
+        let program = wanted.expect("it is loaded").fd().expect("a descriptor is left");
         let (began, mut last_at) = (Instant::now(), Instant::now());
         let (mut time, mut runs) = run_time(program.as_fd().as_raw_fd());
         let mut found = Vec::new();
@@ -57,9 +58,15 @@ impl RunStatistics {
             } else if !found.is_empty() && last_at.elapsed() > PAUSE {
                 return found;
             }
-            assert!(began.elapsed() < patience, "{name} has not run");
+            assert!(began.elapsed() < patience, "program {id} has not run");
         }
     }
+}
+
+fn newest(name: &str) -> Option<ProgramInfo> {
+    let kept = name.get(..NAME_BYTES).unwrap_or(name);
+    let programs = loaded_programs().filter_map(Result::ok);
+    programs.filter(|program| program.name_as_str() == Some(kept)).max_by_key(ProgramInfo::id)
 }
 
 /// Nanoseconds and runs of a program: `run_time_ns` and `run_cnt` of `struct bpf_prog_info`, its 25th and 26th word.
