@@ -48,7 +48,7 @@ pub use peer::{Network, Peer, Traffic, sockets_in};
 pub use program::{Program, WebServer};
 pub use record::{Record, Waits};
 pub use relay::{Relay, Tunnel, syn};
-pub use statistics::RunStatistics;
+pub use statistics::{RunStatistics, programs_of};
 pub use testkit::{
     free_address,
     page::{Page, Sample},

@@ -22,8 +22,6 @@ pub static SPEC: Spec = Spec {
     is_optional: true,
     parts: &[
         Part {
-            without: None,
-            for_events: false,
             programs: &[
                 Program::on_tracepoint(RECLAIM[0], "mm_vmscan_direct_reclaim_begin", &[]),
                 Program::on_tracepoint(RECLAIM[1], "mm_vmscan_direct_reclaim_end", &[]),
@@ -31,21 +29,21 @@ pub static SPEC: Spec = Spec {
                 Program::on_tracepoint(RECLAIM[3], "mm_vmscan_memcg_reclaim_end", &[]),
             ],
             maps: &[Map::per_slot("STALLS", 1), Map::fixed("STALLS_BEGUN"), Map::fixed("STALL_LOSSES")],
+            ..Part::BASE
         },
         Part {
             without: Some("stalls by compaction are missing"),
-            for_events: false,
             programs: &[
                 Program::on_tracepoint(COMPACTION[0], "mm_compaction_begin", &[]),
                 Program::on_tracepoint(COMPACTION[1], "mm_compaction_end", &[]),
             ],
-            maps: &[],
+            ..Part::BASE
         },
         Part {
             without: Some("major faults are missing"),
-            for_events: false,
             programs: &[Program::on(MAJOR_FAULT, Hook::MajorFault)],
             maps: &[Map::fixed("LAST_SLEEPS")],
+            ..Part::BASE
         },
     ],
     wishes: &[&[Wish {
