@@ -8,6 +8,8 @@
 //!   not count. Without pressure stall information (`psi=0`) no task is ever marked: then all of it counts, and no sleep.
 //! - Kernel threads do not count: nobody waits for them here.
 //! - A sleep inside reclaim is a part of it and does not count twice.
+//! - The two programs at the beginning of a reclaim serve the collector `oom` as well (oom.rs); the verifier removes the half that is
+//!   switched off.
 //! - A major fault is told at its end, in its task, by the kernel's software event. Its length is that of the task's last sleep for
 //!   a device, if the task has had no other fault since.
 
@@ -21,6 +23,7 @@ use aya_ebpf::{
 use podlens_common::{
     cgroup::SLOT_KERNEL,
     histogram::Lengths,
+    oom::{RECLAIM_OF_CGROUP, RECLAIM_OF_NODE},
     scheduler::Thread,
     stalls::{Begun, FAULTS, STALL_TASKS, Slept, StallLosses, StallReason, Stalls},
 };
@@ -28,8 +31,8 @@ use podlens_common::{
 use crate::{
     atomic,
     cells::cells,
-    kernel::{Current, Task, monotonic_ns, slots_count},
-    scheduler, slots,
+    kernel::{Current, Task, monotonic_ns, number, slots_count},
+    oom, scheduler, slots,
 };
 
 /// Stalls and major faults, by slot.
@@ -89,6 +92,7 @@ macro_rules! lose {
 /// `mm_vmscan_direct_reclaim_begin`, whose arguments and those of the following are of no use here.
 #[btf_tracepoint(function = "mm_vmscan_direct_reclaim_begin")]
 pub fn reclaim_begin(_context: BtfTracePointContext) -> i32 {
+    oom::remember_reclaim(Current::pid(), RECLAIM_OF_NODE);
     begin(StallReason::DirectReclaim);
     0
 }
@@ -101,6 +105,7 @@ pub fn reclaim_end(_context: BtfTracePointContext) -> i32 {
 
 #[btf_tracepoint(function = "mm_vmscan_memcg_reclaim_begin")]
 pub fn memcg_begin(_context: BtfTracePointContext) -> i32 {
+    oom::remember_reclaim(Current::pid(), RECLAIM_OF_CGROUP);
     begin(StallReason::MemcgReclaim);
     0
 }
@@ -171,6 +176,9 @@ pub(crate) fn slept(task: Task, slot: u32, kind: u64, slept_ns: u64) {
 #[inline(always)]
 fn begin(reason: StallReason) {
     let current = Current::get();
+    if number!("COUNTS_STALLS") == 0 {
+        return;
+    }
     if current.is_kernel_thread() || !current.is_stalled_for_memory() {
         return;
     }

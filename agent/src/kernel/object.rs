@@ -104,6 +104,15 @@ pub enum ObjectError {
 #[derive(Clone, Copy, Debug)]
 pub struct Counts {
     /// UDP.
+    /// Stalls for memory.
+    pub stalls: bool,
+    /// OOM kills.
+    pub oom: bool,
+}
+
+impl Counts {
+    /// Everything.
+    pub const ALL: Self = Self { udp: true, dns: true, stalls: true, oom: true };
     pub udp: bool,
     /// DNS.
     pub dns: bool,
@@ -117,11 +126,13 @@ pub fn node(
     counts: Counts,
     cpus: u32,
     slots: u32,
-) -> [(&'static str, u32); 8] {
+) -> [(&'static str, u32); 10] {
     [
         ("HAS_V1", u32::from(hierarchies.keyed_v1().is_some())),
         ("V1_HIERARCHY", hierarchies.keyed_v1().map_or(0, |tree| tree.number)),
         ("BLKIO_HIERARCHY", hierarchies.keyed_blkio().map_or(0, |tree| tree.number)),
+        ("COUNTS_STALLS", u32::from(counts.stalls)),
+        ("COUNTS_OOM", u32::from(counts.oom)),
         ("HAS_PSI", u32::from(has_psi)),
         ("COUNTS_UDP", u32::from(counts.udp)),
         ("COUNTS_DNS", u32::from(counts.dns)),
@@ -132,10 +143,12 @@ pub fn node(
 
 /// The same of a node with one tree of version 2, for tests.
 #[cfg(test)]
-pub(crate) const NODE: [(&str, u32); 8] = [
+pub(crate) const NODE: [(&str, u32); 10] = [
     ("HAS_V1", 0),
     ("V1_HIERARCHY", 0),
     ("BLKIO_HIERARCHY", 0),
+    ("COUNTS_STALLS", 1),
+    ("COUNTS_OOM", 1),
     ("HAS_PSI", 1),
     ("COUNTS_UDP", 1),
     ("COUNTS_DNS", 1),

@@ -12,6 +12,7 @@ use podlens_common::stalls::{FAULTS, StallLosses, StallReason, Stalls as Record}
 
 pub use self::start::SPEC;
 use self::start::StallMaps;
+pub(super) use self::start::{MEMCG_BEGIN, RECLAIM_BEGIN};
 use super::{Collector, Readings, Spec, Sweep, Totals};
 use crate::signal::{Layout, Loss, Row};
 

@@ -25,10 +25,10 @@ pub static SPEC: Spec = Spec {
             without: None,
             for_events: false,
             programs: &[
-                Program::on_tracepoint(RECLAIM[0], "mm_vmscan_direct_reclaim_begin", &[]),
-                Program::on_tracepoint(RECLAIM[1], "mm_vmscan_direct_reclaim_end", &[]),
-                Program::on_tracepoint(RECLAIM[2], "mm_vmscan_memcg_reclaim_begin", &[]),
-                Program::on_tracepoint(RECLAIM[3], "mm_vmscan_memcg_reclaim_end", &[]),
+                RECLAIM_BEGIN,
+                MEMCG_BEGIN,
+                Program::on_tracepoint("reclaim_end", "mm_vmscan_direct_reclaim_end", &[]),
+                Program::on_tracepoint("memcg_end", "mm_vmscan_memcg_reclaim_end", &[]),
             ],
             maps: &[Map::per_slot("STALLS", 1), Map::fixed("STALLS_BEGUN"), Map::fixed("STALL_LOSSES")],
         },
@@ -60,8 +60,11 @@ pub static SPEC: Spec = Spec {
     start,
 };
 
-/// Programs at beginnings and ends.
-const RECLAIM: [&str; 4] = ["reclaim_begin", "reclaim_end", "memcg_begin", "memcg_end"];
+/// What is told of the beginning of a reclaim: of the node, and of a cgroup. The collector `oom` has the same ones.
+pub(in crate::collectors) const RECLAIM_BEGIN: Program =
+    Program::on_tracepoint("reclaim_begin", "mm_vmscan_direct_reclaim_begin", &[]);
+pub(in crate::collectors) const MEMCG_BEGIN: Program =
+    Program::on_tracepoint("memcg_begin", "mm_vmscan_memcg_reclaim_begin", &[]);
 const COMPACTION: [&str; 2] = ["compact_begin", "compact_end"];
 const MAJOR_FAULT: &str = "major_fault";
 
@@ -94,12 +97,10 @@ pub(super) struct StallMaps {
 }
 
 fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
-    let sees_compaction = start.runs(COMPACTION[0]);
-    let programs = RECLAIM.into_iter().chain(COMPACTION.into_iter().filter(|_| sees_compaction));
     let maps = StallMaps {
         stalls: start.object.array("STALLS")?,
         losses: start.object.array("STALL_LOSSES")?,
-        missed: start.object.missed_runs(&programs.collect::<Vec<_>>())?,
+        missed: start.missed_runs()?,
     };
     let sees_sleeps = start.is_running(scheduler::SPEC.name);
     let mut lacks = Vec::new();
