@@ -340,6 +340,6 @@ fn programs_of(process: u32) -> Vec<u32> {
 
 /// The one program of podlens that runs at a switch. Its others have no part in one.
 fn load_podlens() -> Result<BtfTracePoint> {
-    let ours = common::load_podlens()?.into_iter().find(|(tracepoint, _)| *tracepoint == TRACEPOINT);
-    Ok(ours.with_context(|| format!("podlens has no program on `{TRACEPOINT}`"))?.1)
+    let ours = common::load_podlens()?.into_iter().find(|one| one.tracepoint == TRACEPOINT);
+    Ok(ours.with_context(|| format!("podlens has no program on `{TRACEPOINT}`"))?.program)
 }
