@@ -25,7 +25,7 @@ use podlens_common::{
     histogram::Lengths,
     oom::{RECLAIM_OF_CGROUP, RECLAIM_OF_NODE},
     scheduler::Thread,
-    stalls::{Begun, FAULTS, STALL_TASKS, Slept, StallLosses, StallReason, Stalls},
+    stalls::{Begun, FAULTS, STALL_TASKS, Slept, StallCounts, StallReason, Stalls},
 };
 
 use crate::{
@@ -46,7 +46,7 @@ static STALLS_BEGUN: Array<Begun> = Array::with_max_entries(STALL_TASKS, 0);
 static LAST_SLEEPS: Array<Slept> = Array::with_max_entries(STALL_TASKS, 0);
 /// What could not be told.
 #[map]
-static STALL_LOSSES: Array<StallLosses> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+static STALL_COUNTS: Array<StallCounts> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 cells! {
     /// A task stalls on one CPU at a time. Of two tasks with the same low bits the later one's stall stays, and the end of the
@@ -79,10 +79,10 @@ impl SleptCells {
     }
 }
 
-/// Counts one loss.
-macro_rules! lose {
+/// Counts one more.
+macro_rules! count {
     ($field:ident) => {
-        if let Some(losses) = STALL_LOSSES.get_ptr_mut(0) {
+        if let Some(losses) = STALL_COUNTS.get_ptr_mut(0) {
             // SAFETY: entries of a map outlive the program, and the word is whole and aligned.
             unsafe { atomic::add(&raw mut (*losses).$field, 1) };
         }
@@ -132,10 +132,11 @@ pub fn compact_end(_context: BtfTracePointContext) -> i32 {
 #[perf_event]
 pub fn major_fault(_context: PerfEventContext) -> i32 {
     let (current, pid) = (Current::get(), Current::pid());
+    count!(told_faults);
     if let Some(slept) = SleptCells::of_task(pid) {
         let (of, mut length_ns) = (slept.of().get(), 0);
         if Slept::is_of_another(of, pid) {
-            lose!(faults);
+            count!(faults);
         } else if of != 0 {
             if of == Slept::of(pid, current.faults().wrapping_sub(1)) {
                 length_ns = slept.ns().get();
@@ -175,10 +176,10 @@ pub(crate) fn slept(task: Task, slot: u32, kind: u64, slept_ns: u64) {
 
 #[inline(always)]
 fn begin(reason: StallReason) {
-    let current = Current::get();
     if number!("COUNTS_STALLS") == 0 {
         return;
     }
+    let current = Current::get();
     if current.is_kernel_thread() || !current.is_stalled_for_memory() {
         return;
     }
@@ -186,28 +187,24 @@ fn begin(reason: StallReason) {
     let Some(begun) = BegunCells::of_task(pid) else { return };
     // The end of its last stall was not reported.
     if Begun::is_of(begun.of().get(), pid) {
-        lose!(stalls);
+        count!(stalls);
     }
     begun.at_ns().set(monotonic_ns());
     begun.of().set(Begun::of(pid, reason));
 }
 
-/// The mark is the same here as at the beginning: the kernel sets it before and takes it away after.
+/// Only what counts has begun. The mark is the same here as at the beginning: the kernel sets it before and takes it away after.
 #[inline(always)]
 fn end(reason: StallReason) {
-    let current = Current::get();
-    if current.is_kernel_thread() || !current.is_stalled_for_memory() {
-        return;
-    }
-    let pid = Current::pid();
+    let (current, pid) = (Current::get(), Current::pid());
     let Some(begun) = BegunCells::of_task(pid) else { return };
-    if begun.of().get() != Begun::of(pid, reason) {
-        lose!(stalls);
-        return;
+    if begun.of().get() == Begun::of(pid, reason) {
+        begun.of().set(0);
+        let length_ns = monotonic_ns().saturating_sub(begun.at_ns().get());
+        enter_stall(slot_of(current), reason as u32, length_ns);
+    } else if !current.is_kernel_thread() && current.is_stalled_for_memory() {
+        count!(stalls);
     }
-    begun.of().set(0);
-    let length_ns = monotonic_ns().saturating_sub(begun.at_ns().get());
-    enter_stall(slot_of(current), reason as u32, length_ns);
 }
 
 /// The slot of the task that runs: noted at its dispatch as a rule.

@@ -11,11 +11,7 @@ use std::{
 use aya::{
     Btf, Ebpf, EbpfLoader, Endianness, VerifierLogLevel,
     maps::{Map, MapError, RingBuf},
-    programs::{
-        BtfTracePoint, FExit, Iter, PerfEvent, Program, ProgramError,
-        perf_event::{PerfEventConfig, PerfEventLink, PerfEventScope, SamplePolicy, SoftwareEvent},
-    },
-    util::online_cpus,
+    programs::{BtfTracePoint, FExit, Iter, PerfEvent, Program, ProgramError},
 };
 
 use bytemuck::Pod;
@@ -26,6 +22,7 @@ use super::{
     hooks::Hook,
     immediates::{self, ImmediateError},
     iterator::Iterator,
+    major_faults::MajorFaults,
     mapped::MappedArray,
     missed::MissedRuns,
     needs::Answers,
@@ -104,6 +101,9 @@ pub enum ObjectError {
 #[derive(Clone, Copy, Debug)]
 pub struct Counts {
     /// UDP.
+    pub udp: bool,
+    /// DNS.
+    pub dns: bool,
     /// Stalls for memory.
     pub stalls: bool,
     /// OOM kills.
@@ -113,9 +113,6 @@ pub struct Counts {
 impl Counts {
     /// Everything.
     pub const ALL: Self = Self { udp: true, dns: true, stalls: true, oom: true };
-    pub udp: bool,
-    /// DNS.
-    pub dns: bool,
 }
 
 /// What the programs need to know of the node beside its kernel's types, by name.
@@ -131,11 +128,11 @@ pub fn node(
         ("HAS_V1", u32::from(hierarchies.keyed_v1().is_some())),
         ("V1_HIERARCHY", hierarchies.keyed_v1().map_or(0, |tree| tree.number)),
         ("BLKIO_HIERARCHY", hierarchies.keyed_blkio().map_or(0, |tree| tree.number)),
-        ("COUNTS_STALLS", u32::from(counts.stalls)),
-        ("COUNTS_OOM", u32::from(counts.oom)),
         ("HAS_PSI", u32::from(has_psi)),
         ("COUNTS_UDP", u32::from(counts.udp)),
         ("COUNTS_DNS", u32::from(counts.dns)),
+        ("COUNTS_STALLS", u32::from(counts.stalls)),
+        ("COUNTS_OOM", u32::from(counts.oom)),
         ("SLOTS_COUNT", slots),
         ("CPUS_COUNT", cpus),
     ]
@@ -147,11 +144,11 @@ pub(crate) const NODE: [(&str, u32); 10] = [
     ("HAS_V1", 0),
     ("V1_HIERARCHY", 0),
     ("BLKIO_HIERARCHY", 0),
-    ("COUNTS_STALLS", 1),
-    ("COUNTS_OOM", 1),
     ("HAS_PSI", 1),
     ("COUNTS_UDP", 1),
     ("COUNTS_DNS", 1),
+    ("COUNTS_STALLS", 1),
+    ("COUNTS_OOM", 1),
     ("SLOTS_COUNT", 64),
     ("CPUS_COUNT", 2),
 ];
@@ -221,8 +218,8 @@ impl Object {
         self.log.take()
     }
 
-    /// Loads one program and attaches it, unless another collector has done so. One that the daemon itself starts is only loaded:
-    /// [`Object::iterator`].
+    /// Loads one program and attaches it, unless another collector has done so. One that the daemon itself starts is only loaded,
+    /// and so is one that a collector has to keep attached: [`Object::iterator`], [`Object::major_faults`].
     ///
     /// # Errors
     /// The verifier or the hook refuses it.
@@ -256,10 +253,6 @@ impl Object {
             Hook::MajorFault => {
                 let program: &mut PerfEvent = program.try_into().map_err(verify)?;
                 program.load().map_err(verify)?;
-                let attached = on_each_cpu(program);
-                for link in attached.map_err(|source| ObjectError::Attach { name, source: Box::new(source) })? {
-                    links.push((name, Box::new(link)));
-                }
             }
         }
         Ok(())
@@ -290,6 +283,18 @@ impl Object {
         let verify = |source| ObjectError::Verify { name, source: Box::new(source) };
         let program: &mut Iter = program.try_into().map_err(verify)?;
         Iterator::over(program.fd().map_err(verify)?.as_fd()).map_err(|source| ObjectError::Iterate { name, source })
+    }
+
+    /// Has a loaded program run at the end of each major fault.
+    ///
+    /// # Errors
+    /// The program is not loaded, or the kernel refuses an event.
+    pub fn major_faults(&mut self, name: &'static str) -> Result<MajorFaults, ObjectError> {
+        let program = self.loaded(name)?.ebpf.program_mut(name).ok_or(ObjectError::Missing { name })?;
+        let verify = |source| ObjectError::Verify { name, source: Box::new(source) };
+        let attach = |source| ObjectError::Attach { name, source: Box::new(ProgramError::IOError(source)) };
+        let program: &mut PerfEvent = program.try_into().map_err(verify)?;
+        MajorFaults::watch(program.fd().map_err(verify)?.as_fd()).map_err(attach)
     }
 
     /// How often the kernel leaves out programs that are loaded.
@@ -358,17 +363,6 @@ impl Object {
         let map = self.loaded(name)?.ebpf.take_map(name).ok_or(ObjectError::Missing { name })?;
         of(map).map_err(|source| map_error(name, source))
     }
-}
-
-/// Has the program run at each major fault. The kernel has no event for all CPUs at once.
-fn on_each_cpu(program: &mut PerfEvent) -> Result<Vec<PerfEventLink>, ProgramError> {
-    let on_cpu = |cpu| {
-        let of_cpu = PerfEventScope::AllProcessesOneCpu { cpu };
-        let event = PerfEventConfig::Software(SoftwareEvent::PageFaultsMaj);
-        let link = program.attach(event, of_cpu, SamplePolicy::Period(1), false)?;
-        program.take_link(link)
-    };
-    online_cpus().map_err(|(_, source)| source)?.into_iter().map(on_cpu).collect()
 }
 
 fn map_error(name: &'static str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ObjectError {
