@@ -30,6 +30,7 @@ mod program;
 mod record;
 mod relay;
 mod resolver;
+mod sections;
 mod statistics;
 
 pub use account::{
@@ -48,6 +49,7 @@ pub use peer::{Network, Peer, Traffic, sockets_in};
 pub use program::{Program, WebServer};
 pub use record::{Record, Waits};
 pub use relay::{Relay, Tunnel, syn};
+pub use sections::{Recorded, Sections};
 pub use statistics::RunStatistics;
 pub use testkit::{
     free_address,
