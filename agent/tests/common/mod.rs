@@ -30,6 +30,7 @@ mod program;
 mod record;
 mod relay;
 mod resolver;
+mod sections;
 mod slow_disk;
 mod statistics;
 
@@ -49,6 +50,7 @@ pub use peer::{Network, Peer, Traffic, sockets_in};
 pub use program::{Program, WebServer};
 pub use record::{Record, Waits};
 pub use relay::{Relay, Tunnel, syn};
+pub use sections::{Recorded, Sections};
 pub use slow_disk::SlowDisk;
 pub use statistics::{RunStatistics, programs_of};
 pub use testkit::{
