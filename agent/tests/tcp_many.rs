@@ -241,7 +241,6 @@ fn tcp_sockets_of_many_containers_are_all_met_and_no_run_of_the_walk_holds_a_cpu
     if walk_is_lacking(&agent) {
         return;
     }
-    let program = RunStatistics::newest("tcp_walk");
     let sum = u64::from(connections) * 30;
     let expected = vec![(Some(u64::from(connections) * 2), Some(Traffic { sent: sum, received: sum })); cgroups.len()];
     expect(&agent, "sockets and bytes of all", &expected, |page| {
@@ -252,7 +251,7 @@ fn tcp_sockets_of_many_containers_are_all_met_and_no_run_of_the_walk_holds_a_cpu
     let (mut walks, began, used) = (0, Instant::now(), walker_cpu(&agent));
     while walks < 5 {
         let runs = thread::scope(|scope| {
-            let watched = scope.spawn(|| RunStatistics::each_run_of(program, common::PATIENCE));
+            let watched = scope.spawn(|| RunStatistics::each_run_of(agent.id(), "tcp_walk", common::PATIENCE));
             while !watched.is_finished() {
                 agent.metrics();
                 thread::sleep(Duration::from_millis(200));

@@ -30,6 +30,8 @@ mod program;
 mod record;
 mod relay;
 mod resolver;
+mod sections;
+mod slow_disk;
 mod statistics;
 
 pub use account::{
@@ -48,7 +50,9 @@ pub use peer::{Network, Peer, Traffic, sockets_in};
 pub use program::{Program, WebServer};
 pub use record::{Record, Waits};
 pub use relay::{Relay, Tunnel, syn};
-pub use statistics::RunStatistics;
+pub use sections::{Recorded, Sections};
+pub use slow_disk::SlowDisk;
+pub use statistics::{RunStatistics, programs_of};
 pub use testkit::{
     free_address,
     page::{Page, Sample},

@@ -74,7 +74,8 @@ struct MissedChanges {
 /// What was told, by cgroup, and what became of it.
 #[derive(Debug, Default)]
 struct Books {
-    told: HashMap<CgroupKey, Told, RandomState>,
+    /// Each in memory of its own: half of a table is empty.
+    told: HashMap<CgroupKey, Box<Told>, RandomState>,
     /// Cgroups whose final values were told, as long as the last walk still knows them.
     gone: Keys,
     /// What those had told of sockets that had not closed.
@@ -297,12 +298,12 @@ impl Books {
             extend(&mut told.connects, &account.connects);
             extend(&mut told.round_trips, &account.round_trips);
         }
-        *told
+        **told
     }
 
     /// A cgroup's final values were told, of which so much is of closed sockets.
     fn give_back(&mut self, key: CgroupKey, closed: Counts) -> Option<Told> {
-        let told = self.told.remove(&key)?;
+        let told = *self.told.remove(&key)?;
         self.gone.insert(key);
         self.given = plus(self.given, less(told.counts, closed));
         Some(told)

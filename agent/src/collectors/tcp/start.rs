@@ -12,13 +12,11 @@ use crate::{
     signal::Loss,
 };
 
-/// The program that is told of sockets' changes where the kernel never leaves one out.
-const STATE: &str = "tcp_state";
-/// The two that are told of them elsewhere, in this order: the second takes what the first has not.
+/// The two programs that are told of changes of sockets' states, in this order: the second takes what the kernel has left the
+/// first out for, as kernels do since 6.1. They do no harm where one would do.
 const STATE_TWICE: [&str; 2] = ["tcp_state_first", "tcp_state_again"];
-/// Kernels leave out a program on a tracepoint that a CPU is in the middle of since 6.1, of which their types tell nothing. The two
-/// can be run since 5.13, and do no harm where one would do.
-const TAKES_TWO: &str = "enum bpf_func_id.BPF_FUNC_for_each_map_elem";
+/// The one that stands in for both before 5.13, which cannot run them.
+const STATE: &str = "tcp_state";
 /// The program that walks through living sockets.
 const WALK: &str = "tcp_walk";
 /// Where they are attached, and what they take.
@@ -35,37 +33,31 @@ pub static SPEC: Spec = Spec {
     is_optional: true,
     parts: &[
         Part {
-            without: None,
-            for_events: false,
-            // What the one program and the two have in common.
-            programs: &[],
+            // Of the programs below, whichever run.
             maps: &[
                 Map::per_slot("TCP_ACCOUNTS", 1),
                 Map::fixed("TCP_CURSOR"),
                 Map::fixed("TCP_CONNECTS"),
                 Map::fixed("TCP_UNTIMED"),
             ],
+            ..Part::BASE
         },
         Part {
-            without: None,
-            for_events: false,
-            programs: &[Program::on_tracepoint(STATE, CHANGE, CHANGE_ARGUMENTS).only_without(TAKES_TWO)],
-            maps: &[],
-        },
-        Part {
-            without: None,
-            for_events: false,
             programs: &[
-                Program::on_tracepoint(STATE_TWICE[0], CHANGE, CHANGE_ARGUMENTS).only_with(TAKES_TWO),
-                Program::on_tracepoint(STATE_TWICE[1], CHANGE, CHANGE_ARGUMENTS).only_with(TAKES_TWO),
+                Program::on_tracepoint(STATE_TWICE[0], CHANGE, CHANGE_ARGUMENTS),
+                Program::on_tracepoint(STATE_TWICE[1], CHANGE, CHANGE_ARGUMENTS),
             ],
             maps: &[Map::fixed("TCP_NOTES"), Map::fixed("TCP_NOTES_AT"), Map::fixed("TCP_SHARES")],
+            stand_in: Some(&Part {
+                programs: &[Program::on_tracepoint(STATE, CHANGE, CHANGE_ARGUMENTS)],
+                ..Part::BASE
+            }),
+            ..Part::BASE
         },
         Part {
             without: Some(
                 "bytes, segments, retransmits, time limited, overflows and sockets by state are missing, since what living sockets have is not known",
             ),
-            for_events: false,
             programs: &[Program::on(WALK, Hook::TaskIterator)],
             maps: &[
                 Map::per_slot("TCP_ALIVE", 1),
@@ -74,15 +66,15 @@ pub static SPEC: Spec = Spec {
                 Map::fixed("TCP_WALK"),
                 Map::fixed("TCP_AT"),
             ],
+            ..Part::BASE
         },
         Part {
             without: Some("resets are missing"),
-            for_events: false,
             programs: &[
                 Program::on_tracepoint(RESETS[0], "tcp_send_reset", &["sock", "sk_buff"]),
                 Program::on_tracepoint(RESETS[1], "tcp_receive_reset", &["sock"]),
             ],
-            maps: &[],
+            ..Part::BASE
         },
     ],
     wishes: &[],
