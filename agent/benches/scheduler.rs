@@ -333,7 +333,6 @@ fn load_other(binary: &Path) -> Result<BtfTracePoint> {
 
 /// The one program of podlens that runs at a switch. Its others have no part in one.
 fn load_podlens() -> Result<BtfTracePoint> {
-    let ours =
-        common::load_podlens(&collectors::switchable())?.into_iter().find(|(tracepoint, _)| *tracepoint == TRACEPOINT);
-    Ok(ours.with_context(|| format!("podlens has no program on `{TRACEPOINT}`"))?.1)
+    let ours = common::load_podlens(&collectors::switchable())?.into_iter().find(|one| one.tracepoint == TRACEPOINT);
+    Ok(ours.with_context(|| format!("podlens has no program on `{TRACEPOINT}`"))?.program)
 }

@@ -29,7 +29,7 @@ use aya::{
     Btf, EbpfLoader,
     programs::{BtfTracePoint, loaded_programs, tp_btf::BtfTracePointLink},
 };
-use common::{Below, load_podlens, median, on_itself, typical};
+use common::{Below, OnTracepoint, load_podlens, median, on_itself, typical};
 use podlens::{collectors, config::Config, kernel::cgroupfs::hierarchies::Hierarchies};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -50,6 +50,8 @@ const SETTLED: Duration = Duration::from_millis(20);
 const BUDGET_PERCENT: f64 = 1.0;
 /// What an empty program on a tracepoint costs over none: `cargo xtask bench scheduler` measures it.
 const HOOK_NS: f64 = 70.0;
+/// Where the scheduler's program runs, which the benchmark `scheduler` judges.
+const SWITCH: &str = "sched_switch";
 /// Turns in which the kernel counts runs.
 const COUNTED_TURNS: u64 = 8;
 /// The kernel takes back 32 pages at a time where a limit is reached.
@@ -141,7 +143,7 @@ fn main() -> Result<()> {
         load.calibrate()?;
     }
     count_runs(&mut programs, &mut loads)?;
-    programs.retain(|(tracepoint, _)| loads.iter().any(|load| load.runs.contains_key(tracepoint)));
+    programs.retain(|program| loads.iter().any(|load| load.runs.contains_key(program.name)));
     for round in 0..rounds {
         // Each comes first equally often.
         let with_first = round / ROUNDS_OF_FIO % 2 == round % 2;
@@ -161,10 +163,10 @@ fn main() -> Result<()> {
 }
 
 /// Finds how often each program runs in each load, and for how much longer than an empty one.
-fn count_runs(programs: &mut [(&'static str, BtfTracePoint)], loads: &mut [Load]) -> Result<()> {
+fn count_runs(programs: &mut [OnTracepoint], loads: &mut [Load]) -> Result<()> {
     let btf = Btf::from_sys_fs()?;
     let mut empty = Vec::new();
-    for (tracepoint, _) in &*programs {
+    for OnTracepoint { tracepoint, .. } in &*programs {
         let mut object = EbpfLoader::new().btf(Some(&btf)).load(PROGRAMS)?;
         let program: &mut BtfTracePoint = object.program_mut("empty").context("no program `empty`")?.try_into()?;
         program.load(tracepoint, &btf)?;
@@ -179,14 +181,15 @@ fn count_runs(programs: &mut [(&'static str, BtfTracePoint)], loads: &mut [Load]
             load.run(load.turn)?;
         }
         let operations = (COUNTED_TURNS * load.turn) as f64;
-        for (((tracepoint, _), before), after) in programs.iter().zip(before).zip(pairs(programs, &empty)?) {
+        for ((one, before), after) in programs.iter().zip(before).zip(pairs(programs, &empty)?) {
             let [(runs, ns), (empty_runs, empty_ns)] = [0, 1].map(|at| {
                 before.get(at).zip(after.get(at)).map_or((0, 0), |(one, two)| (two.0 - one.0, two.1 - one.1))
             });
             let each = runs as f64 / operations;
             if each > LEAST_RUNS && empty_runs > 0 {
                 let more_ns = ns as f64 / runs as f64 - empty_ns as f64 / empty_runs as f64;
-                load.runs.insert(tracepoint, (each, more_ns));
+                let empty_each = empty_runs as f64 / operations;
+                load.runs.insert(one.name, Ran { tracepoint: one.tracepoint, each, empty_each, more_ns });
             }
         }
     }
@@ -197,21 +200,31 @@ fn count_runs(programs: &mut [(&'static str, BtfTracePoint)], loads: &mut [Load]
 type Runs = (u64, u64);
 
 /// Runs of each of podlens' programs, and of the empty one beside it.
-fn pairs(programs: &[(&str, BtfTracePoint)], empty: &[(u32, aya::Ebpf)]) -> Result<Vec<[Runs; 2]>> {
+fn pairs(programs: &[OnTracepoint], empty: &[(u32, aya::Ebpf)]) -> Result<Vec<[Runs; 2]>> {
     let all: BTreeMap<u32, Runs> = loaded_programs()
         .filter_map(Result::ok)
         .map(|info| (info.id(), (info.run_count(), u64::try_from(info.run_time().as_nanos()).unwrap_or(u64::MAX))))
         .collect();
     let of = |id: u32| all.get(&id).copied().context("it is loaded");
-    programs.iter().zip(empty).map(|((_, program), (empty, _))| Ok([of(program.info()?.id())?, of(*empty)?])).collect()
+    programs.iter().zip(empty).map(|(one, (empty, _))| Ok([of(one.program.info()?.id())?, of(*empty)?])).collect()
 }
 
-fn attach(programs: &mut [(&str, BtfTracePoint)]) -> Result<Vec<BtfTracePointLink>> {
-    let one = |(_, program): &mut (&str, BtfTracePoint)| {
+fn attach(programs: &mut [OnTracepoint]) -> Result<Vec<BtfTracePointLink>> {
+    let one = |OnTracepoint { program, .. }: &mut OnTracepoint| {
         let link = program.attach()?;
         Ok(program.take_link(link)?)
     };
     programs.iter_mut().map(one).collect()
+}
+
+/// How a program ran in a load.
+struct Ran {
+    tracepoint: &'static str,
+    /// How often in an operation, and how often an empty program on the same tracepoint.
+    each: f64,
+    empty_each: f64,
+    /// For how many nanoseconds more than that.
+    more_ns: f64,
 }
 
 /// A process that makes a load, in a cgroup of its own.
@@ -229,8 +242,8 @@ struct Load {
     turn: u64,
     /// Nanoseconds an operation, without and with the programs.
     found: [Vec<f64>; 2],
-    /// By the tracepoints of programs that run: how often in an operation, and for how many nanoseconds more than an empty one.
-    runs: BTreeMap<&'static str, (f64, f64)>,
+    /// By the programs that run.
+    runs: BTreeMap<&'static str, Ran>,
     // They go when the process has ended.
     _cgroups: Vec<Below>,
 }
@@ -317,14 +330,21 @@ impl Load {
         println!("{}:", self.name);
         println!("  {without_ns:8.0} ns without podlens, {:8.0} with it", median(with_ns.clone()));
         println!("  {percent:+8.2} % in turn, standard error {error:.2}");
-        let mut added_ns = 0.0;
-        for (tracepoint, (runs, more_ns)) in &self.runs {
-            println!("    {tracepoint:32} {runs:6.3} runs, each {more_ns:4.0} ns over an empty program");
-            added_ns += runs * (more_ns + HOOK_NS);
+        let (mut added_ns, mut of_switches_ns) = (0.0, 0.0);
+        for (name, Ran { tracepoint, each, empty_each, more_ns }) in &self.runs {
+            println!(
+                "    {name:16} {tracepoint:32} {each:6.3} runs ({empty_each:.3}), each {more_ns:4.0} ns over an empty program"
+            );
+            let ns = each * (more_ns + HOOK_NS);
+            added_ns += ns;
+            if *tracepoint == SWITCH {
+                of_switches_ns += ns;
+            }
         }
-        let counted = added_ns / without_ns * 100.0;
+        let [counted, without_switches] = [added_ns, added_ns - of_switches_ns].map(|ns| ns / without_ns * 100.0);
         let budget = if self.is_judged { format!("budget {BUDGET_PERCENT} %") } else { "no budget".to_owned() };
         println!("  {counted:+8.2} % counted, {HOOK_NS} ns for each hook included; {budget}");
+        println!("  {without_switches:+8.2} % of it by what is no switch: those have a budget of their own");
         let is_over = counted > BUDGET_PERCENT || percent - 2.0 * error > BUDGET_PERCENT;
         (is_over && self.is_judged).then(|| format!("{}: {counted:.2} % counted, {percent:.2} % in turn", self.name))
     }

@@ -19,8 +19,15 @@ pub(crate) use self::statistics::{median, typical};
 /// What the kernel keeps of a program's name.
 const NAME_BYTES: usize = 15;
 
-/// The programs of podlens with these collectors on tracepoints, by the names of those. They keep their maps.
-pub(crate) fn load_podlens(collectors: &[&str]) -> Result<Vec<(&'static str, BtfTracePoint)>> {
+/// A program of podlens on a tracepoint.
+pub(crate) struct OnTracepoint {
+    pub(crate) name: &'static str,
+    pub(crate) tracepoint: &'static str,
+    pub(crate) program: BtfTracePoint,
+}
+
+/// The programs of podlens with these collectors on tracepoints. They keep their maps.
+pub(crate) fn load_podlens(collectors: &[&str]) -> Result<Vec<OnTracepoint>> {
     // Of this process alone: another podlens may start meanwhile.
     let held = || bpf::programs_of(process::id());
     let before = held();
@@ -31,10 +38,12 @@ pub(crate) fn load_podlens(collectors: &[&str]) -> Result<Vec<(&'static str, Btf
     let mut programs = Vec::new();
     for program in collectors::ALL.iter().flat_map(|spec| spec.programs()) {
         let Hook::Tracepoint { name: tracepoint, .. } = program.hook else { continue };
-        let name = program.name.get(..NAME_BYTES).unwrap_or(program.name);
-        // One is missing where the kernel lacks its tracepoint, or nobody takes its events.
-        let Some(at) = ours.iter().position(|info| info.name_as_str() == Some(name)) else { continue };
-        programs.push((tracepoint, take_over(ours.swap_remove(at), program.name)?));
+        let kept = program.name.get(..NAME_BYTES).unwrap_or(program.name);
+        // One is missing where the kernel lacks its tracepoint, or nobody takes its events, or it serves several collectors and was
+        // found before.
+        let Some(at) = ours.iter().position(|info| info.name_as_str() == Some(kept)) else { continue };
+        let name = program.name;
+        programs.push(OnTracepoint { name, tracepoint, program: take_over(ours.swap_remove(at), name)? });
     }
     Ok(programs)
 }

@@ -22,8 +22,9 @@ use crate::{
     collectors::{
         ALL, Spec, State, disk, dns, lifecycle,
         map_memory::{self, Demand, MemoryError, Plan},
+        oom,
         spec::{Kind, Part, Program, Start},
-        udp,
+        stalls, udp,
     },
     config::Config,
     kernel::{
@@ -190,7 +191,13 @@ impl Loader<'_> {
         let blank = Blank::default();
         let btf = Btf::read_file(Path::new(BTF)).map_err(|cause| State::Unsupported(cause.to_string()))?;
         let asked: Vec<&str> = running(&self.states).collect();
-        let counts = Counts { udp: asked.contains(&udp::SPEC.name), dns: asked.contains(&dns::SPEC.name) };
+        let is_asked = |spec: &Spec| asked.contains(&spec.name);
+        let counts = Counts {
+            udp: is_asked(&udp::SPEC),
+            dns: is_asked(&dns::SPEC),
+            stalls: is_asked(&stalls::SPEC),
+            oom: is_asked(&oom::SPEC),
+        };
         let node = object::node(self.hierarchies, self.has_psi, counts, self.cpus.measured(), self.slots);
         let answers = needs::programs(object::OBJECT)
             .and_then(|programs| Answers::new(&programs, btf, &node))

@@ -39,7 +39,8 @@ pub(super) struct World {
     pub(super) truth: Truth,
     /// The long forms of the checks are wanted.
     pub(super) long: bool,
-    folder: PathBuf,
+    /// For what the checks write.
+    pub(super) folder: PathBuf,
 }
 
 /// The agent's pod.

@@ -9,6 +9,7 @@ use crate::{
     collectors::{
         lifecycle,
         spec::{Kind, Part, Program, Spec, Start, Started},
+        stalls::{MEMCG_BEGIN, RECLAIM_BEGIN},
     },
     kernel::maps::Map,
     signal::Loss,
@@ -30,10 +31,8 @@ pub static SPEC: Spec = Spec {
             without: Some(
                 "whose limit led to a kill is told by what cgroups have counted: `scope=\"other\"` where that does not decide it",
             ),
-            programs: &[
-                Program::on_tracepoint("oom_node_short", "mm_vmscan_direct_reclaim_begin", &[]),
-                Program::on_tracepoint("oom_limit_short", "mm_vmscan_memcg_reclaim_begin", &[]),
-            ],
+            // Those of the collector `stalls`.
+            programs: &[RECLAIM_BEGIN, MEMCG_BEGIN],
             ..Part::BASE
         },
         Part {

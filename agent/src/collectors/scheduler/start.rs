@@ -54,6 +54,7 @@ pub static SPEC: Spec = Spec {
         &metrics::RUN_QUEUE_LATENCY,
         &metrics::CPU_WAIT,
         &metrics::CPU_WAIT_CAUSED,
+        &metrics::CPU_WAIT_INFLICTED,
         &metrics::THROTTLED_WAIT,
         &metrics::THROTTLE_LATENCY,
         &metrics::OFF_CPU,

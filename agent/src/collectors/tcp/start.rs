@@ -34,7 +34,12 @@ pub static SPEC: Spec = Spec {
     parts: &[
         Part {
             // Of the programs below, whichever run.
-            maps: &[Map::per_slot("TCP_ACCOUNTS", 1), Map::fixed("TCP_CURSOR"), Map::fixed("TCP_CONNECTS")],
+            maps: &[
+                Map::per_slot("TCP_ACCOUNTS", 1),
+                Map::fixed("TCP_CURSOR"),
+                Map::fixed("TCP_CONNECTS"),
+                Map::fixed("TCP_UNTIMED"),
+            ],
             ..Part::BASE
         },
         Part {
@@ -93,7 +98,7 @@ pub static SPEC: Spec = Spec {
     ],
     records: &[],
     events: &[],
-    losses: &[&MISSED_CLOSING, &MISSED_RESET, &WALK_UNFINISHED, &CHAIN_LEFT, &NO_ROOM],
+    losses: &[&MISSED_CLOSING, &MISSED_RESET, &UNTIMED, &WALK_UNFINISHED, &CHAIN_LEFT, &NO_ROOM],
     start,
 };
 
@@ -107,6 +112,12 @@ pub(super) static MISSED_CLOSING: Loss = Loss {
 pub(super) static MISSED_RESET: Loss = Loss {
     reason: "missed_reset",
     means: "the kernel left out a program at a reset, since that came in an interrupt on a CPU that was counting another one: it is missing in `podlens_tcp_resets_total`",
+};
+
+/// A connection is in no distribution of how long it took to make one.
+pub(super) static UNTIMED: Loss = Loss {
+    reason: "connect_untimed",
+    means: "a TCP connection was made of which nobody knows how long that took, since its request was sent again, and first before the agent came or while thousands of others asked: it is missing in `podlens_tcp_connect_seconds`",
 };
 
 /// What living sockets have is not that of now.
@@ -152,6 +163,7 @@ fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
     };
     let sees_resets = RESETS.iter().all(|name| start.runs(name));
     let missed_resets = if sees_resets { Some(start.object.missed_runs(&RESETS)?) } else { None };
+    let untimed = start.object.array("TCP_UNTIMED")?;
     let found = start.layout.row();
     let mut started = Started::whole(Tcp {
         layout: Arc::clone(&start.layout),
@@ -161,6 +173,7 @@ fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
         has_v1,
         missed_closings,
         missed_resets,
+        untimed,
         ticks_per_second: None,
         books: Books::default(),
         found,
