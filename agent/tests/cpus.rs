@@ -150,8 +150,8 @@ fn the_kernel_accepts_all_programs_for_as_many_cpus_as_a_machine_can_have() {
         // The maps have one entry each, of which the verifier takes no notice.
         let mut object = Object::load(object::Blank::default(), &answers, std::iter::empty()).unwrap();
         for part in ALL.iter().flat_map(|spec| spec.parts) {
-            let programs = match part.chosen(&answers) {
-                Ok(programs) => programs,
+            let programs = match part.on(&answers) {
+                Ok(part) => part.programs,
                 Err(lack) => {
                     println!("{lack}");
                     continue;

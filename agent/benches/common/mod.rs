@@ -12,6 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use aya::programs::{BtfTracePoint, ProgramInfo, loaded_programs};
 use podlens::{collectors, config::Config, kernel::hooks::Hook, pipeline::Pipeline};
+use testkit::bpf;
 
 pub(crate) use self::statistics::{median, typical};
 
@@ -25,12 +26,14 @@ pub(crate) struct OnTracepoint {
     pub(crate) program: BtfTracePoint,
 }
 
-/// The programs of podlens on tracepoints. They keep their maps.
-pub(crate) fn load_podlens() -> Result<Vec<OnTracepoint>> {
-    let ids = || loaded_programs().filter_map(Result::ok).map(|info| info.id());
-    let others: Vec<u32> = ids().collect();
-    let _pipeline = start()?;
-    let is_ours = |info: &ProgramInfo| !others.contains(&info.id());
+/// The programs of podlens with these collectors on tracepoints. They keep their maps.
+pub(crate) fn load_podlens(collectors: &[&str]) -> Result<Vec<OnTracepoint>> {
+    // Of this process alone: another podlens may start meanwhile.
+    let held = || bpf::programs_of(process::id());
+    let before = held();
+    let _pipeline = start(collectors)?;
+    let after = held();
+    let is_ours = |info: &ProgramInfo| after.contains(&info.id()) && !before.contains(&info.id());
     let mut ours: Vec<ProgramInfo> = loaded_programs().filter_map(Result::ok).filter(is_ours).collect();
     let mut programs = Vec::new();
     for program in collectors::ALL.iter().flat_map(|spec| spec.programs()) {
@@ -51,8 +54,15 @@ pub(crate) fn take_over(info: ProgramInfo, name: &'static str) -> Result<BtfTrac
     Ok(unsafe { BtfTracePoint::from_program_info(info, name.into()) }?)
 }
 
-fn start() -> Result<Pipeline> {
-    let mut config = Config::defaults(&collectors::switchable());
+fn start(collectors: &[&str]) -> Result<Pipeline> {
+    let known = collectors::switchable();
+    if let Some(name) = collectors.iter().find(|name| !known.contains(name)) {
+        bail!("no collector is called {name}; there are {}", known.join(", "));
+    }
+    let mut config = Config::defaults(&known);
+    for (name, is_on) in &mut config.collectors {
+        *is_on = collectors.contains(&name.as_str());
+    }
     "bench".clone_into(&mut config.node);
     let pipeline = Pipeline::start(&config)?;
     if !pipeline.is_useful() {

@@ -219,16 +219,22 @@ impl Object {
         self.log.take()
     }
 
+    /// The program runs where it is hooked in.
+    #[must_use]
+    pub fn is_attached(&self, name: &str) -> bool {
+        self.links.iter().any(|(attached, _)| *attached == name)
+    }
+
     /// Loads one program and attaches it, unless another collector has done so. One that the daemon itself starts is only loaded,
     /// and so is one that a collector has to keep attached: [`Object::iterator`], [`Object::major_faults`].
     ///
     /// # Errors
     /// The verifier or the hook refuses it.
     pub fn attach(&mut self, name: &'static str, hook: Hook) -> Result<(), ObjectError> {
-        let Self { loaded, links, .. } = self;
-        if links.iter().any(|(attached, _)| *attached == name) {
+        if self.is_attached(name) {
             return Ok(());
         }
+        let Self { loaded, links, .. } = self;
         let Loaded { ebpf, btf } = loaded.as_mut().ok_or(ObjectError::Sealed { name })?;
         let program = ebpf.program_mut(name).ok_or(ObjectError::Missing { name })?;
         let verify = |source| ObjectError::Verify { name, source: Box::new(source) };

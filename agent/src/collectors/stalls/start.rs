@@ -22,8 +22,6 @@ pub static SPEC: Spec = Spec {
     is_optional: true,
     parts: &[
         Part {
-            without: None,
-            for_events: false,
             programs: &[
                 RECLAIM_BEGIN,
                 MEMCG_BEGIN,
@@ -31,21 +29,21 @@ pub static SPEC: Spec = Spec {
                 Program::on_tracepoint("memcg_end", "mm_vmscan_memcg_reclaim_end", &[]),
             ],
             maps: &[Map::per_slot("STALLS", 1), Map::fixed("STALLS_BEGUN"), Map::fixed("STALL_COUNTS")],
+            ..Part::BASE
         },
         Part {
             without: Some("stalls by compaction are missing"),
-            for_events: false,
             programs: &[
                 Program::on_tracepoint(COMPACTION[0], "mm_compaction_begin", &[]),
                 Program::on_tracepoint(COMPACTION[1], "mm_compaction_end", &[]),
             ],
-            maps: &[],
+            ..Part::BASE
         },
         Part {
             without: Some(NO_FAULTS),
-            for_events: false,
             programs: &[Program::on(MAJOR_FAULT, Hook::MajorFault)],
             maps: &[Map::fixed("LAST_SLEEPS")],
+            ..Part::BASE
         },
     ],
     wishes: &[&[Wish {
