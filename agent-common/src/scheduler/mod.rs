@@ -296,12 +296,15 @@ impl Thread {
         dispatches << 32 | pid as u64
     }
 
-    /// In the kind of a sleep: its [`OffCpu`].
+    /// In the kind of a sleep in state disk, but for [`Thread::AMID_READING`]. A kind of 0 is any other sleep.
     pub const OFF_CPU: u64 = 1;
     /// In the kind of a sleep in state disk: the kernel says that it is for a device.
     pub const FOR_DEVICE: u64 = 2;
     /// In the kind of a sleep in state disk: the kernel says that it is for want of memory.
     pub const FOR_MEMORY: u64 = 4;
+    /// The kind of a sleep in state disk that the kernel says is for want of memory and not for a device, and that a kill does not end,
+    /// unlike one for `memory.high`: on a lock, say, amid the reading of a page that comes back.
+    pub const AMID_READING: u64 = Self::FOR_MEMORY;
     const KINDS: u64 = Self::OFF_CPU | Self::FOR_DEVICE | Self::FOR_MEMORY;
 
     /// A thread that has blocked. Its clock lags by what it has waited so far; by how much more it lags when it is
@@ -319,6 +322,13 @@ impl Thread {
         blocked & Self::KINDS
     }
 
+    /// The [`OffCpu`] of a kind.
+    #[inline(always)]
+    #[must_use]
+    pub const fn off_cpu(kind: u64) -> usize {
+        (kind != 0) as usize
+    }
+
     /// How long a thread has slept whose clock lagged like that when it blocked, and lags by `lag_ns` now.
     #[inline(always)]
     #[must_use]
@@ -333,7 +343,7 @@ const _: () = assert!(size_of::<SlotTotals>() == 576);
 const _: () = assert!(size_of::<Now>() == 256);
 const _: () = assert!(size_of::<Cpu>() == 256 + 16 * HISTORY);
 const _: () = assert!(size_of::<Thread>() == 24);
-const _: () = assert!(OffCpu::COUNT == 2 && OffCpu::Disk as u64 == Thread::OFF_CPU);
+const _: () = assert!(OffCpu::COUNT == 2 && OffCpu::Disk as usize == Thread::off_cpu(Thread::OFF_CPU));
 
 #[cfg(test)]
 mod tests {

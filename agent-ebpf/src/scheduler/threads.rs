@@ -7,8 +7,9 @@ use podlens_common::scheduler::{THREADS as ENTRIES, Thread};
 use super::state::{AccountCells, CpuState};
 use crate::{cells::cells, kernel::Task, stalls};
 
-/// `TASK_UNINTERRUPTIBLE` and `TASK_NOLOAD` of linux/sched.h.
+/// `TASK_UNINTERRUPTIBLE`, `TASK_WAKEKILL` and `TASK_NOLOAD` of linux/sched.h.
 const UNINTERRUPTIBLE: u32 = 0x0002;
+const WAKE_KILL: u32 = 0x0100;
 const NO_LOAD: u32 = 0x0400;
 
 /// Each thread, by the low bits of its id. No map, since the compiler then knows where it is and need not call for it.
@@ -37,7 +38,7 @@ fn entry(pid: u32) -> ThreadCells {
 pub(super) fn blocked(task: Task, state: u32, clock_ns: u64) -> u64 {
     let is_disk = state & (UNINTERRUPTIBLE | NO_LOAD) == UNINTERRUPTIBLE;
     // In this order, since what is read first would have to be kept meanwhile.
-    let kind = if is_disk { task.disk_sleep() } else { 0 };
+    let kind = if is_disk { task.disk_sleep(state & WAKE_KILL != 0) } else { 0 };
     Thread::blocked(clock_ns.wrapping_sub(task.run_delay_ns()), kind)
 }
 
@@ -75,7 +76,7 @@ fn slept(state: CpuState, account: AccountCells, task: Task, blocked: u64, lag_n
     let slept_ns = Thread::slept_ns(blocked, lag_ns);
     if slept_ns <= longest_ns {
         let kind = Thread::kind(blocked);
-        account.off_cpu_ns((kind & Thread::OFF_CPU) as usize).update(|sum_ns| sum_ns + slept_ns);
+        account.off_cpu_ns(Thread::off_cpu(kind)).update(|sum_ns| sum_ns + slept_ns);
         if kind > Thread::OFF_CPU {
             stalls::slept(task, state.holder().get().slot(), kind, slept_ns);
         }

@@ -21,6 +21,7 @@ const NAME_BYTES: usize = 15;
 
 /// A program of podlens on a tracepoint.
 pub(crate) struct OnTracepoint {
+    #[allow(dead_code, reason = "not every benchmark tells it")]
     pub(crate) name: &'static str,
     pub(crate) tracepoint: &'static str,
     pub(crate) program: BtfTracePoint,

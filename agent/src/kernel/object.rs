@@ -99,6 +99,7 @@ pub enum ObjectError {
 
 /// What is to be counted by programs that serve several collectors.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each collector is on or off by itself")]
 pub struct Counts {
     /// UDP.
     pub udp: bool,

@@ -11,7 +11,7 @@ const TYPE_AND_SIZE: u64 = 1 | 64 << 32;
 /// The bit `disabled`.
 const DISABLED: u64 = 1;
 const PERF_FLAG_FD_CLOEXEC: u64 = 8;
-/// `PERF_EVENT_IOC_ENABLE` and `PERF_EVENT_IOC_SET_BPF` of linux/perf_event.h.
+/// `PERF_EVENT_IOC_ENABLE` and `PERF_EVENT_IOC_SET_BPF`.
 const ENABLE: libc::c_ulong = 0x2400;
 const SET_PROGRAM: libc::c_ulong = 0x4004_2408;
 

@@ -37,7 +37,7 @@ impl Sections {
         if !tracing.join("events").exists() {
             run(Command::new("mount").args(["-t", "tracefs", "tracefs", TRACING]));
         }
-        let probes: String = PROBES.iter().map(|(name, function)| format!("p:podlens/{name} {function}\n")).collect();
+        let probes = PROBES.map(|(name, function)| format!("p:podlens/{name} {function}\n")).concat();
         fs::write(tracing.join("kprobe_events"), probes).ok()?;
         let instance = tracing.join("instances/podlens");
         fs::create_dir(&instance).unwrap();

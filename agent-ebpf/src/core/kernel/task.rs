@@ -102,9 +102,9 @@ impl Task {
         self.on_rq() == TASK_ON_RQ_MIGRATING
     }
 
-    /// The kind of a sleep in state disk that it begins: see [`Thread::blocked`].
+    /// The kind of a sleep in state disk that it begins, and that a kill ends or not: see [`Thread::blocked`].
     #[inline(always)]
-    pub(crate) fn disk_sleep(self) -> u64 {
+    pub(crate) fn disk_sleep(self, is_killable: bool) -> u64 {
         let bits = u64::from(self.waits_for());
         let mut kind = Thread::OFF_CPU;
         if bits & number!("mask u32 task_struct.in_iowait") != 0 {
@@ -112,6 +112,10 @@ impl Task {
         }
         if number!("memstall ? 1 : 0") != 0 && bits & number!("mask u32 task_struct.in_memstall?memstall") != 0 {
             kind |= Thread::FOR_MEMORY;
+            // The kernel's own way of sleeping for `memory.high` is `schedule_timeout_killable`.
+            if kind & Thread::FOR_DEVICE == 0 && !is_killable {
+                kind = Thread::AMID_READING;
+            }
         }
         kind
     }
