@@ -225,17 +225,16 @@ impl SnapshotSource for Source {
         {
             return Arc::clone(snapshot);
         }
+        // Unless somebody else has it, its memory is that of the next one.
+        *fresh = None;
         let pipeline = Arc::clone(&self.0);
         let made = Instant::now();
         // The sweep sleeps a moment to set its clock, and reads more the more CPUs there are.
         let snapshot = match tokio::task::spawn_blocking(move || pipeline.export()).await {
             Ok(snapshot) => snapshot,
             Err(cause) => {
-                error!(%cause, "a sweep ended early; the last snapshot is served again");
-                match fresh.as_ref() {
-                    Some((_, last)) => return Arc::clone(last),
-                    None => Arc::new(Snapshot::empty(Arc::clone(&self.0.node), 0, SystemTime::now())),
-                }
+                error!(%cause, "a sweep ended early; an empty snapshot is served");
+                return Arc::new(Snapshot::empty(Arc::clone(&self.0.node), 0, SystemTime::now()));
             }
         };
         *fresh = Some((made, Arc::clone(&snapshot)));
@@ -301,6 +300,9 @@ impl Inner {
         self.refresh_names(now);
         if let Some(kernel) = &mut self.kernel {
             kernel.tell_late_cpus();
+        }
+        for attached in &mut self.collectors {
+            attached.collector.tick();
         }
         let is_idle = self.unknown.is_empty() && !self.cgroups.any_removed();
         if is_idle || now.duration_since(self.freed) < FREE {

@@ -19,6 +19,10 @@ use tracing::debug;
 
 use super::pod::PodError;
 
+/// What a connection keeps of an answer that comes faster than it is read. The list of a full node's pods has megabytes, after
+/// which the library would keep 400 KB for as long as it watches.
+const BUFFER_BYTES: usize = 64 << 10;
+
 /// Time limits of one request.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -300,7 +304,11 @@ impl Client {
             .layer(config.base_uri_layer())
             .option_layer(config.auth_layer().map_err(set_up)?)
             .map_err(tower::BoxError::from)
-            .service(legacy::Client::builder(TokioExecutor::new()).build::<_, Body>(connector));
+            .service(
+                legacy::Client::builder(TokioExecutor::new())
+                    .http1_max_buf_size(BUFFER_BYTES)
+                    .build::<_, Body>(connector),
+            );
         Ok(Self { inner: kube::Client::new(service, "default"), server, limits, config: config.clone() })
     }
 

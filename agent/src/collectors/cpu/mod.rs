@@ -70,8 +70,9 @@ pub struct Cpu {
     hierarchies: Hierarchies,
     sources: Sources,
     layout: Arc<Layout>,
-    watched: HashMap<CgroupKey, Watched, RandomState>,
-    leaving: Leaving<Watched>,
+    /// Each in memory of its own: half of a table is empty.
+    watched: HashMap<CgroupKey, Box<Watched>, RandomState>,
+    leaving: Leaving<Box<Watched>>,
     walked: Option<Instant>,
     unfinished: u64,
     /// Values that were asked for and had not been read in time.
@@ -122,7 +123,7 @@ impl Cpu {
         let Some(walk) = &self.sources.walk else { return };
         let is_due = self.walked.is_none_or(|at| now.duration_since(at) >= WALK_INTERVAL);
         let is_new = |watched: &Watched| !watched.is_met && watched.missed < WALKS_FOR_NEW;
-        if !is_due && !self.watched.values().any(is_new) {
+        if !is_due && !self.watched.values().any(|watched| is_new(watched)) {
             return;
         }
         self.walked = Some(now);
@@ -172,7 +173,7 @@ impl Cpu {
     }
 
     /// The final values of a cgroup that is gone.
-    fn end(&mut self, key: CgroupKey, mut watched: Watched) -> Row {
+    fn end(&mut self, key: CgroupKey, mut watched: Box<Watched>) -> Row {
         if let (Some(accounts), Some(account)) = (&mut self.sources.accounts, &watched.account) {
             accounts.forget(key, account);
         }
@@ -207,7 +208,7 @@ impl Collector for Cpu {
             figures: Figures::default(),
             row: self.layout.row(),
         };
-        self.watched.insert(key, watched);
+        self.watched.insert(key, Box::new(watched));
     }
 
     fn read(&mut self, sweep: &Sweep<'_>, readings: &mut dyn Readings) {

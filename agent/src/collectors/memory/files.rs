@@ -34,7 +34,7 @@ pub(super) struct MemoryFiles {
     id: Option<u64>,
     statistics: CgroupFile,
     /// What the walk tells, where there is none.
-    counters: Option<Counters>,
+    counters: Option<Box<Counters>>,
     since: Instant,
     /// When memory.stat was read last; none where that failed since.
     read: Option<Instant>,
@@ -93,7 +93,7 @@ impl MemoryFiles {
                 events: file("memory.events"),
                 local_events: file("memory.events.local"),
             });
-            Counters { usage, peak, limit, rest }
+            Box::new(Counters { usage, peak, limit, rest })
         });
         let statistics = file("memory.stat");
         let (since, said) = (Instant::now(), Figures::default());

@@ -69,10 +69,11 @@ pub struct Memory {
     learner: Learner,
     /// memory.stat needs to be read seldom.
     is_learned: Arc<AtomicBool>,
-    watched: HashMap<CgroupKey, Watched, RandomState>,
+    /// Each in memory of its own: half of a table is empty.
+    watched: HashMap<CgroupKey, Box<Watched>, RandomState>,
     /// Whose cgroup of the memory tree it is.
     ids: Ids,
-    leaving: Leaving<Watched>,
+    leaving: Leaving<Box<Watched>>,
     walked: Option<Instant>,
     unfinished: u64,
     late: u64,
@@ -107,7 +108,7 @@ struct Watched {
     compared: Option<Instant>,
     /// Its values as of then; counters only rise.
     row: Row,
-    end: Option<MemoryEnd>,
+    end: Option<Box<MemoryEnd>>,
 }
 
 impl Memory {
@@ -169,7 +170,7 @@ impl Memory {
         let is_new =
             |watched: &Watched| watched.id.is_some() && watched.walked.is_none() && watched.missed < WALKS_FOR_NEW;
         let is_due = self.walked.is_none_or(|at| now.duration_since(at) >= WALK_INTERVAL);
-        if !is_due && !self.watched.values().any(is_new) {
+        if !is_due && !self.watched.values().any(|watched| is_new(watched)) {
             return;
         }
         self.walked = Some(now);
@@ -285,7 +286,7 @@ impl Collector for Memory {
             row: self.layout.row(),
             end: None,
         };
-        self.watched.insert(key, watched);
+        self.watched.insert(key, Box::new(watched));
     }
 
     fn read(&mut self, sweep: &Sweep<'_>, readings: &mut dyn Readings) {
@@ -313,7 +314,7 @@ impl Collector for Memory {
         let (key, end) = self.last_words(record)?;
         let Some(key) = key else { return Ok(None) };
         if let Some(watched) = self.leaving.get_mut(key).or_else(|| self.watched.get_mut(&key)) {
-            watched.end = Some(end);
+            watched.end = Some(Box::new(end));
         }
         Ok(None)
     }

@@ -52,6 +52,8 @@ pub struct Tcp {
     missed_closings: MissedChanges,
     /// Of the programs that count resets; none where they do not run.
     missed_resets: Option<MissedRuns>,
+    /// Connections of which nobody knows how long it took to make them.
+    untimed: MappedArray<u64>,
     /// Of the kernel's clock, once it is known.
     ticks_per_second: Option<u64>,
     books: Books,
@@ -72,7 +74,8 @@ struct MissedChanges {
 /// What was told, by cgroup, and what became of it.
 #[derive(Debug, Default)]
 struct Books {
-    told: HashMap<CgroupKey, Told, RandomState>,
+    /// Each in memory of its own: half of a table is empty.
+    told: HashMap<CgroupKey, Box<Told>, RandomState>,
     /// Cgroups whose final values were told, as long as the last walk still knows them.
     gone: Keys,
     /// What those had told of sockets that had not closed.
@@ -248,6 +251,7 @@ impl Collector for Tcp {
         vec![
             (&start::MISSED_CLOSING, self.missed_closings.count()),
             (&start::MISSED_RESET, self.missed_resets.as_ref().map_or(0, MissedRuns::count)),
+            (&start::UNTIMED, self.untimed.get(0).unwrap_or_default()),
             (&start::WALK_UNFINISHED, lost.unfinished),
             (&start::CHAIN_LEFT, lost.left),
             (&start::NO_ROOM, lost.unplaced),
@@ -294,12 +298,12 @@ impl Books {
             extend(&mut told.connects, &account.connects);
             extend(&mut told.round_trips, &account.round_trips);
         }
-        *told
+        **told
     }
 
     /// A cgroup's final values were told, of which so much is of closed sockets.
     fn give_back(&mut self, key: CgroupKey, closed: Counts) -> Option<Told> {
-        let told = self.told.remove(&key)?;
+        let told = *self.told.remove(&key)?;
         self.gone.insert(key);
         self.given = plus(self.given, less(told.counts, closed));
         Some(told)

@@ -427,12 +427,6 @@ impl<'a> Requests<'a> {
         self.room = room;
     }
 
-    /// The memory that was given and not used.
-    #[must_use]
-    pub fn into_room(self) -> Vec<u8> {
-        self.room
-    }
-
     /// Writes the next entity's metrics; their number of points.
     fn write_next(&mut self, out: &mut Vec<u8>) -> Option<u64> {
         while let Some(part) = self.parts.last_mut() {

@@ -34,7 +34,7 @@ pub(super) struct Sender {
     /// The last snapshot that was accepted completely: entities in it that are in no later one get their last point. Of
     /// differences it is the last one that was settled: they begin there.
     accepted: Option<Arc<Snapshot>>,
-    /// Memory for requests.
+    /// Memory for the requests of the snapshot that is being sent; none between two snapshots.
     room: Vec<u8>,
 }
 
@@ -100,6 +100,7 @@ impl Sender {
                 return None;
             }
             requests.reuse(std::mem::take(&mut self.room));
+            // What is left over is given back: it would lie there until the next export.
             let Some(mut request) = requests.next() else { break };
             let outcome = self.connection.offer(request.bytes.clone()).await;
             let size = request.bytes.len();
@@ -133,7 +134,6 @@ impl Sender {
             }
             done_entities += request.entities;
         }
-        self.room = requests.into_room();
         // A snapshot of totals with a refused request is not acknowledged: what was final in it gets another chance in the
         // next one. Differences go on from it, whatever was refused.
         let accepted = queue.finish();

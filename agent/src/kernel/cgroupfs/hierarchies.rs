@@ -332,7 +332,9 @@ fn walk(root: &Path, mark: CgroupKey, found: &mut Vec<Directory>) {
                 open.push((entry.path(), format!("{path}/{}", name.to_string_lossy()), key));
             }
         }
-        let path = if path.is_empty() { "/".to_owned() } else { path };
+        let mut path = if path.is_empty() { "/".to_owned() } else { path };
+        // It is kept for as long as the cgroup exists.
+        path.shrink_to_fit();
         found.push(Directory { key, parent, path });
     }
 }

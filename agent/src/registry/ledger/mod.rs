@@ -318,7 +318,7 @@ impl Ledger {
     /// those who made others wait.
     pub fn entities(&self) -> impl Iterator<Item = &EntityKey> {
         let has_retired = |at: usize| {
-            self.parts.iter().any(|part| part.totals.get(at).is_some_and(|totals| totals.retired.is_some()))
+            self.parts.iter().any(|part| part.totals.get(at).is_some_and(|totals| totals.retired().is_some()))
         };
         let entries = self.entries.iter().enumerate().filter_map(|(at, entry)| Some((at, entry.as_ref()?)));
         let ended = entries.filter(move |(at, entry)| entry.gone.is_some() || has_retired(*at));

@@ -9,11 +9,15 @@ use crate::signal::{Layout, Row};
 /// Culprits that are told by name for one entity and metric; the lightest beyond them become "(other)".
 const CULPRITS_PER_ENTITY: usize = 16;
 
-/// What an entity has used, but for what its living cgroups tell at each sweep.
+/// What an entity has used, but for what its living cgroups tell at each sweep. Most have nothing here, and there is one for
+/// each entity and collector.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Totals {
+pub(super) struct Totals(Option<Box<Kept>>);
+
+#[derive(Clone, Debug, Default)]
+struct Kept {
     /// Values of cgroups that are gone; none as a rule.
-    pub(super) retired: Option<Box<Row>>,
+    retired: Option<Row>,
     /// What it lost to others by name: a handful, which are found faster one by one than by a table.
     caused: Vec<Caused>,
     /// Culprits without a name, by metric.
@@ -29,9 +33,8 @@ pub(super) struct Caused {
     pub(super) amount: u64,
 }
 
-impl Totals {
-    /// A culprit caused so much, who is told by name from the first time on.
-    pub(super) fn cause(&mut self, column: u32, culprit: CulpritId, amount: u64) {
+impl Kept {
+    fn cause(&mut self, column: u32, culprit: CulpritId, amount: u64) {
         let mut of_column = self.caused.iter_mut().filter(|caused| caused.column == column);
         if let Some(known) = of_column.find(|caused| caused.culprit == culprit) {
             known.amount += amount;
@@ -49,8 +52,7 @@ impl Totals {
         }
     }
 
-    /// A culprit caused so much, who is told by name if that is a good part of what is lost lately.
-    pub(super) fn cause_a_part(&mut self, column: u32, culprit: CulpritId, amount: u64) {
+    fn cause_a_part(&mut self, column: u32, culprit: CulpritId, amount: u64) {
         let at = self.candidates.iter().position(|candidates| candidates.column() == column);
         let at = at.unwrap_or_else(|| {
             self.candidates.push(Candidates::new(column));
@@ -65,26 +67,54 @@ impl Totals {
             candidates.add(culprit, amount);
         }
     }
+}
+
+impl Totals {
+    fn kept(&mut self) -> &mut Kept {
+        self.0.get_or_insert_default()
+    }
+
+    /// Values of cgroups that are gone; none as a rule.
+    pub(super) fn retired(&self) -> Option<&Row> {
+        self.0.as_ref()?.retired.as_ref()
+    }
+
+    /// What it lost to others by name.
+    pub(super) fn caused(&self) -> &[Caused] {
+        self.0.as_ref().map(|kept| &*kept.caused).unwrap_or_default()
+    }
+
+    /// A culprit caused so much, who is told by name from the first time on.
+    pub(super) fn cause(&mut self, column: u32, culprit: CulpritId, amount: u64) {
+        self.kept().cause(column, culprit, amount);
+    }
+
+    /// A culprit caused so much, who is told by name if that is a good part of what is lost lately.
+    pub(super) fn cause_a_part(&mut self, column: u32, culprit: CulpritId, amount: u64) {
+        self.kept().cause_a_part(column, culprit, amount);
+    }
 
     /// Ends a sweep, so many half-lives after the ledger's beginning.
     pub(super) fn name_culprits(&mut self, age: u32, named: &mut Vec<Named>) {
-        for candidates in &mut self.candidates {
+        let Some(kept) = &mut self.0 else { return };
+        for candidates in &mut kept.candidates {
             candidates.end_sweep(age, named);
         }
         for Named { column, culprit, amount } in named.drain(..) {
-            self.cause(column, culprit, amount);
+            kept.cause(column, culprit, amount);
         }
     }
 
     /// All who caused anything that is remembered.
     pub(super) fn culprits(&self) -> impl Iterator<Item = CulpritId> {
-        let named = self.caused.iter().map(|caused| caused.culprit);
-        named.chain(self.candidates.iter().flat_map(Candidates::culprits))
+        let named = self.caused().iter().map(|caused| caused.culprit);
+        let candidates = self.0.iter().flat_map(|kept| &kept.candidates);
+        named.chain(candidates.flat_map(Candidates::culprits))
     }
 
     /// Takes in what a cgroup had used when it went.
     pub(super) fn retire(&mut self, layout: &Layout, row: &Row) {
-        let retired = self.retired.get_or_insert_with(|| Box::new(layout.row()));
+        let retired = self.kept().retired.get_or_insert_with(|| layout.row());
         let mut row = row.clone();
         row.keep_last_words(layout);
         retired.add_row(layout, &row);
@@ -92,31 +122,28 @@ impl Totals {
 
     /// Drops what is kept only until it was exported.
     pub(super) fn forget_last_words(&mut self, layout: &Layout) {
-        if let Some(retired) = &mut self.retired {
+        if let Some(retired) = self.0.as_mut().and_then(|kept| kept.retired.as_mut()) {
             retired.remove_gauges(layout);
         }
     }
 
     /// Takes in what another instance has used, of which nothing lives.
     pub(super) fn add(&mut self, layout: &Layout, other: &Self) {
-        if let Some(retired) = &other.retired {
+        if let Some(retired) = other.retired() {
             self.retire(layout, retired);
         }
-        for caused in &other.caused {
+        for caused in other.caused() {
             self.cause(caused.column, caused.culprit, caused.amount);
         }
     }
 
-    pub(super) fn caused(&self) -> &[Caused] {
-        &self.caused
-    }
-
     /// Culprits have got other numbers.
     pub(super) fn renumber(&mut self, number: impl Fn(CulpritId) -> CulpritId) {
-        for caused in &mut self.caused {
+        let Some(kept) = &mut self.0 else { return };
+        for caused in &mut kept.caused {
             caused.culprit = number(caused.culprit);
         }
-        for candidates in &mut self.candidates {
+        for candidates in &mut kept.candidates {
             candidates.renumber(&number);
         }
     }

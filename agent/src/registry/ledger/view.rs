@@ -53,7 +53,7 @@ impl Ledger {
                     }
                     None => (None, None),
                 };
-                let retired = totals.and_then(|totals| totals.retired.as_ref());
+                let retired = totals.and_then(Totals::retired);
                 let row = match (row, retired) {
                     (Some(row), Some(retired)) => {
                         part.section.add_retired(row, retired);
