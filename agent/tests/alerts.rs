@@ -42,8 +42,8 @@ const HOLD: &str = "1s";
 const WITHIN: Duration = Duration::from_secs(45);
 /// Fires only while next to nobody waits for a CPU.
 const WHILE_IDLE: &str = "PodThrottledWhileNodeIdles";
-/// What others may use of the CPUs while that is sure.
-const OTHERS_CPUS: f64 = 0.05;
+/// What others, the agents and Prometheus among them, may use of the CPUs while that is sure.
+const OTHERS_CPUS: f64 = 0.12;
 /// So often it is tried, each time for so long.
 const TRIES: u32 = 12;
 const TRY: Duration = Duration::from_secs(25);
@@ -224,7 +224,6 @@ fn each_alert_fires_by_its_cause_and_is_silent_before() {
         ("PODLENS_SLOTS", "64"),
     ]);
 
-    assert_fires_while_idle(&node, &mut watch);
     assert_first_wait_counts(&node, &watch.prometheus);
 
     // Pods in each other's way.
@@ -255,6 +254,8 @@ fn each_alert_fires_by_its_cause_and_is_silent_before() {
         let _slow = node.read_slowly();
         watch.until_fired("a slow disk", &["PodDiskSlow"], || ());
     }
+    // After what needs nobody's rest.
+    assert_fires_while_idle(&node, &mut watch);
 
     // More cgroups than slots: a loss, and CPU time that belongs to nobody.
     {

@@ -189,9 +189,10 @@ fn kubelet(state: &Path, addresses: &Addresses) -> Value {
         "maxPods": 250,
         "evictionHard": {
             "memory.available": "50Mi",
-            "nodefs.available": "1%",
+            // Not a share: of a large disk that is much more than the pods need.
+            "nodefs.available": "200Mi",
             "nodefs.inodesFree": "1%",
-            "imagefs.available": "1%",
+            "imagefs.available": "200Mi",
         },
         // The images cannot be pulled again.
         "imageGCHighThresholdPercent": 100,

@@ -57,13 +57,15 @@ pub(super) fn least(context: &Context<'_>) -> Result<()> {
 }
 
 pub(super) fn serves_as_agents_do(context: &Context<'_>) -> Result<()> {
-    let monitor = "podMonitor: { enabled: true, authorization: { credentials: { name: a, key: b } } }";
-    for web in [
-        "{ existingSecret: a }",
-        "{ existingSecret: a, key: b, healthPort: 1 }",
-        "{ existingSecret: a, healthPort: 0 }",
-        "{ existingSecret: a, healthPort: 0, tls: false }",
+    let trusts = "tlsConfig: { ca: { secret: { name: a, key: ca.crt } } }, ";
+    for (web, tls) in [
+        ("{ existingSecret: a }", trusts),
+        ("{ existingSecret: a, key: b, healthPort: 1 }", trusts),
+        ("{ existingSecret: a, healthPort: 0 }", trusts),
+        ("{ existingSecret: a, healthPort: 0, tls: false }", ""),
     ] {
+        let monitor =
+            format!("podMonitor: {{ enabled: true, {tls}authorization: {{ credentials: {{ name: a, key: b }} }} }}");
         let more = "fleet: { enabled: true }, networkPolicy: { enabled: true }, scrapeAnnotations: true";
         let objects = context.objects(&format!("{{ web: {web}, {monitor}, {more} }}"))?;
         let named = |kind: &str, is_fleet: bool| {
@@ -83,7 +85,7 @@ pub(super) fn serves_as_agents_do(context: &Context<'_>) -> Result<()> {
         ] {
             same(&format!("{place} with {web}"), &fleet.pointer(&place), &agents.pointer(&place))?;
         }
-        for member in ["scheme", "authorization"] {
+        for member in ["scheme", "tlsConfig", "authorization"] {
             let of = |is_fleet| {
                 named("PodMonitor", is_fleet).map(|one| one.pointer("/spec/podMetricsEndpoints/0")?.get(member))
             };

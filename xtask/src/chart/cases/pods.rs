@@ -37,7 +37,6 @@ pub(super) fn addresses(context: &Context<'_>) -> Result<()> {
 pub(super) fn probes(context: &Context<'_>) -> Result<()> {
     for (values, port, scheme, health) in [
         ("{}", "metrics", None, None),
-        ("web: { healthPort: 1 }", "metrics", None, None),
         ("web: { existingSecret: a }", "health", None, Some("[::]:9465")),
         (
             "{ web: { existingSecret: a, healthPort: 1 }, metrics: { address: 10.0.0.5 } }",
