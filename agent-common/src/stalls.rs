@@ -91,11 +91,13 @@ impl Slept {
 /// What could not be told. Any CPU adds to it, by atomic additions.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
-pub struct StallLosses {
+pub struct StallCounts {
     /// Stalls of which the beginning or the end is not known.
     pub stalls: u64,
     /// Major faults of which it is not known whether their task slept.
     pub faults: u64,
+    /// No loss: major faults that the program was told of. Less than the kernel has counted, if the program was left out.
+    pub told_faults: u64,
 }
 
 const _: () = assert!(size_of::<Stalls>() == 816);

@@ -1,6 +1,7 @@
 //! Collector `dns`: how long queries to DNS servers wait for their answers, and what these say, by slot.
 //!
-//! Called by the programs of udp.rs at the end of each call that sends or receives. Neither hook tells the data, so the head
+//! Called by the programs of udp.rs at the end of each call that sends or receives, and before 6.3 by two of its own at the ends of the
+//! kernel's functions for TCP. No hook tells the data, so the head
 //! of the message is read from the memory of the program that calls, where the call's registers say that it lies. Whatever stands
 //! there is taken for numbers: the worst that a program can do is to give itself wrong figures.
 //!
@@ -14,13 +15,15 @@
 //! - A query that was waited for too long is left to the daemon, so that it counts once.
 
 use aya_ebpf::{
+    EbpfContext as _,
     bindings::{BPF_F_MMAPABLE, BPF_NOEXIST},
     helpers::{
         bpf_get_current_task_btf, bpf_probe_read_user,
         generated::{bpf_get_socket_cookie, bpf_task_pt_regs},
     },
-    macros::map,
+    macros::{fexit, map},
     maps::{Array, HashMap},
+    programs::FExitContext,
 };
 use podlens_common::{
     dns::{DnsKey, DnsLosses, Head, PENDING_QUERIES, PendingQuery, TIMEOUT_NS},
@@ -31,6 +34,7 @@ use crate::{
     atomic,
     kernel::{Cgroup, monotonic_ns, number, opaque, structure},
     owner,
+    udp::leaves_it,
 };
 
 /// Port 53, as it stands in a packet.
@@ -81,6 +85,23 @@ structure! {
         second: u64 = "pt_regs.si?dns";
         third: u64 = "pt_regs.dx?dns";
         fifth: u64 = "pt_regs.r8?dns";
+    }
+}
+
+// What a program at the end of a function gets, as in udp.rs.
+structure! {
+    /// Of `tcp_sendmsg`
+    EndedSend {
+        socket: Client = "tcp_sendmsg(sk)";
+        result: u64 = "tcp_sendmsg()";
+    }
+}
+structure! {
+    /// Of `tcp_recvmsg`
+    EndedReceive {
+        socket: Client = "tcp_recvmsg(sk)";
+        flags: u64 = "tcp_recvmsg(flags)";
+        result: u64 = "tcp_recvmsg()";
     }
 }
 
@@ -138,6 +159,24 @@ impl Call {
 pub(crate) fn is_on() -> bool {
     number!("enum bpf_func_id.BPF_FUNC_task_pt_regs?dns");
     number!("COUNTS_DNS") != 0 && number!("dns ? 1 : 0") != 0
+}
+
+#[fexit(function = "tcp_sendmsg")]
+pub fn dns_stream_send(context: FExitContext) -> i32 {
+    let ended = EndedSend::from_raw(context.as_ptr().cast());
+    if is_on() {
+        sent_in_stream(ended.socket(), ended.result());
+    }
+    0
+}
+
+#[fexit(function = "tcp_recvmsg")]
+pub fn dns_stream_recv(context: FExitContext) -> i32 {
+    let ended = EndedReceive::from_raw(context.as_ptr().cast());
+    if is_on() && !leaves_it(ended.flags()) {
+        received_in_stream(ended.socket(), ended.result());
+    }
+    0
 }
 
 /// A call has sent a datagram, if `result` says so.

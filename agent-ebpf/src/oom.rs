@@ -18,8 +18,7 @@ use aya_ebpf::{
 use podlens_common::{
     cgroup::{CgroupKey, KEY_V1},
     oom::{
-        LAST_WORDS, LEVELS, LastWords, Level, NAME_BYTES, RECLAIM_OF_CGROUP, RECLAIM_OF_NODE, RECLAIM_TASKS, VICTIM,
-        Victim, last_reclaim, reclaimed_by,
+        LAST_WORDS, LEVELS, LastWords, Level, NAME_BYTES, RECLAIM_TASKS, VICTIM, Victim, last_reclaim, reclaimed_by,
     },
     tasks::KEY_KERNEL,
 };
@@ -76,19 +75,6 @@ structure! {
     RemovedCgroup {
         memory: MemoryCss = "cgroup.subsys[cgroup_subsys_id.memory_cgrp_id]";
     }
-}
-
-/// `mm_vmscan_direct_reclaim_begin`, whose arguments and those of the following are of no use here.
-#[btf_tracepoint(function = "mm_vmscan_direct_reclaim_begin")]
-pub fn oom_node_short(_context: BtfTracePointContext) -> i32 {
-    remember_reclaim(RECLAIM_OF_NODE);
-    0
-}
-
-#[btf_tracepoint(function = "mm_vmscan_memcg_reclaim_begin")]
-pub fn oom_limit_short(_context: BtfTracePointContext) -> i32 {
-    remember_reclaim(RECLAIM_OF_CGROUP);
-    0
 }
 
 /// `mark_victim(task, uid)`: the kill, if it is one, has been counted, and nothing of the memory is freed yet.
@@ -155,9 +141,13 @@ pub fn oom_last_words(context: BtfTracePointContext) -> i32 {
     0
 }
 
+/// The task that runs begins to free memory: of the node, or of a cgroup. The collector `stalls` has the programs that are told
+/// (stalls.rs), since a second one on a hook costs as much again as the first.
 #[inline(always)]
-fn remember_reclaim(of: u64) {
-    let task = Current::pid();
+pub(crate) fn remember_reclaim(task: u32, of: u64) {
+    if number!("COUNTS_OOM") == 0 {
+        return;
+    }
     if let Some(word) = OOM_RECLAIMS.get_ptr_mut(task & (RECLAIM_TASKS - 1)) {
         // SAFETY: the word outlives the program. Whoever reads it meanwhile gets one task's whole word.
         unsafe { word.write_volatile(last_reclaim(task, of)) };

@@ -8,6 +8,8 @@
 //!   not count. Without pressure stall information (`psi=0`) no task is ever marked: then all of it counts, and no sleep.
 //! - Kernel threads do not count: nobody waits for them here.
 //! - A sleep inside reclaim is a part of it and does not count twice.
+//! - The two programs at the beginning of a reclaim serve the collector `oom` as well (oom.rs); the verifier removes the half that is
+//!   switched off.
 //! - A major fault is told at its end, in its task, by the kernel's software event. Its length is that of the task's last sleep for
 //!   a device, if the task has had no other fault since.
 
@@ -21,15 +23,16 @@ use aya_ebpf::{
 use podlens_common::{
     cgroup::SLOT_KERNEL,
     histogram::Lengths,
+    oom::{RECLAIM_OF_CGROUP, RECLAIM_OF_NODE},
     scheduler::Thread,
-    stalls::{Begun, FAULTS, STALL_TASKS, Slept, StallLosses, StallReason, Stalls},
+    stalls::{Begun, FAULTS, STALL_TASKS, Slept, StallCounts, StallReason, Stalls},
 };
 
 use crate::{
     atomic,
     cells::cells,
-    kernel::{Current, Task, monotonic_ns, slots_count},
-    scheduler, slots,
+    kernel::{Current, Task, monotonic_ns, number, slots_count},
+    oom, scheduler, slots,
 };
 
 /// Stalls and major faults, by slot.
@@ -43,7 +46,7 @@ static STALLS_BEGUN: Array<Begun> = Array::with_max_entries(STALL_TASKS, 0);
 static LAST_SLEEPS: Array<Slept> = Array::with_max_entries(STALL_TASKS, 0);
 /// What could not be told.
 #[map]
-static STALL_LOSSES: Array<StallLosses> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+static STALL_COUNTS: Array<StallCounts> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 cells! {
     /// A task stalls on one CPU at a time. Of two tasks with the same low bits the later one's stall stays, and the end of the
@@ -76,10 +79,10 @@ impl SleptCells {
     }
 }
 
-/// Counts one loss.
-macro_rules! lose {
+/// Counts one more.
+macro_rules! count {
     ($field:ident) => {
-        if let Some(losses) = STALL_LOSSES.get_ptr_mut(0) {
+        if let Some(losses) = STALL_COUNTS.get_ptr_mut(0) {
             // SAFETY: entries of a map outlive the program, and the word is whole and aligned.
             unsafe { atomic::add(&raw mut (*losses).$field, 1) };
         }
@@ -89,6 +92,7 @@ macro_rules! lose {
 /// `mm_vmscan_direct_reclaim_begin`, whose arguments and those of the following are of no use here.
 #[btf_tracepoint(function = "mm_vmscan_direct_reclaim_begin")]
 pub fn reclaim_begin(_context: BtfTracePointContext) -> i32 {
+    oom::remember_reclaim(Current::pid(), RECLAIM_OF_NODE);
     begin(StallReason::DirectReclaim);
     0
 }
@@ -101,6 +105,7 @@ pub fn reclaim_end(_context: BtfTracePointContext) -> i32 {
 
 #[btf_tracepoint(function = "mm_vmscan_memcg_reclaim_begin")]
 pub fn memcg_begin(_context: BtfTracePointContext) -> i32 {
+    oom::remember_reclaim(Current::pid(), RECLAIM_OF_CGROUP);
     begin(StallReason::MemcgReclaim);
     0
 }
@@ -127,10 +132,11 @@ pub fn compact_end(_context: BtfTracePointContext) -> i32 {
 #[perf_event]
 pub fn major_fault(_context: PerfEventContext) -> i32 {
     let (current, pid) = (Current::get(), Current::pid());
+    count!(told_faults);
     if let Some(slept) = SleptCells::of_task(pid) {
         let (of, mut length_ns) = (slept.of().get(), 0);
         if Slept::is_of_another(of, pid) {
-            lose!(faults);
+            count!(faults);
         } else if of != 0 {
             if of == Slept::of(pid, current.faults().wrapping_sub(1)) {
                 length_ns = slept.ns().get();
@@ -170,6 +176,9 @@ pub(crate) fn slept(task: Task, slot: u32, kind: u64, slept_ns: u64) {
 
 #[inline(always)]
 fn begin(reason: StallReason) {
+    if number!("COUNTS_STALLS") == 0 {
+        return;
+    }
     let current = Current::get();
     if current.is_kernel_thread() || !current.is_stalled_for_memory() {
         return;
@@ -178,28 +187,24 @@ fn begin(reason: StallReason) {
     let Some(begun) = BegunCells::of_task(pid) else { return };
     // The end of its last stall was not reported.
     if Begun::is_of(begun.of().get(), pid) {
-        lose!(stalls);
+        count!(stalls);
     }
     begun.at_ns().set(monotonic_ns());
     begun.of().set(Begun::of(pid, reason));
 }
 
-/// The mark is the same here as at the beginning: the kernel sets it before and takes it away after.
+/// Only what counts has begun. The mark is the same here as at the beginning: the kernel sets it before and takes it away after.
 #[inline(always)]
 fn end(reason: StallReason) {
-    let current = Current::get();
-    if current.is_kernel_thread() || !current.is_stalled_for_memory() {
-        return;
-    }
-    let pid = Current::pid();
+    let (current, pid) = (Current::get(), Current::pid());
     let Some(begun) = BegunCells::of_task(pid) else { return };
-    if begun.of().get() != Begun::of(pid, reason) {
-        lose!(stalls);
-        return;
+    if begun.of().get() == Begun::of(pid, reason) {
+        begun.of().set(0);
+        let length_ns = monotonic_ns().saturating_sub(begun.at_ns().get());
+        enter_stall(slot_of(current), reason as u32, length_ns);
+    } else if !current.is_kernel_thread() && current.is_stalled_for_memory() {
+        count!(stalls);
     }
-    begun.of().set(0);
-    let length_ns = monotonic_ns().saturating_sub(begun.at_ns().get());
-    enter_stall(slot_of(current), reason as u32, length_ns);
 }
 
 /// The slot of the task that runs: noted at its dispatch as a rule.

@@ -5,7 +5,7 @@
 //! `dns` as well (dns.rs), which looks at streams too; the verifier removes the half that is switched off.
 //!
 //! Before 6.3 the kernel has no such hooks. There four programs stand in for the two, at the ends of the kernel's own functions that
-//! send and receive UDP, one of each family.
+//! send and receive UDP, one of each family; dns.rs has those of TCP.
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -104,7 +104,7 @@ impl Socket {
 
 /// A call that receives takes nothing away, or takes what was sent and came back.
 #[inline(always)]
-fn leaves_it(flags: u64) -> bool {
+pub(crate) fn leaves_it(flags: u64) -> bool {
     flags as u32 & (PEEK | ERROR_QUEUE) != 0
 }
 
@@ -116,11 +116,7 @@ pub fn udp_send(context: BtfTracePointContext) -> i32 {
         dns::sent_in_stream(dns::Client::from_raw(socket.0), result);
         return 0;
     }
-    sent(socket, result);
-    if dns::is_on() && socket.is_udp() {
-        dns::sent(dns::Client::from_raw(socket.0), result);
-    }
-    0
+    sent(socket, result)
 }
 
 /// `sock_recv_length(socket, result, flags)`, at the end of a call that receives.
@@ -133,11 +129,7 @@ pub fn udp_receive(context: BtfTracePointContext) -> i32 {
         }
         return 0;
     }
-    received(socket, result, flags);
-    if dns::is_on() && socket.is_udp() && !leaves_it(flags) {
-        dns::received(dns::Client::from_raw(socket.0), result);
-    }
-    0
+    received(socket, result, flags)
 }
 
 #[fexit(function = "udp_sendmsg")]
@@ -178,6 +170,9 @@ fn sent(socket: Socket, result: u64) -> i32 {
     if is_on() {
         count_call(owner::slot_of(socket.cgroup()), Direction::Transmit as u64, result);
     }
+    if dns::is_on() {
+        dns::sent(dns::Client::from_raw(socket.0), result);
+    }
     0
 }
 
@@ -189,6 +184,9 @@ fn received(socket: Socket, result: u64, flags: u64) -> i32 {
     }
     if is_on() {
         count_call(owner::slot_of(socket.cgroup()), Direction::Receive as u64, result);
+    }
+    if dns::is_on() {
+        dns::received(dns::Client::from_raw(socket.0), result);
     }
     0
 }

@@ -28,6 +28,7 @@ use aya::{
 };
 use common::{Below, join, median, on_itself, take_over, typical};
 use podlens::{collectors, config::Config, kernel::cgroupfs::hierarchies::Hierarchies};
+use testkit::bpf;
 
 /// The fewest generations, and the most: where the machine is not quiet, more of them make up for it.
 const GENERATIONS: usize = 6;
@@ -320,7 +321,7 @@ fn load_other(binary: &Path) -> Result<BtfTracePoint> {
     let mut found = None;
     while child.try_wait()?.is_none() {
         if found.is_none() {
-            let its = programs_of(child.id());
+            let its = bpf::programs_of(child.id());
             let is_its = |info: &ProgramInfo| info.name_as_str() == Some(TRACEPOINT) && its.contains(&info.id());
             let info = loaded_programs().filter_map(Result::ok).find(is_its);
             found = info.map(|info| take_over(info, TRACEPOINT)).transpose()?;
@@ -330,16 +331,8 @@ fn load_other(binary: &Path) -> Result<BtfTracePoint> {
     found.with_context(|| format!("{} has loaded no program on `{TRACEPOINT}`", binary.display()))
 }
 
-/// The kernel programs that a process holds.
-fn programs_of(process: u32) -> Vec<u32> {
-    let files = fs::read_dir(format!("/proc/{process}/fdinfo")).into_iter().flatten().filter_map(Result::ok);
-    let texts = files.filter_map(|file| fs::read_to_string(file.path()).ok());
-    let id = |text: String| text.lines().find_map(|line| line.strip_prefix("prog_id:")?.trim().parse().ok());
-    texts.filter_map(id).collect()
-}
-
 /// The one program of podlens that runs at a switch. Its others have no part in one.
 fn load_podlens() -> Result<BtfTracePoint> {
-    let ours = common::load_podlens()?.into_iter().find(|(tracepoint, _)| *tracepoint == TRACEPOINT);
-    Ok(ours.with_context(|| format!("podlens has no program on `{TRACEPOINT}`"))?.1)
+    let ours = common::load_podlens(&collectors::switchable())?.into_iter().find(|one| one.tracepoint == TRACEPOINT);
+    Ok(ours.with_context(|| format!("podlens has no program on `{TRACEPOINT}`"))?.program)
 }

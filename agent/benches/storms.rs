@@ -1,7 +1,7 @@
 //! What podlens' kernel programs cost where the kernel does nothing but serve memory, a disk or a socket: `cargo xtask bench storms`.
 //!
 //! Processes of their own make page faults, reclaim for their cgroup's limit, read from a disk, alone and as fio does with many
-//! requests in flight, and ask a DNS server. What podlens
+//! requests in flight, send datagrams and a stream, and ask a DNS server. What podlens
 //! adds is found in two ways. The programs that run meanwhile are attached and detached in turn, and each load runs for some hundredths
 //! of a second in each state: that is all there is to it, but other machines on the same host disturb it by more than what is looked
 //! for. And the kernel counts how often each program ran and for how long, and the same of an empty program on the same hook, so that
@@ -15,8 +15,8 @@ use std::{
     collections::BTreeMap,
     env, fs,
     hint::black_box,
-    io::{self, BufRead as _, BufReader, Write as _},
-    net::UdpSocket,
+    io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    net::{TcpListener, TcpStream, UdpSocket},
     os::unix::fs::{FileExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     process::{self, Child, ChildStdin, ChildStdout, Command, Stdio},
@@ -29,7 +29,7 @@ use aya::{
     Btf, EbpfLoader,
     programs::{BtfTracePoint, loaded_programs, tp_btf::BtfTracePointLink},
 };
-use common::{Below, load_podlens, median, on_itself, typical};
+use common::{Below, OnTracepoint, load_podlens, median, on_itself, typical};
 use podlens::{collectors, config::Config, kernel::cgroupfs::hierarchies::Hierarchies};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -50,6 +50,8 @@ const SETTLED: Duration = Duration::from_millis(20);
 const BUDGET_PERCENT: f64 = 1.0;
 /// What an empty program on a tracepoint costs over none: `cargo xtask bench scheduler` measures it.
 const HOOK_NS: f64 = 70.0;
+/// Where the scheduler's program runs, which the benchmark `scheduler` judges.
+const SWITCH: &str = "sched_switch";
 /// Turns in which the kernel counts runs.
 const COUNTED_TURNS: u64 = 8;
 /// The kernel takes back 32 pages at a time where a limit is reached.
@@ -62,8 +64,11 @@ const LIMIT_BYTES: usize = 32 << 20;
 const FILE_BYTES: usize = 256 << 20;
 /// Of the disk.
 const DISK_BYTES: usize = 64 << 20;
-/// Where the load of queries has its server.
+/// Where loads of queries have their server.
 const SERVER: &str = "127.77.0.1:53";
+/// Of a datagram, and of a piece of a stream, which has room in its socket.
+const DATAGRAM_BYTES: usize = 100;
+const PIECE_BYTES: usize = 16 << 10;
 /// A program that runs in fewer of the operations has no part in them.
 const LEAST_RUNS: f64 = 0.01;
 static PROGRAMS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench-bpf"));
@@ -77,13 +82,36 @@ struct Arguments {
     /// Turns with and without the programs
     #[arg(long, default_value_t = ROUNDS)]
     rounds: usize,
+    /// The loads; all of them unless some are named
+    #[arg(long, value_delimiter = ',')]
+    loads: Vec<String>,
+    /// The collectors whose programs are attached and detached; all of them unless some are named
+    #[arg(long, value_delimiter = ',')]
+    collectors: Vec<String>,
 }
+
+/// Each load, in words, and whether it has a budget: not if those who pay have asked for it.
+const LOADS: [(&str, &str, bool); 9] = [
+    ("faults", "a minor page fault", true),
+    ("reclaim", "128 kB of a file above the cgroup's limit", true),
+    ("loop", "a direct read of 4 kB from a loop device in memory", true),
+    ("disk", "a direct read of 4 kB from the disk", true),
+    ("fio", "a read of 4 kB from a loop device in memory, fio", true),
+    ("datagrams", "a datagram of 100 bytes, sent and taken over loopback", false),
+    ("queries", "a DNS query and its answer, over loopback", false),
+    ("tcp-queries", "the same over TCP, in a connection that stays", false),
+    ("stream", "16 KiB through a TCP connection over loopback", false),
+];
 
 fn main() -> Result<()> {
     if let Some(load) = env::var_os(LOAD) {
         return serve(load.to_str().context("a load's name is UTF-8")?);
     }
-    let Arguments { rounds } = clap::Parser::parse();
+    let Arguments { rounds, loads: wanted, collectors } = clap::Parser::parse();
+    let known = LOADS.map(|(load, ..)| load);
+    if let Some(name) = wanted.iter().find(|name| !known.contains(&name.as_str())) {
+        bail!("no load is called {name}; there are {}", known.join(", "));
+    }
     ensure_small_pages()?;
     on_itself("taskset", &["--cpu-list", "--pid", "0"])?;
     let directory = tempfile::tempdir().context("cannot make a directory")?;
@@ -91,24 +119,31 @@ fn main() -> Result<()> {
     let disk = Loop::in_memory()?;
     let real = directory.path().join("disk");
     write_file(&real)?;
-    let mut loads = vec![
-        Load::start("a minor page fault", "faults", Path::new(""), None)?,
-        Load::start("128 kB of a file above the cgroup's limit", "reclaim", &hole, Some(LIMIT_BYTES))?,
-        Load::start("a direct read of 4 kB from a loop device in memory", "read", &disk.path, None)?,
-        Load::start("a direct read of 4 kB from the disk", "read", &real, None)?,
-    ];
-    let mut fio = Load::start("a read of 4 kB from a loop device in memory, fio", "fio", &disk.path, None)?;
-    (fio.turn_length, fio.rounds) = (TURN_OF_FIO, ROUNDS_OF_FIO);
-    loads.push(fio);
-    let mut queries = Load::start("a DNS query and its answer, over loopback", "queries", Path::new(""), None)?;
-    queries.is_judged = false;
-    loads.push(queries);
-    let mut programs = load_podlens()?;
+    let mut loads = Vec::new();
+    for (load, name, is_judged) in
+        LOADS.iter().filter(|(load, ..)| wanted.is_empty() || wanted.iter().any(|one| one == load))
+    {
+        let file = match *load {
+            "reclaim" => &hole,
+            "loop" | "fio" => &disk.path,
+            "disk" => &real,
+            _ => Path::new(""),
+        };
+        let mut started = Load::start(name, load, file, (*load == "reclaim").then_some(LIMIT_BYTES))?;
+        started.is_judged = *is_judged;
+        if *load == "fio" {
+            (started.turn_length, started.rounds) = (TURN_OF_FIO, ROUNDS_OF_FIO);
+        }
+        loads.push(started);
+    }
+    let all = collectors::switchable();
+    let of_collectors: Vec<&str> = collectors.iter().map(String::as_str).collect();
+    let mut programs = load_podlens(if of_collectors.is_empty() { &all } else { &of_collectors })?;
     for load in &mut loads {
         load.calibrate()?;
     }
     count_runs(&mut programs, &mut loads)?;
-    programs.retain(|(tracepoint, _)| loads.iter().any(|load| load.runs.contains_key(tracepoint)));
+    programs.retain(|program| loads.iter().any(|load| load.runs.contains_key(program.name)));
     for round in 0..rounds {
         // Each comes first equally often.
         let with_first = round / ROUNDS_OF_FIO % 2 == round % 2;
@@ -128,10 +163,10 @@ fn main() -> Result<()> {
 }
 
 /// Finds how often each program runs in each load, and for how much longer than an empty one.
-fn count_runs(programs: &mut [(&'static str, BtfTracePoint)], loads: &mut [Load]) -> Result<()> {
+fn count_runs(programs: &mut [OnTracepoint], loads: &mut [Load]) -> Result<()> {
     let btf = Btf::from_sys_fs()?;
     let mut empty = Vec::new();
-    for (tracepoint, _) in &*programs {
+    for OnTracepoint { tracepoint, .. } in &*programs {
         let mut object = EbpfLoader::new().btf(Some(&btf)).load(PROGRAMS)?;
         let program: &mut BtfTracePoint = object.program_mut("empty").context("no program `empty`")?.try_into()?;
         program.load(tracepoint, &btf)?;
@@ -146,14 +181,15 @@ fn count_runs(programs: &mut [(&'static str, BtfTracePoint)], loads: &mut [Load]
             load.run(load.turn)?;
         }
         let operations = (COUNTED_TURNS * load.turn) as f64;
-        for (((tracepoint, _), before), after) in programs.iter().zip(before).zip(pairs(programs, &empty)?) {
+        for ((one, before), after) in programs.iter().zip(before).zip(pairs(programs, &empty)?) {
             let [(runs, ns), (empty_runs, empty_ns)] = [0, 1].map(|at| {
                 before.get(at).zip(after.get(at)).map_or((0, 0), |(one, two)| (two.0 - one.0, two.1 - one.1))
             });
             let each = runs as f64 / operations;
             if each > LEAST_RUNS && empty_runs > 0 {
                 let more_ns = ns as f64 / runs as f64 - empty_ns as f64 / empty_runs as f64;
-                load.runs.insert(tracepoint, (each, more_ns));
+                let empty_each = empty_runs as f64 / operations;
+                load.runs.insert(one.name, Ran { tracepoint: one.tracepoint, each, empty_each, more_ns });
             }
         }
     }
@@ -164,21 +200,31 @@ fn count_runs(programs: &mut [(&'static str, BtfTracePoint)], loads: &mut [Load]
 type Runs = (u64, u64);
 
 /// Runs of each of podlens' programs, and of the empty one beside it.
-fn pairs(programs: &[(&str, BtfTracePoint)], empty: &[(u32, aya::Ebpf)]) -> Result<Vec<[Runs; 2]>> {
+fn pairs(programs: &[OnTracepoint], empty: &[(u32, aya::Ebpf)]) -> Result<Vec<[Runs; 2]>> {
     let all: BTreeMap<u32, Runs> = loaded_programs()
         .filter_map(Result::ok)
         .map(|info| (info.id(), (info.run_count(), u64::try_from(info.run_time().as_nanos()).unwrap_or(u64::MAX))))
         .collect();
     let of = |id: u32| all.get(&id).copied().context("it is loaded");
-    programs.iter().zip(empty).map(|((_, program), (empty, _))| Ok([of(program.info()?.id())?, of(*empty)?])).collect()
+    programs.iter().zip(empty).map(|(one, (empty, _))| Ok([of(one.program.info()?.id())?, of(*empty)?])).collect()
 }
 
-fn attach(programs: &mut [(&str, BtfTracePoint)]) -> Result<Vec<BtfTracePointLink>> {
-    let one = |(_, program): &mut (&str, BtfTracePoint)| {
+fn attach(programs: &mut [OnTracepoint]) -> Result<Vec<BtfTracePointLink>> {
+    let one = |OnTracepoint { program, .. }: &mut OnTracepoint| {
         let link = program.attach()?;
         Ok(program.take_link(link)?)
     };
     programs.iter_mut().map(one).collect()
+}
+
+/// How a program ran in a load.
+struct Ran {
+    tracepoint: &'static str,
+    /// How often in an operation, and how often an empty program on the same tracepoint.
+    each: f64,
+    empty_each: f64,
+    /// For how many nanoseconds more than that.
+    more_ns: f64,
 }
 
 /// A process that makes a load, in a cgroup of its own.
@@ -187,7 +233,7 @@ struct Load {
     child: Child,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
-    /// Whether it has a budget: not if those who pay have asked for it.
+    /// It has a budget.
     is_judged: bool,
     /// For how long it runs in a turn, and in every which round.
     turn_length: Duration,
@@ -196,8 +242,8 @@ struct Load {
     turn: u64,
     /// Nanoseconds an operation, without and with the programs.
     found: [Vec<f64>; 2],
-    /// By the tracepoints of programs that run: how often in an operation, and for how many nanoseconds more than an empty one.
-    runs: BTreeMap<&'static str, (f64, f64)>,
+    /// By the programs that run.
+    runs: BTreeMap<&'static str, Ran>,
     // They go when the process has ended.
     _cgroups: Vec<Below>,
 }
@@ -284,14 +330,21 @@ impl Load {
         println!("{}:", self.name);
         println!("  {without_ns:8.0} ns without podlens, {:8.0} with it", median(with_ns.clone()));
         println!("  {percent:+8.2} % in turn, standard error {error:.2}");
-        let mut added_ns = 0.0;
-        for (tracepoint, (runs, more_ns)) in &self.runs {
-            println!("    {tracepoint:32} {runs:6.3} runs, each {more_ns:4.0} ns over an empty program");
-            added_ns += runs * (more_ns + HOOK_NS);
+        let (mut added_ns, mut of_switches_ns) = (0.0, 0.0);
+        for (name, Ran { tracepoint, each, empty_each, more_ns }) in &self.runs {
+            println!(
+                "    {name:16} {tracepoint:32} {each:6.3} runs ({empty_each:.3}), each {more_ns:4.0} ns over an empty program"
+            );
+            let ns = each * (more_ns + HOOK_NS);
+            added_ns += ns;
+            if *tracepoint == SWITCH {
+                of_switches_ns += ns;
+            }
         }
-        let counted = added_ns / without_ns * 100.0;
+        let [counted, without_switches] = [added_ns, added_ns - of_switches_ns].map(|ns| ns / without_ns * 100.0);
         let budget = if self.is_judged { format!("budget {BUDGET_PERCENT} %") } else { "no budget".to_owned() };
         println!("  {counted:+8.2} % counted, {HOOK_NS} ns for each hook included; {budget}");
+        println!("  {without_switches:+8.2} % of it by what is no switch: those have a budget of their own");
         let is_over = counted > BUDGET_PERCENT || percent - 2.0 * error > BUDGET_PERCENT;
         (is_over && self.is_judged).then(|| format!("{}: {counted:.2} % counted, {percent:.2} % in turn", self.name))
     }
@@ -311,12 +364,15 @@ fn serve(load: &str) -> Result<()> {
     let mut operation: Box<dyn FnMut(u64) -> Result<()>> = match load {
         "faults" => Box::new(faults),
         "reclaim" => Box::new(reads_of_file(Path::new(file))?),
+        "datagrams" => Box::new(datagrams()?),
         "queries" => Box::new(queries()?),
+        "tcp-queries" => Box::new(queries_over_tcp()?),
+        "stream" => Box::new(stream()?),
         "fio" => return serve_fio(file),
         _ => Box::new(reads_of_disk(Path::new(file))?),
     };
     // A read waits, and now and then for what others do; all else is this thread's own work.
-    let waits = load == "read";
+    let waits = matches!(load, "loop" | "disk");
     for line in io::stdin().lines() {
         let operations: u64 = line?.parse()?;
         let ns = if waits {
@@ -416,6 +472,32 @@ fn reads_of_disk(path: &Path) -> Result<impl FnMut(u64) -> Result<()>> {
     })
 }
 
+/// Sends to itself.
+fn datagrams() -> Result<impl FnMut(u64) -> Result<()>> {
+    let receiver = UdpSocket::bind("127.0.0.1:0").context("cannot make a socket")?;
+    let sender = UdpSocket::bind("127.0.0.1:0").context("cannot make a socket")?;
+    sender.connect(receiver.local_addr()?)?;
+    let mut room = [0; DATAGRAM_BYTES];
+    Ok(move |datagrams| {
+        for _ in 0..datagrams {
+            sender.send(&room)?;
+            receiver.recv(&mut room)?;
+        }
+        Ok(())
+    })
+}
+
+/// A query of 40 bytes, with one question, for the addresses of a name.
+fn query(id: u16) -> [u8; 40] {
+    let mut query = [0; 40];
+    let [high, low] = id.to_be_bytes();
+    query[..6].copy_from_slice(&[high, low, 1, 0, 0, 1]);
+    query
+}
+
+/// Of a message's third byte: it is an answer.
+const ANSWER: u8 = 0x80;
+
 /// Asks a server of its own and answers, in one thread: four calls, each of which a program may look at.
 fn queries() -> Result<impl FnMut(u64) -> Result<()>> {
     let server = UdpSocket::bind(SERVER).with_context(|| format!("cannot serve at {SERVER}"))?;
@@ -426,15 +508,58 @@ fn queries() -> Result<impl FnMut(u64) -> Result<()>> {
     Ok(move |queries| {
         for _ in 0..queries {
             id = id.wrapping_add(1);
-            // One question, of 28 bytes: for the addresses of a name.
-            let mut query = [0_u8; 40];
-            let [high, low] = id.to_be_bytes();
-            query[..6].copy_from_slice(&[high, low, 1, 0, 0, 1]);
-            client.send(&query)?;
+            client.send(&query(id))?;
             let (length, from) = server.recv_from(&mut room)?;
-            room[2] |= 0x80;
+            room[2] |= ANSWER;
             server.send_to(room.get(..length).context("it has room")?, from)?;
             client.recv(&mut room)?;
+        }
+        Ok(())
+    })
+}
+
+/// A connection to this address, both ends of it.
+fn connection(address: &str) -> Result<[TcpStream; 2]> {
+    let listener = TcpListener::bind(address).with_context(|| format!("cannot serve at {address}"))?;
+    let client = TcpStream::connect(listener.local_addr()?)?;
+    let (server, _) = listener.accept()?;
+    for end in [&client, &server] {
+        end.set_nodelay(true)?;
+    }
+    Ok([client, server])
+}
+
+/// The same over TCP: five calls, since a client takes the length of an answer first.
+fn queries_over_tcp() -> Result<impl FnMut(u64) -> Result<()>> {
+    let [mut client, mut server] = connection(SERVER)?;
+    let mut id: u16 = 0;
+    let mut message = [0; 42];
+    Ok(move |queries| {
+        for _ in 0..queries {
+            id = id.wrapping_add(1);
+            let query = query(id);
+            message[..2].copy_from_slice(&u16::try_from(query.len())?.to_be_bytes());
+            message[2..].copy_from_slice(&query);
+            client.write_all(&message)?;
+            server.read_exact(&mut message)?;
+            message[4] |= ANSWER;
+            server.write_all(&message)?;
+            let (length, answer) = message.split_at_mut(2);
+            client.read_exact(length)?;
+            client.read_exact(answer)?;
+        }
+        Ok(())
+    })
+}
+
+/// Writes to itself.
+fn stream() -> Result<impl FnMut(u64) -> Result<()>> {
+    let [mut client, mut server] = connection("127.0.0.1:0")?;
+    let mut room = vec![0; PIECE_BYTES];
+    Ok(move |pieces| {
+        for _ in 0..pieces {
+            client.write_all(&room)?;
+            server.read_exact(&mut room)?;
         }
         Ok(())
     })

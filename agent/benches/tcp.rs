@@ -64,17 +64,17 @@ fn main() -> Result<()> {
     for round in 0..arguments.rounds {
         // Who comes first has the machine as the round before left it.
         let comes_first = round % 2 == 1;
-        let of = |counts: bool| beside(if counts { &arguments.collectors } else { &[] }, || ends.measure());
+        let of = |counts: bool| beside(if counts { &arguments.collectors } else { &[] }, |_| ends.measure());
         let (first, second) = (of(comes_first)?, of(!comes_first)?);
         pairs.push(if comes_first { [second, first] } else { [first, second] });
         eprintln!("round {} of {}", round + 1, arguments.rounds);
     }
-    beside(&arguments.collectors, || ends.tell_runs(&arguments.collectors))?;
+    beside(&arguments.collectors, |agent| ends.tell_runs(agent, &arguments.collectors))?;
     report(&pairs)
 }
 
 /// Does something beside an agent that has these collectors.
-fn beside<T>(with: &[String], act: impl FnOnce() -> Result<T>) -> Result<T> {
+fn beside<T>(with: &[String], act: impl FnOnce(&Agent) -> Result<T>) -> Result<T> {
     let names = collectors::switchable();
     // An agent that measures nothing is not ready: both have the one whose programs hardly ever run.
     let is_on = |name: &str| name == "oom" || with.iter().any(|wanted| wanted == name);
@@ -90,7 +90,7 @@ fn beside<T>(with: &[String], act: impl FnOnce() -> Result<T>) -> Result<T> {
                 thread::park_timeout(Duration::from_secs(1));
             }
         });
-        let done = act();
+        let done = act(&agent);
         is_over.store(true, Ordering::Relaxed);
         scraper.thread().unpark();
         done
@@ -140,7 +140,7 @@ impl Ends {
     }
 
     /// What the kernel's statistics, which cost something themselves, say of the programs under each load.
-    fn tell_runs(&self, of_collectors: &[String]) -> Result<()> {
+    fn tell_runs(&self, agent: &Agent, of_collectors: &[String]) -> Result<()> {
         let _on = RunStatistics::start();
         let loads: [(&str, &dyn Fn() -> Result<()>); 3] = [
             ("connections that stay", &|| self.requests(16, &[]).map(drop)),
@@ -148,10 +148,10 @@ impl Ends {
             ("one stream", &|| self.stream().map(drop)),
         ];
         for (load, run) in loads {
-            let before = runs(of_collectors);
+            let before = runs(agent, of_collectors);
             let ((), cpu_ns) = self.cpu_of(run)?;
             let mut sum = Duration::ZERO;
-            for (name, (time, count)) in runs(of_collectors) {
+            for (name, (time, count)) in runs(agent, of_collectors) {
                 let (time_before, count_before) = before.get(&name).copied().unwrap_or_default();
                 let (time, count) = (time.saturating_sub(time_before), count - count_before);
                 sum += time;
@@ -220,10 +220,10 @@ fn microseconds(text: &str) -> Option<f64> {
 }
 
 /// What the collectors' programs have taken so far, and in how many runs.
-fn runs(of_collectors: &[String]) -> BTreeMap<&'static str, (Duration, u64)> {
+fn runs(agent: &Agent, of_collectors: &[String]) -> BTreeMap<&'static str, (Duration, u64)> {
     let specs = collectors::ALL.iter().filter(|spec| of_collectors.iter().any(|name| name == spec.name));
     let names = specs.flat_map(|spec| spec.programs()).map(|program| program.name);
-    names.filter_map(|name| Some((name, RunStatistics::of_loaded(name)?))).collect()
+    names.filter_map(|name| Some((name, RunStatistics::of_loaded(agent.id(), name)?))).collect()
 }
 
 /// Runs `ip` in the network namespace of a process.

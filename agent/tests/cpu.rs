@@ -294,7 +294,7 @@ fn no_run_of_the_cpu_walk_holds_a_cpu_for_long() {
     while means.len() < 3 && means.last().is_none_or(|mean| *mean > LONGEST_RUN) {
         let agent = start();
         agent.metrics();
-        let (time, runs) = RunStatistics::of("cpu_walk");
+        let (time, runs) = RunStatistics::of(agent.id(), "cpu_walk");
         assert!(runs >= 600 / 64, "{runs} runs");
         means.push(time / u32::try_from(runs).unwrap());
         println!("{runs} runs of {:?} each", means.last());

@@ -145,13 +145,13 @@ fn the_kernel_accepts_all_programs_for_as_many_cpus_as_a_machine_can_have() {
     let programs = needs::programs(OBJECT).unwrap();
     for cpus in [12, 320, 1024, 8192] {
         let btf = Btf::read_file(Path::new("/sys/kernel/btf/vmlinux")).unwrap();
-        let node = object::node(&hierarchies, true, Counts { udp: true, dns: true }, cpus, 16_384);
+        let node = object::node(&hierarchies, true, Counts::ALL, cpus, 16_384);
         let answers = Answers::new(&programs, btf, &node).unwrap();
         // The maps have one entry each, of which the verifier takes no notice.
         let mut object = Object::load(object::Blank::default(), &answers, std::iter::empty()).unwrap();
         for part in ALL.iter().flat_map(|spec| spec.parts) {
-            let programs = match part.chosen(&answers) {
-                Ok(programs) => programs,
+            let programs = match part.on(&answers) {
+                Ok(part) => part.programs,
                 Err(lack) => {
                     println!("{lack}");
                     continue;

@@ -32,6 +32,7 @@ const WAIT_NS: u64 = 50_000;
 /// Culprits that a page names for one entity at most, and "(other)".
 const NAMED: usize = 16;
 const CAUSED: &str = "podlens_cpu_wait_caused_seconds_total";
+const INFLICTED: &str = "podlens_cpu_wait_inflicted_seconds_total";
 
 fn ms(time: u64) -> Duration {
     Duration::from_millis(time)
@@ -156,6 +157,14 @@ fn three_busy_pods_delay_each_other_in_the_proportion_in_which_they_run() {
         assert_near("lost to both", both, (ran[0] + ran[1]) as u64, 5.0, absolute);
     }
     assert!(kernel[2].cpu_ns > 2 * kernel[0].cpu_ns, "the shares did something: {kernel:?}");
+    for culprit in &pods {
+        let inflicted_ns = page.sum_ns(INFLICTED, &culprit.cgroup.labels());
+        let told_ns = page.sum_ns(CAUSED, &[("culprit_pod", &culprit.uid)]);
+        println!("{} inflicted {inflicted_ns} ns, of which its victims tell {told_ns} ns", culprit.uid);
+        // Who waited for it and is gone tells nothing any more.
+        assert!(inflicted_ns >= told_ns && told_ns > 1_000_000_000, "{inflicted_ns} and {told_ns}");
+        assert_near("inflicted", inflicted_ns, told_ns, 1.0, 0);
+    }
     assert_sums_agree(&page);
 }
 

@@ -5,7 +5,7 @@
 mod common;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     env, fs,
     path::Path,
     process::Command,
@@ -39,7 +39,7 @@ fn is_hidden(agent: &Agent) -> bool {
         assert!(page.all(&format!("{LOOKUPS}_count"), &[]).is_empty());
         let (_, ready) = agent.get("/readyz").unwrap();
         assert!(ready.contains("sock_send_length"), "it says why: {ready}");
-        skip("the collector dns is unsupported: this kernel has no tracepoint sock_send_length (6.3 and later)");
+        skip(&format!("the collector dns is unsupported: {}", agent.lack("dns")));
         return true;
     }
     let is_lacking = !TestCgroup::any_container().is_in_version_2();
@@ -153,16 +153,68 @@ fn queries_over_tcp_count_however_programs_write_and_take_them_and_what_is_not_f
     let page = agent.metrics();
     let found = lookups(&page, &containers[1].labels());
     assert_counts(&page, &found, &[("ok", 16 + 2), ("nxdomain", 2), ("truncated", 1)]);
-    // Nobody finds the answer's head in there: a loss, and no value.
+    // Nobody finds the answer's head in there, or there is none: a loss, and no value.
     let mut odd = Peer::start(&containers[2], Network::Of(&server));
     assert_eq!(odd.ask_for("stream-crumbs", "ok-0.test.", &[SERVER]), 2);
+    assert_eq!(odd.ask_for("stream-pieces", "closed-0.test.", &[SERVER]), 0);
     thread::sleep(TIMEOUT + Duration::from_millis(100));
     let page = agent.metrics();
     let found = lookups(&page, &containers[1].labels());
     assert_counts(&page, &found, &[("ok", 16 + 2), ("nxdomain", 2), ("truncated", 1), ("timeout", 1)]);
     assert_eq!(lookups(&page, &containers[2].labels()), Figures::new());
     let lost = page.count("podlens_lost_total", &[("collector", "dns"), ("reason", "unseen_answer")]);
-    assert!(lost == Some(2) || unseen(&page) > 0, "{lost:?}");
+    assert!(lost == Some(4) || unseen(&page) > 0, "{lost:?}");
+}
+
+#[test]
+fn over_tcp_an_answer_in_several_pieces_and_answers_in_another_order_count_each_with_its_own_time() {
+    let agent = start();
+    if is_hidden(&agent) {
+        return;
+    }
+    let containers = [(); 2].map(|()| TestCgroup::any_container());
+    let (server, mut client) = server_and_client(containers.each_ref());
+    // Both delays, and 30 ms until the head of the first is taken, 60 until that of the second, which comes with the rest.
+    assert_eq!(client.ask_for("stream-pieces", "torn-100.test.", &[SERVER]), 2);
+    let page = agent.metrics();
+    let found = lookups(&page, &containers[1].labels());
+    assert_counts(&page, &found, &[("ok", 2)]);
+    let slow = if machine_is_slow() { 300_000_000 } else { 0 };
+    assert_near("in pieces", found["ok"].1, 490_000_000, 10.0, slow);
+
+    // One connection, on which both answers come when they are ready.
+    for (name, way) in [("ok-100.apart.test.", "stream-pieces"), ("refused-100.apart.test.", "stream-apart")] {
+        let container = TestCgroup::any_container();
+        let mut client = Peer::start(&container, Network::Of(&server));
+        assert_eq!(client.ask_for(way, name, &[SERVER]), 2);
+        let page = agent.metrics();
+        let found = lookups(&page, &container.labels());
+        let result = if name.starts_with("ok") { "ok" } else { "refused" };
+        assert_counts(&page, &found, &[(result, 2)]);
+        assert_near(name, found[result].1, 200_000_000, 10.0, slow);
+    }
+}
+
+#[test]
+fn the_c_library_that_asks_over_tcp_alone_has_each_query_counted_once() {
+    let agent = start();
+    if is_hidden(&agent) {
+        return;
+    }
+    let containers = [(); 2].map(|()| TestCgroup::any_container());
+    let (mut server, mut client) = server_and_client(containers.each_ref());
+    client.use_servers_over_tcp(&[SERVER]);
+    for (name, is_there) in [("ok-50.apart.test.", true), ("nxdomain-50.apart.test.", false)] {
+        assert_eq!(client.look_up(name), is_there, "{name}");
+    }
+    assert_eq!(server.served(), (0, 4), "two each");
+    let page = agent.metrics();
+    let found = lookups(&page, &containers[1].labels());
+    assert_counts(&page, &found, &[("ok", 2), ("nxdomain", 2)]);
+    let slow = if machine_is_slow() { 200_000_000 } else { 10_000_000 };
+    for (result, (count, sum_ns)) in &found {
+        assert_near(result, *sum_ns, count * 50_000_000, 10.0, slow);
+    }
 }
 
 #[test]
@@ -298,6 +350,11 @@ fn what_is_no_query_counts_nowhere_whatever_it_is() {
     assert_counts(&page, &lookups(&page, &containers[1].labels()), &[("ok", 1)]);
 }
 
+/// A program of either collector.
+fn is_of_calls(program: &str) -> bool {
+    program.starts_with("udp_") || program.starts_with("dns_")
+}
+
 #[test]
 fn one_program_on_a_hook_serves_whichever_of_both_collectors_runs() {
     if is_hidden(&start()) {
@@ -317,14 +374,15 @@ fn one_program_on_a_hook_serves_whichever_of_both_collectors_runs() {
             ],
         );
         agent.wait_for_code("/readyz", 200);
-        let programs = agent.programs();
-        let found = |name: &str| programs.contains(name);
-        let [tracepoints, ends] = [
-            ["udp_send", "udp_receive"].as_slice(),
-            ["udp_send_4", "udp_send_6", "udp_receive_4", "udp_receive_6"].as_slice(),
-        ]
-        .map(|names| names.iter().filter(|name| found(name)).count());
-        assert!(matches!((tracepoints, ends), (2, 0) | (0, 4)) && found("udp_full") == udp, "{programs:?}");
+        let programs: BTreeSet<String> = agent.programs().into_iter().filter(|name| is_of_calls(name)).collect();
+        let expected = |names: &[&str]| programs.iter().map(String::as_str).eq(names.iter().copied());
+        let full = ["udp_full"].as_slice();
+        let of_streams = ["dns_stream_recv", "dns_stream_send"].as_slice();
+        let ends = ["udp_receive_4", "udp_receive_6", "udp_send_4", "udp_send_6"].as_slice();
+        let [full, of_streams] = [(udp, full), (dns, of_streams)].map(|(is_on, names)| if is_on { names } else { &[] });
+        let by_tracepoints = [full, &["udp_receive", "udp_send"]].concat();
+        let by_ends = [of_streams, full, ends].concat();
+        assert!(expected(&by_tracepoints) || expected(&by_ends), "{programs:?}");
         let containers = [(); 2].map(|()| TestCgroup::any_container());
         let (_server, mut client) = server_and_client(containers.each_ref());
         assert_eq!(client.ask_for("connected", "ok-0.test.", &[SERVER]), 1);
@@ -340,7 +398,7 @@ fn one_program_on_a_hook_serves_whichever_of_both_collectors_runs() {
     }
     let agent = Agent::start(&[]);
     let programs = agent.programs();
-    assert!(!programs.iter().any(|name| name.starts_with("udp_")), "nobody pays who does not ask for it: {programs:?}");
+    assert!(!programs.iter().any(|name| is_of_calls(name)), "nobody pays who does not ask for it: {programs:?}");
 }
 
 /// Programs of languages that bring resolvers of their own: what is needed, how it is made from its source, and how it asks.
@@ -397,39 +455,50 @@ fn resolvers_of_other_languages_are_seen() {
     let shell = |command: &str, at: &Path| {
         Command::new("sh").args(["-c", command]).current_dir(at).status().is_ok_and(|status| status.success())
     };
-    let mut seen = 0;
-    // One that is answered at once, and one whose answer does not fit and is asked for anew over TCP.
-    let names = ["ok-20", "long-20"].iter().flat_map(|name| CLIENTS.iter().map(move |client| (*name, client)));
-    for (name, (client, build, run)) in names {
-        for (file, source) in SOURCES {
-            fs::write(directory.path().join(file), source.replace("ok-20", name)).unwrap();
+    let mut seen = [0; 3];
+    // One that is answered at once, one whose answer does not fit and is asked for anew over TCP, and one over TCP alone.
+    let cases = [("ok-20", false), ("long-20.apart", false), ("ok-20.apart", true)];
+    for (case, (name, over_tcp_alone)) in cases.into_iter().enumerate() {
+        for (client, build, run) in CLIENTS {
+            for (file, source) in SOURCES {
+                fs::write(directory.path().join(file), source.replace("ok-20", name)).unwrap();
+            }
+            if !shell(build, directory.path()) {
+                println!("{client}: this machine cannot make it");
+                continue;
+            }
+            let run = run.replace("ok-20", name);
+            let containers = [(); 2].map(|()| TestCgroup::any_container());
+            let (mut server, mut peer) = server_and_client(containers.each_ref());
+            if over_tcp_alone {
+                peer.use_servers_over_tcp(&[SERVER]);
+            } else {
+                peer.use_servers(&[SERVER]);
+            }
+            let has_asked = peer.run_with_servers(&format!("cd {} && {run}", directory.path().display()));
+            let page = agent.metrics();
+            let ((over_udp, over_tcp), found) = (server.served(), lookups(&page, &containers[1].labels()));
+            println!("{client}: {over_udp} queries of {name} over UDP, {over_tcp} over TCP, found {found:?}");
+            let answered = match case {
+                0 => over_udp,
+                1 => over_tcp,
+                // Not all of them know of the wish.
+                _ => over_udp + over_tcp,
+            };
+            if answered == 0 {
+                println!("{client}: it does not run on this machine, or never asks over TCP");
+                continue;
+            }
+            assert!(has_asked, "{client}");
+            if case == 1 {
+                assert!(found["truncated"].0 >= 1, "{client}");
+                assert_seen(client, &page, found["ok"].0, answered);
+            } else {
+                assert_counts(&page, &found, &[("ok", answered)]);
+            }
+            assert_near(client, found["ok"].1, answered * 20_000_000, 10.0, answered * 10_000_000);
+            seen[case] += usize::from(case != 2 || over_tcp > 0);
         }
-        if !shell(build, directory.path()) {
-            println!("{client}: this machine cannot make it");
-            continue;
-        }
-        let run = run.replace("ok-20", name);
-        let containers = [(); 2].map(|()| TestCgroup::any_container());
-        let (mut server, mut peer) = server_and_client(containers.each_ref());
-        peer.use_servers(&[SERVER]);
-        let has_asked = peer.run_with_servers(&format!("cd {} && {run}", directory.path().display()));
-        let page = agent.metrics();
-        let ((over_udp, over_tcp), found) = (server.served(), lookups(&page, &containers[1].labels()));
-        println!("{client}: {over_udp} queries of {name} over UDP, {over_tcp} over TCP, found {found:?}");
-        if over_udp == 0 || name != "ok-20" && over_tcp == 0 {
-            println!("{client}: it does not run on this machine, or never asks over TCP");
-            continue;
-        }
-        assert!(has_asked, "{client}");
-        if name != "ok-20" {
-            assert_eq!(found["ok"].0, over_tcp, "{client}");
-            assert!(found["truncated"].0 >= 1, "{client}");
-            continue;
-        }
-        let queries = over_udp;
-        assert_counts(&page, &found, &[("ok", queries)]);
-        assert_near(client, found["ok"].1, queries * 20_000_000, 10.0, queries * 10_000_000);
-        seen += 1;
     }
-    assert!(seen > 0, "glibc is everywhere");
+    assert!(seen.iter().all(|seen| *seen > 0), "glibc is everywhere: {seen:?}");
 }

@@ -10,6 +10,10 @@ use common::{Agent, Network, Page, Peer, TestCgroup, load_module, skip, unseen};
 
 const DROPS: &str = "podlens_network_drops_total";
 const NOBODY: (&str, &str) = ("unit", "unattributed");
+/// Reasons at a TCP segment that has come before.
+const COMES_TWICE: [&str; 2] = ["tcp_old_data", "tcp_old_sequence"];
+/// At what a socket still has in its queue when it goes; older kernels name none.
+const PURGED: [&str; 2] = ["queue_purge", "not_specified"];
 
 /// An agent, unless this kernel tells no reasons: then it has no value of them and says so.
 fn start() -> Option<Agent> {
@@ -218,6 +222,58 @@ fn what_arrives_is_no_drop() {
         assert!(all.iter().all(|sample| sample.label("reason").starts_with("tcp_")), "{all:?}");
         assert!(all.iter().all(|sample| sample.count() < 50), "{all:?}");
     }
+}
+
+#[test]
+fn a_tcp_socket_whose_program_ended_first_drops_the_other_sides_end_at_most_and_the_other_side_nothing() {
+    const CONNECTIONS: u32 = 40;
+    let Some(agent) = start() else { return };
+    if !senders_are_known() {
+        return;
+    }
+    let [answering, calling] = [(); 2].map(|()| TestCgroup::any_container());
+    let mut server = Peer::start(&answering, Network::Own);
+    let mut client = Peer::start(&calling, Network::Of(&server));
+    let address = server.serve("127.0.0.1:0");
+    assert_eq!(client.open(address, CONNECTIONS, 10, 20), 0);
+    client.kill();
+    common::wait_until("all are closed", common::PATIENCE, || {
+        let open = ["01", "04", "05", "08", "09", "0B"].iter().map(|state| server.sockets_of_its_network(state));
+        let open = open.sum::<u64>();
+        if open == 0 { Ok(()) } else { Err(format!("{open} are open")) }
+    });
+    let page = agent.metrics();
+    let of = |cgroup: &TestCgroup| {
+        let all = page.all(DROPS, &cgroup.labels());
+        let first_time = all.iter().filter(|sample| !COMES_TWICE.contains(&sample.label("reason")));
+        first_time.map(|sample| (sample.label("reason").to_owned(), sample.count())).collect::<Vec<_>>()
+    };
+    println!("who closed first: {:?}, the other side: {:?}", of(&calling), of(&answering));
+    // Where the other side tells its own end together with its word that it has heard of this one's, the socket is still whole, and
+    // nobody reads any more. Otherwise it is in TIME_WAIT by then, and nobody's.
+    assert!(of(&calling).iter().map(|(_, count)| count).sum::<u64>() <= u64::from(CONNECTIONS), "{:?}", of(&calling));
+    assert!(of(&calling).iter().all(|(reason, _)| PURGED.contains(&reason.as_str())), "{:?}", of(&calling));
+    assert!(of(&answering).is_empty(), "{:?}", of(&answering));
+}
+
+#[test]
+fn tcp_segments_that_were_sent_again_in_vain_are_all_that_an_undisturbed_connection_drops() {
+    let Some(agent) = start() else { return };
+    if !senders_are_known() {
+        return;
+    }
+    let [answering, calling] = [(); 2].map(|()| TestCgroup::any_container());
+    let mut server = Peer::start(&answering, Network::Own);
+    let mut client = Peer::start(&calling, Network::Of(&server));
+    let address = server.serve("127.0.0.1:0");
+    assert_eq!(client.call(address, 10, 20_000_000, 20_000_000), 0);
+    let page = agent.metrics();
+    let all = [&calling, &answering].map(|cgroup| page.all(DROPS, &cgroup.labels())).concat();
+    let again = server.counter("Tcp:", "RetransSegs");
+    println!("{again} sent again, {all:?}");
+    assert!(all.iter().all(|sample| COMES_TWICE.contains(&sample.label("reason"))), "{all:?}");
+    let dropped = all.iter().map(|sample| sample.count()).sum::<u64>();
+    assert!(dropped <= again, "{dropped} of {again}");
 }
 
 #[test]

@@ -239,6 +239,70 @@ fn a_real_collector_gets_what_is_and_what_happened_and_nothing_that_was() {
 }
 
 #[test]
+fn what_may_pass_by_itself_is_told_after_a_minute_once_with_its_end() {
+    let objects = cluster(5, 1);
+    let server = FleetServer::start(&objects);
+    let collector = Collector::start();
+    let settings = [("PODLENS_OTLP_ENDPOINT", &*collector.grpc_endpoint())];
+    let replica = Replica::start(&server, "one", &settings);
+    replica.wait("all nodes", SOON, |page| nodes_in(page, "ds-00", "ready") == Some(5));
+    let began = Instant::now();
+    let unready = || {
+        let condition = |kind: &str, status: &str| json!({ "type": kind, "status": status });
+        let conditions =
+            [condition("PodScheduled", "True"), condition("Initialized", "True"), condition("Ready", "False")];
+        let running = json!({ "running": { "startedAt": "2026-01-01T00:00:00Z" } });
+        let containers =
+            [json!({ "name": "app", "image": "app:1", "ready": false, "started": true, "state": running })];
+        json!({ "phase": "Running", "conditions": conditions, "containerStatuses": containers })
+    };
+    let leaving = || {
+        let mut leaving = pod(0, 2, 1, &ready());
+        leaving["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        leaving
+    };
+    objects.put(PODS, pod(0, 1, 1, &unready()));
+    objects.put(PODS, leaving());
+    // It passes within the minute.
+    objects.put(PODS, pod(0, 3, 1, &unready()));
+    let lacks = |node: &str, reason: &str| (node.to_owned(), reason.to_owned());
+    let (unready_1, leaving_2) = (lacks("node-0001", "not_ready"), lacks("node-0002", "terminating"));
+    replica.wait("the reasons", NOTICED, |page| {
+        lacking(page, "ds-00") == [unready_1.clone(), leaving_2.clone(), lacks("node-0003", "not_ready")]
+    });
+    objects.put(PODS, pod(0, 3, 1, &ready()));
+    replica.wait("an end", NOTICED, |page| lacking(page, "ds-00") == [unready_1.clone(), leaving_2.clone()]);
+
+    let of = |bodies: &[Value]| -> Vec<(String, String, String)> {
+        let attribute = |more: &BTreeMap<String, String>, key: &str| more.get(key).cloned().unwrap_or_default();
+        let told = told(bodies).into_iter();
+        let mut told: Vec<_> = told
+            .map(|(name, more)| (name, attribute(&more, "k8s.node.name"), attribute(&more, "podlens.reason")))
+            .collect();
+        told.sort();
+        told
+    };
+    let event = |name: &str, (node, reason): &(String, String)| {
+        (format!("podlens.daemonset.{name}"), node.clone(), reason.clone())
+    };
+    let after = Duration::from_mins(1);
+    collector.wait_for_logs(after + SOON, |bodies| Some(()).filter(|()| of(bodies).len() >= 2));
+    assert!(began.elapsed() >= after, "told after {:?}", began.elapsed());
+    assert_eq!(of(&collector.logs()), [event("lacking", &unready_1), event("lacking", &leaving_2)]);
+
+    objects.put(PODS, pod(0, 1, 1, &ready()));
+    objects.delete(PODS, &pod_uid(0, 2, 1));
+    objects.put(PODS, pod(0, 2, 1, &ready()));
+    replica.wait("the ends", NOTICED, |page| lacking(page, "ds-00").is_empty());
+    collector.wait_for_logs(SOON, |bodies| Some(()).filter(|()| of(bodies).len() >= 4));
+    // One that is told twice comes soon.
+    std::thread::sleep(NOTICED);
+    let told = of(&collector.logs());
+    let wanted = [("lacking", &unready_1), ("lacking", &leaving_2), ("restored", &unready_1), ("restored", &leaving_2)];
+    assert_eq!(told, wanted.map(|(name, lack)| event(name, lack)));
+}
+
+#[test]
 fn what_happens_between_two_leaders_is_told_once_by_the_second() {
     let objects = cluster(5, 1);
     let server = FleetServer::start(&objects);

@@ -959,7 +959,7 @@ fn no_run_of_the_walk_holds_a_cpu_for_long() {
     if groups.is_empty() {
         return skip("this machine has no memory controller");
     }
-    let statistics = aya::sys::enable_stats(aya::sys::Stats::RunTime).unwrap();
+    let statistics = common::RunStatistics::start();
     let mut means = Vec::new();
     while means.len() < 3 && means.last().is_none_or(|mean| *mean > LONGEST_RUN) {
         let agent = start();
@@ -970,12 +970,10 @@ fn no_run_of_the_walk_holds_a_cpu_for_long() {
             let found = page.all(USAGE, &[]).len();
             if found >= groups.len() { Ok(()) } else { Err(format!("{found} of {}", groups.len())) }
         });
-        let programs = aya::programs::loaded_programs().filter_map(Result::ok);
-        let walk = programs.filter(|program| program.name_as_str() == Some("memory_walk"));
-        let walk = walk.max_by_key(aya::programs::ProgramInfo::id).unwrap();
-        let runs = u32::try_from(walk.run_count()).unwrap();
+        let (time, runs) = common::RunStatistics::of(agent.id(), "memory_walk");
+        let runs = u32::try_from(runs).unwrap();
         assert!(runs >= 5, "{runs} runs");
-        means.push(walk.run_time() / runs);
+        means.push(time / runs);
         println!("{runs} runs of {:?} each", means.last());
     }
     drop(statistics);

@@ -416,6 +416,7 @@ fn a_prometheus_with_the_rules_answers_every_panel_and_the_costs_are_the_sums_of
         drawn(&prometheus, &directory, began.elapsed());
     }
     assert_costs(&prometheus);
+    assert_culprits_add_up(&prometheus);
     for asked in asked_by_rules() {
         prometheus.query(&asked.expression).unwrap_or_else(|error| panic!("{}: {error}", asked.place));
     }
@@ -458,7 +459,7 @@ fn assert_costs(prometheus: &Prometheus) {
     for (rule, measured) in [
         (
             "podlens:workload_cpu_wait_caused:tasks{workload=\"log\", workload_type=\"daemonset\"}",
-            "podlens_cpu_wait_caused_seconds_total{culprit_namespace=\"kube-system\", culprit_pod=\"log-1\"}[5m]",
+            "podlens_cpu_wait_inflicted_seconds_total{namespace=\"kube-system\", pod=\"log-1\"}[5m]",
         ),
         (
             "podlens:workload_cpu_wait_suffered:tasks{workload=\"web\"}",
@@ -481,4 +482,41 @@ fn assert_costs(prometheus: &Prometheus) {
         .map(|counters| one(&format!("sum({counters} @ {moment:.3})")));
     println!("suffered {suffered} s, caused {caused} s");
     assert!(suffered > 0.1 && (suffered - caused).abs() < 1e-9 * suffered, "{suffered} and {caused}");
+    // Who made others wait knows it whether or not a victim names it.
+    let [named, inflicted] = [
+        "podlens_cpu_wait_caused_seconds_total{culprit_pod=\"log-1\"}",
+        "podlens_cpu_wait_inflicted_seconds_total{pod=\"log-1\"}",
+    ]
+    .map(|counters| one(&format!("sum({counters} @ {moment:.3})")));
+    println!("by name log-1 caused {named} s, inflicted {inflicted} s");
+    assert!(named > 0.1 && inflicted > named * (1.0 - 1e-9), "{named} and {inflicted}");
+}
+
+/// Who delayed whom adds up to what was lost to others, with what the agent tells by default.
+fn assert_culprits_add_up(prometheus: &Prometheus) {
+    let lost =
+        |of: &str| format!("sum(rate(podlens_cpu_wait_seconds_total{{{of}cause=~\"neighbor|system\"}}[{WINDOW}]))");
+    let of_web = lost("namespace=\"shop\", pod=\"web-0\", ");
+    let of_node = lost("node=~\".*\", ");
+    let mut compared = Vec::new();
+    for (name, dashboard) in dashboards(&[("namespace", "shop"), ("pod", "web-0")], &[]) {
+        for panel in dashboard.panels {
+            let lost = match &*panel.title {
+                "For whom it waits" => &of_web,
+                "Who makes others wait" | "Culprits" | "Victim and culprit" => &of_node,
+                _ => continue,
+            };
+            // One question, so that all is of the same moment.
+            let shown: Vec<String> =
+                panel.targets.iter().map(|target| format!("(sum({}) or vector(0))", target.expression)).collect();
+            let named = &panel.targets[0].expression;
+            let answer = |expression: &str| prometheus.query(expression).unwrap()[0].value;
+            let share = answer(&format!("({}) / {lost}", shown.join(" + ")));
+            let others = answer(&format!("count({named})"));
+            println!("{name}, {}: {share} of what was lost to others, {others} by name", panel.title);
+            assert!((share - 1.0).abs() < 1e-6 && others > 1.0, "{name}, {}: {share}, {others}", panel.title);
+            compared.push(panel.title);
+        }
+    }
+    assert_eq!(compared.len(), 4, "{compared:?}");
 }

@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use common::{Agent, Load, OnDrop, TestCgroup, Work, assert_near};
+use common::{Agent, Load, OnDrop, Record, TestCgroup, Work, assert_near};
 use testkit::components::Prometheus;
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -200,6 +200,60 @@ fn check(prometheus: &Prometheus, cgroup: &TestCgroup) {
         let bucket = |value: f64| bounds.partition_point(|bound| *bound < value);
         println!("{quantile}: {of_native} s native, {of_classic} s classic");
         assert_eq!(bucket(of_native), bucket(of_classic), "the {quantile} quantile lies between the same bounds");
+    }
+}
+
+/// A quantile of raw values by its rank, in percent, in seconds.
+fn quantile_of(sorted_ns: &[u64], percent: usize) -> f64 {
+    let rank = sorted_ns.len() * percent / 100;
+    Duration::from_nanos(sorted_ns[rank.min(sorted_ns.len() - 1)]).as_secs_f64()
+}
+
+#[test]
+fn quantiles_are_within_one_bucket_of_those_of_every_single_wait_that_perf_recorded() {
+    let agent = Agent::start(&[("PODLENS_MAX_AGE", "0s"), ("PODLENS_PROMETHEUS_CLASSIC_HISTOGRAMS", "always")]);
+    let prometheus = Prometheus::start_native(agent.address(), SCRAPED);
+    prometheus.wait_until_up(LIMIT);
+    let cgroups = [(); 3].map(|()| TestCgroup::any_container());
+    let wakes = |times, sleep_us, spin_us| Work::Wake {
+        times,
+        sleep: Duration::from_micros(sleep_us),
+        spin: Duration::from_micros(spin_us),
+    };
+    // Next to these and to one that never rests it waits for anything up to some milliseconds. On an idle CPU the kernel's waits are
+    // none, whereas perf sees it wake up.
+    let works = [wakes(1500, 1700, 60), wakes(1200, 900, 700), wakes(400, 6000, 3000)];
+    let mut loads: Vec<Load> =
+        cgroups.iter().zip(works).map(|(cgroup, work)| Load::start(Some(cgroup), work, Some(0))).collect();
+    let mut busy = Load::start(None, Work::SpinFor(Duration::from_mins(1)), Some(0));
+    let record = Record::start();
+    busy.go();
+    loads.iter_mut().for_each(Load::go);
+    loads.iter_mut().for_each(Load::done);
+    drop(busy);
+    let lengths = record.lengths(0);
+    thread::sleep(Duration::from_secs(3));
+    for (cgroup, load) in cgroups.iter().zip(&loads) {
+        let mut waits: Vec<u64> =
+            load.threads().iter().filter_map(|thread| lengths.get(thread)).flatten().copied().collect();
+        waits.sort_unstable();
+        let (native, classic) = (selector(METRIC, cgroup), selector(&format!("{METRIC}_bucket"), cgroup));
+        let count = one_value(&prometheus, &format!("histogram_count({native})"));
+        println!("{} waits recorded, {count} told", waits.len());
+        assert!((count - waits.len() as f64).abs() < 20.0 + count * 0.02, "{count} and {} waits", waits.len());
+        for percent in [25, 50, 75, 90, 99] {
+            // Some waits are in one of the two alone, and next to a bound the clocks decide.
+            let [least, most] = [percent - 1, percent + 1].map(|percent| quantile_of(&waits, percent));
+            let quantile = f64::from(u8::try_from(percent).unwrap()) / 100.0;
+            for (form, histogram, width) in [("native", &native, 2.0), ("classic", &classic, 4.0)] {
+                let told = one_value(&prometheus, &format!("histogram_quantile({quantile}, {histogram})"));
+                println!("{quantile} {form}: {told:.9} s told, {least:.9} to {most:.9} s recorded");
+                // A recorded wait begins and ends at other lines of the kernel's than its own.
+                let apart = 10e-6;
+                let allowed = (least / width - apart)..=(most * width + apart);
+                assert!(allowed.contains(&told), "the {quantile} quantile, {form}: {told} s, not in {allowed:?}");
+            }
+        }
     }
 }
 

@@ -10,7 +10,7 @@ mod common;
 
 use std::{collections::BTreeMap, env, fmt::Write as _, fs, path::Path};
 
-use common::{Agent, skip};
+use common::{Agent, programs_of, skip};
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _, SectionKind, SymbolKind, read::elf::ElfFile64};
 use testkit::bpf::{INSTRUCTION, stack_bytes};
 
@@ -72,16 +72,7 @@ fn machine() -> String {
 fn verified() -> BTreeMap<String, u32> {
     let agent = Agent::start(&[("PODLENS_COLLECTORS_UDP", "true"), ("PODLENS_COLLECTORS_DNS", "true")]);
     agent.metrics();
-    let descriptors = fs::read_dir(format!("/proc/{}/fdinfo", agent.id())).unwrap().flatten();
-    let ids: Vec<u32> = descriptors
-        .filter_map(|entry| {
-            let text = fs::read_to_string(entry.path()).ok()?;
-            text.lines().find_map(|line| line.strip_prefix("prog_id:")?.trim().parse().ok())
-        })
-        .collect();
-    let programs =
-        aya::programs::loaded_programs().filter_map(Result::ok).filter(|program| ids.contains(&program.id()));
-    programs
+    programs_of(agent.id())
         .filter_map(|program| Some((program.name_as_str()?.to_owned(), program.verified_instruction_count()?)))
         .collect()
 }

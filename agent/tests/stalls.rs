@@ -16,8 +16,8 @@ use std::{
 };
 
 use common::{
-    Agent, Ballast, ColdFile, MappedFile, NullDisk, PATIENCE, Page, TestCgroup, assert_near, machine_is_slow,
-    major_faults, memory_is_own, run, skip, wait_until,
+    Agent, Ballast, ColdFile, MappedFile, NullDisk, PATIENCE, Page, Sections, TestCgroup, assert_near, machine_is_own,
+    machine_is_slow, major_faults, memory_is_own, run, skip, wait_until,
 };
 
 const STALLS: &str = "podlens_memory_stall_seconds";
@@ -86,8 +86,13 @@ impl Limited {
 
     /// A process that goes into the group, on the first CPU, and becomes this command there.
     fn command(&self, command: &str) -> Command {
+        self.command_on("0", command)
+    }
+
+    /// The same on another CPU.
+    fn command_on(&self, cpu: &str, command: &str) -> Command {
         let mut shell = Command::new("taskset");
-        shell.args(["-c", "0", "sh", "-c", &self.script(command)]);
+        shell.args(["-c", cpu, "sh", "-c", &self.script(command)]);
         shell
     }
 
@@ -322,11 +327,39 @@ fn where_the_node_is_short_of_memory_its_reclaim_is_told_from_that_for_a_limit()
         (all, pressure_ns.zip(pressure_before_ns).map(|(after_ns, before_ns)| after_ns - before_ns))
     });
     for (all, pressure_ns) in rounds.filter_map(|(all, pressure_ns)| Some((all, pressure_ns?))) {
-        // After each of these reclaims the kernel empties what CPUs keep of free pages and tries to take one, all of which is
-        // pressure, and lies behind its tracepoint: a constant time each.
+        // What is pressure and lies behind the tracepoint: see the next test.
         assert!(all.ns <= pressure_ns + pressure_ns / 50, "{all:?}, pressure {pressure_ns} ns");
         assert!(all.ns >= pressure_ns / 2, "{all:?}, pressure {pressure_ns} ns");
     }
+}
+
+#[test]
+fn what_is_pressure_and_no_reclaim_where_the_node_is_short_lies_behind_the_reclaim_in_the_kernels_section() {
+    if !memory_is_own() {
+        return skip("others use this machine's memory");
+    }
+    let Some(disk) = NullDisk::make("nullb1", &[("size", "8192")]) else {
+        return skip("there is no module null_blk for a disk that is larger than memory");
+    };
+    let Some(sections) = Sections::new() else { return skip("this kernel has no probes at its functions") };
+    let agent = start();
+    let group = Limited::new();
+    let Some(before_ns) = group.pressure_ns("memory") else {
+        return skip("this kernel tells no pressure of a cgroup");
+    };
+    hold_back_kswapd();
+    let _ballast = Ballast::leave(120 * MIB);
+    // After each reclaim the kernel tries to take a page, empties what CPUs keep of free ones if there is none, and tries again:
+    // `__alloc_pages_direct_reclaim` of mm/page_alloc.c.
+    let read = format!("dd if={} of=/dev/null bs=1M count=2000", disk.path().display());
+    group.run(&format!("sh -c '{} && exec {read}'", sections.joined()));
+    let pressure_ns = group.pressure_ns("memory").unwrap() - before_ns;
+    let (stalls, recorded) = (group.stalls(&agent.metrics(), "direct_reclaim"), sections.recorded());
+    println!("pressure {pressure_ns} ns, {stalls:?}, {recorded:?}");
+    assert!(recorded.sections > 100 && recorded.sections == stalls.count, "{recorded:?}");
+    assert_near("reclaim", stalls.ns, recorded.reclaim_ns, 2.0, between_ns() * stalls.count);
+    let sections_ns = recorded.whole_ns + recorded.others_ns;
+    assert_near("the kernel's sections", sections_ns, pressure_ns, 2.0, between_ns() * stalls.count);
 }
 
 /// For how long some task of a group and all of them were stalled, and the sum over its tasks.
@@ -431,10 +464,14 @@ struct Used {
 
 impl<'a> User<'a> {
     fn start(agent: &'a Agent, group: &'a Limited, file: &ColdFile) -> Self {
+        Self::start_on("0", agent, group, &file.path())
+    }
+
+    fn start_on(cpu: &str, agent: &'a Agent, group: &'a Limited, file: &str) -> Self {
         let itself = env::current_exe().unwrap();
         let command = format!("{} using_process --exact --ignored --nocapture --test-threads=1", itself.display());
-        let mut command = group.command(&command);
-        command.env(FILE, file.path()).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut command = group.command_on(cpu, &command);
+        command.env(FILE, file).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let input = child.stdin.take().unwrap();
         let output = BufReader::new(child.stderr.take().unwrap());
@@ -501,6 +538,52 @@ fn major_faults_are_those_that_the_kernel_counts_and_as_long_as_it_waits_for_the
         // A fault that waits for nothing else is no stall for memory.
         assert_eq!(used.stalls.count > 0, limit == 16, "{used:?}");
         file.cool();
+    }
+}
+
+/// Takes the second CPU from the machine; gives it back with the value.
+struct WithoutCpu(&'static str);
+
+impl WithoutCpu {
+    /// None, said as skipped, where that cannot be done.
+    fn take() -> Option<Self> {
+        let file = "/sys/devices/system/cpu/cpu1/online";
+        if !machine_is_own() || !Path::new(file).exists() {
+            skip("this machine has no CPU to spare");
+            return None;
+        }
+        fs::write(file, "0").unwrap();
+        Some(Self(file))
+    }
+}
+
+impl Drop for WithoutCpu {
+    fn drop(&mut self) {
+        fs::write(self.0, "1").expect("it was there before");
+    }
+}
+
+#[test]
+fn a_cpu_that_comes_online_is_told_as_a_loss_and_its_major_faults_count_from_then_on() {
+    let Some(mut without) = WithoutCpu::take() else { return };
+    let Some(file) = Source::new(24) else { return };
+    let agent = start();
+    let group = Limited::new();
+    let late = |page: &Page| page.count("podlens_lost_total", &[("reason", "late_fault_cpu")]);
+    assert_eq!(late(&agent.metrics()), Some(0));
+    for round in 1..=2 {
+        drop(without);
+        agent.wait_for_metrics("the CPU to be met", |page| match late(page) {
+            Some(late) if late == round => Ok(()),
+            late => Err(format!("{late:?}")),
+        });
+        let used = User::start_on("1", &agent, &group, &file.path()).go("touch 3000");
+        assert!(used.major_faults > 2000, "{used:?}");
+        assert_eq!(used.faults.count, used.major_faults);
+        // Once more: of a CPU that was here before.
+        without = WithoutCpu::take().unwrap();
+        run(Command::new("sh").args(["-c", "echo 1 > /proc/sys/vm/drop_caches"]));
+        thread::sleep(Duration::from_secs(2));
     }
 }
 

@@ -220,7 +220,7 @@ fn a_walk_meets_each_of_thousands_of_threads_once_and_no_run_holds_a_cpu_for_lon
         let [_, asleep, _] = tasks_of_proc(&crowd);
         assert!(asleep >= THREADS.into(), "{asleep} are asleep");
         assert_eq!(tasks(&agent.metrics(), &crowd), Some([0, 0, asleep, 0]));
-        let (time, runs) = RunStatistics::of("task_walk");
+        let (time, runs) = RunStatistics::of(agent.id(), "task_walk");
         assert!(runs >= asleep / 512, "{runs} runs for {asleep} threads");
         means.push(time / u32::try_from(runs).unwrap());
         println!("{runs} runs of {:?} each", means.last());

@@ -323,7 +323,7 @@ fn a_walk_meets_each_of_many_tcp_sockets_once_and_no_run_holds_a_cpu_for_long() 
         expect(&agent, "living connections", &[each; 2], |page| {
             [sockets(page, &pair.calling, "established"), sockets(page, &pair.answering, "established")]
         });
-        let (time, runs) = RunStatistics::of("tcp_walk");
+        let (time, runs) = RunStatistics::of(agent.id(), "tcp_walk");
         means.push(time / u32::try_from(runs).unwrap());
         println!("{runs} runs of {:?} each", means.last());
     }

@@ -13,7 +13,7 @@ use std::{
 
 use common::{Agent, Network, Page, Peer, Relay, TestCgroup, Traffic, Tunnel, load_module, skip, syn};
 use tcp_parts::{
-    FAILURES, LIMITED, OVERFLOWS, RETRANSMITS, bytes, events, expect, sockets, sockets_know_nothing, start,
+    FAILURES, LIMITED, OVERFLOWS, Pair, RETRANSMITS, bytes, events, expect, sockets, sockets_know_nothing, start,
     walk_is_lacking,
 };
 
@@ -107,7 +107,9 @@ fn tcp_round_trips_and_connects_take_as_long_as_the_way_that_was_set() {
 }
 
 #[test]
-fn a_tcp_connect_whose_first_request_is_lost_takes_as_long_as_it_took() {
+fn a_tcp_connect_whose_first_request_is_lost_takes_as_long_as_it_took_however_many_others_connect_meanwhile() {
+    /// Enough for each place in which the kernel program keeps who asks.
+    const OTHERS: u32 = 5000;
     let agent = start();
     if sockets_know_nothing() || walk_is_lacking(&agent) {
         return;
@@ -123,7 +125,9 @@ fn a_tcp_connect_whose_first_request_is_lost_takes_as_long_as_it_took() {
         let began = Instant::now();
         client.begin(&format!("open {address} 1 10 10"));
         expect(&agent, "it asks", &Some(1), |page| sockets(page, &calling, "syn_sent"));
-        std::thread::sleep(Duration::from_millis(200));
+        let mut others = Pair::start();
+        let near = others.server.serve("127.0.0.1:0");
+        assert_eq!(others.client.call(near, OTHERS, 1, 1), 0);
         relay.mend();
         let asked = began.elapsed();
         assert_eq!(client.answer(), "0", "it is heard the second time");
@@ -132,7 +136,39 @@ fn a_tcp_connect_whose_first_request_is_lost_takes_as_long_as_it_took() {
         let took = agent.metrics().value("podlens_tcp_connect_seconds_sum", &calling.labels());
         println!("{far}: {took} s, mended after {asked:?}, all after {whole:?}");
         assert!((asked.as_secs_f64() * 0.9..=whole.as_secs_f64()).contains(&took), "{took} s");
+        assert_eq!(untimed(&agent.metrics()), 0);
     }
+}
+
+#[test]
+fn a_tcp_connect_that_began_before_the_agent_and_is_heard_the_second_time_is_told_as_one_of_unknown_duration() {
+    if sockets_know_nothing() {
+        return;
+    }
+    let Some(Ends { calling, answering: _answering, mut client, mut server, relay }) =
+        Ends::start(Duration::from_millis(5))
+    else {
+        return;
+    };
+    let address = server.serve(FAR_PORTS[0]);
+    relay.cut();
+    client.begin(&format!("open {address} 1 10 10"));
+    common::wait_until("it asks", common::PATIENCE, || {
+        if client.sockets_of_its_network("02") == 1 { Ok(()) } else { Err("it does not".to_owned()) }
+    });
+    let agent = start();
+    assert_eq!(untimed(&agent.metrics()), 0);
+    relay.mend();
+    assert_eq!(client.answer(), "0", "it is heard some time");
+    expect(&agent, "it is made", &Some(1), |page| events(page, &calling)[0]);
+    let page = agent.metrics();
+    assert_eq!(page.count("podlens_tcp_connect_seconds_count", &calling.labels()).unwrap_or_default(), 0);
+    assert_eq!(untimed(&page), 1);
+}
+
+/// Connections that were made in a time that is not known.
+fn untimed(page: &Page) -> u64 {
+    page.count("podlens_lost_total", &[("collector", "tcp"), ("reason", "connect_untimed")]).expect("it is told")
 }
 
 #[test]
@@ -267,6 +303,8 @@ fn tcp_connections_are_limited_by_who_reads_too_slowly_or_by_their_own_buffer_fo
     let [answering, calling] = [(); 2].map(|()| TestCgroup::any_container());
     let mut server = Peer::start(&answering, Network::Own);
     let mut client = Peer::start(&calling, Network::Of(&server));
+    // Segments of a size that a network has: with those of loopback a packet takes the whole of a narrow window.
+    server.in_its_network(&["ip", "link", "set", "lo", "mtu", "1500"]);
     let address = server.listen_narrowly("127.0.0.1:0", 8192);
     client.push(address, 0);
     limited(&agent, "receive_window", (server, client), &calling);
@@ -296,7 +334,9 @@ fn limited(agent: &Agent, limit: &str, (server, mut client): (Peer, Peer), calli
             println!("{limit}: {before:?} us, {found:?} us, {after:?} us");
             Ok(after)
         } else {
-            Err(format!("{before:?}, {found:?}, {after:?}"))
+            let why = ["TCPRcvQDrop", "TCPToZeroWindowAdv", "TCPZeroWindowDrop", "TCPTimeouts"];
+            let why = why.map(|name| format!("{name} {}", server.counter("TcpExt:", name)));
+            Err(format!("{before:?}, {found:?}, {after:?}; of the receiver's network: {}", why.join(", ")))
         }
     });
     assert!(last[1 - place] < last[place] / 2, "it is limited by {limit}: {last:?}");

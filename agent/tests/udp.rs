@@ -186,13 +186,13 @@ fn a_call_runs_one_program_once() {
     let mut peer = Peer::start(&cgroup, Network::Own);
     let to = peer.bind_udp("127.0.0.1:0", 0);
     let _on = RunStatistics::start();
-    let before = names.map(RunStatistics::of);
+    let before = names.map(|name| RunStatistics::of(agent.id(), name));
     for _ in 0..DATAGRAMS / 100 {
         assert_eq!(peer.send_udp(0, "to", to, 100, 100), 0);
         assert_eq!(peer.take_udp(0, "each").0, 100);
     }
     for (name, before) in names.into_iter().zip(before) {
-        let after = RunStatistics::of(name);
+        let after = RunStatistics::of(agent.id(), name);
         let (time, runs) = (after.0.saturating_sub(before.0), after.1 - before.1);
         println!("{name}: {runs} runs, {} ns each", time.as_nanos() / u128::from(runs.max(1)));
         // Each hundred ends with a call that finds nothing. A tracepoint is everybody's on the machine.

@@ -1,4 +1,6 @@
-//! What can be told from the machine code of kernel programs without loading them.
+//! What can be told of kernel programs without loading any: from their machine code, and by whom they are held.
+
+use std::{collections::BTreeSet, fs};
 
 /// Bytes of an instruction.
 pub const INSTRUCTION: usize = 8;
@@ -8,6 +10,14 @@ const STACK: u8 = 10;
 /// `r = register` and `r += number`.
 const MOVE: u8 = 0xbf;
 const ADD: u8 = 0x07;
+
+/// The numbers of the kernel programs that a process holds, attached or loaded; none if it is gone.
+pub fn programs_of(process: u32) -> BTreeSet<u32> {
+    let files = fs::read_dir(format!("/proc/{process}/fdinfo")).into_iter().flatten().flatten();
+    let texts = files.filter_map(|file| fs::read_to_string(file.path()).ok());
+    let id = |text: String| text.lines().find_map(|line| line.strip_prefix("prog_id:")?.trim().parse().ok());
+    texts.filter_map(id).collect()
+}
 
 /// How far below its end a function uses its stack, the functions that it calls left aside.
 pub fn stack_bytes(code: &[u8]) -> u16 {

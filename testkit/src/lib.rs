@@ -27,6 +27,7 @@ pub mod monitor;
 #[cfg(feature = "otlp")]
 pub mod otlp;
 pub mod page;
+pub mod rules;
 
 use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener},

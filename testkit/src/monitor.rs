@@ -1,7 +1,7 @@
 //! What the Prometheus operator makes of the chart's monitors: a scrape configuration of a rendered endpoint. Only of what
 //! the chart renders; the chart's own checks and the agent's tests use it.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::Path};
 
 use serde_json::{Map, Value, json};
 
@@ -40,6 +40,39 @@ pub fn scrape_config(
     })
 }
 
+/// What the operator makes of the endpoint's `scheme`, `tlsConfig` and `authorization`, to be added to its scrape configuration.
+/// `secrets` is a folder in which `NAME/KEY` is the value of a Secret's key, as the operator mounts them.
+pub fn credentials(endpoint: &Value, secrets: &Path) -> Value {
+    let file = |place: &Value| {
+        let part = |key: &str| place[key].as_str().unwrap_or_else(|| panic!("{place} has no {key}"));
+        secrets.join(part("name")).join(part("key"))
+    };
+    let tls = &endpoint["tlsConfig"];
+    let mut of_tls = Map::new();
+    for (name, place) in
+        [("ca_file", &tls["ca"]["secret"]), ("cert_file", &tls["cert"]["secret"]), ("key_file", &tls["keySecret"])]
+    {
+        if place.is_object() {
+            of_tls.insert(name.to_owned(), json!(file(place)));
+        }
+    }
+    if let Some(name) = tls["serverName"].as_str() {
+        of_tls.insert("server_name".to_owned(), json!(name));
+    }
+    let mut found = Map::new();
+    if let Some(scheme) = endpoint["scheme"].as_str() {
+        found.insert("scheme".to_owned(), json!(scheme));
+    }
+    if !of_tls.is_empty() {
+        found.insert("tls_config".to_owned(), Value::Object(of_tls));
+    }
+    let token = &endpoint["authorization"]["credentials"];
+    if token.is_object() {
+        found.insert("authorization".to_owned(), json!({ "credentials_file": file(token) }));
+    }
+    Value::Object(found)
+}
+
 /// A relabelling rule in Prometheus' spelling, `sourceLabels` as `source_labels`.
 fn in_snake_case(rule: &Value) -> Value {
     let spelled = |key: &str| {
@@ -54,7 +87,9 @@ fn in_snake_case(rule: &Value) -> Value {
 mod tests {
     use serde_json::json;
 
-    use super::{endpoint, in_snake_case, scrape_config};
+    use std::path::Path;
+
+    use super::{credentials, endpoint, in_snake_case, scrape_config};
 
     #[test]
     fn a_rule_is_spelled_as_prometheus_spells_it() {
@@ -71,6 +106,27 @@ mod tests {
             let job = scrape_config("a", &json!({ "path": "/metrics", "honorLabels": monitor }), honored, target, &[]);
             assert_eq!(job["honor_labels"], wanted, "{monitor} {honored}");
         }
+    }
+
+    #[test]
+    fn secrets_are_files_and_what_the_monitor_does_not_ask_for_is_not_there() {
+        let endpoint = json!({
+            "scheme": "https",
+            "tlsConfig": {
+                "ca": { "secret": { "name": "web", "key": "ca.crt" } },
+                "cert": { "secret": { "name": "own", "key": "tls.crt" } },
+                "keySecret": { "name": "own", "key": "tls.key" },
+                "serverName": "podlens",
+            },
+            "authorization": { "credentials": { "name": "own", "key": "token" } },
+        });
+        let wanted = json!({
+            "scheme": "https",
+            "tls_config": { "ca_file": "/s/web/ca.crt", "cert_file": "/s/own/tls.crt", "key_file": "/s/own/tls.key", "server_name": "podlens" },
+            "authorization": { "credentials_file": "/s/own/token" },
+        });
+        assert_eq!(credentials(&endpoint, Path::new("/s")), wanted);
+        assert_eq!(credentials(&json!({ "path": "/metrics" }), Path::new("/s")), json!({}));
     }
 
     #[test]

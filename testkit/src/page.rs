@@ -59,8 +59,14 @@ impl Sample {
 impl Page {
     /// Reads a page; panics where it is not in the text format.
     pub fn parse(text: &str) -> Self {
-        let samples = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).map(sample).collect();
-        Self { samples, text: text.to_owned() }
+        Self::read(text).unwrap_or_else(|refusal| panic!("{refusal}"))
+    }
+
+    /// The same; says what is not in the text format.
+    pub fn read(text: &str) -> Result<Self, String> {
+        let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let samples = lines.map(|line| sample(line).map_err(|refusal| format!("{refusal}: {line}")));
+        Ok(Self { samples: samples.collect::<Result<_, _>>()?, text: text.to_owned() })
     }
 
     /// All samples of that name that have these labels, whatever others they have.
@@ -97,22 +103,21 @@ impl Page {
     }
 }
 
-fn sample(line: &str) -> Sample {
-    let bad = || panic!("no sample of the text format: {line}");
-    let (series, text) = line.rsplit_once(' ').unwrap_or_else(bad);
+fn sample(line: &str) -> Result<Sample, String> {
+    let (series, text) = line.rsplit_once(' ').ok_or("a sample without a value")?;
     let (name, labels) = match series.split_once('{') {
-        Some((name, labels)) => (name, labels.strip_suffix('}').unwrap_or_else(|| panic!("no closing brace: {line}"))),
+        Some((name, labels)) => (name, labels.strip_suffix('}').ok_or("labels without a closing brace")?),
         None => (series, ""),
     };
-    Sample { name: name.to_owned(), labels: read_labels(labels), text: text.to_owned() }
+    Ok(Sample { name: name.to_owned(), labels: read_labels(labels)?, text: text.to_owned() })
 }
 
 /// Reads `name="value",...`, the value with its escapes.
-fn read_labels(text: &str) -> BTreeMap<String, String> {
+fn read_labels(text: &str) -> Result<BTreeMap<String, String>, String> {
     let mut labels = BTreeMap::new();
     let mut rest = text;
     while !rest.is_empty() {
-        let (name, after) = rest.split_once("=\"").unwrap_or_else(|| panic!("no label in {rest}"));
+        let (name, after) = rest.split_once("=\"").ok_or_else(|| format!("no label at `{rest}`"))?;
         let mut value = String::new();
         let mut characters = after.char_indices();
         let end = loop {
@@ -121,18 +126,19 @@ fn read_labels(text: &str) -> BTreeMap<String, String> {
                 Some((_, '\\')) => match characters.next() {
                     Some((_, 'n')) => value.push('\n'),
                     Some((_, escaped)) => value.push(escaped),
-                    None => panic!("an escape without end in {after}"),
+                    None => return Err(format!("an escape without end in `{after}`")),
                 },
                 Some((_, plain)) => value.push(plain),
-                None => panic!("a label without end: {after}"),
+                None => return Err(format!("a label without end in `{after}`")),
             }
         };
-        let twice = labels.insert(name.to_owned(), value);
-        assert_eq!(twice, None, "label {name} twice in {text}");
+        if labels.insert(name.to_owned(), value).is_some() {
+            return Err(format!("label {name} twice"));
+        }
         rest = after.get(end + 1..).unwrap_or("").trim_start_matches(',');
     }
     labels.retain(|_, value| !value.is_empty());
-    labels
+    Ok(labels)
 }
 
 #[cfg(test)]
@@ -145,5 +151,21 @@ mod tests {
         assert_eq!(page.count("a", &[("unit", "x\"y"), ("pod", "")]), Some(1));
         assert_eq!(page.count("a", &[("pod", "p")]), Some(2));
         assert_eq!(page.samples[0].labels.len(), 1);
+    }
+
+    #[test]
+    fn what_is_no_page_is_refused_with_its_line() {
+        for (line, part) in [
+            ("a", "without a value"),
+            ("a{b=\"c\" 1", "closing brace"),
+            ("a{b} 1", "no label at `b`"),
+            ("a{b=\"c} 1", "without end"),
+            ("a{b=\"c\\} 1", "without end"),
+            ("a{b=\"c\",b=\"d\"} 1", "label b twice"),
+        ] {
+            let refusal = Page::read(&format!("# HELP a\nx 1\n{line}\n")).unwrap_err();
+            assert!(refusal.contains(part) && refusal.ends_with(line), "{refusal}");
+        }
+        assert_eq!(Page::read("").unwrap().samples.len(), 0);
     }
 }

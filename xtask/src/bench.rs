@@ -48,11 +48,18 @@ enum Benchmark {
         #[arg(long)]
         collectors: Option<String>,
     },
-    /// What page faults, reclaim for a limit and reads from a disk cost with podlens' programs, against without
+    /// What page faults, reclaim for a limit, reads from a disk, datagrams, a stream and DNS queries cost with podlens' programs,
+    /// against without
     Storms {
         /// Turns with and without the programs
         #[arg(long)]
         rounds: Option<u32>,
+        /// Only these loads, such as `datagrams,queries`
+        #[arg(long)]
+        loads: Option<String>,
+        /// The programs of these collectors alone, such as `udp,dns`
+        #[arg(long)]
+        collectors: Option<String>,
     },
     /// What the daemon itself costs with 250 pods: CPU, memory, sweep and scrape; 100 s for each build and round
     Daemon {
@@ -94,10 +101,15 @@ pub(crate) fn run(choice: &Choice) -> Result<ExitCode> {
         }
         Benchmark::Tcp { rounds, collectors } => {
             let mut arguments = rounds_argument(Some(*rounds));
-            arguments.extend(collectors.iter().flat_map(|names| ["--collectors".into(), names.into()]));
+            arguments.extend(list_argument("--collectors", collectors.as_deref()));
             ("tcp", arguments)
         }
-        Benchmark::Storms { rounds } => ("storms", rounds_argument(*rounds)),
+        Benchmark::Storms { rounds, loads, collectors } => {
+            let mut arguments = rounds_argument(*rounds);
+            arguments.extend(list_argument("--loads", loads.as_deref()));
+            arguments.extend(list_argument("--collectors", collectors.as_deref()));
+            ("storms", arguments)
+        }
         Benchmark::Daemon { against, rounds, interval } => {
             // The other build first: both are made in one place.
             let against = against.as_ref().map(other_build).transpose()?;
@@ -124,6 +136,10 @@ pub(crate) fn run(choice: &Choice) -> Result<ExitCode> {
 
 fn rounds_argument(rounds: Option<u32>) -> Vec<OsString> {
     rounds.map(|rounds| ["--rounds".into(), rounds.to_string().into()]).into_iter().flatten().collect()
+}
+
+fn list_argument(flag: &str, names: Option<&str>) -> Vec<OsString> {
+    names.map(|names| [flag.into(), names.into()]).into_iter().flatten().collect()
 }
 
 fn daemon_arguments(binary: &Path, against: Option<&Path>, rounds: u32, interval: u64) -> Vec<OsString> {

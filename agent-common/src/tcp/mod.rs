@@ -7,6 +7,7 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::{cgroup::CgroupKey, histogram::BUCKETS, label::label};
 
+pub mod asking;
 pub mod notes;
 
 label! {

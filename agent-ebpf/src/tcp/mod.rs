@@ -17,11 +17,16 @@ use aya_ebpf::{
 };
 use podlens_common::{
     histogram::hashed_bucket,
-    tcp::{Account, ConnectFailure, ConnectionError, Counts, Cursor, notes::place_of, state},
+    tcp::{
+        Account, ConnectFailure, ConnectionError, Counts, Cursor,
+        asking::{Asked, Asking, LINES, Line, PLACES, begin, end},
+        notes::place_of,
+        state,
+    },
 };
 
 use self::sockets::{Socket, TcpSocket};
-use crate::{atomic, cells::cells, kernel::monotonic_ns, owner};
+use crate::{atomic, kernel::monotonic_ns, owner};
 
 /// `IPPROTO_TCP` of linux/in.h.
 const TCP: u16 = 6;
@@ -32,30 +37,12 @@ static TCP_ACCOUNTS: Array<Account> = Array::with_max_entries(1, BPF_F_MMAPABLE)
 /// How far the walk is; the daemon sets it back.
 #[map]
 static TCP_CURSOR: Array<Cursor> = Array::with_max_entries(1, BPF_F_MMAPABLE);
-/// When sockets began to ask for a connection, by their addresses: the kernel keeps no time that survives a SYN which is sent
-/// again. Of two with one place the later one stays.
+/// When sockets began to ask for a connection, by their addresses.
 #[map]
-static TCP_CONNECTS: Array<Asked> = Array::with_max_entries(CONNECTS, 0);
-
-/// A power of two.
-const CONNECTS: u32 = 1024;
-
-/// When a socket began to ask for its connection.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Asked {
-    /// How far its address is from the map's.
-    socket: u64,
-    at_ns: u64,
-}
-
-cells! {
-    /// Of sockets that begin at the same moment, the time of the one may stand at the other; it is the same then.
-    AskedCells of Asked {
-        socket: u64 = socket;
-        at_ns: u64 = at_ns;
-    }
-}
+static TCP_CONNECTS: Array<Asking> = Array::with_max_entries(LINES, 0);
+/// Connections that were made in a time that nobody knows.
+#[map]
+static TCP_UNTIMED: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// `inet_sock_set_state(socket, old, new)`: the socket still has its old state, and one that closes is in no table any more.
 ///
@@ -120,17 +107,56 @@ impl Change {
 /// A socket asks for a connection.
 #[inline(always)]
 fn asks(socket: Socket) {
-    let Some((asked, number)) = asked_of(socket) else { return };
-    asked.at_ns().set(monotonic_ns());
-    asked.socket().set(number);
+    if let Some((line, number)) = asking(socket) {
+        begin(&line, number, monotonic_ns());
+    }
 }
 
-/// Where the time stands at which a socket asked for a connection, and the number that stands for the socket there.
+/// It does not ask any more; when it began, if that is known.
 #[inline(always)]
-fn asked_of(socket: Socket) -> Option<(AskedCells, u64)> {
+fn asked_at_ns(socket: Socket) -> Option<u64> {
+    let (line, number) = asking(socket)?;
+    end(&line, number)
+}
+
+/// Where a socket that asks for a connection is noted, and the number that stands for it there: how far its address is from the
+/// map's.
+#[inline(always)]
+fn asking(socket: Socket) -> Option<(Reached, u64)> {
     let distance = socket.distance_from(TCP_CONNECTS.get_ptr_mut(0)?);
-    let asked = AskedCells::at(TCP_CONNECTS.get_ptr_mut(place_of(distance, CONNECTS)))?;
-    Some((asked, distance))
+    Some((Reached(TCP_CONNECTS.get_ptr_mut(place_of(distance, LINES))?), distance))
+}
+
+/// A line as one CPU reaches it.
+struct Reached(*mut Asking);
+
+impl Line for Reached {
+    #[inline(always)]
+    fn read(&self, place: usize) -> Asked {
+        if place >= PLACES {
+            return Asked { socket: 0, at_ns: 0 };
+        }
+        // SAFETY: entries of a map outlive the program, the place is one of the array's, and both are whole words.
+        unsafe {
+            let asked = (&raw const (*self.0).places).cast::<Asked>().add(place);
+            Asked {
+                socket: (&raw const (*asked).socket).read_volatile(),
+                at_ns: (&raw const (*asked).at_ns).read_volatile(),
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn write(&self, place: usize, asked: Asked) {
+        if place < PLACES {
+            // SAFETY: as above.
+            unsafe {
+                let place = (&raw mut (*self.0).places).cast::<Asked>().add(place);
+                (&raw mut (*place).at_ns).write_volatile(asked.at_ns);
+                (&raw mut (*place).socket).write_volatile(asked.socket);
+            }
+        }
+    }
 }
 
 /// A connection is made.
@@ -150,23 +176,22 @@ fn made(socket: Socket, old: u32) {
             atomic::add_u32((&raw mut (*account).connects).cast::<u32>().add(hashed_bucket(took_ns)), 1);
             atomic::add(&raw mut (*account).connects_ns, took_ns);
         }
+    } else if let Some(untimed) = TCP_UNTIMED.get_ptr_mut(0) {
+        // SAFETY: as above.
+        unsafe { atomic::add(untimed, 1) };
     }
 }
 
-/// How long ago a socket began to ask for its connection. Where the SYN was sent once that is its first round-trip time; where it
-/// was sent again and the program did not see it begin, nobody knows.
+/// How long a socket that has its connection asked for it. Where the SYN was sent once that is its first round-trip time; where it was
+/// sent again and is not noted, as when it asked before the program came, nobody knows.
 #[inline(always)]
 fn since_syn_ns(socket: Socket) -> Option<u64> {
+    let asked_at_ns = asked_at_ns(socket);
     let tcp = TcpSocket::of(socket)?;
     if tcp.total_retransmits() == 0 {
         return tcp.round_trip_ns();
     }
-    let (asked, number) = asked_of(socket)?;
-    if asked.socket().get() != number {
-        return None;
-    }
-    asked.socket().set(0);
-    Some(monotonic_ns().wrapping_sub(asked.at_ns().get()))
+    Some(monotonic_ns().wrapping_sub(asked_at_ns?))
 }
 
 /// A socket has closed: nothing of it changes any more.
@@ -191,6 +216,7 @@ fn closed(socket: Socket, old: u32) {
             }
         }
         if old == state::SYN_SENT {
+            asked_at_ns(socket);
             let reason = ConnectFailure::of_error(socket.error()).index();
             // SAFETY: as above.
             unsafe { atomic::add((&raw mut (*account).failures).cast::<u64>().add(reason), 1) };

@@ -12,26 +12,38 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use aya::programs::{BtfTracePoint, ProgramInfo, loaded_programs};
 use podlens::{collectors, config::Config, kernel::hooks::Hook, pipeline::Pipeline};
+use testkit::bpf;
 
 pub(crate) use self::statistics::{median, typical};
 
 /// What the kernel keeps of a program's name.
 const NAME_BYTES: usize = 15;
 
-/// The programs of podlens on tracepoints, by the names of those. They keep their maps.
-pub(crate) fn load_podlens() -> Result<Vec<(&'static str, BtfTracePoint)>> {
-    let ids = || loaded_programs().filter_map(Result::ok).map(|info| info.id());
-    let others: Vec<u32> = ids().collect();
-    let _pipeline = start()?;
-    let is_ours = |info: &ProgramInfo| !others.contains(&info.id());
+/// A program of podlens on a tracepoint.
+pub(crate) struct OnTracepoint {
+    pub(crate) name: &'static str,
+    pub(crate) tracepoint: &'static str,
+    pub(crate) program: BtfTracePoint,
+}
+
+/// The programs of podlens with these collectors on tracepoints. They keep their maps.
+pub(crate) fn load_podlens(collectors: &[&str]) -> Result<Vec<OnTracepoint>> {
+    // Of this process alone: another podlens may start meanwhile.
+    let held = || bpf::programs_of(process::id());
+    let before = held();
+    let _pipeline = start(collectors)?;
+    let after = held();
+    let is_ours = |info: &ProgramInfo| after.contains(&info.id()) && !before.contains(&info.id());
     let mut ours: Vec<ProgramInfo> = loaded_programs().filter_map(Result::ok).filter(is_ours).collect();
     let mut programs = Vec::new();
     for program in collectors::ALL.iter().flat_map(|spec| spec.programs()) {
         let Hook::Tracepoint { name: tracepoint, .. } = program.hook else { continue };
-        let name = program.name.get(..NAME_BYTES).unwrap_or(program.name);
-        // One is missing where the kernel lacks its tracepoint, or nobody takes its events.
-        let Some(at) = ours.iter().position(|info| info.name_as_str() == Some(name)) else { continue };
-        programs.push((tracepoint, take_over(ours.swap_remove(at), program.name)?));
+        let kept = program.name.get(..NAME_BYTES).unwrap_or(program.name);
+        // One is missing where the kernel lacks its tracepoint, or nobody takes its events, or it serves several collectors and was
+        // found before.
+        let Some(at) = ours.iter().position(|info| info.name_as_str() == Some(kept)) else { continue };
+        let name = program.name;
+        programs.push(OnTracepoint { name, tracepoint, program: take_over(ours.swap_remove(at), name)? });
     }
     Ok(programs)
 }
@@ -42,8 +54,15 @@ pub(crate) fn take_over(info: ProgramInfo, name: &'static str) -> Result<BtfTrac
     Ok(unsafe { BtfTracePoint::from_program_info(info, name.into()) }?)
 }
 
-fn start() -> Result<Pipeline> {
-    let mut config = Config::defaults(&collectors::switchable());
+fn start(collectors: &[&str]) -> Result<Pipeline> {
+    let known = collectors::switchable();
+    if let Some(name) = collectors.iter().find(|name| !known.contains(name)) {
+        bail!("no collector is called {name}; there are {}", known.join(", "));
+    }
+    let mut config = Config::defaults(&known);
+    for (name, is_on) in &mut config.collectors {
+        *is_on = collectors.contains(&name.as_str());
+    }
     "bench".clone_into(&mut config.node);
     let pipeline = Pipeline::start(&config)?;
     if !pipeline.is_useful() {

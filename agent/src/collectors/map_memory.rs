@@ -3,7 +3,7 @@
 //! Pure, from the collectors' specifications and the object itself. The start asks for a plan before anything is made,
 //! `podlens check` prints it, and the documents' tables are made here.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, ptr};
 
 use super::{
     ALL,
@@ -149,24 +149,33 @@ fn formulae(is_on: impl Fn(&Spec) -> bool) -> Vec<(&'static str, Formula)> {
         maps.filter_map(|map| Some(map.bytes(definition(&all, map)?))).fold(Formula::NOTHING, |sum, bytes| sum + bytes)
     };
     let mut formulae = vec![("slots", sum(&mut slots::MAPS.iter()))];
-    for spec in ALL.iter().filter(|spec| spec.parts.iter().any(|part| !part.maps.is_empty()) && is_on(spec)) {
-        formulae.push((spec.name, sum(&mut spec.parts.iter().flat_map(|part| part.maps))));
+    for spec in ALL.iter().filter(|spec| spec.maps().next().is_some() && is_on(spec)) {
+        formulae.push((spec.name, sum(&mut spec.maps())));
     }
     formulae
 }
 
-/// How many entries each map gets whose size is not the object's own; `is_used` tells whether a part of a collector is
-/// to run.
+/// How many entries each map gets whose size is not the object's own; `running` tells what of a part of a collector is to run,
+/// itself or what stands in for it.
 #[must_use]
-pub fn entries(cpus: Cpus, slot_count: u32, is_used: impl Fn(&Spec, &Part) -> bool) -> Vec<(&'static str, u32)> {
+pub fn entries(
+    cpus: Cpus,
+    slot_count: u32,
+    running: impl Fn(&Spec, &'static Part) -> Option<&'static Part>,
+) -> Vec<(&'static str, u32)> {
     let all = definitions(OBJECT);
     let entries_of = |map: &'static Map, is_used| {
         map.entries_on(definition(&all, map)?, cpus, slot_count, is_used).map(|entries| (map.name, entries))
     };
-    let common = slots::MAPS.iter().filter_map(|map| entries_of(map, true));
-    let parts = ALL.iter().flat_map(|spec| spec.parts.iter().map(move |part| (spec, part)));
-    let of_parts = parts.flat_map(|(spec, part)| part.maps.iter().map(move |map| (spec, part, map)));
-    common.chain(of_parts.filter_map(|(spec, part, map)| entries_of(map, is_used(spec, part)))).collect()
+    let mut entries: Vec<_> = slots::MAPS.iter().filter_map(|map| entries_of(map, true)).collect();
+    for (spec, part) in ALL.iter().flat_map(|spec| spec.parts.iter().map(move |part| (spec, part))) {
+        let running = running(spec, part);
+        for one in part.either() {
+            let is_used = running.is_some_and(|running| ptr::eq(running, one));
+            entries.extend(one.maps.iter().filter_map(|map| entries_of(map, is_used)));
+        }
+    }
+    entries
 }
 
 fn definition<'a>(all: &'a [Definition], map: &Map) -> Option<&'a Definition> {
@@ -181,8 +190,7 @@ pub fn tables() -> String {
         "| of | maps, bytes of a value | for each CPU and slot | for each CPU | for each possible CPU | for each slot | besides |\n| --- | --- | --- | --- | --- | --- | --- |\n",
     );
     let maps_of = |name: &str| -> Vec<&'static Map> {
-        let of_spec =
-            ALL.iter().filter(|spec| spec.name == name).flat_map(|spec| spec.parts).flat_map(|part| part.maps);
+        let of_spec = ALL.iter().filter(|spec| spec.name == name).flat_map(|spec| spec.maps());
         if name == "slots" { slots::MAPS.iter().collect() } else { of_spec.collect() }
     };
     let everything = formulae(|_| true);
@@ -317,9 +325,8 @@ mod tests {
 
     #[test]
     fn each_map_of_the_object_is_somebodys_and_each_that_is_somebodys_is_in_the_object() {
-        let parts = ALL.iter().flat_map(|spec| spec.parts);
-        let mut claimed: Vec<&str> =
-            slots::MAPS.iter().chain(parts.flat_map(|part| part.maps)).map(|map| map.name).collect();
+        let of_collectors = ALL.iter().flat_map(|spec| spec.maps());
+        let mut claimed: Vec<&str> = slots::MAPS.iter().chain(of_collectors).map(|map| map.name).collect();
         let all = definitions(OBJECT);
         let of_log = |name: &&str| cfg!(feature = "kernel-log") && *name == "AYA_LOGS";
         let mut defined: Vec<&str> =
@@ -341,8 +348,8 @@ mod tests {
 
     #[test]
     fn maps_of_what_does_not_run_take_one_entry() {
-        let all = entries(all_online(8), 1024, |_, _| true);
-        let few = entries(all_online(8), 1024, |spec, _| spec.name == lifecycle::SPEC.name);
+        let all = entries(all_online(8), 1024, |_, part| Some(part));
+        let few = entries(all_online(8), 1024, |spec, part| Some(part).filter(|_| spec.name == lifecycle::SPEC.name));
         let get = |list: &[(&str, u32)], name: &str| list.iter().find(|(one, _)| *one == name).map(|(_, count)| *count);
         for (name, used, unused) in [
             ("ACCOUNTS", Some(8 * 1024), Some(1)),

@@ -114,6 +114,9 @@ pub trait Collector: Send {
         Vec::new()
     }
 
+    /// A second has passed: what it keeps up with beside sweeps.
+    fn tick(&mut self) {}
+
     /// What it could not tell: how often, for each loss of its specification, in that order.
     fn lost(&self) -> Vec<(&'static Loss, u64)> {
         Vec::new()

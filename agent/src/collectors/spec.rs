@@ -64,40 +64,48 @@ pub struct Part {
     pub without: Option<&'static str>,
     /// They run only where somebody takes events.
     pub for_events: bool,
+    /// The feature without which they are of no use here, of programs that serve another collector too.
+    pub feature: Option<&'static str>,
     /// The programs, in the order in which they are attached.
     pub programs: &'static [Program],
     /// The maps that are theirs.
     pub maps: &'static [Map],
+    /// What does the same where the kernel lacks what they need: other programs, and maps of those alone.
+    pub stand_in: Option<&'static Part>,
 }
 
 impl Part {
-    /// It is of use on this kernel; `tells_events`: somebody takes events.
+    /// What a part is that says nothing of itself: the collector cannot do without it, and nothing stands in for it.
+    pub const BASE: Self =
+        Self { without: None, for_events: false, feature: None, programs: &[], maps: &[], stand_in: None };
+
+    /// It is of use; `tells_events`: somebody takes events.
     #[must_use]
-    pub fn is_wanted(&self, tells_events: bool, answers: &Answers) -> bool {
-        (tells_events || !self.for_events) && self.programs.iter().all(|program| program.is_of_use(answers))
+    pub fn is_wanted(&self, tells_events: bool) -> bool {
+        tells_events || !self.for_events
     }
 
-    /// Its programs on this kernel: those that stand in for a program where the kernel lacks what that one needs.
+    /// What runs on this kernel: itself, or what stands in for it.
     ///
     /// # Errors
     /// What the kernel lacks, in words.
-    pub fn chosen(&self, answers: &Answers) -> Result<Vec<&'static Program>, String> {
-        let mut chosen = Vec::new();
-        for program in self.programs {
-            match (program.lack(answers), program.stand_ins) {
-                (None, _) => chosen.push(program),
-                (Some(lack), []) => return Err(lack),
-                (Some(lack), stand_ins) => {
-                    let lacking =
-                        |stand_in: &Program| stand_in.lack(answers).or_else(|| program.lack_of_feature(answers));
-                    if let Some(other) = stand_ins.iter().find_map(lacking) {
-                        return Err(format!("{lack}; and for what would stand in, {other}"));
-                    }
-                    chosen.extend(stand_ins);
-                }
-            }
-        }
-        Ok(chosen)
+    pub fn on(&'static self, answers: &Answers) -> Result<&'static Self, String> {
+        let Some(lack) = self.lack(answers) else { return Ok(self) };
+        let Some(stand_in) = self.stand_in else { return Err(lack) };
+        stand_in
+            .lack(answers)
+            .map_or(Ok(stand_in), |other| Err(format!("{lack}; and for what would stand in, {other}")))
+    }
+
+    /// What its programs need and this kernel lacks, in words; none if all can be attached.
+    fn lack(&self, answers: &Answers) -> Option<String> {
+        let of_programs = self.programs.iter().find_map(|program| program.lack(answers));
+        of_programs.or_else(|| self.feature.and_then(|feature| answers.lack(feature)))
+    }
+
+    /// Itself, and what may stand in for it.
+    pub fn either(&'static self) -> impl Iterator<Item = &'static Self> {
+        iter::once(self).chain(self.stand_in)
     }
 
     /// Some program of it tells a collector's last words of a cgroup, so it is attached before what tells the removal.
@@ -116,12 +124,6 @@ pub struct Program {
     pub name: &'static str,
     /// What it is attached to.
     pub hook: Hook,
-    /// Of a program that serves several collectors: the feature of it without which it is of no use to this one.
-    pub feature: Option<&'static str>,
-    /// By which fact of the kernel it is of use at all, a request, and whether that is to be there; none: on every kernel.
-    pub only: Option<(&'static str, bool)>,
-    /// Programs that do the same together, where this kernel lacks what this one needs.
-    pub stand_ins: &'static [Program],
 }
 
 impl Program {
@@ -136,54 +138,21 @@ impl Program {
         Self::on(name, Hook::Tracepoint { name: tracepoint, arguments })
     }
 
+    /// A program at the end of a function of the kernel.
+    #[must_use]
+    pub const fn at_end_of(name: &'static str, function: &'static str) -> Self {
+        Self::on(name, Hook::FunctionEnd { name: function })
+    }
+
     /// A program on any hook.
     #[must_use]
     pub const fn on(name: &'static str, hook: Hook) -> Self {
-        Self { name, hook, feature: None, only: None, stand_ins: &[] }
-    }
-
-    /// The same, of which this collector needs a feature.
-    #[must_use]
-    pub const fn with(self, feature: &'static str) -> Self {
-        Self { feature: Some(feature), ..self }
-    }
-
-    /// The same, which only kernels with a fact have use for: a request.
-    #[must_use]
-    pub const fn only_with(self, fact: &'static str) -> Self {
-        Self { only: Some((fact, true)), ..self }
-    }
-
-    /// The same, which only kernels without a fact have use for.
-    #[must_use]
-    pub const fn only_without(self, fact: &'static str) -> Self {
-        Self { only: Some((fact, false)), ..self }
-    }
-
-    fn is_of_use(&self, answers: &Answers) -> bool {
-        self.only.is_none_or(|(fact, is_there)| answers.lack(fact).is_none() == is_there)
-    }
-
-    /// The same, for which nothing stands in.
-    #[must_use]
-    pub const fn alone(self) -> Self {
-        Self { stand_ins: &[], ..self }
-    }
-
-    /// The same, for which these stand in where the kernel lacks what it needs.
-    #[must_use]
-    pub const fn or(self, stand_ins: &'static [Program]) -> Self {
-        Self { stand_ins, ..self }
+        Self { name, hook }
     }
 
     /// What it needs and this kernel lacks, in words; none if it can be attached.
     fn lack(&self, answers: &Answers) -> Option<String> {
-        let refusal = answers.refusal(self.name).map(str::to_owned);
-        refusal.or_else(|| self.hook.lack(answers)).or_else(|| self.lack_of_feature(answers))
-    }
-
-    fn lack_of_feature(&self, answers: &Answers) -> Option<String> {
-        self.feature.and_then(|feature| answers.lack(feature))
+        answers.refusal(self.name).map(str::to_owned).or_else(|| self.hook.lack(answers))
     }
 }
 
@@ -197,10 +166,19 @@ pub struct Wish {
 }
 
 impl Spec {
-    /// Its programs, those that stand in for others among them.
+    /// Its parts, and what may stand in for them.
+    fn all_parts(&self) -> impl Iterator<Item = &'static Part> {
+        self.parts.iter().flat_map(Part::either)
+    }
+
+    /// All programs of all its parts.
     pub fn programs(&self) -> impl Iterator<Item = &'static Program> {
-        let programs = self.parts.iter().flat_map(|part| part.programs);
-        programs.flat_map(|program| iter::once(program).chain(program.stand_ins))
+        self.all_parts().flat_map(|part| part.programs)
+    }
+
+    /// All maps of all its parts.
+    pub fn maps(&self) -> impl Iterator<Item = &'static Map> {
+        self.all_parts().flat_map(|part| part.maps)
     }
 
     /// Values of its own come from kernel programs, so that podlens is of use where it runs.
@@ -311,20 +289,28 @@ mod tests {
     }
 
     #[test]
-    fn of_programs_for_some_kernels_each_kernel_has_use_for_one_part() {
-        let running = Btf::read_file(std::path::Path::new("/sys/kernel/btf/vmlinux")).unwrap();
-        let mut used = Vec::new();
-        for btf in [Btf::parse(NO_TYPES.to_vec()).unwrap(), running] {
-            let answers = answers(btf);
-            for spec in ALL {
-                let for_some = |part: &&Part| part.programs.iter().any(|program| program.only.is_some());
-                let parts: Vec<&Part> = spec.parts.iter().filter(for_some).collect();
-                let wanted: Vec<&Part> = parts.iter().copied().filter(|part| part.is_wanted(true, &answers)).collect();
-                assert_eq!(wanted.len(), usize::from(!parts.is_empty()), "{}", spec.name);
-                used.extend(wanted.iter().flat_map(|part| part.programs).map(|program| program.name));
-            }
+    fn what_stands_in_says_nothing_but_how_the_same_is_done() {
+        let mut found = Vec::new();
+        for (spec, part) in ALL.iter().flat_map(|spec| spec.parts.iter().map(move |part| (spec, part))) {
+            let Some(stand_in) = part.stand_in else { continue };
+            found.push(spec.name);
+            let Part { without, for_events, feature, programs, maps: _, stand_in: next } = stand_in;
+            assert_eq!((*without, *for_events, *feature), (None, false, part.feature), "{}", spec.name);
+            assert!(next.is_none() && !programs.is_empty(), "{}: who stands in for it?", spec.name);
         }
-        assert_eq!(used, ["tcp_state", "tcp_state_first", "tcp_state_again"]);
+        assert_eq!(found, ["tcp", "udp", "dns"]);
+    }
+
+    #[test]
+    fn of_a_part_and_its_stand_in_a_kernel_runs_one_and_one_that_has_nothing_lacks_both() {
+        let running = answers(Btf::read_file(std::path::Path::new("/sys/kernel/btf/vmlinux")).unwrap());
+        let nothing = answers(Btf::parse(NO_TYPES.to_vec()).unwrap());
+        for part in ALL.iter().flat_map(|spec| spec.parts).filter(|part| part.stand_in.is_some()) {
+            let chosen = part.on(&running).unwrap();
+            assert_eq!(part.either().filter(|one| std::ptr::eq(*one, chosen)).count(), 1);
+            let lack = part.on(&nothing).unwrap_err();
+            assert!(lack.contains("; and for what would stand in, "), "{lack}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use k8s_openapi::jiff::Timestamp;
@@ -22,7 +22,10 @@ use super::{
         lease::Claim,
     },
 };
-use crate::telemetry::{SelfTelemetry, SelfTelemetryError, fleet as metrics};
+use crate::{
+    signal::lock,
+    telemetry::{SelfTelemetry, SelfTelemetryError, fleet as metrics},
+};
 
 /// Results of requests about the Lease.
 pub type LeaseCounts = Mutex<HashMap<&'static str, u64>>;
@@ -65,7 +68,7 @@ impl Collector for FleetMetrics {
 
     fn collect(&self) -> Vec<MetricFamily> {
         let Sources { watch, claim, lease, telling } = &self.sources;
-        let lease = lease.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let lease = lock(lease).clone();
         // The definitions were tried when they were registered.
         let Ok(families) = Families::new() else { return Vec::new() };
         let leads = claim.holds();

@@ -20,7 +20,8 @@ pub enum Hook {
     },
     /// A reading by the daemon, of the iterator over tasks (`iter/task`).
     TaskIterator,
-    /// The end of a major fault, in its task: a software event of each CPU that is online (`PERF_COUNT_SW_PAGE_FAULTS_MAJ`).
+    /// The end of a major fault, in its task: a software event of each CPU that is online (`PERF_COUNT_SW_PAGE_FAULTS_MAJ`), which
+    /// the daemon gives it.
     MajorFault,
 }
 

@@ -1,10 +1,8 @@
 //! What the node says about itself: kernel release and CPUs.
 
-use std::{
-    fmt, fs, io,
-    os::fd::{FromRawFd as _, OwnedFd},
-    path::Path,
-};
+use std::{fmt, fs, io, path::Path};
+
+use super::perf_event::{PerfEvent, Software};
 
 /// Where the kernel lists its CPUs.
 const DIRECTORY: &str = "/sys/devices/system/cpu";
@@ -86,6 +84,20 @@ impl fmt::Display for Cpus {
     }
 }
 
+/// The CPUs of this node that are online, whatever a container is made to see of them: see [`Cpus::of_node`].
+///
+/// # Errors
+/// As [`Cpus::read`].
+pub fn online_cpus() -> io::Result<Vec<u32>> {
+    let list = Path::new(DIRECTORY).join("online");
+    if is_in_sysfs(&list).unwrap_or(false) {
+        return Ok(cpus_of(&fs::read_to_string(list)?).collect());
+    }
+    let possible = Cpus::read(Path::new(DIRECTORY))?.possible;
+    // One that cannot be asked for is not known to be there.
+    Ok((0..possible).filter(|cpu| is_online(*cpu).unwrap_or(false)).collect())
+}
+
 /// How many memory nodes the machine can have, counted up to the highest, as `/sys/devices/system/node` tells it; 1 where the
 /// kernel knows of none.
 #[must_use]
@@ -101,43 +113,28 @@ fn is_in_sysfs(path: &Path) -> io::Result<bool> {
     Ok(rustix::fs::statfs(path)?.f_type == SYSFS)
 }
 
-/// Asks the kernel for a counter on this CPU, which it refuses for one that is offline. Needs `CAP_PERFMON`, as the programs do.
+/// Asks the kernel for a counter on this CPU, which it refuses for one that is offline.
 fn is_online(cpu: u32) -> io::Result<bool> {
-    /// `PERF_TYPE_SOFTWARE`, and the size of the first version of `struct perf_event_attr`.
-    const TYPE_AND_SIZE: u64 = 1 | 64 << 32;
-    /// `PERF_COUNT_SW_DUMMY`: it counts nothing.
-    const DUMMY: u64 = 9;
-    /// The bit `disabled`.
-    const DISABLED: u64 = 1;
-    const PERF_FLAG_FD_CLOEXEC: u64 = 8;
-    let attributes: [u64; 8] = [TYPE_AND_SIZE, DUMMY, 0, 0, 0, DISABLED, 0, 0];
-    let (all_tasks, no_group) = (-1_i32, -1_i32);
-    // SAFETY: the attributes are as long as they say, and the kernel only reads them.
-    let answer = unsafe {
-        libc::syscall(
-            libc::SYS_perf_event_open,
-            attributes.as_ptr(),
-            all_tasks,
-            libc::c_long::from(cpu),
-            no_group,
-            PERF_FLAG_FD_CLOEXEC,
-        )
-    };
-    match i32::try_from(answer) {
-        Ok(descriptor) if descriptor >= 0 => {
-            // SAFETY: the kernel has just made it, for nobody else.
-            drop(unsafe { OwnedFd::from_raw_fd(descriptor) });
-            Ok(true)
-        }
-        _ => {
-            let refusal = io::Error::last_os_error();
-            if refusal.raw_os_error() == Some(libc::ENODEV) { Ok(false) } else { Err(refusal) }
-        }
+    match PerfEvent::open(Software::Nothing, cpu) {
+        Ok(_) => Ok(true),
+        Err(refusal) if refusal.raw_os_error() == Some(libc::ENODEV) => Ok(false),
+        Err(refusal) => Err(refusal),
     }
 }
 
 fn last_cpu(list: &str) -> Option<u32> {
-    list.trim().split(',').filter_map(|range| range.split('-').next_back()?.parse().ok()).max()
+    cpus_of(list).last()
+}
+
+/// The CPUs of a list like `0-7,16-23`, in its order. What is no number is left out.
+fn cpus_of(list: &str) -> impl Iterator<Item = u32> {
+    list.trim()
+        .split(',')
+        .filter_map(|range| {
+            let (first, last) = range.split_once('-').unwrap_or((range, range));
+            Some(first.parse().ok()?..=last.parse().ok()?)
+        })
+        .flatten()
 }
 
 #[cfg(test)]
@@ -146,7 +143,7 @@ mod tests {
 
     use std::{fs, io, path::Path};
 
-    use super::{Cpus, has_psi, is_in_sysfs, last_cpu};
+    use super::{Cpus, cpus_of, has_psi, is_in_sysfs, is_online, last_cpu, online_cpus};
 
     #[test]
     fn cpus_that_are_far_from_coming_get_no_room() {
@@ -193,6 +190,22 @@ mod tests {
         assert!(!is_in_sysfs(file.path()).unwrap());
         assert!(is_in_sysfs(Path::new("/sys/devices/system/cpu/possible")).unwrap());
         assert!(is_in_sysfs(Path::new("/nowhere")).is_err());
+    }
+
+    #[test]
+    fn cpus_are_those_of_the_list_each_once() {
+        for (list, cpus) in
+            [("0\n", vec![0]), ("0-2,5,7-8\n", vec![0, 1, 2, 5, 7, 8]), ("", vec![]), ("x-3,1", vec![1])]
+        {
+            assert_eq!(cpus_of(list).collect::<Vec<u32>>(), cpus, "{list:?}");
+        }
+    }
+
+    #[test]
+    fn what_this_process_may_run_on_is_online() {
+        let (online, allowed) = (online_cpus().unwrap(), std::thread::available_parallelism().unwrap().get());
+        assert!(online.len() >= allowed, "{online:?}, and {allowed} are allowed");
+        assert!(online.iter().all(|cpu| is_online(*cpu).is_ok_and(|is_online| is_online)), "{online:?}");
     }
 
     #[test]

@@ -14,12 +14,14 @@ pub mod iterator;
 pub mod labels;
 #[cfg(feature = "kernel-log")]
 pub mod log;
+pub mod major_faults;
 pub mod mapped;
 pub mod maps;
 pub mod memory_limit;
 pub mod missed;
 pub mod needs;
 pub mod object;
+pub mod perf_event;
 pub mod process;
 pub mod refusal;
 pub mod slots;

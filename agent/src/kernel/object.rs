@@ -11,11 +11,7 @@ use std::{
 use aya::{
     Btf, Ebpf, EbpfLoader, Endianness, VerifierLogLevel,
     maps::{Map, MapError, RingBuf},
-    programs::{
-        BtfTracePoint, FExit, Iter, PerfEvent, Program, ProgramError,
-        perf_event::{PerfEventConfig, PerfEventLink, PerfEventScope, SamplePolicy, SoftwareEvent},
-    },
-    util::online_cpus,
+    programs::{BtfTracePoint, FExit, Iter, PerfEvent, Program, ProgramError},
 };
 
 use bytemuck::Pod;
@@ -26,6 +22,7 @@ use super::{
     hooks::Hook,
     immediates::{self, ImmediateError},
     iterator::Iterator,
+    major_faults::MajorFaults,
     mapped::MappedArray,
     missed::MissedRuns,
     needs::Answers,
@@ -107,6 +104,15 @@ pub struct Counts {
     pub udp: bool,
     /// DNS.
     pub dns: bool,
+    /// Stalls for memory.
+    pub stalls: bool,
+    /// OOM kills.
+    pub oom: bool,
+}
+
+impl Counts {
+    /// Everything.
+    pub const ALL: Self = Self { udp: true, dns: true, stalls: true, oom: true };
 }
 
 /// What the programs need to know of the node beside its kernel's types, by name.
@@ -117,7 +123,7 @@ pub fn node(
     counts: Counts,
     cpus: u32,
     slots: u32,
-) -> [(&'static str, u32); 8] {
+) -> [(&'static str, u32); 10] {
     [
         ("HAS_V1", u32::from(hierarchies.keyed_v1().is_some())),
         ("V1_HIERARCHY", hierarchies.keyed_v1().map_or(0, |tree| tree.number)),
@@ -125,6 +131,8 @@ pub fn node(
         ("HAS_PSI", u32::from(has_psi)),
         ("COUNTS_UDP", u32::from(counts.udp)),
         ("COUNTS_DNS", u32::from(counts.dns)),
+        ("COUNTS_STALLS", u32::from(counts.stalls)),
+        ("COUNTS_OOM", u32::from(counts.oom)),
         ("SLOTS_COUNT", slots),
         ("CPUS_COUNT", cpus),
     ]
@@ -132,13 +140,15 @@ pub fn node(
 
 /// The same of a node with one tree of version 2, for tests.
 #[cfg(test)]
-pub(crate) const NODE: [(&str, u32); 8] = [
+pub(crate) const NODE: [(&str, u32); 10] = [
     ("HAS_V1", 0),
     ("V1_HIERARCHY", 0),
     ("BLKIO_HIERARCHY", 0),
     ("HAS_PSI", 1),
     ("COUNTS_UDP", 1),
     ("COUNTS_DNS", 1),
+    ("COUNTS_STALLS", 1),
+    ("COUNTS_OOM", 1),
     ("SLOTS_COUNT", 64),
     ("CPUS_COUNT", 2),
 ];
@@ -208,16 +218,22 @@ impl Object {
         self.log.take()
     }
 
-    /// Loads one program and attaches it, unless another collector has done so. One that the daemon itself starts is only loaded:
-    /// [`Object::iterator`].
+    /// The program runs where it is hooked in.
+    #[must_use]
+    pub fn is_attached(&self, name: &str) -> bool {
+        self.links.iter().any(|(attached, _)| *attached == name)
+    }
+
+    /// Loads one program and attaches it, unless another collector has done so. One that the daemon itself starts is only loaded,
+    /// and so is one that a collector has to keep attached: [`Object::iterator`], [`Object::major_faults`].
     ///
     /// # Errors
     /// The verifier or the hook refuses it.
     pub fn attach(&mut self, name: &'static str, hook: Hook) -> Result<(), ObjectError> {
-        let Self { loaded, links, .. } = self;
-        if links.iter().any(|(attached, _)| *attached == name) {
+        if self.is_attached(name) {
             return Ok(());
         }
+        let Self { loaded, links, .. } = self;
         let Loaded { ebpf, btf } = loaded.as_mut().ok_or(ObjectError::Sealed { name })?;
         let program = ebpf.program_mut(name).ok_or(ObjectError::Missing { name })?;
         let verify = |source| ObjectError::Verify { name, source: Box::new(source) };
@@ -243,10 +259,6 @@ impl Object {
             Hook::MajorFault => {
                 let program: &mut PerfEvent = program.try_into().map_err(verify)?;
                 program.load().map_err(verify)?;
-                let attached = on_each_cpu(program);
-                for link in attached.map_err(|source| ObjectError::Attach { name, source: Box::new(source) })? {
-                    links.push((name, Box::new(link)));
-                }
             }
         }
         Ok(())
@@ -277,6 +289,18 @@ impl Object {
         let verify = |source| ObjectError::Verify { name, source: Box::new(source) };
         let program: &mut Iter = program.try_into().map_err(verify)?;
         Iterator::over(program.fd().map_err(verify)?.as_fd()).map_err(|source| ObjectError::Iterate { name, source })
+    }
+
+    /// Has a loaded program run at the end of each major fault.
+    ///
+    /// # Errors
+    /// The program is not loaded, or the kernel refuses an event.
+    pub fn major_faults(&mut self, name: &'static str) -> Result<MajorFaults, ObjectError> {
+        let program = self.loaded(name)?.ebpf.program_mut(name).ok_or(ObjectError::Missing { name })?;
+        let verify = |source| ObjectError::Verify { name, source: Box::new(source) };
+        let attach = |source| ObjectError::Attach { name, source: Box::new(ProgramError::IOError(source)) };
+        let program: &mut PerfEvent = program.try_into().map_err(verify)?;
+        MajorFaults::watch(program.fd().map_err(verify)?.as_fd()).map_err(attach)
     }
 
     /// How often the kernel leaves out programs that are loaded.
@@ -345,17 +369,6 @@ impl Object {
         let map = self.loaded(name)?.ebpf.take_map(name).ok_or(ObjectError::Missing { name })?;
         of(map).map_err(|source| map_error(name, source))
     }
-}
-
-/// Has the program run at each major fault. The kernel has no event for all CPUs at once.
-fn on_each_cpu(program: &mut PerfEvent) -> Result<Vec<PerfEventLink>, ProgramError> {
-    let on_cpu = |cpu| {
-        let of_cpu = PerfEventScope::AllProcessesOneCpu { cpu };
-        let event = PerfEventConfig::Software(SoftwareEvent::PageFaultsMaj);
-        let link = program.attach(event, of_cpu, SamplePolicy::Period(1), false)?;
-        program.take_link(link)
-    };
-    online_cpus().map_err(|(_, source)| source)?.into_iter().map(on_cpu).collect()
 }
 
 fn map_error(name: &'static str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ObjectError {

@@ -4,7 +4,7 @@
 
 use std::{
     collections::HashSet,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
+    sync::{Arc, Mutex, MutexGuard, atomic::AtomicU64},
     time::{Instant, SystemTime},
 };
 
@@ -14,7 +14,7 @@ use crate::{
     collectors,
     export::EventSource,
     registry::{EntityState, EventBatch, Journal, Snapshot},
-    signal::{Entity, Event, EventKind},
+    signal::{Entity, Event, EventKind, lock},
     telemetry,
 };
 
@@ -58,7 +58,7 @@ impl EventLog {
     }
 
     fn journal(&self) -> MutexGuard<'_, Journal> {
-        self.journal.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.journal)
     }
 }
 

@@ -301,6 +301,9 @@ impl Inner {
         if let Some(kernel) = &mut self.kernel {
             kernel.tell_late_cpus();
         }
+        for attached in &mut self.collectors {
+            attached.collector.tick();
+        }
         let is_idle = self.unknown.is_empty() && !self.cgroups.any_removed();
         if is_idle || now.duration_since(self.freed) < FREE {
             return;

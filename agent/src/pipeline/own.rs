@@ -1,6 +1,6 @@
 //! What the pipeline tells about itself, as metrics of the agent: read anew whenever they are gathered.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use prometheus::{
     CounterVec, GaugeVec,
@@ -12,6 +12,7 @@ use super::{Health, Pipeline, losses};
 use crate::{
     attribution::kubernetes::NamesHealth,
     collectors::State,
+    signal::lock,
     telemetry::{SelfTelemetry, SelfTelemetryError, metrics},
 };
 
@@ -43,7 +44,7 @@ impl Collector for OwnMetrics {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let _filling = self.filling.lock().unwrap_or_else(PoisonError::into_inner);
+        let _filling = lock(&self.filling);
         self.families.fill(self.pipeline.states(), &self.pipeline.health(), &self.pipeline.names().health());
         self.families.all().into_iter().flat_map(Collector::collect).collect()
     }

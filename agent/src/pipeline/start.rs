@@ -22,8 +22,9 @@ use crate::{
     collectors::{
         ALL, Spec, State, disk, dns, lifecycle,
         map_memory::{self, Demand, MemoryError, Plan},
+        oom,
         spec::{Kind, Part, Program, Start},
-        udp,
+        stalls, udp,
     },
     config::Config,
     kernel::{
@@ -190,7 +191,13 @@ impl Loader<'_> {
         let blank = Blank::default();
         let btf = Btf::read_file(Path::new(BTF)).map_err(|cause| State::Unsupported(cause.to_string()))?;
         let asked: Vec<&str> = running(&self.states).collect();
-        let counts = Counts { udp: asked.contains(&udp::SPEC.name), dns: asked.contains(&dns::SPEC.name) };
+        let is_asked = |spec: &Spec| asked.contains(&spec.name);
+        let counts = Counts {
+            udp: is_asked(&udp::SPEC),
+            dns: is_asked(&dns::SPEC),
+            stalls: is_asked(&stalls::SPEC),
+            oom: is_asked(&oom::SPEC),
+        };
         let node = object::node(self.hierarchies, self.has_psi, counts, self.cpus.measured(), self.slots);
         let answers = needs::programs(object::OBJECT)
             .and_then(|programs| Answers::new(&programs, btf, &node))
@@ -198,10 +205,8 @@ impl Loader<'_> {
         let names = |of: &_| labels::names(answers.btf(), of).unwrap_or_default();
         self.layouts = ALL.iter().map(|spec| Arc::new(Layout::with_kernel_names(spec.metrics, &names))).collect();
         let entries = map_memory::entries(self.cpus, self.slots, |spec, part| {
-            asked.contains(&spec.name)
-                && part.is_wanted(self.tells_events, &answers)
-                && lack_of(spec, &answers).is_none()
-                && part.chosen(&answers).is_ok()
+            let is_used = asked.contains(&spec.name) && part.is_wanted(self.tells_events);
+            part.on(&answers).ok().filter(|_| is_used && lack_of(spec, &answers).is_none())
         });
         let failed = |cause: ObjectError| State::Failed(refusal::told(&cause));
         let mut object = Object::load(blank, &answers, entries.into_iter()).map_err(failed)?;
@@ -234,7 +239,7 @@ impl Loader<'_> {
             ALL.iter().enumerate().filter(|(_, spec)| others(spec) && lack_of(spec, answers).is_none())
         {
             for (at, part) in spec.parts.iter().enumerate() {
-                let is_of_use = part.is_wanted(self.tells_events, answers) && withheld(spec, part, is_read).is_none();
+                let is_of_use = part.is_wanted(self.tells_events) && withheld(spec, part, is_read).is_none();
                 if part.tells_last_words() && is_of_use {
                     done.insert((section, at), attach_if_possible(object, part, answers));
                 }
@@ -259,8 +264,8 @@ impl Loader<'_> {
             return Err(State::Unsupported(told(lack)));
         }
         let (mut attached, mut lacks) = (Vec::new(), Vec::new());
-        let (tells_events, is_read) = (self.tells_events, self.events.is_some());
-        for (at, part) in spec.parts.iter().enumerate().filter(|(_, part)| part.is_wanted(tells_events, answers)) {
+        let is_read = self.events.is_some();
+        for (at, part) in spec.parts.iter().enumerate().filter(|(_, part)| part.is_wanted(self.tells_events)) {
             let done = self.last_words.remove(&(section, at));
             let done = match withheld(spec, part, is_read) {
                 Some(why) => {
@@ -271,7 +276,7 @@ impl Loader<'_> {
                 None => done.unwrap_or_else(|| attach_if_possible(object, part, answers)),
             };
             match (done, part.without) {
-                (Ok(programs), _) => attached.extend(programs.into_iter().map(|program| program.name)),
+                (Ok(programs), _) => attached.extend(programs.iter().map(|program| program.name)),
                 (Err(why), Some(without)) => lacks.push(format!("{why}: {without}")),
                 (Err(why), None) => {
                     self.detach(object, spec);
@@ -345,8 +350,8 @@ fn running(states: &[(&'static str, State)]) -> impl Iterator<Item = &'static st
 
 /// What a collector cannot do without and this kernel lacks, in words.
 fn lack_of(spec: &Spec, answers: &Answers) -> Option<String> {
-    let mut needed = spec.parts.iter().filter(|part| part.without.is_none() && part.is_wanted(true, answers));
-    needed.find_map(|part| part.chosen(answers).err())
+    let mut needed = spec.parts.iter().filter(|part| part.without.is_none());
+    needed.find_map(|part| part.on(answers).err())
 }
 
 /// Why a part is left out though the kernel has what it needs: it only fills the ring of the collector `lifecycle`, and without
@@ -369,13 +374,18 @@ fn unnamed(metric: &Metric, answers: &Answers) -> Option<String> {
 }
 
 /// What came of attaching a part: its programs that are attached, or why none is, in words.
-type Attaching = Result<Vec<&'static Program>, String>;
+type Attaching = Result<&'static [Program], String>;
 
-/// Attaches all programs of a part, or none.
-fn attach(object: &mut Object, programs: &[&'static Program]) -> Result<(), ObjectError> {
+/// Attaches all programs of a part, or none but those that serve another collector already.
+fn attach(object: &mut Object, programs: &'static [Program]) -> Result<(), ObjectError> {
+    let mut own = Vec::new();
     for program in programs {
+        if object.is_attached(program.name) {
+            continue;
+        }
+        own.push(program);
         if let Err(cause) = object.attach(program.name, program.hook) {
-            detach(object, programs.iter().copied());
+            detach(object, own);
             return Err(cause);
         }
     }
@@ -383,9 +393,9 @@ fn attach(object: &mut Object, programs: &[&'static Program]) -> Result<(), Obje
 }
 
 /// Attaches all programs of a part that this kernel can run.
-fn attach_if_possible(object: &mut Object, part: &Part, answers: &Answers) -> Attaching {
-    let programs = part.chosen(answers)?;
-    attach(object, &programs).map_err(|cause| refusal::told(&cause))?;
+fn attach_if_possible(object: &mut Object, part: &'static Part, answers: &Answers) -> Attaching {
+    let programs = part.on(answers)?.programs;
+    attach(object, programs).map_err(|cause| refusal::told(&cause))?;
     Ok(programs)
 }
 

@@ -41,7 +41,7 @@ pub static EVENTS_LOST: OwnMetric = OwnMetric {
     name: "podlens_fleet_events_lost_total",
     kind: Kind::Counter,
     unit: Unit::Count("event"),
-    help: "Events that no replica told, since more than 4,096 waited or nobody led for 10 minutes (untold), and those that a leader was telling when it vanished, which may have got through (unsure)",
+    help: "Events that no replica told, since more than 4,096 waited or nobody led for 10 minutes (untold), and those that a leader was telling when it vanished, or may have told before, which may have got through (unsure)",
     labels: &[OwnLabel { name: "reason", values: OwnValues::Fixed(&EVENT_LOSSES) }],
     only: None,
 };

@@ -12,7 +12,7 @@ pub mod otlp;
 mod server;
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    sync::{Arc, Mutex, MutexGuard, atomic::Ordering},
     time::Duration,
 };
 
@@ -29,6 +29,8 @@ use self::{
     otlp::{LogRecordCounters, OtlpCounters},
     server::ServerCounters,
 };
+
+use crate::signal::lock;
 
 /// Why one of the agent's own metrics cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -157,7 +159,7 @@ impl SelfTelemetry {
     }
 
     fn collectors(&self) -> MutexGuard<'_, Vec<Arc<dyn Collector>>> {
-        self.collectors.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.collectors)
     }
 }
 

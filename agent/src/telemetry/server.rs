@@ -69,17 +69,21 @@ impl Refusal {
             }
             Self::HandshakeTimeout => "a client did not finish its TLS handshake in time",
             Self::ClientCertificate => {
-                "a client's certificate is missing, expired, or not signed or named as the web configuration wants"
+                "a client's certificate is missing, expired, or not signed or named as the web configuration wants: probes, which have none, need a port of their own (health_listen)"
             }
             Self::ServerCertificate => {
                 "a client does not accept the server's certificate: see whether it is expired, is for the name that the client asks, and is signed by an authority that the client knows"
             }
-            Self::MissingCredentials => "a request came without credentials, which the web configuration wants",
+            Self::MissingCredentials => {
+                "a request came without credentials, which the web configuration wants: probes, which have none, need a port of their own (health_listen)"
+            }
             Self::WrongCredentials => "a request came with wrong credentials",
             Self::UncheckedCredentials => {
                 "a request's password was not checked, since too many others wait for that: somebody may be guessing passwords"
             }
-            Self::BadRequest => "a request was malformed or its head too large",
+            Self::BadRequest => {
+                "a request was malformed or its head too large: it may have asked with https:// where http:// is served"
+            }
             Self::SlowRequest => "a client took too long to send its request",
             Self::SlowReader => "a client took too long to read its answer",
             Self::Gone => "a client went away before it had its answer: its scrape timeout may be short",

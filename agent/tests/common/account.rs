@@ -93,8 +93,9 @@ impl Losses {
     }
 }
 
-/// How many of the kernel's calls of a tracepoint may be missing beside those that are counted: some virtual machines call
-/// none on a CPU for a moment, which is known of switches alone. None where the machine is the tests' own.
+/// How many of the kernel's calls of a tracepoint may be missing beside those that are counted: some providers' kernels call no
+/// program while the node's first process has the CPU, of which only the switches are known (docs/kernels.md). None where the
+/// machine is the tests' own.
 pub fn unseen(page: &Page) -> u64 {
     if machine_is_own() { 0 } else { Losses::of(page).switches }
 }

@@ -13,7 +13,7 @@ use std::{
 
 use testkit::{free_address, page::Page};
 
-use super::{PATIENCE, wait_until};
+use super::{PATIENCE, statistics::programs_of, wait_until};
 
 /// The binary that is tested, unless the variable `PODLENS_TEST_BINARY` names another.
 const PODLENS: &str = env!("CARGO_BIN_EXE_podlens");
@@ -130,18 +130,7 @@ impl Agent {
 
     /// The names of the kernel programs that it holds, as the kernel tells them.
     pub fn programs(&self) -> BTreeSet<String> {
-        let descriptors = fs::read_dir(format!("/proc/{}/fdinfo", self.id())).expect("it runs").flatten();
-        let id = |text: String| Some(text.lines().find_map(|line| line.strip_prefix("prog_id:"))?.trim().to_owned());
-        let ids: BTreeSet<String> =
-            descriptors.filter_map(|entry| id(fs::read_to_string(entry.path()).ok()?)).collect();
-        // The loader's probes of the kernel have no name.
-        let name = |id: &String| {
-            let output =
-                Command::new("bpftool").args(["prog", "show", "id", id]).output().expect("bpftool is installed");
-            let text = String::from_utf8_lossy(&output.stdout).into_owned();
-            Some(text.split_once(" name ")?.1.split_whitespace().next()?.to_owned())
-        };
-        ids.iter().filter_map(name).collect()
+        programs_of(self.id()).filter_map(|program| program.name_as_str().map(str::to_owned)).collect()
     }
 
     /// Why a collector does not tell all, in the words of the log; nothing where it does.

@@ -30,6 +30,8 @@ mod program;
 mod record;
 mod relay;
 mod resolver;
+mod sections;
+mod slow_disk;
 mod statistics;
 
 pub use account::{
@@ -48,7 +50,9 @@ pub use peer::{Network, Peer, Traffic, sockets_in};
 pub use program::{Program, WebServer};
 pub use record::{Record, Waits};
 pub use relay::{Relay, Tunnel, syn};
-pub use statistics::RunStatistics;
+pub use sections::{Recorded, Sections};
+pub use slow_disk::SlowDisk;
+pub use statistics::{RunStatistics, programs_of};
 pub use testkit::{
     free_address,
     page::{Page, Sample},
@@ -86,6 +90,17 @@ pub fn memory_is_own() -> bool {
 /// kernel's work between them.
 pub fn machine_is_slow() -> bool {
     env::var_os("PODLENS_TEST_SLOW_MACHINE").is_some()
+}
+
+/// How often the node's first process was switched from so far.
+pub fn switches_of_first_process() -> u64 {
+    let tasks = std::fs::read_dir("/proc/1/task").unwrap().filter_map(Result::ok);
+    let texts = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("status")).ok());
+    let of = |text: String| {
+        let counts = text.lines().filter_map(|line| line.split_once("ctxt_switches:"));
+        counts.map(|(_, count)| count.trim().parse::<u64>().unwrap()).sum::<u64>()
+    };
+    texts.map(of).sum()
 }
 
 /// The first two numbers of this kernel's version.

@@ -14,6 +14,9 @@ use super::{PATIENCE, machine_is_slow, wait_until};
 /// Nanoseconds that a thread waited while another ran: by waiting, then by running thread.
 pub type Waits = HashMap<u32, HashMap<u32, u64>>;
 
+/// Nanoseconds of each wait of a thread.
+pub type Lengths = HashMap<u32, Vec<u64>>;
+
 /// A running record.
 #[derive(Debug)]
 pub struct Record {
@@ -35,6 +38,8 @@ struct Progress {
     /// When the wait began, as what everybody had run by then.
     waiting: HashMap<u32, HashMap<u32, u64>>,
     waits: Waits,
+    since: HashMap<u32, u64>,
+    lengths: Lengths,
 }
 
 impl Record {
@@ -56,7 +61,16 @@ impl Record {
     }
 
     /// Ends it: who waited on that CPU while who ran there.
-    pub fn finish(mut self, cpu: usize) -> Waits {
+    pub fn finish(self, cpu: usize) -> Waits {
+        self.end(cpu).waits
+    }
+
+    /// Ends it: how long each wait on that CPU was.
+    pub fn lengths(self, cpu: usize) -> Lengths {
+        self.end(cpu).lengths
+    }
+
+    fn end(mut self, cpu: usize) -> Progress {
         let status = Command::new("kill").args(["-INT", &self.perf.id().to_string()]).status();
         assert!(status.is_ok_and(|status| status.success()), "perf still runs");
         // It tells the signal that ended it.
@@ -73,7 +87,7 @@ impl Record {
                 progress.step(time_ns, &event);
             }
         }
-        progress.waits
+        progress
     }
 }
 
@@ -96,12 +110,17 @@ impl Progress {
             Event::Wakeup { thread } => {
                 let runs = self.running.is_some_and(|(running, _)| running == *thread);
                 if !runs && !self.waiting.contains_key(thread) {
+                    self.since.insert(*thread, time_ns);
                     self.waiting.insert(*thread, self.ran_ns.clone());
                 }
             }
             Event::Switch { previous, still_runnable, next } => {
                 if *still_runnable && *previous != 0 {
+                    self.since.insert(*previous, time_ns);
                     self.waiting.insert(*previous, self.ran_ns.clone());
+                }
+                if let Some(since_ns) = self.since.remove(next) {
+                    self.lengths.entry(*next).or_default().push(time_ns.saturating_sub(since_ns));
                 }
                 if let Some(before) = self.waiting.remove(next) {
                     let waits = self.waits.entry(*next).or_default();

@@ -1,6 +1,7 @@
 //! A DNS server of the test's own, and what a peer asks of it in each of the ways in which programs do.
 //!
 //! A name says what the answer is to be: its first label is the answer, a dash and how many ms it takes, as in `nxdomain-20.test.`.
+//! Over TCP what is asked at once is answered in one piece, after the sum of all delays, but for names with the label `apart`.
 
 #![allow(
     clippy::indexing_slicing,
@@ -12,7 +13,7 @@ use std::{
     fs,
     io::{self, Read as _, Write as _},
     mem::zeroed,
-    net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs as _, UdpSocket},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs as _, UdpSocket},
     os::fd::AsRawFd as _,
     path::Path,
     process::{Command, Stdio},
@@ -31,8 +32,12 @@ const PATIENTLY: Duration = Duration::from_secs(30);
 /// Where the C library finds servers, and whether it is to ask any.
 const SERVERS: &str = "/etc/resolv.conf";
 const SOURCES: &str = "/etc/nsswitch.conf";
+/// Between two pieces of an answer that comes in several.
+const TEAR: Duration = Duration::from_millis(30);
 /// Queries that were understood.
 static SERVED: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+/// Of names whose queries are answered on their own.
+const APART: &[u8] = b"apart";
 /// Types of records.
 const A: u16 = 1;
 const AAAA: u16 = 28;
@@ -66,6 +71,12 @@ impl Peer {
     /// Has the C library ask these servers from now on, in a mount namespace of its own.
     pub fn use_servers(&mut self, servers: &[&str]) {
         self.begin(&format!("dns-use {}", servers.join(" ")));
+        self.answer();
+    }
+
+    /// The same, over TCP.
+    pub fn use_servers_over_tcp(&mut self, servers: &[&str]) {
+        self.begin(&format!("dns-use use-vc {}", servers.join(" ")));
         self.answer();
     }
 
@@ -142,22 +153,48 @@ fn serve(address: SocketAddr, is_mute: bool) {
     });
 }
 
-/// Answers queries of one connection, those that come together in one piece.
+/// Answers queries of one connection.
 fn serve_stream(mut stream: TcpStream) {
     stream.set_nodelay(true).expect("a socket");
     let mut come = Vec::new();
     let mut room = [0; 2048];
     while let Ok(length @ 1..) = stream.read(&mut room) {
         come.extend_from_slice(&room[..length]);
-        let mut answers = Vec::new();
+        let (mut answers, mut is_torn) = (Vec::new(), false);
         while let Some((query, rest)) = first_message(&come) {
-            answer(&mut |message| answers.extend(in_stream(message)), &query, true);
             come = rest;
+            if query.windows(APART.len()).any(|part| part == APART) {
+                let mut stream = stream.try_clone().expect("a descriptor");
+                let mut send = move |message: &[u8]| {
+                    let _ = stream.write_all(&in_stream(message));
+                };
+                thread::spawn(move || answer(&mut send, &query, true));
+                continue;
+            }
+            answer(&mut |message| answers.extend(in_stream(message)), &query, true);
+            match first_label(&query) {
+                Some(label) if label.starts_with("closed") => return,
+                label => is_torn |= label.is_some_and(|label| label.starts_with("torn")),
+            }
         }
-        if stream.write_all(&answers).is_err() {
-            return;
+        // The length, the head and some of what follows it, all else.
+        let (length, rest) = answers.split_at(if is_torn { 2 } else { 0 });
+        let (head, rest) = rest.split_at(if is_torn { 20 } else { 0 });
+        for piece in [length, head, rest].into_iter().filter(|piece| !piece.is_empty()) {
+            if stream.write_all(piece).is_err() {
+                return;
+            }
+            if is_torn {
+                thread::sleep(TEAR);
+            }
         }
     }
+}
+
+/// The first part of the name that a message asks for.
+fn first_label(query: &[u8]) -> Option<&str> {
+    let (length, rest) = query.get(12..)?.split_first()?;
+    std::str::from_utf8(rest.get(..usize::from(*length))?).ok()
 }
 
 /// The first message of a stream and what follows it, once it is there.
@@ -179,16 +216,16 @@ fn answer(send: &mut dyn FnMut(&[u8]), query: &[u8], over_tcp: bool) {
             send(junk);
         }
     };
-    let name = query.get(12..).and_then(|rest| rest.split_first()).map(|(length, rest)| (usize::from(*length), rest));
-    let label = name.and_then(|(length, rest)| std::str::from_utf8(rest.get(..length)?).ok());
-    let Some((result, delay)) = label.and_then(|label| label.split_once('-')) else { return no_answers(send) };
+    let Some((result, delay)) = first_label(query).and_then(|label| label.split_once('-')) else {
+        return no_answers(send);
+    };
     SERVED[usize::from(over_tcp)].fetch_add(1, Ordering::Relaxed);
     thread::sleep(Duration::from_millis(delay.parse().expect("a delay in ms")));
     // What stands behind the name: type and class.
     let end = 12 + query[12..].iter().position(|byte| *byte == 0).expect("a name ends") + 5;
     let kind = u16::from_be_bytes([query[end - 4], query[end - 3]]);
     let [is_truncated, code] = match result {
-        "ok" | "junk" | "twice" => [0, 0],
+        "ok" | "junk" | "twice" | "torn" => [0, 0],
         "nxdomain" => [0, 3],
         "servfail" => [0, 2],
         "refused" => [0, 5],
@@ -196,7 +233,7 @@ fn answer(send: &mut dyn FnMut(&[u8]), query: &[u8], over_tcp: bool) {
         "truncated" => [2, 0],
         // What a program asks for anew over TCP.
         "long" => [if over_tcp { 0 } else { 2 }, 0],
-        "silent" => return,
+        "silent" | "closed" => return,
         other => panic!("no answer is called {other:?}"),
     };
     let address = match kind {
@@ -266,39 +303,36 @@ fn ask_over_tcp(way: &str, name: &str, server: SocketAddr) -> usize {
     }
     let mut come = Vec::new();
     let mut room = [0; 2048];
-    // One call, which takes no more than so many bytes.
+    // One call, which takes no more than so many bytes; whether the server is still there.
     let mut take = |come: &mut Vec<u8>, most: usize| {
-        let taken = stream.read(&mut room[..most]).expect("an answer");
+        let taken = stream.read(&mut room[..most]).expect("a server");
         come.extend_from_slice(&room[..taken]);
+        taken > 0
     };
-    let is_whole = |come: &[u8]| first_message(come).is_some_and(|(_, rest)| first_message(&rest).is_some());
+    let has_all = |come: &[u8]| first_message(come).is_some_and(|(_, rest)| first_message(&rest).is_some());
     match way {
         // As c-ares and Java do.
-        "stream-whole" => take(&mut come, 2048),
-        // As nobody is known to do.
-        "stream-crumbs" => {
-            while !is_whole(&come) {
-                take(&mut come, 5);
-            }
+        "stream-whole" => {
+            take(&mut come, 2048);
         }
+        // As nobody is known to do.
+        "stream-crumbs" => while !has_all(&come) && take(&mut come, 5) {},
         // As glibc and Go do.
         _ => {
+            let mut take_until = |come: &mut Vec<u8>, end: usize| {
+                while come.len() < end && take(come, end - come.len()) {}
+                come.len() == end
+            };
             for _ in &both {
-                let length_at = come.len();
-                while come.len() < length_at + 2 {
-                    let most = length_at + 2 - come.len();
-                    take(&mut come, most);
+                let begun = come.len();
+                if !take_until(&mut come, begun + 2) {
+                    break;
                 }
-                let length = u16::from_be_bytes([come[length_at], come[length_at + 1]]);
-                let end = length_at + 2 + usize::from(length);
-                while come.len() < end {
-                    let most = end - come.len();
-                    take(&mut come, most);
-                }
+                let length = u16::from_be_bytes([come[begun], come[begun + 1]]);
+                take_until(&mut come, begun + 2 + usize::from(length));
             }
         }
     }
-    assert!(is_whole(&come), "both answers are taken");
     let mut answers = 0;
     while let Some((answer, rest)) = first_message(&come) {
         answers += usize::from(both.iter().any(|query| query[..2] == answer[..2]) && answer[2] & 0x80 != 0);
@@ -522,15 +556,19 @@ fn send_no_queries(server: SocketAddr) {
     }
 }
 
-/// Lays files of its own over those in which the C library finds its servers, if that is not done yet, and writes them.
-fn use_servers(servers: &[&str]) {
+/// Lays files of its own over those in which the C library finds its servers, if that is not done yet, and writes them: addresses
+/// of servers, and options.
+fn use_servers(words: &[&str]) {
     static IS_DONE: AtomicBool = AtomicBool::new(false);
     if !IS_DONE.swap(true, Ordering::Relaxed) {
         hide_servers();
     }
-    let lines = servers.iter().map(|server| format!("nameserver {server}"));
-    let lines: Vec<String> = lines.chain(["options timeout:1 attempts:1\n".to_owned()]).collect();
-    fs::write(SERVERS, lines.join("\n")).expect("a file of its own");
+    let mut lines = vec!["options timeout:1 attempts:1".to_owned()];
+    let line = |word: &&str| {
+        if word.parse::<IpAddr>().is_ok() { format!("nameserver {word}") } else { format!("options {word}") }
+    };
+    lines.extend(words.iter().map(line));
+    fs::write(SERVERS, lines.join("\n") + "\n").expect("a file of its own");
     fs::write(SOURCES, "hosts: dns\n").expect("a file of its own");
 }
 

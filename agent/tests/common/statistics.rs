@@ -6,6 +6,7 @@ use std::{
 };
 
 use aya::programs::{ProgramInfo, loaded_programs};
+use testkit::bpf;
 
 /// What the kernel keeps of a program's name.
 const NAME_BYTES: usize = 15;
@@ -20,30 +21,24 @@ impl RunStatistics {
         Self(aya::sys::enable_stats(aya::sys::Stats::RunTime).expect("root may switch them on"))
     }
 
-    /// Time and runs of the newest program of that name; to be asked while they are on.
-    pub fn of(name: &str) -> (Duration, u64) {
-        Self::of_loaded(name).expect("it is loaded")
+    /// Time and runs of a process' program of that name; to be asked while they are on.
+    pub fn of(process: u32, name: &str) -> (Duration, u64) {
+        Self::of_loaded(process, name).expect("it is loaded")
     }
 
-    /// The same; none if there is no such program.
-    pub fn of_loaded(name: &str) -> Option<(Duration, u64)> {
-        let kept = name.get(..NAME_BYTES).unwrap_or(name);
-        let programs = loaded_programs().filter_map(Result::ok);
-        let of_name = programs.filter(|program| program.name_as_str() == Some(kept));
-        let newest = of_name.max_by_key(ProgramInfo::id)?;
-        Some((newest.run_time(), newest.run_count()))
+    /// The same; none if the process holds no such program.
+    pub fn of_loaded(process: u32, name: &str) -> Option<(Duration, u64)> {
+        let program = program(process, name)?;
+        Some((program.run_time(), program.run_count()))
     }
 
-    /// Waits for a series of runs of the newest program of that name, and gives how long each took of those that were seen
+    /// Waits for a series of runs of a process' program of that name, and gives how long each took of those that were seen
     /// alone. A series is over when none has come for a moment. It looks all the time, so it takes a CPU.
-    pub fn each_run_of(name: &str, patience: Duration) -> Vec<Duration> {
+    pub fn each_run_of(process: u32, name: &str, patience: Duration) -> Vec<Duration> {
         /// No pause between two runs of one series is so long.
         const PAUSE: Duration = Duration::from_millis(100);
         let _on = Self::start();
-        let programs = loaded_programs().filter_map(Result::ok);
-        let of_name = programs.filter(|program| program.name_as_str() == Some(name));
-        let newest = of_name.max_by_key(ProgramInfo::id).expect("it is loaded");
-        let program = newest.fd().expect("a descriptor is left");
+        let program = program(process, name).expect("it is loaded").fd().expect("a descriptor is left");
         let (began, mut last_at) = (Instant::now(), Instant::now());
         let (mut time, mut runs) = run_time(program.as_fd().as_raw_fd());
         let mut found = Vec::new();
@@ -60,6 +55,19 @@ impl RunStatistics {
             assert!(began.elapsed() < patience, "{name} has not run");
         }
     }
+}
+
+/// A process' program of that name: another podlens may have one of the same.
+fn program(process: u32, name: &str) -> Option<ProgramInfo> {
+    let kept = name.get(..NAME_BYTES).unwrap_or(name);
+    programs_of(process).find(|program| program.name_as_str() == Some(kept))
+}
+
+/// The programs of a process that have names: the loader's probes of the kernel have none.
+pub fn programs_of(process: u32) -> impl Iterator<Item = ProgramInfo> {
+    let held = bpf::programs_of(process);
+    let is_its = move |program: &ProgramInfo| held.contains(&program.id()) && !program.name().is_empty();
+    loaded_programs().filter_map(Result::ok).filter(is_its)
 }
 
 /// Nanoseconds and runs of a program: `run_time_ns` and `run_cnt` of `struct bpf_prog_info`, its 25th and 26th word.

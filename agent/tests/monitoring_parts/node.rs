@@ -26,8 +26,8 @@ use testkit::{
 };
 
 use crate::common::{
-    Agent, ColdFile, Hog, Load, MemoryCgroup, Network, Peer, Relay, TestCgroup, Trees, Work, container_id, load_module,
-    pod_uid,
+    Agent, ColdFile, Hog, Load, MemoryCgroup, Network, Peer, Relay, SlowDisk, TestCgroup, Trees, Work, container_id,
+    load_module, pod_uid,
 };
 
 const NEAR: &str = "192.0.2.1/24";
@@ -74,13 +74,18 @@ pub struct Occupied(Child);
 impl Occupied {
     /// `script` for a shell.
     pub fn start(cgroup: &MemoryCgroup, script: &str) -> Self {
+        Self::start_in(|process| cgroup.add(process), script)
+    }
+
+    /// The same in whatever cgroup a process is put into by `add`.
+    fn start_in(add: impl Fn(u32), script: &str) -> Self {
         let mut child = Command::new("sh")
             .args(["-c", &format!("read go; {script}")])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .spawn()
             .expect("there is a shell");
-        cgroup.add(child.id());
+        add(child.id());
         // The end of its input lets it go.
         drop(child.stdin.take());
         Self(child)
@@ -222,6 +227,19 @@ impl Node {
         let mut load = Load::start(Some(&self.app), Work::SpinFor(Duration::from_mins(5)), None);
         load.go();
         load
+    }
+
+    /// From now on shop/web-0 gets little of a CPU that other pods want as well.
+    pub fn favour_neighbors(&self) {
+        self.app.set_shares_above(64);
+    }
+
+    /// shop/db-0 reads from a disk that is slow for it. The readers end before the disk.
+    pub fn read_slowly(&self) -> (Vec<Occupied>, SlowDisk) {
+        let disk = SlowDisk::make(&self.db.directories());
+        let script = format!("exec dd if={} iflag=direct of=/dev/null bs=4k status=none", disk.path().display());
+        let readers = (0..4).map(|_| Occupied::start_in(|process| self.db.add(process), &script));
+        (readers.collect(), disk)
     }
 
     /// For a moment kube-system/log-1 wants the CPU that shop/web-0 works on.

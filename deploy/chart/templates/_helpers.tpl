@@ -86,8 +86,21 @@ brings the values of an older chart.
 {{- if and .Values.web.existingSecret (eq (int64 .Values.web.healthPort) (int64 .Values.metrics.port)) -}}
 {{- fail "web.healthPort and metrics.port are the same: choose another, or 0 for none" -}}
 {{- end -}}
+{{- if not .Values.web.existingSecret -}}
+{{- if or (ne .Values.web.key "web.yaml") (ne (int64 .Values.web.healthPort) 9465) -}}
+{{- fail "web.key and web.healthPort have no effect without web.existingSecret, and everything is served without TLS to everybody: set it" -}}
+{{- end -}}
+{{- end -}}
 {{- $serves := include "podlens.scheme" . -}}
+{{- with .Values.tests.url -}}
+{{- if not (hasPrefix (printf "%s://" $serves) .) -}}
+{{- fail (printf "tests.url is %s, and agents serve %s (web.existingSecret, web.tls): let it begin with %s://" . $serves $serves) -}}
+{{- end -}}
+{{- end -}}
 {{- range $name, $monitor := dict "podMonitor" .Values.podMonitor "serviceMonitor" .Values.serviceMonitor -}}
+{{- if and $monitor.enabled (eq $serves "https") (not $monitor.tlsConfig) -}}
+{{- fail (printf "%s.tlsConfig is empty, so Prometheus would want a certificate of a public authority for each pod's address: set ca and serverName" $name) -}}
+{{- end -}}
 {{- if and $monitor.tlsConfig (eq $serves "http") -}}
 {{- fail (printf "%s.tlsConfig has no effect without TLS: set web.existingSecret and web.tls" $name) -}}
 {{- end -}}
@@ -96,6 +109,14 @@ brings the values of an older chart.
 {{- end -}}
 {{- if and $monitor.basicAuth $monitor.authorization -}}
 {{- fail (printf "%s.basicAuth and %s.authorization are both set, and the operator refuses that: set one of the two" $name $name) -}}
+{{- end -}}
+{{- end -}}
+{{- if and .Values.fleet.enabled (kindIs "map" .Values.config.otlp) -}}
+{{- range $key := list "certificate" "client_certificate" "client_key" -}}
+{{- $file := index $.Values.config.otlp $key | default "" -}}
+{{- if and (include "podlens.isMounted" (list $file $.Values.extraVolumeMounts)) (not (include "podlens.isMounted" (list $file $.Values.fleet.extraVolumeMounts))) -}}
+{{- fail (printf "config.otlp.%s is %s, which is mounted into the agents and not into the fleet: set fleet.extraVolumes and fleet.extraVolumeMounts as well" $key $file) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- if .Values.names.bundles.enabled -}}
@@ -108,6 +129,16 @@ brings the values of an older chart.
 {{- range $name, $profile := dict "seccompProfile" .Values.seccompProfile "appArmorProfile" .Values.appArmorProfile -}}
 {{- if and (eq ($profile.type | default "") "Localhost") (not $profile.localhostProfile) -}}
 {{- fail (printf "%s.type: Localhost needs %s.localhostProfile, which profile of the node it is" $name $name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* A list of a file and volume mounts: empty where none of them has the file. */ -}}
+{{- define "podlens.isMounted" -}}
+{{- $file := index . 0 | toString -}}
+{{- range index . 1 -}}
+{{- if hasPrefix (printf "%s/" (.mountPath | default "" | toString | trimSuffix "/")) $file -}}
+true
 {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -18,6 +18,8 @@ pub(crate) const BUSYBOX_IMAGE: &str = "docker.io/library/busybox:1";
 /// In the folder of logs: requests of service accounts other than the control plane's.
 pub(crate) const AUDIT_LOG: &str = "audit.log";
 const AUDIT_POLICY: &str = "audit-policy.json";
+/// Where the container runtime looks for a registry's address, in a folder of its name.
+pub(crate) const REGISTRIES: &str = "registries";
 
 /// The port of the service `kubernetes`.
 const API_SERVER_PORT: u16 = 443;
@@ -244,6 +246,9 @@ sandbox_image = "{PAUSE_IMAGE}"
 restrict_oom_score_adj = true
 stream_server_address = "{loopback}"
 
+[plugins."io.containerd.grpc.v1.cri".registry]
+config_path = "{registries}"
+
 [plugins."io.containerd.grpc.v1.cri".cni]
 bin_dir = "{plugins}"
 conf_dir = "{configurations}"
@@ -258,6 +263,7 @@ SystemdCgroup = false
         loopback = addresses.loopback,
         plugins = plugins.display(),
         configurations = state.join("cni").display(),
+        registries = state.join(REGISTRIES).display(),
         runc = runc.display(),
     )
 }

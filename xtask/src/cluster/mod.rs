@@ -21,7 +21,7 @@ mod commands;
 pub(crate) mod components;
 mod config;
 mod node;
-mod pki;
+pub(crate) mod pki;
 mod wait;
 
 use std::{
@@ -188,6 +188,11 @@ impl Cluster {
         self.node.state().join("cni")
     }
 
+    /// Where the container runtime looks for what to know of a registry of this name; makes the folder.
+    pub(crate) fn registry(&self, name: &str) -> Result<PathBuf> {
+        self.scratch(&format!("{}/{name}", config::REGISTRIES))
+    }
+
     /// Kubelet's logs of all containers, by pod and container, as this machine sees them.
     pub(crate) fn pod_logs(&self) -> PathBuf {
         self.node.state().join("var-log/pods")
@@ -214,6 +219,11 @@ impl Cluster {
     /// Starts a program of this machine beside the cluster's own; it ends with them.
     pub(crate) fn start_beside(&self, name: &str, program: &Path, arguments: &[String]) -> Result<()> {
         self.node.start(name, self.node.enter(program)?.args(arguments))
+    }
+
+    /// Ends a program that was started beside the cluster's own.
+    pub(crate) fn end_beside(&self, name: &str) -> Result<()> {
+        self.node.kill(name)
     }
 
     /// Ends one part as a crash would: `kube-apiserver`, `kubelet`, ...

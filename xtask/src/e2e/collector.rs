@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use serde_json::Value;
+use serde_json::{Value, json};
 use testkit::http::{Reply, Server};
 
 use super::{names::Name, wait::within};
@@ -19,6 +19,8 @@ use crate::{cluster::Cluster, places};
 
 const START_WITHIN: Duration = Duration::from_secs(30);
 const PORT: u16 = 4317;
+/// Of the one that demands TLS.
+const TLS_PORT: u16 = 4318;
 const CPU_TIME: &str = "container.cpu.time";
 /// How metrics of the network begin.
 const NETWORK: [&str; 4] = ["podlens.network.", "podlens.tcp.connections", "podlens.udp.", "podlens.dns."];
@@ -54,6 +56,7 @@ pub(super) struct Received {
 pub(super) struct Collector {
     address: SocketAddr,
     received: Arc<Mutex<Received>>,
+    to: SocketAddr,
     _server: Server,
 }
 
@@ -71,20 +74,46 @@ impl Collector {
             }
             Reply { content_type: "application/json", body: "{}".to_owned() }
         });
-        let configuration = folder.join("collector.yml");
-        let text = format!(
-            "receivers: {{otlp: {{protocols: {{grpc: {{endpoint: '{address}'}}}}}}}}\n\
-             exporters: {{otlp_http: {{endpoint: 'http://{to}', encoding: json, compression: none}}}}\n\
-             service:\n  telemetry: {{metrics: {{level: none}}}}\n\
-             \x20 pipelines:\n\
-             \x20   metrics: {{receivers: [otlp], exporters: [otlp_http]}}\n\
-             \x20   logs: {{receivers: [otlp], exporters: [otlp_http]}}\n"
-        );
-        fs::write(&configuration, text).context("cannot configure the collector")?;
+        let collector = Self { address, received, to, _server: server };
+        collector.serve(cluster, folder, "otelcol", address, json!({}))?;
+        Ok(collector)
+    }
+
+    /// Starts one more that hands on to the same place, with this as the receiver's `tls`. Gives where it receives.
+    pub(super) fn start_with_tls(&self, cluster: &Cluster, folder: &Path, tls: &Value) -> Result<SocketAddr> {
+        let address = cluster.addresses().on_node(TLS_PORT);
+        self.serve(cluster, folder, "otelcol-tls", address, json!({ "tls": tls }))?;
+        Ok(address)
+    }
+
+    /// Runs a collector that receives at this address, with these settings of its receiver.
+    fn serve(
+        &self,
+        cluster: &Cluster,
+        folder: &Path,
+        name: &str,
+        address: SocketAddr,
+        mut receiver: Value,
+    ) -> Result<()> {
+        if let Some(receiver) = receiver.as_object_mut() {
+            receiver.insert("endpoint".to_owned(), json!(address.to_string()));
+        }
+        let pipeline = json!({ "receivers": ["otlp"], "exporters": ["otlp_http"] });
+        let configuration = json!({
+            "receivers": { "otlp": { "protocols": { "grpc": receiver } } },
+            "exporters": {
+                "otlp_http": { "endpoint": format!("http://{}", self.to), "encoding": "json", "compression": "none" },
+            },
+            "service": {
+                "telemetry": { "metrics": { "level": "none" } },
+                "pipelines": { "metrics": pipeline, "logs": pipeline },
+            },
+        });
+        let file = folder.join(format!("{name}.yml"));
+        fs::write(&file, configuration.to_string()).context("cannot configure the collector")?;
         let program = places::component("otelcol-0.165.0")?.join("otelcol");
-        cluster.start_beside("otelcol", &program, &[format!("--config={}", configuration.display())])?;
-        within(START_WITHIN, || TcpStream::connect(address).map(drop).context("the collector does not listen"))?;
-        Ok(Self { address, received, _server: server })
+        cluster.start_beside(name, &program, &[format!("--config={}", file.display())])?;
+        within(START_WITHIN, || TcpStream::connect(address).map(drop).context("the collector does not listen"))
     }
 
     /// Where pods push to.

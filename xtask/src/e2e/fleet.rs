@@ -2,13 +2,10 @@
 
 use std::net::SocketAddr;
 
-use anyhow::{Context, Result};
-use testkit::http;
+use anyhow::{Context, Error, Result};
+use testkit::{http, page::Page};
 
-use super::{
-    names::labels,
-    world::{PORT, RELEASE, World, items, text},
-};
+use super::world::{PORT, RELEASE, World, items, text};
 
 /// Where replicas serve that are not about to end.
 pub(super) fn addresses(world: &World) -> Result<Vec<SocketAddr>> {
@@ -19,43 +16,31 @@ pub(super) fn addresses(world: &World) -> Result<Vec<SocketAddr>> {
 }
 
 /// The pages of all replicas that answer.
-pub(super) fn pages(world: &World) -> Result<Vec<String>> {
+pub(super) fn pages(world: &World) -> Result<Vec<Page>> {
     let answers = addresses(world)?.into_iter().filter_map(|address| http::get(address, "/metrics").ok());
-    Ok(answers.filter(|(code, _)| *code == 200).map(|(_, page)| page).collect())
+    let pages = answers.filter(|(code, _)| *code == 200).map(|(_, page)| Page::read(&page).map_err(Error::msg));
+    pages.collect()
 }
 
 /// The page of the replica that leads.
-pub(super) fn leader(world: &World) -> Result<String> {
-    let leads = |page: &String| sample(page, "podlens_fleet_leader", &[]) == Some(1.0);
+pub(super) fn leader(world: &World) -> Result<Page> {
+    let leads = |page: &Page| sample(page, "podlens_fleet_leader", &[]) == Some(1.0);
     pages(world)?.into_iter().find(leads).context("no replica leads")
 }
 
 /// The value of the first sample with these labels.
-pub(super) fn sample(page: &str, name: &str, wanted: &[(&str, &str)]) -> Option<f64> {
-    let has = |line: &&str| {
-        let rest = line.strip_prefix(name);
-        let found = labels(line);
-        rest.is_some_and(|rest| rest.starts_with(['{', ' ']))
-            && wanted.iter().all(|(label, value)| found.get(*label).is_some_and(|found| found == value))
-    };
-    page.lines().find(has)?.rsplit(' ').next()?.parse().ok()
+pub(super) fn sample(page: &Page, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+    page.all(name, labels).first()?.text.parse().ok()
 }
 
 /// Why its nodes lack the pod of a `DaemonSet`.
-pub(super) fn lacking(page: &str, name: &str) -> Vec<String> {
-    let lines = page.lines().filter(|line| line.starts_with("podlens_fleet_lacking_since_timestamp_seconds{"));
-    let mut reasons = Vec::new();
-    for line in lines {
-        let found = labels(line);
-        if found.get("daemonset").is_some_and(|found| found == name) {
-            reasons.extend(found.get("reason").cloned());
-        }
-    }
-    reasons
+pub(super) fn lacking(page: &Page, name: &str) -> Vec<String> {
+    let samples = page.all("podlens_fleet_lacking_since_timestamp_seconds", &[("daemonset", name)]);
+    samples.into_iter().map(|sample| sample.label("reason").to_owned()).collect()
 }
 
 /// The state of a roll-out; empty while nothing is told of it.
-pub(super) fn rollout(page: &str, name: &str) -> String {
+pub(super) fn rollout(page: &Page, name: &str) -> String {
     let is_in = |state: &&str| {
         sample(page, "podlens_fleet_rollout_state", &[("daemonset", name), ("state", state)]) == Some(1.0)
     };

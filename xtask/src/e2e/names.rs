@@ -71,21 +71,11 @@ pub(super) fn total(samples: &[(f64, f64)]) -> f64 {
     sum
 }
 
-/// The labels in a line of Prometheus' text format, `name{label="value",...} 1`. Values without escapes.
-pub(super) fn labels(line: &str) -> BTreeMap<String, String> {
-    let inner = line.split_once('{').and_then(|(_, rest)| rest.rsplit_once('}')).map_or("", |(inner, _)| inner);
-    let pairs = inner.split("\",").filter_map(|pair| {
-        let (label, value) = pair.split_once("=\"")?;
-        Some((label.to_owned(), value.trim_end_matches('"').to_owned()))
-    });
-    pairs.collect()
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
-    use super::{Name, disagreements, labels, total};
+    use super::{Name, disagreements, total};
 
     fn values(values: &[(&str, &str, f64)]) -> BTreeMap<Name, f64> {
         values.iter().map(|(pod, container, value)| (Name::new("shop", pod, container), *value)).collect()
@@ -118,13 +108,5 @@ mod tests {
     fn a_counter_that_began_anew_goes_on() {
         assert!((total(&[(1.0, 0.5), (2.0, 2.0), (3.0, 0.25), (4.0, 1.0)]) - 3.0).abs() < 1e-9);
         assert!(total(&[]).abs() < 1e-9);
-    }
-
-    #[test]
-    fn labels_are_read_with_their_values() {
-        let found = labels("m_total{namespace=\"shop\",pod=\"db-0\",container=\"\"} 1.5");
-        let expected = [("namespace", "shop"), ("pod", "db-0"), ("container", "")];
-        assert_eq!(found, expected.map(|(label, value)| (label.to_owned(), value.to_owned())).into());
-        assert!(labels("m_total 1").is_empty());
     }
 }

@@ -1,6 +1,12 @@
 //! A real Prometheus on the cluster's node, with the scrape configuration of deploy/examples. Called by [`super::world`].
 
-use std::{collections::BTreeMap, fs, net::SocketAddr, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Error, Result, bail};
 use serde_json::Value;
@@ -34,6 +40,9 @@ impl Series {
 /// The server.
 #[derive(Debug)]
 pub(super) struct Prometheus {
+    name: String,
+    folder: PathBuf,
+    lookback: &'static str,
     address: SocketAddr,
 }
 
@@ -42,24 +51,48 @@ impl Prometheus {
     pub(super) fn start(cluster: &Cluster, folder: &Path) -> Result<Self> {
         let example = places::workspace()?.join("deploy/examples/prometheus.yaml");
         let example = fs::read_to_string(&example).with_context(|| format!("cannot read {}", example.display()))?;
-        let configuration = folder.join("prometheus.yml");
-        let rules = places::workspace()?.join("deploy/chart/files/alerts/podlens.yaml");
-        let text = adapted(&example, &cluster.kubeconfig(), &rules)?;
-        fs::write(&configuration, text).context("cannot configure Prometheus")?;
-        let address = cluster.addresses().on_node(PORT);
+        let text = adapted(&example, &cluster.kubeconfig(), &rules()?)?;
+        Self::start_with(cluster, folder, "prometheus", PORT, "5m", &text)
+    }
+
+    /// Starts one more, by a name and at a port that no other has, with a configuration of its own. A series without a new sample is
+    /// there for `lookback`.
+    pub(super) fn start_with(
+        cluster: &Cluster,
+        folder: &Path,
+        name: &str,
+        port: u16,
+        lookback: &'static str,
+        configuration: &str,
+    ) -> Result<Self> {
+        let file = folder.join(format!("{name}.yml"));
+        fs::write(&file, configuration).context("cannot configure Prometheus")?;
+        let address = cluster.addresses().on_node(port);
+        let prometheus = Self { name: name.to_owned(), folder: folder.to_owned(), lookback, address };
+        prometheus.begin(cluster)?;
+        Ok(prometheus)
+    }
+
+    /// Starts it anew, with what it has stored and without its open connections.
+    pub(super) fn restart(&self, cluster: &Cluster) -> Result<()> {
+        cluster.end_beside(&self.name)?;
+        self.begin(cluster)
+    }
+
+    fn begin(&self, cluster: &Cluster) -> Result<()> {
+        let Self { name, folder, lookback, address } = self;
         let program = places::component("prometheus-3")?.join("prometheus");
         let arguments = [
-            format!("--config.file={}", configuration.display()),
-            format!("--storage.tsdb.path={}", folder.join("tsdb").display()),
+            format!("--config.file={}", folder.join(format!("{name}.yml")).display()),
+            format!("--storage.tsdb.path={}", folder.join(format!("{name}-tsdb")).display()),
             format!("--web.listen-address={address}"),
+            format!("--query.lookback-delta={lookback}"),
         ];
-        cluster.start_beside("prometheus", &program, &arguments)?;
-        let prometheus = Self { address };
-        within(START_WITHIN, || match http::get(prometheus.address, "/-/ready").map_err(Error::msg)? {
+        cluster.start_beside(name, &program, &arguments)?;
+        within(START_WITHIN, || match http::get(*address, "/-/ready").map_err(Error::msg)? {
             (200, _) => Ok(()),
             (code, body) => bail!("Prometheus is not ready: {code} {body}"),
-        })?;
-        Ok(prometheus)
+        })
     }
 
     /// Every sample of the series that `selector` selects, gone ones included.
@@ -87,6 +120,11 @@ impl Prometheus {
         let result = result.with_context(|| format!("Prometheus refuses `{expression}`: {answer}"))?;
         result.iter().map(series).collect()
     }
+}
+
+/// The chart's rules.
+pub(super) fn rules() -> Result<PathBuf> {
+    Ok(places::workspace()?.join("deploy/chart/files/alerts/podlens.yaml"))
 }
 
 fn series(element: &Value) -> Result<Series> {

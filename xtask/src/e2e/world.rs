@@ -13,15 +13,9 @@ use std::{
 use anyhow::{Context, Error, Result, bail};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::{Value, json};
-use testkit::http;
+use testkit::{http, page::Page};
 
-use super::{
-    collector::Collector,
-    names::{Name, labels},
-    prometheus::Prometheus,
-    truth::Truth,
-    wait::within,
-};
+use super::{collector::Collector, names::Name, prometheus::Prometheus, truth::Truth, wait::within};
 use crate::{
     cluster::Cluster,
     image::{self, Entry, Image},
@@ -45,7 +39,8 @@ pub(super) struct World {
     pub(super) truth: Truth,
     /// The long forms of the checks are wanted.
     pub(super) long: bool,
-    folder: PathBuf,
+    /// For what the checks write.
+    pub(super) folder: PathBuf,
 }
 
 /// The agent's pod.
@@ -255,14 +250,15 @@ impl Agent {
         if code != 200 {
             bail!("/metrics answered {code}: {page}");
         }
+        let page = Page::read(&page).map_err(Error::msg)?;
         let mut found = BTreeMap::new();
-        for line in page.lines().filter(|line| line.starts_with("podlens_cpu_seconds_total{")) {
-            let labels = labels(line);
-            let Some(pod) = labels.get("pod").filter(|pod| !pod.is_empty()) else { continue };
-            let get = |name: &str| labels.get(name).map_or("", String::as_str);
-            let value =
-                line.rsplit(' ').next().and_then(|value| value.parse().ok()).context("a sample has no value")?;
-            let name = Name::new(get("namespace"), pod, get("container"));
+        for sample in page.all("podlens_cpu_seconds_total", &[]) {
+            let [namespace, pod, container] = ["namespace", "pod", "container"].map(|label| sample.label(label));
+            if pod.is_empty() {
+                continue;
+            }
+            let value = sample.text.parse().with_context(|| format!("{sample:?} is no number"))?;
+            let name = Name::new(namespace, pod, container);
             if found.insert(name.clone(), value).is_some() {
                 bail!("the page has {name} twice");
             }

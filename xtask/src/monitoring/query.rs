@@ -14,7 +14,6 @@ pub(super) const AGENT: &str = "cluster, node, namespace, pod, instance";
 
 /// The window of rates: four scrapes with the usual longest interval of a minute.
 pub(super) const WINDOW: &str = "5m";
-const WINDOW_SECONDS: u32 = 300;
 
 /// The rate of a counter, added up by these labels.
 pub(super) fn rate(counter: &str, by: &str) -> String {
@@ -24,16 +23,6 @@ pub(super) fn rate(counter: &str, by: &str) -> String {
 /// The same over another window.
 pub(super) fn rate_over(counter: &str, by: &str, window: &str) -> String {
     format!("sum by ({by}) (rate({counter}[{window}]))")
-}
-
-/// A counter's rate, added up by these labels, for series that may begin at any time and then above 0: to `rate` that is no
-/// growth. One that was not there before the window counts as a whole, where its entity was: such as a new culprit of a known victim.
-/// What may be there before is told by `entity`, a metric of every entity. An agent that has another address is the same one.
-pub(super) fn rate_with_first(counter: &str, by: &str, entity: &str) -> String {
-    let of_entity = "cluster, node, namespace, pod, container, workload, unit";
-    format!(
-        "sum by ({by}) (\n    last_over_time({counter}[{WINDOW}]) / {WINDOW_SECONDS}\n  unless ignoring (instance)\n    {counter} offset {WINDOW}\n  and on ({of_entity})\n    {entity} offset {WINDOW}\n  or\n    rate({counter}[{WINDOW}])\n)"
-    )
 }
 
 /// By how much a counter of rare events grew, added up by these labels. Its series may begin with the first event, which is

@@ -156,9 +156,9 @@ Without it PodDelayedByNeighbor never fires, and the columns and panels that com
 The rules take rates over 5 minutes, for scrapes at least once a minute, and read classic and native histograms alike. Change a
 limit where your nodes differ; a value that is merely high is no alert.
 
-Each alert is fired by a real cause on a running node in agent/tests/alerts.rs, with shorter times, but for PodDiskSlow, for which
-a slow disk would be needed; PodDelayedByNeighbor and PodThrottledWhileNodeIdles only where nobody else uses the machine. `promtool test rules` fires all of them at their own times by series of the cause, and shows that they
-are silent where those only just do not reach the limit (xtask/src/monitoring/tests).
+Each alert is fired by a real cause on a running node in agent/tests/alerts.rs, with shorter times. `promtool test rules` fires all
+of them at their own times by series of the cause, and shows that they are silent where those only just do not reach the limit
+(xtask/src/monitoring/tests).
 
 ## Alerts
 ";
@@ -170,9 +170,9 @@ What the pods of a workload cost on one node, for each DaemonSet, Deployment and
 `workload_type`. A pod counts for the workload that `podlens_pod_info` tells, for five minutes longer than it lives, so that what it
 did last is not lost; what is folded into workloads already ([cardinality.md](cardinality.md)) is added.
 
-What others waited for a workload is `podlens_cpu_wait_caused_seconds_total` by culprit, so both sums are the same but for
-culprits that are no pods, and for `(other)`, which stands for those without a name of their own. A culprit's series begins with its
-first wait, which `rate()` would leave out: the rule adds it where the victim was known before.
+What others waited for a workload is counted at the workload (`podlens_cpu_wait_inflicted_seconds_total`), however little each of its
+victims lost: it does not depend on who has a series of its own in `podlens_cpu_wait_caused_seconds_total`. Where `series.allow` names
+that metric, its sum by culprit is the same.
 
 | rule | holds |
 | --- | --- |

@@ -1,7 +1,7 @@
 //! Recording rules: what the pods of a workload cost on each node. Pure.
 
 use super::{
-    query::{WINDOW, WORKLOAD, rate_with_first},
+    query::{WINDOW, WORKLOAD},
     rules::Recording,
 };
 
@@ -46,7 +46,11 @@ pub(super) fn recordings() -> Vec<Recording> {
             expression: of_workloads("", &counted("podlens_cpu_wait_seconds_total", ", cause=~\"neighbor|system\"")),
             about: "tasks that waited while another pod, a unit or the kernel held the CPU, on average",
         },
-        caused(),
+        Recording {
+            name: "podlens:workload_cpu_wait_caused:tasks",
+            expression: of_workloads("", &counted("podlens_cpu_wait_inflicted_seconds_total", "")),
+            about: "tasks of other pods and units that waited while this workload held the CPU, on average",
+        },
         Recording {
             name: "podlens:workload_pressure:share",
             expression: format!(
@@ -74,10 +78,7 @@ fn home() -> Recording {
 /// A value of pods, added up over those of a workload, and of what is folded into the workload already. `value` makes its
 /// expression of the matchers that say whose it is.
 fn of_workloads(more_labels: &str, value: &dyn Fn(&str) -> String) -> String {
-    joined(more_labels, &value("pod!=\"\""), &value("workload!=\"\""))
-}
-
-fn joined(more_labels: &str, of_pods: &str, of_folded: &str) -> String {
+    let (of_pods, of_folded) = (value("pod!=\"\""), value("workload!=\"\""));
     let comma = if more_labels.is_empty() { "" } else { ", " };
     format!(
         "sum by ({WORKLOAD}{comma}{more_labels}) (\n    {of_pods}\n  * on (cluster, node, namespace, pod) group_left (workload, workload_type)\n    {HOME}\n  or\n    {of_folded}\n)"
@@ -99,30 +100,5 @@ fn requested(metric: &'static str) -> impl Fn(&str) -> String {
         } else {
             format!("({as_a_whole} > {of_containers} or {of_containers} or {as_a_whole})")
         }
-    }
-}
-
-/// The culprit's names take the place of the victim's.
-fn caused() -> Recording {
-    let renamed = |name: &str| {
-        let caused = rate_with_first(
-            &format!("podlens_cpu_wait_caused_seconds_total{{culprit_{name}!=\"\"}}"),
-            &format!("cluster, node, culprit_namespace, culprit_{name}"),
-            "podlens_cpu_wait_seconds_total",
-        );
-        let namespace = format!(
-            "label_replace(\n      {caused},\n      \"namespace\", \"$1\", \"culprit_namespace\", \"(.+)\"\n    )"
-        );
-        format!("label_replace({namespace}, \"{name}\", \"$1\", \"culprit_{name}\", \"(.+)\")")
-    };
-    // A culprit that is folded has no type: that of its own series.
-    let of_folded = format!(
-        "{}\n  * on (cluster, node, namespace, workload) group_left (workload_type)\n    topk by (cluster, node, namespace, workload) (1, group by ({WORKLOAD}) (podlens_cpu_seconds_total{{workload!=\"\"}}))",
-        renamed("workload")
-    );
-    Recording {
-        name: "podlens:workload_cpu_wait_caused:tasks",
-        expression: joined("", &renamed("pod"), &of_folded),
-        about: "tasks of other pods and units that waited while this workload held the CPU, on average",
     }
 }

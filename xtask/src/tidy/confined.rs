@@ -33,7 +33,6 @@ const CONFINED: &[Confined] = &[
                 reason: "takes over the programs that podlens has loaded",
             },
             Exception { file: "agent/tests/programs.rs", reason: "asks the kernel what its verifier went through" },
-            Exception { file: "agent/tests/memory.rs", reason: "asks the kernel how long a program ran" },
             Exception { file: "agent/tests/common/statistics.rs", reason: "asks the kernel how long a program ran" },
         ],
     },

@@ -49,7 +49,7 @@ use self::{
     table::{ContainerFacts, End, Table, Unknown},
     wishes::Wishes,
 };
-use crate::signal::{Container, Entity, Loss, Naming};
+use crate::signal::{Container, Entity, Loss, Naming, lock};
 
 /// Names are kept so much longer than the last value that may need them.
 const MARGIN: Duration = Duration::from_mins(1);
@@ -330,7 +330,7 @@ impl Names {
     }
 
     fn counts(&self) -> MutexGuard<'_, Counts> {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.counts)
     }
 }
 

@@ -5,7 +5,7 @@
 use std::{
     collections::HashSet,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -13,6 +13,8 @@ use std::{
 use tokio::sync::Notify;
 
 use super::table::Unknown;
+
+use crate::signal::lock;
 
 /// Most that wait for a look; those beyond them are named again at the next sweep.
 const MOST: usize = 4096;
@@ -59,7 +61,7 @@ impl Wishes {
     }
 
     fn wanted(&self) -> MutexGuard<'_, HashSet<Unknown>> {
-        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.wanted)
     }
 }
 

@@ -35,15 +35,15 @@ pub static SPEC: Spec = Spec {
     parts: &[
         Part {
             without: Some("quotas and CPU time by mode are read from files, every 5 s"),
-            for_events: false,
             programs: &[Program::on("cpu_walk", Hook::TaskIterator)],
             maps: &[Map::fixed("CPU_WALK"), Map::fixed("CPU_RECORDS")],
+            ..Part::BASE
         },
         Part {
             without: Some(NO_LAST_FIGURES),
-            for_events: false,
             programs: &[Program::on_tracepoint("cpu_last_words", lifecycle::REMOVAL, &["cgroup", "char"])],
             maps: &[Map::fixed("CPU_READ")],
+            ..Part::BASE
         },
     ],
     wishes: &[&[Wish { of: "bandwidth", without: NO_LAST_FIGURES }]],

@@ -16,8 +16,6 @@ pub static SPEC: Spec = Spec {
     kind: Kind::Programs,
     is_optional: true,
     parts: &[Part {
-        without: None,
-        for_events: false,
         programs: &[Program::on_tracepoint(
             "disk_complete",
             "block_rq_complete",
@@ -25,6 +23,7 @@ pub static SPEC: Spec = Spec {
             &["request", "unsigned char|int", "unsigned int"],
         )],
         maps: &[Map::per_slot("DISK", 1)],
+        ..Part::BASE
     }],
     wishes: &[],
     without: None,

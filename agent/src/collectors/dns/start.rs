@@ -10,8 +10,8 @@ use podlens_common::{
 use super::{Dns, metrics};
 use crate::{
     collectors::{
-        spec::{Kind, Part, Spec, Start, Started},
-        udp::{RECEIVE, SEND},
+        spec::{Kind, Part, Program, Spec, Start, Started},
+        udp::{self, CALLS},
     },
     kernel::{mapped::MappedArray, maps::Map, table::Table},
     signal::Loss,
@@ -23,13 +23,19 @@ pub static SPEC: Spec = Spec {
     about: "DNS: latency and results of queries",
     kind: Kind::Programs,
     is_optional: true,
-    parts: &[Part {
-        without: None,
-        for_events: false,
-        // Those of the collector `udp`, with what they need to find the messages. What stands in for them counts UDP alone.
-        programs: &[SEND.alone().with("dns"), RECEIVE.alone().with("dns")],
-        maps: &[Map::per_slot("DNS_ANSWERS", 1), Map::fixed("DNS_PENDING"), Map::fixed("DNS_LOSSES")],
-    }],
+    parts: &[
+        Part {
+            // Of the programs below, whichever run.
+            maps: &[Map::per_slot("DNS_ANSWERS", 1), Map::fixed("DNS_PENDING"), Map::fixed("DNS_LOSSES")],
+            ..Part::BASE
+        },
+        Part {
+            feature: FEATURE,
+            programs: &CALLS,
+            stand_in: Some(&Part { feature: FEATURE, programs: &ENDS, ..Part::BASE }),
+            ..Part::BASE
+        },
+    ],
     wishes: &[],
     without: None,
     metrics: &[&metrics::LOOKUPS],
@@ -37,6 +43,17 @@ pub static SPEC: Spec = Spec {
     events: &[],
     losses: &[&NO_ROOM, &UNSEEN_CALL, &UNREADABLE, &UNSEEN_ANSWER, &MISSED_CALL],
     start,
+};
+
+/// What the programs, which are those of the collector `udp`, need to find messages.
+const FEATURE: Option<&str> = Some("dns");
+
+/// What stands in for them: those of UDP, and the same for TCP.
+const ENDS: [Program; 6] = {
+    let [send_4, send_6, receive_4, receive_6] = udp::ENDS;
+    let stream_send = Program::at_end_of("dns_stream_send", "tcp_sendmsg");
+    let stream_receive = Program::at_end_of("dns_stream_recv", "tcp_recvmsg");
+    [send_4, send_6, receive_4, receive_6, stream_send, stream_receive]
 };
 
 /// A query is missing.

@@ -16,11 +16,10 @@ pub static SPEC: Spec = Spec {
     kind: Kind::Programs,
     is_optional: true,
     parts: &[Part {
-        without: None,
-        for_events: false,
         // The second one, where it was, has no type. Without a reason it tells of packets that are used up as well.
         programs: &[Program::on_tracepoint("packet_dropped", "kfree_skb", &["sk_buff", "", "skb_drop_reason"])],
         maps: &[Map::per_slot("DROPS", 1), Map::fixed("DROPS_LOST")],
+        ..Part::BASE
     }],
     wishes: &[&[Wish {
         of: "kfree_skb(4)",

@@ -28,19 +28,18 @@ pub static SPEC: Spec = Spec {
     is_optional: false,
     parts: &[
         Part {
-            without: None,
-            for_events: false,
             programs: &[
                 Program::on_tracepoint("cgroup_mkdir", "cgroup_mkdir", &["cgroup", "char"]),
                 Program::on_tracepoint("cgroup_rmdir", REMOVAL, &["cgroup", "char"]),
             ],
             maps: &[Map::fixed("EVENTS"), Map::fixed("EVENT_BUFFER")],
+            ..Part::BASE
         },
         Part {
             without: Some("ends of containers are told by pods' statuses alone"),
             for_events: true,
             programs: &[Program::on_tracepoint(END, "sched_process_exit", &["task_struct"])],
-            maps: &[],
+            ..Part::BASE
         },
     ],
     wishes: &[],

@@ -4,6 +4,10 @@
 //! of the same cgroups are compared: a position is taken when it has matched three different values of a line, and no other one
 //! half as many. A cgroup that is at work between the two readings matches nowhere and tells nothing. What is taken is
 //! compared further on, and given up when it matches no more.
+//!
+//! Major faults are rare, and a node can be without any. Their word comes next after that of all faults on every kernel so far
+//! (`memcg_vm_event_stat` of mm/memcontrol.c): that is taken as soon as it has held for as many cgroups as a match takes, and never
+//! again after it has not held for one.
 
 use podlens_common::memory::{EndWord, EndWords, MemoryType, WORDS};
 
@@ -30,11 +34,17 @@ const TYPES: [(MemoryType, u64); 9] = [
 ];
 const LINES: usize = TYPES.len() + EndWord::COUNT;
 
+/// The lines of faults and of major ones.
+const FAULTS: usize = TYPES.len() + EndWord::Fault as usize;
+const MAJOR_FAULTS: usize = TYPES.len() + EndWord::MajorFault as usize;
+
 /// What has been learned so far.
 #[derive(Debug)]
 pub(super) struct Learner {
     machine: Machine,
     lines: [Line; LINES],
+    /// For how many cgroups the word after that of faults was that of major ones; none if once it was not.
+    next_is_major: Option<usize>,
 }
 
 /// One line of the file.
@@ -56,7 +66,7 @@ const _: () = assert!(WORDS <= u128::BITS as usize);
 
 impl Learner {
     pub(super) fn new(machine: Machine) -> Self {
-        Self { machine, lines: std::array::from_fn(|_| Line::default()) }
+        Self { machine, lines: std::array::from_fn(|_| Line::default()), next_is_major: Some(0) }
     }
 
     /// Compares the words of a cgroup with what its file said.
@@ -69,6 +79,26 @@ impl Learner {
                 line.compare(words, value, unit);
             }
         }
+        self.compare_neighbors(words, said);
+    }
+
+    /// Compares the word after that of faults, if the cgroup was not at work between both readings.
+    fn compare_neighbors(&mut self, words: &[u64; WORDS], said: &Figures) {
+        let [Some(faults), Some(major), ..] = said.words else { return };
+        let of_faults = self.position(FAULTS);
+        let Some([word, next]) = of_faults.and_then(|position| words.get(position..position + 2)) else { return };
+        if *word == faults && faults != 0 {
+            self.next_is_major = self.next_is_major.filter(|_| *next == major).map(|held| held + 1);
+        }
+    }
+
+    /// Where a line is.
+    fn position(&self, line: usize) -> Option<usize> {
+        let learned = self.lines.get(line).and_then(|line| line.position);
+        if line == MAJOR_FAULTS && learned.is_none() && self.next_is_major >= Some(VALUES) {
+            return self.position(FAULTS).map(|position| position + 1);
+        }
+        learned
     }
 
     /// All cgroups of a walk were compared.
@@ -88,8 +118,8 @@ impl Learner {
     /// What the words tell.
     pub(super) fn figures(&self, words: &[u64; WORDS]) -> Figures {
         let mut figures = Figures::default();
-        for (at, line) in self.lines.iter().enumerate() {
-            let Some(word) = line.position.and_then(|position| words.get(position)).copied() else { continue };
+        for at in 0..LINES {
+            let Some(word) = self.position(at).and_then(|position| words.get(position)).copied() else { continue };
             match TYPES.get(at) {
                 Some((of, unit)) => {
                     let unit = unit_of(*unit, self.machine.page_bytes);
@@ -110,8 +140,8 @@ impl Learner {
     /// Where last words find theirs.
     pub(super) fn end_words(&self) -> EndWords {
         let mut positions = [0; EndWord::COUNT];
-        for (position, line) in positions.iter_mut().zip(self.lines.iter().skip(TYPES.len())) {
-            *position = line.position.map_or(0, |position| position as u64 + 1);
+        for (position, line) in positions.iter_mut().zip(TYPES.len()..) {
+            *position = self.position(line).map_or(0, |position| position as u64 + 1);
         }
         EndWords { positions }
     }
@@ -193,12 +223,12 @@ mod tests {
     const MACHINE: Machine = Machine { page_bytes: 4096, is_v1: false };
     const ANON: usize = 14;
     const SHMEM: usize = 19;
-    const FAULTS: usize = 50;
+    const AT_FAULTS: usize = 50;
 
     /// A cgroup with so many pages and faults, and what its file says.
     fn cgroup(anon: u64, shmem: u64, faults: u64) -> ([u64; WORDS], Figures) {
         let mut words = [0; WORDS];
-        (words[ANON], words[SHMEM], words[FAULTS]) = (anon, shmem, faults);
+        (words[ANON], words[SHMEM], words[AT_FAULTS]) = (anon, shmem, faults);
         // Files in tmpfs are files.
         words[16] = shmem;
         let mut said = Figures { words: [Some(faults), Some(0), Some(0), Some(0)], ..Figures::default() };
@@ -224,7 +254,7 @@ mod tests {
         let figures = learner.figures(&words);
         assert_eq!(figures.of_type(MemoryType::Anon), Some(33 * 4096));
         assert_eq!(figures.words, [Some(4000), None, None, None]);
-        assert_eq!(learner.end_words().positions, [FAULTS as u64 + 1, 0, 0, 0]);
+        assert_eq!(learner.end_words().positions, [AT_FAULTS as u64 + 1, 0, 0, 0], "one cgroup since faults are known");
         assert_eq!(learner.unknown(), 0, "what is 0 everywhere need not be known");
         let few = learned(&[cgroup(10, 0, 700), cgroup(10, 0, 700), cgroup(11, 0, 800)]);
         assert_eq!(few.figures(&words), Figures::default(), "two different values can be chance");
@@ -232,6 +262,27 @@ mod tests {
         let (_, busy) = cgroup(0, 0, 700);
         assert!(are_zero(&idle, few.unknown()) && !are_zero(&busy, few.unknown()));
         assert!(are_zero(&busy, learner.unknown()) && !are_zero(&busy, Learner::new(MACHINE).unknown()));
+    }
+
+    #[test]
+    fn major_faults_that_nobody_has_are_next_to_all_faults_unless_that_did_not_hold() {
+        let mut learner = learned(&[cgroup(10, 0, 700), cgroup(11, 0, 800), cgroup(12, 0, 900)]);
+        let places = |learner: &Learner| learner.end_words().positions[..2].to_vec();
+        let (at_work, said) = (cgroup(13, 0, 1000).0, cgroup(13, 0, 1001).1);
+        learner.compare(&at_work, &said);
+        assert_eq!(places(&learner), [AT_FAULTS as u64 + 1, 0], "it held once");
+        for faults in [2000, 3000] {
+            let (words, said) = cgroup(14, 0, faults);
+            learner.compare(&words, &said);
+        }
+        assert_eq!(places(&learner), [AT_FAULTS as u64 + 1, AT_FAULTS as u64 + 2]);
+        assert_eq!(learner.figures(&cgroup(33, 0, 4000).0).words, [Some(4000), Some(0), None, None]);
+        let (mut words, said) = cgroup(15, 0, 5000);
+        words[AT_FAULTS + 1] = 3;
+        learner.compare(&words, &said);
+        let (words, said) = cgroup(16, 0, 6000);
+        (0..9).for_each(|_| learner.compare(&words, &said));
+        assert_eq!(places(&learner), [AT_FAULTS as u64 + 1, 0], "it is another line's word");
     }
 
     #[test]
@@ -254,7 +305,7 @@ mod tests {
         let (words, said) = cgroup(12, 0, 900);
         for at_work in 1..30 {
             let mut later = words;
-            (later[ANON], later[FAULTS]) = (words[ANON] + at_work, words[FAULTS] + 5000 * at_work);
+            (later[ANON], later[AT_FAULTS]) = (words[ANON] + at_work, words[AT_FAULTS] + 5000 * at_work);
             learner.compare(&later, &said);
         }
         assert_eq!(learner.end_words(), EndWords::default());

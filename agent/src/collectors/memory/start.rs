@@ -24,15 +24,15 @@ pub static SPEC: Spec = Spec {
     parts: &[
         Part {
             without: Some("all is read from files, every 5 s, memory.stat every 30 s"),
-            for_events: false,
             programs: &[Program::on("memory_walk", Hook::TaskIterator)],
             maps: &[Map::fixed("MEMORY_WALK"), Map::fixed("MEMORY_RECORDS"), Map::fixed("MEMORY_LISTS")],
+            ..Part::BASE
         },
         Part {
             without: Some(NO_LAST_WORDS),
-            for_events: false,
             programs: &[Program::on_tracepoint("memory_last_words", lifecycle::REMOVAL, &["cgroup", "char"])],
             maps: &[Map::fixed("MEMORY_WORDS"), Map::fixed("MEMORY_PARTS")],
+            ..Part::BASE
         },
     ],
     wishes: &[&[Wish {

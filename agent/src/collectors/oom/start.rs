@@ -9,6 +9,7 @@ use crate::{
     collectors::{
         lifecycle,
         spec::{Kind, Part, Program, Spec, Start, Started},
+        stalls::{MEMCG_BEGIN, RECLAIM_BEGIN},
     },
     kernel::maps::Map,
     signal::Loss,
@@ -22,29 +23,24 @@ pub static SPEC: Spec = Spec {
     is_optional: true,
     parts: &[
         Part {
-            without: None,
-            for_events: false,
             programs: &[Program::on_tracepoint(VICTIM_PROGRAM, "mark_victim", &["task_struct", "unsigned int"])],
             maps: &[Map::fixed("OOM_MARKS"), Map::fixed("OOM_RECLAIMS")],
+            ..Part::BASE
         },
         Part {
             without: Some(
                 "whose limit led to a kill is told by what cgroups have counted: `scope=\"other\"` where that does not decide it",
             ),
-            for_events: false,
-            programs: &[
-                Program::on_tracepoint("oom_node_short", "mm_vmscan_direct_reclaim_begin", &[]),
-                Program::on_tracepoint("oom_limit_short", "mm_vmscan_memcg_reclaim_begin", &[]),
-            ],
-            maps: &[],
+            // Those of the collector `stalls`.
+            programs: &[RECLAIM_BEGIN, MEMCG_BEGIN],
+            ..Part::BASE
         },
         Part {
             without: Some(
                 "a kill whose record is lost is missing if its cgroup is removed before the kernel's files are read",
             ),
-            for_events: false,
             programs: &[Program::on_tracepoint("oom_last_words", lifecycle::REMOVAL, &["cgroup", "char"])],
-            maps: &[],
+            ..Part::BASE
         },
     ],
     wishes: &[],

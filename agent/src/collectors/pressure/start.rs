@@ -27,15 +27,15 @@ pub static SPEC: Spec = Spec {
     parts: &[
         Part {
             without: Some("pressure is read from files, every 5 s"),
-            for_events: false,
             programs: &[Program::on("pressure_walk", Hook::TaskIterator)],
             maps: &[Map::fixed("PRESSURE_WALK"), Map::fixed("PRESSURE_RECORDS")],
+            ..Part::BASE
         },
         Part {
             without: Some(NO_LAST_WORDS),
-            for_events: false,
             programs: &[Program::on_tracepoint("pressure_last_words", lifecycle::REMOVAL, &["cgroup", "char"])],
             maps: &[Map::fixed("PRESSURE_PARTS")],
+            ..Part::BASE
         },
     ],
     wishes: &[],

@@ -7,7 +7,7 @@ use crate::signal::Loss;
 /// A switch was not reported.
 pub(super) static MISSED_SWITCH: Loss = Loss {
     reason: "missed_switch",
-    means: "switches that the kernel did not report. After a single one CPU time and waits are made good; the switch itself is missing in `podlens_context_switches_total`. A few per minute are usual, more with other tracing programs on the node",
+    means: "switches that the kernel did not report. After a single one CPU time and waits are made good; the switch itself is missing in `podlens_context_switches_total`. A few per minute are usual, more with other tracing programs on the node; some providers' kernels report none from the node's first process, nor anything that an interrupt does while it runs (docs/kernels.md)",
 };
 
 /// What is remembered of a thread did not tell a part of its wait.

@@ -56,6 +56,18 @@ pub static CPU_WAIT_CAUSED: Metric = Metric {
     ..Metric::BASE
 };
 
+/// The same from the other side: what each made others wait.
+pub static CPU_WAIT_INFLICTED: Metric = Metric {
+    name: "podlens_cpu_wait_inflicted_seconds_total",
+    otlp_name: "podlens.cpu.wait.inflicted",
+    kind: Kind::Counter,
+    unit: Unit::Seconds,
+    help: "Time that runnable tasks of other pods and units waited while this one held the CPU, whoever they were and however little it was; a wait while nobody is known by name held it is nobody's",
+    source: "sched_switch, each CPU's last 1,024 slices",
+    must_equal: "the sum of podlens_cpu_wait_caused_seconds_total by this pod or unit, exactly, where `series.allow` names that, for as long as all victims are there and none has more than 16 culprits",
+    ..Metric::BASE
+};
+
 /// Throttled time that looked like waiting.
 pub static THROTTLED_WAIT: Metric = Metric {
     name: "podlens_cpu_throttled_wait_seconds_total",

@@ -47,6 +47,8 @@ pub struct Scheduler {
     seen: Seen,
     /// By slot its row, whose values only rise: an estimate of a running slice may be followed by a smaller exact value.
     rows: Vec<Option<Row>>,
+    /// By slot: for how long others waited while it held the CPU.
+    inflicted_ns: Vec<u64>,
     /// What the present sweep has found over all CPUs, one a slot in the order of the slots.
     totals: Vec<Totals>,
     /// The present slot's row.
@@ -88,6 +90,7 @@ impl Scheduler {
             clock: RunQueueClock::default(),
             seen: Seen::default(),
             rows: Vec::new(),
+            inflicted_ns: Vec::new(),
             totals: Vec::new(),
             found: layout.row(),
             layout,
@@ -122,11 +125,19 @@ impl Scheduler {
         for cpu in 0..self.maps.cpu_count {
             self.sweep_cpu(cpu, &slots, &mut totals, &mut caused, &generation);
         }
-        let Self { offers, layout, rows, found, .. } = self;
+        let Self { offers, layout, rows, inflicted_ns, found, .. } = self;
+        for Caused { culprit, ns, .. } in &caused {
+            let Ok(at) = usize::try_from(*culprit) else { continue };
+            inflicted_ns.resize(inflicted_ns.len().max(at.saturating_add(1)), 0);
+            if let Some(sum) = inflicted_ns.get_mut(at) {
+                *sum += ns;
+            }
+        }
         for (slot, total) in slots.iter().zip(&totals) {
             found.clear();
-            book(found, layout, *offers, total);
             let at = usize::try_from(*slot).unwrap_or(usize::MAX);
+            book(found, layout, *offers, total);
+            found.add_all(layout, &metrics::CPU_WAIT_INFLICTED, &[inflicted_ns.get(at).copied().unwrap_or(0)]);
             if at >= rows.len() {
                 rows.resize(at.saturating_add(1), None);
             }
@@ -146,6 +157,9 @@ impl Scheduler {
         let at = usize::try_from(slot).unwrap_or(usize::MAX);
         if let Some(row) = self.rows.get_mut(at) {
             *row = None;
+        }
+        if let Some(sum) = self.inflicted_ns.get_mut(at) {
+            *sum = 0;
         }
         self.maps.totals.set(at, SlotTotals::EMPTY);
         for cpu in 0..self.maps.cpu_count {

@@ -19,13 +19,10 @@ pub static SPEC: Spec = Spec {
     parts: &[
         Part {
             without: Some("migrations and the part of a wait before one are missing"),
-            for_events: false,
             programs: &[Program::on_tracepoint("sched_migrate", "sched_migrate_task", &["task_struct"])],
-            maps: &[],
+            ..Part::BASE
         },
         Part {
-            without: None,
-            for_events: false,
             programs: &[
                 Program::on_tracepoint(
                     "cgroup_attach",
@@ -41,6 +38,7 @@ pub static SPEC: Spec = Spec {
                 // The table of threads.
                 Map::fixed(".bss"),
             ],
+            ..Part::BASE
         },
     ],
     wishes: &[&[
@@ -56,6 +54,7 @@ pub static SPEC: Spec = Spec {
         &metrics::RUN_QUEUE_LATENCY,
         &metrics::CPU_WAIT,
         &metrics::CPU_WAIT_CAUSED,
+        &metrics::CPU_WAIT_INFLICTED,
         &metrics::THROTTLED_WAIT,
         &metrics::THROTTLE_LATENCY,
         &metrics::OFF_CPU,

@@ -8,17 +8,28 @@ mod start;
 use std::{collections::HashMap, sync::Arc};
 
 use foldhash::fast::RandomState;
-use podlens_common::stalls::{FAULTS, StallLosses, StallReason, Stalls as Record};
+use podlens_common::stalls::{FAULTS, StallCounts, StallReason, Stalls as Record};
 
 pub use self::start::SPEC;
 use self::start::StallMaps;
+pub(super) use self::start::{MEMCG_BEGIN, RECLAIM_BEGIN};
 use super::{Collector, Readings, Spec, Sweep, Totals};
-use crate::signal::{Layout, Loss, Row};
+use crate::{
+    kernel::major_faults::MajorFaults,
+    signal::{Layout, Loss, Row},
+};
+
+/// Seconds between two comparisons of major faults, for each of which the kernel interrupts all CPUs.
+const COMPARED_EVERY: u32 = 60;
 
 /// The collector at work.
 pub struct Stalls {
     layout: Arc<Layout>,
     maps: StallMaps,
+    /// Seconds until major faults are compared with the kernel's own count.
+    until_compared: u32,
+    /// Major faults that the kernel has counted and the program was not told of.
+    missed_faults: u64,
     /// The end of major faults is reported, and how long their tasks slept.
     knows_faults: bool,
     /// Of the slots that have had any.
@@ -31,7 +42,8 @@ impl Stalls {
     /// A collector over the programs' maps.
     fn new(layout: Arc<Layout>, maps: StallMaps, knows_faults: bool) -> Self {
         let found = layout.row();
-        Self { layout, maps, knows_faults, totals: HashMap::default(), found }
+        let (until_compared, missed_faults) = (COMPARED_EVERY, 0);
+        Self { layout, maps, until_compared, missed_faults, knows_faults, totals: HashMap::default(), found }
     }
 }
 
@@ -41,7 +53,7 @@ impl Collector for Stalls {
     }
 
     fn read(&mut self, sweep: &Sweep<'_>, readings: &mut dyn Readings) {
-        let Self { layout, maps, knows_faults, totals, found } = self;
+        let Self { layout, maps, knows_faults, totals, found, .. } = self;
         for (slot, _) in sweep.wanted.iter() {
             let record = usize::try_from(slot).ok().and_then(|entry| maps.stalls.get(entry));
             // Most have none, and a histogram without an observation is not told.
@@ -73,12 +85,27 @@ impl Collector for Stalls {
         }
     }
 
+    fn tick(&mut self) {
+        let Some(faults) = &mut self.maps.faults else { return };
+        faults.follow();
+        self.until_compared -= 1;
+        if self.until_compared == 0 {
+            self.until_compared = COMPARED_EVERY;
+            // In this order: what happens meanwhile is told and not counted, and makes up for itself the next time.
+            let counted = faults.counted();
+            let told = self.maps.losses.get(0).unwrap_or_default().told_faults;
+            self.missed_faults = self.missed_faults.max(counted.saturating_sub(told));
+        }
+    }
+
     fn lost(&self) -> Vec<(&'static Loss, u64)> {
-        let StallLosses { stalls, faults } = self.maps.losses.get(0).unwrap_or_default();
+        let StallCounts { stalls, faults, told_faults: _ } = self.maps.losses.get(0).unwrap_or_default();
         vec![
             (&start::UNKNOWN_STALL, stalls),
             (&start::MISSED_STALL, self.maps.missed.count()),
             (&start::UNKNOWN_FAULT, faults),
+            (&start::MISSED_FAULT, self.missed_faults),
+            (&start::LATE_FAULTS, self.maps.faults.as_ref().map_or(0, MajorFaults::late)),
         ]
     }
 }

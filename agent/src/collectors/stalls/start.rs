@@ -2,7 +2,7 @@
 
 use std::{error::Error, sync::Arc};
 
-use podlens_common::stalls::{StallLosses, Stalls as Record};
+use podlens_common::stalls::{StallCounts, Stalls as Record};
 
 use super::{Stalls, metrics};
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
         scheduler,
         spec::{Kind, Part, Program, Spec, Start, Started, Wish},
     },
-    kernel::{hooks::Hook, mapped::MappedArray, maps::Map, missed::MissedRuns},
+    kernel::{hooks::Hook, major_faults::MajorFaults, mapped::MappedArray, maps::Map, missed::MissedRuns, refusal},
     signal::Loss,
 };
 
@@ -22,30 +22,28 @@ pub static SPEC: Spec = Spec {
     is_optional: true,
     parts: &[
         Part {
-            without: None,
-            for_events: false,
             programs: &[
-                Program::on_tracepoint(RECLAIM[0], "mm_vmscan_direct_reclaim_begin", &[]),
-                Program::on_tracepoint(RECLAIM[1], "mm_vmscan_direct_reclaim_end", &[]),
-                Program::on_tracepoint(RECLAIM[2], "mm_vmscan_memcg_reclaim_begin", &[]),
-                Program::on_tracepoint(RECLAIM[3], "mm_vmscan_memcg_reclaim_end", &[]),
+                RECLAIM_BEGIN,
+                MEMCG_BEGIN,
+                Program::on_tracepoint("reclaim_end", "mm_vmscan_direct_reclaim_end", &[]),
+                Program::on_tracepoint("memcg_end", "mm_vmscan_memcg_reclaim_end", &[]),
             ],
-            maps: &[Map::per_slot("STALLS", 1), Map::fixed("STALLS_BEGUN"), Map::fixed("STALL_LOSSES")],
+            maps: &[Map::per_slot("STALLS", 1), Map::fixed("STALLS_BEGUN"), Map::fixed("STALL_COUNTS")],
+            ..Part::BASE
         },
         Part {
             without: Some("stalls by compaction are missing"),
-            for_events: false,
             programs: &[
                 Program::on_tracepoint(COMPACTION[0], "mm_compaction_begin", &[]),
                 Program::on_tracepoint(COMPACTION[1], "mm_compaction_end", &[]),
             ],
-            maps: &[],
+            ..Part::BASE
         },
         Part {
-            without: Some("major faults are missing"),
-            for_events: false,
+            without: Some(NO_FAULTS),
             programs: &[Program::on(MAJOR_FAULT, Hook::MajorFault)],
             maps: &[Map::fixed("LAST_SLEEPS")],
+            ..Part::BASE
         },
     ],
     wishes: &[&[Wish {
@@ -56,14 +54,18 @@ pub static SPEC: Spec = Spec {
     metrics: &[&metrics::STALLS, &metrics::FAULTS],
     records: &[],
     events: &[],
-    losses: &[&UNKNOWN_STALL, &MISSED_STALL, &UNKNOWN_FAULT],
+    losses: &[&UNKNOWN_STALL, &MISSED_STALL, &UNKNOWN_FAULT, &MISSED_FAULT, &LATE_FAULTS],
     start,
 };
 
-/// Programs at beginnings and ends.
-const RECLAIM: [&str; 4] = ["reclaim_begin", "reclaim_end", "memcg_begin", "memcg_end"];
+/// What is told of the beginning of a reclaim: of the node, and of a cgroup. The collector `oom` has the same ones.
+pub(in crate::collectors) const RECLAIM_BEGIN: Program =
+    Program::on_tracepoint("reclaim_begin", "mm_vmscan_direct_reclaim_begin", &[]);
+pub(in crate::collectors) const MEMCG_BEGIN: Program =
+    Program::on_tracepoint("memcg_begin", "mm_vmscan_memcg_reclaim_begin", &[]);
 const COMPACTION: [&str; 2] = ["compact_begin", "compact_end"];
 const MAJOR_FAULT: &str = "major_fault";
+const NO_FAULTS: &str = "major faults are missing";
 
 /// A stall is missing.
 pub(super) static UNKNOWN_STALL: Loss = Loss {
@@ -83,26 +85,47 @@ pub(super) static UNKNOWN_FAULT: Loss = Loss {
     means: "a major fault counts as one without sleep in `podlens_major_fault_seconds`, and it is not known whether it was: a task whose id shares its low 13 bits slept for a device last",
 };
 
+/// The program did not run.
+pub(super) static MISSED_FAULT: Loss = Loss {
+    reason: "missed_fault",
+    means: "a major fault ended on a CPU where a call that reads or writes BPF maps was under way, for which the kernel leaves programs on such events out: it is missing in `podlens_major_fault_seconds`; found once a minute by the kernel's own count",
+};
+
+/// A CPU was not watched at first.
+pub(super) static LATE_FAULTS: Loss = Loss {
+    reason: "late_fault_cpu",
+    means: "a CPU came online after the start: major faults of the time until that was noticed, a second, are missing in `podlens_major_fault_seconds`",
+};
+
 /// The maps, and how often a program was left out.
 pub(super) struct StallMaps {
     /// What was counted, by slot.
     pub(super) stalls: MappedArray<Record>,
     /// What could not be.
-    pub(super) losses: MappedArray<StallLosses>,
+    pub(super) losses: MappedArray<StallCounts>,
     /// Beginnings and ends that no program was told of.
     pub(super) missed: MissedRuns,
+    /// What runs the program at major faults; none where there is none.
+    pub(super) faults: Option<MajorFaults>,
 }
 
 fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
-    let sees_compaction = start.runs(COMPACTION[0]);
-    let programs = RECLAIM.into_iter().chain(COMPACTION.into_iter().filter(|_| sees_compaction));
-    let maps = StallMaps {
-        stalls: start.object.array("STALLS")?,
-        losses: start.object.array("STALL_LOSSES")?,
-        missed: start.object.missed_runs(&programs.collect::<Vec<_>>())?,
-    };
     let sees_sleeps = start.is_running(scheduler::SPEC.name);
     let mut lacks = Vec::new();
+    let mut faults = None;
+    if start.runs(MAJOR_FAULT) {
+        match start.object.major_faults(MAJOR_FAULT) {
+            Ok(watched) => faults = Some(watched),
+            Err(cause) => lacks.push(format!("{}: {NO_FAULTS}", refusal::told(&cause))),
+        }
+    }
+    let knows_faults = sees_sleeps && faults.is_some();
+    let maps = StallMaps {
+        stalls: start.object.array("STALLS")?,
+        losses: start.object.array("STALL_COUNTS")?,
+        missed: start.missed_runs()?,
+        faults,
+    };
     if !sees_sleeps {
         lacks.push(
             "the collector `scheduler` does not run: stalls by memory.high, refaults and major faults are missing"
@@ -114,7 +137,6 @@ fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
             "the kernel counts no stalls (boot it with psi=1): those by memory.high and refaults are missing, and reclaim that a user asks for counts as one".to_owned(),
         );
     }
-    let knows_faults = sees_sleeps && start.runs(MAJOR_FAULT);
     let collector = Stalls::new(Arc::clone(&start.layout), maps, knows_faults);
     Ok(Started { lacks, ..Started::whole(collector) })
 }

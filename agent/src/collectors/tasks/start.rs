@@ -20,18 +20,18 @@ pub static SPEC: Spec = Spec {
     parts: &[
         Part {
             without: Some("counts of processes are missing"),
-            for_events: false,
             programs: &[
                 Program::on_tracepoint(FORK, "sched_process_fork", &["task_struct", "task_struct"]),
                 Program::on_tracepoint(EXIT, "sched_process_exit", &["task_struct"]),
             ],
             maps: &[Map::per_slot("PROCESSES", 1), Map::fixed("ENDED")],
+            ..Part::BASE
         },
         Part {
             without: Some("tasks by state are missing"),
-            for_events: false,
             programs: &[Program::on("task_walk", Hook::TaskIterator)],
             maps: &[Map::fixed("TASK_RECORDS_OF"), Map::fixed("TASK_WALK"), Map::fixed("WALK")],
+            ..Part::BASE
         },
     ],
     wishes: &[],

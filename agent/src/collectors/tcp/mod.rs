@@ -52,6 +52,8 @@ pub struct Tcp {
     missed_closings: MissedChanges,
     /// Of the programs that count resets; none where they do not run.
     missed_resets: Option<MissedRuns>,
+    /// Connections of which nobody knows how long it took to make them.
+    untimed: MappedArray<u64>,
     /// Of the kernel's clock, once it is known.
     ticks_per_second: Option<u64>,
     books: Books,
@@ -249,6 +251,7 @@ impl Collector for Tcp {
         vec![
             (&start::MISSED_CLOSING, self.missed_closings.count()),
             (&start::MISSED_RESET, self.missed_resets.as_ref().map_or(0, MissedRuns::count)),
+            (&start::UNTIMED, self.untimed.get(0).unwrap_or_default()),
             (&start::WALK_UNFINISHED, lost.unfinished),
             (&start::CHAIN_LEFT, lost.left),
             (&start::NO_ROOM, lost.unplaced),

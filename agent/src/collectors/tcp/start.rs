@@ -12,13 +12,11 @@ use crate::{
     signal::Loss,
 };
 
-/// The program that is told of sockets' changes where the kernel never leaves one out.
-const STATE: &str = "tcp_state";
-/// The two that are told of them elsewhere, in this order: the second takes what the first has not.
+/// The two programs that are told of changes of sockets' states, in this order: the second takes what the kernel has left the
+/// first out for, as kernels do since 6.1. They do no harm where one would do.
 const STATE_TWICE: [&str; 2] = ["tcp_state_first", "tcp_state_again"];
-/// Kernels leave out a program on a tracepoint that a CPU is in the middle of since 6.1, of which their types tell nothing. The two
-/// can be run since 5.13, and do no harm where one would do.
-const TAKES_TWO: &str = "enum bpf_func_id.BPF_FUNC_for_each_map_elem";
+/// The one that stands in for both before 5.13, which cannot run them.
+const STATE: &str = "tcp_state";
 /// The program that walks through living sockets.
 const WALK: &str = "tcp_walk";
 /// Where they are attached, and what they take.
@@ -35,32 +33,31 @@ pub static SPEC: Spec = Spec {
     is_optional: true,
     parts: &[
         Part {
-            without: None,
-            for_events: false,
-            // What the one program and the two have in common.
-            programs: &[],
-            maps: &[Map::per_slot("TCP_ACCOUNTS", 1), Map::fixed("TCP_CURSOR"), Map::fixed("TCP_CONNECTS")],
+            // Of the programs below, whichever run.
+            maps: &[
+                Map::per_slot("TCP_ACCOUNTS", 1),
+                Map::fixed("TCP_CURSOR"),
+                Map::fixed("TCP_CONNECTS"),
+                Map::fixed("TCP_UNTIMED"),
+            ],
+            ..Part::BASE
         },
         Part {
-            without: None,
-            for_events: false,
-            programs: &[Program::on_tracepoint(STATE, CHANGE, CHANGE_ARGUMENTS).only_without(TAKES_TWO)],
-            maps: &[],
-        },
-        Part {
-            without: None,
-            for_events: false,
             programs: &[
-                Program::on_tracepoint(STATE_TWICE[0], CHANGE, CHANGE_ARGUMENTS).only_with(TAKES_TWO),
-                Program::on_tracepoint(STATE_TWICE[1], CHANGE, CHANGE_ARGUMENTS).only_with(TAKES_TWO),
+                Program::on_tracepoint(STATE_TWICE[0], CHANGE, CHANGE_ARGUMENTS),
+                Program::on_tracepoint(STATE_TWICE[1], CHANGE, CHANGE_ARGUMENTS),
             ],
             maps: &[Map::fixed("TCP_NOTES"), Map::fixed("TCP_NOTES_AT"), Map::fixed("TCP_SHARES")],
+            stand_in: Some(&Part {
+                programs: &[Program::on_tracepoint(STATE, CHANGE, CHANGE_ARGUMENTS)],
+                ..Part::BASE
+            }),
+            ..Part::BASE
         },
         Part {
             without: Some(
                 "bytes, segments, retransmits, time limited, overflows and sockets by state are missing, since what living sockets have is not known",
             ),
-            for_events: false,
             programs: &[Program::on(WALK, Hook::TaskIterator)],
             maps: &[
                 Map::per_slot("TCP_ALIVE", 1),
@@ -69,15 +66,15 @@ pub static SPEC: Spec = Spec {
                 Map::fixed("TCP_WALK"),
                 Map::fixed("TCP_AT"),
             ],
+            ..Part::BASE
         },
         Part {
             without: Some("resets are missing"),
-            for_events: false,
             programs: &[
                 Program::on_tracepoint(RESETS[0], "tcp_send_reset", &["sock", "sk_buff"]),
                 Program::on_tracepoint(RESETS[1], "tcp_receive_reset", &["sock"]),
             ],
-            maps: &[],
+            ..Part::BASE
         },
     ],
     wishes: &[],
@@ -101,7 +98,7 @@ pub static SPEC: Spec = Spec {
     ],
     records: &[],
     events: &[],
-    losses: &[&MISSED_CLOSING, &MISSED_RESET, &WALK_UNFINISHED, &CHAIN_LEFT, &NO_ROOM],
+    losses: &[&MISSED_CLOSING, &MISSED_RESET, &UNTIMED, &WALK_UNFINISHED, &CHAIN_LEFT, &NO_ROOM],
     start,
 };
 
@@ -115,6 +112,12 @@ pub(super) static MISSED_CLOSING: Loss = Loss {
 pub(super) static MISSED_RESET: Loss = Loss {
     reason: "missed_reset",
     means: "the kernel left out a program at a reset, since that came in an interrupt on a CPU that was counting another one: it is missing in `podlens_tcp_resets_total`",
+};
+
+/// A connection is in no distribution of how long it took to make one.
+pub(super) static UNTIMED: Loss = Loss {
+    reason: "connect_untimed",
+    means: "a TCP connection was made of which nobody knows how long that took, since its request was sent again, and first before the agent came or while thousands of others asked: it is missing in `podlens_tcp_connect_seconds`",
 };
 
 /// What living sockets have is not that of now.
@@ -160,6 +163,7 @@ fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
     };
     let sees_resets = RESETS.iter().all(|name| start.runs(name));
     let missed_resets = if sees_resets { Some(start.object.missed_runs(&RESETS)?) } else { None };
+    let untimed = start.object.array("TCP_UNTIMED")?;
     let found = start.layout.row();
     let mut started = Started::whole(Tcp {
         layout: Arc::clone(&start.layout),
@@ -169,6 +173,7 @@ fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
         has_v1,
         missed_closings,
         missed_resets,
+        untimed,
         ticks_per_second: None,
         books: Books::default(),
         found,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use podlens_common::udp::UdpAccount;
 
 pub use self::start::SPEC;
-pub(super) use self::start::{RECEIVE, SEND};
+pub(super) use self::start::{CALLS, ENDS};
 use super::{Collector, Readings, Spec, Sweep};
 use crate::{
     kernel::{mapped::MappedArray, missed::MissedRuns},

@@ -5,7 +5,7 @@ use std::{error::Error, sync::Arc};
 use super::{Udp, metrics};
 use crate::{
     collectors::spec::{Kind, Part, Program, Spec, Start, Started, Wish},
-    kernel::{hooks::Hook, maps::Map},
+    kernel::maps::Map,
     signal::Loss,
 };
 
@@ -17,16 +17,15 @@ pub static SPEC: Spec = Spec {
     is_optional: true,
     parts: &[
         Part {
-            without: None,
-            for_events: false,
             programs: &[Program::on_tracepoint(FULL, "udp_fail_queue_rcv_skb", &["int", "sock"])],
             maps: &[Map::per_slot("UDP_ACCOUNTS", 1)],
+            ..Part::BASE
         },
         Part {
             without: Some("bytes, datagrams and calls that fail are missing"),
-            for_events: false,
-            programs: &[SEND, RECEIVE],
-            maps: &[],
+            programs: &CALLS,
+            stand_in: Some(&Part { programs: &ENDS, ..Part::BASE }),
+            ..Part::BASE
         },
     ],
     // Kernels tell of both families since they tell the packet as well.
@@ -41,19 +40,19 @@ pub static SPEC: Spec = Spec {
 
 const FULL: &str = "udp_full";
 
-/// What sees calls that send, and calls that receive. The collector `dns` has the same ones.
-pub(in crate::collectors) const SEND: Program =
-    Program::on_tracepoint("udp_send", "sock_send_length", &["sock", "int", "int"])
-        .or(&[Program::on("udp_send_4", end_of("udp_sendmsg")), Program::on("udp_send_6", end_of("udpv6_sendmsg"))]);
-pub(in crate::collectors) const RECEIVE: Program =
-    Program::on_tracepoint("udp_receive", "sock_recv_length", &["sock", "int", "int"]).or(&[
-        Program::on("udp_receive_4", end_of("udp_recvmsg")),
-        Program::on("udp_receive_6", end_of("udpv6_recvmsg")),
-    ]);
+/// What sees calls that send, and calls that receive, of all kinds of sockets. The collector `dns` has the same ones.
+pub(in crate::collectors) const CALLS: [Program; 2] = [
+    Program::on_tracepoint("udp_send", "sock_send_length", &["sock", "int", "int"]),
+    Program::on_tracepoint("udp_receive", "sock_recv_length", &["sock", "int", "int"]),
+];
 
-const fn end_of(name: &'static str) -> Hook {
-    Hook::FunctionEnd { name }
-}
+/// What stands in for them where the kernel has no such tracepoints: the ends of its own functions for UDP.
+pub(in crate::collectors) const ENDS: [Program; 4] = [
+    Program::at_end_of("udp_send_4", "udp_sendmsg"),
+    Program::at_end_of("udp_send_6", "udpv6_sendmsg"),
+    Program::at_end_of("udp_receive_4", "udp_recvmsg"),
+    Program::at_end_of("udp_receive_6", "udpv6_recvmsg"),
+];
 
 /// A program did not run.
 pub(super) static MISSED_DATAGRAM: Loss = Loss {

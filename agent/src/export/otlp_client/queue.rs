@@ -2,12 +2,12 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    sync::{Arc, Mutex, MutexGuard, atomic::Ordering},
 };
 
 use tokio::sync::Notify;
 
-use crate::{export::otlp, registry::Snapshot, telemetry::otlp::OtlpCounters};
+use crate::{export::otlp, registry::Snapshot, signal::lock, telemetry::otlp::OtlpCounters};
 
 /// The queue between the collecting and the sending half.
 pub(super) struct Queue {
@@ -140,6 +140,6 @@ impl Queue {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }

@@ -7,7 +7,7 @@
 use std::{
     collections::{BTreeMap, HashSet},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     thread,
@@ -33,7 +33,7 @@ use crate::{
         otlp_client::{LAST_EXPORT, OtlpConfig, SdkExporterError, first_delay, transport},
     },
     signal::{
-        Kind,
+        Kind, lock,
         shutdown::{Shutdown, stopped},
     },
     telemetry::{OwnMetric, SelfTelemetry, metrics},
@@ -202,7 +202,7 @@ struct Reading {
 impl Readings {
     /// Gives an instrument the metrics of its family.
     fn take(&self, instrument: &str, family: &str, mut each: impl FnMut(&Metric)) {
-        let mut reading = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reading = lock(&self.last);
         if reading.taken.is_empty() || reading.taken.contains(instrument) {
             *reading = Reading { families: self.telemetry.gather_all(), taken: HashSet::new() };
         }

@@ -10,7 +10,7 @@ use std::{
     fmt, io,
     pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, ready},
@@ -26,7 +26,7 @@ use hyper_util::rt::TokioIo;
 use tokio::time::Sleep;
 
 use super::transport::Transport;
-use crate::telemetry::Refusal;
+use crate::{signal::lock, telemetry::Refusal};
 
 /// Passes a page's sequence number on once all of its bytes are in the kernel's hands. HTTP knows no receipt
 /// beyond that.
@@ -42,11 +42,11 @@ impl Delivery {
     }
 
     fn take(&self, sequence: u64) {
-        *self.taken.lock().unwrap_or_else(PoisonError::into_inner) = Some(sequence);
+        *lock(&self.taken) = Some(sequence);
     }
 
     fn flushed(&self) {
-        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let taken = lock(&self.taken).take();
         if let Some(sequence) = taken {
             (self.delivered)(sequence);
         }

@@ -5,11 +5,14 @@ use std::{
     collections::HashMap,
     fmt,
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
-use crate::telemetry::{Refusal, SelfTelemetry};
+use crate::{
+    signal::lock,
+    telemetry::{Refusal, SelfTelemetry},
+};
 
 /// Between two lines of one kind.
 const PAUSE: Duration = Duration::from_mins(1);
@@ -40,7 +43,7 @@ impl Refusals {
 
     /// So many of the kind were not told; none if this one shall not be either.
     fn is_due(&self, refusal: Refusal, now: Instant) -> Option<u64> {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told = lock(&self.told);
         let Some(told) = told.get_mut(refusal.name()) else {
             told.insert(refusal.name(), Told { at: now, untold: 0 });
             return Some(0);

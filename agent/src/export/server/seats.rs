@@ -5,11 +5,13 @@
 //! the kubelet and the next scrape get through, whoever else holds connections open.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::Instant,
 };
 
 use tokio::sync::Notify;
+
+use crate::signal::lock;
 
 /// All seats.
 pub(super) struct Seats {
@@ -58,17 +60,17 @@ impl Seats {
     }
 
     fn taken(&self) -> MutexGuard<'_, Vec<Arc<Place>>> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.taken)
     }
 }
 
 impl Place {
     fn waits_since(&self) -> Option<Instant> {
-        *self.waits_since.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.waits_since)
     }
 
     fn set(&self, waits_since: Option<Instant>) {
-        *self.waits_since.lock().unwrap_or_else(PoisonError::into_inner) = waits_since;
+        *lock(&self.waits_since) = waits_since;
     }
 }
 

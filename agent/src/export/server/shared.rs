@@ -2,7 +2,7 @@
 
 use std::{
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -22,7 +22,10 @@ use super::{
 };
 use crate::{
     export::SnapshotSource,
-    signal::shutdown::{Shutdown, stopped},
+    signal::{
+        lock,
+        shutdown::{Shutdown, stopped},
+    },
     telemetry::Refusal,
 };
 
@@ -145,7 +148,7 @@ impl<S: SnapshotSource> Shared<S> {
     fn delivery(&self, peer: IpAddr) -> Delivery {
         let (answers, scrapers) = (Arc::clone(&self.answers), Arc::clone(&self.scrapers));
         Delivery::new(move |sequence| {
-            let mut scrapers = scrapers.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut scrapers = lock(&scrapers);
             let acknowledged = scrapers.delivered(peer, sequence, Instant::now());
             drop(scrapers);
             answers.content.source.exported(&format!("prometheus/{peer}"), acknowledged);

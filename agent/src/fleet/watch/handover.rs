@@ -4,6 +4,10 @@
 //! renewal, and tells it once that is written. The others strike out what they find there. So whoever takes over has
 //! left what nobody has told, and tells that with its first renewal.
 //!
+//! Marks make room for newer ones, and go after a while. The Lease says how many there ever were, so one that was away for too
+//! long knows how many it has missed: what it has open then may have been told, and is not told again should it take over, but
+//! counted as unsure.
+//!
 //! A mark says what has changed (which `DaemonSet`, which node, into what) and not when, so no two clocks are compared. [`Handover`]
 //! is pure; [`Telling`] shares it between who notices and the Lease.
 
@@ -41,11 +45,13 @@ pub struct Noted {
 #[derive(Debug, Default)]
 pub struct Handover {
     /// Noticed here and told by nobody, oldest first.
-    open: VecDeque<(Instant, u32, Noted)>,
+    open: VecDeque<Open>,
     /// How many have left the front of that.
     left: u64,
     /// Told by the leader and not noticed here yet.
     early: VecDeque<(Instant, u32)>,
+    /// So many marks of the leader were missed, as of then; what they were of may be noticed later.
+    missed: Option<(Instant, u64)>,
     /// What stands in the Lease, oldest first.
     marks: VecDeque<(Instant, u32)>,
     /// How many marks all leaders together have written.
@@ -56,24 +62,40 @@ pub struct Handover {
     losses: Losses,
 }
 
+/// Noticed, and told by nobody as far as is known.
+#[derive(Debug)]
+struct Open {
+    since: Instant,
+    mark: u32,
+    noted: Noted,
+    /// The leader may have told it, with a mark that was missed.
+    may_be_told: bool,
+}
+
 /// What was not told, or may not have been.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Losses {
     /// Too many waited, or nobody led for long.
     pub untold: u64,
-    /// A leader vanished while it told them.
+    /// A leader vanished while it told them, or marks of it were missed before it did.
     pub unsure: u64,
 }
 
 impl Handover {
     /// Changes are noticed. What the leader has told already is done with.
     pub fn note(&mut self, changes: Vec<Change>, at: SystemTime, now: Instant) {
+        self.tidy(now);
         for change in changes {
             let mark = mark(&change);
             if let Some(position) = self.early.iter().position(|(_, early)| *early == mark) {
                 self.early.remove(position);
             } else {
-                self.open.push_back((now, mark, Noted { change, at }));
+                let may_be_told = self.missed.as_mut().is_some_and(|(_, left)| {
+                    let is_left = *left > 0;
+                    *left = left.saturating_sub(1);
+                    is_left
+                });
+                self.open.push_back(Open { since: now, mark, noted: Noted { change, at }, may_be_told });
             }
         }
         self.tidy(now);
@@ -82,11 +104,12 @@ impl Handover {
     /// What another replica has written into the Lease.
     pub fn hear(&mut self, words: &str, now: Instant) {
         let Some(Words { count, unsure, marks }) = Words::read(words) else { return };
-        let known = usize::try_from(count.saturating_sub(self.count)).unwrap_or(usize::MAX);
         // One that was made anew begins anew.
-        let new = if count < self.count { marks.len() } else { known.min(marks.len()) };
+        let written = if count < self.count { count } else { count - self.count };
+        let new = usize::try_from(written).unwrap_or(usize::MAX).min(marks.len());
+        let missed = written - new as u64;
         for mark in marks.iter().skip(marks.len() - new) {
-            if let Some(position) = self.open.iter().position(|(_, open, _)| open == mark) {
+            if let Some(position) = self.open.iter().position(|open| open.mark == *mark) {
                 self.open.remove(position);
             } else if self.has_heard {
                 self.early.push_back((now, *mark));
@@ -94,6 +117,12 @@ impl Handover {
             // What was told before this replica began is no news to it.
             self.marks.push_back((now, *mark));
         }
+        if self.has_heard && missed > 0 {
+            self.missed = Some((now, missed));
+            self.open.iter_mut().for_each(|open| open.may_be_told = true);
+        }
+        // The leader was there long enough to tell what it had not told by then.
+        self.open.retain(|open| !(open.may_be_told && now.duration_since(open.since) >= EARLY_FOR));
         (self.count, self.unsure, self.has_heard) = (count, unsure, true);
         self.tidy(now);
     }
@@ -110,9 +139,12 @@ impl Handover {
     /// that is. `unsent` is what was told and has not got through yet.
     pub fn words(&mut self, unsent: u64, now: Instant) -> (String, u64) {
         self.tidy(now);
+        let before = self.open.len();
+        self.open.retain(|open| !open.may_be_told);
         let open = self.open.len();
+        self.losses.unsure += (before - open) as u64;
         let old = self.marks.iter().skip((self.marks.len() + open).saturating_sub(MARKS)).map(|(_, mark)| *mark);
-        let marks: Vec<u32> = old.chain(self.open.iter().map(|(_, mark, _)| *mark)).collect();
+        let marks: Vec<u32> = old.chain(self.open.iter().map(|open| open.mark)).collect();
         let words = Words { count: self.count + open as u64, unsure: unsent + open as u64, marks };
         (words.write(), self.left + open as u64)
     }
@@ -129,8 +161,8 @@ impl Handover {
         self.count += told.len() as u64;
         self.left += told.len() as u64;
         self.unsure = 0;
-        self.marks.extend(told.iter().map(|(_, mark, _)| (now, *mark)));
-        told.into_iter().map(|(_, _, noted)| noted).collect()
+        self.marks.extend(told.iter().map(|open| (now, open.mark)));
+        told.into_iter().map(|open| open.noted).collect()
     }
 
     /// The leader has vanished, and this replica leads.
@@ -146,11 +178,12 @@ impl Handover {
 
     fn tidy(&mut self, now: Instant) {
         let is_old = |since: Instant, most: Duration| now.duration_since(since) >= most;
-        while self.open.front().is_some_and(|(since, ..)| is_old(*since, OPEN_FOR)) || self.open.len() > OPEN {
+        while self.open.front().is_some_and(|open| is_old(open.since, OPEN_FOR)) || self.open.len() > OPEN {
             self.open.pop_front();
             self.left += 1;
             self.losses.untold += 1;
         }
+        self.missed = self.missed.filter(|(since, _)| !is_old(*since, EARLY_FOR));
         while self.early.front().is_some_and(|(since, _)| is_old(*since, EARLY_FOR)) || self.early.len() > MARKS {
             self.early.pop_front();
         }
@@ -440,6 +473,61 @@ mod tests {
         let many: Vec<String> = (0..OPEN - 2).map(|number| format!("n{number}")).collect();
         note(&mut replica, &many.iter().map(String::as_str).collect::<Vec<_>>(), now);
         assert_eq!((nodes(replica.written(up_to, now)), replica.losses().untold), (vec!["b".to_owned()], 1));
+    }
+
+    /// Many marks at once, of which the first make room.
+    fn storm(pair: &mut Pair, prefix: &str) {
+        for part in 0..2 {
+            let many: Vec<String> = (0..OPEN / 2 + 10).map(|number| format!("{prefix}{part}-{number}")).collect();
+            let many: Vec<&str> = many.iter().map(String::as_str).collect();
+            note(&mut pair.leader, &many, pair.now);
+            pair.renew();
+        }
+    }
+
+    #[test]
+    fn what_may_have_been_told_while_marks_were_missed_is_counted_and_not_told_again() {
+        let mut pair = Pair::new();
+        pair.renew();
+        pair.look();
+        // Noticed by both in time; by the other one in time and late; by it alone.
+        note(&mut pair.leader, &["a", "b"], pair.now);
+        note(&mut pair.other, &["a"], pair.now);
+        assert_eq!(pair.renew(), ["a", "b"]);
+        storm(&mut pair, "n");
+        // All of it has got through.
+        pair.renew();
+        note(&mut pair.other, &["c"], pair.now);
+        pair.look();
+        note(&mut pair.other, &["b", "n0-1"], pair.now);
+        pair.take_over(false);
+        assert!(pair.renew().is_empty(), "a, b and n0-1 were told, and c may have been");
+        assert_eq!(pair.leader.losses().unsure, 4);
+        // Once it leads, or a minute later, all is as ever.
+        pair.pass(60);
+        note(&mut pair.leader, &["b"], pair.now);
+        assert_eq!(pair.renew(), ["b"]);
+    }
+
+    #[test]
+    fn marks_that_were_missed_cost_nothing_while_the_leader_stays() {
+        let mut pair = Pair::new();
+        pair.renew();
+        pair.look();
+        note(&mut pair.leader, &["a"], pair.now);
+        note(&mut pair.other, &["a", "c"], pair.now);
+        pair.renew();
+        storm(&mut pair, "n");
+        pair.look();
+        // It is told a moment later, and its mark is found.
+        note(&mut pair.leader, &["c"], pair.now);
+        pair.renew();
+        pair.look();
+        pair.pass(61);
+        pair.look();
+        note(&mut pair.other, &["d"], pair.now);
+        pair.take_over(true);
+        assert_eq!((pair.renew(), pair.leader.losses()), (vec!["d".to_owned()], Losses::default()));
     }
 
     #[test]

@@ -3,13 +3,13 @@
 use std::{
     collections::HashMap,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use crate::fleet::kinds::Kind;
+use crate::{fleet::kinds::Kind, signal::lock};
 
 /// A watch that is lost for longer is no ground for a claim.
 const CURRENT_FOR: Duration = Duration::from_mins(1);
@@ -139,6 +139,6 @@ impl Health {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }

@@ -5,7 +5,7 @@
 //! changes. With each renewal goes what the holder is about to tell (handover.rs). [`decide`] is pure.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -18,6 +18,7 @@ use super::handover::Telling;
 use crate::{
     attribution::kubernetes::client::{Client, RequestError},
     log::with_causes,
+    signal::lock,
 };
 
 /// Others wait so long after the last change before they take the Lease.
@@ -55,12 +56,11 @@ impl Claim {
     /// This replica tells.
     #[must_use]
     pub fn holds(&self) -> bool {
-        self.alone
-            || self.until.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|until| Instant::now() < until)
+        self.alone || lock(&self.until).is_some_and(|until| Instant::now() < until)
     }
 
     fn set(&self, until: Option<Instant>) {
-        *self.until.lock().unwrap_or_else(PoisonError::into_inner) = until;
+        *lock(&self.until) = until;
     }
 }
 

@@ -18,7 +18,7 @@ mod health;
 pub mod lease;
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -32,7 +32,10 @@ use super::{
 };
 use crate::{
     attribution::kubernetes::client::Client,
-    signal::shutdown::{Shutdown, until_stopped},
+    signal::{
+        lock,
+        shutdown::{Shutdown, until_stopped},
+    },
 };
 
 /// Changes that come within this time are looked at together.
@@ -116,7 +119,7 @@ impl Watch {
 
     /// The fleet, as of the last look.
     pub fn fleet(&self) -> MutexGuard<'_, Fleet> {
-        self.fleet.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.fleet)
     }
 
     /// What is known about the watch of a kind.

@@ -29,8 +29,9 @@ const NAMED_WITHIN: Duration = Duration::from_secs(90);
 const ENDS_WITHIN: Duration = Duration::from_mins(1);
 /// From when the API server shows that it is over until the page does.
 const NOTICED: Duration = Duration::from_secs(5);
-/// Of a server whose certificate has expired.
+/// Of a registry whose certificate has expired.
 const PORT: u16 = 5443;
+const EXPIRED: &str = "expired.invalid";
 
 /// A `DaemonSet` with one fault.
 struct Fault {
@@ -59,9 +60,7 @@ pub(super) fn reasons(world: &mut World) -> Result<String> {
 fn caused(world: &World) -> Result<String> {
     let on_nodes = on_nodes_of_objects(world)?;
     let mut faults = faults();
-    if let Some(clock) = wrong_clock(world)? {
-        faults.push(clock);
-    }
+    faults.push(wrong_clock(world)?);
     let mut objects = vec![namespace()];
     objects.extend(spaces());
     world.apply(&[namespace(), daemon_set(FLEET, "port-a", with(good(), &port()))])?;
@@ -246,13 +245,9 @@ fn on_nodes_of_objects(world: &World) -> Result<String> {
     Ok("a taint, a missed label, a full node, one that is not ready and a pod that does not go".to_owned())
 }
 
-/// A registry whose certificate has expired: to the node it is as if its clock were wrong. Images have no IPv6 addresses in
-/// their names.
-fn wrong_clock(world: &World) -> Result<Option<Fault>> {
+/// A registry whose certificate has expired: to the node it is as if its clock were wrong.
+fn wrong_clock(world: &World) -> Result<Fault> {
     let address = world.cluster.addresses().on_node(PORT);
-    if address.is_ipv6() {
-        return Ok(None);
-    }
     let folder = world.cluster.scratch("expired")?;
     let openssl = |arguments: &[&str]| process::output(Command::new("openssl").current_dir(&folder).args(arguments));
     openssl(&["req", "-newkey", "rsa:2048", "-nodes", "-keyout", "key", "-out", "request", "-subj", "/CN=expired"])?;
@@ -261,13 +256,18 @@ fn wrong_clock(world: &World) -> Result<Option<Fault>> {
     let arguments =
         ["s_server", "-accept", &address.to_string(), "-cert", &file("certificate"), "-key", &file("key"), "-www"];
     world.cluster.start_beside("expired", Path::new("openssl"), &arguments.map(str::to_owned))?;
-    let image = json!({ "image": format!("{address}/none:1"), "imagePullPolicy": "Always" });
-    Ok(Some(Fault {
+    // An image's name has no IPv6 address in it.
+    let hosts = world.cluster.registry(EXPIRED)?.join("hosts.toml");
+    // containerd before 2.0 wants a table of hosts, be it empty.
+    fs::write(&hosts, format!("server = \"https://{address}\"\n[host]\n"))
+        .context("cannot tell where a registry is")?;
+    let image = json!({ "image": format!("{EXPIRED}/none:1"), "imagePullPolicy": "Always" });
+    Ok(Fault {
         name: "clock",
         reason: "clock",
         words: "expired or is not yet valid",
         ..fault(of(&["1", "stay"], &image))
-    }))
+    })
 }
 
 /// The first by its name counts.

@@ -47,7 +47,7 @@ pub(super) fn first_why(world: &mut World) -> Result<String> {
         pages if pages.len() == 2 => Ok(pages),
         pages => bail!("{} replicas answer", pages.len()),
     })?;
-    let telling = pages.iter().filter(|page| page.contains("podlens_fleet_nodes{")).count();
+    let telling = pages.iter().filter(|page| !page.all("podlens_fleet_nodes", &[]).is_empty()).count();
     if telling != 1 {
         bail!("{telling} of two replicas tell");
     }

@@ -10,6 +10,7 @@ mod network;
 mod outage;
 mod rights;
 mod sources;
+mod tls;
 mod workloads;
 
 use anyhow::Result;
@@ -117,6 +118,11 @@ pub(super) const ALL: &[Check] = &[
         "fleet-web",
         "the chart's fleet serves with the agents' web configuration, and its probes get an answer",
         fleet_watched::serves_with_credentials,
+    ),
+    check(
+        "tls",
+        "agents and fleet serve with certificates to who has one, a new certificate needs no restart, and a wrong one is an alert",
+        tls::demanded,
     ),
     check("uninstall", "helm uninstall leaves no object and no kernel program behind", chart::uninstall),
 ];

@@ -52,6 +52,24 @@ fn quantile(share: f64, legend: &'static str, histogram: &str, by: &str) -> (Str
 /// The series of a metric that a dashboard is about, with further matchers.
 type Of = fn(&str, &str) -> String;
 
+/// Whoever made somebody wait, by all its names.
+const CULPRIT: &str = "culprit_namespace, culprit_pod, culprit_workload, culprit_unit";
+/// Those that have a series of their own.
+const NAMED: &str = ", culprit_pod!=\"(other)\"";
+/// Waits for others.
+const FOR_OTHERS: &str = ", cause=~\"neighbor|system\"";
+
+/// The heaviest culprits of these victims by name, and the rest, so that all lines together are what the victims lost to others:
+/// in the rest are culprits without a name of their own, lighter ones, and what a culprit caused before it got its name.
+fn culprits(of: Of) -> Vec<(String, &'static str)> {
+    let named = top(&rate(&of("podlens_cpu_wait_caused_seconds_total", NAMED), CULPRIT));
+    let lost = rate(&of("podlens_cpu_wait_seconds_total", FOR_OTHERS), "");
+    vec![
+        (named.clone(), "{{culprit_namespace}} {{culprit_pod}}{{culprit_workload}}{{culprit_unit}}"),
+        (format!("clamp_min({lost} - (sum({named}) or vector(0)), 0)"), "(other)"),
+    ]
+}
+
 fn bytes_on_disks(of: Of, by: &str, legend: &'static str) -> Panel {
     Panel::graph(
         "Bytes on disks",

@@ -1,14 +1,13 @@
 //! Who waits for whom: victims by culprits.
 
 use super::{
-    CLUSTER, NODE,
+    CLUSTER, CULPRIT, FOR_OTHERS, NAMED, NODE,
     build::{Dashboard, Panel, Unit, Variable},
-    rate, top,
+    culprits, rate, top,
 };
 
 const HERE: &str = "cluster=~\"$cluster\", node=~\"$node\", namespace=~\"$namespace\"";
 const VICTIM: &str = "namespace, pod, workload, unit";
-const CULPRIT: &str = "culprit_namespace, culprit_pod, culprit_workload, culprit_unit";
 
 pub(super) fn dashboard() -> Dashboard {
     // Units of the node are in no namespace, and `.*` matches them too.
@@ -23,30 +22,33 @@ pub(super) fn dashboard() -> Dashboard {
     }
 }
 
-fn caused(by: &str) -> String {
-    rate(&format!("podlens_cpu_wait_caused_seconds_total{{{HERE}}}"), by)
+fn of(metric: &str, more: &str) -> String {
+    format!("{metric}{{{HERE}{more}}}")
 }
 
+/// A row for each pair with a name, and one for the rest of each victim, so that all rows together are what was lost to others.
 fn pairs() -> Panel {
     let labels = [VICTIM, CULPRIT].iter().flat_map(|labels| labels.split(", "));
+    let victim = format!("node, {VICTIM}");
+    let named = rate(&of("podlens_cpu_wait_caused_seconds_total", NAMED), &format!("{victim}, {CULPRIT}"));
+    let named = format!("topk(100, {named})");
+    let lost = rate(&of("podlens_cpu_wait_seconds_total", FOR_OTHERS), &victim);
+    let rest = format!("{lost} - (sum by ({victim}) ({named}) or 0 * {lost}) > 0");
     Panel::table(
         "Victim and culprit",
         std::iter::once("node").chain(labels).collect(),
-        vec![("waiting", Unit::TASKS, format!("topk(100, {})", caused(&format!("node, {VICTIM}, {CULPRIT}"))))],
+        vec![("waiting", Unit::TASKS, format!("{named} or label_replace({rest}, \"culprit_pod\", \"(other)\", \"\", \"\")"))],
     )
-    .about("Tasks of the victim that wanted to run while the culprit held the CPU, on average. (other) stands for culprits without a name of their own.")
+    .about("Tasks of the victim that wanted to run while the culprit held the CPU, on average. (other) stands for culprits without a name of their own and for pairs beyond the first hundred: all rows together are what the victims lost to others.")
 }
 
 fn over_time() -> Vec<Panel> {
-    let waits = format!("podlens_cpu_wait_seconds_total{{{HERE}, cause=~\"neighbor|system\"}}");
-    let wanted = |metric: &str| rate(&format!("{metric}{{{HERE}}}"), VICTIM);
+    let waits = of("podlens_cpu_wait_seconds_total", FOR_OTHERS);
+    let wanted = |metric: &str| rate(&of(metric, ""), VICTIM);
     vec![
-        Panel::graph(
-            "Culprits",
-            Unit::TASKS,
-            vec![(top(&caused(CULPRIT)), "{{culprit_namespace}} {{culprit_pod}}{{culprit_workload}}{{culprit_unit}}")],
-        )
-        .about("Tasks of others that waited while this one held the CPU, on average."),
+        Panel::graph("Culprits", Unit::TASKS, culprits(of))
+            .stacked()
+            .about("Tasks of others that waited while this one held the CPU, on average. All lines together are what the victims lost to others; (other) is what has no name or is too little for a line."),
         Panel::graph(
             "Victims",
             Unit::TASKS,

@@ -3,7 +3,7 @@
 use super::{
     CLUSTER, NODE,
     build::{Dashboard, Panel, Unit},
-    bytes_on_disks, quantile, rate, time_in_device, top,
+    bytes_on_disks, culprits, quantile, rate, time_in_device, top,
 };
 use crate::monitoring::query;
 
@@ -49,18 +49,9 @@ fn cpu() -> Vec<Panel> {
             ],
         )
         .about("Run-queue latency of all tasks. A few milliseconds are one turn of another task."),
-        Panel::graph(
-            "Who makes others wait",
-            Unit::TASKS,
-            vec![(
-                top(&rate(
-                    &of("podlens_cpu_wait_caused_seconds_total", ""),
-                    "culprit_namespace, culprit_pod, culprit_workload, culprit_unit",
-                )),
-                "{{culprit_namespace}} {{culprit_pod}}{{culprit_workload}}{{culprit_unit}}",
-            )],
-        )
-        .about("Tasks of others that waited while this one held the CPU, on average. More in podlens / Neighbors."),
+        Panel::graph("Who makes others wait", Unit::TASKS, culprits(of))
+        .stacked()
+        .about("Tasks of others that waited while this one held the CPU, on average. All lines together are causes neighbor and system; (other) is what has no name or is too little for a line. More in podlens / Neighbors."),
     ]
 }
 

@@ -3,7 +3,7 @@
 use super::{
     CLUSTER,
     build::{Dashboard, Panel, Unit, Variable},
-    bytes_on_disks, quantile, rate, time_in_device,
+    bytes_on_disks, culprits, quantile, rate, time_in_device,
 };
 use crate::monitoring::query;
 
@@ -53,18 +53,9 @@ fn cpu() -> Vec<Panel> {
         )
         .stacked()
         .about("Tasks that wanted to run and did not, on average. neighbor: another pod held the CPU; system: a unit of the node or the kernel; self and pod: the container itself and its pod; idle: nobody."),
-        Panel::graph(
-            "For whom it waits",
-            Unit::TASKS,
-            vec![(
-                super::top(&rate(
-                    &of("podlens_cpu_wait_caused_seconds_total", ""),
-                    "culprit_namespace, culprit_pod, culprit_workload, culprit_unit",
-                )),
-                "{{culprit_namespace}} {{culprit_pod}}{{culprit_workload}}{{culprit_unit}}",
-            )],
-        )
-        .about("The neighbors' and the node's part of the waits, by name.")
+        Panel::graph("For whom it waits", Unit::TASKS, culprits(of))
+        .stacked()
+        .about("The neighbors' and the node's part of the waits, by name. All lines together are causes neighbor and system; (other) is what has no name or is too little for a line.")
         .or_nothing("It waits for nobody."),
         Panel::graph(
             "Time from ready to running",

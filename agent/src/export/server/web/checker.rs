@@ -11,7 +11,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 
@@ -26,7 +26,7 @@ use super::{
     WebError,
     credentials::{Credentials, Digest, Shown, shown},
 };
-use crate::telemetry::Refusal;
+use crate::{signal::lock, telemetry::Refusal};
 
 /// Passwords that are remembered, of each kind. Beyond them the oldest are checked again.
 const REMEMBERED: usize = 100;
@@ -147,7 +147,7 @@ impl Checker {
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.known)
     }
 }
 

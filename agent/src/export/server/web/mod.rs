@@ -13,7 +13,7 @@ mod tls;
 use std::{
     net::IpAddr,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::Instant,
 };
 
@@ -26,7 +26,10 @@ use self::{
     credentials::Credentials,
     files::{Contents, RECENT, Stamp},
 };
-use crate::telemetry::{Refusal, SelfTelemetry};
+use crate::{
+    signal::lock,
+    telemetry::{Refusal, SelfTelemetry},
+};
 
 /// The web configuration and its files.
 pub(super) struct Web {
@@ -119,7 +122,7 @@ impl Web {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     fn unchanged(&self) -> Option<Arc<Current>> {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::super::{Btf, Shape, index::Kind};
 use crate::{
-    collectors::{ALL, dns, udp},
+    collectors::{ALL, dns, tcp, udp},
     kernel::{
         hooks::Hook,
         needs::{Answers, Fact, Request, programs},
@@ -135,23 +135,23 @@ fn every_fetched_kernel_has_what_the_programs_need() {
 }
 
 #[test]
-fn calls_of_udp_are_seen_by_one_of_two_means_as_the_kernel_has_them() {
-    let (tracepoints, ends) = (
-        ["udp_send", "udp_receive"].as_slice(),
-        ["udp_send_4", "udp_send_6", "udp_receive_4", "udp_receive_6"].as_slice(),
-    );
-    for (series, of_udp, of_dns) in [
-        ("5.10", ends, Err("sock_send_length")),
-        ("6.1", ends, Err("sock_send_length")),
-        ("6.12", tracepoints, Ok(tracepoints)),
-        ("7.2", tracepoints, Ok(tracepoints)),
+fn of_a_part_and_its_stand_in_each_kernel_runs_what_it_can() {
+    let tracepoints = ["udp_send", "udp_receive"].as_slice();
+    let ends = ["udp_send_4", "udp_send_6", "udp_receive_4", "udp_receive_6"].as_slice();
+    let ends_of_both = [ends, &["dns_stream_send", "dns_stream_recv"]].concat();
+    let (one, two) = (["tcp_state"].as_slice(), ["tcp_state_first", "tcp_state_again"].as_slice());
+    for (series, of_tcp, of_udp, of_dns) in [
+        ("5.10", one, ends, Err("BPF_FUNC_task_pt_regs")),
+        ("6.1", two, ends, Ok(ends_of_both.as_slice())),
+        ("6.12", two, tracepoints, Ok(tracepoints)),
+        ("7.2", two, tracepoints, Ok(tracepoints)),
     ] {
         let answers = Answers::new(&programs(OBJECT).unwrap(), read(&fetched(series)), &NODE).unwrap();
-        for (spec, expected) in [(&udp::SPEC, Ok(of_udp)), (&dns::SPEC, of_dns)] {
-            let chosen = spec.parts.last().unwrap().chosen(&answers);
-            match (chosen, expected) {
-                (Ok(programs), Ok(expected)) => {
-                    let names: Vec<&str> = programs.iter().map(|program| program.name).collect();
+        for (spec, expected) in [(&tcp::SPEC, Ok(of_tcp)), (&udp::SPEC, Ok(of_udp)), (&dns::SPEC, of_dns)] {
+            let part = spec.parts.iter().find(|part| part.stand_in.is_some()).unwrap();
+            match (part.on(&answers), expected) {
+                (Ok(part), Ok(expected)) => {
+                    let names: Vec<&str> = part.programs.iter().map(|program| program.name).collect();
                     assert_eq!(names, expected, "{series} {}", spec.name);
                 }
                 (Err(lack), Err(part)) => assert!(lack.contains("sock_send_length") && lack.contains(part), "{lack}"),
