@@ -8,6 +8,10 @@ use crate::signal::Histogram;
 #[must_use]
 pub fn distribution(hashed: &[u64; BUCKETS], sum_ns: u64) -> [u64; Histogram::CELLS] {
     let mut cells = [0; Histogram::CELLS];
+    // As most are: nobody waits for what most kinds of wait are for.
+    if sum_ns == 0 && hashed.iter().all(|count| *count == 0) {
+        return cells;
+    }
     for (hash, count) in hashed.iter().enumerate() {
         if let Some(cell) = bucket(hash).and_then(|bucket| cells.get_mut(bucket)) {
             *cell = *count;

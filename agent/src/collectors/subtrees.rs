@@ -5,16 +5,17 @@ use podlens_common::cgroup::CgroupKey;
 
 /// Cgroups that are met, and what was found of those that are wanted.
 pub(super) struct Subtrees<R, const SUMS: usize> {
-    open: Vec<Open<R, SUMS>>,
+    open: Vec<Open<SUMS>>,
     /// Whose record it is, and its figures with those of all below.
     pub(super) found: Vec<(CgroupKey, R, [u64; SUMS])>,
 }
 
 /// A cgroup of which more below may come.
-struct Open<R, const SUMS: usize> {
+struct Open<const SUMS: usize> {
     depth: u64,
     sums: [u64; SUMS],
-    wanted: Option<(CgroupKey, R)>,
+    /// Where it stands among those that were found, whose sums it gets in the end. Records are long, and copied once.
+    found: Option<usize>,
 }
 
 impl<R: Copy, const SUMS: usize> Subtrees<R, SUMS> {
@@ -27,7 +28,11 @@ impl<R: Copy, const SUMS: usize> Subtrees<R, SUMS> {
     /// it.
     pub(super) fn take(&mut self, depth: u64, sums: [u64; SUMS], wanted: Option<(CgroupKey, &R)>) {
         self.close(depth);
-        self.open.push(Open { depth, sums, wanted: wanted.map(|(key, record)| (key, *record)) });
+        let found = wanted.map(|(key, record)| {
+            self.found.push((key, *record, sums));
+            self.found.len() - 1
+        });
+        self.open.push(Open { depth, sums, found });
     }
 
     /// Nothing comes any more.
@@ -38,12 +43,12 @@ impl<R: Copy, const SUMS: usize> Subtrees<R, SUMS> {
 
     /// Closes all that are not above `depth`.
     fn close(&mut self, depth: u64) {
-        while let Some(Open { sums, wanted, .. }) = self.open.pop_if(|last| last.depth >= depth) {
+        while let Some(Open { sums, found, .. }) = self.open.pop_if(|last| last.depth >= depth) {
             if let Some(above) = self.open.last_mut() {
                 above.sums.iter_mut().zip(sums).for_each(|(sum, more)| *sum = sum.saturating_add(more));
             }
-            if let Some((key, record)) = wanted {
-                self.found.push((key, record, sums));
+            if let Some((.., of_found)) = found.and_then(|at| self.found.get_mut(at)) {
+                *of_found = sums;
             }
         }
     }

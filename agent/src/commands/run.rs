@@ -1,6 +1,6 @@
 //! `podlens run`: the agent.
 
-use std::{fs, io, os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
+use std::{fs, io, iter, os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
 use tokio::{sync::watch, task::JoinSet, time::MissedTickBehavior};
@@ -28,6 +28,10 @@ use crate::{
 const REAP: Duration = Duration::from_secs(1);
 /// By then the first names are there and connections are made.
 const STARTED: Duration = Duration::from_secs(10);
+/// After that, until everything has run that runs again and again, the walk through names among it.
+const SETTLED: Duration = Duration::from_secs(50);
+/// A release takes a millisecond, and those pages that are in use come back, in a hundred faults.
+const SELDOM: Duration = Duration::from_mins(10);
 /// A stop waits so long for a sweep that is under way.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
@@ -190,10 +194,12 @@ async fn keep_reaping(pipeline: Arc<Pipeline>, beat: Arc<Beat>) {
     }
 }
 
-/// Gives the start's code back when all of it has run.
+/// Gives the start's code back when all of it has run, and what else runs seldom now and then.
 async fn release_program() {
-    tokio::time::sleep(STARTED).await;
-    process::release_program();
+    for pause in [STARTED, SETTLED].into_iter().chain(iter::repeat(SELDOM)) {
+        tokio::time::sleep(pause).await;
+        process::release_program();
+    }
 }
 
 /// On a thread that may wait for a sweep: the runtime's own go on answering.

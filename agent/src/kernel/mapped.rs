@@ -70,6 +70,15 @@ impl<T: Pod> MappedArray<T> {
         Some(unsafe { entry.as_ptr().read_volatile() })
     }
 
+    /// Copies out what an entry begins with; none where it is shorter.
+    #[must_use]
+    pub fn beginning<P: Pod>(&self, index: usize) -> Option<P> {
+        let is_within = size_of::<P>() <= size_of::<T>() && align_of::<P>() <= align_of::<T>();
+        let entry = self.entry(index).filter(|_| is_within)?;
+        // SAFETY: `entry` lies within the mapping, is as long and as aligned as a `P` is, and any bytes are one.
+        Some(unsafe { entry.as_ptr().cast::<P>().read_volatile() })
+    }
+
     /// The first 64-bit word of an entry, in whose low half the programs keep its sequence number.
     #[must_use]
     pub fn first_word(&self, index: usize) -> Option<u64> {

@@ -4,14 +4,17 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU32, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use podlens_common::memory::{EndWord, MemoryEvent, MemoryType};
 
-use super::figures::{Figures, set};
+use super::{
+    figures::{Figures, set},
+    learn::are_zero,
+};
 use crate::{
     collectors::apart::id_at,
     kernel::cgroupfs::files::{CgroupFile, FileReader, Source, TURN, Turn},
@@ -21,15 +24,19 @@ use crate::{
 const STATISTICS_HOLD: Duration = Duration::from_secs(30);
 /// Turns that pass meanwhile.
 const STATISTICS_REST: u32 = 5;
-/// The same where the walk tells all that is not 0.
+/// The same where the walk tells all that is not 0 on this node, or in this cgroup as long as no walk finds it changed.
 const KNOWN_STATISTICS_HOLD: Duration = Duration::from_mins(5);
 
 /// The files of a cgroup.
 pub(super) struct MemoryFiles {
     directory: PathBuf,
     is_v1: bool,
-    /// The walk tells all that is not 0 on this node.
-    is_learned: Arc<AtomicBool>,
+    /// What of the file the walk cannot tell yet: [`Learner::unknown`](super::learn::Learner::unknown).
+    unknown: Arc<AtomicU32>,
+    /// How often a walk has found the kernel's statistics of this cgroup changed, the first time included.
+    changes: Arc<AtomicU32>,
+    /// The same before memory.stat was read last.
+    read_after: u32,
     /// Its id in the memory tree.
     id: Option<u64>,
     statistics: CgroupFile,
@@ -38,8 +45,6 @@ pub(super) struct MemoryFiles {
     since: Instant,
     /// When memory.stat was read last; none where that failed since.
     read: Option<Instant>,
-    /// What it said last.
-    said: Figures,
 }
 
 /// The files with what else the walk tells.
@@ -48,6 +53,8 @@ struct Counters {
     peak: CgroupFile,
     limit: CgroupFile,
     rest: Option<OfVersion2>,
+    /// What memory.stat said last, without what these say.
+    said: Figures,
 }
 
 struct OfVersion2 {
@@ -76,7 +83,8 @@ impl MemoryFiles {
         directory: PathBuf,
         is_v1: bool,
         alone: bool,
-        is_learned: Arc<AtomicBool>,
+        unknown: Arc<AtomicU32>,
+        changes: Arc<AtomicU32>,
     ) -> Self {
         let file = |name: &str| reader.file(directory.join(name));
         let counters = alone.then(|| {
@@ -93,11 +101,11 @@ impl MemoryFiles {
                 events: file("memory.events"),
                 local_events: file("memory.events.local"),
             });
-            Box::new(Counters { usage, peak, limit, rest })
+            Box::new(Counters { usage, peak, limit, rest, said: Figures::default() })
         });
         let statistics = file("memory.stat");
-        let (since, said) = (Instant::now(), Figures::default());
-        Self { directory, is_v1, is_learned, id: None, statistics, counters, since, read: None, said }
+        let since = Instant::now();
+        Self { directory, is_v1, unknown, changes, read_after: 0, id: None, statistics, counters, since, read: None }
     }
 }
 
@@ -105,24 +113,35 @@ impl Source for MemoryFiles {
     type Value = Said;
 
     fn read(&mut self, turn: &mut Turn) -> Said {
+        self.read_again(turn, Said::default())
+    }
+
+    fn read_again(&mut self, turn: &mut Turn, before: Said) -> Said {
         if self.id.is_none() {
             self.id = id_at(&self.directory);
         }
-        let holds = if self.is_learned.load(Ordering::Relaxed) { KNOWN_STATISTICS_HOLD } else { STATISTICS_HOLD };
+        let mut said = self.counters.as_ref().map_or(before.figures, |counters| counters.said);
+        // Before the reading: what changes meanwhile is read anew.
+        let changes = self.changes.load(Ordering::Relaxed);
+        let unknown = self.unknown.load(Ordering::Relaxed);
+        let is_known = unknown == 0 || is_unchanged(self.read_after, changes) && are_zero(&said, unknown);
+        let holds = if is_known { KNOWN_STATISTICS_HOLD } else { STATISTICS_HOLD };
         if is_due(self.since, self.read, turn.now, holds) {
             let is_v1 = self.is_v1;
             // One that cannot be read, as where the controller was switched off, is looked for again at the next turn.
             self.read = None;
-            if let Some(said) = self.statistics.read(turn, |text| parse_statistics(text, is_v1)) {
+            if let Some(found) = self.statistics.read(turn, |text| parse_statistics(text, is_v1)) {
                 self.read = Some(turn.now);
-                self.said = said;
+                self.read_after = changes;
+                said = found;
             }
         }
-        let (mut are_there, mut figures) = (self.read.is_some(), self.said);
+        let (mut are_there, mut figures) = (self.read.is_some(), said);
         if let Some(counters) = &mut self.counters {
+            counters.said = said;
             let counted = counters.read(turn);
             are_there &= counted.usage.is_some();
-            figures = counted.or(&self.said);
+            figures = counted.or(&said);
         }
         Said { id: self.id, are_there, figures }
     }
@@ -138,6 +157,11 @@ impl Source for MemoryFiles {
 /// one is granted.
 fn is_due(since: Instant, read: Option<Instant>, now: Instant, holds: Duration) -> bool {
     read.is_none_or(|read| read.duration_since(since) < TURN || now.duration_since(read) + TURN / 2 >= holds)
+}
+
+/// A walk was made before the reading, and none since has found anything else.
+fn is_unchanged(read_after: u32, changes: u32) -> bool {
+    changes != 0 && read_after == changes
 }
 
 impl Counters {
@@ -234,7 +258,7 @@ fn type_of(key: &str, is_v1: bool) -> Option<MemoryType> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::indexing_slicing)]
+    #![allow(clippy::indexing_slicing, clippy::unwrap_used)]
 
     use super::*;
 
@@ -300,6 +324,54 @@ mod tests {
             assert_eq!(parse_number(text), expected);
         }
         assert!(is_unlimited(9_223_372_036_854_771_712) && !is_unlimited(1 << 50));
+    }
+
+    #[test]
+    fn a_file_is_known_to_be_unchanged_only_by_walks_from_before_and_after_it_was_read() {
+        for (read_after, changes, expected) in
+            [(0, 0, false), (0, 1, false), (1, 1, true), (1, 2, false), (u32::MAX, u32::MAX, true)]
+        {
+            assert_eq!(is_unchanged(read_after, changes), expected, "{read_after} {changes}");
+        }
+    }
+
+    /// Lines of the file.
+    const ANON: u32 = 0;
+    const SHMEM: u32 = 1;
+
+    #[test]
+    fn memory_stat_is_read_less_where_the_walk_tells_all_that_is_not_0_until_a_walk_finds_something_changed() {
+        let directory = tempfile::tempdir().unwrap();
+        let tell = |bytes: u64| {
+            std::fs::write(directory.path().join("memory.stat"), format!("anon {bytes}\nshmem 0\n")).unwrap();
+        };
+        let reader = FileReader::without_thread(1);
+        let changes = Arc::new(AtomicU32::new(1));
+        let path = directory.path().to_owned();
+        let unknown = Arc::new(AtomicU32::new(1 << SHMEM));
+        let mut files = MemoryFiles::of(&reader, path, false, false, Arc::clone(&unknown), Arc::clone(&changes));
+        let since = files.since;
+        let mut said = Said::default();
+        let mut read = |after_s| {
+            said = files.read_again(&mut Turn::at(since + Duration::from_secs(after_s)), said);
+            said.figures
+        };
+        let anon = |figures: Figures| figures.of_type(MemoryType::Anon);
+        tell(1);
+        assert_eq!(anon(read(6)), Some(1));
+        tell(2);
+        assert_eq!(anon(read(60)), Some(1), "no walk has found anything else");
+        changes.store(2, Ordering::Relaxed);
+        assert_eq!(anon(read(61)), Some(2));
+        tell(3);
+        changes.store(3, Ordering::Relaxed);
+        assert_eq!(anon(read(70)), Some(2), "too early");
+        assert_eq!(anon(read(92)), Some(3));
+        tell(4);
+        assert_eq!(anon(read(400)), Some(4), "after five minutes in any case");
+        tell(5);
+        unknown.store(1 << ANON, Ordering::Relaxed);
+        assert_eq!(anon(read(440)), Some(5), "what the walk cannot tell is read every half minute");
     }
 
     #[test]

@@ -146,11 +146,25 @@ impl Learner {
         EndWords { positions }
     }
 
-    /// Everything that occurs on this node is known.
-    pub(super) fn is_done(&self) -> bool {
-        let mut occurring = self.lines.iter().filter(|line| line.occurs).peekable();
-        occurring.peek().is_some() && occurring.all(|line| line.position.is_some())
+    /// A bit for each line that occurs on this node and is not known; all where nothing has occurred.
+    pub(super) fn unknown(&self) -> u32 {
+        if self.lines.iter().all(|line| !line.occurs) {
+            return ALL_UNKNOWN;
+        }
+        let unknown = self.lines.iter().zip(0..).filter(|(line, _)| line.occurs && line.position.is_none());
+        unknown.fold(0, |bits, (_, at)| bits | 1 << at)
     }
+}
+
+/// Nothing is known.
+pub(super) const ALL_UNKNOWN: u32 = u32::MAX;
+
+const _: () = assert!(LINES < u32::BITS as usize);
+
+/// The file said 0 in all of these lines.
+pub(super) fn are_zero(said: &Figures, lines: u32) -> bool {
+    let is_zero = |at| value_of(said, at, 1).and_then(|(_, value)| value).unwrap_or(0) == 0;
+    (0..LINES).all(|at| lines >> at & 1 == 0 || is_zero(at))
 }
 
 impl Line {
@@ -241,9 +255,13 @@ mod tests {
         assert_eq!(figures.of_type(MemoryType::Anon), Some(33 * 4096));
         assert_eq!(figures.words, [Some(4000), None, None, None]);
         assert_eq!(learner.end_words().positions, [AT_FAULTS as u64 + 1, 0, 0, 0], "one cgroup since faults are known");
-        assert!(learner.is_done(), "what is 0 everywhere need not be known");
+        assert_eq!(learner.unknown(), 0, "what is 0 everywhere need not be known");
         let few = learned(&[cgroup(10, 0, 700), cgroup(10, 0, 700), cgroup(11, 0, 800)]);
         assert_eq!(few.figures(&words), Figures::default(), "two different values can be chance");
+        let idle = Figures { words: [Some(0), None, None, None], ..Figures::default() };
+        let (_, busy) = cgroup(0, 0, 700);
+        assert!(are_zero(&idle, few.unknown()) && !are_zero(&busy, few.unknown()));
+        assert!(are_zero(&busy, learner.unknown()) && !are_zero(&busy, Learner::new(MACHINE).unknown()));
     }
 
     #[test]
@@ -272,7 +290,7 @@ mod tests {
         let mut learner = learned(&[cgroup(1, 5, 0), cgroup(1, 6, 0), cgroup(1, 7, 0)]);
         let shmem = |learner: &Learner| learner.figures(&cgroup(0, 9, 0).0).of_type(MemoryType::Shmem);
         assert_eq!(shmem(&learner), None);
-        assert!(!learner.is_done());
+        assert_ne!(learner.unknown(), 0);
         for pages in 20..27 {
             let (mut words, said) = cgroup(1, pages, 0);
             words[16] += 3;

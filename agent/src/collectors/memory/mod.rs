@@ -15,9 +15,10 @@ mod start;
 
 use std::{
     collections::HashMap,
+    hash::BuildHasher as _,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU32, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -32,7 +33,7 @@ pub use self::start::SPEC;
 use self::{
     figures::{Figures, Machine},
     files::{MemoryFiles, Said},
-    learn::Learner,
+    learn::{ALL_UNKNOWN, Learner},
 };
 use super::{
     Collector, EntityCgroup, Noticed, Readings, Spec, Sweep,
@@ -67,8 +68,8 @@ pub struct Memory {
     machine: Machine,
     programs: Programs,
     learner: Learner,
-    /// memory.stat needs to be read seldom.
-    is_learned: Arc<AtomicBool>,
+    /// What of memory.stat the learner does not know yet.
+    unknown: Arc<AtomicU32>,
     /// Each in memory of its own: half of a table is empty.
     watched: HashMap<CgroupKey, Box<Watched>, RandomState>,
     /// Whose cgroup of the memory tree it is.
@@ -77,6 +78,10 @@ pub struct Memory {
     walked: Option<Instant>,
     unfinished: u64,
     late: u64,
+    /// Tells by one number whether a cgroup's statistics are others than before.
+    hash: RandomState,
+    /// The walk reads statistics: some were not 0.
+    has_words: bool,
     /// The present cgroup's row.
     found: Row,
 }
@@ -94,6 +99,9 @@ struct Watched {
     subtree: Subtree,
     since: Instant,
     files: Watch<Said>,
+    /// What the last walk that met it found, as a hash, and how often that was something else.
+    statistics: u64,
+    changes: Arc<AtomicU32>,
     /// Its id in the memory tree, once it has one.
     id: Option<u64>,
     /// What the last walk found; none if it did not meet it.
@@ -127,13 +135,15 @@ impl Memory {
             machine,
             programs,
             learner: Learner::new(machine),
-            is_learned: Arc::default(),
+            unknown: Arc::new(AtomicU32::new(ALL_UNKNOWN)),
             watched: HashMap::default(),
             ids: Ids::default(),
             leaving: Leaving::default(),
             walked: None,
             unfinished: 0,
             late: 0,
+            hash: RandomState::default(),
+            has_words: false,
             found,
         }
     }
@@ -189,8 +199,13 @@ impl Memory {
         }
         for (key, record, lists) in done.found {
             let Some(watched) = self.watched.get_mut(&key) else { continue };
-            let reading = watched.files.last().filter(|reading| watched.compared != Some(reading.at));
-            if let Some(reading) = reading {
+            // Some kernels do not let them be read.
+            self.has_words |= record.words.iter().any(|word| *word != 0);
+            if self.has_words {
+                watched.compare(self.hash.hash_one((record.words, lists)));
+            }
+            let is_new = watched.files.read_at().is_some_and(|at| watched.compared != Some(at));
+            if is_new && let Some(reading) = watched.files.last() {
                 watched.compared = Some(reading.at);
                 self.learner.compare(&record.words, &reading.value.figures);
             }
@@ -203,15 +218,16 @@ impl Memory {
         if let Some(ends) = &self.programs.ends {
             ends.set(0, self.learner.end_words());
         }
-        self.is_learned.store(self.learner.is_done(), Ordering::Relaxed);
+        self.unknown.store(self.learner.unknown(), Ordering::Relaxed);
     }
 
     /// Has its files read.
-    fn files(&self, path: &str) -> Option<Watch<Said>> {
+    fn files(&self, path: &str, changes: &Arc<AtomicU32>) -> Option<Watch<Said>> {
         let directory = self.hierarchies.of("memory")?.directory(path);
-        let is_learned = Arc::clone(&self.is_learned);
+        let unknown = Arc::clone(&self.unknown);
         let alone = self.programs.walk.is_none();
-        let files = MemoryFiles::of(&self.reader, directory, self.machine.is_v1, alone, is_learned);
+        let changes = Arc::clone(changes);
+        let files = MemoryFiles::of(&self.reader, directory, self.machine.is_v1, alone, unknown, changes);
         Some(self.reader.watch(files))
     }
 
@@ -227,9 +243,10 @@ impl Memory {
         }
         let is_keyed = self.is_keyed();
         for (key, path) in left {
-            let Some(files) = self.files(&path) else { continue };
+            let changes = Arc::default();
+            let Some(files) = self.files(&path, &changes) else { continue };
             let Some(watched) = self.watched.get_mut(&key) else { continue };
-            watched.files = files;
+            (watched.files, watched.changes) = (files, changes);
             if let Some(id) = watched.id.take_if(|_| !is_keyed) {
                 self.ids.forget(key, Some(id));
                 watched.id = self.ids.add(key, &path);
@@ -265,7 +282,8 @@ impl Collector for Memory {
         if self.tree(key).is_none() || self.watched.contains_key(&key) {
             return;
         }
-        let Some(files) = self.files(path) else { return };
+        let changes = Arc::default();
+        let Some(files) = self.files(path, &changes) else { return };
         let id = if self.is_keyed() {
             self.ids.learn(key, key);
             Some(key)
@@ -277,6 +295,8 @@ impl Collector for Memory {
             subtree,
             since: Instant::now(),
             files,
+            statistics: 0,
+            changes,
             id,
             walked: None,
             missed: 0,
@@ -350,13 +370,23 @@ impl Collector for Memory {
 }
 
 impl Watched {
+    /// A walk has met it and found statistics of this hash.
+    fn compare(&mut self, statistics: u64) {
+        let is_first = self.changes.load(Ordering::Relaxed) == 0;
+        if is_first || self.statistics != statistics {
+            self.statistics = statistics;
+            self.changes.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     /// Books what is known since the last time. `found` is a row to work in. Gives when its files were read last.
     fn take(&mut self, walked: Option<Instant>, layout: &Layout, found: &mut Row) -> Option<Instant> {
-        let reading = self.files.last();
-        let read = reading.map(|reading| reading.at);
+        let read = self.files.read_at();
         if self.booked == (read, walked) {
             return read;
         }
+        let reading = self.files.last();
+        let read = reading.map(|reading| reading.at);
         self.booked = (read, walked);
         let said = reading.map(|reading| reading.value.figures).unwrap_or_default();
         let known = self.walked.as_ref().map_or(said, |walked| walked.or(&said));
@@ -371,8 +401,8 @@ impl Watched {
 
     /// It is not in the memory tree, whatever was known of it when it was.
     fn has_left(&self) -> bool {
-        let are_there = self.files.last().is_none_or(|reading| reading.value.are_there);
-        self.walked.is_none() && (self.missed > 0 || !are_there)
+        let are_there = || self.files.last().is_none_or(|reading| reading.value.are_there);
+        self.walked.is_none() && (self.missed > 0 || !are_there())
     }
 
     /// The final values: those of the last words, and where they say nothing the last ones.

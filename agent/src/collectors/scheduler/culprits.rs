@@ -18,13 +18,22 @@ pub(super) struct Caused {
     pub(super) ns: u64,
 }
 
-/// Each entry as it was at the last sweep, by its position.
+/// Entries that stand together. A sweep looks at them one behind the other, and so in memory that it has just touched.
+const TOGETHER: usize = 8;
+
+/// Each entry as it was at the last sweep, by its position. Most CPUs of a large node never run most slots' tasks, so those have
+/// none.
 #[derive(Default)]
 pub(super) struct Seen {
-    entries: HashMap<usize, Culprits, RandomState>,
+    entries: HashMap<usize, Box<[Culprits; TOGETHER]>, RandomState>,
 }
 
 impl Seen {
+    /// The entry at that position, among those that stand together.
+    fn entry(together: &mut [Culprits; TOGETHER], position: usize) -> Option<&mut Culprits> {
+        together.get_mut(position % TOGETHER)
+    }
+
     /// Adds to `caused` what the entry's culprits have got since the last call. `generation` tells who has a slot at present:
     /// a culprit that has left its slot meanwhile keeps no name.
     pub(super) fn collect(
@@ -38,7 +47,9 @@ impl Seen {
         if *present == Culprits::EMPTY {
             return;
         }
-        let earlier = self.entries.entry(position).or_insert(Culprits::EMPTY);
+        let together = self.entries.entry(position / TOGETHER);
+        let together = together.or_insert_with(|| Box::new([Culprits::EMPTY; TOGETHER]));
+        let Some(earlier) = Self::entry(together, position) else { return };
         for (word, ns) in since(earlier, present) {
             let Some(slot) = culprit_slot(word) else { continue };
             let is_present = generation(slot).is_some_and(|generation| culprit(Holder::new(slot, generation)) == word);
@@ -51,7 +62,10 @@ impl Seen {
 
     /// The entry was emptied.
     pub(super) fn forget(&mut self, position: usize) {
-        self.entries.remove(&position);
+        let together = self.entries.get_mut(&(position / TOGETHER));
+        if let Some(entry) = together.and_then(|together| Self::entry(together, position)) {
+            *entry = Culprits::EMPTY;
+        }
     }
 }
 
@@ -90,6 +104,28 @@ mod tests {
     #[test]
     fn a_new_culprit_has_all_that_its_place_holds() {
         check(&[(&[(7, 2, 100), (8, 2, 5)], &[(7, 100), (8, 5)]), (&[(5, 2, 120), (8, 2, 7)], &[(5, 120), (8, 2)])]);
+    }
+
+    #[test]
+    fn an_entry_that_was_emptied_begins_anew_and_its_neighbours_go_on() {
+        let mut seen = Seen::default();
+        let mut tell = |position, ns, forgets: Option<usize>| {
+            if let Some(position) = forgets {
+                seen.forget(position);
+            }
+            let mut entry = Culprits::EMPTY;
+            (entry.culprit[0], entry.held_low[0]) = (culprit(Holder::new(7, 2)), ns);
+            let mut caused = Vec::new();
+            seen.collect(position, 9, &entry, |_| Some(2), &mut caused);
+            caused.first().map_or(0, |caused| caused.ns)
+        };
+        for position in 0..2 * TOGETHER {
+            assert_eq!(tell(position, 100, None), 100);
+        }
+        assert_eq!(tell(3, 30, Some(3)), 30, "all that it has");
+        for position in (0..2 * TOGETHER).filter(|position| *position != 3) {
+            assert_eq!(tell(position, 110, None), 10, "{position}");
+        }
     }
 
     #[test]

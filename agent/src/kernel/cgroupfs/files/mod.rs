@@ -45,6 +45,11 @@ pub trait Source: Send + 'static {
     /// Reads them. Only the reader's thread calls it.
     fn read(&mut self, turn: &mut Turn) -> Self::Value;
 
+    /// The same where it has been read before and said this: a source that tells a part of it again need not keep it.
+    fn read_again(&mut self, turn: &mut Turn, _before: Self::Value) -> Self::Value {
+        self.read(turn)
+    }
+
     /// After a reading: how many of the next turns may be left out, since nothing would be read in them.
     fn rest(&self, _now: Instant) -> u32 {
         0
@@ -57,6 +62,15 @@ pub struct Turn {
     /// When it began.
     pub now: Instant,
     text: Box<[u8]>,
+}
+
+#[cfg(test)]
+impl Turn {
+    /// A reading that begins then.
+    #[must_use]
+    pub fn at(now: Instant) -> Self {
+        Self { now, text: vec![0; TEXT_BYTES].into_boxed_slice() }
+    }
 }
 
 /// What a source said last.
@@ -149,12 +163,18 @@ impl FileReader {
     }
 
     fn with_budget(descriptors: usize) -> io::Result<Self> {
-        let shared = Arc::new(Shared::default());
-        let of_thread = Arc::clone(&shared);
+        let reader = Self::without_thread(descriptors);
+        let of_thread = Arc::clone(&reader.shared);
         thread::Builder::new().name("cgroup-files".to_owned()).spawn(move || run(&of_thread))?;
+        Ok(reader)
+    }
+
+    /// One that makes files and reads none, unless a thread comes to it.
+    pub(crate) fn without_thread(descriptors: usize) -> Self {
+        let shared = Arc::new(Shared::default());
         let budget = Arc::new(Budget(AtomicUsize::new(descriptors)));
         let directory = Arc::new(Mutex::new(Path::new("").into()));
-        Ok(Self { _end: Arc::new(End(Arc::clone(&shared))), shared, budget, directory })
+        Self { _end: Arc::new(End(Arc::clone(&shared))), shared, budget, directory }
     }
 
     /// A file for a source to read.
@@ -194,6 +214,12 @@ impl<T: Copy> Watch<T> {
     #[must_use]
     pub fn last(&self) -> Option<Reading<T>> {
         *lock(&self.last)
+    }
+
+    /// When that was.
+    #[must_use]
+    pub fn read_at(&self) -> Option<Instant> {
+        lock(&self.last).as_ref().map(|reading| reading.at)
     }
 }
 
@@ -252,7 +278,11 @@ impl Drop for Kept {
 
 impl<S: Source> Job for Watched<S> {
     fn run(&mut self, turn: &mut Turn) -> u32 {
-        let value = self.source.read(turn);
+        let before = *lock(&self.last);
+        let value = match before {
+            Some(before) => self.source.read_again(turn, before.value),
+            None => self.source.read(turn),
+        };
         *lock(&self.last) = Some(Reading { at: turn.now, value });
         self.source.rest(turn.now)
     }

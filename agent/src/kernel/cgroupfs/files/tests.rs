@@ -18,7 +18,7 @@ impl Source for Number {
 }
 
 fn turn() -> Turn {
-    Turn { now: Instant::now(), text: vec![0; TEXT_BYTES].into_boxed_slice() }
+    Turn::at(Instant::now())
 }
 
 #[track_caller]
