@@ -78,9 +78,9 @@ fn added_up(trace: &str) -> Recorded {
     // Sections may lie in one another: the outermost is the kernel's.
     let (mut depth, mut section, mut reclaim) = (0, 0, [0; 2]);
     for line in trace.lines().filter(|line| !line.starts_with('#')) {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let Some(at) = words.windows(2).position(|pair| nanoseconds(pair[0]).is_some()) else { continue };
-        let (now, event) = (nanoseconds(words[at]).unwrap(), words[at + 1].trim_end_matches(':'));
+        let mut words = line.split_whitespace().skip_while(|word| nanoseconds(word).is_none());
+        let (Some(now), Some(event)) = (words.next().and_then(nanoseconds), words.next()) else { continue };
+        let event = event.trim_end_matches(':');
         if event == PROBES[0].0 {
             depth += 1;
             if depth == 1 {
@@ -96,8 +96,9 @@ fn added_up(trace: &str) -> Recorded {
             } else if depth == 0 {
                 sum.others_ns += now - section;
             }
-        } else if let Some(which) = RECLAIM.iter().position(|tracepoint| *tracepoint == event) {
-            reclaim[which] = now;
+        } else if let Some((_, moment)) = RECLAIM.iter().zip(&mut reclaim).find(|(tracepoint, _)| **tracepoint == event)
+        {
+            *moment = now;
         }
     }
     sum
