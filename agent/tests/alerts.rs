@@ -137,8 +137,12 @@ fn refusing_receiver() -> String {
     endpoint
 }
 
-/// The first wait for somebody is in the rule, though in no rate of what victims tell by name: here it is all that there is.
+/// The first wait for somebody who is there is in the rule, though in no rate of what victims tell by name: here it is all that
+/// there is.
 fn assert_first_wait_counts(node: &Node, prometheus: &Prometheus) {
+    node.begin();
+    let inflicted = "podlens_cpu_wait_inflicted_seconds_total{pod=\"log-1\"}";
+    prometheus.wait_for(inflicted, WITHIN, |points| !points.is_empty());
     node.collide_once();
     let rule = "podlens:workload_cpu_wait_caused:tasks{workload=\"log\"}";
     let of_all = "podlens_cpu_wait_caused_seconds_total{culprit_pod=\"log-1\"}";

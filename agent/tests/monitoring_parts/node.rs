@@ -242,6 +242,14 @@ impl Node {
         (readers.collect(), disk)
     }
 
+    /// kube-system/log-1 begins: until it has run once, nothing of it is known.
+    pub fn begin(&self) {
+        let mut load = Load::start(None, Work::SpinFor(Duration::from_millis(1)), Some(1));
+        self.log.add(load.id());
+        load.go();
+        load.done();
+    }
+
     /// For a moment kube-system/log-1 wants the CPU that shop/web-0 works on.
     pub fn collide_once(&self) {
         let mut loads: Vec<Load> =

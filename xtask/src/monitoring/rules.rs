@@ -172,7 +172,8 @@ did last is not lost; what is folded into workloads already ([cardinality.md](ca
 
 What others waited for a workload is counted at the workload (`podlens_cpu_wait_inflicted_seconds_total`), however little each of its
 victims lost: it does not depend on who has a series of its own in `podlens_cpu_wait_caused_seconds_total`. Where `series.allow` names
-that metric, its sum by culprit is the same.
+that metric, its sum by culprit is the same. What a container did between its start and the first scrape that saw it is in no rate,
+of this counter as of any other.
 
 | rule | holds |
 | --- | --- |
