@@ -142,7 +142,10 @@ fn refusing_receiver() -> String {
 fn assert_first_wait_counts(node: &Node, prometheus: &Prometheus) {
     node.begin();
     let inflicted = "podlens_cpu_wait_inflicted_seconds_total{pod=\"log-1\"}";
-    prometheus.wait_for(inflicted, WITHIN, |points| !points.is_empty());
+    // For a whole window: of few samples `rate` makes too much.
+    prometheus.wait_for(&format!("count_over_time({inflicted}[{WINDOW}])"), WITHIN, |points| {
+        points.first().is_some_and(|point| point.value >= f64::from(WINDOW_SECONDS) - 1.0)
+    });
     node.collide_once();
     let rule = "podlens:workload_cpu_wait_caused:tasks{workload=\"log\"}";
     let of_all = "podlens_cpu_wait_caused_seconds_total{culprit_pod=\"log-1\"}";
