@@ -257,10 +257,10 @@ fn each_alert_fires_by_its_cause_and_is_silent_before() {
         node.favour_neighbors();
         watch.until_fired("a neighbor", &["PodDelayedByNeighbor"], || ());
     }
-    {
-        let _slow = node.read_slowly();
+    let has_slow_disk = node.read_slowly().is_some_and(|_slow| {
         watch.until_fired("a slow disk", &["PodDiskSlow"], || ());
-    }
+        true
+    });
     // After what needs nobody's rest.
     assert_fires_while_idle(&node, &mut watch);
 
@@ -304,6 +304,7 @@ fn each_alert_fires_by_its_cause_and_is_silent_before() {
     let all = list(&rules, "/groups").flat_map(|group| list(group, "/rules")).map(|rule| text(rule, "/alert"));
     let never: Vec<&str> = all.filter(|alert| !alert.is_empty() && !watch.seen.contains(*alert)).collect();
     println!("not fired: {never:?}");
-    assert_eq!(never, Vec::<&str>::new());
+    // Its cause is a disk that only the virtual machines have.
+    assert_eq!(never, if has_slow_disk { vec![] } else { vec!["PodDiskSlow"] });
     assert_eq!(watch.prometheus.complaints(), Vec::<String>::new());
 }

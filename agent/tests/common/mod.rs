@@ -31,7 +31,6 @@ mod record;
 mod relay;
 mod resolver;
 mod sections;
-mod slow_disk;
 mod statistics;
 
 pub use account::{
@@ -51,7 +50,6 @@ pub use program::{Program, WebServer};
 pub use record::{Record, Waits};
 pub use relay::{Relay, Tunnel, syn};
 pub use sections::{Recorded, Sections};
-pub use slow_disk::SlowDisk;
 pub use statistics::{RunStatistics, programs_of};
 pub use testkit::{
     free_address,
