@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::fs;
+use std::{fs, net::SocketAddr};
 
 use common::{Agent, Network, Page, Peer, TestCgroup, load_module, skip, unseen};
 
@@ -224,6 +224,14 @@ fn what_arrives_is_no_drop() {
     }
 }
 
+/// A server and its client in these cgroups, in a network of their own, and the server's address.
+fn connected(answering: &TestCgroup, calling: &TestCgroup) -> (Peer, Peer, SocketAddr) {
+    let mut server = Peer::start(answering, Network::Own);
+    let client = Peer::start(calling, Network::Of(&server));
+    let address = server.serve("127.0.0.1:0");
+    (server, client, address)
+}
+
 #[test]
 fn a_tcp_socket_whose_program_ended_first_drops_the_other_sides_end_at_most_and_the_other_side_nothing() {
     const CONNECTIONS: u32 = 40;
@@ -232,9 +240,7 @@ fn a_tcp_socket_whose_program_ended_first_drops_the_other_sides_end_at_most_and_
         return;
     }
     let [answering, calling] = [(); 2].map(|()| TestCgroup::any_container());
-    let mut server = Peer::start(&answering, Network::Own);
-    let mut client = Peer::start(&calling, Network::Of(&server));
-    let address = server.serve("127.0.0.1:0");
+    let (server, mut client, address) = connected(&answering, &calling);
     assert_eq!(client.open(address, CONNECTIONS, 10, 20), 0);
     client.kill();
     common::wait_until("all are closed", common::PATIENCE, || {
@@ -263,9 +269,7 @@ fn tcp_segments_that_were_sent_again_in_vain_are_all_that_an_undisturbed_connect
         return;
     }
     let [answering, calling] = [(); 2].map(|()| TestCgroup::any_container());
-    let mut server = Peer::start(&answering, Network::Own);
-    let mut client = Peer::start(&calling, Network::Of(&server));
-    let address = server.serve("127.0.0.1:0");
+    let (server, mut client, address) = connected(&answering, &calling);
     assert_eq!(client.call(address, 10, 20_000_000, 20_000_000), 0);
     let page = agent.metrics();
     let all = [&calling, &answering].map(|cgroup| page.all(DROPS, &cgroup.labels())).concat();
