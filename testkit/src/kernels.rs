@@ -127,14 +127,14 @@ fn matrix(runs: &[&Run]) -> String {
         }
         files.entry(&run.file).or_default().push(run);
     }
-    let heads: String = machines.iter().map(|machine| format!(" {} |", name(machine))).collect();
-    let mut text = format!("| file |{heads}\n| --- |{}\n", " --- |".repeat(machines.len()));
+    let heads: Vec<String> = machines.iter().map(|machine| name(machine)).collect();
+    let mut text = format!("| file | {} |\n| --- |{}\n", heads.join(" | "), " --- |".repeat(machines.len()));
     for (file, runs) in files {
         let cell_of = |machine: &&Machine| {
             runs.iter().find(|run| run.machine == **machine).map_or("-".to_owned(), |run| cell(run))
         };
-        let cells: String = machines.iter().map(|machine| format!(" {} |", cell_of(machine))).collect();
-        writeln!(text, "| {file} |{cells}").expect("memory");
+        let cells: Vec<String> = machines.iter().map(cell_of).collect();
+        writeln!(text, "| {file} | {} |", cells.join(" | ")).expect("memory");
     }
     text
 }

@@ -18,6 +18,8 @@ pub(super) const BEGIN_MARK: &str = "PODLENS_VM_FILE=";
 pub(super) const END_MARK: &str = "PODLENS_VM_FILE_END=";
 /// Where the results lie, in the repository.
 const FILE: &str = "docs/kernels.json";
+/// Tests of what all files share, which say nothing of a kernel.
+const SHARED: &str = "common::";
 /// What does not make the sources other than those that were built: what a record itself changes.
 const NOT_SOURCES: &[&str] = &[":!docs"];
 
@@ -37,6 +39,7 @@ struct Program {
     test: Option<String>,
     begun: BTreeSet<String>,
     passed: u64,
+    passed_of_shared: u64,
     failed: BTreeSet<String>,
     skipped: Vec<(String, String)>,
     /// Its own count, once all tests are through.
@@ -94,7 +97,9 @@ impl Program {
         } else if rest == "ok" {
             self.test = None;
             let has_skipped = self.skipped.last().is_some_and(|(last, _)| *last == name);
-            self.passed += u64::from(!has_skipped);
+            let is_shared = name.starts_with(SHARED);
+            self.passed += u64::from(!has_skipped && !is_shared);
+            self.passed_of_shared += u64::from(is_shared);
         } else if rest == "FAILED" {
             self.test = None;
             self.skipped.retain(|(skipped, _)| *skipped != name);
@@ -113,13 +118,14 @@ impl Program {
         }
         let skipped = self.skipped.len() as u64;
         if let Some(closing) = self.closing {
-            results.passed = closing.passed.saturating_sub(skipped);
+            results.passed = closing.passed.saturating_sub(skipped + self.passed_of_shared);
             results.not_run = self.filtered_out;
         } else {
             // What it ran when it ended did not hold, and the others had no time.
-            self.failed.insert(self.test.map_or_else(|| format!("({end})"), |test| test));
+            self.failed.insert(self.test.unwrap_or_else(|| format!("({end})")));
             results.passed = self.passed;
-            results.not_run = self.tests.saturating_sub(self.passed + skipped + self.failed.len() as u64);
+            let over = self.passed + self.passed_of_shared + skipped + self.failed.len() as u64;
+            results.not_run = self.tests.saturating_sub(over);
         }
         results.failed = self.failed.into_iter().collect();
         (self.file, results)
@@ -187,7 +193,8 @@ mod tests {
     fn each_file_has_its_own_results_whatever_stands_between_the_verdicts() {
         let found = read(&[
             "PODLENS_VM_FILE=tcp",
-            "running 6 tests",
+            "running 7 tests",
+            "test common::a ... ok",
             "test a ... ok",
             "test b ... skipped: no veth here",
             "skipped: and nothing else",
@@ -205,7 +212,7 @@ mod tests {
             "failures:",
             "    d",
             "    e",
-            "test result: FAILED. 3 passed; 2 failed; 1 ignored; 0 measured; 4 filtered out; finished in 0.00s",
+            "test result: FAILED. 4 passed; 2 failed; 1 ignored; 0 measured; 4 filtered out; finished in 0.00s",
             "PODLENS_VM_FILE_END=101",
             "PODLENS_VM_FILE=udp",
             "running 1 test",
@@ -219,7 +226,14 @@ mod tests {
 
     #[test]
     fn a_file_that_was_stopped_has_failed_in_the_test_that_it_ran() {
-        let begin = ["PODLENS_VM_FILE=oom", "running 5 tests", "test a ... ok", "test b ... skipped: none", "ok"];
+        let begin = [
+            "PODLENS_VM_FILE=oom",
+            "running 6 tests",
+            "test common::a ... ok",
+            "test a ... ok",
+            "test b ... skipped: none",
+            "ok",
+        ];
         let expected = results(1, &["c"], &[("none", "b")], 2);
         let stopped = read(&[&begin[..], &["test c ... PODLENS_VM_FILE_END=137"]].concat());
         assert_eq!(stopped, [("oom".to_owned(), expected.clone())]);

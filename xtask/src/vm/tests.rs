@@ -192,16 +192,15 @@ fn script(programs: &[&Built], tests: &Tests<'_>) -> String {
     arguments.extend(tests.skip.iter().map(|name| format!("--skip={name}")));
     arguments.extend_from_slice(tests.filters);
     let limit = tests.file_limit.as_secs();
-    let mut script = format!("export {VARIABLES}\nstatus=0\n");
-    for Built { path, .. } in programs {
+    let runs = programs.iter().map(|Built { path, .. }| {
         let name = words(test_file(path), &[]);
         let program = words(&path.display().to_string(), &arguments);
-        script += &format!(
+        format!(
             "echo {BEGIN_MARK}{name}\ntimeout -s KILL {limit} {program} 2>&1\ncode=$?\n\
              [ $code = 0 ] || status=1\n[ $code = 137 ] && kill -KILL -1\necho {END_MARK}$code\n"
-        );
-    }
-    script + "exit $status\n"
+        )
+    });
+    format!("export {VARIABLES}\nstatus=0\n{}exit $status\n", runs.collect::<Vec<_>>().concat())
 }
 
 /// The file of agent/tests that became this program: cargo puts a hash behind its name.
