@@ -59,6 +59,19 @@ fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
+impl Machine {
+    /// The kernel's series, such as 6.12: a newer kernel of it takes the place of an older one.
+    fn series(&self) -> &str {
+        let end = self.kernel.match_indices('.').nth(1).map_or(self.kernel.len(), |(end, _)| end);
+        &self.kernel[..end]
+    }
+
+    /// What a column of the tables is about.
+    fn column(&self) -> (&str, &str) {
+        (self.series(), &self.cgroup)
+    }
+}
+
 /// The runs in the text of the file.
 pub fn parse(text: &str) -> Result<Vec<Run>, String> {
     serde_json::from_str(text).map_err(|error| error.to_string())
@@ -71,15 +84,20 @@ pub fn text(runs: &[Run]) -> String {
     format!("[\n{}\n]\n", lines.join(",\n"))
 }
 
-/// Puts a run in the place of an older one of the same file on the same machine, and all in order.
+/// Puts a run in the place of an older one of the same file on such a machine, and all in order.
 pub fn replace(runs: &mut Vec<Run>, run: Run) {
-    runs.retain(|other| other.machine != run.machine || other.file != run.file);
+    let place = |run: &Run| {
+        let (series, cgroup) = run.machine.column();
+        [series, cgroup, &run.machine.hardware, &run.file].map(str::to_owned)
+    };
+    let own = place(&run);
+    runs.retain(|other| place(other) != own);
     runs.push(run);
     runs.sort_by(|one, other| order(&one.machine).cmp(&order(&other.machine)).then_with(|| one.file.cmp(&other.file)));
 }
 
 fn order(machine: &Machine) -> (Vec<u32>, usize, &str) {
-    let numbers = machine.kernel.split('.').map(|number| number.parse().unwrap_or(u32::MAX)).collect();
+    let numbers = machine.series().split('.').map(|number| number.parse().unwrap_or(u32::MAX)).collect();
     let place = CGROUPS.iter().position(|cgroup| *cgroup == machine.cgroup);
     (numbers, place.unwrap_or(CGROUPS.len()), &machine.hardware)
 }
@@ -119,21 +137,22 @@ pub fn tables(runs: &[Run]) -> String {
 
 /// Files by machines.
 fn matrix(runs: &[&Run]) -> String {
-    let mut machines: Vec<&Machine> = Vec::new();
+    let mut columns: Vec<(&str, &str)> = Vec::new();
     let mut files: BTreeMap<&str, Vec<&Run>> = BTreeMap::new();
     for run in runs {
-        if !machines.contains(&&run.machine) {
-            machines.push(&run.machine);
+        let column = run.machine.column();
+        if !columns.contains(&column) {
+            columns.push(column);
         }
         files.entry(&run.file).or_default().push(run);
     }
-    let heads: Vec<String> = machines.iter().map(|machine| name(machine)).collect();
-    let mut text = format!("| file | {} |\n| --- |{}\n", heads.join(" | "), " --- |".repeat(machines.len()));
+    let heads: Vec<String> = columns.iter().map(|(series, cgroup)| format!("{series} {cgroup}")).collect();
+    let mut text = format!("| file | {} |\n| --- |{}\n", heads.join(" | "), " --- |".repeat(columns.len()));
     for (file, runs) in files {
-        let cell_of = |machine: &&Machine| {
-            runs.iter().find(|run| run.machine == **machine).map_or("-".to_owned(), |run| cell(run))
+        let cell_of = |column: &(&str, &str)| {
+            runs.iter().find(|run| run.machine.column() == *column).map_or("-".to_owned(), |run| cell(run))
         };
-        let cells: Vec<String> = machines.iter().map(cell_of).collect();
+        let cells: Vec<String> = columns.iter().map(cell_of).collect();
         writeln!(text, "| {file} | {} |", cells.join(" | ")).expect("memory");
     }
     text
@@ -173,7 +192,7 @@ fn cell(run: &Run) -> String {
     if *not_run > 0 {
         parts.push(format!("{not_run} not run"));
     }
-    format!("{} ({})", parts.join(", "), run.date)
+    format!("{} ({}, {})", parts.join(", "), run.machine.kernel, run.date)
 }
 
 #[cfg(test)]
@@ -187,14 +206,14 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_run_takes_the_place_of_the_same_file_on_the_same_machine_alone() {
+    fn a_newer_run_takes_the_place_of_the_same_file_on_such_a_machine_alone() {
         let mut runs = Vec::new();
         for (kernel, cgroup, file, passed) in [
             ("6.12.1", "v1", "tcp", 1),
-            ("6.12.1", "v2", "tcp", 2),
+            ("6.12.9", "v2", "tcp", 2),
             ("6.1.9", "v2", "udp", 3),
             ("6.1.9", "v2", "tcp", 4),
-            ("6.12.1", "v2", "tcp", 5),
+            ("6.12.10", "v2", "tcp", 5),
         ] {
             replace(&mut runs, run(kernel, cgroup, file, passed));
         }
@@ -218,16 +237,16 @@ mod tests {
         let mut three = run("7.2.1", "v2", "cpus", 1);
         three.machine.hardware = "--cpus 4".to_owned();
         let expected = "\
-| file | 6.1.9 v2 | 7.2.1 v2 |
+| file | 6.1 v2 | 7.2 v2 |
 | --- | --- | --- |
-| tcp | 7 passed, 2 skipped (2026-01-02) | - |
-| udp | - | **1 failed**, 3 not run (2026-01-02) |
+| tcp | 7 passed, 2 skipped (6.1.9, 2026-01-02) | - |
+| udp | - | **1 failed**, 3 not run (7.2.1, 2026-01-02) |
 
 On machines of other hardware:
 
 | machine | options | file | result |
 | --- | --- | --- | --- |
-| 7.2.1 v2 | `--cpus 4` | cpus | 1 passed (2026-01-02) |
+| 7.2.1 v2 | `--cpus 4` | cpus | 1 passed (7.2.1, 2026-01-02) |
 
 What the tests said that they found nothing to test for:
 

@@ -16,6 +16,8 @@ use crate::{
 /// The guest's script prints these before and after a test program, with the file's name and the program's exit code.
 pub(super) const BEGIN_MARK: &str = "PODLENS_VM_FILE=";
 pub(super) const END_MARK: &str = "PODLENS_VM_FILE_END=";
+/// The exit code of a program that was ended at its limit of time.
+const KILLED: &str = "137";
 /// Where the results lie, in the repository.
 const FILE: &str = "docs/kernels.json";
 /// Tests of what all files share, which say nothing of a kernel.
@@ -56,7 +58,8 @@ impl Reader {
         } else if let Some((last_line, code)) = line.split_once(END_MARK) {
             let mut program = self.running.take()?;
             program.line(last_line);
-            return Some(program.results(&format!("exit code {code}")));
+            let end = if code == KILLED { "no time was left".to_owned() } else { format!("exit code {code}") };
+            return Some(program.results(&end));
         } else if let Some(program) = &mut self.running {
             program.line(line);
         }
@@ -122,7 +125,7 @@ impl Program {
             results.not_run = self.filtered_out;
         } else {
             // What it ran when it ended did not hold, and the others had no time.
-            self.failed.insert(self.test.unwrap_or_else(|| format!("({end})")));
+            self.failed.insert(self.test.map_or_else(|| end.to_owned(), |test| format!("{test}: {end}")));
             results.passed = self.passed;
             let over = self.passed + self.passed_of_shared + skipped + self.failed.len() as u64;
             results.not_run = self.tests.saturating_sub(over);
@@ -234,11 +237,11 @@ mod tests {
             "test b ... skipped: none",
             "ok",
         ];
-        let expected = results(1, &["c"], &[("none", "b")], 2);
+        let expected = |failed: &str| vec![("oom".to_owned(), results(1, &[failed], &[("none", "b")], 2))];
         let stopped = read(&[&begin[..], &["test c ... PODLENS_VM_FILE_END=137"]].concat());
-        assert_eq!(stopped, [("oom".to_owned(), expected.clone())]);
-        assert_eq!(read(&[&begin[..], &["test c ... "]].concat()), [("oom".to_owned(), expected)], "with the machine");
+        assert_eq!(stopped, expected("c: no time was left"));
+        assert_eq!(read(&[&begin[..], &["test c ... "]].concat()), expected("c: end of the machine"));
         let unable = read(&["PODLENS_VM_FILE=oom", "PODLENS_VM_FILE_END=127"]);
-        assert_eq!(unable, [("oom".to_owned(), results(0, &["(exit code 127)"], &[], 0))]);
+        assert_eq!(unable, [("oom".to_owned(), results(0, &["exit code 127"], &[], 0))]);
     }
 }
