@@ -1,4 +1,4 @@
-//! The pipeline: from the kernel's records to one snapshot. The only file that sees collectors, attribution,
+//! The pipeline: from the kernel's records to one snapshot. The only module that sees collectors, attribution,
 //! registry and exporters together.
 //!
 //! Exporters ask for a snapshot; whoever asks while one is made waits for that one. Between asks the pipeline
