@@ -70,9 +70,9 @@ While the receiver is away 4,096 events wait, and the oldest give way. `podlens_
 
 A container's end has two witnesses and is told once. The pod status is preferred: it has the reason, and the kernel adds
 the signal. Where none comes within 15 s of the container's removal, or none can come (outside pods, where names come from
-annotations or from nowhere, and when the agent stops) the kernel's word is told: the end of the first process of a PID namespace in a container's cgroup, once that cgroup is removed. A
-container that shares its pod's or the node's PID namespace is told by its pod status alone. A pod's sandbox is not told, nor
-what ended before the agent's start.
+annotations or from nowhere, and when the agent stops) the kernel's word is told: the end of the first process of a PID
+namespace in a container's cgroup, once that cgroup is removed. A container that shares its pod's or the node's PID namespace
+is told by its pod status alone. A pod's sandbox is not told, nor what ended before the agent's start.
 
 An OOM kill ends a process. Where that was the container's first one, the container ends as well, which is told apart, as
 `podlens.container.failed` with the reason `OOMKilled` of the pod status; where it was another one, no pod status tells of it.
@@ -184,7 +184,12 @@ fn the_list_of_events_is_what_the_definitions_give() {
 
 #[test]
 fn the_list_of_keys_is_what_the_configuration_takes() {
-    check("config.md", &format!("{CONFIG}{}", config::reference()));
+    let reference = config::reference();
+    let collectors = reference.lines().find(|line| line.contains("collectors.<name>")).unwrap();
+    for name in on_demand() {
+        assert!(collectors.contains(&format!("`{name}`")), "{name} is off by default: {collectors}");
+    }
+    check("config.md", &format!("{CONFIG}{reference}"));
     check_part("docs/web.md", &config::web_reference());
 }
 

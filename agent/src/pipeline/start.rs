@@ -11,7 +11,7 @@ use super::{
     Attached, Inner, Pipeline,
     event_log::EventLog,
     events::{Telling, announce},
-    exporting::{budget, shown},
+    exporting::{budget, shown, strays},
     facts::Facts,
     kernel::Kernel,
     reading::{FixedEntities, Resolved},
@@ -101,6 +101,9 @@ impl Pipeline {
         let cgroups = Cgroups::scan(hierarchies, config.units);
         for (key, cgroup) in cgroups.iter() {
             announce(&mut collectors, key, cgroup);
+        }
+        for stray in strays(&config.series) {
+            tracing::warn!("{stray}");
         }
         let shown = |name: &str| shown(&config.series, name);
         let definition = |(layout, (_, state)): (Arc<Layout>, &(_, State))| Definition {
