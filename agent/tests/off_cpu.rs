@@ -37,7 +37,7 @@ fn check(what: &str, number: u32, work: Work, threads: u32, cpu: Option<usize>) 
     let (sleep_before, disk_before) = (off_cpu_ns(&page, &cgroup, "sleep"), off_cpu_ns(&page, &cgroup, "disk"));
     let lost = Losses::of(&page);
     thread::sleep(ms(300));
-    let wall_ns = u64::try_from((load.run_to() - began).as_nanos()).unwrap();
+    let wall_ns = u64::try_from(load.run_to().saturating_sub(began).as_nanos()).unwrap();
     let kernel = load.figures() - before;
     let page = agent.metrics();
     let lost = Losses::of(&page) - lost;

@@ -128,6 +128,8 @@ fn unreached(uri: &str, cause: legacy::Error) -> anyhow::Error {
                     | AlertDescription::CertificateExpired
                     | AlertDescription::CertificateUnknown
                     | AlertDescription::UnknownCA
+                    // Signed by another authority of the same name.
+                    | AlertDescription::DecryptError
             ))
         )
     });
