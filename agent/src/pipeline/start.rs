@@ -16,6 +16,7 @@ use super::{
     kernel::Kernel,
     reading::{FixedEntities, Resolved},
     unnamed::Unnamed,
+    walks::Walks,
 };
 use crate::{
     attribution::{cgroups::Cgroups, kubernetes::Names},
@@ -62,6 +63,9 @@ pub enum StartError {
     /// The maps would leave too little of the memory limit.
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    /// Most collectors of files would have no values.
+    #[error("cannot start the thread that walks through cgroups and tasks")]
+    Walks(#[source] std::io::Error),
 }
 
 impl Pipeline {
@@ -126,6 +130,7 @@ impl Pipeline {
             unnamed: Unnamed::default(),
             kernel,
             collectors,
+            walks: Walks::start().map_err(StartError::Walks)?,
             ledger: Ledger::new(definitions, config.linger),
             unknown: HashMap::new(),
             scanned: now,
