@@ -151,6 +151,47 @@ fn bad_settings_are_refused_with_their_place_and_the_nearest_valid_name() {
     check_refused(&["run"], &root, 1, &["/proc", "cgroup_root"]);
     check_refused(&["check"], &root, 1, &["/proc", "cgroup_root"]);
     check_refused(&["snapshot"], &root, 1, &["/proc", "cgroup_root"]);
+    let address = free_address().to_string();
+    let both = [("PODLENS_LISTEN", address.as_str()), ("PODLENS_HEALTH_LISTEN", &address)];
+    check_refused(&["run"], &both, 1, &["`listen` and `health_listen`", &address]);
+}
+
+#[test]
+fn files_for_otlps_tls_that_hold_nothing_of_use_are_refused_at_the_start() {
+    let nothing = tempfile::NamedTempFile::new().unwrap();
+    fs::write(nothing.path(), "no certificate").unwrap();
+    let nothing = nothing.path().to_str().unwrap();
+    let endpoint = ("PODLENS_OTLP_ENDPOINT", "https://127.0.0.1:1");
+    let listen = free_address().to_string();
+    let run = ["run", "--listen", &listen];
+    let authority = |path| [endpoint, ("PODLENS_OTLP_CERTIFICATE", path)];
+    check_refused(&run, &authority(nothing), 1, &[nothing, "has no certificate in PEM", "`otlp.certificate`"]);
+    check_refused(&run, &authority("/nowhere.pem"), 1, &["/nowhere.pem", "correct `otlp.certificate`"]);
+    let own = [endpoint, ("PODLENS_OTLP_CLIENT_CERTIFICATE", nothing), ("PODLENS_OTLP_CLIENT_KEY", nothing)];
+    check_refused(&run, &own, 1, &[nothing, "has no certificate in PEM", "`otlp.client_certificate`"]);
+}
+
+#[test]
+fn check_and_the_log_tell_what_is_named_and_not_there() {
+    let nobodys_run = tempfile::tempdir().unwrap();
+    let environment = [
+        ("PODLENS_SERIES_ALLOW", "default, podlens_tsks"),
+        ("PODLENS_KUBERNETES_SOURCE", "bundle"),
+        ("PODLENS_KUBERNETES_BUNDLE_ROOT", nobodys_run.path().to_str().unwrap()),
+    ];
+    let said = [
+        "no metric fits `podlens_tsks` of `series.allow`",
+        "podlens_tasks",
+        "no container runtime keeps annotations below",
+    ];
+    let output = podlens(&[], &["check"], &environment);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.iter().all(|part| text.contains(part)), "{text}");
+    let agent = Agent::start(&environment);
+    wait_until("the log", PATIENCE, || {
+        let log = agent.log();
+        said.iter().all(|part| log.contains(part)).then_some(()).ok_or(log)
+    });
 }
 
 /// `setpriv` such that the process has these capabilities and no other, as in a container.

@@ -1,4 +1,5 @@
-//! docs/metrics.md, docs/events.md and docs/config.md, made from the definitions that the agent itself uses.
+//! docs/metrics.md, docs/events.md and docs/config.md, made from the definitions that the agent itself uses; the tables of
+//! docs/kernels.md, made from what `cargo xtask vm --record` kept.
 //!
 //! Compares with the files; `cargo xtask docs` sets `PODLENS_TEST_UPDATE` and so rewrites them. Needs neither root nor a
 //! kernel: that a running agent has just these is for agent/tests/own.rs.
@@ -154,6 +155,13 @@ fn the_tables_of_memory_are_what_the_collectors_say() {
     for name in ["ARCHITECTURE.md", "docs/overhead.md"] {
         check_part(name, &map_memory::tables());
     }
+}
+
+#[test]
+fn the_tables_of_kernels_are_what_was_recorded() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/kernels.json");
+    let runs = testkit::kernels::parse(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    check_part("docs/kernels.md", &testkit::kernels::tables(&runs));
 }
 
 #[test]
