@@ -16,7 +16,7 @@ use crate::{
         own::{self, OwnPush},
         server::{Content, Server, Verdict},
     },
-    kernel::process,
+    kernel::{allocator, process},
     pipeline::{OwnMetrics, Pipeline, Source, log_states},
     signal::shutdown::until_stopped,
     telemetry::{
@@ -199,6 +199,7 @@ async fn release_program() {
     for pause in [STARTED, SETTLED].into_iter().chain(iter::repeat(SELDOM)) {
         tokio::time::sleep(pause).await;
         process::release_program();
+        allocator::settle();
     }
 }
 
