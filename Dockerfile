@@ -17,7 +17,7 @@ RUN cargo build --release --locked --package podlens --target x86_64-unknown-lin
 
 FROM scratch
 LABEL org.opencontainers.image.title="podlens" \
-      org.opencontainers.image.description="CPU and scheduler accounting of pods by eBPF" \
+      org.opencontainers.image.description="CPU, memory, disk and network of pods, and who delayed whom, by eBPF" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /src/target/x86_64-unknown-linux-musl/release/podlens /podlens

@@ -1,4 +1,4 @@
-//! Builds the kernel programs, so that the daemon can carry them as bytes.
+//! Builds the kernel programs, so that the daemon can carry them as bytes, and says what a static release is linked without.
 
 use std::{env, fs, path::Path};
 
@@ -18,6 +18,12 @@ fn main() -> Result<()> {
     let ebpf = Path::new(&agent).with_file_name("agent-ebpf");
     let common = Path::new(&agent).with_file_name("agent-common");
     println!("cargo:rerun-if-changed={}", common.display());
+    let is = |variable: &str, value: &str| env::var(variable).is_ok_and(|found| found == value);
+    if is("CARGO_CFG_TARGET_ENV", "musl") && is("PROFILE", "release") {
+        let script = Path::new(&agent).join("static.ld");
+        println!("cargo:rerun-if-changed={}", script.display());
+        println!("cargo:rustc-link-arg-bins=-Wl,-T,{}", script.display());
+    }
     for (name, value) in [
         // `core` for the BPF target is not distributed and has to be built, which a stable compiler does only under
         // this variable. It is set here alone: exported, it would switch on nightly features in dependencies.

@@ -3,7 +3,8 @@
 //! Reclaim and compaction have tracepoints at their beginning and end, in the task that stalls. What `memory.high` does to a
 //! task and the wait for a page that was evicted too early are sleeps: the program on `sched_switch` (scheduler/threads.rs) hands
 //! over those that the kernel marks. They are told apart by a second mark, that of a sleep for a device, and by whether a
-//! kill ends the sleep.
+//! kill ends the sleep. A task that is not let into reclaim before others have freed memory sleeps as one above `memory.high` does,
+//! but with the mark of one that frees memory.
 //!
 //! - Reclaim that a user asks for (`memory.reclaim`, `compact_memory`) passes the same tracepoints without the mark, and does
 //!   not count. Without pressure stall information (`psi=0`) no task is ever marked: then all of it counts, and no sleep.
@@ -164,8 +165,14 @@ pub(crate) fn slept(task: Task, slot: u32, kind: u64, slept_ns: u64) {
         if Begun::is_of(begun.of().get(), pid) {
             return;
         }
-        let is_high = kind == Thread::OFF_CPU | Thread::FOR_MEMORY;
-        let reason = if is_high { StallReason::MemoryHigh } else { StallReason::Refault };
+        let reason = if is_for(Thread::FOR_DEVICE) {
+            StallReason::Refault
+        } else if task.frees_memory() {
+            // `throttle_direct_reclaim` of mm/vmscan.c, before the tracepoint.
+            StallReason::DirectReclaim
+        } else {
+            StallReason::MemoryHigh
+        };
         enter_stall(slot, reason as u32, slept_ns);
     }
     if is_for(Thread::FOR_DEVICE)

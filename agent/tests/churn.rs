@@ -20,6 +20,7 @@ use std::{
 
 use common::{
     Agent, Load, Losses, OnDrop, Page, TestCgroup, Work, assert_near, assert_nothing_lost, machine_is_slow, pod_uid,
+    slots_without_series,
 };
 
 const CPU: &str = "podlens_cpu_seconds_total";
@@ -194,9 +195,8 @@ fn a_storm_of_short_lived_cgroups_loses_none_and_names_each_rightly() {
     assert_eq!(own_series(last, 1..=count), [], "all are gone");
     assert_nothing_lost(last);
     let slots = |page: &Page, state| page.count("podlens_slots", &[("state", state)]).unwrap();
-    let away = slots(last, "live") + slots(last, "tombstone");
-    let at_start = slots(&first, "live");
-    // Other cgroups of this machine may have come meanwhile, but not hundreds.
-    assert!(away < at_start + 20, "{at_start} slots were taken before, {away} are now");
-    assert_eq!(slots(last, "free") + away, slots(&first, "free") + at_start, "every slot is accounted for");
+    let of_all = |page| ["live", "tombstone", "free"].map(|state| slots(page, state)).iter().sum::<u64>();
+    let [before, now] = [&first, last].map(slots_without_series);
+    assert!(now < before + 20.0, "{before} slots were held without a series before, {now} are now");
+    assert_eq!(of_all(last), of_all(&first), "every slot is accounted for");
 }

@@ -267,6 +267,7 @@ fn cpu_time_by_mode_of_a_life_that_nobody_has_looked_at_is_exact() {
         let mut load = Load::start(Some(&cgroup), work, None);
         load.run();
         load.end();
+        cgroup.final_cpu_usage_ns();
         let files = modes_of_files(&cgroup);
         assert!(files.iter().sum::<u64>() >= 10_000_000, "{files:?}");
         let labels = owned_labels(&cgroup);

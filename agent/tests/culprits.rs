@@ -20,7 +20,7 @@ use std::{
 
 use common::{
     Account, Agent, Figures, Load, Losses, Page, Policy, Record, TestCgroup, Trees, Waits, Work, assert_near,
-    assert_sums_agree, caused, caused_by, culprits, machine_is_slow, pod_uid,
+    assert_sums_agree, caused, caused_by, culprits, machine_is_slow, online_cpus, pod_uid, second_cpu, stay_on,
 };
 
 /// A wait by one culprit against the culprit's CPU time: it begins and ends a little apart from the load.
@@ -219,7 +219,8 @@ fn a_unit_of_the_node_is_a_culprit_by_its_name() {
     let charged_ns = caused_by(&page, &victim.cgroup, ("culprit_unit", &name));
     assert_near("lost to the unit", charged_ns, kernel[1].cpu_ns, PERCENT, NS);
     let account = Account::of(&page, &victim.cgroup);
-    assert!(account.cause("system") >= charged_ns && account.cause("neighbor") == 0, "{account:?}");
+    // Pods of others may be neighbors meanwhile; a unit is none.
+    assert!(account.cause("system") >= charged_ns, "{account:?}");
     // And the other way round.
     let charged_ns = caused_by(&page, &unit, ("culprit_pod", &victim.uid));
     let wait_ns = Account::of(&page, &unit).wait_ns;
@@ -236,16 +237,26 @@ fn tasks_of_an_autogroup_are_the_root_cgroups() {
     let script = "ulimit -t 60; while :; do :; done";
     let mut session = Command::new("setsid").args(["taskset", "-c", "0", "sh", "-c", script]).spawn().unwrap();
     thread::sleep(ms(300));
+    let ran_ns = || {
+        let text = fs::read_to_string(format!("/proc/{}/schedstat", session.id())).unwrap();
+        text.split(' ').next().unwrap().parse::<u64>().unwrap()
+    };
+    let before_ns = ran_ns();
     let kernel = run(&mut [&mut victim.load]);
+    let session_ns = ran_ns() - before_ns;
     session.kill().unwrap();
     session.wait().unwrap();
     let page = agent.metrics();
     let account = Account::of(&page, &victim.cgroup);
     let root_ns = caused_by(&page, &victim.cgroup, ("culprit_unit", "/"));
-    println!("{account:?} {:?} kernel {kernel:?}", culprits(&page, &victim.cgroup));
-    // Half of the CPU is the session's, unless others want it as well, and all of them are root's.
-    assert!(root_ns > kernel[0].wait_ns * 9 / 10, "{root_ns} of {} ns", kernel[0].wait_ns);
-    assert!(root_ns > 500_000_000, "the session ran: {root_ns} ns");
+    // Whoever else wanted this CPU from a cgroup of its own is charged with that, by name or together with others.
+    let others_ns = caused(&page, &victim.cgroup) - root_ns;
+    println!("{account:?} {:?} kernel {kernel:?}, session {session_ns} ns", culprits(&page, &victim.cgroup));
+    assert!(session_ns > 100_000_000, "the session ran: {session_ns} ns");
+    // It goes on until the test asks, which may be late.
+    assert!(root_ns > session_ns / 2, "{root_ns} ns of {session_ns}");
+    let left_ns = kernel[0].wait_ns - others_ns;
+    assert!(root_ns > left_ns * 9 / 10, "{root_ns} of {left_ns} ns, {others_ns} by others");
 }
 
 /// CPU time of all kernel threads.
@@ -268,9 +279,8 @@ fn the_kernel_is_a_culprit_by_its_name() {
     let uid = pod_uid(32);
     let cgroup = TestCgroup::container(&uid, 32);
     // One on each CPU, never asleep: whenever a kernel thread runs, one of them waits for it. They outlast the test.
-    let cpus = thread::available_parallelism().unwrap().get();
     let mut loads: Vec<Load> =
-        (0..cpus).map(|cpu| Load::start(Some(&cgroup), Work::SpinFor(ms(60_000)), Some(cpu))).collect();
+        online_cpus().into_iter().map(|cpu| Load::start(Some(&cgroup), Work::SpinFor(ms(60_000)), Some(cpu))).collect();
     loads.iter_mut().for_each(Load::go);
     thread::sleep(ms(300));
     let file = env::temp_dir().join(format!("podlens-test-loop-{}", std::process::id()));
@@ -299,6 +309,7 @@ fn the_kernel_is_a_culprit_by_its_name() {
 
 #[test]
 fn what_is_below_a_container_is_itself_and_what_is_beside_it_is_its_pod() {
+    let Some(second_cpu) = second_cpu() else { return };
     let agent = start();
     let uid = pod_uid(40);
     let container = |number: u32| TestCgroup::container_in(&uid, number, Trees::ForRealTime);
@@ -319,6 +330,8 @@ fn what_is_below_a_container_is_itself_and_what_is_beside_it_is_its_pod() {
         load.set_policy(Policy::RoundRobin);
     }
     let record = Record::start();
+    // On the first CPU the test would not come to let the second load go before the first one is done.
+    stay_on(second_cpu);
     let kernel = run(&mut loads.iter_mut().collect::<Vec<_>>());
     let page = agent.metrics();
     let waits = record.finish(0);

@@ -161,7 +161,7 @@ fn a_task_that_moves_from_one_pod_to_another_while_it_runs_splits_its_time() {
     let agent = start();
     let unit = runtime(6);
     let pods = [6, 7].map(container);
-    let mut load = load_in(&unit, &pods[0], Work::Spin(Duration::from_millis(600)), Some(1));
+    let mut load = load_in(&unit, &pods[0], Work::Spin(Duration::from_millis(600)), Some(0));
     let before = load.figures();
     load.go();
     let early_ns = wait_until("the load at work", PATIENCE, || {

@@ -6,7 +6,10 @@
 
 mod common;
 
-use std::{sync::Arc, thread, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use common::{Agent, Load, TestCgroup, Trees, Work, container_id, pod_uid};
 use serde_json::json;
@@ -23,8 +26,6 @@ const AGENT: [(&str, &str); 3] = [("namespace", "podlens"), ("pod", "podlens-x")
 /// What the chart renders with its monitors on; `cargo xtask chart --check` compares it with the chart.
 const POD_MONITOR: &str = include_str!("../../deploy/chart/ci/golden/monitors.yaml");
 const SERVICE_MONITOR: &str = include_str!("../../deploy/chart/ci/golden/service-monitor.yaml");
-/// Two scrapes.
-const SCRAPED: Duration = Duration::from_millis(2500);
 /// A container's figure against the kernel's, and how much longer a query takes than nothing.
 const NS: u64 = 2_000_000;
 
@@ -108,7 +109,10 @@ fn the_sum_over_all_pods_is_what_the_pods_used_and_nothing_of_the_nodes_units_is
         let of_job = |matchers: &str| format!("{CPU}{{job=\"{job}\",{matchers}}}");
         // The agent goes on meanwhile: its figure lies between the kernel's before and after.
         let before_ns = used(&cgroups);
-        thread::sleep(SCRAPED);
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64();
+        prometheus.wait_for(&format!("min(timestamp({}))", of_job("namespace!=\"\",pod!=\"\"")), LIMIT, |points| {
+            points.first().is_some_and(|point| point.value > now)
+        });
         // Pods of other tests have no names here.
         let said_ns = sum_ns(&prometheus, &of_job("namespace!=\"\",pod!=\"\""));
         let after_ns = used(&cgroups);

@@ -160,7 +160,7 @@ fn an_oom_kill_by_the_containers_own_limit_counts_once_and_is_told_with_its_stor
     let usage = bytes(told, "podlens.oom.usage");
     assert!((31 * MB..=33 * MB).contains(&usage), "{usage}");
     // What each CPU has not added to each of three sums yet, which newer kernels' log adds.
-    let cpus = u64::try_from(std::thread::available_parallelism().unwrap().get()).unwrap();
+    let cpus = u64::try_from(common::online_cpus().len()).unwrap();
     let apart = 3 * cpus * (2 * cpus).max(32) * 4096;
     common::assert_near("rss", bytes(told, "podlens.oom.rss"), logged_resident_bytes(process), 0.0, apart);
     assert_eq!(untold(&agent), 0);

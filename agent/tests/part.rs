@@ -115,19 +115,27 @@ fn an_agent_that_sees_a_part_of_the_trees_loses_nothing_that_it_cannot_see() {
     let first_ns = outside("both services of the host");
 
     let slots_held = || agent.metrics().count("podlens_slots", &[("state", "live")]).expect("slots are told");
-    let held_before = slots_held();
-    // Longer than between two walks through the trees, and than a slot is kept after a removal.
-    thread::sleep(Duration::from_secs(7));
-    agent.metrics();
-    thread::sleep(Duration::from_secs(2));
-    assert!(
-        slots_held() >= held_before,
-        "a slot of something that lives was given back: {} of {held_before}",
-        slots_held()
-    );
-    old_loads[2].run();
-    new_loads[2].run();
-    assert!(outside("both once more") > first_ns);
+    let mut told_ns = first_ns;
+    // Whoever else uses this machine may go meanwhile and leave a slot: what is lost each time is lost by podlens.
+    let mut lost = Vec::new();
+    while lost.len() < 3 {
+        let held_before = slots_held();
+        // Longer than between two walks through the trees, and than a slot is kept after a removal.
+        thread::sleep(Duration::from_secs(7));
+        agent.metrics();
+        thread::sleep(Duration::from_secs(2));
+        let held = slots_held();
+        // Here again, each has a slot.
+        old_loads.iter_mut().chain(&mut new_loads).for_each(Load::run);
+        let more_ns = outside("both once more");
+        assert!(more_ns > told_ns);
+        told_ns = more_ns;
+        if held >= held_before {
+            break;
+        }
+        lost.push((held_before, held));
+    }
+    assert!(lost.len() < 3, "a slot of something that lives was given back: {lost:?}");
     let page = agent.metrics();
     for hidden in [&old[2], &new[2]] {
         assert!(page.all(CPU, &hidden.labels()).is_empty(), "{} has no series of its own", hidden.path());

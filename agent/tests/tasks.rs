@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use common::{Agent, Load, Page, RunStatistics, TestCgroup, Trees, Work, pod_uid, skip};
+use common::{Agent, Load, PATIENCE, Page, RunStatistics, TestCgroup, Trees, Work, pod_uid, second_cpu, skip};
 
 const CREATED: &str = "podlens_processes_created_total";
 const EXITED: &str = "podlens_processes_exited_total";
@@ -164,13 +164,15 @@ fn walk_is_lacking(agent: &Agent) -> bool {
     is_lacking
 }
 
-/// Three loads on CPU 0, an agent on CPU 1: what it says of each.
+/// Three loads on CPU 0, an agent on another one: what it says of each.
 #[track_caller]
 fn check_states(under: &[&str]) {
+    let Some(second) = second_cpu() else { return };
     // Where it competes with others by its own weight alone, so that it has the CPU nearly always.
     let busy = TestCgroup::container_in(&pod_uid(72), 72, Trees::ForRealTime);
     let [calm, blocked] = [(); 2].map(|()| TestCgroup::any_container());
-    let long = Duration::from_secs(40);
+    // For many walks: in each of them somebody else may have the CPU.
+    let long = PATIENCE + Duration::from_secs(10);
     let mut spinning = Load::start_tasks(Some(&busy), Work::SpinFor(long), Some(0), 3);
     spinning.favour();
     let sleeping = Load::start_tasks(Some(&calm), Work::Yield { times: 1 }, None, 3);
@@ -179,7 +181,8 @@ fn check_states(under: &[&str]) {
     sleeping.figures();
     spinning.go();
     waiting.go();
-    let agent = Agent::start_under(&[&["taskset", "-c", "1"], under].concat(), &[("PODLENS_MAX_AGE", "0s")]);
+    let agent =
+        Agent::start_under(&[&["taskset", "-c", &second.to_string()], under].concat(), &[("PODLENS_MAX_AGE", "0s")]);
     if walk_is_lacking(&agent) {
         return;
     }

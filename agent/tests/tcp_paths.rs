@@ -166,6 +166,45 @@ fn a_tcp_connect_that_began_before_the_agent_and_is_heard_the_second_time_is_tol
     assert_eq!(untimed(&page), 1);
 }
 
+#[test]
+fn a_tcp_connection_that_both_sides_ask_for_at_once_is_opened_by_both_as_the_kernel_counts() {
+    /// Each asks long before it hears of the other.
+    const DELAY: Duration = Duration::from_millis(500);
+    let agent = start();
+    if sockets_know_nothing() {
+        return;
+    }
+    for at in ["127.0.0.1:7000", "[::1]:7000"] {
+        let cgroup = TestCgroup::any_container();
+        let mut peer = Peer::start(&cgroup, Network::Own);
+        peer.begin_crossing(at, at);
+        assert_eq!(peer.answer(), "", "with itself");
+        assert_eq!(["ActiveOpens", "PassiveOpens"].map(|name| peer.counter("Tcp:", name)), [1, 0], "by the kernel");
+        expect(&agent, "with itself", &[1, 0, 0, 0].map(Some), |page| events(page, &cgroup));
+        assert_eq!(agent.metrics().count("podlens_tcp_connect_seconds_count", &cgroup.labels()), Some(1));
+        peer.reset();
+        expect(&agent, "its end", &[1, 0, 0, 1].map(Some), |page| events(page, &cgroup));
+    }
+    for (near, far) in [("192.0.2.1:7000", "192.0.2.2:7000"), ("[2001:db8::1]:7000", "[2001:db8::2]:7000")] {
+        let Some(Ends { calling, answering, mut client, mut server, relay: _relay }) = Ends::start(DELAY) else {
+            return;
+        };
+        client.begin_crossing(near, far);
+        server.begin_crossing(far, near);
+        for peer in [&mut client, &mut server] {
+            assert_eq!(peer.answer(), "", "{near} and {far}");
+            let kernel = ["ActiveOpens", "PassiveOpens"].map(|name| peer.counter("Tcp:", name));
+            assert_eq!(kernel, [1, 0], "{near} and {far}, by the kernel");
+        }
+        for cgroup in [&calling, &answering] {
+            expect(&agent, far, &[1, 0, 0, 0].map(Some), |page| events(page, cgroup));
+            let took = agent.metrics().value("podlens_tcp_connect_seconds_sum", &cgroup.labels());
+            println!("{far}: {took} s");
+            assert!(took >= DELAY.as_secs_f64() * 0.9, "{took} s");
+        }
+    }
+}
+
 /// Connections that were made in a time that is not known.
 fn untimed(page: &Page) -> u64 {
     page.count("podlens_lost_total", &[("collector", "tcp"), ("reason", "connect_untimed")]).expect("it is told")

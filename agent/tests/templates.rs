@@ -19,6 +19,10 @@ use std::{
 };
 
 use common::{Agent, Load, OnDrop, Page, TestCgroup, Trees, Work, assert_near, assert_nothing_lost};
+use podlens::{
+    collectors::ALL,
+    signal::{Kind, Metric},
+};
 
 const CPU: &str = "podlens_cpu_seconds_total";
 /// Metrics of which not all series are there from the beginning, and how many a unit has at most: 16 culprits by name and all
@@ -73,6 +77,18 @@ fn series(page: &Page) -> BTreeSet<String> {
     let is_bounded = |line: &&str| BOUNDED.iter().any(|(name, _)| line.starts_with(name));
     let lines = page.text.lines().filter(is_of_units).filter(|line| !is_bounded(line));
     lines.filter_map(|line| line.rsplit_once(' ')).map(|(series, _)| series.to_owned()).collect()
+}
+
+/// A series that is not there before something has happened to one of the unit's tasks, such as a fault that waits for a disk: that
+/// may be late, and the labels have a closed list of values.
+fn begins_with_an_event(series: &str) -> bool {
+    let name = series.split('{').next().unwrap_or(series);
+    let of = |metric: &Metric| {
+        let suffix = name.strip_prefix(metric.name);
+        suffix.is_some_and(|suffix| ["", "_bucket", "_count", "_sum"].contains(&suffix))
+            && (metric.sparse || metric.kind == Kind::Histogram)
+    };
+    ALL.iter().flat_map(|spec| spec.metrics).any(|metric| of(metric))
 }
 
 /// What a counter has grown by over pages: where it begins anew, what it has since.
@@ -134,7 +150,8 @@ fn a_thousand_connections_and_a_thousand_monitors_are_two_units_whose_sums_are_w
     let (early, late) = (all(&pages[..pages.len() / 4]), all(&pages));
     println!("{} series on {} pages", late.len(), pages.len());
     assert!(!early.is_empty());
-    assert_eq!(late.difference(&early).collect::<Vec<_>>(), Vec::<&String>::new(), "series after the first quarter");
+    let more: Vec<&String> = late.difference(&early).filter(|series| !begins_with_an_event(series)).collect();
+    assert_eq!(more, Vec::<&String>::new(), "series after the first quarter");
     for (name, most) in BOUNDED {
         let found = |unit| pages.iter().map(move |page| page.all(name, &[("unit", unit)]).len()).max();
         let found = UNITS.map(|unit| found(unit).unwrap_or(0));

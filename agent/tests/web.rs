@@ -191,6 +191,35 @@ fn probe_asks_over_tls_with_credentials_and_says_which_are_lacking() {
 }
 
 #[test]
+fn probe_shows_a_certificate_where_agents_want_one_and_says_so_where_it_has_none_or_anothers() {
+    let site = Site::new("  client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: ca.pem\n");
+    let (agent, _) = site.start();
+    let url = format!("https://{}", agent.address());
+    let [ours, others] = [site.authority.issue(&["probe"]), Authority::new().issue(&["probe"])];
+    for (name, identity) in [("ours", &ours), ("others", &others)] {
+        site.secret.write(&format!("{name}.pem"), &identity.certificate);
+        site.secret.write(&format!("{name}.key"), &identity.key);
+    }
+    let [ca, tokens] = ["ca.pem", "tokens"].map(|name| site.path(name));
+    let [certificate, key, others_certificate, others_key] =
+        ["ours.pem", "ours.key", "others.pem", "others.key"].map(|name| site.path(name));
+    let wants = "wants a client's certificate, or another: use --cert-file with --key-file";
+    for (arguments, is_good, part) in [
+        (&["--cert-file", &certificate, "--key-file", &key][..], true, "ready, CPU time of "),
+        (&[], false, wants),
+        (&["--cert-file", &others_certificate, "--key-file", &others_key], false, wants),
+        (&["--cert-file", &certificate, "--key-file", &others_key], false, "cannot be used with the key"),
+        (&["--cert-file", &certificate], false, "--key-file"),
+    ] {
+        let arguments = [&["probe", &url, "--ca-file", &ca, "--token-file", &tokens], arguments].concat();
+        let output = podlens(&[], &arguments, &[]);
+        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert_eq!(output.status.success(), is_good, "{arguments:?}: {text}");
+        assert!(text.contains(part), "{arguments:?}: {text}");
+    }
+}
+
+#[test]
 fn a_web_configuration_that_cannot_be_used_is_refused_at_the_start_and_by_check() {
     let site = Site::new("  client_auth_type: RequireAndVerifyClientCert\n");
     let web = site.path("web.yaml");

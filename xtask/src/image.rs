@@ -9,7 +9,7 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tar::{Builder, EntryType, Header};
@@ -24,6 +24,10 @@ const CONTAINERD_NAME: &str = "io.containerd.image.name";
 const TAG_NAME: &str = "org.opencontainers.image.ref.name";
 /// Archives of the same content are the same bytes, so no entry has a time of its own.
 const EPOCH: &str = "1970-01-01T00:00:00Z";
+
+const DESCRIPTION: &str = "CPU, memory, disk and network of pods, and who delayed whom, by eBPF";
+/// The most bytes that the program may have: a node pulls them, and the kernel keeps them in memory (docs/overhead.md).
+const PROGRAM_BUDGET: usize = 12_000_000;
 
 /// Where the archive goes.
 #[derive(Clone, Debug, clap::Args)]
@@ -67,6 +71,12 @@ pub(crate) fn run(choice: &Choice) -> Result<ExitCode> {
 pub(crate) fn podlens(output: Option<&Path>) -> Result<PathBuf> {
     let program = agent::build(Form { release: true, static_binary: true })?;
     let content = fs::read(&program).with_context(|| format!("cannot read {}", program.display()))?;
+    ensure!(
+        content.len() <= PROGRAM_BUDGET,
+        "{} has {} bytes, and the budget is {PROGRAM_BUDGET}; is it without symbols (`strip` in Cargo.toml)?",
+        program.display(),
+        content.len()
+    );
     let version = env!("CARGO_PKG_VERSION");
     let output = match output {
         Some(output) => output.to_path_buf(),
@@ -89,7 +99,7 @@ fn podlens_image(version: &str, program: Vec<u8>) -> Image {
         command: vec!["run".into()],
         labels: vec![
             ("org.opencontainers.image.title", "podlens".into()),
-            ("org.opencontainers.image.description", "CPU and scheduler accounting of pods by eBPF".into()),
+            ("org.opencontainers.image.description", DESCRIPTION.into()),
             ("org.opencontainers.image.version", version.into()),
             ("org.opencontainers.image.licenses", "Apache-2.0".into()),
         ],

@@ -163,14 +163,16 @@ impl Line for Reached {
 #[inline(always)]
 fn made(socket: Socket, old: u32) {
     let Some(account) = account_of(socket) else { return };
-    if old == state::SYN_RECEIVED {
+    let asked_at_ns = if old == state::SYN_RECEIVED && !has_program(socket) { None } else { asked_at_ns(socket) };
+    // Where both sides ask at once each has opened it, as the kernel counts: such a socket has asked before it was asked.
+    if old == state::SYN_RECEIVED && asked_at_ns.is_none() {
         // SAFETY: entries of a map outlive the program, and each number is a whole word.
         unsafe { atomic::add(&raw mut (*account).accepted, 1) };
         return;
     }
     // SAFETY: as above.
     unsafe { atomic::add(&raw mut (*account).opened, 1) };
-    if let Some(took_ns) = since_syn_ns(socket) {
+    if let Some(took_ns) = since_syn_ns(socket, asked_at_ns) {
         // SAFETY: as above, and the bucket is less than the length.
         unsafe {
             atomic::add_u32((&raw mut (*account).connects).cast::<u32>().add(hashed_bucket(took_ns)), 1);
@@ -182,11 +184,16 @@ fn made(socket: Socket, old: u32) {
     }
 }
 
+/// A program has it already. One that others' asking has made has none before it is accepted, but for those of TCP Fast Open.
+#[inline(always)]
+fn has_program(socket: Socket) -> bool {
+    socket.program() != 0
+}
+
 /// How long a socket that has its connection asked for it. Where the SYN was sent once that is its first round-trip time; where it was
 /// sent again and is not noted, as when it asked before the program came, nobody knows.
 #[inline(always)]
-fn since_syn_ns(socket: Socket) -> Option<u64> {
-    let asked_at_ns = asked_at_ns(socket);
+fn since_syn_ns(socket: Socket, asked_at_ns: Option<u64>) -> Option<u64> {
     let tcp = TcpSocket::of(socket)?;
     if tcp.total_retransmits() == 0 {
         return tcp.round_trip_ns();
@@ -215,8 +222,8 @@ fn closed(socket: Socket, old: u32) {
                 atomic::add((&raw mut (*account).errors).cast::<u64>().add(reason.index()), 1);
             }
         }
-        if old == state::SYN_SENT {
-            asked_at_ns(socket);
+        let may_have_asked = old == state::SYN_SENT || old == state::SYN_RECEIVED && has_program(socket);
+        if may_have_asked && (asked_at_ns(socket).is_some() || old == state::SYN_SENT) {
             let reason = ConnectFailure::of_error(socket.error()).index();
             // SAFETY: as above.
             unsafe { atomic::add((&raw mut (*account).failures).cast::<u64>().add(reason), 1) };

@@ -24,6 +24,7 @@ structure! {
         state: u8 = "sock.__sk_common.skc_state";
         flags: u64 = "sock.__sk_common.skc_flags";
         net: Net = "sock.__sk_common.skc_net.net";
+        program: u64 = "sock.sk_socket";
     }
 }
 structure! {

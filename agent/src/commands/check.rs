@@ -16,7 +16,7 @@ use crate::{
         host::{self, Cpus},
         refusal::Circumstances,
     },
-    pipeline::Pipeline,
+    pipeline::{Pipeline, exporting},
     signal::Entity,
 };
 
@@ -87,6 +87,9 @@ fn report(config: &Config) -> (String, bool) {
         Ok(None) => {}
         Ok(Some(asks)) => line("web", asks),
         Err(cause) => line("web", &format!("UNUSABLE, podlens will not start with it: {cause}")),
+    }
+    for stray in exporting::strays(&config.series) {
+        line("series", &stray);
     }
     let pipeline = match Pipeline::start(config) {
         Ok(pipeline) => pipeline,

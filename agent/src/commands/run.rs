@@ -2,7 +2,8 @@
 
 use std::{fs, io, iter, os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use tokio::{sync::watch, task::JoinSet, time::MissedTickBehavior};
 use tracing::{info, warn};
 
@@ -111,13 +112,19 @@ async fn tell_rest(pipeline: &Arc<Pipeline>) {
 /// A client's settings; none if nothing is to be pushed.
 pub(super) fn otlp_settings(config: &Config, settings: &Otlp) -> Result<Option<OtlpConfig>> {
     let Some(endpoint) = settings.endpoint.as_ref().filter(|_| settings.enabled) else { return Ok(None) };
-    let pem = |path: &Option<PathBuf>| {
-        path.as_ref()
-            .map(|path| {
-                fs::read(path).with_context(|| format!("cannot read the OTLP certificate or key {}", path.display()))
-            })
-            .transpose()
+    let pem = |key: &str, path: &Option<PathBuf>, holds: &str, is_whole: fn(&[u8]) -> bool| {
+        let Some(path) = path else { return Ok(None) };
+        let place = path.display();
+        let text = fs::read(path).with_context(|| {
+            format!("cannot read {place}: correct `{key}`, or let the user that runs podlens read it")
+        })?;
+        if !is_whole(&text) {
+            bail!("{place} has no {holds} in PEM: correct `{key}`, or give the file one that begins with -----BEGIN");
+        }
+        Ok(Some(text))
     };
+    let has_certificate = |text: &[u8]| CertificateDer::from_pem_slice(text).is_ok();
+    let has_key = |text: &[u8]| PrivateKeyDer::from_pem_slice(text).is_ok();
     let given = &settings.resource_attributes;
     let of_all = given.iter().filter(|(key, _)| !is_of_entity(key));
     let options = Options {
@@ -139,9 +146,14 @@ pub(super) fn otlp_settings(config: &Config, settings: &Otlp) -> Result<Option<O
         interval: settings.interval,
         compression: settings.compression,
         tls: OtlpTls {
-            authority_pem: pem(&settings.certificate)?,
-            certificate_pem: pem(&settings.client_certificate)?,
-            key_pem: pem(&settings.client_key)?,
+            authority_pem: pem("otlp.certificate", &settings.certificate, "certificate", has_certificate)?,
+            certificate_pem: pem(
+                "otlp.client_certificate",
+                &settings.client_certificate,
+                "certificate",
+                has_certificate,
+            )?,
+            key_pem: pem("otlp.client_key", &settings.client_key, "key", has_key)?,
             server_name: None,
         },
         options,

@@ -1,6 +1,6 @@
 //! What can be wrong with the configuration. Each message names the place, the thing and the remedy.
 
-use std::{fmt, io, path::PathBuf};
+use std::{fmt, io, net::SocketAddr, path::PathBuf};
 
 /// Where a key was set.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,6 +109,9 @@ pub enum Error {
         "`otlp.client_certificate` and `otlp.client_key` belong together, but only one of them is set; set both or none"
     )]
     HalfClientCertificate,
+
+    #[error("`listen` and `health_listen` are both {address}; give `health_listen` another port, or leave it out")]
+    SameAddress { address: SocketAddr },
 
     #[error(
         "the node has no valid name: neither NODE_NAME nor the host's name is 1 to 253 letters, digits, dots, dashes or underscores; set `node`, PODLENS_NODE or --node"

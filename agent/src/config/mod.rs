@@ -199,6 +199,23 @@ impl Series {
         }
     }
 
+    /// Patterns that no metric of these names fits, each as a message with the nearest name: most likely a slip, and otherwise the
+    /// name of another version.
+    #[must_use]
+    pub fn strays(&self, names: &[&str]) -> Vec<String> {
+        let of_key = |(key, patterns): (&'static str, &Patterns)| -> Vec<String> {
+            let fits_none = |pattern: &&String| !names.iter().any(|name| matches(pattern, name));
+            let strays = patterns.0.iter().filter(|pattern| *pattern != Self::DEFAULT).filter(fits_none);
+            strays
+                .map(|stray| {
+                    let nearest = setting::nearest(stray, names.iter().map(|name| (*name).to_owned()));
+                    format!("no metric fits {} of `{key}`; the nearest name is {nearest}", setting::quoted(stray))
+                })
+                .collect()
+        };
+        [("series.allow", &self.allow), ("series.deny", &self.deny)].into_iter().flat_map(of_key).collect()
+    }
+
     /// Leaves nothing out.
     pub fn want_all(&mut self) {
         (self.allow, self.deny) = (Patterns(vec!["*".to_owned()]), Patterns::default());
@@ -522,6 +539,9 @@ fn load_for(inputs: &Inputs<'_>, signal: Signal) -> Result<Loaded, Error> {
     warnings.extend(otel::hold_back_without_headers(&mut config));
     if config.otlp.client_certificate.is_some() != config.otlp.client_key.is_some() {
         return Err(Error::HalfClientCertificate);
+    }
+    if config.health_listen == Some(config.listen) {
+        return Err(Error::SameAddress { address: config.listen });
     }
     Ok(Loaded { config, warnings })
 }

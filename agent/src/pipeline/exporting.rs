@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tracing::{info, warn};
 
-use super::Pipeline;
+use super::{Pipeline, facts};
 use crate::{
     collectors::{ALL, scheduler},
     config::{self, Series, Wanted},
@@ -19,6 +19,15 @@ pub(super) fn shown(series: &Series, name: &str) -> Shown {
         Wanted::ByDefault => Shown::ByDefault,
         Wanted::Nothing => Shown::Nothing,
     }
+}
+
+/// What the configuration says of metrics that there are not, in words.
+#[must_use]
+pub fn strays(series: &Series) -> Vec<String> {
+    let of_facts =
+        [facts::POD_INFO.name, facts::CONTAINER_INFO.name, facts::CPU_REQUEST.name, facts::MEMORY_REQUEST.name];
+    let of_collectors = ALL.iter().flat_map(|spec| spec.metrics).map(|metric| metric.name);
+    series.strays(&of_collectors.chain(of_facts).collect::<Vec<_>>())
 }
 
 /// The budget that the configuration asks for.

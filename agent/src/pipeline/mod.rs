@@ -1,4 +1,4 @@
-//! The pipeline: from the kernel's records to one snapshot. The only file that sees collectors, attribution,
+//! The pipeline: from the kernel's records to one snapshot. The only module that sees collectors, attribution,
 //! registry and exporters together.
 //!
 //! Exporters ask for a snapshot; whoever asks while one is made waits for that one. Between asks the pipeline
@@ -7,7 +7,7 @@
 mod ends;
 mod event_log;
 mod events;
-mod exporting;
+pub mod exporting;
 pub mod facts;
 mod health;
 mod kernel;
@@ -27,6 +27,7 @@ use std::{
 };
 
 use podlens_common::cgroup::CgroupKey;
+use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 pub use self::{
@@ -229,24 +230,30 @@ impl SnapshotSource for Source {
         {
             return Arc::clone(snapshot);
         }
-        // Unless somebody else has it, its memory is that of the next one.
-        *fresh = None;
+        // Where a panic ends the process nobody asks for the last one again: unless somebody else has it, its memory is that of
+        // the next one.
+        let last = fresh.take().filter(|_| cfg!(panic = "unwind"));
         let pipeline = Arc::clone(&self.0);
         let made = Instant::now();
         // The sweep sleeps a moment to set its clock, and reads more the more CPUs there are.
-        let snapshot = match tokio::task::spawn_blocking(move || pipeline.export()).await {
-            Ok(snapshot) => snapshot,
-            Err(cause) => {
-                error!(%cause, "a sweep ended early; an empty snapshot is served");
-                return Arc::new(Snapshot::empty(Arc::clone(&self.0.node), 0, SystemTime::now()));
-            }
-        };
-        *fresh = Some((made, Arc::clone(&snapshot)));
-        snapshot
+        *fresh = whole_or_last(tokio::task::spawn_blocking(move || (made, pipeline.export())), last).await;
+        let empty = || Arc::new(Snapshot::empty(Arc::clone(&self.0.node), 0, SystemTime::now()));
+        fresh.as_ref().map_or_else(empty, |(_, snapshot)| Arc::clone(snapshot))
     }
 
     fn exported(&self, exporter: &str, sequence: u64) {
         self.0.exported(exporter, sequence);
+    }
+}
+
+/// What a sweep has made, or, where it has panicked, what there was before.
+async fn whole_or_last<T>(sweep: JoinHandle<T>, last: Option<T>) -> Option<T> {
+    match sweep.await {
+        Ok(made) => Some(made),
+        Err(cause) => {
+            error!(%cause, "a sweep ended early; what the last one has found is served");
+            last
+        }
     }
 }
 
@@ -336,5 +343,21 @@ pub fn log_states(states: &[(&'static str, State)]) {
                 warn!(collector, state = state.name(), reason, "collector");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::panic)]
+
+    use super::whole_or_last;
+
+    #[tokio::test]
+    async fn after_a_sweep_that_panics_what_the_last_one_has_found_is_served() {
+        let sweep =
+            |number: u32| tokio::task::spawn_blocking(move || if number == 0 { panic!("on purpose") } else { number });
+        assert_eq!(whole_or_last(sweep(2), Some(1)).await, Some(2));
+        assert_eq!(whole_or_last(sweep(0), Some(1)).await, Some(1));
+        assert_eq!(whole_or_last(sweep(0), None).await, None);
     }
 }

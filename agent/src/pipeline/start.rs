@@ -11,7 +11,7 @@ use super::{
     Attached, Inner, Pipeline,
     event_log::EventLog,
     events::{Telling, announce},
-    exporting::{budget, shown},
+    exporting::{budget, shown, strays},
     facts::Facts,
     kernel::Kernel,
     reading::{FixedEntities, Resolved},
@@ -105,6 +105,9 @@ impl Pipeline {
         let cgroups = Cgroups::scan(hierarchies, config.units);
         for (key, cgroup) in cgroups.iter() {
             announce(&mut collectors, key, cgroup);
+        }
+        for stray in strays(&config.series) {
+            tracing::warn!("{stray}");
         }
         let shown = |name: &str| shown(&config.series, name);
         let definition = |(layout, (_, state)): (Arc<Layout>, &(_, State))| Definition {
@@ -276,16 +279,16 @@ impl Loader<'_> {
                 Some(why) => {
                     // It may have been attached before `lifecycle` failed.
                     detach(object, part.programs);
-                    Err(why.to_owned())
+                    Err(State::Failed(why.to_owned()))
                 }
                 None => done.unwrap_or_else(|| attach_if_possible(object, part, answers)),
             };
             match (done, part.without) {
                 (Ok(programs), _) => attached.extend(programs.iter().map(|program| program.name)),
-                (Err(why), Some(without)) => lacks.push(format!("{why}: {without}")),
-                (Err(why), None) => {
+                (Err(state), Some(without)) => lacks.push(format!("{}: {without}", state.reason().unwrap_or_default())),
+                (Err(state), None) => {
                     self.detach(object, spec);
-                    return Err(State::Failed(told(why)));
+                    return Err(state.map_reason(told));
                 }
             }
         }
@@ -378,8 +381,8 @@ fn unnamed(metric: &Metric, answers: &Answers) -> Option<String> {
     })
 }
 
-/// What came of attaching a part: its programs that are attached, or why none is, in words.
-type Attaching = Result<&'static [Program], String>;
+/// What came of attaching a part: its programs that are attached, or what a collector is that cannot do without them.
+type Attaching = Result<&'static [Program], State>;
 
 /// Attaches all programs of a part, or none but those that serve another collector already.
 fn attach(object: &mut Object, programs: &'static [Program]) -> Result<(), ObjectError> {
@@ -399,8 +402,8 @@ fn attach(object: &mut Object, programs: &'static [Program]) -> Result<(), Objec
 
 /// Attaches all programs of a part that this kernel can run.
 fn attach_if_possible(object: &mut Object, part: &'static Part, answers: &Answers) -> Attaching {
-    let programs = part.on(answers)?.programs;
-    attach(object, programs).map_err(|cause| refusal::told(&cause))?;
+    let programs = part.on(answers).map_err(State::Unsupported)?.programs;
+    attach(object, programs).map_err(|cause| refusal::state(&cause))?;
     Ok(programs)
 }
 

@@ -170,6 +170,14 @@ fn sums(page: &Page, name: &str, counts: impl Fn(&Sample) -> bool) -> BTreeMap<B
     sums
 }
 
+/// Slots that are held, less the entities that have CPU time on the page. A living cgroup is in both, so whoever else comes and
+/// goes on this machine changes nothing, while a slot that was not given back is left.
+#[allow(clippy::cast_precision_loss, reason = "slots are few")]
+pub fn slots_without_series(page: &Page) -> f64 {
+    let held = ["live", "tombstone"].map(|state| page.value("podlens_slots", &[("state", state)]));
+    held.iter().sum::<f64>() - page.all("podlens_cpu_seconds_total", &[]).len() as f64
+}
+
 /// No cgroup, name or value was lost. The scheduler's losses are not looked at: a kernel that does not report
 /// some switches causes them whatever the churn, and each life's CPU time is compared by itself.
 #[track_caller]

@@ -182,8 +182,12 @@ pub fn is_logged_as_of_cgroup(process: u32) -> bool {
     text.contains("Memory cgroup out of memory")
 }
 
-/// What the kernel has logged last of a process that it has killed.
+/// What the kernel has logged last of a process that it has killed. It may still be at it when the process has ended.
 fn log_of_kill(process: u32) -> String {
+    wait_until("the kernel's line", PATIENCE, || logged_of_kill(process).ok_or_else(|| format!("none of {process}")))
+}
+
+fn logged_of_kill(process: u32) -> Option<String> {
     let log = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open("/dev/kmsg");
     let mut log = log.expect("tests run as root");
     let (mut record, mut found) = ([0; 8192], None);
@@ -197,7 +201,7 @@ fn log_of_kill(process: u32) -> String {
             }
             // What has not been read yet was overwritten.
             Err(error) if error.raw_os_error() == Some(libc::EPIPE) => {}
-            Err(_) => return found.expect("the kernel logs each kill"),
+            Err(_) => return found,
         }
     }
 }

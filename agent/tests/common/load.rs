@@ -103,7 +103,10 @@ impl Load {
     /// The same with `tasks` threads that each do the work at the same time.
     pub fn start_tasks(cgroup: Option<&TestCgroup>, work: Work, cpu: Option<usize>, tasks: u32) -> Self {
         let mut load = Self::spawn(work, cpu, tasks);
-        load.expect(READY);
+        let line = load.line();
+        if line.trim_end() != READY {
+            load.says_not(READY, &line);
+        }
         if let Some(cgroup) = cgroup {
             load.join(cgroup);
         }
@@ -117,13 +120,25 @@ impl Load {
 
     /// Waits until it has done its work and rests.
     pub fn done(&mut self) {
-        self.expect(DONE);
+        self.done_at();
+    }
+
+    /// The same; gives the moment, by the monotonic clock and as the load itself saw it, however late this is heard of.
+    pub fn done_at(&mut self) -> Duration {
+        let line = self.line();
+        let nanoseconds = line.strip_prefix(DONE).and_then(|rest| rest.trim().parse().ok());
+        Duration::from_nanos(nanoseconds.unwrap_or_else(|| self.says_not(DONE, &line)))
     }
 
     /// Makes it work once and waits until it rests.
     pub fn run(&mut self) {
+        self.run_to();
+    }
+
+    /// The same; gives the moment at which it was done, as [`Self::done_at`] does.
+    pub fn run_to(&mut self) -> Duration {
         self.go();
-        self.done();
+        self.done_at()
     }
 
     /// Its process id.
@@ -240,13 +255,15 @@ impl Load {
         Self { child, cpu, input, output }
     }
 
-    fn expect(&mut self, expected: &str) {
+    fn line(&mut self) -> String {
         let mut line = String::new();
         self.output.read_line(&mut line).expect("the load's output can be read");
-        if line.trim_end() != expected {
-            let rest: Vec<String> = self.output.by_ref().lines().map_while(Result::ok).collect();
-            panic!("the load says not {expected:?} but {line}{}", rest.join("\n"));
-        }
+        line
+    }
+
+    fn says_not(&mut self, expected: &str, line: &str) -> ! {
+        let rest: Vec<String> = self.output.by_ref().lines().map_while(Result::ok).collect();
+        panic!("the load says not {expected:?} but {line}{}", rest.join("\n"));
     }
 }
 
@@ -381,9 +398,15 @@ fn load_process() {
         } else {
             work.act();
         }
-        eprintln!("{DONE}");
+        eprintln!("{DONE} {}", clock(libc::CLOCK_MONOTONIC).as_nanos());
     }
     std::process::exit(0);
+}
+
+/// Binds the calling thread, and what it starts from now on, to one CPU.
+pub fn stay_on(cpu: usize) {
+    // SAFETY: the call has no precondition.
+    bind(unsafe { libc::gettid() }.cast_unsigned(), cpu);
 }
 
 /// Binds a thread to one CPU.
@@ -426,9 +449,13 @@ fn wait_for_child(sleep: Duration) {
 
 /// CPU time of the calling thread.
 fn thread_cpu_time() -> Duration {
+    clock(libc::CLOCK_THREAD_CPUTIME_ID)
+}
+
+fn clock(which: libc::clockid_t) -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is a valid place for the answer.
-    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    unsafe { libc::clock_gettime(which, &raw mut time) };
     let part = |part: i64| u64::try_from(part).expect("clocks do not run backwards");
     Duration::from_secs(part(time.tv_sec)) + Duration::from_nanos(part(time.tv_nsec))
 }

@@ -34,7 +34,8 @@ mod sections;
 mod statistics;
 
 pub use account::{
-    Account, Losses, assert_nothing_lost, assert_seen, assert_sums_agree, caused, caused_by, culprits, unseen,
+    Account, Losses, assert_nothing_lost, assert_seen, assert_sums_agree, caused, caused_by, culprits,
+    slots_without_series, unseen,
 };
 pub use agent::{Agent, podlens};
 pub use block_counts::{BlockCounts, count_in_version_1};
@@ -42,7 +43,7 @@ pub use cgroup::{TestCgroup, Throttled, Trees, container_id, pod_uid};
 pub use files::{ColdFile, MappedFile, lock_in_memory, major_faults, minor_faults};
 pub use hog::{Hog, MemoryCgroup, is_logged_as_of_cgroup, logged_resident_bytes};
 pub use kills::{Ballast, Doomed, Fate, Told, doomed, kill_fifty};
-pub use load::{Figures, Load, Policy, Work};
+pub use load::{Figures, Load, Policy, Work, stay_on};
 pub use modules::{load_module, run};
 pub use null_disk::NullDisk;
 pub use peer::{Network, Peer, Traffic, sockets_in};
@@ -99,6 +100,25 @@ pub fn switches_of_first_process() -> u64 {
         counts.map(|(_, count)| count.trim().parse::<u64>().unwrap()).sum::<u64>()
     };
     texts.map(of).sum()
+}
+
+/// The CPUs of the machine that are online, whichever of them this process may use.
+pub fn online_cpus() -> Vec<usize> {
+    let online = std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap();
+    let range = |range: &str| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        first.parse::<usize>().unwrap()..=last.parse::<usize>().unwrap()
+    };
+    online.trim().split(',').flat_map(range).collect()
+}
+
+/// A CPU that is not the first, where most loads run; none, said as skipped, on a machine with one alone.
+pub fn second_cpu() -> Option<usize> {
+    let second = online_cpus().into_iter().find(|cpu| *cpu != 0);
+    if second.is_none() {
+        skip("this machine has one CPU");
+    }
+    second
 }
 
 /// The first two numbers of this kernel's version.

@@ -18,6 +18,8 @@ use std::{
     time::Duration,
 };
 
+use socket2::{Domain, Socket, Type};
+
 use super::{PATIENCE, TestCgroup, datagrams::Datagrams, load_module, resolver};
 
 const PEER: &str = "PODLENS_TEST_PEER";
@@ -176,6 +178,12 @@ impl Peer {
     /// Makes so many connections to itself, with 10 bytes up and 20 down on each, and keeps both ends.
     pub fn fill(&mut self, address: &str, times: u32) {
         self.ask(&format!("fill {address} {times}"));
+    }
+
+    /// Asks for a connection from one address to another, which may be the same one, and keeps it; does not wait for the answer, which
+    /// is what failed.
+    pub fn begin_crossing(&mut self, from: &str, to: &str) {
+        self.begin(&format!("cross {from} {to}"));
     }
 
     /// Connects and goes on writing in a thread of its own; with a send buffer of so many bytes, or 0 for the kernel's own.
@@ -357,6 +365,12 @@ fn peer_process() {
                 }
                 failed.to_string()
             }
+            "cross" => {
+                let made = cross(word(1), word(2));
+                let failed = made.as_ref().err().map(ToString::to_string).unwrap_or_default();
+                kept.extend(made);
+                failed
+            }
             "fill" => {
                 fill(word(1), number(2), &totals, &mut kept);
                 "done".to_owned()
@@ -411,6 +425,15 @@ fn call(address: &str, up: u32, down: u32, totals: &Totals) -> std::io::Result<T
     totals.send(&mut stream, up as usize)?;
     totals.receive(&mut stream, down as usize)?;
     Ok(stream)
+}
+
+/// Asks for a connection from an address of the program's own choice.
+fn cross(from: &str, to: &str) -> std::io::Result<TcpStream> {
+    let [from, to] = [from, to].map(|address| address.parse::<SocketAddr>().expect("an address"));
+    let socket = Socket::new(Domain::for_address(from), Type::STREAM, None)?;
+    socket.bind(&from.into())?;
+    socket.connect(&to.into())?;
+    Ok(socket.into())
 }
 
 /// Closes a connection and waits until the other side has done so too.

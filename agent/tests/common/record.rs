@@ -3,13 +3,17 @@
 
 use std::{
     collections::HashMap,
+    fs::OpenOptions,
+    io::{BufRead as _, BufReader, Write as _},
     path::PathBuf,
     process::{Child, Command, Stdio},
+    sync::mpsc,
     thread,
-    time::Duration,
 };
 
-use super::{PATIENCE, machine_is_slow, wait_until};
+use tempfile::TempDir;
+
+use super::{PATIENCE, modules::run};
 
 /// Nanoseconds that a thread waited while another ran: by waiting, then by running thread.
 pub type Waits = HashMap<u32, HashMap<u32, u64>>;
@@ -22,6 +26,7 @@ pub type Lengths = HashMap<u32, Vec<u64>>;
 pub struct Record {
     perf: Child,
     file: PathBuf,
+    _directory: TempDir,
 }
 
 /// One line of the record.
@@ -43,21 +48,38 @@ struct Progress {
 }
 
 impl Record {
-    /// Begins to record.
+    /// Begins to record: perf has switched its events on, as it says itself.
     pub fn start() -> Self {
-        let file = std::env::temp_dir().join(format!("podlens-record-{}.data", std::process::id()));
+        let directory = tempfile::tempdir().expect("temporary files can be written");
+        let [file, commands, answers] = ["record.data", "commands", "answers"].map(|name| directory.path().join(name));
+        for pipe in [&commands, &answers] {
+            run(Command::new("mkfifo").arg(pipe));
+        }
         let perf = Command::new("perf")
-            .args(["record", "--quiet", "--mmap-pages", "2048", "--all-cpus"])
+            .args(["record", "--quiet", "--mmap-pages", "2048", "--all-cpus", "--delay=-1"])
             .args(["--event", "sched:sched_switch,sched:sched_wakeup,sched:sched_wakeup_new"])
+            .arg(format!("--control=fifo:{},{}", commands.display(), answers.display()))
             .arg("--output")
             .arg(&file)
             .stdout(Stdio::null())
             .spawn()
             .expect("perf is installed");
-        wait_until("perf's file", PATIENCE, || std::fs::metadata(&file).map(|_| ()).map_err(|error| error.to_string()));
-        // It writes its file before it switches the events on.
-        thread::sleep(Duration::from_secs(if machine_is_slow() { 5 } else { 1 }));
-        Self { perf, file }
+        let mut record = Self { perf, file, _directory: directory };
+        // For reading and writing, so that opening waits for nobody and the end of perf is no end of the pipe.
+        let open = |pipe| OpenOptions::new().read(true).write(true).open(pipe).expect("it was made");
+        let (mut commands, answers) = (open(&commands), open(&answers));
+        writeln!(commands, "enable").expect("perf reads it");
+        let (answered, answer) = mpsc::channel();
+        thread::spawn(move || {
+            let mut line = String::new();
+            // Where perf has ended, the test ends before this thread.
+            let _ = BufReader::new(answers).read_line(&mut line);
+            let _ = answered.send(line);
+        });
+        match answer.recv_timeout(PATIENCE) {
+            Ok(line) if line.starts_with("ack") => record,
+            other => panic!("perf does not begin: {other:?}, {:?}", record.perf.try_wait()),
+        }
     }
 
     /// Ends it: who waited on that CPU while who ran there.
@@ -96,7 +118,6 @@ impl Drop for Record {
         // Fails only for a child that has ended already.
         let _ = self.perf.kill();
         let _ = self.perf.wait();
-        let _ = std::fs::remove_file(&self.file);
     }
 }
 

@@ -147,10 +147,11 @@ impl Node {
             // The kernel ends all of the namespace's processes before the holder itself is gone.
             wait_until("the end of the node's processes", END_LIMIT, &self.log(HOLDER), || holder.has_ended())?;
         }
+        // Also where somebody has removed the directory: the next node could not make its own.
+        wait_until("the end of the containers' cgroups", END_LIMIT, &self.log(HOLDER), cgroups::remove)?;
         if !self.state.exists() {
             return Ok(());
         }
-        wait_until("the end of the containers' cgroups", END_LIMIT, &self.log(HOLDER), cgroups::remove)?;
         fs::remove_dir_all(&self.state).with_context(|| format!("cannot remove {}", self.state.display()))
     }
 

@@ -12,6 +12,8 @@ use super::{
 
 /// `PF_KTHREAD` of linux/sched.h.
 const PF_KTHREAD: u32 = 0x0020_0000;
+/// `PF_MEMALLOC` of the same: the task frees memory, and may take what is kept back for that.
+const PF_MEMALLOC: u32 = 0x800;
 /// `SIGNAL_GROUP_EXIT` of linux/sched/signal.h.
 const SIGNAL_GROUP_EXIT: u32 = 4;
 /// `TASK_ON_RQ_MIGRATING` of kernel/sched/sched.h.
@@ -94,6 +96,13 @@ impl Task {
     #[inline(always)]
     pub(crate) fn is_kernel_thread(self) -> bool {
         self.flags() & PF_KTHREAD != 0
+    }
+
+    /// It frees memory, or waits until it may: within `__perform_reclaim` of mm/page_alloc.c, and not where it sleeps for
+    /// `memory.high`.
+    #[inline(always)]
+    pub(crate) fn frees_memory(self) -> bool {
+        self.flags() & PF_MEMALLOC != 0
     }
 
     /// The task was taken from one run queue and is not yet on another.

@@ -166,6 +166,9 @@ pub async fn start(
 ) {
     let choice = choose(settings, Surroundings::look(settings));
     info!(source = %choice, "names");
+    if let Some(lack) = lack(&choice, settings) {
+        warn!(lack, "pods keep their uids for names");
+    }
     if let Err(error) = spawn(&choice, settings, node, names, tasks, shutdown).await {
         warn!(cause = crate::log::with_causes(&error), "pods keep their uids for names");
     }
@@ -174,11 +177,22 @@ pub async fn start(
     }
 }
 
+/// What is missing until a runtime comes.
+fn lack(choice: &Choice, settings: &Kubernetes) -> Option<String> {
+    let Chosen::Bundle(root) = &choice.chosen else { return None };
+    bundle::places(&settings.bundle_root).is_empty().then(|| {
+        format!(
+            "no container runtime keeps annotations below {}: mount the node's /run there, or correct kubernetes.bundle_root",
+            root.display()
+        )
+    })
+}
+
 /// Whether the chosen source can be set up, in words, for `podlens check`. Asks no server.
 pub async fn check(settings: &Kubernetes) -> String {
     let choice = choose(settings, Surroundings::look(settings));
     match client(&choice.chosen, settings).await {
-        Ok(_) => choice.to_string(),
+        Ok(_) => lack(&choice, settings).map_or(choice.to_string(), |lack| format!("{choice}: {lack}")),
         Err(error) => format!("{choice}: NOT USABLE: {}", crate::log::with_causes(&error)),
     }
 }

@@ -137,7 +137,7 @@ impl Scheduler {
             found.clear();
             let at = usize::try_from(*slot).unwrap_or(usize::MAX);
             book(found, layout, *offers, total);
-            found.add_all(layout, &metrics::CPU_WAIT_INFLICTED, &[inflicted_ns.get(at).copied().unwrap_or(0)]);
+            found.add(layout, &metrics::CPU_WAIT_INFLICTED, 0, inflicted_ns.get(at).copied().unwrap_or(0));
             if at >= rows.len() {
                 rows.resize(at.saturating_add(1), None);
             }

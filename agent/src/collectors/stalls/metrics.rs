@@ -10,7 +10,7 @@ pub static STALLS: Metric = Metric {
     otlp_name: "podlens.memory.stall",
     kind: Kind::Histogram,
     unit: Unit::Seconds,
-    help: "How long tasks did not go on for want of memory, each time: freeing memory since the node is short of it (direct_reclaim) or since their cgroup is at a limit or above memory.high (memcg_reclaim), put to sleep for being above memory.high (memory_high), moving pages together (compaction), waiting for a page that was in memory a short while ago or in swap (refault). What a user asked for, as by memory.reclaim, is none. Who took the memory meanwhile is not told: see docs/overhead.md",
+    help: "How long tasks did not go on for want of memory, each time: freeing memory since the node is short of it, or waiting until others have freed some (direct_reclaim) or since their cgroup is at a limit or above memory.high (memcg_reclaim), put to sleep for being above memory.high (memory_high), moving pages together (compaction), waiting for a page that was in memory a short while ago or in swap (refault). What a user asked for, as by memory.reclaim, is none. Who took the memory meanwhile is not told: see docs/overhead.md",
     labels: &[Label { name: "reason", values: LabelValues::Fixed(&StallReason::NAMES) }],
     source: "mm_vmscan_direct_reclaim_*, mm_vmscan_memcg_reclaim_*, mm_compaction_*, sleeps with in_memstall",
     must_equal: "the sum: memory.pressure of the cgroup of a pinned task, within 2 %, but for what is pressure there and CPU time here: what the task runs to hand over the reading of a page that comes back, and to take a page after direct_reclaim (docs/stalls.md)",

@@ -67,11 +67,11 @@ pub static CONNECTION_EVENTS: Metric = Metric {
     otlp_name: "podlens.tcp.connections",
     kind: Kind::Counter,
     unit: Unit::Count("connection"),
-    help: "TCP connections since the agent began: opened by the container, accepted (others made them; whether the program takes them or not), failed (asked for by the container, in vain), closed (over, whoever made them)",
+    help: "TCP connections since the agent began: opened by the container (where both sides ask at once by both of them), accepted (others made them; whether the program takes them or not), failed (asked for by the container, in vain), closed (over, whoever made them)",
     labels: &[Label { name: "event", values: LabelValues::Fixed(&ConnectionEvent::NAMES) }],
     by_default: ByDefault::Only(&[ConnectionEvent::Accepted.index()]),
     source: "inet_sock_set_state",
-    must_equal: "the connections that a test made, exactly",
+    must_equal: "the connections that a test made, exactly; opened and accepted: TcpActiveOpens without those that fail, and TcpPassiveOpens",
     ..Metric::BASE
 };
 

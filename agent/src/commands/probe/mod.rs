@@ -5,11 +5,20 @@
 
 mod client;
 
-use std::{collections::BTreeSet, fmt::Write as _, io::Write as _, net::SocketAddr, process::ExitCode, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fmt::Write as _,
+    io::{self, Write as _},
+    net::SocketAddr,
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, bail};
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper_util::client::legacy;
+use rustls::AlertDescription;
 
 use self::client::Client;
 use crate::cli::Probe;
@@ -30,7 +39,7 @@ pub fn run(options: &Probe) -> Result<ExitCode> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start a runtime")?;
     let (text, good) = runtime.block_on(ask_all(options))?;
-    std::io::stdout().write_all(text.as_bytes()).context("cannot write to standard output")?;
+    io::stdout().write_all(text.as_bytes()).context("cannot write to standard output")?;
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -94,7 +103,7 @@ impl Asker<'_> {
         let mut request = Request::get(&uri).body(Empty::new()).with_context(|| format!("cannot ask {uri}"))?;
         *request.headers_mut() = self.headers.clone();
         let asked = async {
-            let answer = self.client.request(request).await.with_context(|| format!("cannot reach {uri}"))?;
+            let answer = self.client.request(request).await.map_err(|cause| unreached(&uri, cause))?;
             let status = answer.status();
             let body = Limited::new(answer.into_body(), PAGE_BYTES).collect().await;
             let body = body.map_err(|cause| anyhow::anyhow!("cannot read the answer of {uri}: {cause}"))?.to_bytes();
@@ -103,6 +112,31 @@ impl Asker<'_> {
         tokio::time::timeout(PATIENCE, asked)
             .await
             .with_context(|| format!("{uri} did not answer within {} s", PATIENCE.as_secs()))?
+    }
+}
+
+/// Why an agent gave no answer, with the remedy where it has said what it lacks.
+fn unreached(uri: &str, cause: legacy::Error) -> anyhow::Error {
+    let cause = anyhow::Error::new(cause);
+    let wants_certificate = cause.chain().any(|cause| {
+        let refusal = cause.downcast_ref::<io::Error>().and_then(|cause| cause.get_ref()?.downcast_ref());
+        matches!(
+            refusal.or_else(|| cause.downcast_ref()),
+            Some(rustls::Error::AlertReceived(
+                AlertDescription::CertificateRequired
+                    | AlertDescription::BadCertificate
+                    | AlertDescription::CertificateExpired
+                    | AlertDescription::CertificateUnknown
+                    | AlertDescription::UnknownCA
+                    // Signed by another authority of the same name.
+                    | AlertDescription::DecryptError
+            ))
+        )
+    });
+    if wants_certificate {
+        cause.context(format!("{uri} wants a client's certificate, or another: use --cert-file with --key-file"))
+    } else {
+        cause.context(format!("cannot reach {uri}"))
     }
 }
 

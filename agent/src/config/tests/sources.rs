@@ -93,6 +93,28 @@ fn a_client_certificate_and_its_key_are_set_together() {
 }
 
 #[test]
+fn the_probes_have_a_port_of_their_own() {
+    let error = load_file("listen: 127.0.0.1:9464\nhealth_listen: 127.0.0.1:9464", &[]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "`listen` and `health_listen` are both 127.0.0.1:9464; give `health_listen` another port, or leave it out"
+    );
+}
+
+#[test]
+fn patterns_that_no_metric_fits_are_told_with_the_nearest_name() {
+    let series =
+        config("series: {allow: 'default, podlens_cpu_*, podlens_tsks', deny: 'podlens_tcp_*, *_tasks'}", &[]).series;
+    assert_eq!(
+        series.strays(&["podlens_cpu_seconds_total", "podlens_tasks"]),
+        [
+            "no metric fits `podlens_tsks` of `series.allow`; the nearest name is podlens_tasks",
+            "no metric fits `podlens_tcp_*` of `series.deny`; the nearest name is podlens_tasks",
+        ]
+    );
+}
+
+#[test]
 fn each_source_wins_over_the_one_before() {
     let endpoint = |config: &Config| config.otlp.endpoint.as_ref().unwrap().url.to_string();
     let standard = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://standard:1");

@@ -118,6 +118,14 @@ enum State {
     Failing { since: Instant, attempts: u64 },
 }
 
+/// What helps where the receiver does not answer in the protocol that it was asked in.
+fn remedy(message: &str, cause: &str) -> Option<&'static str> {
+    let is_foreign = |text: &str| ["http2 error", "invalid HTTP version"].iter().any(|part| text.contains(part));
+    (is_foreign(message) || is_foreign(cause)).then_some(
+        "see that otlp.protocol is the one of that port: by convention 4317 is for grpc and 4318 for http/protobuf",
+    )
+}
+
 impl Health {
     fn worked(&mut self) {
         let Self { signal, endpoint, .. } = self;
@@ -145,6 +153,7 @@ impl Health {
             message = failure.message,
             cause = failure.cause,
             will_retry = matches!(failure.verdict, Verdict::Retry(_)),
+            remedy = remedy(&failure.message, failure.cause.as_deref().unwrap_or_default()),
             "OTLP export fails; further failures are counted and not logged"
         );
     }

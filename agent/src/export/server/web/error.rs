@@ -8,8 +8,8 @@ use crate::config;
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages say it")]
 pub enum WebError {
-    #[error("cannot read {}, which is or belongs to the web configuration ({source}): correct the path, or let the user that runs podlens read it", path.display())]
-    Read { path: PathBuf, source: io::Error },
+    #[error("cannot read {}, which is or belongs to the web configuration ({cause}): correct the path, or let the user that runs podlens read it", path.display())]
+    Read { path: PathBuf, cause: io::Error },
 
     #[error("{} is larger than {limit_bytes} bytes: it is no part of a web configuration, correct the path", path.display())]
     TooLarge { path: PathBuf, limit_bytes: u64 },
@@ -25,13 +25,13 @@ pub enum WebError {
     )]
     NoKey { place: String, reason: String },
 
-    #[error("the server's certificate and key cannot be used: {source}; see that the key is the certificate's own")]
-    Identity { source: rustls::Error },
+    #[error("the server's certificate and key cannot be used: {cause}; see that the key is the certificate's own")]
+    Identity { cause: rustls::Error },
 
     #[error(
-        "the TLS settings of the web configuration leave nothing to agree on: {source}; allow more versions or cipher suites"
+        "the TLS settings of the web configuration leave nothing to agree on: {cause}; allow more versions or cipher suites"
     )]
-    Nothing { source: rustls::Error },
+    Nothing { cause: rustls::Error },
 
     #[error("the authorities for clients' certificates cannot be used: {reason}; correct client_ca_file")]
     Authorities { reason: String },

@@ -109,7 +109,7 @@ fn read_file(path: &Path) -> Result<Vec<u8>, WebError> {
     let mut bytes = Vec::new();
     File::open(path)
         .and_then(|file| file.take(LIMIT_BYTES + 1).read_to_end(&mut bytes))
-        .map_err(|source| WebError::Read { path: path.to_owned(), source })?;
+        .map_err(|cause| WebError::Read { path: path.to_owned(), cause })?;
     if bytes.len() as u64 > LIMIT_BYTES {
         return Err(WebError::TooLarge { path: path.to_owned(), limit_bytes: LIMIT_BYTES });
     }

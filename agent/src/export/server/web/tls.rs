@@ -33,12 +33,12 @@ pub(super) fn server(tls: &WebTls, contents: &Contents) -> Result<Arc<ServerConf
     tell_if_out_of_date(&chain, &provider);
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&versions)
-        .map_err(|source| WebError::Nothing { source })?;
+        .map_err(|cause| WebError::Nothing { cause })?;
     let builder = match &tls.clients {
         None => builder.with_no_client_auth(),
         Some(clients) => builder.with_client_cert_verifier(verifier(clients, contents, provider)?),
     };
-    let mut config = builder.with_single_cert(chain, key).map_err(|source| WebError::Identity { source })?;
+    let mut config = builder.with_single_cert(chain, key).map_err(|cause| WebError::Identity { cause })?;
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.ignore_client_order = tls.own_order;
     // A scraper keeps its connection. Without sessions each new one shows its certificate, and none takes memory.
