@@ -206,7 +206,7 @@ async fn keep_reaping(pipeline: Arc<Pipeline>, beat: Arc<Beat>) {
     }
 }
 
-/// Gives the start's code back when all of it has run, and what else runs seldom now and then.
+/// Gives the start's code back when all of it has run, and what else runs seldom now and then; so with memory that was allocated.
 async fn release_program() {
     for pause in [STARTED, SETTLED].into_iter().chain(iter::repeat(SELDOM)) {
         tokio::time::sleep(pause).await;
