@@ -4,7 +4,7 @@
 //! frees everything. What only loading needs goes before, with [`Object::seal`].
 
 use std::{
-    io,
+    fs, io,
     os::fd::{AsFd as _, BorrowedFd},
 };
 
@@ -64,6 +64,14 @@ pub enum ObjectError {
         /// What the kernel answered.
         #[source]
         source: Box<ProgramError>,
+    },
+    /// Newer kernels take the program all the same, and never call it.
+    #[error(
+        "this node runs no BPF programs at the ends of its kernel's functions, as {name} is one, since sysctl kernel.ftrace_enabled is 0: set it to 1 and start podlens anew"
+    )]
+    NoFunctionEnds {
+        /// Which one.
+        name: &'static str,
     },
     /// An iterating program could not be made ready.
     #[error("cannot make the iterating BPF program {name} ready")]
@@ -246,6 +254,9 @@ impl Object {
                 let link = link.map_err(|source| ObjectError::Attach { name, source: Box::new(source) })?;
                 links.push((name, Box::new(link)));
             }
+            Hook::FunctionEnd { .. } if function_tracing_is_off() => {
+                return Err(ObjectError::NoFunctionEnds { name });
+            }
             Hook::FunctionEnd { name: function } => {
                 let program: &mut FExit = program.try_into().map_err(verify)?;
                 program.load(function, btf).map_err(verify)?;
@@ -370,6 +381,12 @@ impl Object {
         let map = self.loaded(name)?.ebpf.take_map(name).ok_or(ObjectError::Missing { name })?;
         of(map).map_err(|source| map_error(name, source))
     }
+}
+
+/// The node's administrator has switched off what calls programs at the ends of functions. A kernel that does not say so has
+/// no such switch.
+fn function_tracing_is_off() -> bool {
+    fs::read_to_string("/proc/sys/kernel/ftrace_enabled").is_ok_and(|switch| switch.trim() == "0")
 }
 
 fn map_error(name: &'static str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ObjectError {

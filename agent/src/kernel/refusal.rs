@@ -11,8 +11,6 @@ use super::{capabilities::Held, object::ObjectError};
 use crate::signal::State;
 
 const LOCKDOWN: &str = "kernel/security/lockdown";
-/// The switch of what calls programs at the ends of functions.
-const FUNCTION_TRACING: &str = "sys/kernel/ftrace_enabled";
 /// The call that hooks programs in at the ends of functions and on tracepoints, in the loader's words.
 const ATTACHING: &str = "bpf_raw_tracepoint_open";
 /// The kernel's own number for what it has not, which libc does not know; it answers so where it cannot call a BPF program at
@@ -30,8 +28,6 @@ pub struct Circumstances {
     filtered: bool,
     /// A file's capabilities are not granted.
     no_new_privileges: bool,
-    /// The node's administrator has switched off what calls programs at the ends of functions.
-    traces_no_functions: bool,
 }
 
 impl Circumstances {
@@ -41,8 +37,7 @@ impl Circumstances {
         let status = fs::read_to_string(proc.join("self/status")).unwrap_or_default();
         let lockdown = fs::read_to_string(sys.join(LOCKDOWN)).unwrap_or_default();
         let missing = Held::read(proc).ok().map(|held| held.missing().iter().map(|it| it.name).collect());
-        let tracing = fs::read_to_string(proc.join(FUNCTION_TRACING)).unwrap_or_default();
-        Self { missing, traces_no_functions: tracing.trim() == "0", ..Self::parse(&status, &lockdown) }
+        Self { missing, ..Self::parse(&status, &lockdown) }
     }
 
     fn parse(status: &str, lockdown: &str) -> Self {
@@ -54,7 +49,6 @@ impl Circumstances {
             lockdown: mode,
             filtered: value("Seccomp:") == Some("2"),
             no_new_privileges: value("NoNewPrivs:") == Some("1"),
-            traces_no_functions: false,
         }
     }
 
@@ -65,19 +59,6 @@ impl Circumstances {
             None => "none that the kernel shows".to_owned(),
             Some("confidentiality") => lockdown_sentence(),
             Some(mode) => mode.to_owned(),
-        }
-    }
-
-    /// What the kernel lacks to hook in a program, in words; none if it refused something else, or for another reason.
-    fn lack(&self, errno: Option<i32>, text: &str) -> Option<String> {
-        match errno.filter(|_| text.contains(ATTACHING)) {
-            Some(ENOTSUPP | libc::EOPNOTSUPP) => Some(
-                "this kernel cannot run BPF programs at the ends of its functions, as it was built without direct calls of dynamic ftrace (CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS)".to_owned(),
-            ),
-            Some(libc::EBUSY) if self.traces_no_functions => Some(
-                "this node runs no BPF programs at the ends of its kernel's functions, since sysctl kernel.ftrace_enabled is 0: set it to 1 and start podlens anew".to_owned(),
-            ),
-            _ => None,
         }
     }
 
@@ -102,8 +83,10 @@ impl Circumstances {
         if self.lockdown.as_deref() == Some("confidentiality") || is_unread {
             return Some(lockdown_sentence());
         }
-        if let Some(lack) = self.lack(errno, text) {
-            return Some(lack);
+        if is_lack(errno, text) {
+            return Some(
+                "this kernel cannot run BPF programs at the ends of its functions, as it was built without direct calls of dynamic ftrace (CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS)".to_owned(),
+            );
         }
         let is_denied = matches!(errno, Some(libc::EPERM | libc::EACCES | libc::ENOSYS));
         // The verifier explains itself; a filter says nothing.
@@ -120,32 +103,26 @@ fn lockdown_sentence() -> String {
 /// An error of the kernel in words, what explains it first.
 #[must_use]
 pub fn told(error: &(dyn Error + 'static)) -> String {
-    told_under(&circumstances(), error)
+    let text = in_one_line(&crate::log::with_causes(error));
+    let circumstances = Circumstances::read(Path::new("/proc"), Path::new("/sys"));
+    match circumstances.explain(errno(error), &text) {
+        Some(explanation) => format!("{explanation}; {text}"),
+        None => text,
+    }
 }
 
 /// What becomes of a collector whose programs were not attached: this kernel lacks what they need, or should take them and
 /// does not.
 #[must_use]
 pub fn state(error: &ObjectError) -> State {
-    state_under(&circumstances(), error)
-}
-
-fn circumstances() -> Circumstances {
-    Circumstances::read(Path::new("/proc"), Path::new("/sys"))
-}
-
-fn state_under(circumstances: &Circumstances, error: &ObjectError) -> State {
-    let told = told_under(circumstances, error);
-    let is_lack = circumstances.lack(errno(error), &told).is_some();
+    let told = told(error);
+    let is_lack = matches!(error, ObjectError::NoFunctionEnds { .. }) || is_lack(errno(error), &told);
     if is_lack { State::Unsupported(told) } else { State::Failed(told) }
 }
 
-fn told_under(circumstances: &Circumstances, error: &(dyn Error + 'static)) -> String {
-    let text = in_one_line(&crate::log::with_causes(error));
-    match circumstances.explain(errno(error), &text) {
-        Some(explanation) => format!("{explanation}; {text}"),
-        None => text,
-    }
+/// The kernel has no way to call a program where it was to be hooked in.
+fn is_lack(errno: Option<i32>, text: &str) -> bool {
+    text.contains(ATTACHING) && matches!(errno, Some(ENOTSUPP | libc::EOPNOTSUPP))
 }
 
 /// The verifier's lines in one, without its statistics.
@@ -189,7 +166,7 @@ mod tests {
 
     use aya::{programs::ProgramError, sys::SyscallError};
 
-    use super::{ATTACHING, Circumstances, ENOTSUPP, errno, in_one_line, state_under};
+    use super::{ATTACHING, Circumstances, ENOTSUPP, errno, in_one_line, state};
     use crate::kernel::object::ObjectError;
 
     /// Of kernel 6.12, booted with lockdown=confidentiality.
@@ -271,21 +248,22 @@ processed 75 insns (limit 1000000) max_states_per_insn 0 total_states 7 peak_sta
             let source = Box::new(SyscallError { call: ATTACHING, io_error }.into());
             ObjectError::Attach { name: "udp_send_4", source }
         };
-        let plain = circumstances(Some(&[]), "", "");
-        let switched_off = Circumstances { traces_no_functions: true, ..plain.clone() };
-        for (circumstances, number, state, part) in [
-            (&plain, ENOTSUPP, "unsupported", "direct calls of dynamic ftrace"),
-            (&plain, libc::EOPNOTSUPP, "unsupported", "direct calls of dynamic ftrace"),
-            (&switched_off, libc::EBUSY, "unsupported", "kernel.ftrace_enabled is 0: set it to 1"),
-            (&plain, libc::EBUSY, "failed", "cannot attach the BPF program udp_send_4"),
-            (&switched_off, libc::EPERM, "failed", "cannot attach the BPF program udp_send_4"),
+        for (number, name) in [
+            (ENOTSUPP, "unsupported"),
+            (libc::EOPNOTSUPP, "unsupported"),
+            (libc::EBUSY, "failed"),
+            (libc::EPERM, "failed"),
         ] {
-            let found = state_under(circumstances, &refused(number));
-            assert_eq!(found.name(), state, "{number}: {found:?}");
-            assert!(found.reason().is_some_and(|reason| reason.contains(part)), "{found:?}");
+            let found = state(&refused(number));
+            assert_eq!(found.name(), name, "{number}: {found:?}");
+            assert!(found.reason().is_some_and(|reason| reason.contains("cannot attach the BPF program udp_send_4")));
         }
+        let explained = circumstances(Some(&[]), "", "").explain(Some(ENOTSUPP), ATTACHING);
+        assert!(explained.is_some_and(|words| words.contains("direct calls of dynamic ftrace")));
+        let found = state(&ObjectError::NoFunctionEnds { name: "udp_send_4" });
+        assert!(found.name() == "unsupported" && found.reason().is_some_and(|reason| reason.contains("set it to 1")));
         let source = Box::new(ProgramError::IOError(Error::from_raw_os_error(libc::EOPNOTSUPP)));
-        let found = state_under(&plain, &ObjectError::Attach { name: "major_fault", source });
+        let found = state(&ObjectError::Attach { name: "major_fault", source });
         assert_eq!(found.name(), "failed", "it is not at the end of a function: {found:?}");
     }
 
