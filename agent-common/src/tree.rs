@@ -29,12 +29,14 @@ pub struct TreeWalk {
     pub root: u64,
     /// Where it is, likewise.
     pub at: u64,
-    /// What tells that there is no other one by now.
+    /// What tells that there is no other one by now; as of a run's end.
     pub serial: u64,
+    /// The state above that one; 0 at the root.
+    pub above: u64,
     /// How far below the root that is.
     pub depth: u64,
     /// 1: all below has been met.
     pub climbs: u64,
 }
 
-const _: () = assert!(size_of::<TreeWalk>() == 104);
+const _: () = assert!(size_of::<TreeWalk>() == 112);

@@ -266,7 +266,15 @@ extern "C" fn add_kinds(part: u64, reader: u32) -> u32 {
     if number!("accounting ? 1 : 0") == 0 {
         return 0;
     }
-    let kinds = number!("enum cpu_usage_stat.NR_STATS");
+    let (user, nice, system) = (
+        number!("enum cpu_usage_stat.CPUTIME_USER"),
+        number!("enum cpu_usage_stat.CPUTIME_NICE"),
+        number!("enum cpu_usage_stat.CPUTIME_SYSTEM"),
+    );
+    let (interrupt, soft_interrupt) =
+        (number!("enum cpu_usage_stat.CPUTIME_IRQ"), number!("enum cpu_usage_stat.CPUTIME_SOFTIRQ"));
+    // As far as the last of them.
+    let kinds = user.max(nice).max(system).max(interrupt).max(soft_interrupt) + 1;
     if kinds > KINDS as u64 {
         return 0;
     }
@@ -279,11 +287,8 @@ extern "C" fn add_kinds(part: u64, reader: u32) -> u32 {
         }
         let of = |kind: u64| if kind < KINDS as u64 { place.add(kind as usize).read() } else { 0 };
         // As `cpuacct_cpuusage_read` of kernel/sched/cpuacct.c does.
-        (*read).figures.handed_up.user +=
-            of(number!("enum cpu_usage_stat.CPUTIME_USER")) + of(number!("enum cpu_usage_stat.CPUTIME_NICE"));
-        (*read).figures.handed_up.system += of(number!("enum cpu_usage_stat.CPUTIME_SYSTEM"))
-            + of(number!("enum cpu_usage_stat.CPUTIME_IRQ"))
-            + of(number!("enum cpu_usage_stat.CPUTIME_SOFTIRQ"));
+        (*read).figures.handed_up.user += of(user) + of(nice);
+        (*read).figures.handed_up.system += of(system) + of(interrupt) + of(soft_interrupt);
     }
     1
 }

@@ -11,17 +11,19 @@ use aya_ebpf::{
     cty::{c_long, c_void},
     helpers::{bpf_get_current_task, bpf_loop},
 };
-use podlens_common::tree::TreeWalk;
+use podlens_common::tree::{BATCH, TreeWalk};
 
 use crate::kernel::{
     Cgroup, number,
     offsets::{self, half, word},
 };
 
-/// Steps of one run at most: each cgroup is one, and each way up.
+/// Steps of one run at most: each cgroup is one, and each way up. More than a run of [`BATCH`] cgroups takes, so that the
+/// number of cgroups ends it.
 const STEPS: u32 = 512;
 /// Levels from the reader's cgroup to the root.
 const LEVELS: u32 = 32;
+const _: () = assert!(STEPS > 2 * BATCH + LEVELS);
 /// Where a node of a list has the one before it, in bytes.
 const PREVIOUS: u64 = 8;
 /// `CSS_ONLINE` and `CSS_DYING` of linux/cgroup-defs.h.
@@ -84,6 +86,7 @@ fn begin<T: Tree>(walk: *mut TreeWalk) -> bool {
         (*walk).root = root;
         (*walk).at = root;
         (*walk).serial = 0;
+        (*walk).above = 0;
         (*walk).depth = 0;
         (*walk).climbs = 0;
         (*walk).finished = 0;
@@ -115,30 +118,31 @@ extern "C" fn is_listed(state: u64, serial: u64) -> u32 {
 extern "C" fn step<T: Tree>(_index: u32, _context: *mut c_void) -> c_long {
     let Some(walk) = T::walk() else { return 1 };
     // SAFETY: as in `run`, here and below.
-    let TreeWalk { root, at, depth, climbs, met, most, records, .. } = unsafe { walk.read() };
+    let TreeWalk { root, at, above, depth, climbs, met, most, records, .. } = unsafe { walk.read() };
     if met >= most {
+        // The run ends here, and the next one looks whether it is still there.
+        unsafe { (*walk).serial = word(at + number!("u64 cgroup_subsys_state.serial_nr")) };
         return 1;
     }
     let below = at + number!("cgroup_subsys_state.children");
-    let first = word(below);
-    let (next, depth) = if climbs == 0 && first != below {
-        (first, depth + 1)
+    let first = if climbs == 0 { word(below) } else { below };
+    let (next, above, depth) = if first != below {
+        (first, at, depth + 1)
     } else if at == root {
         unsafe { (*walk).finished = 1 };
         return 1;
     } else {
-        let above = word(at + number!("u64 cgroup_subsys_state.parent"));
         let next = word(at + number!("cgroup_subsys_state.sibling"));
         if above != 0 && next == above + number!("cgroup_subsys_state.children") {
             unsafe {
                 (*walk).at = above;
-                (*walk).serial = word(above + number!("u64 cgroup_subsys_state.serial_nr"));
+                (*walk).above = word(above + number!("u64 cgroup_subsys_state.parent"));
                 (*walk).depth = depth - 1;
                 (*walk).climbs = 1;
             }
             return 0;
         }
-        (if above == 0 { 0 } else { next }, depth)
+        (if above == 0 { 0 } else { next }, above, depth)
     };
     if next == 0 {
         // Something could not be read: the lists are not what they are taken for.
@@ -150,7 +154,7 @@ extern "C" fn step<T: Tree>(_index: u32, _context: *mut c_void) -> c_long {
     let records = T::visit(state, depth, exists, records);
     unsafe {
         (*walk).at = state;
-        (*walk).serial = word(state + number!("u64 cgroup_subsys_state.serial_nr"));
+        (*walk).above = above;
         (*walk).depth = depth;
         (*walk).climbs = 0;
         (*walk).met = met + 1;

@@ -8,8 +8,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::check_value;
 
-/// Shows how much CPU every pod of a Kubernetes node, or every unit of a plain Linux host, uses, and how long it waits
-/// for a CPU. Counts in the kernel with eBPF, serves Prometheus and pushes OpenTelemetry.
+/// Shows what every pod of a Kubernetes node, or every unit of a plain Linux host, takes of CPU, memory, disks and network,
+/// how long it waits, and for whom. Counts in the kernel with eBPF, serves Prometheus and pushes OpenTelemetry.
 #[derive(Clone, Debug, PartialEq, Eq, Parser)]
 #[command(name = "podlens", version, term_width = 100, subcommand_required = true, arg_required_else_help = true)]
 pub struct Cli {

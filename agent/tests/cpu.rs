@@ -1,7 +1,7 @@
 //! Quotas, throttling and CPU time by mode against the kernel's own files of the same cgroup.
 //!
 //! Each load rests before anything is compared, so that the kernel's figures stand still and equality is exact once podlens has
-//! walked again, which it does every 4 s (every 5 s through a hierarchy of cpuacct's own), or has read the files, which it does every
+//! walked again, which it does every 4 s, or has read the files, which it does every
 //! 10 s at least.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]

@@ -13,7 +13,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Agent, Network, Page, Peer, TestCgroup, assert_near, assert_seen, skip, unseen, wait_until};
+use common::{
+    Agent, Network, OnDrop, Page, Peer, TestCgroup, assert_near, assert_seen, kernel, machine_is_own, skip, unseen,
+    wait_until,
+};
 
 const LOOKUPS: &str = "podlens_dns_lookup_seconds";
 const RESULTS: [&str; 7] = ["ok", "nxdomain", "servfail", "refused", "truncated", "other", "timeout"];
@@ -45,6 +48,33 @@ fn is_hidden(agent: &Agent) -> bool {
         skip("there is no cgroup version 2, the only one that sockets know");
     }
     is_lacking
+}
+
+#[test]
+fn where_nothing_runs_at_the_ends_of_functions_what_stands_in_is_missing_and_the_node_is_told_why() {
+    const SWITCH: &str = "/proc/sys/kernel/ftrace_enabled";
+    if kernel() >= [6, 3] {
+        return skip("this kernel tells of calls by tracepoints");
+    }
+    if !machine_is_own() {
+        return skip("function tracing is switched off for this, which others may need");
+    }
+    fs::write(SWITCH, "0").unwrap();
+    let _on = OnDrop(|| fs::write(SWITCH, "1").unwrap());
+    let agent = Agent::start(&[("PODLENS_COLLECTORS_DNS", "true"), ("PODLENS_COLLECTORS_UDP", "true")]);
+    let page = agent.metrics();
+    for (collector, state) in [("dns", "unsupported"), ("udp", "degraded")] {
+        let labels = [("collector", collector), ("state", state)];
+        assert_eq!(page.count("podlens_collector_state", &labels), Some(1), "{}", agent.lack(collector));
+    }
+    let of_udp = agent.lack("udp");
+    assert!(
+        of_udp.contains("kernel.ftrace_enabled is 0") && of_udp.contains("calls that fail are missing"),
+        "{of_udp}"
+    );
+    // Before 5.15 it lacks more, which is told first.
+    let of_dns = agent.lack("dns");
+    assert!(of_dns.contains("kernel.ftrace_enabled is 0") || kernel() < [5, 15], "{of_dns}");
 }
 
 /// What a cgroup's queries came to; results without a query are absent.

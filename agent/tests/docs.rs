@@ -1,4 +1,5 @@
-//! docs/metrics.md, docs/events.md and docs/config.md, made from the definitions that the agent itself uses.
+//! docs/metrics.md, docs/events.md and docs/config.md, made from the definitions that the agent itself uses; the tables of
+//! docs/kernels.md, made from what `cargo xtask vm --record` kept.
 //!
 //! Compares with the files; `cargo xtask docs` sets `PODLENS_TEST_UPDATE` and so rewrites them. Needs neither root nor a
 //! kernel: that a running agent has just these is for agent/tests/own.rs.
@@ -69,9 +70,9 @@ While the receiver is away 4,096 events wait, and the oldest give way. `podlens_
 
 A container's end has two witnesses and is told once. The pod status is preferred: it has the reason, and the kernel adds
 the signal. Where none comes within 15 s of the container's removal, or none can come (outside pods, where names come from
-annotations or from nowhere, and when the agent stops) the kernel's word is told: the end of the first process of a PID namespace in a container's cgroup, once that cgroup is removed. A
-container that shares its pod's or the node's PID namespace is told by its pod status alone. A pod's sandbox is not told, nor
-what ended before the agent's start.
+annotations or from nowhere, and when the agent stops) the kernel's word is told: the end of the first process of a PID
+namespace in a container's cgroup, once that cgroup is removed. A container that shares its pod's or the node's PID namespace
+is told by its pod status alone. A pod's sandbox is not told, nor what ended before the agent's start.
 
 An OOM kill ends a process. Where that was the container's first one, the container ends as well, which is told apart, as
 `podlens.container.failed` with the reason `OOMKilled` of the pod status; where it was another one, no pod status tells of it.
@@ -157,6 +158,13 @@ fn the_tables_of_memory_are_what_the_collectors_say() {
 }
 
 #[test]
+fn the_tables_of_kernels_are_what_was_recorded() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/kernels.json");
+    let runs = testkit::kernels::parse(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    check_part("docs/kernels.md", &testkit::kernels::tables(&runs));
+}
+
+#[test]
 fn the_list_of_events_is_what_the_definitions_give() {
     let mut text = EVENTS.to_owned();
     let all = || kinds().chain(events::ALL.iter().copied());
@@ -176,7 +184,12 @@ fn the_list_of_events_is_what_the_definitions_give() {
 
 #[test]
 fn the_list_of_keys_is_what_the_configuration_takes() {
-    check("config.md", &format!("{CONFIG}{}", config::reference()));
+    let reference = config::reference();
+    let collectors = reference.lines().find(|line| line.contains("collectors.<name>")).unwrap();
+    for name in on_demand() {
+        assert!(collectors.contains(&format!("`{name}`")), "{name} is off by default: {collectors}");
+    }
+    check("config.md", &format!("{CONFIG}{reference}"));
     check_part("docs/web.md", &config::web_reference());
 }
 

@@ -20,7 +20,8 @@ const HEADING: &str = "\
 # Kernel programs
 
 How large each program is, each function that they call, and how many instructions the verifier went through to prove a program
-(it gives up at 1,000,000). Nothing here is a limit: a change of it is to be seen in the change that causes it.
+(it gives up at 1,000,000). Nothing here is a limit: a change of it is to be seen in the change that causes it. A
+program with `-` is not loaded on the machine of the counts: another one stands in for it, or nobody asks for what it does.
 `PODLENS_TEST_UPDATE=1 cargo test --package podlens --test programs` writes this anew, as root.
 
 ";

@@ -22,6 +22,7 @@ pub mod certificates;
 pub mod components;
 pub mod dashboards;
 pub mod http;
+pub mod kernels;
 pub mod kubernetes;
 pub mod monitor;
 #[cfg(feature = "otlp")]

@@ -3,7 +3,7 @@
 use std::{fmt, ops::AddAssign};
 
 /// How a test says, on a line of its own or behind its name, that it does not test anything here, and why.
-const SKIPPED: &str = "skipped: ";
+pub(crate) const SKIPPED: &str = "skipped: ";
 
 /// How many tests ended how.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -71,7 +71,7 @@ impl Tally {
 
     /// The tally in a test program's closing line,
     /// `test result: ok. 5 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s`.
-    fn from_closing_line(line: &str) -> Option<Self> {
+    pub(crate) fn from_closing_line(line: &str) -> Option<Self> {
         let (_, counts) = line.strip_prefix("test result: ")?.split_once(". ")?;
         let count = |name: &str| counts.split("; ").find_map(|part| part.strip_suffix(name)?.trim().parse().ok());
         Some(Self { passed: count(" passed")?, failed: count(" failed")?, skipped: count(" ignored")? })

@@ -18,7 +18,7 @@ pub(crate) enum Purpose {
     Test,
     /// Running the tests on other kernels in virtual machines
     Vm,
-    /// Running the benchmark of the network
+    /// Running the benchmarks of the network and of storms
     Bench,
 }
 

@@ -253,11 +253,13 @@ fn run_on_other_kernels(kernels: &[&str], parameters: &str, tests: &[&str], filt
         kernels,
         cgroup: vm::Cgroup::V2,
         hardware: &vm::Hardware::with_parameters(parameters),
-        also: &[],
+        from: &[],
         limit: MACHINE_LIMIT,
+        file_limit: MACHINE_LIMIT,
         filters: &filters,
         skip: &[],
         files: &[],
+        record: false,
     })
 }
 

@@ -25,6 +25,10 @@ static CPU_PART: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static CPU_PART_AT: Array<[u64; 2]> = Array::with_max_entries(2, 0);
 
+/// How far each CPU's part lies, once that was found: it stays so.
+#[map]
+static CPU_DISTANCES: Array<u64> = Array::with_max_entries(CPUS, 0);
+
 /// Whoever walks. One at a time.
 pub(crate) const WALK: u32 = 0;
 /// Programs on `cgroup_rmdir`. One at a time.
@@ -34,7 +38,12 @@ pub(crate) const REMOVAL: u32 = 1;
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn cpu_part(cpu: u32, reader: u32) -> u64 {
-    let Some(at) = CPU_PART_AT.get_ptr_mut(reader) else { return 0 };
+    let (Some(at), Some(known)) = (CPU_PART_AT.get_ptr_mut(reader), CPU_DISTANCES.get_ptr_mut(cpu)) else { return 0 };
+    // SAFETY: a word that each reader finds alike.
+    let distance = unsafe { known.read() };
+    if distance != 0 {
+        return distance;
+    }
     if number!("enum bpf_func_id.BPF_FUNC_map_lookup_percpu_elem ? 1 : 0") == 0 {
         return 0;
     }
@@ -49,6 +58,8 @@ pub(crate) extern "C" fn cpu_part(cpu: u32, reader: u32) -> u64 {
         }
         at.write_volatile([map as u64, of_cpu as u64]);
         let [map, of_cpu] = at.read_volatile();
-        of_cpu.wrapping_sub(word(map.wrapping_add(number!("bpf_array.pptrs"))))
+        let distance = of_cpu.wrapping_sub(word(map.wrapping_add(number!("bpf_array.pptrs"))));
+        known.write(distance);
+        distance
     }
 }

@@ -24,6 +24,8 @@ mod totals;
 mod tree;
 pub mod udp;
 
+use std::time::Instant;
+
 use podlens_common::cgroup::{CgroupKey, Slot};
 
 pub use self::{
@@ -77,6 +79,15 @@ pub trait Collector: Send {
 
     /// A whole sweep begins, of which this collector's part comes later: what it waits for there may be set going.
     fn ask(&mut self) {}
+
+    /// Its values of this moment want a walk through what the kernel has, which takes long: a whole sweep has another thread call
+    /// [`Self::walk`] then, and reads others meanwhile.
+    fn walk_is_due(&self, _now: Instant) -> bool {
+        false
+    }
+
+    /// Walks, for the [`Self::read`] that follows. `now`: when the sweep began.
+    fn walk(&mut self, _now: Instant) {}
 
     /// Tells what there is at this moment, by the layout of the collector's metrics: of slots of the kernel programs, of
     /// cgroups by their key, or both.

@@ -131,9 +131,9 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         path: "collectors.<name>",
         expects: "true or false",
-        default: "true",
+        default: "(`true`; `false` for those whose cost has to be asked for: `udp`, `dns`)",
         example: "false",
-        help: "Whether the collector of this name runs; docs/metrics.md says which ones are off by default",
+        help: "Whether the collector of this name runs; docs/overhead.md says what each costs",
         set: Set::PerCollector(|config, name, text| assign(config.collectors.get_mut(name)?, boolean(text))),
     },
     Key {

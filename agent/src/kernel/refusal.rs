@@ -5,9 +5,19 @@
 
 use std::{error::Error, fs, io, path::Path};
 
-use super::capabilities::Held;
+use aya::programs::ProgramError;
+
+use super::{capabilities::Held, object::ObjectError};
+use crate::signal::State;
 
 const LOCKDOWN: &str = "kernel/security/lockdown";
+/// The switch of what calls programs at the ends of functions.
+const FUNCTION_TRACING: &str = "sys/kernel/ftrace_enabled";
+/// The call that hooks programs in at the ends of functions and on tracepoints, in the loader's words.
+const ATTACHING: &str = "bpf_raw_tracepoint_open";
+/// The kernel's own number for what it has not, which libc does not know; it answers so where it cannot call a BPF program at
+/// the end of a function.
+const ENOTSUPP: i32 = 524;
 
 /// What the process and the kernel say of themselves, as far as it bears on a refusal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,6 +30,8 @@ pub struct Circumstances {
     filtered: bool,
     /// A file's capabilities are not granted.
     no_new_privileges: bool,
+    /// The node's administrator has switched off what calls programs at the ends of functions.
+    traces_no_functions: bool,
 }
 
 impl Circumstances {
@@ -29,7 +41,8 @@ impl Circumstances {
         let status = fs::read_to_string(proc.join("self/status")).unwrap_or_default();
         let lockdown = fs::read_to_string(sys.join(LOCKDOWN)).unwrap_or_default();
         let missing = Held::read(proc).ok().map(|held| held.missing().iter().map(|it| it.name).collect());
-        Self { missing, ..Self::parse(&status, &lockdown) }
+        let tracing = fs::read_to_string(proc.join(FUNCTION_TRACING)).unwrap_or_default();
+        Self { missing, traces_no_functions: tracing.trim() == "0", ..Self::parse(&status, &lockdown) }
     }
 
     fn parse(status: &str, lockdown: &str) -> Self {
@@ -41,6 +54,7 @@ impl Circumstances {
             lockdown: mode,
             filtered: value("Seccomp:") == Some("2"),
             no_new_privileges: value("NoNewPrivs:") == Some("1"),
+            traces_no_functions: false,
         }
     }
 
@@ -51,6 +65,19 @@ impl Circumstances {
             None => "none that the kernel shows".to_owned(),
             Some("confidentiality") => lockdown_sentence(),
             Some(mode) => mode.to_owned(),
+        }
+    }
+
+    /// What the kernel lacks to hook in a program, in words; none if it refused something else, or for another reason.
+    fn lack(&self, errno: Option<i32>, text: &str) -> Option<String> {
+        match errno.filter(|_| text.contains(ATTACHING)) {
+            Some(ENOTSUPP | libc::EOPNOTSUPP) => Some(
+                "this kernel cannot run BPF programs at the ends of its functions, as it was built without direct calls of dynamic ftrace (CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS)".to_owned(),
+            ),
+            Some(libc::EBUSY) if self.traces_no_functions => Some(
+                "this node runs no BPF programs at the ends of its kernel's functions, since sysctl kernel.ftrace_enabled is 0: set it to 1 and start podlens anew".to_owned(),
+            ),
+            _ => None,
         }
     }
 
@@ -75,6 +102,9 @@ impl Circumstances {
         if self.lockdown.as_deref() == Some("confidentiality") || is_unread {
             return Some(lockdown_sentence());
         }
+        if let Some(lack) = self.lack(errno, text) {
+            return Some(lack);
+        }
         let is_denied = matches!(errno, Some(libc::EPERM | libc::EACCES | libc::ENOSYS));
         // The verifier explains itself; a filter says nothing.
         (is_denied && self.filtered && self.missing.is_some()).then(|| {
@@ -90,8 +120,28 @@ fn lockdown_sentence() -> String {
 /// An error of the kernel in words, what explains it first.
 #[must_use]
 pub fn told(error: &(dyn Error + 'static)) -> String {
+    told_under(&circumstances(), error)
+}
+
+/// What becomes of a collector whose programs were not attached: this kernel lacks what they need, or should take them and
+/// does not.
+#[must_use]
+pub fn state(error: &ObjectError) -> State {
+    state_under(&circumstances(), error)
+}
+
+fn circumstances() -> Circumstances {
+    Circumstances::read(Path::new("/proc"), Path::new("/sys"))
+}
+
+fn state_under(circumstances: &Circumstances, error: &ObjectError) -> State {
+    let told = told_under(circumstances, error);
+    let is_lack = circumstances.lack(errno(error), &told).is_some();
+    if is_lack { State::Unsupported(told) } else { State::Failed(told) }
+}
+
+fn told_under(circumstances: &Circumstances, error: &(dyn Error + 'static)) -> String {
     let text = in_one_line(&crate::log::with_causes(error));
-    let circumstances = Circumstances::read(Path::new("/proc"), Path::new("/sys"));
     match circumstances.explain(errno(error), &text) {
         Some(explanation) => format!("{explanation}; {text}"),
         None => text,
@@ -117,7 +167,13 @@ fn in_one_line(text: &str) -> String {
 fn errno(error: &(dyn Error + 'static)) -> Option<i32> {
     let mut next = Some(error);
     while let Some(error) = next {
-        if let Some(number) = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
+        let of_program = error.downcast_ref::<Box<ProgramError>>();
+        let known = match of_program.map(|of_program| &**of_program) {
+            // It speaks for its cause, which is then no cause of its own.
+            Some(ProgramError::IOError(cause)) => Some(cause),
+            _ => error.downcast_ref::<io::Error>(),
+        };
+        if let Some(number) = known.and_then(io::Error::raw_os_error) {
             return Some(number);
         }
         next = error.source();
@@ -129,7 +185,12 @@ fn errno(error: &(dyn Error + 'static)) -> Option<i32> {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
-    use super::{Circumstances, errno, in_one_line};
+    use std::io::Error;
+
+    use aya::{programs::ProgramError, sys::SyscallError};
+
+    use super::{ATTACHING, Circumstances, ENOTSUPP, errno, in_one_line, state_under};
+    use crate::kernel::object::ObjectError;
 
     /// Of kernel 6.12, booted with lockdown=confidentiality.
     const REFUSAL: &str = "the kernel refused the BPF program cgroup_attach: the BPF_PROG_LOAD syscall returned Invalid argument (os error 22). Verifier output: func 'cgroup_attach_task' arg2 has btf_id 112 type STRUCT 'task_struct'
@@ -203,10 +264,41 @@ processed 75 insns (limit 1000000) max_states_per_insn 0 total_states 7 peak_sta
     }
 
     #[test]
+    fn a_kernel_that_runs_nothing_at_the_ends_of_functions_lacks_it_and_does_not_fail() {
+        // As the loader tells it.
+        let refused = |number| {
+            let io_error = Error::from_raw_os_error(number);
+            let source = Box::new(SyscallError { call: ATTACHING, io_error }.into());
+            ObjectError::Attach { name: "udp_send_4", source }
+        };
+        let plain = circumstances(Some(&[]), "", "");
+        let switched_off = Circumstances { traces_no_functions: true, ..plain.clone() };
+        for (circumstances, number, state, part) in [
+            (&plain, ENOTSUPP, "unsupported", "direct calls of dynamic ftrace"),
+            (&plain, libc::EOPNOTSUPP, "unsupported", "direct calls of dynamic ftrace"),
+            (&switched_off, libc::EBUSY, "unsupported", "kernel.ftrace_enabled is 0: set it to 1"),
+            (&plain, libc::EBUSY, "failed", "cannot attach the BPF program udp_send_4"),
+            (&switched_off, libc::EPERM, "failed", "cannot attach the BPF program udp_send_4"),
+        ] {
+            let found = state_under(circumstances, &refused(number));
+            assert_eq!(found.name(), state, "{number}: {found:?}");
+            assert!(found.reason().is_some_and(|reason| reason.contains(part)), "{found:?}");
+        }
+        let source = Box::new(ProgramError::IOError(Error::from_raw_os_error(libc::EOPNOTSUPP)));
+        let found = state_under(&plain, &ObjectError::Attach { name: "major_fault", source });
+        assert_eq!(found.name(), "failed", "it is not at the end of a function: {found:?}");
+    }
+
+    #[test]
     fn the_kernels_number_is_found_below_other_errors() {
-        let denied = std::io::Error::from_raw_os_error(libc::EPERM);
-        let outer = crate::kernel::object::ObjectError::Iterate { name: "walk", source: denied };
-        assert_eq!(errno(&outer), Some(libc::EPERM));
+        let denied = || Error::from_raw_os_error(libc::EPERM);
+        let of_program = Box::new(ProgramError::IOError(denied()));
+        for outer in [
+            ObjectError::Iterate { name: "walk", source: denied() },
+            ObjectError::Attach { name: "fault", source: of_program },
+        ] {
+            assert_eq!(errno(&outer), Some(libc::EPERM), "{outer:?}");
+        }
         assert_eq!(errno(&std::fmt::Error), None);
     }
 }

@@ -1,4 +1,4 @@
-//! The pipeline: from the kernel's records to one snapshot. The only file that sees collectors, attribution,
+//! The pipeline: from the kernel's records to one snapshot. The only module that sees collectors, attribution,
 //! registry and exporters together.
 //!
 //! Exporters ask for a snapshot; whoever asks while one is made waits for that one. Between asks the pipeline
@@ -16,6 +16,7 @@ mod own;
 mod reading;
 mod start;
 mod unnamed;
+mod walks;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -42,6 +43,7 @@ use self::{
     kernel::Kernel,
     reading::{FixedEntities, Resolved},
     unnamed::{Look, Unnamed},
+    walks::Walks,
 };
 use crate::{
     attribution::{cgroups::Cgroups, kubernetes::Names},
@@ -86,7 +88,9 @@ struct Inner {
     /// Whom names are to hear of, and when.
     unnamed: Unnamed,
     kernel: Option<Kernel>,
+    /// In the order of all.
     collectors: Vec<Attached>,
+    walks: Walks,
     ledger: Ledger,
     /// Keys without a known cgroup, and since when.
     unknown: HashMap<CgroupKey, Instant>,
@@ -266,6 +270,7 @@ impl Inner {
         let in_use = self.kernel.as_ref().map(Kernel::in_use).unwrap_or_default();
         self.follow_events(began);
         self.search_unknown(&in_use, began);
+        self.walks.begin(&mut self.collectors, began);
         self.refresh_names(began);
         let names = Arc::clone(&self.names);
         self.ledger.begin(began, &*names);

@@ -16,6 +16,7 @@ use super::{
     kernel::Kernel,
     reading::{FixedEntities, Resolved},
     unnamed::Unnamed,
+    walks::Walks,
 };
 use crate::{
     attribution::{cgroups::Cgroups, kubernetes::Names},
@@ -62,6 +63,9 @@ pub enum StartError {
     /// The maps would leave too little of the memory limit.
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    /// Most collectors of files would have no values.
+    #[error("cannot start the thread that walks through cgroups and tasks")]
+    Walks(#[source] std::io::Error),
 }
 
 impl Pipeline {
@@ -126,6 +130,7 @@ impl Pipeline {
             unnamed: Unnamed::default(),
             kernel,
             collectors,
+            walks: Walks::start().map_err(StartError::Walks)?,
             ledger: Ledger::new(definitions, config.linger),
             unknown: HashMap::new(),
             scanned: now,
@@ -274,16 +279,16 @@ impl Loader<'_> {
                 Some(why) => {
                     // It may have been attached before `lifecycle` failed.
                     detach(object, part.programs);
-                    Err(why.to_owned())
+                    Err(State::Failed(why.to_owned()))
                 }
                 None => done.unwrap_or_else(|| attach_if_possible(object, part, answers)),
             };
             match (done, part.without) {
                 (Ok(programs), _) => attached.extend(programs.iter().map(|program| program.name)),
-                (Err(why), Some(without)) => lacks.push(format!("{why}: {without}")),
-                (Err(why), None) => {
+                (Err(state), Some(without)) => lacks.push(format!("{}: {without}", state.reason().unwrap_or_default())),
+                (Err(state), None) => {
                     self.detach(object, spec);
-                    return Err(State::Failed(told(why)));
+                    return Err(state.map_reason(told));
                 }
             }
         }
@@ -376,8 +381,8 @@ fn unnamed(metric: &Metric, answers: &Answers) -> Option<String> {
     })
 }
 
-/// What came of attaching a part: its programs that are attached, or why none is, in words.
-type Attaching = Result<&'static [Program], String>;
+/// What came of attaching a part: its programs that are attached, or what a collector is that cannot do without them.
+type Attaching = Result<&'static [Program], State>;
 
 /// Attaches all programs of a part, or none but those that serve another collector already.
 fn attach(object: &mut Object, programs: &'static [Program]) -> Result<(), ObjectError> {
@@ -397,8 +402,8 @@ fn attach(object: &mut Object, programs: &'static [Program]) -> Result<(), Objec
 
 /// Attaches all programs of a part that this kernel can run.
 fn attach_if_possible(object: &mut Object, part: &'static Part, answers: &Answers) -> Attaching {
-    let programs = part.on(answers)?.programs;
-    attach(object, programs).map_err(|cause| refusal::told(&cause))?;
+    let programs = part.on(answers).map_err(State::Unsupported)?.programs;
+    attach(object, programs).map_err(|cause| refusal::state(&cause))?;
     Ok(programs)
 }
 

@@ -40,6 +40,17 @@ impl State {
         }
     }
 
+    /// The same state with what `of` makes of its reason.
+    #[must_use]
+    pub fn map_reason(self, of: impl FnOnce(String) -> String) -> Self {
+        match self {
+            Self::Degraded(reason) => Self::Degraded(of(reason)),
+            Self::Unsupported(reason) => Self::Unsupported(of(reason)),
+            Self::Failed(reason) => Self::Failed(of(reason)),
+            Self::Running | Self::Disabled => self,
+        }
+    }
+
     /// It delivers values.
     #[must_use]
     pub fn delivers(&self) -> bool {

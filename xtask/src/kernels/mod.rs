@@ -56,6 +56,13 @@ pub(crate) struct Kernel {
     pub(crate) modules: PathBuf,
 }
 
+impl Kernel {
+    /// The version that the kernel's own developers gave it: the release, `uname -r`, does not always have its last number.
+    pub(crate) fn upstream_version(&self) -> &str {
+        self.version.split('-').next().unwrap_or(&self.version)
+    }
+}
+
 /// All series that are known here.
 pub(crate) fn all() -> Vec<&'static str> {
     SERIES.iter().map(|(series, _)| *series).collect()

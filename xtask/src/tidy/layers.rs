@@ -26,7 +26,7 @@ const LAYERS: &[Layer] = &[
     Layer { name: "signal", imports: &[] },
     Layer { name: "kernel", imports: &["signal"] },
     Layer { name: "registry", imports: &["signal"] },
-    Layer { name: "attribution", imports: &["signal", "kernel::hierarchy", "kernel::cgroupfs"] },
+    Layer { name: "attribution", imports: &["signal", "kernel::cgroupfs"] },
     Layer { name: "collectors", imports: &["signal", "kernel"] },
     Layer { name: "telemetry", imports: &["signal"] },
     Layer { name: "fleet", imports: &["signal", "attribution::kubernetes", "telemetry"] },

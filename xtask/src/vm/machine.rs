@@ -54,7 +54,7 @@ pub(crate) struct Outcome {
 
 impl Machine<'_> {
     /// Boots, hands each line of the command's output to `line` and waits for its end.
-    pub(super) fn run(&self, mut line: impl FnMut(&str)) -> Result<Outcome> {
+    pub(super) fn run(&self, mut line: impl FnMut(&str) -> Result<()>) -> Result<Outcome> {
         let start = Instant::now();
         let mut qemu = Qemu(self.command()?.spawn().context("cannot start QEMU")?);
         let lines = qemu.lines()?;
@@ -74,7 +74,7 @@ impl Machine<'_> {
             } else if let Some((last_line, code)) = text.split_once(EXIT_MARK) {
                 let end = Instant::now();
                 if !last_line.is_empty() {
-                    line(last_line);
+                    line(last_line)?;
                 }
                 qemu.end()?;
                 let code = code.parse().with_context(|| format!("the exit code `{code}` is none"))?;
@@ -86,7 +86,7 @@ impl Machine<'_> {
                     command: end.duration_since(booted),
                 });
             } else if boot.is_some() {
-                line(&text);
+                line(&text)?;
             }
             seen.push(text);
         };

@@ -8,6 +8,7 @@
 mod archive;
 mod guest;
 mod machine;
+mod record;
 mod tests;
 
 use std::{
@@ -17,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::{
     kernels::{self, Kernel},
@@ -53,12 +54,19 @@ pub(crate) struct Choice {
     /// Run the tests that need nothing but a kernel: all, or those whose names contain one of the filters
     #[arg(long, num_args = 0.., value_name = "FILTER", conflicts_with = "command")]
     tests: Option<Vec<String>>,
-    /// Another file of agent/tests among them, for which `--file` brings what it needs; may be given several times
+    /// Only the tests of this file of agent/tests; one that needs more than a kernel gets it by `--file`; may be given several
+    /// times
     #[arg(long, value_name = "NAME", requires = "tests")]
-    also: Vec<String>,
+    from: Vec<String>,
     /// Leave out the tests whose names contain this; may be given several times
     #[arg(long, value_name = "FILTER", requires = "tests")]
     skip: Vec<String>,
+    /// Seconds that the tests of one file may take
+    #[arg(long, value_name = "SECONDS", requires = "tests", default_value_t = Tests::FILE_LIMIT.as_secs())]
+    file_limit: u64,
+    /// Keep what came of each file in docs/kernels.json, of which `cargo xtask docs` makes the table in docs/kernels.md
+    #[arg(long, requires = "tests")]
+    record: bool,
     /// A static program and its arguments, after `--`
     #[arg(last = true, required_unless_present = "tests")]
     command: Vec<String>,
@@ -85,6 +93,17 @@ impl Hardware {
     /// The usual machine, with more on the kernel's command line.
     pub(crate) fn with_parameters(parameters: &str) -> Self {
         Self { cpus: Self::CPUS.to_owned(), parameters: parameters.to_owned(), second_node: None }
+    }
+
+    /// The options that make it another than the usual machine, as they are given.
+    fn options(&self) -> String {
+        let Self { cpus, parameters, second_node } = self;
+        let options = [
+            (cpus != Self::CPUS).then(|| format!("--cpus {cpus}")),
+            (!parameters.is_empty()).then(|| format!("--parameters {parameters}")),
+            second_node.map(|megabytes| format!("--second-node {megabytes}")),
+        ];
+        options.into_iter().flatten().collect::<Vec<_>>().join(" ")
     }
 }
 
@@ -115,9 +134,24 @@ pub(crate) fn run(choice: &Choice) -> Result<ExitCode> {
     let kernels = chosen(&choice.kernels);
     let held = if let Some(filters) = &choice.tests {
         let limit = Duration::from_secs(choice.limit.unwrap_or(TESTS_LIMIT_S));
-        let Choice { cgroup, hardware, also, skip, files, .. } = choice;
-        let kernels = &kernels;
-        let tally = run_tests(&Tests { kernels, cgroup: *cgroup, hardware, limit, also, filters, skip, files })?;
+        // What a filter leaves of a file would take the place of all of it.
+        ensure!(
+            !choice.record || filters.is_empty(),
+            "`--record` keeps whole files: choose them by `--from`, not by filters"
+        );
+        let Choice { cgroup, hardware, from, skip, files, record, .. } = choice;
+        let tally = run_tests(&Tests {
+            kernels: &kernels,
+            cgroup: *cgroup,
+            hardware,
+            limit,
+            file_limit: Duration::from_secs(choice.file_limit),
+            from,
+            filters,
+            skip,
+            files,
+            record: *record,
+        })?;
         println!("{tally}");
         tally.held()
     } else {
@@ -125,20 +159,19 @@ pub(crate) fn run(choice: &Choice) -> Result<ExitCode> {
         let mut guest = Guest::with_program(program, arguments)?;
         choice.files.iter().try_for_each(|file| guest.add(file))?;
         let limit = Duration::from_secs(choice.limit.unwrap_or(PROGRAM_LIMIT_S));
-        let outcomes = boot_each(&kernels, &guest, (choice.cgroup, &choice.hardware), limit, |_, _| ())?;
+        let outcomes = boot_each(&kernels, &guest, (choice.cgroup, &choice.hardware), limit, |_, _| Ok(()))?;
         outcomes.iter().all(|(_, outcome)| outcome.as_ref().is_ok_and(|outcome| outcome.code == 0))
     };
     Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Boots the guest on each kernel, shows what it prints, hands each line with the series to `line`, and says how each
-/// ended.
+/// Boots the guest on each kernel, shows what it prints, hands each line to `line`, and says how each ended.
 fn boot_each(
     kernels: &[&str],
     guest: &Guest,
     (cgroup, hardware): (Cgroup, &Hardware),
     limit: Duration,
-    mut line: impl FnMut(&str, &str),
+    mut line: impl FnMut(&Kernel, &str) -> Result<()>,
 ) -> Result<Vec<(Kernel, Result<Outcome>)>> {
     let kernels = kernels::ensure(kernels)?;
     let mut outcomes = Vec::new();
@@ -157,7 +190,7 @@ fn boot_each(
         };
         let outcome = machine.run(|text| {
             println!("{:>5} | {text}", kernel.series);
-            line(&kernel.series, text);
+            line(&kernel, text)
         });
         outcomes.push((kernel, outcome));
     }
@@ -208,8 +241,15 @@ fn chosen(named: &[String]) -> Vec<&str> {
 
 #[cfg(test)]
 mod unit_tests {
-    use super::chosen;
+    use super::{Hardware, chosen};
     use crate::kernels;
+
+    #[test]
+    fn a_machine_is_told_by_what_makes_it_unusual() {
+        assert_eq!(Hardware::with_parameters("").options(), "");
+        let hardware = Hardware { cpus: "12".to_owned(), parameters: "maxcpus=2".to_owned(), second_node: Some(256) };
+        assert_eq!(hardware.options(), "--cpus 12 --parameters maxcpus=2 --second-node 256");
+    }
 
     #[test]
     fn all_means_every_series_and_names_stand_for_themselves() {

@@ -12,12 +12,15 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use testkit::kernels::Machine;
 
 use super::{
     Cgroup, Hardware, boot_each,
     guest::{Guest, words},
+    record::{self, BEGIN_MARK, END_MARK, Record},
 };
 use crate::{
+    kernels::Kernel,
     libtest::{Reader, Tally},
     places, process,
 };
@@ -62,22 +65,34 @@ pub(crate) struct Tests<'a> {
     pub(crate) hardware: &'a Hardware,
     /// How long one machine may take.
     pub(crate) limit: Duration,
-    /// Files of agent/tests that need more than a kernel.
-    pub(crate) also: &'a [String],
+    /// How long the tests of one file may take.
+    pub(crate) file_limit: Duration,
+    /// The files of agent/tests; all that need nothing but a kernel if there are none.
+    pub(crate) from: &'a [String],
     /// Parts of names, one of which a test's name must contain; all run if there are none.
     pub(crate) filters: &'a [String],
     /// Parts of names that no test's name may contain.
     pub(crate) skip: &'a [String],
     /// Other files, as `HOST_PATH:GUEST_PATH`.
     pub(crate) files: &'a [String],
+    /// Whether docs/kernels.json keeps what comes of each file.
+    pub(crate) record: bool,
+}
+
+impl Tests<'_> {
+    /// How long the tests of one file may take unless something else is asked for.
+    pub(crate) const FILE_LIMIT: Duration = Duration::from_mins(15);
 }
 
 /// Builds the tests, runs them on each kernel, and gives what came of all.
 pub(crate) fn run_tests(tests: &Tests<'_>) -> Result<Tally> {
-    let executables = build(tests.also)?;
+    let record = tests.record.then(Record::begin).transpose()?;
+    let files: Vec<&str> =
+        if tests.from.is_empty() { PROGRAMS.to_vec() } else { tests.from.iter().map(String::as_str).collect() };
+    let executables = build(&files)?;
     let (mut programs, agents): (Vec<_>, Vec<_>) = executables.iter().partition(|built| built.is_test);
-    programs.sort();
-    let mut guest = Guest::new(&script(&programs, tests.filters, tests.skip))?;
+    programs.sort_by_key(|built| files.iter().position(|file| *file == test_file(&built.path)));
+    let mut guest = Guest::new(&script(&programs, tests))?;
     let called = CALLED.iter().map(|name| {
         places::program(name).with_context(|| format!("there is no {name}; `cargo xtask setup --for test` installs it"))
     });
@@ -90,11 +105,23 @@ pub(crate) fn run_tests(tests: &Tests<'_>) -> Result<Tally> {
     tests.files.iter().try_for_each(|file| guest.add(file))?;
 
     let mut readers: BTreeMap<String, Reader> = BTreeMap::new();
-    let outcomes = boot_each(tests.kernels, &guest, (tests.cgroup, tests.hardware), tests.limit, |series, line| {
-        readers.entry(series.to_owned()).or_default().line(line);
+    let mut recorders: BTreeMap<String, record::Reader> = BTreeMap::new();
+    let machine = |kernel: &Kernel| Machine {
+        kernel: kernel.upstream_version().to_owned(),
+        cgroup: tests.cgroup.name().to_owned(),
+        hardware: tests.hardware.options(),
+    };
+    let keep = |kernel: &Kernel, results| match (&record, results) {
+        (Some(record), Some(results)) => record.keep(machine(kernel), results),
+        _ => Ok(()),
+    };
+    let outcomes = boot_each(tests.kernels, &guest, (tests.cgroup, tests.hardware), tests.limit, |kernel, line| {
+        readers.entry(kernel.series.clone()).or_default().line(line);
+        keep(kernel, recorders.entry(kernel.series.clone()).or_default().line(line))
     })?;
     let mut sum = Tally::default();
     for (kernel, outcome) in outcomes {
+        keep(&kernel, recorders.remove(&kernel.series).and_then(|mut recorder| recorder.end()))?;
         let held = outcome.is_ok_and(|outcome| outcome.code == 0);
         let reader = readers.remove(&kernel.series).unwrap_or_default();
         let tally = reader.tally.judged(held, !tests.filters.is_empty());
@@ -112,12 +139,11 @@ struct Built {
 }
 
 /// Builds the test programs and the agent; nothing is done where `cargo test` has built them before.
-fn build(also: &[String]) -> Result<Vec<Built>> {
+fn build(programs: &[&str]) -> Result<Vec<Built>> {
     let mut cargo = Command::new("cargo");
     cargo.current_dir(places::workspace()?);
     cargo.args(["test", "--no-run", "--package", "podlens", "--message-format", "json-render-diagnostics"]);
-    let programs: Vec<&str> = PROGRAMS.iter().copied().chain(also.iter().map(String::as_str)).collect();
-    for program in &programs {
+    for program in programs {
         cargo.args(["--test", program]);
     }
     // What it compiles it tells on its standard error.
@@ -159,24 +185,35 @@ fn library(line: &str) -> Option<PathBuf> {
     file.starts_with('/').then(|| Path::new(file).to_owned())
 }
 
-/// Runs each test program, whatever comes of the one before.
-fn script(programs: &[&Built], filters: &[String], skip: &[String]) -> String {
+/// Runs each test program in the order of the files, whatever comes of the one before. One that takes too long leaves nothing
+/// running for the next: signal 9 to all ends all but the first process and this script.
+fn script(programs: &[&Built], tests: &Tests<'_>) -> String {
     let mut arguments = vec!["--test-threads=1".to_owned()];
-    arguments.extend(skip.iter().map(|name| format!("--skip={name}")));
-    arguments.extend_from_slice(filters);
+    arguments.extend(tests.skip.iter().map(|name| format!("--skip={name}")));
+    arguments.extend_from_slice(tests.filters);
+    let limit = tests.file_limit.as_secs();
     let runs = programs.iter().map(|Built { path, .. }| {
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let name = words(test_file(path), &[]);
         let program = words(&path.display().to_string(), &arguments);
-        format!("echo {}\n{program} 2>&1 || status=1\n", words(&name, &[]))
+        format!(
+            "echo {BEGIN_MARK}{name}\ntimeout -s KILL {limit} {program} 2>&1\ncode=$?\n\
+             [ $code = 0 ] || status=1\n[ $code = 137 ] && kill -KILL -1\necho {END_MARK}$code\n"
+        )
     });
-    format!("export {VARIABLES}\nstatus=0\n{}exit $status\n", runs.collect::<String>())
+    format!("export {VARIABLES}\nstatus=0\n{}exit $status\n", runs.collect::<Vec<_>>().concat())
+}
+
+/// The file of agent/tests that became this program: cargo puts a hash behind its name.
+fn test_file(path: &Path) -> &str {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    name.rsplit_once('-').map_or(name, |(file, _)| file)
 }
 
 #[cfg(test)]
 mod unit_tests {
-    use std::path::PathBuf;
+    use std::{path::PathBuf, time::Duration};
 
-    use super::{Built, VARIABLES, executable, library, script};
+    use super::{Built, Cgroup, Hardware, Tests, VARIABLES, executable, library, script};
 
     #[test]
     fn executables_are_found_in_cargos_messages() {
@@ -208,10 +245,24 @@ mod unit_tests {
     }
 
     #[test]
-    fn the_guest_runs_every_program_and_fails_if_one_does() {
-        let built = Built { path: PathBuf::from("/t/agent-1"), is_test: true };
-        let script = script(&[&built, &built], &["a b".to_owned()], &["c".to_owned()]);
-        let one = "echo 'agent-1'\n'/t/agent-1' '--test-threads=1' '--skip=c' 'a b' 2>&1 || status=1\n";
-        assert_eq!(script, format!("export {VARIABLES}\nstatus=0\n{one}{one}exit $status\n"));
+    fn the_guest_runs_every_program_for_a_limited_time_and_fails_if_one_does() {
+        let built = Built { path: PathBuf::from("/t/tcp_many-1a"), is_test: true };
+        let tests = Tests {
+            kernels: &[],
+            cgroup: Cgroup::V2,
+            hardware: &Hardware::with_parameters(""),
+            limit: Duration::MAX,
+            file_limit: Duration::from_secs(9),
+            from: &[],
+            filters: &["a b".to_owned()],
+            skip: &["c".to_owned()],
+            files: &[],
+            record: false,
+        };
+        let one = "echo PODLENS_VM_FILE='tcp_many'\n\
+                   timeout -s KILL 9 '/t/tcp_many-1a' '--test-threads=1' '--skip=c' 'a b' 2>&1\ncode=$?\n\
+                   [ $code = 0 ] || status=1\n[ $code = 137 ] && kill -KILL -1\necho PODLENS_VM_FILE_END=$code\n";
+        let expected = format!("export {VARIABLES}\nstatus=0\n{one}{one}exit $status\n");
+        assert_eq!(script(&[&built, &built], &tests), expected);
     }
 }

@@ -1,56 +1,32 @@
 //! CPU time by mode where version 1 counts it in a hierarchy without the quotas: a walk through that one.
 //!
-//! The thread that reads cgroups' files makes the walk, when a sweep is expected, so that no sweep waits for it. Whose times these are
-//! is told by ids of that hierarchy (apart.rs).
-
-use std::{
-    mem,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Instant,
-};
+//! It follows the walk for the quotas, by the same program. Whose times these are is told by ids of that hierarchy (apart.rs).
 
 use podlens_common::{
     cgroup::CgroupKey,
-    cpu::{ACCOUNTS, CpuTimes, CpuTimesAt},
+    cpu::{ACCOUNTS, CpuRecord, CpuTimes, CpuTimesAt},
     event::EndPath,
 };
 
-use super::{Walk, times::Modes};
+use super::times::Modes;
 use crate::{
-    collectors::apart::{IdSource, Ids},
+    collectors::{
+        apart::{IdSource, Ids},
+        tree::TreeReader,
+    },
     kernel::cgroupfs::{
-        files::{FileReader, Source, Turn, Watch},
+        files::{FileReader, Watch},
         hierarchies::Tree,
     },
-    signal::lock,
 };
 
-/// The hierarchy, and what the last walk through it has found.
+/// The hierarchy, and whose its cgroups are.
 pub(super) struct Accounts {
     tree: Tree,
     reader: FileReader,
     /// A cgroup's end is told.
     pub(super) tells_ends: bool,
     ids: Ids,
-    walks: Watch<()>,
-    shared: Arc<Shared>,
-    /// The walk that was taken last.
-    taken: Option<Instant>,
-}
-
-/// What the thread hands over.
-#[derive(Default)]
-struct Shared {
-    found: Mutex<Vec<(u64, Modes)>>,
-    unfinished: AtomicU64,
-}
-
-struct WalkSource {
-    walk: Walk,
-    shared: Arc<Shared>,
 }
 
 /// A cgroup's id there, which is looked for until it is known.
@@ -62,10 +38,8 @@ pub(super) enum AccountId {
 }
 
 impl Accounts {
-    pub(super) fn new(tree: Tree, walk: Walk, reader: FileReader, tells_ends: bool) -> Self {
-        let shared = Arc::new(Shared::default());
-        let walks = reader.watch(WalkSource { walk, shared: Arc::clone(&shared) });
-        Self { tree, reader, tells_ends, ids: Ids::default(), walks, shared, taken: None }
+    pub(super) fn new(tree: Tree, reader: FileReader, tells_ends: bool) -> Self {
+        Self { tree, reader, tells_ends, ids: Ids::default() }
     }
 
     /// A cgroup exists at this path.
@@ -97,42 +71,12 @@ impl Accounts {
         self.ids.of_end(id, path, &self.tree)
     }
 
-    /// What a walk has found that was not taken yet.
-    pub(super) fn take(&mut self) -> Vec<(CgroupKey, Modes)> {
-        let at = self.walks.last().map(|reading| reading.at);
-        if self.taken == at {
-            return Vec::new();
-        }
-        self.taken = at;
-        let found = mem::take(&mut *lock(&self.shared.found));
-        found.into_iter().filter_map(|(id, modes)| Some((self.ids.of(id)?, modes))).collect()
-    }
-
-    /// When the walk was made that was taken last.
-    pub(super) fn walked(&self) -> Option<Instant> {
-        self.taken
-    }
-
-    /// Walks that did not come round.
-    pub(super) fn unfinished(&self) -> u64 {
-        self.shared.unfinished.load(Ordering::Relaxed)
-    }
-}
-
-impl Source for WalkSource {
-    type Value = ();
-
-    fn read(&mut self, _: &mut Turn) {
-        let found = lock(&self.walk).walk_through(ACCOUNTS, Vec::new, |found, record| {
+    /// What a walk finds of those whose ids are known; none if it does not come round.
+    pub(super) fn walk(&self, walk: &TreeReader<CpuRecord>) -> Option<Vec<(CgroupKey, Modes)>> {
+        walk.walk_through(ACCOUNTS, Vec::new, |found, record| {
             let CpuTimes { user, system, .. } = record.figures.handed_up;
-            found.push((record.id, [user, system]));
-        });
-        match found {
-            Some(found) => *lock(&self.shared.found) = found,
-            None => {
-                self.shared.unfinished.fetch_add(1, Ordering::Relaxed);
-            }
-        }
+            found.extend(self.ids.of(record.id).map(|key| (key, [user, system])));
+        })
     }
 }
 

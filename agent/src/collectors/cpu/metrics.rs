@@ -36,7 +36,7 @@ pub static MODE: Metric = Metric {
     help: "CPU time in user and in kernel mode, as the kernel counts it, up to the cgroup's end; where that is read from files the value of the last reading stays, and a cgroup that lived between two readings has no sample: podlens_cpu_seconds_total is exact for both",
     labels: &[Label { name: "mode", values: LabelValues::Fixed(&["user", "system"]) }],
     by_default: ByDefault::Nothing,
-    source: "each CPU's count of the cgroup (version 1: cpuacct's), in a walk at most 4 s ago (in the 5 s before a scrape is expected, where cpuacct has a hierarchy of its own) and at the removal; else cpu.stat, version 1: cpuacct.usage_user and cpuacct.usage_sys; read every 10 s",
+    source: "each CPU's count of the cgroup (version 1: cpuacct's), in a walk at most 4 s ago and at the removal; else cpu.stat, version 1: cpuacct.usage_user and cpuacct.usage_sys; read every 10 s",
     must_equal: "user_usec and system_usec of cpu.stat (version 1: those files), exactly; how version 2 splits usage_usec depends on when somebody has read it before, and a reading of podlens is one of its own",
     ..Metric::BASE
 };

@@ -2,8 +2,8 @@
 //!
 //! Called so and not after throttling alone, since the kernel tells both together. It tells of an entity's topmost cgroup
 //! only, whose figures include all below. A walk of the kernel programs through the CPU controller's tree reads what the kernel
-//! has, and a second one CPU time by mode where version 1 counts it in another hierarchy (accounts.rs); where there is no walk the
-//! files are read. What there was by a cgroup's end comes as an event, of that other hierarchy perhaps after the removal.
+//! has, and with it a second one CPU time by mode where version 1 counts it in another hierarchy (accounts.rs); where there is no
+//! walk the files are read. What there was by a cgroup's end comes as an event, of that other hierarchy perhaps after the removal.
 
 mod accounts;
 mod figures;
@@ -14,7 +14,7 @@ mod times;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -41,7 +41,7 @@ use crate::{
         },
         events::{Malformed, Record},
     },
-    signal::{Layout, Loss, Row, Subtree, lock},
+    signal::{Layout, Loss, Row, Subtree},
 };
 
 /// Least time between two walks, unless there is a new cgroup. Whoever asks every 5 s has a walk each time.
@@ -49,14 +49,11 @@ const WALK_INTERVAL: Duration = Duration::from_secs(4);
 /// Walks that are made for a cgroup which none has met.
 const WALKS_FOR_NEW: u32 = 3;
 
-/// The walk: one program for both trees, with one place for what it has found.
-type Walk = Arc<Mutex<TreeReader<CpuRecord>>>;
-
 /// Where the figures come from.
 #[derive(Default)]
 pub(super) struct Sources {
     /// The walk, if there is one.
-    walk: Option<Walk>,
+    walk: Option<TreeReader<CpuRecord>>,
     /// It tells CPU time by mode as well.
     walk_tells_modes: bool,
     /// What does where that is counted in a hierarchy without the quotas.
@@ -90,7 +87,7 @@ struct Watched {
     read: Option<Instant>,
     /// A walk has met it.
     is_met: bool,
-    /// Walks that have not met it.
+    /// Walks in a row that have not told all of it.
     missed: u32,
     /// Where its CPU time by mode is counted in another hierarchy.
     account: Option<AccountId>,
@@ -118,17 +115,11 @@ impl Cpu {
         }
     }
 
-    /// Walks through the tree anew, if it is time to.
-    fn walk(&mut self, now: Instant) {
+    /// Walks through the tree of quotas.
+    fn walk_quotas(&mut self) {
         let Some(walk) = &self.sources.walk else { return };
-        let is_due = self.walked.is_none_or(|at| now.duration_since(at) >= WALK_INTERVAL);
-        let is_new = |watched: &Watched| !watched.is_met && watched.missed < WALKS_FOR_NEW;
-        if !is_due && !self.watched.values().any(|watched| is_new(watched)) {
-            return;
-        }
-        self.walked = Some(now);
         let (mark, watched) = (self.hierarchies.cpu_mark(), &self.watched);
-        let done = lock(walk).walk(Subtrees::new, |met, record| {
+        let done = walk.walk(Subtrees::new, |met, record| {
             let key = record.id | mark;
             let is_wanted = record.id != 0 && watched.contains_key(&key);
             met.take(record.depth, figures::pending(&record.figures), is_wanted.then_some((key, record)));
@@ -137,24 +128,27 @@ impl Cpu {
             self.unfinished += 1;
             return;
         };
-        self.watched.values_mut().for_each(|watched| watched.missed += 1);
         for (key, record, below) in done.found {
             let Some(watched) = self.watched.get_mut(&key) else { continue };
-            (watched.is_met, watched.missed) = (true, 0);
+            watched.is_met = true;
             watched.figures.learn(&record.figures, below, mark != 0);
             watched.book(&self.layout, &mut self.found);
         }
     }
 
-    /// Takes what a walk through the other hierarchy has found.
-    fn take_accounts(&mut self) {
-        let Some(accounts) = &mut self.sources.accounts else { return };
+    /// Walks through the other hierarchy.
+    fn walk_accounts(&mut self) {
+        let Sources { walk: Some(walk), accounts: Some(accounts), .. } = &mut self.sources else { return };
         for (key, watched) in &mut self.watched {
             if let Some(account) = &mut watched.account {
                 accounts.learn(*key, account);
             }
         }
-        for (key, modes) in accounts.take() {
+        let Some(found) = accounts.walk(walk) else {
+            self.unfinished += 1;
+            return;
+        };
+        for (key, modes) in found {
             let Some(watched) = self.watched.get_mut(&key) else { continue };
             watched.figures.mode_ns = Some(modes);
             watched.book(&self.layout, &mut self.found);
@@ -211,6 +205,21 @@ impl Collector for Cpu {
         self.watched.insert(key, Box::new(watched));
     }
 
+    fn walk_is_due(&self, now: Instant) -> bool {
+        let is_due = || self.walked.is_none_or(|at| now.duration_since(at) >= WALK_INTERVAL);
+        let is_new = |watched: &Watched| !watched.is_told() && watched.missed < WALKS_FOR_NEW;
+        self.sources.walk.is_some() && (is_due() || self.watched.values().any(|watched| is_new(watched)))
+    }
+
+    fn walk(&mut self, now: Instant) {
+        self.walked = Some(now);
+        self.walk_quotas();
+        self.walk_accounts();
+        for watched in self.watched.values_mut() {
+            watched.missed = if watched.is_told() { 0 } else { watched.missed.saturating_add(1) };
+        }
+    }
+
     fn read(&mut self, sweep: &Sweep<'_>, readings: &mut dyn Readings) {
         if !sweep.whole {
             return;
@@ -219,12 +228,9 @@ impl Collector for Cpu {
         if let Some(reader) = &self.sources.files {
             reader.taken(now);
         }
-        self.walk(now);
-        self.take_accounts();
-        let walked = self.sources.accounts.as_ref().and_then(Accounts::walked);
         for (key, watched) in &mut self.watched {
             watched.take_files(&self.layout, &mut self.found);
-            self.late += u64::from(watched.is_late(walked, now));
+            self.late += u64::from(watched.is_late(now));
             readings.cgroup(*key, &watched.row);
         }
         for (key, watched) in self.leaving.iter() {
@@ -264,8 +270,7 @@ impl Collector for Cpu {
     }
 
     fn lost(&self) -> Vec<(&'static Loss, u64)> {
-        let unfinished = self.sources.accounts.as_ref().map_or(0, Accounts::unfinished);
-        vec![(&start::WALK_UNFINISHED, self.unfinished + unfinished), (&start::LATE_FILE, self.late)]
+        vec![(&start::WALK_UNFINISHED, self.unfinished), (&start::LATE_FILE, self.late)]
     }
 }
 
@@ -279,11 +284,15 @@ impl Watched {
         self.book(layout, found);
     }
 
-    /// What the thread reads of it, from its files or by a walk, is too old.
-    fn is_late(&self, walked: Option<Instant>, now: Instant) -> bool {
-        let read = if self.account.is_some() { walked } else { self.read };
-        let is_read = self.files.is_some() || self.account.is_some();
-        is_read && now.saturating_duration_since(read.map_or(self.since, |read| read.max(self.since))) > LATE
+    /// Walks have told all that they can tell of it.
+    fn is_told(&self) -> bool {
+        let is_known = matches!(self.account, Some(AccountId::Known(_)));
+        self.is_met && (!is_known || self.figures.mode_ns.is_some())
+    }
+
+    /// What is read of it from files is too old.
+    fn is_late(&self, now: Instant) -> bool {
+        self.files.is_some() && now.saturating_duration_since(self.read.unwrap_or(self.since)) > LATE
     }
 
     /// Of a cgroup that is being removed the last values stay, but for gauges. Numbers that belong together are read one after

@@ -1,9 +1,6 @@
 //! What the collector `cpu` is made of, and how it starts. It walks, and reads files where it cannot.
 
-use std::{
-    error::Error,
-    sync::{Arc, Mutex},
-};
+use std::{error::Error, sync::Arc};
 
 use podlens_common::cpu::{LAST_TIMES, LAST_WORDS};
 
@@ -64,7 +61,7 @@ pub(super) static WALK_UNFINISHED: Loss = Loss {
 /// A value is older than it should be.
 pub(super) static LATE_FILE: Loss = Loss {
     reason: "late_file",
-    means: "where files are read, or cpuacct has a hierarchy of its own: a value was older than 20 s when it was asked for: some file of a cgroup hangs (thread `cgroup-files`), or the node is far too busy. The value read last is served",
+    means: "where files are read: a value was older than 20 s when it was asked for: some file of a cgroup hangs (thread `cgroup-files`), or the node is far too busy. The value read last is served",
 };
 
 const NO_LAST_FIGURES: &str =
@@ -77,13 +74,12 @@ fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
         let iterator = start.object.iterator("cpu_walk")?;
         let (walk, records) = (start.object.array("CPU_WALK")?, start.object.array("CPU_RECORDS")?);
         let cpus = Cpus::of_node().map_or(start.cpus, |cpus| cpus.possible);
-        let walk = Arc::new(Mutex::new(TreeReader::new(iterator, walk, records).of_cpus(cpus)));
         sources.walk_tells_modes = walk_tells_modes(start);
         if let Some(tree) = accounts_apart(start.hierarchies).filter(|_| start.has("accounting")) {
             let (tree, tells_ends) = (tree.clone(), start.runs("cpu_last_words"));
-            sources.accounts = Some(Accounts::new(tree, Arc::clone(&walk), reader(start)?, tells_ends));
+            sources.accounts = Some(Accounts::new(tree, reader(start)?, tells_ends));
         }
-        sources.walk = Some(walk);
+        sources.walk = Some(TreeReader::new(iterator, walk, records).of_cpus(cpus));
     }
     if !sources.walk_tells_modes {
         sources.files = Some(reader(start)?);

@@ -174,15 +174,9 @@ impl Memory {
         }
     }
 
-    /// Walks through the tree anew, if it is time to.
-    fn walk(&mut self, now: Instant) {
+    /// Walks through the tree.
+    fn walk_through(&mut self, now: Instant) {
         let Some(walk) = &self.programs.walk else { return };
-        let is_new =
-            |watched: &Watched| watched.id.is_some() && watched.walked.is_none() && watched.missed < WALKS_FOR_NEW;
-        let is_due = self.walked.is_none_or(|at| now.duration_since(at) >= WALK_INTERVAL);
-        if !is_due && !self.watched.values().any(|watched| is_new(watched)) {
-            return;
-        }
         self.walked = Some(now);
         let ids = &self.ids;
         let done = walk.walk(Subtrees::new, |met, record| {
@@ -309,6 +303,17 @@ impl Collector for Memory {
         self.watched.insert(key, Box::new(watched));
     }
 
+    fn walk_is_due(&self, now: Instant) -> bool {
+        let is_new = |watched: &Watched| watched.has_id() && watched.walked.is_none() && watched.missed < WALKS_FOR_NEW;
+        let is_due = || self.walked.is_none_or(|at| now.duration_since(at) >= WALK_INTERVAL);
+        self.programs.walk.is_some() && (is_due() || self.watched.values().any(|watched| is_new(watched)))
+    }
+
+    fn walk(&mut self, now: Instant) {
+        self.take_ids();
+        self.walk_through(now);
+    }
+
     fn read(&mut self, sweep: &Sweep<'_>, readings: &mut dyn Readings) {
         if !sweep.whole {
             return;
@@ -316,7 +321,6 @@ impl Collector for Memory {
         let now = Instant::now();
         self.reader.taken(now);
         self.take_ids();
-        self.walk(now);
         for (key, watched) in &mut self.watched {
             let read = watched.take(self.walked, &self.layout, &mut self.found);
             if watched.has_left() {
@@ -370,6 +374,11 @@ impl Collector for Memory {
 }
 
 impl Watched {
+    /// Its id in the memory tree is known, or has become known and was not taken yet.
+    fn has_id(&self) -> bool {
+        self.id.is_some() || self.files.last().is_some_and(|reading| reading.value.id.is_some())
+    }
+
     /// A walk has met it and found statistics of this hash.
     fn compare(&mut self, statistics: u64) {
         let is_first = self.changes.load(Ordering::Relaxed) == 0;

@@ -92,14 +92,9 @@ impl Pressure {
         Self { hierarchies, layout, reader, states, watched, walked: None, unfinished: 0, late: 0 }
     }
 
-    /// Walks through the tree anew, if it is time to.
-    fn walk(&mut self, now: Instant) {
+    /// Walks through the tree.
+    fn walk_through(&mut self, now: Instant) {
         let Reader::Walk(walk) = &self.reader else { return };
-        let is_due = self.walked.is_none_or(|at| now.duration_since(at) >= WALK_INTERVAL);
-        let is_new = |watched: &Watched| !watched.is_met && watched.missed < WALKS_FOR_NEW;
-        if !is_due && !self.watched.values().any(is_new) {
-            return;
-        }
         self.walked = Some(now);
         let watched = &self.watched;
         let found = walk.walk(Vec::new, |found: &mut Vec<PressureRecord>, record| {
@@ -141,6 +136,16 @@ impl Collector for Pressure {
         self.watched.insert(key, Watched { since, files, is_met: false, missed: 0, row });
     }
 
+    fn walk_is_due(&self, now: Instant) -> bool {
+        let is_due = || self.walked.is_none_or(|at| now.duration_since(at) >= WALK_INTERVAL);
+        let is_new = |watched: &Watched| !watched.is_met && watched.missed < WALKS_FOR_NEW;
+        matches!(self.reader, Reader::Walk(_)) && (is_due() || self.watched.values().any(is_new))
+    }
+
+    fn walk(&mut self, now: Instant) {
+        self.walk_through(now);
+    }
+
     fn read(&mut self, sweep: &Sweep<'_>, readings: &mut dyn Readings) {
         if !sweep.whole {
             return;
@@ -149,7 +154,6 @@ impl Collector for Pressure {
         if let Reader::Files(reader) = &self.reader {
             reader.taken(now);
         }
-        self.walk(now);
         for (key, watched) in &mut self.watched {
             self.late += u64::from(watched.take_files(&self.layout, now));
             readings.cgroup(*key, &watched.row);

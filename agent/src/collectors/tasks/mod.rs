@@ -76,13 +76,10 @@ impl Tasks {
         }
     }
 
-    /// Walks through all tasks anew, if it is time to.
-    fn walk(&mut self) {
+    /// Walks through all tasks.
+    fn walk_through(&mut self, now: Instant) {
         let Some(walk) = &self.walk else { return };
-        if self.walked.at.is_some_and(|at| at.elapsed() < WALK_INTERVAL) {
-            return;
-        }
-        self.walked = Walked { at: Some(Instant::now()), ..Walked::default() };
+        self.walked = Walked { at: Some(now), ..Walked::default() };
         let result = (0..WALKS).map(|_| walk_round(walk)).find(|result| result.finished == 1).unwrap_or_default();
         if result.finished == 1 {
             let records = (0..usize::try_from(result.records).unwrap_or(0)).filter_map(|at| walk.records.get(at));
@@ -109,10 +106,15 @@ impl Collector for Tasks {
         &SPEC
     }
 
+    fn walk_is_due(&self, now: Instant) -> bool {
+        self.walk.is_some() && self.walked.at.is_none_or(|at| now.duration_since(at) >= WALK_INTERVAL)
+    }
+
+    fn walk(&mut self, now: Instant) {
+        self.walk_through(now);
+    }
+
     fn read(&mut self, sweep: &Sweep<'_>, readings: &mut dyn Readings) {
-        if sweep.whole {
-            self.walk();
-        }
         let keys = || sweep.in_use.iter().map(|(_, slot)| slot.key).collect();
         self.walked.held.get_or_insert_with(keys);
         for (number, slot) in sweep.wanted.iter().filter(|(_, slot)| slot.is_of_tasks()) {
