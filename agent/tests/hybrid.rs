@@ -150,7 +150,7 @@ fn two_pods_of_one_runtime_are_each_others_neighbors() {
         // Pods of others may want this CPU as well.
         let all = page.all("podlens_cpu_wait_caused_seconds_total", &pods[victim].labels());
         let others = all.into_iter().filter(|sample| !["", uid.as_str()].contains(&sample.label("culprit_pod")));
-        let others_ns: u64 = others.map(|sample| sample.ns()).sum();
+        let others_ns: u64 = others.map(common::Sample::ns).sum();
         assert_near("lost to the other", lost_ns, account.cause("neighbor") - others_ns, 2.0, 10_000_000);
         // A wait goes on while an interrupt takes the CPU, for which the kernel's CPU time of the other stands still.
         let most_ns = kernel[other].cpu_ns + kernel[other].cpu_ns / 100;
