@@ -11,6 +11,10 @@ use podlens::{
     log,
 };
 
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: podlens::kernel::allocator::Allocator = podlens::kernel::allocator::Allocator;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command {

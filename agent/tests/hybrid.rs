@@ -145,9 +145,16 @@ fn two_pods_of_one_runtime_are_each_others_neighbors() {
     let page = agent.metrics();
     for (victim, other) in [(0, 1), (1, 0)] {
         let account = Account::of(&page, &pods[victim]);
-        let lost_ns = caused_by(&page, &pods[victim], ("culprit_pod", &pod_uid(4 + other as u32)));
-        assert_near("lost to the other", lost_ns, account.cause("neighbor"), 2.0, 10_000_000);
-        assert!(lost_ns > 300_000_000 && lost_ns <= kernel[other].cpu_ns, "{lost_ns} ns: {kernel:?}");
+        let uid = pod_uid(4 + other as u32);
+        let lost_ns = caused_by(&page, &pods[victim], ("culprit_pod", &uid));
+        // Pods of others may want this CPU as well.
+        let all = page.all("podlens_cpu_wait_caused_seconds_total", &pods[victim].labels());
+        let others = all.into_iter().filter(|sample| !["", uid.as_str()].contains(&sample.label("culprit_pod")));
+        let others_ns: u64 = others.map(common::Sample::ns).sum();
+        assert_near("lost to the other", lost_ns, account.cause("neighbor") - others_ns, 2.0, 10_000_000);
+        // A wait goes on while an interrupt takes the CPU, for which the kernel's CPU time of the other stands still.
+        let most_ns = kernel[other].cpu_ns + kernel[other].cpu_ns / 100;
+        assert!(lost_ns > 300_000_000 && lost_ns <= most_ns, "{lost_ns} ns: {kernel:?}");
         assert!(account.cause("self") < 1_000_000, "{account:?} {:?}", culprits(&page, &pods[victim]));
     }
     assert_sums_agree(&page);

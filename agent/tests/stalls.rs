@@ -16,8 +16,8 @@ use std::{
 };
 
 use common::{
-    Agent, Ballast, ColdFile, MappedFile, NullDisk, OnDrop, PATIENCE, Page, Sections, TestCgroup, assert_near,
-    machine_is_own, machine_is_slow, major_faults, memory_is_own, run, skip, wait_until,
+    Agent, Ballast, ColdFile, MappedFile, NullDisk, PATIENCE, Page, Sections, TestCgroup, assert_near, machine_is_own,
+    machine_is_slow, major_faults, memory_is_own, run, skip, wait_until,
 };
 
 const STALLS: &str = "podlens_memory_stall_seconds";
@@ -360,44 +360,6 @@ fn what_is_pressure_and_no_reclaim_where_the_node_is_short_lies_behind_the_recla
     assert_near("reclaim", stalls.ns, recorded.reclaim_ns, 2.0, between_ns() * stalls.count);
     let sections_ns = recorded.whole_ns + recorded.others_ns;
     assert_near("the kernel's sections", sections_ns, pressure_ns, 2.0, between_ns() * stalls.count);
-}
-
-#[test]
-fn who_is_let_into_reclaim_only_after_others_have_freed_memory_is_short_of_the_nodes_and_not_above_memory_high() {
-    const RESERVE: &str = "/proc/sys/vm/min_free_kbytes";
-    if !memory_is_own() {
-        return skip("others use this machine's memory");
-    }
-    let Some(disk) = NullDisk::make("nullb1", &[("size", "8192")]) else {
-        return skip("there is no module null_blk for a disk that is larger than memory");
-    };
-    let agent = start();
-    let group = Limited::new();
-    hold_back_kswapd();
-    let _ballast = Ballast::leave(160 * MIB);
-    let usual = fs::read_to_string(RESERVE).unwrap();
-    let _usual = OnDrop(|| fs::write(RESERVE, &usual).unwrap());
-    let throttles = || {
-        let text = fs::read_to_string("/proc/vmstat").unwrap();
-        let counts = text.lines().filter_map(|line| line.strip_prefix("allocstall_")?.split_once(' '));
-        let stalls = counts.map(|(_, count)| count.parse::<u64>().unwrap()).sum::<u64>();
-        let throttles = text.lines().find_map(|line| line.strip_prefix("pgscan_direct_throttle "));
-        (stalls, throttles.unwrap().parse::<u64>().unwrap())
-    };
-    let (page, before) = (agent.metrics(), throttles());
-    // More than twice what is free: until the kernel's own thread has freed memory, nobody else is let into reclaim.
-    fs::write(RESERVE, (400 << 10).to_string()).unwrap();
-    group.run(&format!("dd if={} of=/dev/null bs=1M count=500", disk.path().display()));
-    let (after, now) = (throttles(), agent.metrics());
-    let [all, high] = ["direct_reclaim", "memory_high"].map(|reason| {
-        let stalls = group.stalls(&now, reason).since(group.stalls(&page, reason));
-        println!("{reason}: {stalls:?}");
-        stalls
-    });
-    println!("{before:?}, then {after:?}: reclaims, and tasks that were held back from it");
-    assert!(after.1 > before.1, "nobody was held back");
-    assert!(all.count > 0 && all.ns > 0, "{all:?}");
-    assert_eq!(high, Lengths::NONE, "nothing has memory.high here");
 }
 
 /// For how long some task of a group and all of them were stalled, and the sum over its tasks.

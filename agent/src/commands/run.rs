@@ -17,7 +17,7 @@ use crate::{
         own::{self, OwnPush},
         server::{Content, Server, Verdict},
     },
-    kernel::process,
+    kernel::{allocator, process},
     pipeline::{OwnMetrics, Pipeline, Source, log_states},
     signal::shutdown::until_stopped,
     telemetry::{
@@ -206,11 +206,12 @@ async fn keep_reaping(pipeline: Arc<Pipeline>, beat: Arc<Beat>) {
     }
 }
 
-/// Gives the start's code back when all of it has run, and what else runs seldom now and then.
+/// Gives the start's code back when all of it has run, and what else runs seldom now and then; so with memory that was allocated.
 async fn release_program() {
     for pause in [STARTED, SETTLED].into_iter().chain(iter::repeat(SELDOM)) {
         tokio::time::sleep(pause).await;
         process::release_program();
+        allocator::settle();
     }
 }
 

@@ -3,6 +3,7 @@
 //! The only place of the daemon with aya and `unsafe`. It knows the kernel programs' maps, and nothing of
 //! pods, metrics or exporters.
 
+pub mod allocator;
 pub mod btf;
 pub mod capabilities;
 pub mod cgroupfs;

@@ -182,7 +182,14 @@ impl Health {
 
 #[cfg(test)]
 mod tests {
-    use super::{Accepted, Health, State};
+    use super::{Accepted, Health, State, remedy};
+
+    #[test]
+    fn a_receiver_that_speaks_another_protocol_is_told_with_the_remedy() {
+        assert!(remedy("h2 protocol error: http2 error", "frame with invalid size").is_some());
+        assert!(remedy("client error (SendRequest)", "invalid HTTP version parsed").is_some());
+        assert_eq!(remedy("tcp connect error", "Connection refused (os error 111)"), None);
+    }
 
     #[test]
     fn a_rejection_and_a_warning_without_one_are_logged_once_each() {
