@@ -1,42 +1,55 @@
-//! The thread in which collectors walk through what the kernel has while the sweep goes on with all else. Called by the sweep.
+//! The threads in which collectors walk through what the kernel has while the sweep goes on with all else. Called by the sweep.
 //!
-//! A collector whose walk is due is handed to the thread and comes back when it has walked; the sweep reads the others
-//! meanwhile, and waits for it then: what it tells is of this sweep.
+//! A collector whose walk is due is handed to a thread and comes back when it has walked; the sweep reads the others
+//! meanwhile, and waits for it then: what it tells is of this sweep. Each collector walks by programs and maps of its own, so
+//! two may walk at once.
 
 use std::{
     io,
-    sync::mpsc::{self, Receiver, SendError, Sender},
+    sync::{
+        Arc, Mutex,
+        mpsc::{self, Receiver, SendError, Sender},
+    },
     thread,
     time::Instant,
 };
 
 use super::Attached;
+use crate::signal::lock;
 
-/// The thread, which ends with the value.
+/// How many there are: the longest walk takes as long as all others together.
+const THREADS: usize = 2;
+
+/// The threads, which end with the value.
 pub(super) struct Walks {
     to: Sender<(Attached, Instant)>,
     back: Receiver<Attached>,
-    /// Collectors that are with the thread.
+    /// Collectors that are with the threads.
     away: usize,
 }
 
 impl Walks {
-    /// Starts the thread.
+    /// Starts the threads.
     ///
     /// # Errors
-    /// It cannot be started.
+    /// One cannot be started.
     pub(super) fn start() -> io::Result<Self> {
         let (to, wanted) = mpsc::channel::<(Attached, Instant)>();
         let (done, back) = mpsc::channel();
-        let walk = move || {
-            for (mut attached, now) in wanted {
-                attached.collector.walk(now);
-                if done.send(attached).is_err() {
-                    return;
+        let wanted = Arc::new(Mutex::new(wanted));
+        for _ in 0..THREADS {
+            let (wanted, done) = (Arc::clone(&wanted), done.clone());
+            let next = move || lock(&wanted).recv();
+            let walk = move || {
+                while let Ok((mut attached, now)) = next() {
+                    attached.collector.walk(now);
+                    if done.send(attached).is_err() {
+                        return;
+                    }
                 }
-            }
-        };
-        thread::Builder::new().name("walks".to_owned()).spawn(walk)?;
+            };
+            thread::Builder::new().name("walks".to_owned()).spawn(walk)?;
+        }
         Ok(Self { to, back, away: 0 })
     }
 
@@ -46,13 +59,13 @@ impl Walks {
         for attached in due {
             match self.to.send((attached, now)) {
                 Ok(()) => self.away += 1,
-                // The thread has ended: it goes without this walk.
+                // The threads have ended: it goes without this walk.
                 Err(SendError((attached, _))) => collectors.push(attached),
             }
         }
     }
 
-    /// The next one that has walked, in the order in which they were taken out; none when all are back.
+    /// The next one that has walked, in any order; none when all are back.
     pub(super) fn next(&mut self) -> Option<Attached> {
         self.away = self.away.checked_sub(1)?;
         self.back.recv().ok()
@@ -118,6 +131,7 @@ mod tests {
                 back.push(attached.section);
                 collectors.push(attached);
             }
+            back.sort_unstable();
             assert_eq!(back, [0, 2]);
             assert_ne!(last.lock().unwrap().unwrap(), thread::current().id());
             collectors.sort_by_key(|attached| attached.section);
