@@ -91,7 +91,7 @@ mod tests {
     struct Walking {
         is_due: bool,
         walks: Arc<AtomicU32>,
-        thread: Arc<std::sync::Mutex<Option<ThreadId>>>,
+        thread: Arc<Mutex<Option<ThreadId>>>,
     }
 
     impl Collector for Walking {
