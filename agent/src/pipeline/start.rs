@@ -63,8 +63,8 @@ pub enum StartError {
     /// The maps would leave too little of the memory limit.
     #[error(transparent)]
     Memory(#[from] MemoryError),
-    /// Most collectors of files would have no values.
-    #[error("cannot start the thread that walks through cgroups and tasks")]
+    /// Collectors that walk would have no values.
+    #[error("cannot start the threads that walk through cgroups and tasks")]
     Walks(#[source] std::io::Error),
 }
 

@@ -39,6 +39,7 @@ impl Walks {
         let wanted = Arc::new(Mutex::new(wanted));
         for _ in 0..THREADS {
             let (wanted, done) = (Arc::clone(&wanted), done.clone());
+            // By itself, so that the other thread is not locked out while this one walks.
             let next = move || lock(&wanted).recv();
             let walk = move || {
                 while let Ok((mut attached, now)) = next() {
@@ -77,10 +78,7 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
     use std::{
-        sync::{
-            Arc,
-            atomic::{AtomicU32, Ordering},
-        },
+        sync::atomic::{AtomicU32, Ordering},
         thread::ThreadId,
     };
 

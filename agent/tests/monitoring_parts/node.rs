@@ -248,8 +248,7 @@ impl Node {
     pub fn begin(&self) {
         let mut load = Load::start(None, Work::SpinFor(Duration::from_millis(1)), Some(1));
         self.log.add(load.id());
-        load.go();
-        load.done();
+        load.run();
     }
 
     /// For a moment kube-system/log-1 wants the CPU that shop/web-0 works on.
