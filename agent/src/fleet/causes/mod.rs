@@ -132,6 +132,9 @@ const NO_SANDBOX: &[&str] = &["FailedCreatePodSandBox", "NetworkNotReady"];
 /// Words of a sandbox that lacks its network, with any runtime; others lack a runtime class, or what it is made of.
 const NETWORKS: &[&str] = &["network", "CNI", "cni"];
 const NOT_READY: &[&str] = &["Unhealthy", "ProbeWarning"];
+/// Words of a kubelet that has not yet heard of a Secret or `ConfigMap`: it asks again within a second, and says then what is wrong
+/// with it, if anything is.
+const NOT_HEARD: &[&str] = &["failed to sync secret cache", "failed to sync configmap cache"];
 
 /// Most events that are kept. Each lives for an hour, and of each object only those that tell why it does not work count.
 const EVENTS: usize = 50_000;
@@ -251,11 +254,9 @@ pub fn of_pod(pod: &Pod, node: &Node, beside: &[&Pod], events: &Events) -> Lack 
     }
     let of_init = story.init_containers.iter().find_map(|status| of_container(status, true));
     let of_main = || story.containers.iter().find_map(|status| of_container(status, false));
-    if let Some((reason, detail)) = of_init.or_else(of_main) {
-        return lack(reason, detail);
-    }
-    let (reason, detail) = being_started(pod, story, events);
-    lack(reason, detail)
+    let (reason, detail) = of_init.or_else(of_main).unwrap_or_else(|| being_started(pod, story, events));
+    let is_heard = !NOT_HEARD.iter().any(|words| detail.contains(words));
+    lack(if is_heard { reason } else { Reason::Starting }, detail)
 }
 
 /// What keeps it from the node that it is for.

@@ -179,6 +179,22 @@ fn volumes_network_and_probes_are_told_by_events_of_the_pod_itself() {
 }
 
 #[test]
+fn a_kubelet_that_has_not_heard_of_a_secret_is_at_the_start_until_it_says_what_is_wrong() {
+    let early =
+        "MountVolume.SetUp failed for volume \"v\" : failed to sync secret cache: timed out waiting for the condition";
+    let later = "MountVolume.SetUp failed for volume \"v\" : secret \"none\" not found";
+    let pending = pod("p", &json!({ "nodeName": "n1" }), &json!({ "phase": "Pending" }));
+    let first = event("p", "FailedMount", early, AT);
+    check(&pending, &good_node(), &[], std::slice::from_ref(&first), Reason::Starting, "failed to sync");
+    let mut second = event("p", "FailedMount", later, "2026-01-01T00:00:01Z");
+    second.uid = Uid::of("second");
+    check(&pending, &good_node(), &[], &[first, second], Reason::Volume, "secret \"none\" not found");
+    let early = "failed to sync configmap cache: timed out waiting for the condition";
+    let state = json!({ "waiting": { "reason": "CreateContainerConfigError", "message": early } });
+    check(&with_container(&json!({ "state": state })), &good_node(), &[], &[], Reason::Starting, "failed to sync");
+}
+
+#[test]
 fn the_nodes_and_the_pods_own_state_come_first() {
     let down = node(&json!({ "conditions": [{ "type": "Ready", "status": "Unknown", "reason": "NodeStatusUnknown",
         "message": "Kubelet stopped posting node status.", "lastTransitionTime": AT }] }));
