@@ -77,16 +77,16 @@ pub trait Collector: Send {
     /// What it is.
     fn spec(&self) -> &'static Spec;
 
-    /// A whole sweep begins, of which this collector's part comes later: what it waits for there may be set going.
+    /// A whole sweep begins or is about to, of which this collector's part comes later: what it waits for there may be set going.
     fn ask(&mut self) {}
 
-    /// Its values of this moment want a walk through what the kernel has, which takes long: a whole sweep has another thread call
-    /// [`Self::walk`] then, and reads others meanwhile.
+    /// Its values of this moment want a walk through what the kernel has, which takes long: a whole sweep has it made before it
+    /// reads, and where it is known when that comes, it is made a moment before.
     fn walk_is_due(&self, _now: Instant) -> bool {
         false
     }
 
-    /// Walks, for the [`Self::read`] that follows. `now`: when the sweep began.
+    /// Walks, for the [`Self::read`] that follows.
     fn walk(&mut self, _now: Instant) {}
 
     /// Tells what there is at this moment, by the layout of the collector's metrics: of slots of the kernel programs, of

@@ -70,6 +70,7 @@ async fn serve(config: &Config) -> Result<()> {
     let mut tasks = JoinSet::new();
     tasks.spawn(server.run(shutdown.clone()));
     tasks.spawn(until_stopped(shutdown.clone(), keep_reaping(Arc::clone(&pipeline), Arc::clone(&beat))));
+    tasks.spawn(until_stopped(shutdown.clone(), walk_ahead(Arc::clone(&pipeline))));
     tasks.spawn(until_stopped(shutdown.clone(), release_program()));
     #[cfg(feature = "kernel-log")]
     if let Some(lines) = pipeline.kernel_log() {
@@ -203,6 +204,25 @@ async fn keep_reaping(pipeline: Arc<Pipeline>, beat: Arc<Beat>) {
         ticks.tick().await;
         reap(&pipeline).await;
         beat.give();
+    }
+}
+
+/// Has walks made a moment before each sweep that is expected.
+async fn walk_ahead(pipeline: Arc<Pipeline>) {
+    let mut walks_at = pipeline.walks_at();
+    loop {
+        let at = *walks_at.borrow_and_update();
+        if let Some(at) = at {
+            // A sweep that comes before has its walks made itself.
+            if tokio::time::timeout_at(at.into(), walks_at.changed()).await.is_ok() {
+                continue;
+            }
+            let pipeline = Arc::clone(&pipeline);
+            let _ = tokio::task::spawn_blocking(move || pipeline.walk()).await;
+        }
+        if walks_at.changed().await.is_err() {
+            return;
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! Exporters ask for a snapshot; whoever asks while one is made waits for that one. Between asks the pipeline
 //! follows births and removals and frees the slots of cgroups that are gone.
 
+mod ahead;
 mod ends;
 mod event_log;
 mod events;
@@ -16,7 +17,6 @@ mod own;
 mod reading;
 mod start;
 mod unnamed;
-mod walks;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -27,23 +27,23 @@ use std::{
 };
 
 use podlens_common::cgroup::CgroupKey;
-use tokio::task::JoinHandle;
+use tokio::{sync::watch, task::JoinHandle};
 use tracing::{error, info, warn};
 
+use self::{
+    ahead::{AHEAD, Ahead},
+    events::Telling,
+    facts::Facts,
+    kernel::Kernel,
+    reading::{FixedEntities, Resolved},
+    unnamed::{Look, Unnamed},
+};
 pub use self::{
     event_log::{EventLog, kinds},
     health::Health,
     losses::losses,
     own::OwnMetrics,
     start::StartError,
-};
-use self::{
-    events::Telling,
-    facts::Facts,
-    kernel::Kernel,
-    reading::{FixedEntities, Resolved},
-    unnamed::{Look, Unnamed},
-    walks::Walks,
 };
 use crate::{
     attribution::{cgroups::Cgroups, kubernetes::Names},
@@ -77,6 +77,8 @@ pub struct Pipeline {
     delivered: Mutex<HashMap<String, u64>>,
     /// As of the last time that somebody asked, for those who ask during a sweep.
     health: Mutex<Health>,
+    /// When walks are to be made for the next sweep.
+    walks_at: watch::Sender<Option<Instant>>,
     fresh: tokio::sync::Mutex<Option<(Instant, Arc<Snapshot>)>>,
     /// What becomes of a snapshot on its way to the exporters.
     budget: Mutex<Budget>,
@@ -90,7 +92,7 @@ struct Inner {
     kernel: Option<Kernel>,
     /// In the order of all.
     collectors: Vec<Attached>,
-    walks: Walks,
+    ahead: Ahead,
     ledger: Ledger,
     /// Keys without a known cgroup, and since when.
     unknown: HashMap<CgroupKey, Instant>,
@@ -145,7 +147,21 @@ impl Pipeline {
         for (exporter, sequence) in lock(&self.delivered).drain() {
             inner.ledger.exported(&exporter, sequence, now);
         }
-        inner.sweep(Arc::clone(&self.node))
+        let snapshot = inner.sweep(Arc::clone(&self.node));
+        self.walks_at.send_replace(inner.ahead.next());
+        snapshot
+    }
+
+    /// When [`Self::walk`] is to be called: a moment before the next sweep, where it can be told when that comes.
+    #[must_use]
+    pub fn walks_at(&self) -> watch::Receiver<Option<Instant>> {
+        self.walks_at.subscribe()
+    }
+
+    /// Has collectors walk through what the kernel has, for a sweep that is about to come and then need not wait for it. To be called
+    /// by a thread that may wait: for a sweep, if one is under way.
+    pub fn walk(&self) {
+        lock(&self.inner).walk_ahead();
     }
 
     /// Follows births and removals, and frees slots. To be called about once a second, by a thread that may wait: for a
@@ -265,12 +281,15 @@ impl Inner {
                 self.ledger.recycle(old);
             }
         }
-        self.collectors.iter_mut().for_each(|attached| attached.collector.ask());
+        let is_prepared = self.ahead.sweep(began);
+        if !is_prepared {
+            self.collectors.iter_mut().for_each(|attached| attached.collector.ask());
+        }
         // Slots first: whoever holds one was born before, so that its event has come unless it was lost.
         let in_use = self.kernel.as_ref().map(Kernel::in_use).unwrap_or_default();
         self.follow_events(began);
         self.search_unknown(&in_use, began);
-        self.walks.begin(&mut self.collectors, began);
+        self.walk(began, began);
         self.refresh_names(began);
         let names = Arc::clone(&self.names);
         self.ledger.begin(began, &*names);
@@ -283,6 +302,22 @@ impl Inner {
         self.snapshots.push(Arc::clone(&snapshot));
         self.sweep = began.elapsed();
         snapshot
+    }
+
+    /// For a sweep that is about to come.
+    fn walk_ahead(&mut self) {
+        let now = Instant::now();
+        self.ahead.walk(now);
+        self.collectors.iter_mut().for_each(|attached| attached.collector.ask());
+        // What would be due at the sweep or just after it.
+        self.walk(now, now + 2 * AHEAD);
+    }
+
+    /// Has those walk whose walks are due by then.
+    fn walk(&mut self, now: Instant, by: Instant) {
+        for attached in self.collectors.iter_mut().filter(|attached| attached.collector.walk_is_due(by)) {
+            attached.collector.walk(now);
+        }
     }
 
     /// Tells names who is there, as often as they are to hear it.

@@ -175,23 +175,17 @@ impl Readings for ToLedger<'_> {
 
 impl Inner {
     /// Enters what all collectors have of the slots `wanted` and, if those are all, of cgroups without a slot. Values of
-    /// slots that are expired are final, and those slots become free. Collectors that walk at this moment come last.
+    /// slots that are expired are final, and those slots become free.
     pub(super) fn read(&mut self, wanted: &SlotsInUse, in_use: &SlotsInUse, expired: &SlotsInUse) {
-        let Self { kernel, collectors, walks, ledger, cgroups, fixed, resolved, .. } = self;
+        let Self { kernel, collectors, ledger, cgroups, fixed, resolved, .. } = self;
         let entities = Entities { cgroups, fixed };
         resolved.resolve(in_use, entities, ledger);
         let generation = |number| kernel.as_ref().and_then(|kernel| kernel.generation(number));
         let sweep = Sweep { wanted, in_use, generation: &generation, expired, whole: std::ptr::eq(wanted, in_use) };
-        let mut read = |Attached { section, collector }: &mut Attached| {
+        for Attached { section, collector } in &mut *collectors {
             let mut readings = ToLedger { section: *section, ledger, entities, resolved, expired };
             collector.read(&sweep, &mut readings);
-        };
-        collectors.iter_mut().for_each(&mut read);
-        while let Some(mut attached) = walks.next() {
-            read(&mut attached);
-            collectors.push(attached);
         }
-        collectors.sort_by_key(|attached| attached.section);
         let Some(kernel) = kernel else { return };
         for (number, slot) in expired.iter() {
             for attached in &mut *collectors {

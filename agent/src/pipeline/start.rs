@@ -7,8 +7,11 @@ use std::{
     time::{Instant, SystemTime},
 };
 
+use tokio::sync::watch;
+
 use super::{
     Attached, Inner, Pipeline,
+    ahead::Ahead,
     event_log::EventLog,
     events::{Telling, announce},
     exporting::{budget, shown, strays},
@@ -16,7 +19,6 @@ use super::{
     kernel::Kernel,
     reading::{FixedEntities, Resolved},
     unnamed::Unnamed,
-    walks::Walks,
 };
 use crate::{
     attribution::{cgroups::Cgroups, kubernetes::Names},
@@ -63,9 +65,6 @@ pub enum StartError {
     /// The maps would leave too little of the memory limit.
     #[error(transparent)]
     Memory(#[from] MemoryError),
-    /// Collectors that walk would have no values.
-    #[error("cannot start the threads that walk through cgroups and tasks")]
-    Walks(#[source] std::io::Error),
 }
 
 impl Pipeline {
@@ -130,7 +129,7 @@ impl Pipeline {
             unnamed: Unnamed::default(),
             kernel,
             collectors,
-            walks: Walks::start().map_err(StartError::Walks)?,
+            ahead: Ahead::default(),
             ledger: Ledger::new(definitions, config.linger),
             unknown: HashMap::new(),
             scanned: now,
@@ -154,6 +153,7 @@ impl Pipeline {
             inner: Mutex::new(inner),
             delivered: Mutex::default(),
             health,
+            walks_at: watch::Sender::new(None),
             fresh: tokio::sync::Mutex::new(None),
             budget: Mutex::new(budget(&config.series)),
         })

@@ -187,6 +187,9 @@ impl Collector for Tcp {
     }
 
     fn read(&mut self, sweep: &Sweep<'_>, readings: &mut dyn Readings) {
+        if !sweep.whole {
+            self.ask();
+        }
         let walked = self.walker.as_ref().and_then(Walker::latest);
         let walked = walked.as_deref();
         if let Some(walked) = walked {

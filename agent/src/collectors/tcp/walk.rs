@@ -123,7 +123,6 @@ impl Walker {
 
     /// What the last walk has found, the present one if it is soon over; none before the first.
     pub(super) fn latest(&self) -> Option<Arc<Walked>> {
-        self.ask();
         let Shared { state, changed } = &*self.shared;
         let state = lock(state);
         let waited = changed.wait_timeout_while(state, PATIENCE, |state| state.asked);
