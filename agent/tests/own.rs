@@ -8,9 +8,11 @@ mod common;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    thread,
+    time::{Duration, Instant},
 };
 
-use common::Agent;
+use common::{Agent, RunStatistics};
 use podlens::{
     attribution::kubernetes::REQUESTS,
     collectors::ALL,
@@ -129,4 +131,34 @@ fn what_is_rare_is_counted_from_0() {
     for kind in kinds() {
         assert!(page.count("podlens_events_total", &[("event", kind.name)]).is_some(), "{}", kind.name);
     }
+}
+
+/// A sweep that walks itself waits for it.
+#[test]
+fn walks_are_over_when_a_scrape_comes_at_its_time() {
+    // A walk for the collector `cpu` is due every 4 s.
+    const GAP: Duration = Duration::from_millis(4500);
+    let agent = Agent::start(&[]);
+    let _on = RunStatistics::start();
+    let Some(_) = RunStatistics::of_loaded(agent.id(), "cpu_walk") else {
+        return common::skip("this kernel has no loop for a walk");
+    };
+    let runs = || RunStatistics::of(agent.id(), "cpu_walk").1;
+    let (began, mut last) = (Instant::now(), runs());
+    let mut told = Vec::new();
+    // New cgroups of others may want a walk of their own, and a busy machine may scrape late.
+    for turn in 0..10 {
+        thread::sleep((began + GAP * turn).saturating_duration_since(Instant::now()));
+        let ahead = runs();
+        agent.metrics();
+        let after = runs();
+        told.push((ahead - last, after - ahead));
+        last = after;
+        if turn < 3 {
+            assert_eq!(told[turn as usize].0, 0, "nothing is expected yet: {told:?}");
+        } else if let Some((1.., 0)) = told.last() {
+            return;
+        }
+    }
+    panic!("runs before each scrape and while it was made: {told:?}");
 }
