@@ -68,7 +68,7 @@ impl Circumstances {
         if let Some(missing) = self.missing.as_deref().filter(|missing| !missing.is_empty()) {
             let names = missing.join(", ");
             let from_file = if self.no_new_privileges {
-                "; with allowPrivilegeEscalation: false (no_new_privs) only root gets them"
+                " (with allowPrivilegeEscalation: false, that is no_new_privs, only root gets them)"
             } else {
                 ""
             };
