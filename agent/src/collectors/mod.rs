@@ -86,8 +86,9 @@ pub trait Collector: Send {
         false
     }
 
-    /// Walks, for the [`Self::read`] that follows.
-    fn walk(&mut self, _now: Instant) {}
+    /// Walks, for the [`Self::read`] that follows, be that a moment later or, where the sweep that was expected does not come, a
+    /// minute. `in_use`: the slots that were in use just before.
+    fn walk(&mut self, _now: Instant, _in_use: &SlotsInUse) {}
 
     /// Tells what there is at this moment, by the layout of the collector's metrics: of slots of the kernel programs, of
     /// cgroups by their key, or both.
