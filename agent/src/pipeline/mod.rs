@@ -283,7 +283,9 @@ impl Inner {
         }
         let is_prepared = self.ahead.sweep(began);
         if !is_prepared {
-            self.collectors.iter_mut().for_each(|attached| attached.collector.ask());
+            for attached in &mut self.collectors {
+                attached.collector.ask();
+            }
         }
         // Slots first: whoever holds one was born before, so that its event has come unless it was lost.
         let in_use = self.kernel.as_ref().map(Kernel::in_use).unwrap_or_default();
@@ -307,8 +309,13 @@ impl Inner {
     /// For a sweep that is about to come.
     fn walk_ahead(&mut self) {
         let now = Instant::now();
-        self.ahead.walk(now);
-        self.collectors.iter_mut().for_each(|attached| attached.collector.ask());
+        let mut is_asked = true;
+        for attached in &mut self.collectors {
+            is_asked &= attached.collector.ask();
+        }
+        if is_asked {
+            self.ahead.walk(now);
+        }
         let in_use = self.kernel.as_ref().map(Kernel::in_use).unwrap_or_default();
         // What would be due at the sweep or just after it.
         self.walk(now, now + 2 * AHEAD, &in_use);
