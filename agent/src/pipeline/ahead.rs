@@ -53,7 +53,7 @@ impl Ahead {
         // Over two turns, which a late sweep bends less than one.
         let (last, as_next, first) = (sweeps.first()?, sweeps.get(turn - 1)?, sweeps.get(2 * turn)?);
         let next = *as_next + last.saturating_duration_since(*first) / 2;
-        (next.saturating_duration_since(*last) >= SHORTEST).then(|| next - AHEAD)
+        if next.saturating_duration_since(*last) >= SHORTEST { next.checked_sub(AHEAD) } else { None }
     }
 }
 
