@@ -105,6 +105,7 @@ fn of_process(errno: Option<i32>) -> Option<&'static str> {
         Some(libc::EMFILE) => {
             Some("the process may open no more files: raise the limit, by LimitNOFILE= of the unit or by ulimit -n")
         }
+        Some(libc::ENOMEM) => Some("there was no memory for it: raise the container's memory limit, or lower `slots`"),
         Some(libc::EAGAIN) => Some(
             "the process was stopped or got signals each time that the kernel checked a program: start podlens where no debugger and no limiter of CPU time does that",
         ),
@@ -235,6 +236,7 @@ processed 75 insns (limit 1000000) max_states_per_insn 0 total_states 7 peak_sta
     fn what_the_process_lacks_beside_rights_is_told_with_what_gives_it() {
         let held = circumstances(Some(&[]), "Seccomp:\t2\n", "");
         check(&held, libc::EMFILE, "", Some("raise the limit, by LimitNOFILE="));
+        check(&held, libc::ENOMEM, "", Some("raise the container's memory limit"));
         check(&held, libc::EAGAIN, "", Some("no debugger and no limiter"));
     }
 
