@@ -8,6 +8,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     net::{Ipv4Addr, TcpListener},
+    os::unix::fs::PermissionsExt as _,
     process::Command,
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -16,7 +17,7 @@ use std::{
 
 use common::{
     Agent, Load, OnDrop, PATIENCE, Page, TestCgroup, Work, free_address, kernel, pod_uid, podlens, skip,
-    slots_without_series, wait_until,
+    slots_without_series, tested_binary, wait_until,
 };
 use podlens::collectors::{lifecycle, switchable, tasks};
 
@@ -154,6 +155,22 @@ fn bad_settings_are_refused_with_their_place_and_the_nearest_valid_name() {
     let address = free_address().to_string();
     let both = [("PODLENS_LISTEN", address.as_str()), ("PODLENS_HEALTH_LISTEN", &address)];
     check_refused(&["run"], &both, 1, &["`listen` and `health_listen`", &address]);
+}
+
+/// As a user who may have one task: the first user has no such limit.
+#[test]
+fn where_no_thread_can_be_started_the_limit_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let binary = directory.path().join("podlens");
+    fs::copy(tested_binary(), &binary).unwrap();
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=54321", "--clear-groups", "prlimit", "--nproc=1"]).arg(&binary).arg("run");
+    let output = command.env("PODLENS_LISTEN", free_address().to_string()).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("cannot start a thread: more tasks must be allowed, by pids.max"), "{text}");
+    assert_eq!(text.lines().count(), 1, "{text}");
 }
 
 #[test]

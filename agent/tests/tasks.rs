@@ -13,6 +13,12 @@ use std::{
 };
 
 use common::{Agent, Load, PATIENCE, Page, RunStatistics, TestCgroup, Trees, Work, pod_uid, second_cpu, skip};
+use podlens::{
+    collectors::{State, switchable},
+    config::Config,
+    export::prometheus::{Format, encode},
+    pipeline::Pipeline,
+};
 
 const CREATED: &str = "podlens_processes_created_total";
 const EXITED: &str = "podlens_processes_exited_total";
@@ -200,6 +206,27 @@ fn check_states(under: &[&str]) {
 #[test]
 fn states_are_those_of_proc() {
     check_states(&[]);
+}
+
+#[test]
+fn a_cgroup_that_comes_between_a_walk_and_its_sweep_has_no_tasks_told() {
+    let mut config = Config::defaults(&switchable());
+    config.series.want_all();
+    let pipeline = Pipeline::start(&config).unwrap();
+    if pipeline.states().iter().any(|(name, state)| *name == "tasks" && *state != State::Running) {
+        return skip("the collector tasks does not run whole");
+    }
+    let before = TestCgroup::any_container();
+    let _before = Load::start(Some(&before), Work::Yield { times: 1 }, None);
+    pipeline.walk();
+    let later = TestCgroup::any_container();
+    let mut load = Load::start(Some(&later), Work::Yield { times: 1 }, None);
+    load.run();
+    let page = Page::parse(&String::from_utf8(encode(&pipeline.sweep(), None, Format::OpenMetrics)).unwrap());
+    let [_, asleep, _] = tasks_of_proc(&before);
+    assert_eq!(tasks(&page, &before), Some([0, 0, asleep, 0]));
+    assert_eq!(page.count("podlens_processes_created_total", &later.labels()), Some(0), "it holds a slot");
+    assert!(page.all(TASKS, &later.labels()).is_empty(), "the walk cannot have met its task");
 }
 
 #[test]

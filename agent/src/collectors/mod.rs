@@ -78,7 +78,10 @@ pub trait Collector: Send {
     fn spec(&self) -> &'static Spec;
 
     /// A whole sweep begins or is about to, of which this collector's part comes later: what it waits for there may be set going.
-    fn ask(&mut self) {}
+    /// Gives whether that is done; otherwise the sweep that was about to come asks again.
+    fn ask(&mut self) -> bool {
+        true
+    }
 
     /// Its values of this moment want a walk through what the kernel has, which takes long: a whole sweep has it made before it
     /// reads, and where it is known when that comes, it is made a moment before.
@@ -86,8 +89,9 @@ pub trait Collector: Send {
         false
     }
 
-    /// Walks, for the [`Self::read`] that follows.
-    fn walk(&mut self, _now: Instant) {}
+    /// Walks, for the [`Self::read`] that follows, be that a moment later or, where the sweep that was expected does not come, a
+    /// minute. `in_use`: the slots that were in use just before.
+    fn walk(&mut self, _now: Instant, _in_use: &SlotsInUse) {}
 
     /// Tells what there is at this moment, by the layout of the collector's metrics: of slots of the kernel programs, of
     /// cgroups by their key, or both.

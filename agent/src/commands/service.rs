@@ -1,12 +1,16 @@
-//! What the commands have in common that serve until a stop is asked for: `run` and `fleet`.
+//! What the commands have in common that serve until a stop is asked for, `run` and `fleet`, and their runtime, which `snapshot` has
+//! too.
 
 use std::{
+    io,
     sync::atomic::{AtomicU64, Ordering},
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
 use tokio::{
+    runtime::{Builder, Runtime},
     signal::unix::{Signal, SignalKind, signal},
     task::JoinSet,
 };
@@ -24,15 +28,43 @@ const LAST_ACTS: Duration = Duration::from_secs(4);
 
 /// Does the work on a runtime that is small, as all of podlens is.
 pub(super) fn block_on(work: impl Future<Output = Result<()>>) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+    let runtime = runtime(2)?;
+    let outcome = runtime.block_on(work);
+    runtime.shutdown_timeout(Duration::from_millis(500));
+    outcome
+}
+
+/// A runtime with so many threads for what never waits, and as few as may be for what does.
+pub(super) fn runtime(workers: usize) -> Result<Runtime> {
+    try_threads(workers + 1).context(
+        "cannot start a thread: more tasks must be allowed, by pids.max of the cgroup (podPidsLimit of the kubelet, TasksMax= of a unit) or by ulimit -u",
+    )?;
+    Builder::new_multi_thread()
+        .worker_threads(workers)
         .max_blocking_threads(4)
         .thread_name("podlens")
         .enable_all()
         .build()
-        .context("cannot start the runtime: threads or file descriptors are exhausted")?;
-    let outcome = runtime.block_on(work);
-    runtime.shutdown_timeout(Duration::from_millis(500));
+        .context(
+            "cannot start the runtime: more open files must be allowed, by LimitNOFILE= of the unit or by ulimit -n",
+        )
+}
+
+/// So many threads can run at once. Asked for before the runtime is, which panics where it cannot start one.
+fn try_threads(number: usize) -> io::Result<()> {
+    let started: Vec<io::Result<JoinHandle<()>>> =
+        (0..number).map(|_| thread::Builder::new().spawn(thread::park)).collect();
+    let mut outcome = Ok(());
+    for started in started {
+        match started {
+            Ok(started) => {
+                started.thread().unpark();
+                // It does nothing that could fail.
+                let _ = started.join();
+            }
+            Err(cause) => outcome = Err(cause),
+        }
+    }
     outcome
 }
 

@@ -8,6 +8,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use tokio::{runtime::Runtime, sync::watch, task::JoinSet};
 
+use super::service;
 use crate::{
     attribution::kubernetes::source,
     cli::{By, Output, Snapshot as Options},
@@ -66,11 +67,7 @@ struct BackgroundNames {
 
 impl BackgroundNames {
     fn start(config: &Config, pipeline: &Pipeline) -> Result<Self> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .context("cannot start the runtime: threads or file descriptors are exhausted")?;
+        let runtime = service::runtime(1)?;
         let (stop, shutdown) = watch::channel(false);
         let mut tasks = JoinSet::new();
         runtime.block_on(source::start(&config.kubernetes, &config.node, pipeline.names(), &mut tasks, &shutdown));

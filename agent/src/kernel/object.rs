@@ -33,6 +33,9 @@ use super::{
 /// The programs, as `build.rs` made them.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/podlens-bpf"));
 
+/// So often the kernel is asked to check a program in which it was interrupted.
+const ATTEMPTS: u32 = 20;
+
 /// Why the programs do not run.
 #[derive(Debug, thiserror::Error)]
 pub enum ObjectError {
@@ -249,7 +252,7 @@ impl Object {
         match hook {
             Hook::Tracepoint { name: tracepoint, .. } => {
                 let program: &mut BtfTracePoint = program.try_into().map_err(verify)?;
-                program.load(tracepoint, btf).map_err(verify)?;
+                verified(|| program.load(tracepoint, btf)).map_err(verify)?;
                 let link = program.attach().and_then(|link| program.take_link(link));
                 let link = link.map_err(|source| ObjectError::Attach { name, source: Box::new(source) })?;
                 links.push((name, Box::new(link)));
@@ -259,18 +262,18 @@ impl Object {
             }
             Hook::FunctionEnd { name: function } => {
                 let program: &mut FExit = program.try_into().map_err(verify)?;
-                program.load(function, btf).map_err(verify)?;
+                verified(|| program.load(function, btf)).map_err(verify)?;
                 let link = program.attach().and_then(|link| program.take_link(link));
                 let link = link.map_err(|source| ObjectError::Attach { name, source: Box::new(source) })?;
                 links.push((name, Box::new(link)));
             }
             Hook::TaskIterator => {
                 let program: &mut Iter = program.try_into().map_err(verify)?;
-                program.load("task", btf).map_err(verify)?;
+                verified(|| program.load("task", btf)).map_err(verify)?;
             }
             Hook::MajorFault => {
                 let program: &mut PerfEvent = program.try_into().map_err(verify)?;
-                program.load().map_err(verify)?;
+                verified(|| program.load()).map_err(verify)?;
             }
         }
         Ok(())
@@ -383,6 +386,26 @@ impl Object {
     }
 }
 
+/// Has the kernel check a program. It gives up with `EAGAIN` when a signal comes or the process is stopped meanwhile.
+fn verified(load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
+    let is_interrupted = |refusal: &ProgramError| match refusal {
+        ProgramError::LoadError { io_error, .. } => io_error.raw_os_error() == Some(libc::EAGAIN),
+        _ => false,
+    };
+    again(load, is_interrupted)
+}
+
+/// Does it anew where it was interrupted.
+fn again<E>(mut attempt: impl FnMut() -> Result<(), E>, is_interrupted: impl Fn(&E) -> bool) -> Result<(), E> {
+    for _ in 1..ATTEMPTS {
+        match attempt() {
+            Err(refusal) if is_interrupted(&refusal) => {}
+            done => return done,
+        }
+    }
+    attempt()
+}
+
 /// The node's administrator has switched off what calls programs at the ends of functions. A kernel that does not say so has
 /// no such switch.
 fn function_tracing_is_off() -> bool {
@@ -400,10 +423,28 @@ mod tests {
     use object::{Object as _, ObjectSection as _, SectionKind, read::elf::ElfFile64};
     use testkit::bpf::{INSTRUCTION, stack_bytes};
 
-    use super::OBJECT;
+    use super::{ATTEMPTS, OBJECT, again};
 
     /// Classes of instructions: jumps by halves of registers, and computations with them.
     const HALF: [u8; 2] = [6, 4];
+
+    #[test]
+    fn what_was_interrupted_is_done_anew_but_not_for_ever() {
+        const INTERRUPTED: &str = "interrupted";
+        let check = |answers: &[&'static str], expected| {
+            let mut asked = 0;
+            let attempt = || {
+                asked += 1;
+                answers.get(asked - 1).map_or(Ok(()), |refusal| Err(*refusal))
+            };
+            let done = again(attempt, |refusal| *refusal == INTERRUPTED);
+            assert_eq!((asked, done), expected);
+        };
+        check(&[], (1, Ok(())));
+        check(&[INTERRUPTED; 3], (4, Ok(())));
+        check(&[INTERRUPTED, "refused"], (2, Err("refused")));
+        check(&[INTERRUPTED; 99], (ATTEMPTS as usize, Err(INTERRUPTED)));
+    }
 
     #[test]
     fn a_switch_needs_no_stack_apart() {

@@ -65,6 +65,9 @@ impl Circumstances {
     /// What explains that the kernel refused something with this error; none if nothing here does.
     #[must_use]
     pub fn explain(&self, errno: Option<i32>, text: &str) -> Option<String> {
+        if let Some(explanation) = of_process(errno) {
+            return Some(explanation.to_owned());
+        }
         if let Some(missing) = self.missing.as_deref().filter(|missing| !missing.is_empty()) {
             let names = missing.join(", ");
             let from_file = if self.no_new_privileges {
@@ -93,6 +96,20 @@ impl Circumstances {
         (is_denied && self.filtered && self.missing.is_some()).then(|| {
             "the process holds the capabilities, but a seccomp filter refuses bpf() or perf_event_open(): set securityContext.seccompProfile to a profile that allows both, such as type: Unconfined".to_owned()
         })
+    }
+}
+
+/// What explains an error that says nothing of rights or of the kernel.
+fn of_process(errno: Option<i32>) -> Option<&'static str> {
+    match errno {
+        Some(libc::EMFILE) => {
+            Some("the process may open no more files: raise the limit, by LimitNOFILE= of the unit or by ulimit -n")
+        }
+        Some(libc::ENOMEM) => Some("there was no memory for it: raise the container's memory limit, or lower `slots`"),
+        Some(libc::EAGAIN) => Some(
+            "the process was stopped or got signals each time that the kernel checked a program: start podlens where no debugger and no limiter of CPU time does that",
+        ),
+        _ => None,
     }
 }
 
@@ -213,6 +230,14 @@ processed 75 insns (limit 1000000) max_states_per_insn 0 total_states 7 peak_sta
             check(&circumstances(held, filtered, ""), libc::EINVAL, text, Some("boot with lockdown=integrity"));
         }
         check(&circumstances(None, filtered, ""), libc::EPERM, "", None);
+    }
+
+    #[test]
+    fn what_the_process_lacks_beside_rights_is_told_with_what_gives_it() {
+        let held = circumstances(Some(&[]), "Seccomp:\t2\n", "");
+        check(&held, libc::EMFILE, "", Some("raise the limit, by LimitNOFILE="));
+        check(&held, libc::ENOMEM, "", Some("raise the container's memory limit"));
+        check(&held, libc::EAGAIN, "", Some("no debugger and no limiter"));
     }
 
     #[test]

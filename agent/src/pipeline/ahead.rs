@@ -36,7 +36,7 @@ impl Ahead {
         self.walked.take().is_some_and(|at| now.saturating_duration_since(at) <= AHEAD + JITTER)
     }
 
-    /// Walks are made now for the sweep that is expected.
+    /// All walks that take place are made now for the sweep that is expected.
     pub(super) fn walk(&mut self, now: Instant) {
         self.walked = Some(now);
     }

@@ -47,7 +47,7 @@ pub use self::{
 };
 use crate::{
     attribution::{cgroups::Cgroups, kubernetes::Names},
-    collectors::{ALL, Collector, Spec, State, map_memory::Plan, spec::Kind},
+    collectors::{ALL, Collector, SlotsInUse, Spec, State, map_memory::Plan, spec::Kind},
     export::SnapshotSource,
     registry::{Budget, Ledger, Snapshot},
     signal::{Entity, lock},
@@ -283,13 +283,15 @@ impl Inner {
         }
         let is_prepared = self.ahead.sweep(began);
         if !is_prepared {
-            self.collectors.iter_mut().for_each(|attached| attached.collector.ask());
+            for attached in &mut self.collectors {
+                attached.collector.ask();
+            }
         }
         // Slots first: whoever holds one was born before, so that its event has come unless it was lost.
         let in_use = self.kernel.as_ref().map(Kernel::in_use).unwrap_or_default();
         self.follow_events(began);
         self.search_unknown(&in_use, began);
-        self.walk(began, began);
+        self.walk(began, began, &in_use);
         self.refresh_names(began);
         let names = Arc::clone(&self.names);
         self.ledger.begin(began, &*names);
@@ -307,16 +309,22 @@ impl Inner {
     /// For a sweep that is about to come.
     fn walk_ahead(&mut self) {
         let now = Instant::now();
-        self.ahead.walk(now);
-        self.collectors.iter_mut().for_each(|attached| attached.collector.ask());
+        let mut is_asked = true;
+        for attached in &mut self.collectors {
+            is_asked &= attached.collector.ask();
+        }
+        if is_asked {
+            self.ahead.walk(now);
+        }
+        let in_use = self.kernel.as_ref().map(Kernel::in_use).unwrap_or_default();
         // What would be due at the sweep or just after it.
-        self.walk(now, now + 2 * AHEAD);
+        self.walk(now, now + 2 * AHEAD, &in_use);
     }
 
     /// Has those walk whose walks are due by then.
-    fn walk(&mut self, now: Instant, by: Instant) {
+    fn walk(&mut self, now: Instant, by: Instant, in_use: &SlotsInUse) {
         for attached in self.collectors.iter_mut().filter(|attached| attached.collector.walk_is_due(by)) {
-            attached.collector.walk(now);
+            attached.collector.walk(now, in_use);
         }
     }
 

@@ -183,7 +183,8 @@ impl Drop for Agent {
     }
 }
 
-fn tested_binary() -> PathBuf {
+/// The binary that is tested.
+pub fn tested_binary() -> PathBuf {
     std::env::var_os("PODLENS_TEST_BINARY").map_or_else(|| PathBuf::from(PODLENS), PathBuf::from)
 }
 

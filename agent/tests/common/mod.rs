@@ -37,7 +37,7 @@ pub use account::{
     Account, Losses, assert_nothing_lost, assert_seen, assert_sums_agree, caused, caused_by, culprits,
     slots_without_series, unseen,
 };
-pub use agent::{Agent, podlens};
+pub use agent::{Agent, podlens, tested_binary};
 pub use block_counts::{BlockCounts, count_in_version_1};
 pub use cgroup::{TestCgroup, Throttled, Trees, container_id, pod_uid};
 pub use files::{ColdFile, MappedFile, lock_in_memory, major_faults, minor_faults};

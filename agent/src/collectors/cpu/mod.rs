@@ -31,7 +31,8 @@ use self::{
     files::{CpuFiles, Wanted},
 };
 use super::{
-    Collector, EntityCgroup, Noticed, Readings, Spec, Sweep, apart::Leaving, subtrees::Subtrees, tree::TreeReader,
+    Collector, EntityCgroup, Noticed, Readings, SlotsInUse, Spec, Sweep, apart::Leaving, subtrees::Subtrees,
+    tree::TreeReader,
 };
 use crate::{
     kernel::{
@@ -211,7 +212,7 @@ impl Collector for Cpu {
         self.sources.walk.is_some() && (is_due() || self.watched.values().any(|watched| is_new(watched)))
     }
 
-    fn walk(&mut self, now: Instant) {
+    fn walk(&mut self, now: Instant, _: &SlotsInUse) {
         self.walked = Some(now);
         self.walk_quotas();
         self.walk_accounts();
@@ -312,7 +313,7 @@ mod tests {
     use std::{fs, thread, time::Duration};
 
     use super::*;
-    use crate::{collectors::SlotsInUse, signal::Metric};
+    use crate::signal::Metric;
 
     /// A collector over a version 2 tree of plain files with so many containers.
     fn collector_of(containers: u64) -> (tempfile::TempDir, Cpu) {

@@ -75,9 +75,16 @@ impl Figures {
         Self { peak, events, local_events, words, ..Self::default() }
     }
 
-    /// What is known here, and where that is nothing what `other` knows. Limits are known together with the usage.
+    /// What is known here, and where that is nothing what `other` knows. Limits are known together with the usage. Faults and major
+    /// ones come from one of both, which may be of different moments: the difference that is told of them would be too much, and stay.
     pub(super) fn or(&self, other: &Self) -> Self {
         let mut both = *self;
+        if let ([Some(_), None, ..] | [None, Some(_), ..], [faults @ Some(_), major @ Some(_), ..]) =
+            (both.words, other.words)
+        {
+            let [.., anon, file] = both.words;
+            both.words = [faults, major, anon, file];
+        }
         if both.usage.is_none() {
             let Self { usage, peak, limit, high, min, low, .. } = *other;
             both = Self { usage, peak, limit, high, min, low, ..both };
@@ -227,6 +234,17 @@ mod tests {
         assert_eq!(cells(&both, Subtree::Own, &metrics::FAULTS), Some(vec![7, 2]));
         assert_eq!(cells(&both, Subtree::Own, &metrics::REFAULTS), None, "one of two is not known");
         assert_eq!(Figures::default().or(&files), files);
+    }
+
+    #[test]
+    fn faults_and_the_major_ones_among_them_are_of_one_moment() {
+        let words = |words| Figures { words, ..Figures::default() };
+        // Since the file was read, 5 of 8 faults were major: nobody has told those yet.
+        let (walked, file) = (words([Some(17), None, None, None]), words([Some(9), Some(2), None, None]));
+        assert_eq!(cells(&walked.or(&file), Subtree::Own, &metrics::FAULTS), Some(vec![7, 2]));
+        let walked = words([None, Some(7), None, None]);
+        assert_eq!(cells(&walked.or(&file), Subtree::Own, &metrics::FAULTS), Some(vec![7, 2]));
+        assert_eq!(walked.or(&Figures::default()), walked);
     }
 
     #[test]

@@ -36,7 +36,7 @@ use self::{
     learn::{ALL_UNKNOWN, Learner},
 };
 use super::{
-    Collector, EntityCgroup, Noticed, Readings, Spec, Sweep,
+    Collector, EntityCgroup, Noticed, Readings, SlotsInUse, Spec, Sweep,
     apart::{Ids, Leaving},
     subtrees::Subtrees,
     tree::TreeReader,
@@ -309,7 +309,7 @@ impl Collector for Memory {
         self.programs.walk.is_some() && (is_due() || self.watched.values().any(|watched| is_new(watched)))
     }
 
-    fn walk(&mut self, now: Instant) {
+    fn walk(&mut self, now: Instant, _: &SlotsInUse) {
         self.take_ids();
         self.walk_through(now);
     }

@@ -26,7 +26,7 @@ use self::{
     files::PressureFiles,
     metrics::{RESOURCES, STALLS},
 };
-use super::{Collector, EntityCgroup, Noticed, Readings, Spec, Sweep, tree::TreeReader};
+use super::{Collector, EntityCgroup, Noticed, Readings, SlotsInUse, Spec, Sweep, tree::TreeReader};
 use crate::{
     kernel::{
         cgroupfs::{
@@ -142,7 +142,7 @@ impl Collector for Pressure {
         matches!(self.reader, Reader::Walk(_)) && (is_due() || self.watched.values().any(is_new))
     }
 
-    fn walk(&mut self, now: Instant) {
+    fn walk(&mut self, now: Instant, _: &SlotsInUse) {
         self.walk_through(now);
     }
 

@@ -50,8 +50,8 @@ struct Walked {
     tasks: HashMap<CgroupKey, [u64; TaskState::COUNT], RandomState>,
     /// Tasks that had to be left without a key.
     unrecorded: [u64; TaskState::COUNT],
-    /// Cgroups that held a slot then; not known until the sweep that the walk was made for.
-    held: Option<HashSet<CgroupKey, RandomState>>,
+    /// Cgroups that held a slot before it began.
+    held: HashSet<CgroupKey, RandomState>,
 }
 
 impl Tasks {
@@ -77,9 +77,10 @@ impl Tasks {
     }
 
     /// Walks through all tasks.
-    fn walk_through(&mut self, now: Instant) {
+    fn walk_through(&mut self, now: Instant, in_use: &SlotsInUse) {
         let Some(walk) = &self.walk else { return };
-        self.walked = Walked { at: Some(now), ..Walked::default() };
+        let held = in_use.iter().map(|(_, slot)| slot.key).collect();
+        self.walked = Walked { at: Some(now), held, ..Walked::default() };
         let result = (0..WALKS).map(|_| walk_round(walk)).find(|result| result.finished == 1).unwrap_or_default();
         if result.finished == 1 {
             let records = (0..usize::try_from(result.records).unwrap_or(0)).filter_map(|at| walk.records.get(at));
@@ -110,13 +111,11 @@ impl Collector for Tasks {
         self.walk.is_some() && self.walked.at.is_none_or(|at| now.duration_since(at) >= WALK_INTERVAL)
     }
 
-    fn walk(&mut self, now: Instant) {
-        self.walk_through(now);
+    fn walk(&mut self, now: Instant, in_use: &SlotsInUse) {
+        self.walk_through(now, in_use);
     }
 
     fn read(&mut self, sweep: &Sweep<'_>, readings: &mut dyn Readings) {
-        let keys = || sweep.in_use.iter().map(|(_, slot)| slot.key).collect();
-        self.walked.held.get_or_insert_with(keys);
         for (number, slot) in sweep.wanted.iter().filter(|(_, slot)| slot.is_of_tasks()) {
             self.find(number, slot.key);
             readings.slot(number, &self.found);
@@ -179,7 +178,7 @@ impl Walked {
             SLOT_UNATTRIBUTED => Some(self.unrecorded),
             SLOT_KERNEL => Some(of(KEY_KERNEL).unwrap_or_default()),
             SLOT_ROOT => Some(of(KEY_ROOT).unwrap_or_default()),
-            _ => of(key).or_else(|| self.held.as_ref()?.contains(&key).then_some([0; TaskState::COUNT])),
+            _ => of(key).or_else(|| self.held.contains(&key).then_some([0; TaskState::COUNT])),
         }
     }
 }
@@ -215,7 +214,7 @@ mod tests {
 
     #[test]
     fn what_came_after_the_walk_is_not_known_and_what_was_there_has_none() {
-        let mut walked = Walked { held: Some(HashSet::from_iter([POD])), ..Walked::default() };
+        let mut walked = Walked { held: HashSet::from_iter([POD]), ..Walked::default() };
         check(&walked, 9, POD, None);
         walked.fill(std::iter::empty(), &TaskWalk { finished: 1, ..TaskWalk::default() });
         check(&walked, 9, POD, Some([0; TaskState::COUNT]));

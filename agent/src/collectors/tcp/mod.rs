@@ -180,10 +180,8 @@ impl Collector for Tcp {
         &SPEC
     }
 
-    fn ask(&mut self) {
-        if let Some(walker) = &self.walker {
-            walker.ask();
-        }
+    fn ask(&mut self) -> bool {
+        self.walker.as_ref().is_none_or(Walker::ask)
     }
 
     fn read(&mut self, sweep: &Sweep<'_>, readings: &mut dyn Readings) {

@@ -99,6 +99,14 @@ struct State {
     lost: Lost,
 }
 
+impl State {
+    /// A walk is wanted; gives whether one is under way or may begin.
+    fn ask(&mut self, now: Instant) -> bool {
+        self.asked |= self.rests_until.is_none_or(|until| until <= now);
+        self.asked
+    }
+}
+
 impl Walker {
     /// Starts the thread, and a first walk.
     ///
@@ -112,13 +120,13 @@ impl Walker {
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// Has a walk begin, if it is time for one.
-    pub(super) fn ask(&self) {
-        let mut state = lock(&self.shared.state);
-        if state.rests_until.is_none_or(|until| until <= Instant::now()) {
-            state.asked = true;
+    /// Has a walk begin, if it is time for one; gives whether it is.
+    pub(super) fn ask(&self) -> bool {
+        let is_begun = lock(&self.shared.state).ask(Instant::now());
+        if is_begun {
             self.shared.changed.notify_all();
         }
+        is_begun
     }
 
     /// What the last walk has found, the present one if it is soon over; none before the first.
@@ -245,5 +253,19 @@ impl Walked {
         let closed = usize::try_from(number).ok().and_then(|number| self.closed.get(number));
         let closed = closed.filter(|(key, _)| *key == holder).map_or(Counts::NONE, |(_, closed)| *closed);
         plus(closed, alive.map_or(Counts::NONE, |alive| alive.counts))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_walk_that_is_asked_for_while_the_thread_rests_is_to_be_asked_for_again() {
+        let now = Instant::now();
+        let mut state = State { rests_until: Some(now + PATIENCE), ..State::default() };
+        assert_eq!((state.ask(now), state.asked), (false, false));
+        assert_eq!((state.ask(now + PATIENCE), state.asked), (true, true));
+        assert!(state.ask(now), "one is under way");
     }
 }
