@@ -86,6 +86,11 @@ impl Figures {
             one.iter_mut().zip(other).for_each(|(one, other)| *one = one.or(*other));
         };
         fill(&mut both.types, &other.types);
+        // Minor faults are the difference of two numbers. Of two moments it would be too great, and counters only rise.
+        let [faults, major, anon, file] = self.words;
+        if let ([Some(_), Some(_), ..], true) = (other.words, faults.is_none() || major.is_none()) {
+            both.words = [None, None, anon, file];
+        }
         fill(&mut both.words, &other.words);
         both.events = both.events.or(other.events);
         both.local_events = both.local_events.or(other.local_events);
@@ -227,6 +232,21 @@ mod tests {
         assert_eq!(cells(&both, Subtree::Own, &metrics::FAULTS), Some(vec![7, 2]));
         assert_eq!(cells(&both, Subtree::Own, &metrics::REFAULTS), None, "one of two is not known");
         assert_eq!(Figures::default().or(&files), files);
+    }
+
+    #[test]
+    fn faults_and_major_ones_are_those_of_one_moment() {
+        let later = |words| Figures { words, ..Figures::default() };
+        let files = later([Some(9), Some(2), Some(5), Some(6)]);
+        for (walked, expected) in [
+            ([Some(20), None, Some(7), None], [Some(9), Some(2), Some(7), Some(6)]),
+            ([None, Some(8), None, Some(7)], [Some(9), Some(2), Some(5), Some(7)]),
+            ([Some(20), Some(8), None, None], [Some(20), Some(8), Some(5), Some(6)]),
+        ] {
+            assert_eq!(later(walked).or(&files).words, expected, "{walked:?}");
+        }
+        let walked = later([Some(20), None, None, None]);
+        assert_eq!(walked.or(&Figures::default()), walked);
     }
 
     #[test]
