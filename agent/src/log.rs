@@ -21,18 +21,59 @@ pub fn start(log: &Log) {
     };
 }
 
-/// An error and what caused it, in one line.
-pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+/// An error and what caused it, in one line. Texts that tell their cause themselves, as some of libraries do, are not followed
+/// by it.
+#[must_use]
+pub fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(next) = cause {
         let next_text = next.to_string();
-        // Some libraries repeat their cause in their own text.
-        if !text.ends_with(&next_text) {
+        if !text.contains(&next_text) {
             text.push_str(": ");
             text.push_str(&next_text);
         }
         cause = next.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{error::Error, fmt};
+
+    use super::with_causes;
+
+    /// A text for each cause, the outermost first.
+    #[derive(Debug)]
+    struct Chain(&'static str, Option<Box<Self>>);
+
+    impl fmt::Display for Chain {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
+        }
+    }
+
+    impl Error for Chain {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            self.1.as_deref().map(|cause| cause as &(dyn Error + 'static))
+        }
+    }
+
+    #[track_caller]
+    fn check(texts: &[&'static str], expected: &str) {
+        let chain = texts.iter().rev().fold(None, |cause, text| Some(Box::new(Chain(text, cause))));
+        assert_eq!(chain.map(|error| with_causes(&*error)).as_deref(), Some(expected));
+    }
+
+    #[test]
+    fn each_cause_is_told_once() {
+        check(&["cannot a"], "cannot a");
+        check(&["cannot a", "cannot b", "no c"], "cannot a: cannot b: no c");
+        // At its end, in it with a remedy behind, by two, and of a cause that tells nothing of its own.
+        check(&["cannot a", "cannot b: no c", "no c"], "cannot a: cannot b: no c");
+        check(&["cannot a: no c; do d", "no c"], "cannot a: no c; do d");
+        check(&["cannot a: cannot b: no c", "cannot b: no c", "no c"], "cannot a: cannot b: no c");
+        check(&["cannot a", "no c", "no c"], "cannot a: no c");
+    }
 }

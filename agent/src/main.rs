@@ -37,7 +37,7 @@ fn main() -> ExitCode {
         Command::Probe(options) => probe::run(&options),
     };
     outcome.unwrap_or_else(|cause| {
-        eprintln!("podlens: {cause:#}");
+        eprintln!("podlens: {}", log::with_causes(&*cause));
         ExitCode::FAILURE
     })
 }

@@ -249,6 +249,8 @@ fn check_without(bounding_set: &str, missing: &[&str]) {
         let line = text.lines().find(|line| line.starts_with(&format!("CAP_{name}"))).unwrap_or_default();
         assert!(line.contains("MISSING") && line.contains(&format!("add {name}")), "{bounding_set}: {text}");
     }
+    let told = text.matches("the process lacks the capabilities").count();
+    assert_eq!((told, text.contains("failed: cause 1")), (1, true), "{bounding_set}: {text}");
 
     let mut agent = Agent::start_under(&under, &[]);
     let reason = agent.wait_for_code("/readyz", 503);
@@ -351,7 +353,8 @@ fn a_lockdown_for_confidentiality_is_named_with_the_way_out() {
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let line = |name: &str| text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
         assert_eq!(output.status.code(), Some(1), "{text}");
-        assert!(said.iter().all(|part| line("scheduler").contains(part)), "{text}");
+        assert!(line("scheduler").contains("failed: cause 1; "), "{text}");
+        assert!(said.iter().all(|part| line("cause 1").contains(part)), "{text}");
         let is_shown = said.iter().all(|part| line("lockdown").contains(part));
         assert_eq!(is_shown, under.is_empty(), "{text}");
 

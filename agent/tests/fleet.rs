@@ -7,17 +7,19 @@ mod fleet_parts;
 
 use std::{
     collections::BTreeMap,
+    path::Path,
     time::{Duration, Instant},
 };
 
 use fleet_parts::{
     DAEMON_SETS, EVENTS, NODES, PODS, REVISIONS, Replica, bad_image, cluster, lacking, nodes_in, pod, pod_uid, ready,
-    revision, rollout, uid,
+    refusal, revision, rollout, uid,
 };
 use serde_json::{Value, json};
 use testkit::{
     components::Collector,
-    kubernetes::{Faults, FleetServer},
+    free_address,
+    kubernetes::{Faults, FleetServer, kubeconfig},
 };
 
 /// Everything that is to happen soon, on an emulated machine too.
@@ -88,6 +90,24 @@ fn one_odd_object_costs_nobody_elses_and_what_is_forbidden_is_named_once() {
     // With the right it goes on by itself.
     objects.set_faults(Faults::default());
     replica.wait("events", SOON, |page| page.count("podlens_fleet_synced", &[("kind", "pod_events")]) == Some(1));
+}
+
+#[test]
+fn who_cannot_look_says_each_cause_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let check = |kubeconfig: &Path, cause: &str| {
+        let text = refusal(kubeconfig);
+        assert!(text.lines().count() == 1 && text.matches(cause).count() == 1, "{cause}: {text}");
+        let mut parts: Vec<&str> = text.trim().split(": ").collect();
+        parts.sort_unstable();
+        assert!(parts.windows(2).all(|pair| pair[0] != pair[1]), "{text}");
+    };
+    check(&directory.path().join("missing"), "No such file or directory");
+    check(directory.path(), "Is a directory");
+    let user = |user: Value| kubeconfig(free_address(), directory.path(), &user);
+    check(&user(json!({ "tokenFile": "/missing" })), "No such file or directory");
+    check(&user(json!({ "client-certificate": "/missing", "client-key": "/missing" })), "No such file or directory");
+    check(&user(json!({})), "Connection refused");
 }
 
 #[test]

@@ -39,8 +39,9 @@ const REFAULTS: &str = "podlens_refaults_total";
 const MB: u64 = 1 << 20;
 /// The budget of a run of any kernel program.
 const LONGEST_RUN: Duration = Duration::from_micros(500);
-/// Longer than memory.stat may stay unread.
-const READ_AGAIN: Duration = Duration::from_mins(1);
+/// Longer than memory.stat may stay unread: 5 min where the walk knows all that has occurred, so for a line that occurs for the first
+/// time.
+const READ_AGAIN: Duration = Duration::from_secs(330);
 
 fn start() -> Agent {
     Agent::start(&[("PODLENS_MAX_AGE", "0s")])

@@ -33,15 +33,9 @@ struct Code {
     stack_bytes: u16,
 }
 
-/// A function's own name: the last part of a mangled one, which has its length before it.
-fn own_name(symbol: &str) -> &str {
-    let digits = symbol.match_indices(|c: char| c.is_ascii_digit()).map(|(at, _)| at);
-    let mut parts = digits.filter_map(|at| {
-        let number = symbol[at..].split(|c: char| !c.is_ascii_digit()).next()?;
-        let name = symbol.get(at + number.len()..)?;
-        (number.parse() == Ok(name.len())).then_some(name)
-    });
-    parts.next_back().filter(|_| symbol.starts_with("_R")).unwrap_or(symbol)
+/// A function's path within the programs' crate.
+fn path_of(symbol: &str) -> String {
+    format!("{:#}", rustc_demangle::demangle(symbol)).replace("podlens_bpf::", "")
 }
 
 fn codes() -> BTreeMap<String, Code> {
@@ -54,7 +48,7 @@ fn codes() -> BTreeMap<String, Code> {
         let code = section.data().ok()?.get(from..from + bytes)?;
         let is_program = section.name() != Ok(".text");
         let code = Code { is_program, instructions: bytes / INSTRUCTION, stack_bytes: stack_bytes(code) };
-        Some((own_name(symbol.name().ok()?).to_owned(), code))
+        Some((path_of(symbol.name().ok()?), code))
     });
     code.collect()
 }

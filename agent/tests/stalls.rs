@@ -243,7 +243,24 @@ fn reclaim_at_a_limit_is_counted_as_often_and_as_long_as_the_kernel_does() {
         (all, pressure_ns)
     });
     let (all, pressure_ns) = rounds.min_by_key(|(all, pressure_ns)| all.ns.abs_diff(*pressure_ns)).unwrap();
-    assert_near("all stalls", all.ns, pressure_ns, 2.0, between_ns() * all.count);
+    // On an emulated machine 10 to 23 us lie between the marks and the tracepoints each time, by how busy its host is: 7 % to 12 % of a
+    // reclaim on 7.2. There either side is held to the kernel's own.
+    let Some(sections) = machine_is_slow().then(Sections::of_cgroup).flatten() else {
+        return assert_near("all stalls", all.ns, pressure_ns, 2.0, between_ns() * all.count);
+    };
+    let (before, pressure_before_ns) = (agent.metrics(), group.pressure_ns("memory").unwrap());
+    let read = format!("dd if={} of=/dev/null bs=256k", file.path());
+    group.run(&format!("sh -c '{} && exec {read}'", sections.joined()));
+    let pressure_ns = group.pressure_ns("memory").unwrap() - pressure_before_ns;
+    let stalls = group.stalls(&agent.metrics(), "memcg_reclaim").since(group.stalls(&before, "memcg_reclaim"));
+    let recorded = sections.recorded();
+    println!("pressure {pressure_ns} ns, {stalls:?}, {recorded:?}");
+    // Before it is recorded the shell is in the group as well.
+    let of_shell = stalls.count - recorded.sections;
+    assert!(recorded.sections > 100 && of_shell * 100 <= stalls.count, "{stalls:?}, {recorded:?}");
+    assert_near("reclaim", stalls.ns, recorded.reclaim_ns, 2.0, between_ns() * stalls.count);
+    let sections_ns = recorded.whole_ns + recorded.others_ns;
+    assert_near("the kernel's sections", sections_ns, pressure_ns, 2.0, between_ns() * stalls.count);
 }
 
 #[test]
@@ -327,9 +344,9 @@ fn where_the_node_is_short_of_memory_its_reclaim_is_told_from_that_for_a_limit()
         (all, pressure_ns.zip(pressure_before_ns).map(|(after_ns, before_ns)| after_ns - before_ns))
     });
     for (all, pressure_ns) in rounds.filter_map(|(all, pressure_ns)| Some((all, pressure_ns?))) {
-        // What is pressure and lies behind the tracepoint: see the next test.
+        // How much of the pressure lies behind the tracepoint is the kernel's and the machine's (docs/stalls.md): 74 % on an emulated 7.2
+        // that clears pages. The next test holds each part to the kernel's own.
         assert!(all.ns <= pressure_ns + pressure_ns / 50, "{all:?}, pressure {pressure_ns} ns");
-        assert!(all.ns >= pressure_ns / 2, "{all:?}, pressure {pressure_ns} ns");
     }
 }
 
@@ -341,7 +358,7 @@ fn what_is_pressure_and_no_reclaim_where_the_node_is_short_lies_behind_the_recla
     let Some(disk) = NullDisk::make("nullb1", &[("size", "8192")]) else {
         return skip("there is no module null_blk for a disk that is larger than memory");
     };
-    let Some(sections) = Sections::new() else { return skip("this kernel has no probes at its functions") };
+    let Some(sections) = Sections::of_node() else { return skip("this kernel has no probes at its functions") };
     let agent = start();
     let group = Limited::new();
     let Some(before_ns) = group.pressure_ns("memory") else {

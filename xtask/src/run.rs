@@ -5,7 +5,7 @@
 
 use std::{
     env, fs,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     os::unix::process::{CommandExt, ExitStatusExt},
     path::Path,
     process::{Command, ExitCode, ExitStatus, Stdio},
@@ -23,7 +23,7 @@ use signal_hook::{
 use crate::agent::{self, Form};
 
 /// Where podlens listens unless told otherwise.
-const DEFAULT_LISTEN: &str = "0.0.0.0:9464";
+const DEFAULT_LISTEN: &str = "[::]:9464";
 /// How long podlens may take until it is ready, before a hint is printed.
 const READY_WITHIN: Duration = Duration::from_secs(30);
 /// A capability's name and its bit in the kernel's masks.
@@ -138,15 +138,13 @@ fn flag(arguments: &[String], name: &str) -> Option<String> {
     None
 }
 
-/// The address at which a listener is reached from this machine.
+/// The address at which a listener is reached from this machine. One on every address takes IPv4 in any case, and IPv6 only where
+/// the kernel has it.
 fn reachable(listen: &str) -> Result<SocketAddr> {
     let mut address: SocketAddr =
         listen.parse().with_context(|| format!("`{listen}` is no address to listen on; write it as 127.0.0.1:9464"))?;
     if address.ip().is_unspecified() {
-        address.set_ip(match address.ip() {
-            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-        });
+        address.set_ip(Ipv4Addr::LOCALHOST.into());
     }
     Ok(address)
 }
@@ -173,12 +171,12 @@ mod tests {
         process::{ExitCode, ExitStatus},
     };
 
-    use super::{exit_code, flag, listen_address, may_load, reachable};
+    use super::{DEFAULT_LISTEN, exit_code, flag, listen_address, may_load, reachable};
 
     #[test]
     fn the_flag_wins_over_the_variable_and_the_variable_over_the_default() {
         let table: [(&[&str], Option<&str>, &str); 5] = [
-            (&[], None, "0.0.0.0:9464"),
+            (&[], None, "[::]:9464"),
             (&[], Some("127.0.0.1:1"), "127.0.0.1:1"),
             (&["--listen", "127.0.0.1:2"], Some("127.0.0.1:1"), "127.0.0.1:2"),
             (&["--node", "a", "--listen=127.0.0.1:3"], None, "127.0.0.1:3"),
@@ -191,10 +189,17 @@ mod tests {
     }
 
     #[test]
+    fn the_default_is_podlens_own() {
+        let table = include_str!("../../docs/config.md");
+        let line = table.lines().find(|line| line.starts_with("| `listen` |")).unwrap();
+        assert_eq!(line.split(" | ").nth(3), Some(&*format!("`{DEFAULT_LISTEN}`")), "{line}");
+    }
+
+    #[test]
     fn a_listener_on_every_address_is_reached_by_loopback() {
         let table = [
             ("0.0.0.0:9464", Some("127.0.0.1:9464")),
-            ("[::]:80", Some("[::1]:80")),
+            ("[::]:80", Some("127.0.0.1:80")),
             ("10.1.2.3:80", Some("10.1.2.3:80")),
             ("9464", None),
         ];

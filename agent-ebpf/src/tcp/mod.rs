@@ -223,7 +223,9 @@ fn closed(socket: Socket, old: u32) {
             }
         }
         let may_have_asked = old == state::SYN_SENT || old == state::SYN_RECEIVED && has_program(socket);
-        if may_have_asked && (asked_at_ns(socket).is_some() || old == state::SYN_SENT) {
+        // Its note goes in any case.
+        let was_noted = may_have_asked && asked_at_ns(socket).is_some();
+        if was_noted || old == state::SYN_SENT {
             let reason = ConnectFailure::of_error(socket.error()).index();
             // SAFETY: as above.
             unsafe { atomic::add((&raw mut (*account).failures).cast::<u64>().add(reason), 1) };

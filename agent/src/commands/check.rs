@@ -17,7 +17,7 @@ use crate::{
         refusal::Circumstances,
     },
     pipeline::{Pipeline, exporting},
-    signal::Entity,
+    signal::{Entity, State},
 };
 
 /// Tries everything out and reports; success if the agent would be useful here.
@@ -99,13 +99,8 @@ fn report(config: &Config) -> (String, bool) {
         }
     };
     line("memory", &pipeline.memory().to_string());
-    for (name, state) in pipeline.states() {
-        let about = ALL.iter().find(|spec| spec.name == *name).map_or("", |spec| spec.about);
-        let verdict = match state.reason() {
-            Some(reason) => format!("{}: {reason}", state.name()),
-            None => format!("{} ({about})", state.name()),
-        };
-        line(name, &verdict);
+    for (name, value) in collectors(pipeline.states()) {
+        line(&name, &value);
     }
     let useful = pipeline.is_useful();
     line(
@@ -117,6 +112,42 @@ fn report(config: &Config) -> (String, bool) {
         },
     );
     (text, useful && web.is_ok())
+}
+
+/// A line for each collector, and then one for each cause that several of them share.
+fn collectors(states: &[(&'static str, State)]) -> Vec<(String, String)> {
+    let reasons: Vec<&str> = states.iter().filter_map(|(_, state)| state.reason()).collect();
+    let (mut lines, mut causes) = (Vec::new(), Vec::new());
+    for (name, state) in states {
+        let what = state.name();
+        let value = match state.reason().map(|reason| (reason, shared(reason, &reasons))) {
+            Some((reason, Some(cause))) => {
+                if !causes.contains(&cause) {
+                    causes.push(cause);
+                }
+                let number = causes.iter().take_while(|known| **known != cause).count() + 1;
+                format!("{what}: {}", reason.replace(cause, &format!("cause {number}")))
+            }
+            Some((reason, None)) => format!("{what}: {reason}"),
+            None => {
+                let about = ALL.iter().find(|spec| spec.name == *name).map_or("", |spec| spec.about);
+                format!("{what} ({about})")
+            }
+        };
+        lines.push(((*name).to_owned(), value));
+    }
+    lines.extend((1..).zip(causes).map(|(number, cause)| (format!("cause {number}"), cause.to_owned())));
+    lines
+}
+
+/// What others have for a reason as well: all of it, or the explanation that it begins with.
+fn shared<'a>(reason: &'a str, reasons: &[&str]) -> Option<&'a str> {
+    let explanation = reason.split_once("; ").map(|(explanation, _)| explanation);
+    [Some(reason), explanation].into_iter().flatten().find(|cause| {
+        let has_it =
+            |other: &&&str| other.strip_prefix(cause).is_some_and(|rest| rest.is_empty() || rest.starts_with("; "));
+        reasons.iter().filter(has_it).count() > 1
+    })
 }
 
 fn cgroups(hierarchies: &Hierarchies) -> String {
@@ -151,8 +182,8 @@ fn names(config: &Config) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::within_tree;
-    use crate::config::Config;
+    use super::{collectors, within_tree};
+    use crate::{config::Config, signal::State};
 
     #[test]
     fn a_directory_and_a_line_of_a_process_are_paths_within_the_tree() {
@@ -167,5 +198,47 @@ mod tests {
         ] {
             assert_eq!(within_tree(&Config::defaults(&[]), text), expected, "{text}");
         }
+    }
+    #[track_caller]
+    fn check_collectors(states: &[(&'static str, State)], expected: &[(&str, &str)]) {
+        let lines = collectors(states);
+        let lines: Vec<_> = lines.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        assert_eq!(lines, expected);
+    }
+
+    #[test]
+    fn a_cause_that_several_collectors_share_is_told_once() {
+        let failed = |reason: &str| State::Failed(reason.to_owned());
+        let degraded = |reason: &str| State::Degraded(reason.to_owned());
+        check_collectors(
+            &[("a", failed("no rights; denied")), ("b", State::Disabled), ("c", failed("no rights; denied"))],
+            &[
+                ("a", "failed: cause 1"),
+                ("b", "disabled ()"),
+                ("c", "failed: cause 1"),
+                ("cause 1", "no rights; denied"),
+            ],
+        );
+        // The explanation alone is shared; and what one alone has is told with it.
+        check_collectors(
+            &[
+                ("a", degraded("no c; no d")),
+                ("b", failed("locked; b refused; locked; g refused")),
+                ("c", failed("no e")),
+                ("d", State::Unsupported("no f".to_owned())),
+                ("e", failed("locked; e refused")),
+                ("f", State::Unsupported("no f".to_owned())),
+            ],
+            &[
+                ("a", "degraded: no c; no d"),
+                ("b", "failed: cause 1; b refused; cause 1; g refused"),
+                ("c", "failed: no e"),
+                ("d", "unsupported: cause 2"),
+                ("e", "failed: cause 1; e refused"),
+                ("f", "unsupported: cause 2"),
+                ("cause 1", "locked"),
+                ("cause 2", "no f"),
+            ],
+        );
     }
 }

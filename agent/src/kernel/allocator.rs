@@ -118,30 +118,37 @@ fn is_for_arena(bytes: usize) -> bool {
     MEDIUM.contains(&bytes) && IS_STEADY.load(Ordering::Relaxed)
 }
 
+/// A block of the arena where it is for that and finds room there, else one of musl; each by its own call.
+///
+/// # Safety
+/// The layout has a size, as both calls ask for.
+#[inline]
+unsafe fn new_block(
+    layout: Layout,
+    of_arena: unsafe fn(&mut Dlmalloc<Arena>, usize, usize) -> *mut u8,
+    of_musl: unsafe fn(&System, Layout) -> *mut u8,
+) -> *mut u8 {
+    if is_for_arena(layout.size()) {
+        // SAFETY: the caller's, here and below.
+        let block = unsafe { of_arena(&mut lock(&BLOCKS), layout.size(), layout.align()) };
+        if !block.is_null() {
+            return block;
+        }
+    }
+    // SAFETY: as above.
+    unsafe { of_musl(&System, layout) }
+}
+
 // SAFETY: a block is given back to the allocator that it came from, which its address tells; both keep the contract.
 unsafe impl GlobalAlloc for Allocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        if is_for_arena(layout.size()) {
-            // SAFETY: the caller's, here and below.
-            let block = unsafe { lock(&BLOCKS).malloc(layout.size(), layout.align()) };
-            if !block.is_null() {
-                return block;
-            }
-        }
-        // SAFETY: as above.
-        unsafe { System.alloc(layout) }
+        // SAFETY: the caller's, here and below.
+        unsafe { new_block(layout, Dlmalloc::malloc, System::alloc) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        if is_for_arena(layout.size()) {
-            // SAFETY: as above.
-            let block = unsafe { lock(&BLOCKS).calloc(layout.size(), layout.align()) };
-            if !block.is_null() {
-                return block;
-            }
-        }
         // SAFETY: as above.
-        unsafe { System.alloc_zeroed(layout) }
+        unsafe { new_block(layout, Dlmalloc::calloc, System::alloc_zeroed) }
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {

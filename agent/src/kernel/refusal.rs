@@ -73,7 +73,7 @@ impl Circumstances {
         if let Some(missing) = self.missing.as_deref().filter(|missing| !missing.is_empty()) {
             let names = missing.join(", ");
             let from_file = if self.no_new_privileges {
-                "; with allowPrivilegeEscalation: false (no_new_privs) only root gets them"
+                " (with allowPrivilegeEscalation: false, that is no_new_privs, only root gets them)"
             } else {
                 ""
             };
@@ -153,13 +153,13 @@ fn in_one_line(text: &str) -> String {
     let lines = text.lines().map(str::trim).filter(|line| !STATISTICS.iter().any(|begin| line.starts_with(begin)));
     let mut joined = String::new();
     for line in lines {
-        // What follows the verifier's words begins with what stands between two causes.
-        if !joined.is_empty() && !line.starts_with(':') {
+        if !joined.is_empty() {
             joined.push_str("; ");
         }
         joined.push_str(line);
     }
-    joined
+    // The loader says so too where the verifier was not asked.
+    joined.trim_end_matches(". Verifier output:").to_owned()
 }
 
 /// The kernel's number for what went wrong, from the first cause that has one.
@@ -197,7 +197,7 @@ program of this type cannot use helper bpf_probe_read#4
 verification time 6974 usec
 stack depth 48+8+0+0
 processed 75 insns (limit 1000000) max_states_per_insn 0 total_states 7 peak_states 7 mark_read 6
-: Invalid argument (os error 22)";
+";
     const NO_HELPER: &str = "program of this type cannot use helper bpf_probe_read#4";
     /// Of kernel 5.10.
     const NO_FUNCTION: &str = "unknown func bpf_probe_read_str#45";
@@ -250,9 +250,10 @@ processed 75 insns (limit 1000000) max_states_per_insn 0 total_states 7 peak_sta
     fn what_the_verifier_says_is_one_line_without_its_statistics() {
         assert_eq!(
             in_one_line(REFUSAL),
-            "the kernel refused the BPF program cgroup_attach: the BPF_PROG_LOAD syscall returned Invalid argument (os error 22). Verifier output: func 'cgroup_attach_task' arg2 has btf_id 112 type STRUCT 'task_struct'; program of this type cannot use helper bpf_probe_read#4: Invalid argument (os error 22)"
+            "the kernel refused the BPF program cgroup_attach: the BPF_PROG_LOAD syscall returned Invalid argument (os error 22). Verifier output: func 'cgroup_attach_task' arg2 has btf_id 112 type STRUCT 'task_struct'; program of this type cannot use helper bpf_probe_read#4"
         );
         assert_eq!(in_one_line("cannot open /proc/x: denied"), "cannot open /proc/x: denied");
+        assert_eq!(in_one_line("it returned an error. Verifier output: "), "it returned an error");
     }
 
     #[test]

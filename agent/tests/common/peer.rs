@@ -489,9 +489,15 @@ fn fill(address: &str, times: u32, totals: &Totals, kept: &mut Vec<TcpStream>) {
 
 /// Connects and writes until the other side has had enough; gives the connection.
 fn push(address: &str, buffer: u32) -> TcpStream {
+    /// Bytes a second, which is more than a small buffer lets through.
+    const PACE: libc::c_uint = 4_000_000;
     let stream = TcpStream::connect(address).expect("it listens");
     if buffer > 0 {
         set_option(&stream, libc::SOL_SOCKET, libc::SO_SNDBUF, &libc::c_int::try_from(buffer).expect("a small number"));
+        // The kernel says that the buffer limits where the last of it is sent while a call waits for room. On a slow machine each
+        // call would find an empty buffer and fill it at once, and wait with nothing to send: no limit, by the kernel. So what a
+        // call leaves there goes out bit by bit.
+        set_option(&stream, libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE, &PACE);
     }
     let mut writing = stream.try_clone().expect("a descriptor is left");
     thread::spawn(move || while writing.write_all(&[7; 1 << 14]).is_ok() {});

@@ -12,15 +12,18 @@ use super::modules::run;
 const TRACING: &str = "/sys/kernel/tracing";
 /// The probes, and the kernel's functions.
 const PROBES: [(&str, &str); 2] = [("section_begins", "psi_memstall_enter"), ("section_ends", "psi_memstall_leave")];
-const RECLAIM: [&str; 2] = ["mm_vmscan_direct_reclaim_begin", "mm_vmscan_direct_reclaim_end"];
+/// The tracepoints at the beginning and at the end of a reclaim.
+type Reclaim = [&'static str; 2];
+const OF_NODE: Reclaim = ["mm_vmscan_direct_reclaim_begin", "mm_vmscan_direct_reclaim_end"];
+const OF_CGROUP: Reclaim = ["mm_vmscan_memcg_reclaim_begin", "mm_vmscan_memcg_reclaim_end"];
 
 /// A recording of one task's sections. It ends with the value.
-pub struct Sections(PathBuf);
+pub struct Sections(PathBuf, Reclaim);
 
 /// What was recorded, added up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Recorded {
-    /// Sections with a reclaim of the node's memory in them, and how long they lasted.
+    /// Sections with a reclaim in them, and how long they lasted.
     pub sections: u64,
     pub whole_ns: u64,
     /// Of that, from the beginning of the reclaim to its end, and from there to the end of the section.
@@ -31,8 +34,17 @@ pub struct Recorded {
 }
 
 impl Sections {
-    /// None where the kernel has no such probes.
-    pub fn new() -> Option<Self> {
+    /// Of reclaim of the node's memory. None where the kernel has no such probes.
+    pub fn of_node() -> Option<Self> {
+        Self::new(OF_NODE)
+    }
+
+    /// The same of reclaim for a cgroup's limit.
+    pub fn of_cgroup() -> Option<Self> {
+        Self::new(OF_CGROUP)
+    }
+
+    fn new(reclaim: Reclaim) -> Option<Self> {
         let tracing = Path::new(TRACING);
         if !tracing.join("events").exists() {
             run(Command::new("mount").args(["-t", "tracefs", "tracefs", TRACING]));
@@ -41,10 +53,10 @@ impl Sections {
         fs::write(tracing.join("kprobe_events"), probes).ok()?;
         let instance = tracing.join("instances/podlens");
         fs::create_dir(&instance).unwrap();
-        let sections = Self(instance);
+        let sections = Self(instance, reclaim);
         sections.write("buffer_size_kb", "16384");
         sections.write("events/podlens/enable", "1");
-        for tracepoint in RECLAIM {
+        for tracepoint in reclaim {
             sections.write(&format!("events/vmscan/{tracepoint}/enable"), "1");
         }
         Some(sections)
@@ -57,7 +69,7 @@ impl Sections {
 
     /// What was recorded so far.
     pub fn recorded(&self) -> Recorded {
-        added_up(&fs::read_to_string(self.0.join("trace")).unwrap())
+        added_up(&fs::read_to_string(self.0.join("trace")).unwrap(), self.1)
     }
 
     fn write(&self, file: &str, text: &str) {
@@ -73,7 +85,7 @@ impl Drop for Sections {
 }
 
 /// Adds up a trace of one task, of lines like `dd-97 [000] ..... 12.345678: section_begins: (psi_memstall_enter+0x0/0x60)`.
-fn added_up(trace: &str) -> Recorded {
+fn added_up(trace: &str, tracepoints: Reclaim) -> Recorded {
     let mut sum = Recorded::default();
     // Sections may lie in one another: the outermost is the kernel's.
     let (mut depth, mut section, mut reclaim) = (0, 0, [0; 2]);
@@ -96,7 +108,8 @@ fn added_up(trace: &str) -> Recorded {
             } else if depth == 0 {
                 sum.others_ns += now - section;
             }
-        } else if let Some((_, moment)) = RECLAIM.iter().zip(&mut reclaim).find(|(tracepoint, _)| **tracepoint == event)
+        } else if let Some((_, moment)) =
+            tracepoints.iter().zip(&mut reclaim).find(|(tracepoint, _)| **tracepoint == event)
         {
             *moment = now;
         }
@@ -126,5 +139,5 @@ fn sections_are_added_up_by_what_is_in_them() {
 ";
     let expected =
         Recorded { sections: 1, whole_ns: 132_000, reclaim_ns: 100_000, behind_ns: 30_000, others_ns: 5_000 };
-    assert_eq!(added_up(trace), expected);
+    assert_eq!(added_up(trace, OF_NODE), expected);
 }

@@ -112,6 +112,18 @@ pub fn cluster(nodes: usize, daemon_sets: usize) -> Arc<Objects> {
     objects
 }
 
+fn tested_binary() -> PathBuf {
+    std::env::var_os("PODLENS_TEST_BINARY").map_or_else(|| PODLENS.into(), PathBuf::from)
+}
+
+/// What `podlens fleet --once` says with this kubeconfig, where it cannot look.
+pub fn refusal(kubeconfig: &Path) -> String {
+    let mut command = Command::new(tested_binary());
+    let output = command.args(["fleet", "--once", "--kubeconfig"]).arg(kubeconfig).env_clear().output().unwrap();
+    assert!(!output.status.success() && output.stdout.is_empty(), "{output:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
 /// One replica of `podlens fleet`. Ends with the value.
 pub struct Replica {
     child: Child,
@@ -123,8 +135,7 @@ pub struct Replica {
 impl Replica {
     /// Starts one beside others of the same Lease and waits for nothing.
     pub fn start(server: &FleetServer, name: &str, more: &[(&str, &str)]) -> Self {
-        let binary = std::env::var_os("PODLENS_TEST_BINARY").map_or_else(|| PODLENS.into(), PathBuf::from);
-        Self::start_binary(&binary, server, name, &["--lease", "fleet/podlens"], more)
+        Self::start_binary(&tested_binary(), server, name, &["--lease", "fleet/podlens"], more)
     }
 
     pub fn start_binary(

@@ -75,16 +75,10 @@ impl Figures {
         Self { peak, events, local_events, words, ..Self::default() }
     }
 
-    /// What is known here, and where that is nothing what `other` knows. Limits are known together with the usage. Faults and major
-    /// ones come from one of both, which may be of different moments: the difference that is told of them would be too much, and stay.
+    /// What is known here, and where that is nothing what `other` knows. Limits are known together with the usage, and faults together
+    /// with the major ones among them.
     pub(super) fn or(&self, other: &Self) -> Self {
         let mut both = *self;
-        if let ([Some(_), None, ..] | [None, Some(_), ..], [faults @ Some(_), major @ Some(_), ..]) =
-            (both.words, other.words)
-        {
-            let [.., anon, file] = both.words;
-            both.words = [faults, major, anon, file];
-        }
         if both.usage.is_none() {
             let Self { usage, peak, limit, high, min, low, .. } = *other;
             both = Self { usage, peak, limit, high, min, low, ..both };
@@ -93,6 +87,11 @@ impl Figures {
             one.iter_mut().zip(other).for_each(|(one, other)| *one = one.or(*other));
         };
         fill(&mut both.types, &other.types);
+        // Minor faults are the difference of two numbers. Of two moments it would be too great, and counters only rise.
+        let [faults, major, anon, file] = self.words;
+        if let ([Some(_), Some(_), ..], true) = (other.words, faults.is_none() || major.is_none()) {
+            both.words = [None, None, anon, file];
+        }
         fill(&mut both.words, &other.words);
         both.events = both.events.or(other.events);
         both.local_events = both.local_events.or(other.local_events);
@@ -237,13 +236,17 @@ mod tests {
     }
 
     #[test]
-    fn faults_and_the_major_ones_among_them_are_of_one_moment() {
-        let words = |words| Figures { words, ..Figures::default() };
-        // Since the file was read, 5 of 8 faults were major: nobody has told those yet.
-        let (walked, file) = (words([Some(17), None, None, None]), words([Some(9), Some(2), None, None]));
-        assert_eq!(cells(&walked.or(&file), Subtree::Own, &metrics::FAULTS), Some(vec![7, 2]));
-        let walked = words([None, Some(7), None, None]);
-        assert_eq!(cells(&walked.or(&file), Subtree::Own, &metrics::FAULTS), Some(vec![7, 2]));
+    fn faults_and_major_ones_are_those_of_one_moment() {
+        let later = |words| Figures { words, ..Figures::default() };
+        let files = later([Some(9), Some(2), Some(5), Some(6)]);
+        for (walked, expected) in [
+            ([Some(20), None, Some(7), None], [Some(9), Some(2), Some(7), Some(6)]),
+            ([None, Some(8), None, Some(7)], [Some(9), Some(2), Some(5), Some(7)]),
+            ([Some(20), Some(8), None, None], [Some(20), Some(8), Some(5), Some(6)]),
+        ] {
+            assert_eq!(later(walked).or(&files).words, expected, "{walked:?}");
+        }
+        let walked = later([Some(20), None, None, None]);
         assert_eq!(walked.or(&Figures::default()), walked);
     }
 

@@ -146,13 +146,16 @@ impl Learner {
         EndWords { positions }
     }
 
-    /// A bit for each line that occurs on this node and is not known; all where nothing has occurred.
+    /// A bit for each line that occurs on this node and is not known; all where nothing has occurred. Without major faults all
+    /// faults are of no use, so where those are known they are wanted though there was none.
     pub(super) fn unknown(&self) -> u32 {
         if self.lines.iter().all(|line| !line.occurs) {
             return ALL_UNKNOWN;
         }
         let unknown = self.lines.iter().zip(0..).filter(|(line, _)| line.occurs && line.position.is_none());
-        unknown.fold(0, |bits, (_, at)| bits | 1 << at)
+        let unknown = unknown.fold(0, |bits, (_, at)| bits | 1 << at);
+        let wants_major = self.position(FAULTS).is_some() && self.position(MAJOR_FAULTS).is_none();
+        unknown | u32::from(wants_major) << MAJOR_FAULTS
     }
 }
 
@@ -255,7 +258,7 @@ mod tests {
         assert_eq!(figures.of_type(MemoryType::Anon), Some(33 * 4096));
         assert_eq!(figures.words, [Some(4000), None, None, None]);
         assert_eq!(learner.end_words().positions, [AT_FAULTS as u64 + 1, 0, 0, 0], "one cgroup since faults are known");
-        assert_eq!(learner.unknown(), 0, "what is 0 everywhere need not be known");
+        assert_eq!(learner.unknown(), 1 << MAJOR_FAULTS, "what else is 0 everywhere need not be known");
         let few = learned(&[cgroup(10, 0, 700), cgroup(10, 0, 700), cgroup(11, 0, 800)]);
         assert_eq!(few.figures(&words), Figures::default(), "two different values can be chance");
         let idle = Figures { words: [Some(0), None, None, None], ..Figures::default() };

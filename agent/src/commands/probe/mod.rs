@@ -63,7 +63,7 @@ async fn ask_all(options: &Probe) -> Result<(String, bool)> {
             Ok(verdict) => verdict,
             Err(cause) => {
                 good = false;
-                format!("NOT GOOD: {cause:#}")
+                format!("NOT GOOD: {}", crate::log::with_causes(&*cause))
             }
         };
         let _ = writeln!(text, "{address}: {}", verdict.trim_end().replace('\n', "; "));
