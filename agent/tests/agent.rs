@@ -157,20 +157,43 @@ fn bad_settings_are_refused_with_their_place_and_the_nearest_valid_name() {
     check_refused(&["run"], &both, 1, &["`listen` and `health_listen`", &address]);
 }
 
-/// As a user who may have one task: the first user has no such limit.
+/// As a user who may have so many tasks: the first user has no such limit.
 #[test]
-fn where_no_thread_can_be_started_the_limit_is_named() {
+fn where_threads_cannot_be_started_the_limit_is_named_and_nothing_panics() {
     let directory = tempfile::tempdir().unwrap();
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let binary = directory.path().join("podlens");
     fs::copy(tested_binary(), &binary).unwrap();
-    let mut command = Command::new("setpriv");
-    command.args(["--reuid=54321", "--clear-groups", "prlimit", "--nproc=1"]).arg(&binary).arg("run");
-    let output = command.env("PODLENS_LISTEN", free_address().to_string()).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{text}");
-    assert!(text.contains("cannot start a thread: more tasks must be allowed, by pids.max"), "{text}");
-    assert_eq!(text.lines().count(), 1, "{text}");
+    let log = directory.path().join("log");
+    for tasks in 1..=5 {
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--reuid=54321", "--clear-groups", "prlimit", &format!("--nproc={tasks}")])
+            .arg(&binary)
+            .arg("run");
+        command.env("PODLENS_LISTEN", free_address().to_string()).stderr(fs::File::create(&log).unwrap());
+        let mut agent = command.spawn().unwrap();
+        let text = || fs::read_to_string(&log).unwrap();
+        wait_until("the start or the refusal", PATIENCE, || {
+            let is_over = agent.try_wait().unwrap().is_some() || text().contains("serving");
+            is_over.then_some(()).ok_or_else(text)
+        });
+        if tasks < 4 {
+            let (status, text) = (agent.wait().unwrap(), text());
+            assert_eq!(status.code(), Some(1), "{tasks}: {text}");
+            assert!(text.contains("cannot start a thread: more tasks must be allowed, by pids.max"), "{tasks}: {text}");
+            assert_eq!(text.lines().count(), 1, "{tasks}: {text}");
+        } else {
+            // It follows births for some seconds, on threads that may wait.
+            thread::sleep(Duration::from_secs(3));
+            let ended = agent.try_wait().unwrap();
+            agent.kill().unwrap();
+            agent.wait().unwrap();
+            let text = text();
+            assert_eq!(ended, None, "{tasks}: {text}");
+            assert!(!text.contains("panicked"), "{tasks}: {text}");
+        }
+    }
 }
 
 #[test]

@@ -41,6 +41,7 @@ To Prometheus an empty label is an absent one, in queries too. The page has it a
 
 Until its name is known, a pod is called by its uid, a container by the first 12 digits of its id, and the namespace is
 empty. No process id, address or port is ever a label. A value that cannot be measured has no sample; it is never 0.
+A cgroup is called by the path that it had when podlens met it. That cgroup version 1 lets one be renamed is not followed.
 
 \"By default\" says which series there are as long as `series.allow` does not name the metric; where it does, all of them
 ([cardinality.md](cardinality.md)).

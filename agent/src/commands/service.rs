@@ -23,6 +23,8 @@ use crate::{
 
 /// A sign of life that is older means that something hangs.
 const HEARTBEAT: Duration = Duration::from_secs(30);
+/// A thread that waits for something to do stays: there may be no room for it later.
+const KEPT: Duration = Duration::from_hours(24);
 /// Everything still under way after a stop is given up then.
 const LAST_ACTS: Duration = Duration::from_secs(4);
 
@@ -39,15 +41,19 @@ pub(super) fn runtime(workers: usize) -> Result<Runtime> {
     try_threads(workers + 1).context(
         "cannot start a thread: more tasks must be allowed, by pids.max of the cgroup (podPidsLimit of the kubelet, TasksMax= of a unit) or by ulimit -u",
     )?;
-    Builder::new_multi_thread()
+    let runtime = Builder::new_multi_thread()
         .worker_threads(workers)
         .max_blocking_threads(4)
+        .thread_keep_alive(KEPT)
         .thread_name("podlens")
         .enable_all()
-        .build()
-        .context(
-            "cannot start the runtime: more open files must be allowed, by LimitNOFILE= of the unit or by ulimit -n",
-        )
+        .build();
+    let runtime = runtime.context(
+        "cannot start the runtime: more open files must be allowed, by LimitNOFILE= of the unit or by ulimit -n",
+    )?;
+    // What finds no further thread later waits for this one; without any it would be a panic.
+    drop(runtime.spawn_blocking(|| ()));
+    Ok(runtime)
 }
 
 /// So many threads can run at once. Asked for before the runtime is, which panics where it cannot start one.

@@ -13,6 +13,8 @@ use crate::signal::State;
 const LOCKDOWN: &str = "kernel/security/lockdown";
 /// The call that hooks programs in at the ends of functions and on tracepoints, in the loader's words.
 const ATTACHING: &str = "bpf_raw_tracepoint_open";
+/// The call that has the kernel check a program, likewise.
+const CHECKING: &str = "BPF_PROG_LOAD";
 /// The kernel's own number for what it has not, which libc does not know; it answers so where it cannot call a BPF program at
 /// the end of a function.
 const ENOTSUPP: i32 = 524;
@@ -65,7 +67,7 @@ impl Circumstances {
     /// What explains that the kernel refused something with this error; none if nothing here does.
     #[must_use]
     pub fn explain(&self, errno: Option<i32>, text: &str) -> Option<String> {
-        if let Some(explanation) = of_process(errno) {
+        if let Some(explanation) = of_process(errno, text) {
             return Some(explanation.to_owned());
         }
         if let Some(missing) = self.missing.as_deref().filter(|missing| !missing.is_empty()) {
@@ -100,14 +102,17 @@ impl Circumstances {
 }
 
 /// What explains an error that says nothing of rights or of the kernel.
-fn of_process(errno: Option<i32>) -> Option<&'static str> {
+fn of_process(errno: Option<i32>, text: &str) -> Option<&'static str> {
     match errno {
         Some(libc::EMFILE) => {
             Some("the process may open no more files: raise the limit, by LimitNOFILE= of the unit or by ulimit -n")
         }
         Some(libc::ENOMEM) => Some("there was no memory for it: raise the container's memory limit, or lower `slots`"),
-        Some(libc::EAGAIN) => Some(
+        Some(libc::EAGAIN) if text.contains(CHECKING) => Some(
             "the process was stopped or got signals each time that the kernel checked a program: start podlens where no debugger and no limiter of CPU time does that",
+        ),
+        Some(libc::EAGAIN) => Some(
+            "no thread could be started: more tasks must be allowed, by pids.max of the cgroup (podPidsLimit of the kubelet, TasksMax= of a unit) or by ulimit -u",
         ),
         _ => None,
     }
@@ -183,7 +188,7 @@ mod tests {
 
     use aya::{programs::ProgramError, sys::SyscallError};
 
-    use super::{ATTACHING, Circumstances, ENOTSUPP, errno, in_one_line, state};
+    use super::{ATTACHING, CHECKING, Circumstances, ENOTSUPP, errno, in_one_line, state};
     use crate::kernel::object::ObjectError;
 
     /// Of kernel 6.12, booted with lockdown=confidentiality.
@@ -237,7 +242,8 @@ processed 75 insns (limit 1000000) max_states_per_insn 0 total_states 7 peak_sta
         let held = circumstances(Some(&[]), "Seccomp:\t2\n", "");
         check(&held, libc::EMFILE, "", Some("raise the limit, by LimitNOFILE="));
         check(&held, libc::ENOMEM, "", Some("raise the container's memory limit"));
-        check(&held, libc::EAGAIN, "", Some("no debugger and no limiter"));
+        check(&held, libc::EAGAIN, CHECKING, Some("no debugger and no limiter"));
+        check(&held, libc::EAGAIN, "", Some("pids.max"));
     }
 
     #[test]

@@ -12,10 +12,7 @@ use crate::{
         tree::TreeReader,
     },
     kernel::{
-        cgroupfs::{
-            files::FileReader,
-            hierarchies::{Hierarchies, Tree},
-        },
+        cgroupfs::hierarchies::{Hierarchies, Tree},
         hooks::Hook,
         host::Cpus,
         maps::Map,
@@ -77,18 +74,14 @@ fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
         sources.walk_tells_modes = walk_tells_modes(start);
         if let Some(tree) = accounts_apart(start.hierarchies).filter(|_| start.has("accounting")) {
             let (tree, tells_ends) = (tree.clone(), start.runs("cpu_last_words"));
-            sources.accounts = Some(Accounts::new(tree, reader(start)?, tells_ends));
+            sources.accounts = Some(Accounts::new(tree, start.files()?, tells_ends));
         }
         sources.walk = Some(TreeReader::new(iterator, walk, records).of_cpus(cpus));
     }
     if !sources.walk_tells_modes {
-        sources.files = Some(reader(start)?);
+        sources.files = Some(start.files()?);
     }
     Ok(Started { lacks, ..Started::whole(Cpu::new(Arc::clone(&start.layout), start.hierarchies.clone(), sources)) })
-}
-
-fn reader(start: &mut Start<'_>) -> Result<FileReader, String> {
-    start.files().map_err(|cause| format!("cannot start the reader of cgroups' files: {cause}"))
 }
 
 /// The hierarchy in which version 1 counts CPU time by mode, if it is another one than that of the quotas.

@@ -88,7 +88,7 @@ fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
             programs.ends = Some(start.object.array("MEMORY_WORDS")?);
         }
     }
-    let files = start.files().map_err(|cause| format!("cannot start the reader of cgroups' files: {cause}"))?;
+    let files = start.files()?;
     let page_bytes = u64::try_from(rustix::param::page_size())?;
     let machine = Machine { page_bytes, is_v1: start.hierarchies.v1("memory").is_some() };
     let memory = Memory::new(Arc::clone(&start.layout), start.hierarchies.clone(), files, machine, programs);

@@ -72,7 +72,7 @@ fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
         let (walk, records) = (start.object.array("PRESSURE_WALK")?, start.object.array("PRESSURE_RECORDS")?);
         Reader::Walk(TreeReader::new(iterator, walk, records))
     } else {
-        Reader::Files(start.files().map_err(|cause| format!("cannot start the reader of cgroups' files: {cause}"))?)
+        Reader::Files(start.files()?)
     };
     let pressure = Pressure::new(Arc::clone(&start.layout), start.hierarchies.clone(), reader, states);
     Ok(Started { lacks, ..Started::whole(pressure) })
