@@ -87,9 +87,9 @@ impl Figures {
         };
         fill(&mut both.types, &other.types);
         // Minor faults are the difference of two numbers. Of two moments it would be too great, and counters only rise.
-        let [faults, major, anon, file] = self.words;
-        if let ([Some(_), Some(_), ..], true) = (other.words, faults.is_none() || major.is_none()) {
-            both.words = [None, None, anon, file];
+        let [faults, major, ..] = &mut both.words;
+        if (faults.is_none() || major.is_none()) && matches!(other.words, [Some(_), Some(_), ..]) {
+            (*faults, *major) = (None, None);
         }
         fill(&mut both.words, &other.words);
         both.events = both.events.or(other.events);
