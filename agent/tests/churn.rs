@@ -10,6 +10,7 @@ use std::{
     collections::BTreeMap,
     env,
     ops::RangeInclusive,
+    panic,
     sync::{
         Mutex,
         atomic::{AtomicBool, AtomicU32, Ordering},
@@ -19,8 +20,8 @@ use std::{
 };
 
 use common::{
-    Agent, Load, Losses, OnDrop, Page, TestCgroup, Work, assert_near, assert_nothing_lost, machine_is_slow, pod_uid,
-    slots_without_series,
+    Agent, Load, Losses, OnDrop, Page, TestCgroup, Work, assert_near, assert_nothing_lost, given, machine_is_slow,
+    pod_uid, slots_without_series,
 };
 
 const CPU: &str = "podlens_cpu_seconds_total";
@@ -139,14 +140,15 @@ fn a_storm_of_short_lived_cgroups_loses_none_and_names_each_rightly() {
                         let due = time * (number - 1) / count;
                         thread::sleep(due.saturating_sub(start.elapsed()));
                         let uid = pod_uid(number);
-                        let (usage_ns, _) = live(&uid, number, random_work(number));
+                        let outcome = panic::catch_unwind(|| live(&uid, number, random_work(number)));
+                        let (usage_ns, _) = given(&format!("cgroup {number}"), outcome);
                         lives.lock().unwrap().insert(uid, Life { usage_ns, seen: BTreeMap::new() });
                     }
                 })
             })
             .collect();
         for worker in workers {
-            worker.join().unwrap();
+            given("a worker of the storm", worker.join());
         }
     });
     println!("{count} cgroups in {:?}", start.elapsed());

@@ -5,7 +5,9 @@ mod names_parts;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use names_parts::{Act, Server, chunk, end, event, list, named, pod, reply, requests, truth, unnamed, wait, watch};
+use names_parts::{
+    Act, PATIENCE, Server, chunk, end, event, list, named, pod, reply, requests, truth, unnamed, wait, watch,
+};
 use podlens::attribution::kubernetes::{
     Names,
     api::ApiSource,
@@ -16,8 +18,9 @@ use tokio::{sync::watch::Sender, task::JoinHandle};
 
 const LIST: &str = "/api/v1/pods?fieldSelector=spec.nodeName%3Dn1&resourceVersion=0";
 
-fn limits() -> Limits {
-    Limits { begin: Duration::from_millis(400), silence: Duration::from_millis(400), whole: Duration::from_secs(2) }
+/// No slowness of this machine is to be taken for one of the server.
+fn patient() -> Limits {
+    Limits { begin: PATIENCE, silence: PATIENCE, whole: PATIENCE }
 }
 
 /// A source at work against a server.
@@ -34,9 +37,13 @@ impl Drop for Running {
 }
 
 fn follow(address: SocketAddr) -> Running {
+    follow_within(address, patient())
+}
+
+fn follow_within(address: SocketAddr, limits: Limits) -> Running {
     let config = kube::Config::new(format!("http://{address}").parse().unwrap());
     let names = Arc::new(Names::new(Duration::from_mins(5)));
-    let client = Client::new(&config, limits()).unwrap();
+    let client = Client::new(&config, limits).unwrap();
     let (stop, shutdown) = tokio::sync::watch::channel(false);
     let source = ApiSource::new(client, "n1", Arc::clone(&names)).with_first_pause(Duration::from_millis(20));
     let task = tokio::spawn(source.run(shutdown));
@@ -149,11 +156,21 @@ async fn a_server_that_is_busy_is_left_alone_as_long_as_it_wants() {
     server.wait_for_requests(2).await;
     let seen = server.seen.lock().unwrap().clone();
     let pause = seen[1].at - seen[0].at;
-    assert!((Duration::from_secs(1)..Duration::from_secs(3)).contains(&pause), "{pause:?}");
+    assert!((Duration::from_secs(1)..Duration::from_secs(10)).contains(&pause), "{pause:?}");
 }
 
 #[tokio::test]
 async fn a_server_that_hangs_is_noticed() {
+    // Where this machine takes as long for an answer, it takes a longer limit to tell that from a server that hangs.
+    let mut limit = Duration::from_millis(400);
+    while !is_told_from_answers(limit).await {
+        limit *= 4;
+        assert!(limit < PATIENCE, "what has not hung was given up as well");
+    }
+}
+
+/// A server hangs in each way; false if an answer did not come within the limit either.
+async fn is_told_from_answers(limit: Duration) -> bool {
     let half = |text: &str| Act::Send(text.as_bytes().to_vec());
     let server = Server::start(vec![
         vec![Act::Hang],
@@ -164,12 +181,17 @@ async fn a_server_that_hangs_is_noticed() {
         vec![watch(), event("ADDED", &pod(3, "12")), Act::Hang],
     ])
     .await;
-    let running = follow(server.address);
-    wait(|| named(&running.names, 3) == truth(3), "the watch after the silence").await;
+    let running = follow_within(server.address, Limits { begin: limit, silence: limit, whole: limit * 5 });
+    let given_up = || ["list", "watch"].map(|verb| requests(&running.names, verb, "timeout"));
+    let is_too_short = || given_up().iter().any(|count| *count > 2);
+    wait(|| named(&running.names, 3) == truth(3) || is_too_short(), "the watch after the silence").await;
+    if is_too_short() {
+        return false;
+    }
+    assert_eq!(given_up(), [2, 2]);
     let paths = server.paths();
     assert!(is_watch_from(&paths[5], "11"), "it goes on where the silence began: {paths:?}");
-    assert_eq!(requests(&running.names, "list", "timeout"), 2);
-    assert_eq!(requests(&running.names, "watch", "timeout"), 2);
+    true
 }
 
 #[tokio::test]
@@ -237,13 +259,15 @@ async fn a_stop_ends_the_source_at_once() {
     let task = tokio::spawn(source.run(shutdown));
     server.wait_for_requests(2).await;
     stop.send_replace(true);
-    tokio::time::timeout(Duration::from_millis(500), task).await.expect("it ends").unwrap();
+    // Sooner than the silence of the watch would end it.
+    assert!(PATIENCE < Limits::default().silence);
+    tokio::time::timeout(PATIENCE, task).await.expect("it ends").unwrap();
 }
 
 #[tokio::test]
 async fn what_is_not_encrypted_or_not_verified_is_refused() {
     let check = |config: &kube::Config, expected: &str| {
-        let error = Client::new(config, limits()).err().expect(expected).to_string();
+        let error = Client::new(config, patient()).err().expect(expected).to_string();
         assert!(error.contains(expected), "{error}");
     };
     check(&kube::Config::new("http://10.0.0.1:6443".parse().unwrap()), "is not https");

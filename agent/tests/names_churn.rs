@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Agent, OnDrop, Page, assert_nothing_lost, pod_uid};
+use common::{Agent, OnDrop, Page, assert_nothing_lost, given, pod_uid};
 use serde_json::json;
 use storm::{Instance, NAMESPACE, Storm};
 use testkit::{
@@ -207,7 +207,7 @@ fn a_storm_of_containers_whose_names_come_late_gives_each_its_own_name_and_amoun
             look(&mut series);
             thread::sleep(SCRAPE_INTERVAL);
         }
-        maker.join().unwrap();
+        given("the storm", maker.join());
     });
     println!("{count} containers in {:?}, the last one ended after {:?}", form.time, start.elapsed());
     let limit = Instant::now() + SETTLE;

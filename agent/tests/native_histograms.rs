@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use common::{Agent, Load, OnDrop, Record, TestCgroup, Work, assert_near};
+use common::{Agent, Load, OnDrop, Record, TestCgroup, Work, assert_near, given};
 use testkit::components::Prometheus;
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -137,7 +137,7 @@ fn native_histograms_are_the_classic_ones_and_the_kernels_while_containers_come_
             loads.iter_mut().for_each(Load::go);
             loads.iter_mut().for_each(Load::done);
         }
-        churning.join().unwrap()
+        given("who makes and removes cgroups", churning.join())
     });
     let after = loads.each_ref().map(Load::figures);
     let end = seconds_now();

@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Agent, Load, OnDrop, Page, TestCgroup, Trees, Work, assert_near, assert_nothing_lost};
+use common::{Agent, Load, OnDrop, Page, TestCgroup, Trees, Work, assert_near, assert_nothing_lost, given};
 use podlens::{
     collectors::ALL,
     signal::{Kind, Metric},
@@ -139,7 +139,7 @@ fn a_thousand_connections_and_a_thousand_monitors_are_two_units_whose_sums_are_w
             })
             .collect();
         for worker in workers {
-            worker.join().unwrap();
+            given("a worker", worker.join());
         }
     });
     println!("{count} of each in {:?}", start.elapsed());

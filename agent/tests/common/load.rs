@@ -226,8 +226,9 @@ impl Load {
 
     /// Lets it end by itself and waits for that.
     pub fn end(mut self) {
-        writeln!(self.input, "end").expect("the load waits");
-        self.child.wait().expect("a child can be waited for");
+        writeln!(self.input, "end").expect("the load waits for its end");
+        let status = self.child.wait().expect("a child can be waited for");
+        assert!(status.success(), "the load ended with {status}");
     }
 
     fn spawn(work: Work, cpu: Option<usize>, tasks: u32) -> Self {
@@ -263,7 +264,7 @@ impl Load {
 
     fn says_not(&mut self, expected: &str, line: &str) -> ! {
         let rest: Vec<String> = self.output.by_ref().lines().map_while(Result::ok).collect();
-        panic!("the load says not {expected:?} but {line}{}", rest.join("\n"));
+        panic!("the load says not {expected:?} but {line}{}; its end: {:?}", rest.join("\n"), self.child.wait());
     }
 }
 

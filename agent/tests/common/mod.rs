@@ -151,6 +151,16 @@ pub fn assert_near(what: &str, found: u64, expected: u64, percent: f64, absolute
     );
 }
 
+/// What a thread, or what was caught, gave; where it panicked, this does so with its words.
+#[track_caller]
+pub fn given<T>(who: &str, outcome: thread::Result<T>) -> T {
+    outcome.unwrap_or_else(|cause| {
+        let words =
+            cause.downcast_ref::<String>().map(String::as_str).or_else(|| cause.downcast_ref::<&str>().copied());
+        panic!("{who}: {}", words.unwrap_or("it says nothing"))
+    })
+}
+
 /// Does something when it goes, also in a panic: what another thread waits for, so that a test fails and does not hang.
 pub struct OnDrop<F: Fn()>(pub F);
 

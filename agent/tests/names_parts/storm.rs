@@ -9,7 +9,7 @@ use std::{
 
 use testkit::kubernetes::{Described, State, Status, Store};
 
-use super::common::{Load, TestCgroup, Work, container_id, pod_uid};
+use super::common::{Load, TestCgroup, Work, container_id, given, pod_uid};
 
 pub(crate) const NAMESPACE: &str = "storm";
 /// With the start of its work and its removal: about 20 ms.
@@ -96,7 +96,7 @@ impl<'a> Storm<'a> {
     pub(crate) fn run(&self, count: u32, time: Duration) {
         let start = Instant::now();
         thread::scope(|scope| {
-            let mut number = 1;
+            let (mut number, mut pods) = (1, Vec::new());
             while number <= count {
                 let due = time * (number - 1) / count;
                 thread::sleep(due.saturating_sub(start.elapsed()));
@@ -104,7 +104,10 @@ impl<'a> Storm<'a> {
                 // Every seventh pod has a container that is started again.
                 let lives = if (number / 7) % 2 == 1 && number.is_multiple_of(7) { 2 } else { 1 };
                 number += lives;
-                scope.spawn(move || self.pod(first, lives));
+                pods.push((first, scope.spawn(move || self.pod(first, lives))));
+            }
+            for (first, pod) in pods {
+                given(&format!("the pod of container {first}"), pod.join());
             }
         });
     }

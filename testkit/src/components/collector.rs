@@ -127,6 +127,12 @@ impl Collector {
         self.process.id()
     }
 
+    /// Sends a signal by its name, such as `STOP`.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([format!("-{name}"), self.id().to_string()]).status();
+        assert!(status.is_ok_and(|status| status.success()), "the collector is there to get SIG{name}");
+    }
+
     fn exported(&self, path: &str) -> Vec<Value> {
         let exports = self.exports.lock().unwrap_or_else(PoisonError::into_inner);
         exports.iter().filter(|export| export.path == path).map(|export| export.body.clone()).collect()

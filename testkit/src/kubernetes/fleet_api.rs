@@ -127,9 +127,13 @@ impl Objects {
 
     /// Who holds the Lease of this name.
     pub fn holder(&self, name: &str) -> Option<String> {
+        Some(self.lease(name)?["spec"]["holderIdentity"].as_str()?.to_owned())
+    }
+
+    /// The Lease of that name.
+    pub fn lease(&self, name: &str) -> Option<Value> {
         let content = self.content();
-        let (_, lease) = content.leases.iter().find(|(path, _)| path.ends_with(name))?;
-        Some(lease["spec"]["holderIdentity"].as_str()?.to_owned())
+        content.leases.iter().find(|(path, _)| path.ends_with(name)).map(|(_, lease)| lease.clone())
     }
 
     /// How often `path` was asked for this (`list`, `watch`, `get`, `update` or `create`) and answered with that code.
