@@ -118,11 +118,12 @@ impl Tcp {
         self.accounts.get(usize::try_from(slot).ok()?)
     }
 
-    /// Fills the row: without a walk there is nothing of living sockets, and without an account nothing of what happened.
-    fn book(&mut self, told: &Told, alive: Option<&Alive>, account: Option<&Account>) {
+    /// Fills the row: without a walk (`is_counted`) there is nothing of sockets, where none can have met the cgroup nothing of living
+    /// ones, and without an account nothing of what happened.
+    fn book(&mut self, told: &Told, is_counted: bool, alive: Option<&Alive>, account: Option<&Account>) {
         let (row, layout) = (&mut self.found, &*self.layout);
         row.clear();
-        if let Some(alive) = alive {
+        if is_counted {
             let Counts { bytes, segments, retransmits, overflows, limited } = told.counts;
             row.add_all(layout, &metrics::BYTES, &bytes);
             row.add_all(layout, &metrics::SEGMENTS, &segments);
@@ -131,6 +132,8 @@ impl Tcp {
             if let Some(per_second) = self.ticks_per_second {
                 row.add_all(layout, &metrics::LIMITED, &limited.map(|ticks| ns(ticks, per_second)));
             }
+        }
+        if let Some(alive) = alive {
             let connections = alive.connections.map(u64::from);
             row.add_all(layout, &metrics::SOCKETS, &connections);
             if connections.get(SocketState::Listening.index()).is_some_and(|listening| *listening > 0) {
@@ -208,8 +211,8 @@ impl Collector for Tcp {
                 }
             });
             let told = self.books.tell(key, counts, Some(&account));
-            let alive = walked.map(|walked| walked.alive.get(&key).copied().unwrap_or(Alive::EMPTY));
-            self.book(&told, alive.as_ref(), Some(&account));
+            let alive = walked.and_then(|walked| walked.alive_of(number, slot.key, key));
+            self.book(&told, walked.is_some(), alive.as_ref(), Some(&account));
             if self.missed_resets.is_some() {
                 self.found.add_all(&self.layout, &metrics::RESETS, &account.resets);
             }
@@ -224,7 +227,7 @@ impl Collector for Tcp {
                 continue;
             }
             let told = self.books.tell(*key, Some(alive.counts), None);
-            self.book(&told, Some(alive), None);
+            self.book(&told, true, Some(alive), None);
             readings.cgroup(*key, &self.found);
         }
     }
@@ -242,8 +245,7 @@ impl Collector for Tcp {
             return None;
         }
         let told = self.books.give_back(key, Counts::NONE)?;
-        self.book(&told, Some(&Alive::EMPTY), None);
-        self.found.remove_gauges(&self.layout);
+        self.book(&told, true, None, None);
         Some(self.found.clone())
     }
 

@@ -248,6 +248,14 @@ impl WalkMaps {
 }
 
 impl Walked {
+    /// The living sockets that were met under a key, of a slot's holder; none if the walk cannot tell, since the cgroup got its slot
+    /// after it and none was met.
+    pub(super) fn alive_of(&self, number: u32, holder: CgroupKey, key: CgroupKey) -> Option<Alive> {
+        let held = usize::try_from(number).ok().and_then(|number| self.closed.get(number));
+        let was_there = held.is_some_and(|(then, _)| *then == holder);
+        self.alive.get(&key).copied().or_else(|| was_there.then_some(Alive::EMPTY))
+    }
+
     /// What the sockets of a slot's holder had at the end of the walk, closed and alive.
     pub(super) fn of_slot(&self, number: u32, holder: CgroupKey, alive: Option<&Alive>) -> Counts {
         let closed = usize::try_from(number).ok().and_then(|number| self.closed.get(number));
@@ -259,6 +267,20 @@ impl Walked {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_came_after_the_walk_is_not_told_to_have_no_sockets() {
+        let met = Alive { queue: 3, ..Alive::EMPTY };
+        let walked = Walked {
+            closed: vec![(77, Counts::NONE), (78, Counts::NONE)],
+            alive: [(78, met), (80, met)].into_iter().collect(),
+            ..Walked::default()
+        };
+        let queue = |number, key| walked.alive_of(number, key, key).map(|alive| alive.queue);
+        assert_eq!((queue(0, 77), queue(1, 78)), (Some(0), Some(3)));
+        assert_eq!((queue(1, 79), queue(2, 79)), (None, None), "the slot was another's, or is new");
+        assert_eq!(queue(2, 80), Some(3), "it had sockets without a slot");
+    }
 
     #[test]
     fn a_walk_that_is_asked_for_while_the_thread_rests_is_to_be_asked_for_again() {
