@@ -19,7 +19,7 @@ use std::{
 
 use common::{
     Agent, BlockCounts, NullDisk, Page, TestCgroup, assert_near, machine_is_own, machine_is_slow, pod_uid, run, skip,
-    unseen,
+    unseen_requests,
 };
 
 const OPERATIONS: &str = "podlens_disk_operations_total";
@@ -141,11 +141,9 @@ impl Asker {
 }
 
 /// How many of so many the kernel may not have told of. One that is emulated reports each completion. Some virtual machines
-/// report none while their first process has the CPU (docs/kernels.md), of which each time is a missed switch.
+/// report none while their first process has the CPU (docs/kernels.md).
 fn allowed(page: &Page, count: u64) -> u64 {
-    /// Requests take 60 us, and it has the CPU for 100 to 200: of 1,000 requests 71 were missing, where it had the CPU 41 times.
-    const EACH_TIME: u64 = 4;
-    if machine_is_own() { 0 } else { count.div_ceil(1000) + EACH_TIME * unseen(page) }
+    if machine_is_own() { 0 } else { count.div_ceil(1000) + unseen_requests(page) }
 }
 
 fn of(page: &Page, metric: &str, labels: &[(&str, &str)], operation: &str) -> u64 {

@@ -20,7 +20,7 @@ use std::{
 
 use common::{
     Agent, BlockCounts, ColdFile, MappedFile, NullDisk, PATIENCE, Page, Sample, TestCgroup, Trees, container_id,
-    lock_in_memory, memory_is_own, minor_faults, pod_uid, run, skip, unseen,
+    lock_in_memory, memory_is_own, minor_faults, pod_uid, run, skip, unseen_requests,
 };
 
 const MEMORY: &str = "podlens_memory_bytes";
@@ -796,7 +796,7 @@ fn containers_of_a_twentieth_of_a_second_have_all_their_faults_bytes_and_stalls(
             // Some virtual machines do not tell of all.
             None => {
                 assert!(
-                    read + unseen(&page) >= REQUESTS && read <= REQUESTS && bytes == read * 4096,
+                    read + unseen_requests(&page) >= REQUESTS && read <= REQUESTS && bytes == read * 4096,
                     "{read}, {bytes}"
                 );
             }

@@ -35,7 +35,7 @@ mod statistics;
 
 pub use account::{
     Account, Losses, assert_nothing_lost, assert_seen, assert_sums_agree, caused, caused_by, culprits,
-    slots_without_series, unseen,
+    slots_without_series, unseen, unseen_requests,
 };
 pub use agent::{Agent, podlens, tested_binary};
 pub use block_counts::{BlockCounts, count_in_version_1};
