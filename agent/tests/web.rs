@@ -288,7 +288,7 @@ impl Siege {
                 scope.spawn(move || ask(site, address, |number| headers(asker, number), over, asked));
             }
             thread::sleep(WINDOW);
-            let (cpu, time) = (cpu(agent.id()) - cpu_before, began.elapsed());
+            let (cpu, time) = (cpu(agent.id()).saturating_sub(cpu_before), began.elapsed());
             let asked = asked.load(Ordering::Relaxed);
             let mut scrapes = [(); 5].map(|()| scrape());
             scrapes.sort_unstable();
@@ -322,7 +322,7 @@ fn guessed_passwords_cost_a_bounded_share_of_a_cpu_and_who_is_known_is_served_at
     let cost = |headers: &str, answer: &str| {
         let before = cpu(agent.id());
         assert!(site.get(address, "/healthz", headers).unwrap().0.starts_with(answer));
-        cpu(agent.id()) - before
+        cpu(agent.id()).saturating_sub(before)
     };
     let check = cost(&known, "HTTP/1.1 200").min(cost(&guess(9, 0), "HTTP/1.1 401"));
     scrape();
