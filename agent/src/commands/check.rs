@@ -199,6 +199,7 @@ mod tests {
             assert_eq!(within_tree(&Config::defaults(&[]), text), expected, "{text}");
         }
     }
+
     #[track_caller]
     fn check_collectors(states: &[(&'static str, State)], expected: &[(&str, &str)]) {
         let lines = collectors(states);

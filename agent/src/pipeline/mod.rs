@@ -281,11 +281,8 @@ impl Inner {
                 self.ledger.recycle(old);
             }
         }
-        let is_prepared = self.ahead.sweep(began);
-        if !is_prepared {
-            for attached in &mut self.collectors {
-                attached.collector.ask();
-            }
+        if !self.ahead.sweep(began) {
+            self.ask();
         }
         // Slots first: whoever holds one was born before, so that its event has come unless it was lost.
         let in_use = self.kernel.as_ref().map(Kernel::in_use).unwrap_or_default();
@@ -309,16 +306,21 @@ impl Inner {
     /// For a sweep that is about to come.
     fn walk_ahead(&mut self) {
         let now = Instant::now();
-        let mut is_asked = true;
-        for attached in &mut self.collectors {
-            is_asked &= attached.collector.ask();
-        }
-        if is_asked {
+        if self.ask() {
             self.ahead.walk(now);
         }
         let in_use = self.kernel.as_ref().map(Kernel::in_use).unwrap_or_default();
         // What would be due at the sweep or just after it.
         self.walk(now, now + 2 * AHEAD, &in_use);
+    }
+
+    /// Has collectors set going what they wait for in a sweep; gives whether all have.
+    fn ask(&mut self) -> bool {
+        let mut all = true;
+        for attached in &mut self.collectors {
+            all &= attached.collector.ask();
+        }
+        all
     }
 
     /// Has those walk whose walks are due by then.

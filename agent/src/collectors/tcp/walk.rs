@@ -251,16 +251,19 @@ impl Walked {
     /// The living sockets that were met under a key, of a slot's holder; none if the walk cannot tell, since the cgroup got its slot
     /// after it and none was met.
     pub(super) fn alive_of(&self, number: u32, holder: CgroupKey, key: CgroupKey) -> Option<Alive> {
-        let held = usize::try_from(number).ok().and_then(|number| self.closed.get(number));
-        let was_there = held.is_some_and(|(then, _)| *then == holder);
-        self.alive.get(&key).copied().or_else(|| was_there.then_some(Alive::EMPTY))
+        self.alive.get(&key).copied().or_else(|| self.closed_of(number, holder).map(|_| Alive::EMPTY))
     }
 
     /// What the sockets of a slot's holder had at the end of the walk, closed and alive.
     pub(super) fn of_slot(&self, number: u32, holder: CgroupKey, alive: Option<&Alive>) -> Counts {
-        let closed = usize::try_from(number).ok().and_then(|number| self.closed.get(number));
-        let closed = closed.filter(|(key, _)| *key == holder).map_or(Counts::NONE, |(_, closed)| *closed);
+        let closed = self.closed_of(number, holder).unwrap_or(Counts::NONE);
         plus(closed, alive.map_or(Counts::NONE, |alive| alive.counts))
+    }
+
+    /// What the closed sockets of a slot's holder had; none if the slot was not its own then.
+    fn closed_of(&self, number: u32, holder: CgroupKey) -> Option<Counts> {
+        let (then, closed) = self.closed.get(usize::try_from(number).ok()?)?;
+        (*then == holder).then_some(*closed)
     }
 }
 
