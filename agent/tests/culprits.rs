@@ -20,7 +20,8 @@ use std::{
 
 use common::{
     Account, Agent, Figures, Load, Losses, Page, Policy, Record, TestCgroup, Trees, Waits, Work, assert_near,
-    assert_sums_agree, caused, caused_by, culprits, machine_is_slow, online_cpus, pod_uid, second_cpu, stay_on,
+    assert_sums_agree, caused, caused_by, culprits, load_module, machine_is_slow, online_cpus, pod_uid, second_cpu,
+    stay_on,
 };
 
 /// A wait by one culprit against the culprit's CPU time: it begins and ends a little apart from the load.
@@ -287,6 +288,7 @@ fn the_kernel_is_a_culprit_by_its_name() {
     let file = file.to_str().unwrap();
     let before = (caused_by(&agent.metrics(), &cgroup, ("culprit_unit", "kernel")), kernel_threads_ns());
     // Writes by way of a loop device, which a kernel thread carries out.
+    load_module("loop", &[]);
     let script = format!(
         "truncate -s 64M {file} && device=$(losetup -f 2>/dev/null) && losetup $device {file} && \
          timeout 2 dd if=/dev/zero of=$device bs=4k count=16000 oflag=direct 2>/dev/null; \

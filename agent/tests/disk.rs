@@ -18,8 +18,8 @@ use std::{
 };
 
 use common::{
-    Agent, BlockCounts, NullDisk, Page, TestCgroup, assert_near, machine_is_own, machine_is_slow, pod_uid, run, skip,
-    unseen_requests,
+    Agent, BlockCounts, NullDisk, Page, TestCgroup, assert_near, load_module, machine_is_own, machine_is_slow, pod_uid,
+    run, skip, unseen_requests,
 };
 
 const OPERATIONS: &str = "podlens_disk_operations_total";
@@ -240,6 +240,7 @@ fn a_container_of_a_moment_is_told_whole() {
 #[test]
 fn what_goes_through_a_loop_device_is_counted_once() {
     let Some(disk) = Disk::any() else { return };
+    load_module("loop", &[]);
     let mut losetup = Command::new("losetup");
     losetup.args(["--find", "--show", "--direct-io=on"]).arg(&disk.path).stderr(Stdio::null());
     let made = losetup.output().ok().filter(|made| made.status.success());

@@ -37,7 +37,10 @@ const BENCH_PROGRAMS: &[Program] = &[
     Program { name: "wrk", package: "wrk" },
 ];
 
-const VM_PROGRAMS: &[Program] = &[Program { name: "qemu-system-x86_64", package: "qemu-system-x86" }];
+const VM_PROGRAMS: &[Program] = &[
+    Program { name: "qemu-system-x86_64", package: "qemu-system-x86" },
+    Program { name: "mke2fs", package: "e2fsprogs" },
+];
 
 const REMEDY: &str = "become root or get sudo, or install the programs yourself by your distribution's package manager";
 

@@ -34,10 +34,24 @@ const PREFIXES: &[&str] = &["linux-image-", APART_FROM];
 /// Packages of the modules, where they are not in the same package: beside those of this beginning.
 const MODULES_PREFIX: &str = "linux-modules-";
 const APART_FROM: &str = "linux-binary-";
-/// Modules that tests ask for, where the kernel does not have them built in: a disk in memory whose requests take as long as a
-/// test says, and a scheduler for it; wires between network namespaces, and devices at whose other end is a program; a firewall.
-const MODULES: &[&str] =
-    &["configfs", "null_blk", "mq-deadline", "veth", "tun", "crc32c_generic", "libcrc32c", "nfnetlink", "nf_tables"];
+/// Modules that a machine's first process loads in this order, as far as the kernel does not have them built in: for the disk
+/// that the machine has.
+pub(crate) const DISK_MODULES: &[&str] =
+    &["virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "virtio_blk"];
+/// Modules that tests load: a disk in memory whose requests take as long as a test says, and a scheduler for it; disks that are
+/// files; wires between network namespaces, and devices at whose other end is a program; a firewall.
+const TEST_MODULES: &[&str] = &[
+    "configfs",
+    "null_blk",
+    "mq-deadline",
+    "loop",
+    "veth",
+    "tun",
+    "crc32c_generic",
+    "libcrc32c",
+    "nfnetlink",
+    "nf_tables",
+];
 /// The file that says which modules were asked for when a kernel was fetched.
 const ASKED: &str = "modules.asked";
 
@@ -87,6 +101,11 @@ pub(crate) fn ensure(series: &[&str]) -> Result<Vec<Kernel>> {
     Ok(kernels)
 }
 
+/// What was asked for, as the file beside a kernel says it.
+fn asked_modules() -> String {
+    [DISK_MODULES, TEST_MODULES].concat().join(" ")
+}
+
 fn directory() -> Result<PathBuf> {
     Ok(places::cache()?.join("kernels"))
 }
@@ -101,9 +120,9 @@ fn cached(directory: &Path, series: &str) -> Result<Kernel> {
         )
     })?;
     let asked = fs::read_to_string(home.join(ASKED)).unwrap_or_default();
-    if asked != MODULES.join(" ") {
+    if asked != asked_modules() {
         bail!(
-            "the kernel of series {series} in {} was fetched without modules that tests ask for; `cargo xtask setup --for vm` fetches it anew",
+            "the kernel of series {series} in {} was fetched without modules that are asked for now; `cargo xtask setup --for vm` fetches it anew",
             directory.display()
         );
     }
@@ -143,7 +162,7 @@ fn fetch(directory: &Path, series: &str) -> Result<Kernel> {
         keep_modules(&tree, &partial.join("modules"))?;
         debian::remove(&tree)?;
         let asked = partial.join(ASKED);
-        fs::write(&asked, MODULES.join(" ")).with_context(|| format!("cannot write {}", asked.display()))?;
+        fs::write(&asked, asked_modules()).with_context(|| format!("cannot write {}", asked.display()))?;
         debian::remove(&home)?;
         fs::rename(&partial, &home).with_context(|| format!("cannot put {} into its place", home.display()))?;
         return cached(directory, series);
@@ -181,7 +200,7 @@ fn keep_modules(tree: &Path, home: &Path) -> Result<()> {
     for release in releases {
         let kept = home.join(release.file_name().unwrap_or_default());
         fs::create_dir_all(&kept).with_context(|| format!("cannot make {}", kept.display()))?;
-        for name in MODULES {
+        for name in DISK_MODULES.iter().chain(TEST_MODULES) {
             let Some(found) = module(&release.join("kernel"), name)? else { continue };
             let file = kept.join(format!("{name}.ko"));
             let bytes = if found.extension().is_some_and(|ending| ending == "xz") {

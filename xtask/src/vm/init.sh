@@ -1,6 +1,7 @@
 #!/bin/busybox sh
 # The first process of the virtual machine: mounts what podlens reads, runs /test/run, says how it ended and stops
-# the machine. VM_CGROUP, from the kernel's command line, chooses how control groups are mounted.
+# the machine. From the kernel's command line, VM_CGROUP chooses how control groups are mounted, and VM_DISK_MODULES are what
+# the kernel may lack for its disk, with commas between.
 
 /bin/busybox --install -s /bin
 # What the guest was given of another machine comes first.
@@ -14,6 +15,12 @@ mount -t tracefs tracefs /sys/kernel/tracing
 mount -t securityfs securityfs /sys/kernel/security
 mount -t bpf bpf /sys/fs/bpf
 ip link set lo up
+# Files for temporary use are on a device, as on a node: what is only in memory is never waited for.
+for module in $(echo "$VM_DISK_MODULES" | tr , ' '); do
+    file=/lib/modules/$(uname -r)/$module.ko
+    [ ! -e "$file" ] || insmod "$file"
+done
+mount -t ext4 /dev/vda /tmp
 # Real-time tasks of tests hold a CPU for as long as they want: the other one is there for all else.
 echo -1 >/proc/sys/kernel/sched_rt_runtime_us
 

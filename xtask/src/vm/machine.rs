@@ -30,6 +30,8 @@ const LAST_LINES: usize = 20;
 pub(super) struct Machine<'a> {
     pub(super) vmlinuz: &'a Path,
     pub(super) initial_files: &'a Path,
+    /// A file system as a file, which becomes a disk.
+    pub(super) disk: &'a Path,
     /// As QEMU's `-smp` takes them.
     pub(super) cpus: &'a str,
     /// Megabytes of its memory that are a node of their own.
@@ -117,6 +119,9 @@ impl Machine<'_> {
             .arg(self.vmlinuz)
             .arg("-initrd")
             .arg(self.initial_files)
+            // What is in the file when the machine ends nobody reads.
+            .arg("-drive")
+            .arg(format!("file={},if=virtio,format=raw,cache=unsafe", self.disk.display()))
             .arg("-append")
             .arg(format!("console=ttyS0 quiet panic=-1 {}", self.parameters))
             .stdin(Stdio::null())

@@ -1,9 +1,10 @@
 //! `cargo xtask vm`: runs a static program, or the tests of agent/tests, on other kernels, in virtual machines
 //! without KVM.
 //!
-//! The guest is a cached kernel and one archive of files in memory: Debian's static busybox, a short script as the
-//! first process, the program. Initial files, serial console, control groups, BPF and loopback are built into the kernels;
-//! disks and other network devices are not. What tests need of those lies in /lib/modules, for the test to load.
+//! The guest is a cached kernel, an empty disk at /tmp, and one archive of files in memory: Debian's static busybox, a short
+//! script as the first process, the program. Initial files, serial console, control groups, file systems, BPF and loopback are
+//! built into the kernels; other disks and network devices are not. What tests need of those lies in /lib/modules, for the test
+//! to load.
 
 mod archive;
 mod guest;
@@ -14,15 +15,15 @@ mod tests;
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{self, ExitCode},
+    process::{Command, ExitCode},
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
 
 use crate::{
-    kernels::{self, Kernel},
-    places,
+    kernels::{self, DISK_MODULES, Kernel},
+    places, process,
 };
 use guest::Guest;
 use machine::{Machine, Outcome};
@@ -33,6 +34,8 @@ pub(crate) use tests::{Tests, run_tests};
 /// Seconds that a machine may take by default, for one program and for tests.
 const PROGRAM_LIMIT_S: u64 = 120;
 const TESTS_LIMIT_S: u64 = 1800;
+/// As mke2fs takes it.
+const DISK_SIZE: &str = "4G";
 
 /// Which kernels, how they are set up and what runs on them.
 #[derive(Clone, Debug, clap::Args)]
@@ -178,14 +181,21 @@ fn boot_each(
     for kernel in kernels {
         let mut guest = guest.clone();
         guest.mirror_to(&kernel.modules, &format!("lib/modules/{}", file_name(&kernel.modules)?))?;
-        let initial_files = InitialFiles::write(&guest)?;
+        let initial_files = initial_files(&guest)?;
+        let disk = disk()?;
         println!("vm: {:<5} booting {}, cgroup {}", kernel.series, kernel.version, cgroup.name());
         let machine = Machine {
             vmlinuz: &kernel.vmlinuz,
             initial_files: &initial_files.0,
+            disk: &disk.0,
             cpus: &hardware.cpus,
             second_node: hardware.second_node,
-            parameters: &format!("VM_CGROUP={} {}", cgroup.name(), hardware.parameters),
+            parameters: &format!(
+                "VM_CGROUP={} VM_DISK_MODULES={} {}",
+                cgroup.name(),
+                DISK_MODULES.join(","),
+                hardware.parameters
+            ),
             limit,
         };
         let outcome = machine.run(|text| {
@@ -214,20 +224,35 @@ fn file_name(path: &Path) -> Result<&str> {
     name.with_context(|| format!("{} has no name in UTF-8", path.display()))
 }
 
-/// The guest's archive as a file, which is removed with the value.
-struct InitialFiles(PathBuf);
+/// The guest's archive as a file.
+fn initial_files(guest: &Guest) -> Result<OwnFile> {
+    let file = OwnFile::named("cpio")?;
+    fs::write(&file.0, guest.archive()?).with_context(|| format!("cannot write {}", file.0.display()))?;
+    Ok(file)
+}
 
-impl InitialFiles {
-    fn write(guest: &Guest) -> Result<Self> {
-        let path = places::target()?.join(format!("vm/{}.cpio", process::id()));
-        let directory = path.parent().unwrap_or(Path::new("."));
-        fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
-        fs::write(&path, guest.archive()?).with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(Self(path))
+/// An empty file system as a file, which takes no more room than is written to it. The oldest layout of its kind is one that
+/// every kernel knows.
+fn disk() -> Result<OwnFile> {
+    let program = places::program("mke2fs").context("there is no mke2fs; `cargo xtask setup --for vm` installs it")?;
+    let file = OwnFile::named("disk")?;
+    process::output(Command::new(program).args(["-q", "-F", "-t", "ext2"]).arg(&file.0).arg(DISK_SIZE))?;
+    Ok(file)
+}
+
+/// A file of this process, which is removed with the value.
+struct OwnFile(PathBuf);
+
+impl OwnFile {
+    /// Where it is to be; whoever asks writes it.
+    fn named(ending: &str) -> Result<Self> {
+        let directory = places::target()?.join("vm");
+        fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
+        Ok(Self(directory.join(format!("{}.{ending}", std::process::id()))))
     }
 }
 
-impl Drop for InitialFiles {
+impl Drop for OwnFile {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_file(&self.0) {
             eprintln!("vm: {} stays behind: {error}", self.0.display());

@@ -50,8 +50,21 @@ const PROGRAMS: &[&str] = &[
     "udp",
 ];
 /// What they call and the guest's busybox does not have, or not with the options that they use.
-const CALLED: &[&str] =
-    &["bpftool", "chrt", "fio", "ip", "losetup", "nft", "nsenter", "perf", "setpriv", "setsid", "taskset", "unshare"];
+const CALLED: &[&str] = &[
+    "bpftool",
+    "chrt",
+    "fio",
+    "ip",
+    "losetup",
+    "nft",
+    "nsenter",
+    "perf",
+    "setpriv",
+    "setsid",
+    "stress-ng",
+    "taskset",
+    "unshare",
+];
 /// Where the loader looks up libraries that are not in its usual places.
 const LIBRARY_CACHE: &str = "/etc/ld.so.cache";
 /// Tells tests that no one else uses the machine, so that they may take a CPU from it, and that it is slow.
