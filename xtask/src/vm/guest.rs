@@ -18,7 +18,7 @@ const INIT: &str = include_str!("init.sh");
 const BUSYBOX: (&str, &str) = ("trixie", "busybox-static");
 const CONSOLE: (u32, u32) = (5, 1);
 /// Mount points that the first process expects.
-const DIRECTORIES: &[&str] = &["bin", "dev", "proc", "run", "sys", "test", "test/bin", "tmp"];
+const DIRECTORIES: &[&str] = &["bin", "dev", "disk", "proc", "run", "sys", "test", "test/bin", "tmp"];
 /// What the first process runs, as a script of its shell.
 const SCRIPT: &str = "test/run";
 

@@ -5,7 +5,7 @@
 
 /bin/busybox --install -s /bin
 # What the guest was given of another machine comes first.
-export PATH=/usr/sbin:/usr/bin:/bin HOME=/tmp TMPDIR=/tmp
+export PATH=/usr/sbin:/usr/bin:/bin HOME=/tmp TMPDIR=/disk
 
 mount -t devtmpfs devtmpfs /dev
 mount -t proc proc /proc
@@ -20,7 +20,7 @@ for module in $(echo "$VM_DISK_MODULES" | tr , ' '); do
     file=/lib/modules/$(uname -r)/$module.ko
     [ ! -e "$file" ] || insmod "$file"
 done
-mount -t ext4 /dev/vda /tmp
+mount -t ext4 /dev/vda /disk
 # Real-time tasks of tests hold a CPU for as long as they want: the other one is there for all else.
 echo -1 >/proc/sys/kernel/sched_rt_runtime_us
 
@@ -51,7 +51,7 @@ hybrid)
     ;;
 esac
 
-cd /tmp
+cd /disk
 echo "PODLENS_VM_BOOT=$(uname -r)"
 sh /test/run </dev/null
 echo "PODLENS_VM_EXIT=$?"

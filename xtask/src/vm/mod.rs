@@ -1,7 +1,7 @@
 //! `cargo xtask vm`: runs a static program, or the tests of agent/tests, on other kernels, in virtual machines
 //! without KVM.
 //!
-//! The guest is a cached kernel, an empty disk at /tmp, and one archive of files in memory: Debian's static busybox, a short
+//! The guest is a cached kernel, an empty disk at /disk, and one archive of files in memory: Debian's static busybox, a short
 //! script as the first process, the program. Initial files, serial console, control groups, file systems, BPF and loopback are
 //! built into the kernels; other disks and network devices are not. What tests need of those lies in /lib/modules, for the test
 //! to load.
