@@ -84,9 +84,8 @@ fn measured(compression: &'static str, pushes: usize) -> Push {
         ("PODLENS_OTLP_INTERVAL", &format!("{}s", INTERVAL.as_secs())),
         ("PODLENS_SERIES_ALLOW", "default"),
     ]);
-    wait_until("the first push", PATIENCE, || match bodies.lock().unwrap().is_empty() {
-        false => Ok(()),
-        true => Err("none".to_owned()),
+    wait_until("the first push", PATIENCE, || {
+        if bodies.lock().unwrap().is_empty() { Err("none".to_owned()) } else { Ok(()) }
     });
     thread::sleep(INTERVAL * 3);
     let time = INTERVAL * u32::try_from(pushes).unwrap();

@@ -87,6 +87,17 @@ impl<T: Pod> MappedArray<T> {
         Some(unsafe { entry.as_ptr().cast::<u64>().read_volatile() })
     }
 
+    /// Copies an entry out; none where all of it is 0. Of what most entries never had only the map itself is looked at.
+    #[must_use]
+    pub fn get_used(&self, index: usize) -> Option<T> {
+        const { assert!(size_of::<T>().is_multiple_of(size_of::<u64>()) && align_of::<T>() >= align_of::<u64>()) };
+        let first = self.entry(index)?.as_ptr().cast::<u64>();
+        let mut words = 0..size_of::<T>() / size_of::<u64>();
+        // SAFETY: all words lie within the entry, which is aligned for them.
+        let is_used = words.any(|word| unsafe { first.wrapping_add(word).read_volatile() } != 0);
+        is_used.then(|| self.get(index)).flatten()
+    }
+
     /// Overwrites an entry that no program writes at the moment.
     pub fn set(&self, index: usize, value: T) {
         if let Some(entry) = self.entry(index) {

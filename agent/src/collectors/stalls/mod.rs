@@ -55,9 +55,9 @@ impl Collector for Stalls {
     fn read(&mut self, sweep: &Sweep<'_>, readings: &mut dyn Readings) {
         let Self { layout, maps, knows_faults, totals, found, .. } = self;
         for (slot, _) in sweep.wanted.iter() {
-            let record = usize::try_from(slot).ok().and_then(|entry| maps.stalls.get(entry));
             // Most have none, and a histogram without an observation is not told.
-            let Some(record) = record.filter(|record| *record != Record::EMPTY) else { continue };
+            let record = usize::try_from(slot).ok().and_then(|entry| maps.stalls.get_used(entry));
+            let Some(record) = record else { continue };
             let totals = totals.entry(slot).or_default();
             for (which, lengths) in record.0.iter().enumerate() {
                 totals.follow(which, lengths);
@@ -79,7 +79,7 @@ impl Collector for Stalls {
         self.totals.remove(&slot);
         // Most have none, and their part of the map stays untouched.
         if let Ok(entry) = usize::try_from(slot)
-            && self.maps.stalls.get(entry).is_some_and(|record| record != Record::EMPTY)
+            && self.maps.stalls.get_used(entry).is_some()
         {
             self.maps.stalls.set(entry, Record::EMPTY);
         }

@@ -118,46 +118,6 @@ impl Tcp {
         self.accounts.get(usize::try_from(slot).ok()?)
     }
 
-    /// Fills the row: without a walk (`is_counted`) there is nothing of sockets, where none can have met the cgroup nothing of living
-    /// ones, and without an account nothing of what happened.
-    fn book(&mut self, told: &Told, is_counted: bool, alive: Option<&Alive>, account: Option<&Account>) {
-        let (row, layout) = (&mut self.found, &*self.layout);
-        row.clear();
-        if is_counted {
-            let Counts { bytes, segments, retransmits, overflows, limited } = told.counts;
-            row.add_all(layout, &metrics::BYTES, &bytes);
-            row.add_all(layout, &metrics::SEGMENTS, &segments);
-            row.add(layout, &metrics::RETRANSMITS, 0, retransmits);
-            row.add(layout, &metrics::LISTEN_OVERFLOWS, 0, overflows);
-            if let Some(per_second) = self.ticks_per_second {
-                row.add_all(layout, &metrics::LIMITED, &limited.map(|ticks| ns(ticks, per_second)));
-            }
-        }
-        if let Some(alive) = alive {
-            let connections = alive.connections.map(u64::from);
-            row.add_all(layout, &metrics::SOCKETS, &connections);
-            if connections.get(SocketState::Listening.index()).is_some_and(|listening| *listening > 0) {
-                row.add(layout, &metrics::ACCEPT_QUEUE, 0, alive.queue.into());
-                row.add(layout, &metrics::ACCEPT_QUEUE_LIMIT, 0, alive.queue_limit.into());
-            }
-        }
-        if let Some(account) = account {
-            let events = ConnectionEvent::ALL.map(|event| match event {
-                ConnectionEvent::Opened => account.opened,
-                ConnectionEvent::Accepted => account.accepted,
-                ConnectionEvent::Failed => account.failures.iter().sum(),
-                ConnectionEvent::Closed => account.ended,
-            });
-            row.add_all(layout, &metrics::CONNECTION_EVENTS, &events);
-            row.add_all(layout, &metrics::CONNECT_FAILURES, &account.failures);
-            row.add_all(layout, &metrics::CONNECTION_ERRORS, &account.errors);
-            let connects = distribution(&told.connects, account.connects_ns);
-            row.add_histogram(layout, &metrics::CONNECT_LATENCY, 0, &connects);
-            let round_trips = distribution(&told.round_trips, account.round_trips_ns);
-            row.add_histogram(layout, &metrics::ROUND_TRIP, 0, &round_trips);
-        }
-    }
-
     /// A slot is held under this key.
     fn holds_slot(&self, key: CgroupKey) -> bool {
         (0..self.slots.len()).any(|at| self.slots.get(at).is_some_and(|slot| slot.key == key))
@@ -212,7 +172,8 @@ impl Collector for Tcp {
             });
             let told = self.books.tell(key, counts, Some(&account));
             let alive = walked.and_then(|walked| walked.alive_of(number, slot.key, key));
-            self.book(&told, walked.is_some(), alive.as_ref(), Some(&account));
+            let row = (&mut self.found, &*self.layout);
+            book(row, self.ticks_per_second, told, walked.is_some(), alive.as_ref(), Some(&account));
             if self.missed_resets.is_some() {
                 self.found.add_all(&self.layout, &metrics::RESETS, &account.resets);
             }
@@ -227,7 +188,7 @@ impl Collector for Tcp {
                 continue;
             }
             let told = self.books.tell(*key, Some(alive.counts), None);
-            self.book(&told, true, Some(alive), None);
+            book((&mut self.found, &*self.layout), self.ticks_per_second, told, true, Some(alive), None);
             readings.cgroup(*key, &self.found);
         }
     }
@@ -245,7 +206,7 @@ impl Collector for Tcp {
             return None;
         }
         let told = self.books.give_back(key, Counts::NONE)?;
-        self.book(&told, true, None, None);
+        book((&mut self.found, &*self.layout), self.ticks_per_second, &told, true, None, None);
         Some(self.found.clone())
     }
 
@@ -259,6 +220,52 @@ impl Collector for Tcp {
             (&start::CHAIN_LEFT, lost.left),
             (&start::NO_ROOM, lost.unplaced),
         ]
+    }
+}
+
+/// Fills the row: without a walk (`is_counted`) there is nothing of sockets, where none can have met the cgroup nothing of living
+/// ones, and without an account nothing of what happened.
+fn book(
+    (row, layout): (&mut Row, &Layout),
+    ticks_per_second: Option<u64>,
+    told: &Told,
+    is_counted: bool,
+    alive: Option<&Alive>,
+    account: Option<&Account>,
+) {
+    row.clear();
+    if is_counted {
+        let Counts { bytes, segments, retransmits, overflows, limited } = told.counts;
+        row.add_all(layout, &metrics::BYTES, &bytes);
+        row.add_all(layout, &metrics::SEGMENTS, &segments);
+        row.add(layout, &metrics::RETRANSMITS, 0, retransmits);
+        row.add(layout, &metrics::LISTEN_OVERFLOWS, 0, overflows);
+        if let Some(per_second) = ticks_per_second {
+            row.add_all(layout, &metrics::LIMITED, &limited.map(|ticks| ns(ticks, per_second)));
+        }
+    }
+    if let Some(alive) = alive {
+        let connections = alive.connections.map(u64::from);
+        row.add_all(layout, &metrics::SOCKETS, &connections);
+        if connections.get(SocketState::Listening.index()).is_some_and(|listening| *listening > 0) {
+            row.add(layout, &metrics::ACCEPT_QUEUE, 0, alive.queue.into());
+            row.add(layout, &metrics::ACCEPT_QUEUE_LIMIT, 0, alive.queue_limit.into());
+        }
+    }
+    if let Some(account) = account {
+        let events = ConnectionEvent::ALL.map(|event| match event {
+            ConnectionEvent::Opened => account.opened,
+            ConnectionEvent::Accepted => account.accepted,
+            ConnectionEvent::Failed => account.failures.iter().sum(),
+            ConnectionEvent::Closed => account.ended,
+        });
+        row.add_all(layout, &metrics::CONNECTION_EVENTS, &events);
+        row.add_all(layout, &metrics::CONNECT_FAILURES, &account.failures);
+        row.add_all(layout, &metrics::CONNECTION_ERRORS, &account.errors);
+        let connects = distribution(&told.connects, account.connects_ns);
+        row.add_histogram(layout, &metrics::CONNECT_LATENCY, 0, &connects);
+        let round_trips = distribution(&told.round_trips, account.round_trips_ns);
+        row.add_histogram(layout, &metrics::ROUND_TRIP, 0, &round_trips);
     }
 }
 
@@ -292,7 +299,7 @@ impl Books {
 
     /// Enters what a cgroup has now. What was told never becomes less: a socket that closes just as the walk comes by may be
     /// missing until the next one.
-    fn tell(&mut self, key: CgroupKey, counts: Option<Counts>, account: Option<&Account>) -> Told {
+    fn tell(&mut self, key: CgroupKey, counts: Option<Counts>, account: Option<&Account>) -> &Told {
         let told = self.told.entry(key).or_default();
         if let Some(counts) = counts {
             told.counts = most(told.counts, counts);
@@ -301,7 +308,7 @@ impl Books {
             extend(&mut told.connects, &account.connects);
             extend(&mut told.round_trips, &account.round_trips);
         }
-        **told
+        told
     }
 
     /// A cgroup's final values were told, of which so much is of closed sockets.

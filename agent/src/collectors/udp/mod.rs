@@ -42,9 +42,9 @@ impl Collector for Udp {
 
     fn read(&mut self, sweep: &Sweep<'_>, readings: &mut dyn Readings) {
         for (number, _) in sweep.wanted.iter() {
-            let account = usize::try_from(number).ok().and_then(|entry| self.accounts.get(entry));
             // Most cgroups have no UDP, and so no row.
-            let Some(account) = account.filter(|account| *account != UdpAccount::EMPTY) else { continue };
+            let account = usize::try_from(number).ok().and_then(|entry| self.accounts.get_used(entry));
+            let Some(account) = account else { continue };
             self.found.clear();
             book(&mut self.found, &self.layout, &account, self.sees_calls);
             readings.slot(number, &self.found);
