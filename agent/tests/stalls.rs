@@ -509,7 +509,8 @@ impl<'a> User<'a> {
     fn figures(&self) -> ([Lengths; 3], [u64; 2]) {
         let page = self.agent.metrics();
         let lengths = [self.group.faults(&page), self.group.all_stalls(&page), self.group.stalls(&page, "refault")];
-        (lengths, ["io", "memory"].map(|resource| self.group.pressure_ns(resource).unwrap()))
+        // Where the kernel tells none, nobody compares it.
+        (lengths, ["io", "memory"].map(|resource| self.group.pressure_ns(resource).unwrap_or(0)))
     }
 
     /// `touch N` or `read N`.
