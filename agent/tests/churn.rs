@@ -20,15 +20,13 @@ use std::{
 };
 
 use common::{
-    Agent, Load, Losses, OnDrop, Page, TestCgroup, Work, assert_near, assert_nothing_lost, given, machine_is_slow,
-    pod_uid, slots_without_series,
+    Agent, Load, Losses, OnDrop, PATIENCE, Page, TestCgroup, Work, assert_near, assert_nothing_lost, given,
+    machine_is_slow, pod_uid, slots_without_series,
 };
 
 const CPU: &str = "podlens_cpu_seconds_total";
 /// As a short scrape interval.
 const SCRAPE_INTERVAL: Duration = Duration::from_secs(5);
-/// So long a removed cgroup's slot is kept, with patience for a busy machine.
-const SLOT_RETURN: Duration = Duration::from_secs(20);
 
 /// One cgroup's life, as the kernel saw it.
 #[derive(Clone, Debug)]
@@ -155,7 +153,7 @@ fn a_storm_of_short_lived_cgroups_loses_none_and_names_each_rightly() {
     let mut lives = lives.into_inner().unwrap();
     let mut pages = pages.into_inner().unwrap();
     // The last ones' final values, and then the end of all.
-    let limit = Instant::now() + SLOT_RETURN;
+    let limit = Instant::now() + PATIENCE;
     while !own_series(pages.last().unwrap(), 1..=count).is_empty() && Instant::now() < limit {
         thread::sleep(Duration::from_secs(1));
         pages.push(agent.metrics());

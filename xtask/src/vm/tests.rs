@@ -59,6 +59,7 @@ const CALLED: &[&str] = &[
     "nft",
     "nsenter",
     "perf",
+    "prlimit",
     "setpriv",
     "setsid",
     "stress-ng",
