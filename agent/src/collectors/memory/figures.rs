@@ -88,19 +88,14 @@ impl Figures {
         };
         fill(&mut both.types, &other.types);
         // Minor faults are the difference of two numbers. Of two moments it would be too great, and counters only rise.
-        if !self.knows_faults() && other.knows_faults() {
-            let [faults, major, ..] = &mut both.words;
+        let [faults, major, ..] = &mut both.words;
+        if (faults.is_none() || major.is_none()) && matches!(other.words, [Some(_), Some(_), ..]) {
             (*faults, *major) = (None, None);
         }
         fill(&mut both.words, &other.words);
         both.events = both.events.or(other.events);
         both.local_events = both.local_events.or(other.local_events);
         both
-    }
-
-    /// All faults and the major ones among them are known.
-    pub(super) fn knows_faults(&self) -> bool {
-        matches!(self.words, [Some(_), Some(_), ..])
     }
 
     pub(super) fn of_type(&self, of: MemoryType) -> Option<u64> {

@@ -7,7 +7,6 @@
 //! The memory controller may have a tree of its own (version 1), whose cgroups have other ids than those that podlens knows them
 //! by. There a cgroup is found by its path, which is the same in all trees, and its last words may come after its removal is told.
 
-mod faults;
 mod figures;
 mod files;
 mod learn;
@@ -32,7 +31,6 @@ use podlens_common::{
 
 pub use self::start::SPEC;
 use self::{
-    faults::Faults,
     figures::{Figures, Machine},
     files::{MemoryFiles, Said},
     learn::{ALL_UNKNOWN, Learner},
@@ -116,7 +114,6 @@ struct Watched {
     booked: (Option<Instant>, Option<Instant>),
     /// The reading that was compared with words.
     compared: Option<Instant>,
-    faults: Faults,
     /// Its values as of then; counters only rise.
     row: Row,
     end: Option<Box<MemoryEnd>>,
@@ -300,7 +297,6 @@ impl Collector for Memory {
             was_met: false,
             booked: (None, None),
             compared: None,
-            faults: Faults::default(),
             row: self.layout.row(),
             end: None,
         };
@@ -402,9 +398,7 @@ impl Watched {
         let read = reading.map(|reading| reading.at);
         self.booked = (read, walked);
         let said = reading.map(|reading| reading.value.figures).unwrap_or_default();
-        let mut known = self.walked.as_ref().map_or(said, |walked| walked.or(&said));
-        let is_walks = self.walked.as_ref().is_some_and(Figures::knows_faults);
-        self.faults.settle(if is_walks { walked } else { read }, &mut known);
+        let known = self.walked.as_ref().map_or(said, |walked| walked.or(&said));
         found.clear();
         known.book(found, layout, self.subtree);
         // Statistics are told by two that do not run at the same moment, and the kernel's CPUs hand theirs on one after another:
