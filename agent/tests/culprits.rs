@@ -286,9 +286,9 @@ fn the_kernel_is_a_culprit_by_its_name() {
     thread::sleep(ms(300));
     let file = env::temp_dir().join(format!("podlens-test-loop-{}", std::process::id()));
     let file = file.to_str().unwrap();
+    load_module("loop", &[]);
     let before = (caused_by(&agent.metrics(), &cgroup, ("culprit_unit", "kernel")), kernel_threads_ns());
     // Writes by way of a loop device, which a kernel thread carries out.
-    load_module("loop", &[]);
     let script = format!(
         "truncate -s 64M {file} && device=$(losetup -f 2>/dev/null) && losetup $device {file} && \
          timeout 2 dd if=/dev/zero of=$device bs=4k count=16000 oflag=direct 2>/dev/null; \

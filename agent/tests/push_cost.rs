@@ -92,14 +92,13 @@ fn measured(compression: &'static str, pushes: usize) -> Push {
     let (bodies_before, cpu_before) = (bodies.lock().unwrap().len(), cpu_ns(agent.id()));
     thread::sleep(time);
     let cpu_ns = cpu_ns(agent.id()) - cpu_before;
-    let bodies = bodies.lock().unwrap();
-    let of_each = |of: fn(&Body) -> usize| {
-        bodies[bodies_before..].iter().map(of).sum::<usize>() as f64 / (bodies.len() - bodies_before) as f64
-    };
+    let bodies = &bodies.lock().unwrap()[bodies_before..];
+    let came = bodies.len() as f64;
+    let of_each = |of: fn(&Body) -> usize| bodies.iter().map(of).sum::<usize>() as f64 / came;
     Push {
         bytes: of_each(|body| body.bytes),
         unpacked: of_each(|body| body.unpacked),
-        cpu_ms: cpu_ns as f64 / 1e6 / pushes as f64,
+        cpu_ms: cpu_ns as f64 / 1e6 / came,
     }
 }
 
@@ -128,10 +127,9 @@ fn a_compressed_push_is_smaller_and_says_how() {
             unpacked / 1e3
         );
     }
-    let [none, gzip, zstd] = least;
-    assert_eq!(none.bytes.to_bits(), none.unpacked.to_bits(), "{least:?}");
+    let [_, gzip, zstd] = least;
     for packed in [gzip, zstd] {
-        // A third of what it holds on a node of this size.
+        // Of a push as small as this one it is a third or a quarter, by what happens to be in it.
         assert!(packed.bytes < packed.unpacked / 2.0, "{least:?}");
     }
 }

@@ -87,7 +87,7 @@ impl<T: Pod> MappedArray<T> {
         Some(unsafe { entry.as_ptr().cast::<u64>().read_volatile() })
     }
 
-    /// Copies an entry out; none where all of it is 0. Of what most entries never had only the map itself is looked at.
+    /// Copies an entry out; none where all of it is 0. It is looked at in place first, since most are.
     #[must_use]
     pub fn get_used(&self, index: usize) -> Option<T> {
         const { assert!(size_of::<T>().is_multiple_of(size_of::<u64>()) && align_of::<T>() >= align_of::<u64>()) };

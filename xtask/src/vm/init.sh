@@ -20,7 +20,10 @@ for module in $(echo "$VM_DISK_MODULES" | tr , ' '); do
     file=/lib/modules/$(uname -r)/$module.ko
     [ ! -e "$file" ] || insmod "$file"
 done
-mount -t ext4 /dev/vda /disk
+mount -t ext4 /dev/vda /disk || {
+    echo "the disk cannot be mounted"
+    reboot -f
+}
 # Real-time tasks of tests hold a CPU for as long as they want: the other one is there for all else.
 echo -1 >/proc/sys/kernel/sched_rt_runtime_us
 

@@ -3,8 +3,8 @@
 //!
 //! The guest is a cached kernel, an empty disk at /disk, and one archive of files in memory: Debian's static busybox, a short
 //! script as the first process, the program. Initial files, serial console, control groups, file systems, BPF and loopback are
-//! built into the kernels; other disks and network devices are not. What tests need of those lies in /lib/modules, for the test
-//! to load.
+//! built into the kernels; drivers of disks and network devices need not be. Those lie in /lib/modules: what the machine's own disk
+//! needs its first process loads, and what tests need the test.
 
 mod archive;
 mod guest;

@@ -1,8 +1,9 @@
 //! The run queue's clock, read without a system call of the kernel programs.
 //!
 //! The programs note when this very thread was dispatched, by the run queue's clock; the thread looks at its
-//! own clock right after. The difference of the two clocks is thus known to the few microseconds between, and
-//! always in the same direction: the time told here is never ahead of that CPU's.
+//! own clock right after. The difference of the two clocks is thus known to the time between, some microseconds as a rule, and
+//! always in the same direction: the time told here is never ahead of that CPU's. A slice that runs is told so much too short until
+//! the next sweep.
 //!
 //! It is taken for the time of all CPUs, as it is where the kernel's `sched_clock` is stable. Where it is not, the
 //! kernel holds each CPU's clock within one tick of the true time (`kernel/sched/clock.c`), so that in the worst case
@@ -54,7 +55,8 @@ impl RunQueueClock {
 /// One measurement.
 struct Sample {
     behind_ns: i128,
-    /// For how long the thread ran before it slept and after: between its dispatch and its look at the clock lies no more.
+    /// For how long the thread ran before it slept and after: between its dispatch and its look at the clock lies no more, but for
+    /// interrupts where the kernel accounts them apart.
     ran_ns: u64,
 }
 

@@ -172,8 +172,8 @@ impl Collector for Tcp {
             });
             let told = self.books.tell(key, counts, Some(&account));
             let alive = walked.and_then(|walked| walked.alive_of(number, slot.key, key));
-            let row = (&mut self.found, &*self.layout);
-            book(row, self.ticks_per_second, told, walked.is_some(), alive.as_ref(), Some(&account));
+            let (row, alive) = (&mut self.found, alive.as_ref());
+            book(row, &self.layout, self.ticks_per_second, told, walked.is_some(), alive, Some(&account));
             if self.missed_resets.is_some() {
                 self.found.add_all(&self.layout, &metrics::RESETS, &account.resets);
             }
@@ -188,7 +188,7 @@ impl Collector for Tcp {
                 continue;
             }
             let told = self.books.tell(*key, Some(alive.counts), None);
-            book((&mut self.found, &*self.layout), self.ticks_per_second, told, true, Some(alive), None);
+            book(&mut self.found, &self.layout, self.ticks_per_second, told, true, Some(alive), None);
             readings.cgroup(*key, &self.found);
         }
     }
@@ -206,7 +206,7 @@ impl Collector for Tcp {
             return None;
         }
         let told = self.books.give_back(key, Counts::NONE)?;
-        book((&mut self.found, &*self.layout), self.ticks_per_second, &told, true, None, None);
+        book(&mut self.found, &self.layout, self.ticks_per_second, &told, true, None, None);
         Some(self.found.clone())
     }
 
@@ -226,7 +226,8 @@ impl Collector for Tcp {
 /// Fills the row: without a walk (`is_counted`) there is nothing of sockets, where none can have met the cgroup nothing of living
 /// ones, and without an account nothing of what happened.
 fn book(
-    (row, layout): (&mut Row, &Layout),
+    row: &mut Row,
+    layout: &Layout,
     ticks_per_second: Option<u64>,
     told: &Told,
     is_counted: bool,
