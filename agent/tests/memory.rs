@@ -496,9 +496,10 @@ fn each_value_is_that_of_the_kernels_files() {
     let page = page_with(&agent, "at rest", |page| group.agrees(page));
     let of = |kind| value(&page, MEMORY, &group.labels_and(&[("type", kind)])).unwrap_or(0);
     // Before 5.16 the file leaves out what each CPU has not handed on.
-    assert!(of("anon") >= 23 * MB, "{}", of("anon"));
-    assert!(shared.is_none() || of("shmem") >= 6 * MB, "{}", of("shmem"));
-    assert!(of("unevictable") >= 3 * MB, "{}", of("unevictable"));
+    let least = |megabytes| megabytes * MB - MB / 2;
+    assert!(of("anon") >= least(24), "{}", of("anon"));
+    assert!(shared.is_none() || of("shmem") >= least(6), "{}", of("shmem"));
+    assert!(of("unevictable") >= least(3), "{}", of("unevictable"));
     // The kernel's own types, of which version 1 does not tell.
     for kind in ["socket", "slab_reclaimable", "slab_unreclaimable", "kernel_stack", "page_tables"] {
         let (found, is_told) = (of(kind), !group.is_v1);
@@ -729,8 +730,9 @@ impl Sources {
     fn find() -> Option<Self> {
         if let Some(disk) = NullDisk::make("nullb1", &[("size", "64"), ("memory_backed", "1")]) {
             // Each request is one that somebody has made, as io.stat counts them.
-            fs::write("/sys/block/nullb1/queue/nomerges", "2").unwrap();
             let path = disk.path();
+            let name = path.file_name().unwrap().display();
+            fs::write(format!("/sys/block/{name}/queue/nomerges"), "2").unwrap();
             return Some(Self { pages: path.clone(), requests: path, files: None, _disk: Some(disk) });
         }
         let files = [ColdFile::hole(18)?, ColdFile::new(1)?];
