@@ -423,7 +423,10 @@ fn compare(parts: &[Distribution; 2], of_fio: &serde_json::Value, container: Con
     let mean_s = of_fio["lat_ns"]["mean"].as_f64().unwrap() / 1e9;
     let [queue, device] = parts;
     println!("{what}: {:.6} s in the queue, {:.6} s in the device, fio {mean_s:.6} s", queue.mean_s(), device.mean_s());
-    assert!(queue.mean_s() + device.mean_s() <= mean_s * 1.02, "{what}: not more than the whole");
+    // What else was read in its name, as a file's own blocks, may have taken longer than what fio has timed.
+    if count == issued {
+        assert!(queue.mean_s() + device.mean_s() <= mean_s * 1.02, "{what}: not more than the whole");
+    }
     // Where others use the machine, a tail of fio's is that of its wake-ups.
     let percents: &[u32] = if machine_is_own() { &[50, 90, 99] } else { &[50, 90] };
     for percent in percents.iter().copied() {

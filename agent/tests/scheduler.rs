@@ -283,66 +283,87 @@ fn no_counter_ever_decreases() {
     assert!(last.keys().any(has_it), "counters were looked at");
 }
 
+/// Lets an attempt be right, with container numbers of its own. One that is wrong is made again where some switch was not told: of a slice
+/// whose beginning was not (docs/kernels.md: PID 1 on some providers' kernels) nobody knows that its task was moved.
+fn attempted(agent: &Agent, number: u32, mut attempt: impl FnMut(u32) -> Result<(), String>) {
+    let lost = || Losses::of(&agent.metrics());
+    for number in (number..).step_by(1000).take(4) {
+        let before = lost();
+        let Err(wrong) = attempt(number) else { return };
+        let missed = (lost() - before).switches;
+        assert!(missed > 0, "{wrong}");
+        println!("{wrong}; {missed} switches were not told meanwhile");
+    }
+    panic!("wrong each time");
+}
+
 #[test]
 fn a_task_that_is_moved_while_it_runs_is_split_at_the_move() {
     let agent = start();
     for (policy, number) in [(None, 110), (Some(Policy::Fifo), 120)] {
-        let (first, second) = (container_for_real_time(number), container_for_real_time(number + 1));
-        let mut load = Load::start(Some(&first), Work::Spin(ms(600)), Some(0));
-        if let Some(policy) = policy {
-            load.set_policy(policy);
-        }
-        let before = load.figures();
-        load.go();
-        let early_ns = wait_until("the load at work", PATIENCE, || {
-            let ns = load.cpu_ns_now() - before.cpu_ns;
-            if ns > 200_000_000 { Ok(ns) } else { Err(format!("it has run {ns} ns")) }
+        attempted(&agent, number, |number| {
+            let (first, second) = (container_for_real_time(number), container_for_real_time(number + 1));
+            let mut load = Load::start(Some(&first), Work::Spin(ms(600)), Some(0));
+            if let Some(policy) = policy {
+                load.set_policy(policy);
+            }
+            let before = load.figures();
+            load.go();
+            let early_ns = wait_until("the load at work", PATIENCE, || {
+                let ns = load.cpu_ns_now() - before.cpu_ns;
+                if ns > 200_000_000 { Ok(ns) } else { Err(format!("it has run {ns} ns")) }
+            });
+            second.add(load.id());
+            let late_ns = load.cpu_ns_by_next_tick() - before.cpu_ns;
+            load.done();
+            let kernel = load.figures() - before;
+            let page = agent.metrics();
+            let (old, new) = (Account::of(&page, &first), Account::of(&page, &second));
+            println!("{policy:?}: moved between {early_ns} and {late_ns}; {old:?} {new:?}");
+            assert_near("both", old.cpu_ns + new.cpu_ns, kernel.cpu_ns, CPU_PERCENT, CPU_NS);
+            assert_near("both wait", old.wait_ns + new.wait_ns, kernel.wait_ns, WAIT_PERCENT, WAIT_NS);
+            if (early_ns - CPU_NS..=late_ns + MOVE_NS).contains(&old.cpu_ns) {
+                return Ok(());
+            }
+            let old_ns = old.cpu_ns;
+            Err(format!("{policy:?}: the old cgroup has {old_ns} ns, the move was between {early_ns} and {late_ns}"))
         });
-        second.add(load.id());
-        let late_ns = load.cpu_ns_by_next_tick() - before.cpu_ns;
-        load.done();
-        let kernel = load.figures() - before;
-        let page = agent.metrics();
-        let (old, new) = (Account::of(&page, &first), Account::of(&page, &second));
-        println!("{policy:?}: moved between {early_ns} and {late_ns}; {old:?} {new:?}");
-        assert!(
-            (early_ns - CPU_NS..=late_ns + MOVE_NS).contains(&old.cpu_ns),
-            "{policy:?}: the old cgroup has {} ns, the move was between {early_ns} and {late_ns}",
-            old.cpu_ns
-        );
-        assert_near("both", old.cpu_ns + new.cpu_ns, kernel.cpu_ns, CPU_PERCENT, CPU_NS);
-        assert_near("both wait", old.wait_ns + new.wait_ns, kernel.wait_ns, WAIT_PERCENT, WAIT_NS);
     }
 }
 
 #[test]
 fn a_task_that_is_moved_twice_within_a_slice_is_split_at_both_moves() {
     let agent = start();
-    let cgroups = [130, 131, 132].map(container_for_real_time);
-    let mut load = Load::start(Some(&cgroups[0]), Work::Spin(ms(600)), Some(0));
-    load.set_policy(Policy::Fifo);
-    let before = load.figures();
-    load.go();
-    let mut moves = vec![(0, 0)];
-    for (cgroup, moment_ns) in cgroups[1..].iter().zip([150_000_000, 350_000_000]) {
-        let early_ns = wait_until("the load at work", PATIENCE, || {
-            let ns = load.cpu_ns_now() - before.cpu_ns;
-            if ns > moment_ns { Ok(ns) } else { Err(format!("it has run {ns} ns")) }
-        });
-        cgroup.add(load.id());
-        moves.push((early_ns, load.cpu_ns_by_next_tick() - before.cpu_ns));
-    }
-    load.done();
-    let end_ns = (load.figures() - before).cpu_ns;
-    moves.push((end_ns, end_ns));
-    let page = agent.metrics();
-    for (cgroup, moves) in cgroups.iter().zip(moves.windows(2)) {
-        let cpu_ns = page.ns("podlens_cpu_seconds_total", &cgroup.labels()).unwrap_or(0);
-        let least_ns = (moves[1].0 - moves[0].1).saturating_sub(MOVE_NS);
-        let most_ns = moves[1].1 - moves[0].0 + MOVE_NS;
-        println!("{cpu_ns} ns, expected from {least_ns} to {most_ns}");
-        assert!((least_ns..=most_ns).contains(&cpu_ns), "{cpu_ns} ns, the moves: {moves:?}");
-    }
+    attempted(&agent, 130, |number| {
+        let cgroups = [number, number + 1, number + 2].map(container_for_real_time);
+        let mut load = Load::start(Some(&cgroups[0]), Work::Spin(ms(600)), Some(0));
+        load.set_policy(Policy::Fifo);
+        let before = load.figures();
+        load.go();
+        let mut moves = vec![(0, 0)];
+        for (cgroup, moment_ns) in cgroups[1..].iter().zip([150_000_000, 350_000_000]) {
+            let early_ns = wait_until("the load at work", PATIENCE, || {
+                let ns = load.cpu_ns_now() - before.cpu_ns;
+                if ns > moment_ns { Ok(ns) } else { Err(format!("it has run {ns} ns")) }
+            });
+            cgroup.add(load.id());
+            moves.push((early_ns, load.cpu_ns_by_next_tick() - before.cpu_ns));
+        }
+        load.done();
+        let end_ns = (load.figures() - before).cpu_ns;
+        moves.push((end_ns, end_ns));
+        let page = agent.metrics();
+        for (cgroup, moves) in cgroups.iter().zip(moves.windows(2)) {
+            let cpu_ns = page.ns("podlens_cpu_seconds_total", &cgroup.labels()).unwrap_or(0);
+            let least_ns = (moves[1].0 - moves[0].1).saturating_sub(MOVE_NS);
+            let most_ns = moves[1].1 - moves[0].0 + MOVE_NS;
+            println!("{cpu_ns} ns, expected from {least_ns} to {most_ns}");
+            if !(least_ns..=most_ns).contains(&cpu_ns) {
+                return Err(format!("{cpu_ns} ns, the moves: {moves:?}"));
+            }
+        }
+        Ok(())
+    });
 }
 
 #[test]

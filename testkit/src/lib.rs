@@ -32,6 +32,9 @@ pub mod rules;
 
 use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener},
+    ops::Range,
+    process,
+    sync::atomic::{AtomicUsize, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -39,10 +42,20 @@ use std::{
 /// How often a condition is looked at.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
+/// Ports of [`free_address`]. The kernel gives none of these to a connection (`net.ipv4.ip_local_port_range`), which could otherwise have it by
+/// the time that somebody listens.
+const PORTS: Range<u16> = 20_000..30_000;
+
 /// An address of loopback that nobody listened on a moment ago.
 pub fn free_address() -> SocketAddr {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-        .and_then(|listener| listener.local_addr())
+    /// So that one that was given is not given again soon.
+    static GIVEN: AtomicUsize = AtomicUsize::new(0);
+    // Processes that run side by side begin far apart.
+    let first = usize::try_from(process::id()).unwrap_or_default() * 97;
+    (0..PORTS.len())
+        .filter_map(|_| PORTS.clone().nth((first + GIVEN.fetch_add(1, Ordering::Relaxed)) % PORTS.len()))
+        .map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+        .find(|address| TcpListener::bind(address).is_ok())
         .expect("loopback has a free port")
 }
 
