@@ -11,8 +11,8 @@ mod common;
 use std::{fs, path::Path, thread, time::Duration};
 
 use common::{
-    Agent, Load, PATIENCE, Page, RunStatistics, TestCgroup, Throttled, Trees, Work, kernel, machine_is_slow, pod_uid,
-    skip, wait_until,
+    Agent, LONGEST_RUN, Load, PATIENCE, Page, RunStatistics, TestCgroup, Throttled, Trees, Work, kernel,
+    machine_is_slow, pod_uid, skip, wait_until,
 };
 
 const THROTTLED: &str = "podlens_cpu_throttled_seconds_total";
@@ -23,9 +23,6 @@ const LIMIT: &str = "podlens_cpu_limit_cores";
 /// A fifth of a CPU, in periods that make many throttles of little time.
 const QUOTA_US: u64 = 4_000;
 const PERIOD_US: u64 = 20_000;
-
-/// No run of a kernel program may hold a CPU for longer.
-const LONGEST_RUN: Duration = Duration::from_micros(500);
 
 fn start() -> Agent {
     Agent::start(&[("PODLENS_MAX_AGE", "0s")])

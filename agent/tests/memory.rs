@@ -19,8 +19,8 @@ use std::{
 };
 
 use common::{
-    Agent, BlockCounts, ColdFile, MappedFile, NullDisk, PATIENCE, Page, Sample, TestCgroup, Trees, container_id,
-    lock_in_memory, memory_is_own, minor_faults, pod_uid, run, skip, unseen_requests,
+    Agent, BlockCounts, ColdFile, LONGEST_RUN, MappedFile, NullDisk, PATIENCE, Page, Sample, TestCgroup, Trees,
+    container_id, lock_in_memory, memory_is_own, minor_faults, pod_uid, run, skip, unseen_requests,
 };
 
 const MEMORY: &str = "podlens_memory_bytes";
@@ -37,8 +37,6 @@ const OPERATIONS: &str = "podlens_disk_operations_total";
 const BYTES_OF_DISKS: &str = "podlens_disk_bytes_total";
 const REFAULTS: &str = "podlens_refaults_total";
 const MB: u64 = 1 << 20;
-/// The budget of a run of any kernel program.
-const LONGEST_RUN: Duration = Duration::from_micros(500);
 /// Longer than memory.stat may stay unread: 5 min where the walk knows all that has occurred, so for a line that occurs for the first
 /// time.
 const READ_AGAIN: Duration = Duration::from_secs(330);

@@ -13,7 +13,7 @@ use std::{
 };
 
 use common::{
-    Agent, Load, PATIENCE, Page, RunStatistics, TestCgroup, Trees, Work, machine_is_slow, pod_uid, second_cpu, skip,
+    Agent, Load, PATIENCE, Page, RunStatistics, TestCgroup, Trees, Work, longest_run, pod_uid, second_cpu, skip,
 };
 use podlens::{
     collectors::{State, switchable},
@@ -25,10 +25,6 @@ use podlens::{
 const CREATED: &str = "podlens_processes_created_total";
 const EXITED: &str = "podlens_processes_exited_total";
 const TASKS: &str = "podlens_tasks";
-/// The budget of a run of any kernel program.
-const LONGEST_RUN: Duration = Duration::from_micros(500);
-/// How much slower an emulated machine may be.
-const SLOWER: u32 = 20;
 /// Of linux/sched.h.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
@@ -244,7 +240,7 @@ fn a_walk_meets_each_of_thousands_of_threads_once_and_no_run_holds_a_cpu_for_lon
     let crowd = TestCgroup::any_container();
     let _crowd = Load::start_tasks(Some(&crowd), Work::Yield { times: 1 }, None, THREADS);
     let _on = RunStatistics::start();
-    let longest = LONGEST_RUN * if machine_is_slow() { SLOWER } else { 1 };
+    let longest = longest_run();
     let mut means = Vec::new();
     // Something else may take the CPU in the middle of a run.
     while means.len() < 3 && means.last().is_none_or(|mean| *mean > longest) {

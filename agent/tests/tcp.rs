@@ -10,16 +10,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Agent, Network, Page, Peer, RunStatistics, TestCgroup, Traffic, machine_is_slow, skip};
+use common::{Agent, Network, Page, Peer, RunStatistics, TestCgroup, Traffic, longest_run, skip};
 use tcp_parts::{
     BYTES, FAILURES, OVERFLOWS, Pair, RETRANSMITS, bytes, events, expect, sockets, sockets_know_nothing, start,
     walk_is_lacking,
 };
-
-/// The budget of a run of any kernel program.
-const LONGEST_RUN: Duration = Duration::from_micros(500);
-/// How much slower an emulated machine may be.
-const SLOWER: u32 = 20;
 
 #[test]
 fn tcp_bytes_and_connections_are_those_of_the_programs_alive_reset_and_closed() {
@@ -311,7 +306,7 @@ fn a_walk_meets_each_of_many_tcp_sockets_once_and_no_run_holds_a_cpu_for_long() 
     let address = pair.server.serve("127.0.0.1:0");
     assert_eq!(pair.client.open(address, CONNECTIONS, 10, 20), 0);
     let _on = RunStatistics::start();
-    let longest = LONGEST_RUN * if machine_is_slow() { SLOWER } else { 1 };
+    let longest = longest_run();
     let mut means = Vec::new();
     // Something else may take the CPU in the middle of a run.
     while means.len() < 3 && means.last().is_none_or(|mean| *mean > longest) {

@@ -15,11 +15,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Agent, Network, Page, Peer, Program, RunStatistics, TestCgroup, Traffic, WebServer, skip, sockets_in};
+use common::{
+    Agent, LONGEST_RUN, Network, Page, Peer, Program, RunStatistics, TestCgroup, Traffic, WebServer, skip, sockets_in,
+};
 use tcp_parts::{Pair, TIME_WAITING, bytes, events, expect, sockets, sockets_know_nothing, start, walk_is_lacking};
 
-/// The budget of a run of any kernel program.
-const LONGEST_RUN: Duration = Duration::from_micros(500);
 /// States as /proc/net/tcp numbers them.
 const STATES: [(&str, &[&str]); 7] = [
     ("syn_sent", &["02"]),

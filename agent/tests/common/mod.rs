@@ -91,6 +91,15 @@ pub fn machine_is_slow() -> bool {
     env::var_os("PODLENS_TEST_SLOW_MACHINE").is_some()
 }
 
+/// The budget of a run of any kernel program.
+pub const LONGEST_RUN: Duration = Duration::from_micros(500);
+
+/// How long one may be on this machine: an emulated one may be so much slower.
+pub fn longest_run() -> Duration {
+    const SLOWER: u32 = 20;
+    LONGEST_RUN * if machine_is_slow() { SLOWER } else { 1 }
+}
+
 /// How often the node's first process was switched from so far.
 pub fn switches_of_first_process() -> u64 {
     let tasks = std::fs::read_dir("/proc/1/task").unwrap().filter_map(Result::ok);
