@@ -59,6 +59,8 @@ pub struct Tcp {
     books: Books,
     /// The present cgroup's row.
     found: Row,
+    /// That of a slot whose cgroup has had no sockets, as of this sweep.
+    unused: Row,
 }
 
 /// Changes of sockets' states that no program was called for.
@@ -80,6 +82,17 @@ struct Books {
     gone: Keys,
     /// What those had told of sockets that had not closed.
     given: Counts,
+}
+
+/// How a row is filled.
+struct Form {
+    layout: Arc<Layout>,
+    /// Of the kernel's clock, once it is known.
+    ticks_per_second: Option<u64>,
+    /// A walk has met the sockets; without one there are no bytes, segments and retransmits.
+    is_counted: bool,
+    /// Programs count resets.
+    has_resets: bool,
 }
 
 /// Who tells of living sockets.
@@ -104,23 +117,34 @@ struct Told {
 }
 
 impl Tcp {
-    /// Under which key a slot's sockets are met; none for a slot that has none.
-    fn key_of(&self, number: u32, holder: CgroupKey) -> Option<CgroupKey> {
-        match number {
-            SLOT_UNATTRIBUTED => Some(KEY_NOBODY),
-            SLOT_KERNEL => None,
-            SLOT_ROOT => (!self.has_v1).then_some(KEY_ROOT),
-            _ => Some(holder),
-        }
-    }
-
+    /// What the slot's programs have counted; none where that is nothing, as for most.
     fn account(&self, slot: u32) -> Option<Account> {
-        self.accounts.get(usize::try_from(slot).ok()?)
+        self.accounts.get_used(usize::try_from(slot).ok()?)
     }
 
     /// A slot is held under this key.
     fn holds_slot(&self, key: CgroupKey) -> bool {
         (0..self.slots.len()).any(|at| self.slots.get(at).is_some_and(|slot| slot.key == key))
+    }
+
+    /// What of the node's sockets can be told, where a walk has met them or not.
+    fn form(&self, is_counted: bool) -> Form {
+        Form {
+            layout: Arc::clone(&self.layout),
+            ticks_per_second: self.ticks_per_second,
+            is_counted,
+            has_resets: self.missed_resets.is_some(),
+        }
+    }
+}
+
+/// Under which key a slot's sockets are met; none for a slot that has none.
+fn key_of(number: u32, holder: CgroupKey, has_v1: bool) -> Option<CgroupKey> {
+    match number {
+        SLOT_UNATTRIBUTED => Some(KEY_NOBODY),
+        SLOT_KERNEL => None,
+        SLOT_ROOT => (!has_v1).then_some(KEY_ROOT),
+        _ => Some(holder),
     }
 }
 
@@ -158,9 +182,18 @@ impl Collector for Tcp {
             self.ticks_per_second = walked.ticks_per_second;
         }
         let held: Keys = sweep.in_use.iter().map(|(_, slot)| slot.key).collect();
+        let form = self.form(walked.is_some());
+        form.fill(&mut self.unused, &Told::default(), walked.map(|_| &Alive::EMPTY), Some(&Account::EMPTY));
         for (number, slot) in sweep.wanted.iter() {
-            let Some(key) = self.key_of(number, slot.key) else { continue };
-            let Some(account) = self.account(number) else { continue };
+            let Some(key) = key_of(number, slot.key, self.has_v1) else { continue };
+            let account = self.account(number);
+            let alive = walked.and_then(|walked| walked.alive_of(number, slot.key, key));
+            let is_unused = account.is_none() && alive == walked.map(|_| Alive::EMPTY);
+            if is_unused && number != SLOT_UNATTRIBUTED && !self.books.told.contains_key(&key) {
+                readings.slot(number, &self.unused);
+                continue;
+            }
+            let account = account.unwrap_or(Account::EMPTY);
             let counts = walked.map(|walked| {
                 let counts = walked.of_slot(number, slot.key, walked.alive.get(&key));
                 if number == SLOT_UNATTRIBUTED {
@@ -171,12 +204,7 @@ impl Collector for Tcp {
                 }
             });
             let told = self.books.tell(key, counts, Some(&account));
-            let alive = walked.and_then(|walked| walked.alive_of(number, slot.key, key));
-            let (row, alive) = (&mut self.found, alive.as_ref());
-            book(row, &self.layout, self.ticks_per_second, told, walked.is_some(), alive, Some(&account));
-            if self.missed_resets.is_some() {
-                self.found.add_all(&self.layout, &metrics::RESETS, &account.resets);
-            }
+            form.fill(&mut self.found, told, alive.as_ref(), Some(&account));
             if let Some(walked) = walked.filter(|_| number == SLOT_UNATTRIBUTED) {
                 self.found.add(&self.layout, &metrics::TIME_WAIT, 0, walked.time_wait);
             }
@@ -188,7 +216,7 @@ impl Collector for Tcp {
                 continue;
             }
             let told = self.books.tell(*key, Some(alive.counts), None);
-            book(&mut self.found, &self.layout, self.ticks_per_second, told, true, Some(alive), None);
+            form.fill(&mut self.found, told, Some(alive), None);
             readings.cgroup(*key, &self.found);
         }
     }
@@ -206,7 +234,8 @@ impl Collector for Tcp {
             return None;
         }
         let told = self.books.give_back(key, Counts::NONE)?;
-        book(&mut self.found, &self.layout, self.ticks_per_second, &told, true, None, None);
+        let form = self.form(true);
+        form.fill(&mut self.found, &told, None, None);
         Some(self.found.clone())
     }
 
@@ -223,50 +252,48 @@ impl Collector for Tcp {
     }
 }
 
-/// Fills the row: without a walk (`is_counted`) there is nothing of sockets, where none can have met the cgroup nothing of living
-/// ones, and without an account nothing of what happened.
-fn book(
-    row: &mut Row,
-    layout: &Layout,
-    ticks_per_second: Option<u64>,
-    told: &Told,
-    is_counted: bool,
-    alive: Option<&Alive>,
-    account: Option<&Account>,
-) {
-    row.clear();
-    if is_counted {
-        let Counts { bytes, segments, retransmits, overflows, limited } = told.counts;
-        row.add_all(layout, &metrics::BYTES, &bytes);
-        row.add_all(layout, &metrics::SEGMENTS, &segments);
-        row.add(layout, &metrics::RETRANSMITS, 0, retransmits);
-        row.add(layout, &metrics::LISTEN_OVERFLOWS, 0, overflows);
-        if let Some(per_second) = ticks_per_second {
-            row.add_all(layout, &metrics::LIMITED, &limited.map(|ticks| ns(ticks, per_second)));
+impl Form {
+    /// Fills the row: where no walk can have met the cgroup there is nothing of living sockets, and without an account nothing of
+    /// what happened.
+    fn fill(&self, row: &mut Row, told: &Told, alive: Option<&Alive>, account: Option<&Account>) {
+        let layout = &self.layout;
+        row.clear();
+        if self.is_counted {
+            let Counts { bytes, segments, retransmits, overflows, limited } = told.counts;
+            row.add_all(layout, &metrics::BYTES, &bytes);
+            row.add_all(layout, &metrics::SEGMENTS, &segments);
+            row.add(layout, &metrics::RETRANSMITS, 0, retransmits);
+            row.add(layout, &metrics::LISTEN_OVERFLOWS, 0, overflows);
+            if let Some(per_second) = self.ticks_per_second {
+                row.add_all(layout, &metrics::LIMITED, &limited.map(|ticks| ns(ticks, per_second)));
+            }
         }
-    }
-    if let Some(alive) = alive {
-        let connections = alive.connections.map(u64::from);
-        row.add_all(layout, &metrics::SOCKETS, &connections);
-        if connections.get(SocketState::Listening.index()).is_some_and(|listening| *listening > 0) {
-            row.add(layout, &metrics::ACCEPT_QUEUE, 0, alive.queue.into());
-            row.add(layout, &metrics::ACCEPT_QUEUE_LIMIT, 0, alive.queue_limit.into());
+        if let Some(alive) = alive {
+            let connections = alive.connections.map(u64::from);
+            row.add_all(layout, &metrics::SOCKETS, &connections);
+            if connections.get(SocketState::Listening.index()).is_some_and(|listening| *listening > 0) {
+                row.add(layout, &metrics::ACCEPT_QUEUE, 0, alive.queue.into());
+                row.add(layout, &metrics::ACCEPT_QUEUE_LIMIT, 0, alive.queue_limit.into());
+            }
         }
-    }
-    if let Some(account) = account {
-        let events = ConnectionEvent::ALL.map(|event| match event {
-            ConnectionEvent::Opened => account.opened,
-            ConnectionEvent::Accepted => account.accepted,
-            ConnectionEvent::Failed => account.failures.iter().sum(),
-            ConnectionEvent::Closed => account.ended,
-        });
-        row.add_all(layout, &metrics::CONNECTION_EVENTS, &events);
-        row.add_all(layout, &metrics::CONNECT_FAILURES, &account.failures);
-        row.add_all(layout, &metrics::CONNECTION_ERRORS, &account.errors);
-        let connects = distribution(&told.connects, account.connects_ns);
-        row.add_histogram(layout, &metrics::CONNECT_LATENCY, 0, &connects);
-        let round_trips = distribution(&told.round_trips, account.round_trips_ns);
-        row.add_histogram(layout, &metrics::ROUND_TRIP, 0, &round_trips);
+        if let Some(account) = account {
+            let events = ConnectionEvent::ALL.map(|event| match event {
+                ConnectionEvent::Opened => account.opened,
+                ConnectionEvent::Accepted => account.accepted,
+                ConnectionEvent::Failed => account.failures.iter().sum(),
+                ConnectionEvent::Closed => account.ended,
+            });
+            row.add_all(layout, &metrics::CONNECTION_EVENTS, &events);
+            row.add_all(layout, &metrics::CONNECT_FAILURES, &account.failures);
+            row.add_all(layout, &metrics::CONNECTION_ERRORS, &account.errors);
+            let connects = distribution(&told.connects, account.connects_ns);
+            row.add_histogram(layout, &metrics::CONNECT_LATENCY, 0, &connects);
+            let round_trips = distribution(&told.round_trips, account.round_trips_ns);
+            row.add_histogram(layout, &metrics::ROUND_TRIP, 0, &round_trips);
+            if self.has_resets {
+                row.add_all(layout, &metrics::RESETS, &account.resets);
+            }
+        }
     }
 }
 
@@ -314,8 +341,8 @@ impl Books {
 
     /// A cgroup's final values were told, of which so much is of closed sockets.
     fn give_back(&mut self, key: CgroupKey, closed: Counts) -> Option<Told> {
-        let told = *self.told.remove(&key)?;
         self.gone.insert(key);
+        let told = *self.told.remove(&key)?;
         self.given = plus(self.given, less(told.counts, closed));
         Some(told)
     }

@@ -164,7 +164,7 @@ fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
     let sees_resets = RESETS.iter().all(|name| start.runs(name));
     let missed_resets = if sees_resets { Some(start.object.missed_runs(&RESETS)?) } else { None };
     let untimed = start.object.array("TCP_UNTIMED")?;
-    let found = start.layout.row();
+    let [found, unused] = [start.layout.row(), start.layout.row()];
     let mut started = Started::whole(Tcp {
         layout: Arc::clone(&start.layout),
         accounts,
@@ -177,6 +177,7 @@ fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
         ticks_per_second: None,
         books: Books::default(),
         found,
+        unused,
     });
     if start.hierarchies.v2().is_none() {
         let lack = "this node has no cgroup version 2, the only one that sockets know: all of them are unattributed";
