@@ -325,7 +325,7 @@ fn where_the_node_is_short_of_memory_its_reclaim_is_told_from_that_for_a_limit()
     };
     let agent = start();
     let group = Limited::new();
-    hold_back_kswapd();
+    let _kswapd = HeldBack::kswapd();
     let _ballast = Ballast::leave(120 * MIB);
     let read = format!("dd if={} of=/dev/null bs=1M count=3000", disk.path().display());
     let rounds = (0..2).map(|_| {
@@ -364,7 +364,7 @@ fn what_is_pressure_and_no_reclaim_where_the_node_is_short_lies_behind_the_recla
     let Some(before_ns) = group.pressure_ns("memory") else {
         return skip("this kernel tells no pressure of a cgroup");
     };
-    hold_back_kswapd();
+    let _kswapd = HeldBack::kswapd();
     let _ballast = Ballast::leave(120 * MIB);
     // After each reclaim the kernel tries to take a page, empties what CPUs keep of free ones if there is none, and tries again:
     // `__alloc_pages_direct_reclaim` of mm/page_alloc.c.
@@ -424,14 +424,33 @@ fn stalls_of_many_tasks_add_up_to_no_less_than_the_time_in_which_some_was_stalle
     assert!(high.count * 1000 <= stalls["memcg_reclaim"].count, "it was the limit: {stalls:?}");
 }
 
-/// Lets the kernel's own thread for reclaim run only where nobody else wants the first CPU, so that others have to do its work.
-fn hold_back_kswapd() {
-    let name = |process: &Path| fs::read_to_string(process.join("comm")).is_ok_and(|name| name == "kswapd0\n");
-    let processes = fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path());
-    let kswapd = processes.into_iter().find(|process| name(process)).expect("there is one");
-    let id = kswapd.file_name().unwrap();
-    run(Command::new("chrt").args(["--idle", "--pid", "0"]).arg(id));
-    run(Command::new("taskset").args(["--cpu-list", "--pid", "0"]).arg(id));
+/// The kernel's own thread for reclaim, which has hardly any CPU time, so that others have to do its work. It goes back to where
+/// it was with the value.
+struct HeldBack {
+    cgroup: TestCgroup,
+    thread: String,
+}
+
+impl HeldBack {
+    fn kswapd() -> Self {
+        let name = |process: &Path| fs::read_to_string(process.join("comm")).is_ok_and(|name| name == "kswapd0\n");
+        let processes = fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path());
+        let kswapd = processes.into_iter().find(|process| name(process)).expect("there is one");
+        let thread = kswapd.file_name().unwrap().to_str().unwrap().to_owned();
+        let cgroup = TestCgroup::new("kswapd");
+        cgroup.set_quota(1_000, 1_000_000);
+        cgroup.add(thread.parse().unwrap());
+        Self { cgroup, thread }
+    }
+}
+
+impl Drop for HeldBack {
+    fn drop(&mut self) {
+        for directory in self.cgroup.directories() {
+            let root = directory.ancestors().nth(self.cgroup.path().matches('/').count()).unwrap();
+            fs::write(root.join("cgroup.procs"), &self.thread).unwrap();
+        }
+    }
 }
 
 /// Uses a file's pages as its input says, without any reading ahead: `touch N` touches so many in a mapping, far apart; `read N`

@@ -16,6 +16,7 @@ use crate::{
         host::{self, Cpus},
         refusal::Circumstances,
     },
+    log::with_causes,
     pipeline::{Pipeline, exporting},
     signal::{Entity, State},
 };
@@ -67,11 +68,11 @@ fn report(config: &Config) -> (String, bool) {
     let btf = Btf::read_file(Path::new("/sys/kernel/btf/vmlinux"));
     match &btf {
         Ok(_) => line("BTF", "readable"),
-        Err(cause) => line("BTF", &cause.to_string()),
+        Err(cause) => line("BTF", &with_causes(cause)),
     }
     match Hierarchies::find(&config.cgroup_root) {
         Ok(hierarchies) => line("cgroups", &cgroups(&hierarchies)),
-        Err(cause) => line("cgroups", &cause.to_string()),
+        Err(cause) => line("cgroups", &with_causes(&cause)),
     }
     let held = Held::read(Path::new("/proc")).ok();
     // A map holds its charge in a member that went away with the limit.
@@ -94,7 +95,7 @@ fn report(config: &Config) -> (String, bool) {
     let pipeline = match Pipeline::start(config) {
         Ok(pipeline) => pipeline,
         Err(cause) => {
-            line("collectors", &format!("none can start: {cause}"));
+            line("collectors", &format!("none can start: {}", with_causes(&cause)));
             return (text, false);
         }
     };

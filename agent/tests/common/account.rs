@@ -2,11 +2,13 @@
 
 use std::{collections::BTreeMap, ops::Sub};
 
-use super::{Page, Sample, TestCgroup, machine_is_own};
+use super::{Page, Sample, TestCgroup, kernel, machine_is_own};
 
 const WAIT: &str = "podlens_cpu_wait_seconds_total";
 const CAUSED: &str = "podlens_cpu_wait_caused_seconds_total";
 const LATENCY_SUM: &str = "podlens_runqueue_latency_seconds_sum";
+/// How often the kernel may leave a program out while hundreds of cgroups come and go.
+const SELDOM: u64 = 3;
 
 /// One entity's figures.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -185,14 +187,17 @@ pub fn slots_without_series(page: &Page) -> f64 {
     held.iter().sum::<f64>() - page.all("podlens_cpu_seconds_total", &[]).len() as f64
 }
 
-/// No cgroup, name or value was lost. The scheduler's losses are not looked at: a kernel that does not report
-/// some switches causes them whatever the churn, and each life's CPU time is compared by itself.
+/// No cgroup, name or value was lost, but for what some kernels leave out now and then. The scheduler's losses are not looked at: a
+/// kernel that does not report some switches causes them whatever the churn, and each life's CPU time is compared by itself.
 #[track_caller]
 pub fn assert_nothing_lost(page: &Page) {
     let losses = page.all("podlens_lost_total", &[]);
     assert!(losses.len() >= 8, "the losses are counted: {losses:?}");
     for sample in losses.into_iter().filter(|sample| sample.label("collector") != "scheduler") {
-        assert_eq!(sample.count(), 0, "{sample:?}");
+        // From 7.0 on the kernel leaves a program out where another task's turn comes in the middle of it (docs/kernels.md).
+        let is_left_out = kernel() >= [7, 0] && sample.label("reason").starts_with("missed_");
+        let most = if is_left_out { SELDOM } else { 0 };
+        assert!(sample.count() <= most, "{sample:?}");
     }
     assert_eq!(page.sum_ns("podlens_cpu_seconds_total", &[("unit", "unattributed")]), 0);
 }

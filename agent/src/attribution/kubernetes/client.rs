@@ -73,7 +73,7 @@ pub enum ClientError {
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
     /// Not reached.
-    #[error("cannot reach {server}; podlens tries again")]
+    #[error("cannot reach {server}; see whether it runs, and whether that is its address")]
     Unreachable {
         /// The server.
         server: http::Uri,
@@ -90,7 +90,7 @@ pub enum RequestError {
         problem: Box<CertificateProblem>,
     },
     /// Too slow.
-    #[error("{server} did not answer within {limit:?}; podlens tries again")]
+    #[error("{server} did not answer within {limit:?}; see whether it has too much to do")]
     Silent {
         /// The server.
         server: http::Uri,
@@ -108,7 +108,7 @@ pub enum RequestError {
         retry_after: Option<Duration>,
     },
     /// The answer broke off.
-    #[error("the answer of {server} broke off; podlens tries again")]
+    #[error("the answer of {server} broke off")]
     Broken {
         /// The server.
         server: http::Uri,
@@ -117,7 +117,7 @@ pub enum RequestError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// More than any honest answer.
-    #[error("the answer of {server} is longer than {limit} bytes and was not read; podlens tries again")]
+    #[error("the answer of {server} is longer than {limit} bytes and was not read")]
     TooLong {
         /// The server.
         server: http::Uri,
@@ -125,7 +125,7 @@ pub enum RequestError {
         limit: usize,
     },
     /// The answer is not what was asked for.
-    #[error("the answer of {server} makes no sense; podlens tries again")]
+    #[error("the answer of {server} makes no sense")]
     Garbage {
         /// The server.
         server: http::Uri,
@@ -221,7 +221,7 @@ fn remedy(status: StatusCode) -> &'static str {
             "let the agent's service account list and watch pods, or get nodes/pods for the kubelet (the chart's rbac.create)"
         }
         StatusCode::TOO_MANY_REQUESTS => "podlens waits as long as it asks for",
-        _ => "podlens tries again",
+        _ => "its own log says why",
     }
 }
 

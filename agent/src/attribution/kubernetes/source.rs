@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     config::{Kubernetes, NameSource},
+    log::with_causes,
     signal::shutdown::Shutdown,
 };
 
@@ -125,13 +126,12 @@ pub fn choose(settings: &Kubernetes, around: Surroundings) -> Choice {
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     /// The kubeconfig cannot be used.
-    #[error("cannot use kubeconfig {}; correct kubernetes.kubeconfig or --kubeconfig", .path.display())]
+    #[error("cannot use kubeconfig {}: {why}; correct kubernetes.kubeconfig or --kubeconfig", .path.display())]
     Kubeconfig {
         /// The file.
         path: PathBuf,
-        /// What the library says.
-        #[source]
-        source: Box<kube::config::KubeconfigError>,
+        /// What the library says of it, without the picture of the place in the file that it draws below.
+        why: String,
     },
     /// The service account cannot be used.
     #[error("cannot use the pod's service account; mount its token, or set kubernetes.source to bundle or none")]
@@ -170,7 +170,7 @@ pub async fn start(
         warn!(lack, "pods keep their uids for names");
     }
     if let Err(error) = spawn(&choice, settings, node, names, tasks, shutdown).await {
-        warn!(cause = crate::log::with_causes(&error), "pods keep their uids for names");
+        warn!(cause = with_causes(&error), "pods keep their uids for names");
     }
     if choice.assisted {
         tasks.spawn(BundleSource::new(&settings.bundle_root, Arc::clone(names)).assist(shutdown.clone()));
@@ -193,7 +193,7 @@ pub async fn check(settings: &Kubernetes) -> String {
     let choice = choose(settings, Surroundings::look(settings));
     match client(&choice.chosen, settings).await {
         Ok(_) => lack(&choice, settings).map_or(choice.to_string(), |lack| format!("{choice}: {lack}")),
-        Err(error) => format!("{choice}: NOT USABLE: {}", crate::log::with_causes(&error)),
+        Err(error) => format!("{choice}: NOT USABLE: {}", with_causes(&error)),
     }
 }
 
@@ -248,7 +248,10 @@ fn in_cluster() -> Result<kube::Config, SourceError> {
 }
 
 async fn by_file(path: &Path) -> Result<kube::Config, SourceError> {
-    let failed = |source| SourceError::Kubeconfig { path: path.to_owned(), source: Box::new(source) };
+    let failed = |error| {
+        let why = with_causes(&error).lines().next().unwrap_or_default().to_owned();
+        SourceError::Kubeconfig { path: path.to_owned(), why }
+    };
     let kubeconfig = Kubeconfig::read_from(path).map_err(failed)?;
     kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(failed)
 }
@@ -285,7 +288,7 @@ async fn kubelet(settings: &Kubernetes) -> Result<kube::Config, SourceError> {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
-    use super::{Chosen, NameSource, Surroundings, choose};
+    use super::{Chosen, NameSource, Surroundings, by_file, choose};
     use crate::config::{Config, Kubernetes};
 
     fn settings(source: NameSource, kubeconfig: bool) -> Kubernetes {
@@ -311,6 +314,27 @@ mod tests {
         check(false, [false, true, true], bundle(), false);
         check(false, [true, false, false], Chosen::None, false);
         check(false, [false; 3], Chosen::None, false);
+    }
+
+    #[tokio::test]
+    async fn a_kubeconfig_that_cannot_be_read_is_told_in_one_line_with_the_file_and_the_remedy() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("kubeconfig");
+        for (text, expected) in [
+            (Some("a: [1\nb"), "line 1 column 4"),
+            (Some("contexts: 5"), "line 1 column 11"),
+            (Some(""), ""),
+            (None, "No such file"),
+        ] {
+            let _ = std::fs::remove_file(&path);
+            if let Some(text) = text {
+                std::fs::write(&path, text).unwrap();
+            }
+            let error = crate::log::with_causes(&by_file(&path).await.err().unwrap());
+            let begins = error.starts_with(&format!("cannot use kubeconfig {}: ", path.display()));
+            assert!(begins && error.ends_with("; correct kubernetes.kubeconfig or --kubeconfig"), "{error}");
+            assert!(error.contains(expected) && !error.contains('\n'), "{text:?}: {error}");
+        }
     }
 
     #[test]
