@@ -29,7 +29,7 @@ pub(super) struct Form {
 /// A page is kept so long beside whoever reads it. On a full node it has megabytes, which would lie there until the next scrape.
 const KEPT: Duration = Duration::from_secs(2);
 
-/// The pages of the newest snapshot.
+/// The pages of the newest snapshot, and of an older one for as long as a caller comes late with it.
 #[derive(Default)]
 pub(super) struct Pages {
     newest: Arc<Mutex<Vec<Page>>>,
@@ -52,8 +52,8 @@ impl Pages {
     ) -> io::Result<Bytes> {
         let mut newest = self.newest.lock().await;
         let sequence = snapshot.sequence;
-        newest.retain(|page| page.sequence == sequence);
-        if let Some(page) = newest.iter().find(|page| page.form == form) {
+        newest.retain(|page| page.sequence >= sequence);
+        if let Some(page) = newest.iter().find(|page| page.sequence == sequence && page.form == form) {
             return Ok(page.bytes.clone());
         }
         let encoded = move || {
