@@ -19,8 +19,8 @@ use std::{
 };
 
 use common::{
-    Account, Agent, Load, PATIENCE, Page, TestCgroup, Trees, Work, assert_near, assert_sums_agree, caused_by,
-    container_id, culprits, pod_uid, skip, wait_until,
+    Account, Agent, Load, PATIENCE, Page, TestCgroup, Trees, Work, assert_near, assert_sums_agree, attempted,
+    caused_by, container_id, culprits, pod_uid, skip, stolen_ns, wait_until,
 };
 
 const CPU: &str = "podlens_cpu_seconds_total";
@@ -139,8 +139,10 @@ fn two_pods_of_one_runtime_are_each_others_neighbors() {
     let pods = [4, 5].map(container);
     let spin = Work::SpinFor(Duration::from_millis(1500));
     let mut loads = pods.each_ref().map(|pod| load_in(&unit, pod, spin, Some(0)));
-    loads.iter_mut().for_each(Load::go);
-    loads.iter_mut().for_each(Load::done);
+    let stolen_ns = stolen_ns(|| {
+        loads.iter_mut().for_each(Load::go);
+        loads.iter_mut().for_each(Load::done);
+    });
     let kernel = loads.each_ref().map(Load::figures);
     let page = agent.metrics();
     for (victim, other) in [(0, 1), (1, 0)] {
@@ -152,8 +154,8 @@ fn two_pods_of_one_runtime_are_each_others_neighbors() {
         let others = all.into_iter().filter(|sample| !["", uid.as_str()].contains(&sample.label("culprit_pod")));
         let others_ns: u64 = others.map(common::Sample::ns).sum();
         assert_near("lost to the other", lost_ns, account.cause("neighbor") - others_ns, 2.0, 10_000_000);
-        // A wait goes on while an interrupt takes the CPU, for which the kernel's CPU time of the other stands still.
-        let most_ns = kernel[other].cpu_ns + kernel[other].cpu_ns / 100;
+        // A wait goes on while the hypervisor takes the CPU, for which the kernel's CPU time of the other stands still.
+        let most_ns = kernel[other].cpu_ns + kernel[other].cpu_ns / 100 + stolen_ns;
         assert!(lost_ns > 300_000_000 && lost_ns <= most_ns, "{lost_ns} ns: {kernel:?}");
         assert!(account.cause("self") < 1_000_000, "{account:?} {:?}", culprits(&page, &pods[victim]));
     }
@@ -166,27 +168,29 @@ fn a_task_that_moves_from_one_pod_to_another_while_it_runs_splits_its_time() {
         return;
     }
     let agent = start();
-    let unit = runtime(6);
-    let pods = [6, 7].map(container);
-    let mut load = load_in(&unit, &pods[0], Work::Spin(Duration::from_millis(600)), Some(0));
-    let before = load.figures();
-    load.go();
-    let early_ns = wait_until("the load at work", PATIENCE, || {
-        let ns = load.cpu_ns_now() - before.cpu_ns;
-        if ns > 200_000_000 { Ok(ns) } else { Err(format!("it has run {ns} ns")) }
+    attempted(&agent, 6, |number| {
+        let unit = runtime(number);
+        let pods = [number, number + 1].map(container);
+        let mut load = load_in(&unit, &pods[0], Work::Spin(Duration::from_millis(600)), Some(0));
+        let before = load.figures();
+        load.go();
+        let early_ns = wait_until("the load at work", PATIENCE, || {
+            let ns = load.cpu_ns_now() - before.cpu_ns;
+            if ns > 200_000_000 { Ok(ns) } else { Err(format!("it has run {ns} ns")) }
+        });
+        pods[1].add(load.id());
+        let late_ns = load.cpu_ns_by_next_tick() - before.cpu_ns;
+        load.done();
+        let kernel = load.figures() - before;
+        let page = agent.metrics();
+        let [first_ns, second_ns] = pods.each_ref().map(|pod| cpu_ns(&page, pod));
+        assert_near("both", first_ns + second_ns, kernel.cpu_ns, 0.1, 500_000);
+        assert_eq!(cpu_ns(&page, &unit), 0, "the runtime has no tasks of its own");
+        if (early_ns - CPU_NS..=late_ns + MOVE_NS).contains(&first_ns) {
+            return Ok(());
+        }
+        Err(format!("the first pod has {first_ns} ns, the move was between {early_ns} and {late_ns}"))
     });
-    pods[1].add(load.id());
-    let late_ns = load.cpu_ns_by_next_tick() - before.cpu_ns;
-    load.done();
-    let kernel = load.figures() - before;
-    let page = agent.metrics();
-    let [first_ns, second_ns] = pods.each_ref().map(|pod| cpu_ns(&page, pod));
-    assert!(
-        (early_ns - CPU_NS..=late_ns + MOVE_NS).contains(&first_ns),
-        "the first pod has {first_ns} ns, the move was between {early_ns} and {late_ns}"
-    );
-    assert_near("both", first_ns + second_ns, kernel.cpu_ns, 0.1, 500_000);
-    assert_eq!(cpu_ns(&page, &unit), 0, "the runtime has no tasks of its own");
 }
 
 /// A shell that waits, in these two cgroups.

@@ -767,7 +767,7 @@ fn containers_of_a_twentieth_of_a_second_have_all_their_faults_bytes_and_stalls(
     agent.metrics();
     drop(first);
     let (mut lives, mut all_stalls) = (Vec::new(), 0);
-    for number in 0..12 {
+    for number in 0..13 {
         let mut hog = Hog::outside();
         let began = Instant::now();
         let group = Group::container(0x31 + number).unwrap();
@@ -795,6 +795,8 @@ fn containers_of_a_twentieth_of_a_second_have_all_their_faults_bytes_and_stalls(
         );
         match requests {
             Some(kernel) => assert_eq!((read, bytes), (kernel.operations[0], kernel.bytes[0]), "container {number}"),
+            // The first one's process reads its own program again, where the kernel has forgotten it meanwhile.
+            None if number == 0 => {}
             // Some virtual machines do not tell of all.
             None => {
                 assert!(

@@ -291,6 +291,8 @@ fn every_expression_names_metrics_labels_and_values_that_there_are() {
 
 /// Over which rates are taken: longer than the 10 s from one walk through memory and sockets to the next.
 const WINDOW: &str = "15s";
+/// Two of those, in which what has just begun is as long within one as what was there before.
+const ANSWERED: Duration = Duration::from_secs(30);
 /// What some machines do not tell: a part of the expression or of the place, and the collector that is not at work then.
 const NOT_EVERYWHERE: &[(&str, Option<&str>)] = &[
     ("pressure", Some("pressure")),
@@ -451,11 +453,8 @@ fn drawn(prometheus: &Prometheus, directory: &Path, time: Duration) {
 
 /// What rules say of costs is what was measured, at the moment of each rule.
 fn assert_costs(prometheus: &Prometheus) {
-    let one = |expression: &str| {
-        let points = prometheus.query(expression).unwrap();
-        assert_eq!(points.len(), 1, "{expression}: {points:?}");
-        points[0].value
-    };
+    // A scrape that was not answered in time has none at its moment.
+    let one = |expression: &str| prometheus.wait_for(expression, ANSWERED, |points| points.len() == 1)[0].value;
     for (rule, measured) in [
         (
             "podlens:workload_cpu_wait_caused:tasks{workload=\"log\", workload_type=\"daemonset\"}",
@@ -510,11 +509,14 @@ fn assert_culprits_add_up(prometheus: &Prometheus) {
             let shown: Vec<String> =
                 panel.targets.iter().map(|target| format!("(sum({}) or vector(0))", target.expression)).collect();
             let named = &panel.targets[0].expression;
-            let answer = |expression: &str| prometheus.query(expression).unwrap()[0].value;
-            let share = answer(&format!("({}) / {lost}", shown.join(" + ")));
-            let others = answer(&format!("count({named})"));
-            println!("{name}, {}: {share} of what was lost to others, {others} by name", panel.title);
-            assert!((share - 1.0).abs() < 1e-6 && others >= 1.0, "{name}, {}: {share}, {others}", panel.title);
+            // A culprit's series that begins within the window has a larger rate there than the part of its victim's that it is.
+            let share = format!("({}) / {lost}", shown.join(" + "));
+            let shares = prometheus.wait_for(&share, ANSWERED, |points| {
+                points.first().is_some_and(|share| (share.value - 1.0).abs() < 1e-6)
+            });
+            let others = prometheus.wait_for(&format!("count({named})"), ANSWERED, |points| !points.is_empty());
+            println!("{name}, {}: {shares:?} of what was lost to others, {others:?} by name", panel.title);
+            assert!(others[0].value >= 1.0, "{name}, {}: {others:?}", panel.title);
             compared.push(panel.title);
         }
     }

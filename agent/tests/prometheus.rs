@@ -29,12 +29,6 @@ fn selector(name: &str, cgroup: &TestCgroup, more: &str) -> String {
     format!("{name}{{{}{more}}}", matchers.join(","))
 }
 
-fn one_value(prometheus: &Prometheus, expression: &str) -> f64 {
-    let points = prometheus.query(expression).unwrap_or_else(|error| panic!("{expression}: {error}"));
-    assert_eq!(points.len(), 1, "{expression} has one answer: {points:?}");
-    points[0].value
-}
-
 fn seconds_now() -> f64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64()
 }
@@ -87,9 +81,9 @@ fn rate_and_histogram_quantile_give_the_load_that_was_made() {
     for (number, cgroup) in [&one, &other].into_iter().enumerate() {
         let looks: Vec<(f64, u64)> = looks.iter().map(|(time, usage)| (*time, usage[number])).collect();
         let cpu = selector("podlens_cpu_seconds_total", cgroup, "");
-        let rate = one_value(&prometheus, &format!("rate({cpu}[{WINDOW_SECONDS}s] @ {end:.3})"));
+        let rate = prometheus.one(&format!("rate({cpu}[{WINDOW_SECONDS}s] @ {end:.3})"));
         // The scrapes that the rate was made from: the first and the last within its window.
-        let within = |offset: f64| one_value(&prometheus, &format!("timestamp({cpu} @ {:.3})", end - offset));
+        let within = |offset: f64| prometheus.one(&format!("timestamp({cpu} @ {:.3})", end - offset));
         let (first, last) = (within(f64::from(WINDOW_SECONDS) - 1.0), within(0.0));
         let expected = (at(&looks, last) - at(&looks, first)) / 1e9 / (last - first);
         let difference = (rate - expected).abs() / expected * 100.0;
@@ -106,12 +100,12 @@ fn rate_and_histogram_quantile_give_the_load_that_was_made() {
         let mean_ns = kernel.wait_ns / kernel.dispatches;
         let metric = "podlens_runqueue_latency_seconds";
         let value = |suffix: &str| selector(&format!("{metric}{suffix}"), cgroup, "");
-        let sum_ns = (one_value(&prometheus, &value("_sum")) * 1e9) as u64;
+        let sum_ns = (prometheus.one(&value("_sum")) * 1e9) as u64;
         assert_near("the waits' sum", sum_ns, kernel.wait_ns, PERCENT, 1_000_000);
         let quantile = |share: f64| {
             let buckets = selector(&format!("{metric}_bucket"), cgroup, "");
             let window = format!("rate({buckets}[{WINDOW_SECONDS}s] @ {end:.3})");
-            one_value(&prometheus, &format!("histogram_quantile({share}, {window})"))
+            prometheus.one(&format!("histogram_quantile({share}, {window})"))
         };
         let (low, median, high) = (quantile(0.05), quantile(0.5), quantile(0.99));
         println!("waits: mean {mean_ns} ns; 5 % {low}, 50 % {median}, 99 % {high} s");
@@ -123,7 +117,6 @@ fn rate_and_histogram_quantile_give_the_load_that_was_made() {
         assert!(high > mean, "99 % of the waits are not below their mean");
     }
     assert_eq!(prometheus.target().unwrap(), ("up".to_owned(), String::new()));
-    let downs = one_value(&prometheus, "count_over_time(up[5m]) - sum_over_time(up[5m])");
-    assert!(downs < 0.5, "{downs} scrapes failed");
+    prometheus.assert_scraped("5m");
     assert_eq!(prometheus.complaints(), Vec::<String>::new());
 }

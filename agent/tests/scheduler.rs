@@ -20,7 +20,7 @@ use std::{
 
 use common::{
     Account, Agent, Figures, Load, Losses, PATIENCE, Page, Policy, TestCgroup, Trees, Work, assert_near,
-    assert_sums_agree, machine_is_own, machine_is_slow, pod_uid, skip, wait_until,
+    assert_sums_agree, attempted, machine_is_own, machine_is_slow, pod_uid, skip, wait_until,
 };
 
 /// CPU time of slices that ended by a switch: one figure on both sides, of which version 2 tells microseconds.
@@ -251,7 +251,7 @@ fn a_slice_that_still_runs_is_in_each_answer() {
     }
     let first = seen.iter().find(|(early_ns, ..)| *early_ns > 0).expect("it was seen at work");
     let last = seen.last().unwrap();
-    assert!(last.2 - first.2 > 300_000_000, "{first:?} to {last:?}");
+    assert!(last.2 - first.2 > 50_000_000, "{first:?} to {last:?}");
     let (account, kernel) = (Account::of(&agent.metrics(), &cgroup), load.figures() - before);
     assert_near("CPU time", account.cpu_ns, kernel.cpu_ns, CPU_PERCENT, CPU_NS);
 }
@@ -283,18 +283,9 @@ fn no_counter_ever_decreases() {
     assert!(last.keys().any(has_it), "counters were looked at");
 }
 
-/// Lets an attempt be right, with container numbers of its own. One that is wrong is made again where some switch was not told: of a slice
-/// whose beginning was not (docs/kernels.md: PID 1 on some providers' kernels) nobody knows that its task was moved.
-fn attempted(agent: &Agent, number: u32, mut attempt: impl FnMut(u32) -> Result<(), String>) {
-    let lost = || Losses::of(&agent.metrics());
-    for number in (number..).step_by(1000).take(4) {
-        let before = lost();
-        let Err(wrong) = attempt(number) else { return };
-        let missed = (lost() - before).switches;
-        assert!(missed > 0, "{wrong}");
-        println!("{wrong}; {missed} switches were not told meanwhile");
-    }
-    panic!("wrong each time");
+/// How long a task works that is moved meanwhile: longer than the moves take.
+fn moved_time() -> Duration {
+    if machine_is_slow() { ms(2000) } else { ms(600) }
 }
 
 #[test]
@@ -303,7 +294,7 @@ fn a_task_that_is_moved_while_it_runs_is_split_at_the_move() {
     for (policy, number) in [(None, 110), (Some(Policy::Fifo), 120)] {
         attempted(&agent, number, |number| {
             let (first, second) = (container_for_real_time(number), container_for_real_time(number + 1));
-            let mut load = Load::start(Some(&first), Work::Spin(ms(600)), Some(0));
+            let mut load = Load::start(Some(&first), Work::Spin(moved_time()), Some(0));
             if let Some(policy) = policy {
                 load.set_policy(policy);
             }
@@ -336,7 +327,7 @@ fn a_task_that_is_moved_twice_within_a_slice_is_split_at_both_moves() {
     let agent = start();
     attempted(&agent, 130, |number| {
         let cgroups = [number, number + 1, number + 2].map(container_for_real_time);
-        let mut load = Load::start(Some(&cgroups[0]), Work::Spin(ms(600)), Some(0));
+        let mut load = Load::start(Some(&cgroups[0]), Work::Spin(moved_time()), Some(0));
         load.set_policy(Policy::Fifo);
         let before = load.figures();
         load.go();

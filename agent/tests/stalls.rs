@@ -38,6 +38,16 @@ fn between_ns() -> u64 {
     if machine_is_slow() { 8_000 } else { 2_000 }
 }
 
+/// The same of a major fault, whose task an interrupt wakes.
+fn between_faults_ns() -> u64 {
+    if machine_is_slow() { 40_000 } else { 2_000 }
+}
+
+/// What two probes at the kernel's functions take themselves, each of which is a trap.
+fn probes_ns() -> u64 {
+    if machine_is_slow() { 20_000 } else { 4_000 }
+}
+
 /// A container with a memory controller, and where that has its files.
 struct Limited {
     cgroup: TestCgroup,
@@ -260,7 +270,7 @@ fn reclaim_at_a_limit_is_counted_as_often_and_as_long_as_the_kernel_does() {
     assert!(recorded.sections > 100 && of_shell * 100 <= stalls.count, "{stalls:?}, {recorded:?}");
     assert_near("reclaim", stalls.ns, recorded.reclaim_ns, 2.0, between_ns() * stalls.count);
     let sections_ns = recorded.whole_ns + recorded.others_ns;
-    assert_near("the kernel's sections", sections_ns, pressure_ns, 2.0, between_ns() * stalls.count);
+    assert_near("the kernel's sections", sections_ns, pressure_ns, 2.0, probes_ns() * stalls.count);
 }
 
 #[test]
@@ -376,7 +386,7 @@ fn what_is_pressure_and_no_reclaim_where_the_node_is_short_lies_behind_the_recla
     assert!(recorded.sections > 100 && recorded.sections == stalls.count, "{recorded:?}");
     assert_near("reclaim", stalls.ns, recorded.reclaim_ns, 2.0, between_ns() * stalls.count);
     let sections_ns = recorded.whole_ns + recorded.others_ns;
-    assert_near("the kernel's sections", sections_ns, pressure_ns, 2.0, between_ns() * stalls.count);
+    assert_near("the kernel's sections", sections_ns, pressure_ns, 2.0, probes_ns() * stalls.count);
 }
 
 /// For how long some task of a group and all of them were stalled, and the sum over its tasks.
@@ -574,7 +584,7 @@ fn major_faults_are_those_that_the_kernel_counts_and_as_long_as_it_waits_for_the
         let used = User::start(&agent, &group, &file).go(&format!("touch {touched}"));
         assert!(used.major_faults * 10 > touched * 9, "{used:?}");
         assert_eq!(used.faults.count, used.major_faults);
-        assert_near("sleep in faults", used.faults.ns, used.io_ns, 2.0, between_ns() * used.major_faults);
+        assert_near("sleep in faults", used.faults.ns, used.io_ns, 2.0, between_faults_ns() * used.major_faults);
         // A fault that waits for nothing else is no stall for memory.
         assert_eq!(used.stalls.count > 0, limit == 16, "{used:?}");
         file.cool();

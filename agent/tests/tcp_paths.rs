@@ -86,23 +86,30 @@ fn tcp_round_trips_and_connects_take_as_long_as_the_way_that_was_set() {
     if sockets_know_nothing() {
         return;
     }
-    for address in FAR_PORTS {
-        let Some(Ends { calling, answering: _answering, mut client, mut server, relay: _relay }) = Ends::start(DELAY)
-        else {
-            return;
-        };
-        let address = server.serve(address);
-        assert_eq!(client.call(address, CALLS, 100, 200), 0);
-        expect(&agent, "all are over", &Some(CALLS.into()), |page| events(page, &calling)[3]);
-        let page = agent.metrics();
-        for name in ["podlens_tcp_connect_seconds", "podlens_tcp_rtt_seconds"] {
-            let of = |part: &str| page.value(&format!("{name}{part}"), &calling.labels());
-            let (count, mean) = (of("_count"), of("_sum") / of("_count"));
-            let set = 2.0 * DELAY.as_secs_f64();
-            println!("{address}: {name}: {count} of {mean} s");
-            assert!(count >= f64::from(CALLS), "{name}: {count}");
-            assert!((mean / set - 1.0).abs() < 0.1, "{name}: {mean} s, set were {set} s");
-        }
+    let set = 2.0 * DELAY.as_secs_f64();
+    for far in FAR_PORTS {
+        // A machine that stands still in the middle of a round makes all of its round trips longer, and never shorter.
+        let is_right = (0..3).any(|_| {
+            let Some(Ends { calling, answering: _answering, mut client, mut server, relay: _relay }) =
+                Ends::start(DELAY)
+            else {
+                return true;
+            };
+            let address = server.serve(far);
+            assert_eq!(client.call(address, CALLS, 100, 200), 0);
+            expect(&agent, "all are over", &Some(CALLS.into()), |page| events(page, &calling)[3]);
+            let page = agent.metrics();
+            let shares = ["podlens_tcp_connect_seconds", "podlens_tcp_rtt_seconds"].map(|name| {
+                let of = |part: &str| page.value(&format!("{name}{part}"), &calling.labels());
+                let (count, mean) = (of("_count"), of("_sum") / of("_count"));
+                println!("{address}: {name}: {count} of {mean} s");
+                assert!(count >= f64::from(CALLS), "{name}: {count}");
+                assert!(mean > set * 0.9, "{name}: {mean} s, set were {set} s");
+                mean / set
+            });
+            shares.iter().all(|share| *share < 1.1)
+        });
+        assert!(is_right, "{far}: more than {set} s each time");
     }
 }
 
@@ -196,12 +203,14 @@ fn a_tcp_connection_that_both_sides_ask_for_at_once_is_opened_by_both_as_the_ker
             let kernel = ["ActiveOpens", "PassiveOpens"].map(|name| peer.counter("Tcp:", name));
             assert_eq!(kernel, [1, 0], "{near} and {far}, by the kernel");
         }
-        for cgroup in [&calling, &answering] {
+        let took = [&calling, &answering].map(|cgroup| {
             expect(&agent, far, &[1, 0, 0, 0].map(Some), |page| events(page, cgroup));
-            let took = agent.metrics().value("podlens_tcp_connect_seconds_sum", &cgroup.labels());
-            println!("{far}: {took} s");
-            assert!(took >= DELAY.as_secs_f64() * 0.9, "{took} s");
-        }
+            agent.metrics().value("podlens_tcp_connect_seconds_sum", &cgroup.labels())
+        });
+        println!("{far}: {took:?} s");
+        // Who asks later than the other waits as much less for it as the other waits longer.
+        let delay = DELAY.as_secs_f64();
+        assert!(took.iter().sum::<f64>() >= delay * 1.8 && took.iter().all(|one| *one > delay / 10.0), "{took:?} s");
     }
 }
 

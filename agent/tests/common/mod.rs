@@ -34,8 +34,8 @@ mod sections;
 mod statistics;
 
 pub use account::{
-    Account, Losses, assert_nothing_lost, assert_seen, assert_sums_agree, caused, caused_by, culprits,
-    slots_without_series, unseen, unseen_requests,
+    Account, Losses, assert_nothing_lost, assert_seen, assert_sums_agree, attempted, caused, caused_by, culprits,
+    slots_without_series, stolen_ns, unseen, unseen_requests,
 };
 pub use agent::{Agent, podlens, tested_binary};
 pub use block_counts::{BlockCounts, count_in_version_1};

@@ -36,10 +36,11 @@ pub fn target(node: &str, agent: SocketAddr) -> Value {
     scrape_config(node, &endpoint(MONITORS, "PodMonitor"), true, agent, &labels)
 }
 
-/// A Prometheus with these rules, which scrapes and evaluates each second.
+/// A Prometheus with these rules, which scrapes and evaluates each second: what rules see are moments of half a second ago, of which
+/// all samples are there.
 pub fn prometheus(rules: &Path, targets: &[Value]) -> Prometheus {
     let configuration = json!({
-        "global": { "scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s" },
+        "global": { "scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s", "rule_query_offset": "500ms" },
         "rule_files": [rules],
         "scrape_configs": targets,
     });

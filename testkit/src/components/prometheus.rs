@@ -97,6 +97,24 @@ impl Prometheus {
         Ok(answer.get_mut("data").map(Value::take).unwrap_or_default())
     }
 
+    /// The value of the one answer to a query; panics where there is another number of them.
+    #[track_caller]
+    pub fn one(&self, expression: &str) -> f64 {
+        let points = self.query(expression).unwrap_or_else(|error| panic!("{expression}: {error}"));
+        assert_eq!(points.len(), 1, "{expression} has one answer: {points:?}");
+        points.first().map_or(f64::NAN, |point| point.value)
+    }
+
+    /// No scrape of its one target, each second, failed within so long, such as `15m`, but for one at most that was not answered within its
+    /// time, as can be where the machine itself stands still; panics otherwise.
+    #[track_caller]
+    pub fn assert_scraped(&self, window: &str) {
+        let failed = self.one(&format!("count_over_time(up[{window}]) - sum_over_time(up[{window}])"));
+        let in_time = "(up == bool 0) * (scrape_duration_seconds < bool 0.9)";
+        let refused = self.one(&format!("sum_over_time(({in_time})[{window}:1s])"));
+        assert!(refused < 0.5 && failed < 1.5, "{failed} scrapes failed, {refused} of them in time");
+    }
+
     /// Asks until the query has an answer that `accepts` holds for; panics with the last one after `limit`.
     pub fn wait_for(&self, expression: &str, limit: Duration, accepts: impl Fn(&[Point]) -> bool) -> Vec<Point> {
         wait_for(&format!("Prometheus' answer to `{expression}`"), limit, || {

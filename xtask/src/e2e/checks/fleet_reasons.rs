@@ -29,6 +29,8 @@ const NAMED_WITHIN: Duration = Duration::from_secs(90);
 const ENDS_WITHIN: Duration = Duration::from_mins(1);
 /// From when the API server shows that it is over until the page does.
 const NOTICED: Duration = Duration::from_secs(5);
+/// And so long after it an event, which waits for the Lease to be renewed and for the log's next push.
+const TOLD: Duration = Duration::from_secs(30);
 /// Of a registry whose certificate has expired.
 const PORT: u16 = 5443;
 const EXPIRED: &str = "expired.invalid";
@@ -88,7 +90,7 @@ fn caused(world: &World) -> Result<String> {
 
     let longest = ended(world, &faults)?;
     for fault in &faults {
-        within(NOTICED, || match event(world, "podlens.daemonset.restored", fault) {
+        within(TOLD, || match event(world, "podlens.daemonset.restored", fault) {
             Some(_) => Ok(()),
             None => bail!("no event tells the end of {}", fault.name),
         })?;

@@ -17,8 +17,9 @@ const SERVER: &str = "server";
 /// Who asks, and whether from the node's network.
 const CLIENTS: [(&str, bool); 2] = [("client", false), ("node-client", true)];
 const STARTED_WITHIN: Duration = Duration::from_secs(30);
-/// The agent walks through sockets that live every 10 s; these are closed, and so told at the next sweep.
-const SEEN_WITHIN: Duration = Duration::from_secs(20);
+/// Prometheus finds a new agent and its pods within 10 s, the agent walks through sockets that live every 10 s; what is closed is
+/// told at the next sweep.
+const SEEN_WITHIN: Duration = Duration::from_mins(1);
 
 /// Names of what is looked at, with Prometheus and with the collector.
 const METRICS: [(&str, &str); 6] = [
@@ -199,7 +200,11 @@ fn collector(world: &World) -> Figures {
 fn waiting(world: &World, asked: &[(&str, Counts)]) -> Result<String> {
     const MORE_OR_LESS: f64 = 0.1;
     let selector = format!("podlens_dns_lookup_seconds_sum{{namespace=\"{NAMESPACE}\",container=\"{CONTAINER}\"}}");
-    let series = world.prometheus.now(&format!("sum by (pod) ({selector})"))?;
+    // A scrape that is late leaves none until the next one.
+    let series = within(SEEN_WITHIN, || match world.prometheus.now(&format!("sum by (pod) ({selector})"))? {
+        series if series.len() >= asked.len() => Ok(series),
+        series => bail!("Prometheus has times of {} pods", series.len()),
+    })?;
     let mut shown = Vec::new();
     for (pod, counts) in asked {
         let measured = counts.get("waited_us").copied().unwrap_or_default() as f64 / 1e6;

@@ -81,7 +81,7 @@ fn shown(world: &World) -> Result<String> {
     }
     let prometheus = files.prometheus(world, &values, &targets)?;
     within(LIMIT, || scraped(&prometheus, targets.len()))?;
-    fire(&prometheus, false)?;
+    within(LIMIT, || fire(&prometheus, false))?;
     within(LIMIT, || match world.collector.received().starts(&steady) {
         after if after > before => Ok(()),
         _ => bail!("nothing of {steady} comes through the collector that demands TLS"),
@@ -100,7 +100,7 @@ fn shown(world: &World) -> Result<String> {
     files.put(world, "third")?;
     within(CHANGED_WITHIN, || scraped(&prometheus, targets.len()))?;
     within(LIMIT, || fire(&prometheus, false))?;
-    shown_anew(&prometheus, targets.len(), 2.0)?;
+    within(LIMIT, || shown_anew(&prometheus, targets.len(), 2.0))?;
     unchanged(world, &targets)?;
     Ok(format!("{} servers and a collector; {ALERTS:?} fire while the certificate is another's", targets.len()))
 }
@@ -136,9 +136,10 @@ impl Files {
                 "client.key": self.read("client.key")?,
             },
         })])?;
-        // A change of the pods makes the kubelet look at their volumes soon.
+        // A change of the pods makes the kubelet look at their volumes soon. One may go while they are counted.
         let mark = format!("podlens-check/certificate={}", server.replace('/', "-"));
-        world.kubectl(&["annotate", "pods", "--namespace", RELEASE, "--all", "--overwrite", &mark]).map(drop)
+        let annotate = ["annotate", "pods", "--namespace", RELEASE, "--all", "--overwrite", &mark];
+        within(LIMIT, || world.kubectl(&annotate).map(drop))
     }
 
     /// The chart's values, with a collector that demands TLS as well.
@@ -224,7 +225,7 @@ impl Files {
         let text = fs::read_to_string(rules()?).context("cannot read the rules")?;
         fs::write(&short, shortened(&text, WINDOW_SECONDS, "1s")).context("cannot write rules")?;
         let configuration = json!({
-            "global": { "scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s" },
+            "global": { "scrape_interval": "3s", "scrape_timeout": "3s", "evaluation_interval": "1s" },
             "rule_files": [short],
             "scrape_configs": jobs,
         });
