@@ -1,5 +1,7 @@
 //! What is known of a cgroup's memory, whoever told it, and how it becomes a row. Pure.
 
+use std::time::{Duration, Instant};
+
 use podlens_common::memory::{EndWord, LruList, MemoryEnd, MemoryEvent, MemoryRecord, MemoryType};
 
 use super::metrics;
@@ -19,6 +21,39 @@ pub(super) struct Figures {
     pub(super) events: Option<[u64; MemoryEvent::COUNT]>,
     pub(super) local_events: Option<[u64; MemoryEvent::COUNT]>,
     pub(super) words: [Option<u64>; EndWord::COUNT],
+}
+
+/// Each CPU hands its counts on by itself, at the latest every 2 s (`FLUSH_TIME` of mm/memcontrol.c); this is twice that.
+const HANDED_ON: Duration = Duration::from_secs(4);
+
+/// Minor faults: all faults less the major ones. The kernel counts that a fault is a major one before its task sleeps, and the fault
+/// behind that, perhaps on another CPU: until both have handed that on the difference is too great, in memory.stat as well, and a
+/// counter that was told too high stays so. So what was so at two readings is told, with enough time between them.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct MinorFaults {
+    /// The least since the reading at that moment.
+    least: Option<(Instant, u64)>,
+    told: u64,
+}
+
+impl MinorFaults {
+    /// Leaves in the figures of a reading at some moment as many faults as may be told beside the major ones.
+    pub(super) fn settle(&mut self, at: Instant, figures: &mut Figures) {
+        let [Some(faults), Some(major), ..] = &mut figures.words else { return };
+        let minor = faults.saturating_sub(*major);
+        let (since, least) = self.least.map_or((at, minor), |(since, least)| (since, least.min(minor)));
+        self.least = Some((since, least));
+        if at.saturating_duration_since(since) >= HANDED_ON {
+            self.told = least;
+            self.least = Some((at, minor));
+        }
+        *faults = self.told.saturating_add(*major);
+    }
+
+    /// How many there are at last, where no reading will come; none if there was none.
+    pub(super) fn not_yet_told(&self) -> Option<u64> {
+        self.least.map(|(_, least)| least.max(self.told))
+    }
 }
 
 /// What the walk tells is as this machine and its memory tree are.
@@ -88,14 +123,19 @@ impl Figures {
         };
         fill(&mut both.types, &other.types);
         // Minor faults are the difference of two numbers. Of two moments it would be too great, and counters only rise.
-        let [faults, major, ..] = &mut both.words;
-        if (faults.is_none() || major.is_none()) && matches!(other.words, [Some(_), Some(_), ..]) {
+        if !both.knows_faults() && other.knows_faults() {
+            let [faults, major, ..] = &mut both.words;
             (*faults, *major) = (None, None);
         }
         fill(&mut both.words, &other.words);
         both.events = both.events.or(other.events);
         both.local_events = both.local_events.or(other.local_events);
         both
+    }
+
+    /// All faults and the major ones among them are known.
+    pub(super) fn knows_faults(&self) -> bool {
+        matches!(self.words, [Some(_), Some(_), ..])
     }
 
     pub(super) fn of_type(&self, of: MemoryType) -> Option<u64> {
@@ -248,6 +288,33 @@ mod tests {
         }
         let walked = later([Some(20), None, None, None]);
         assert_eq!(walked.or(&Figures::default()), walked);
+    }
+
+    #[test]
+    fn minor_faults_are_told_once_each_cpu_has_handed_on_which_were_major_ones() {
+        let mut minor = MinorFaults::default();
+        let began = Instant::now();
+        for (second, read, told) in [
+            (0, (90, 0), 0),
+            (1, (100, 0), 0),
+            // Six of the first are known as major ones only now.
+            (3, (100, 6), 0),
+            (4, (100, 6), 90),
+            (14, (150, 16), 94),
+            (14, (150, 16), 94),
+            // Four are not known as such yet.
+            (24, (200, 26), 134),
+            (34, (200, 30), 170),
+            (44, (200, 30), 170),
+        ] {
+            let mut figures = Figures { words: [Some(read.0), Some(read.1), None, None], ..Figures::default() };
+            minor.settle(began + Duration::from_secs(second), &mut figures);
+            assert_eq!(cells(&figures, Subtree::Own, &metrics::FAULTS), Some(vec![told, read.1]), "{second}: {read:?}");
+        }
+        assert_eq!((minor.not_yet_told(), MinorFaults::default().not_yet_told()), (Some(170), None));
+        let mut alone = Figures { words: [Some(5), None, None, None], ..Figures::default() };
+        minor.settle(began, &mut alone);
+        assert_eq!(alone.words, [Some(5), None, None, None]);
     }
 
     #[test]

@@ -121,7 +121,7 @@ pub static FAULTS: Metric = Metric {
     help: "Page faults: major ones waited for a disk",
     labels: &[Label { name: "type", values: LabelValues::Fixed(&["minor", "major"]) }],
     by_default: ByDefault::Nothing,
-    source: "memory.stat, read every 30 s; the same words in the walk and at the removal, with what each CPU has not handed on, where it is known which they are",
+    source: "memory.stat, read every 30 s; the same words in the walk and at the removal, with what each CPU has not handed on, where it is known which they are. Minor ones as of the reading before: until then it is not known which were major ones",
     must_equal: "pgfault less pgmajfault, and pgmajfault, of memory.stat",
     ..Metric::BASE
 };

@@ -31,7 +31,7 @@ use podlens_common::{
 
 pub use self::start::SPEC;
 use self::{
-    figures::{Figures, Machine},
+    figures::{Figures, Machine, MinorFaults},
     files::{MemoryFiles, Said},
     learn::{ALL_UNKNOWN, Learner},
 };
@@ -114,6 +114,7 @@ struct Watched {
     booked: (Option<Instant>, Option<Instant>),
     /// The reading that was compared with words.
     compared: Option<Instant>,
+    minor_faults: MinorFaults,
     /// Its values as of then; counters only rise.
     row: Row,
     end: Option<Box<MemoryEnd>>,
@@ -297,6 +298,7 @@ impl Collector for Memory {
             was_met: false,
             booked: (None, None),
             compared: None,
+            minor_faults: MinorFaults::default(),
             row: self.layout.row(),
             end: None,
         };
@@ -398,7 +400,11 @@ impl Watched {
         let read = reading.map(|reading| reading.at);
         self.booked = (read, walked);
         let said = reading.map(|reading| reading.value.figures).unwrap_or_default();
-        let known = self.walked.as_ref().map_or(said, |walked| walked.or(&said));
+        let mut known = self.walked.as_ref().map_or(said, |walked| walked.or(&said));
+        let are_walked = self.walked.as_ref().is_some_and(Figures::knows_faults);
+        if let Some(at) = if are_walked { walked } else { read } {
+            self.minor_faults.settle(at, &mut known);
+        }
         found.clear();
         known.book(found, layout, self.subtree);
         // Statistics are told by two that do not run at the same moment, and the kernel's CPUs hand theirs on one after another:
@@ -422,6 +428,10 @@ impl Watched {
             self.row.remove_gauges(layout);
         } else {
             self.row.keep_last_words(layout);
+            // Nobody will say which of them were major ones.
+            if let Some(minor) = self.minor_faults.not_yet_told().filter(|_| self.subtree == Subtree::Own) {
+                row.add_all(layout, &metrics::FAULTS, &[minor, 0]);
+            }
         }
         row.at_least(&self.row);
         row
