@@ -195,7 +195,7 @@ impl Collector for Tcp {
             }
             let account = account.unwrap_or(Account::EMPTY);
             let counts = walked.map(|walked| {
-                let counts = walked.of_slot(number, slot.key, walked.alive.get(&key));
+                let counts = walked.of_slot(number, slot.key, alive.as_ref());
                 if number == SLOT_UNATTRIBUTED {
                     let counts = plus(counts, self.books.of_nobody(walked, &held, self.has_v1));
                     less(most(counts, account.closed), self.books.given)
