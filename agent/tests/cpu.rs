@@ -11,8 +11,8 @@ mod common;
 use std::{fs, path::Path, thread, time::Duration};
 
 use common::{
-    Agent, LONGEST_RUN, Load, PATIENCE, Page, RunStatistics, TestCgroup, Throttled, Trees, Work, kernel,
-    machine_is_slow, pod_uid, skip, wait_until,
+    Agent, Load, PATIENCE, Page, TestCgroup, Throttled, Trees, Work, assert_runs_are_short, kernel, pod_uid, skip,
+    wait_until,
 };
 
 const THROTTLED: &str = "podlens_cpu_throttled_seconds_total";
@@ -286,16 +286,9 @@ fn no_run_of_the_cpu_walk_holds_a_cpu_for_long() {
     if !walks() {
         return skip("kernels before 5.19 cannot walk");
     }
-    let _on = RunStatistics::start();
-    let mut means = Vec::new();
-    // Something else may take the CPU in the middle of a run.
-    while means.len() < 3 && means.last().is_none_or(|mean| *mean > LONGEST_RUN) {
+    assert_runs_are_short("cpu_walk", || {
         let agent = start();
         agent.metrics();
-        let (time, runs) = RunStatistics::of(agent.id(), "cpu_walk");
-        assert!(runs >= 600 / 64, "{runs} runs");
-        means.push(time / u32::try_from(runs).unwrap());
-        println!("{runs} runs of {:?} each", means.last());
-    }
-    assert!(machine_is_slow() || means.last().is_some_and(|mean| *mean <= LONGEST_RUN), "{means:?} a run");
+        Some((agent, 600 / 64))
+    });
 }

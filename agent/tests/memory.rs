@@ -19,8 +19,9 @@ use std::{
 };
 
 use common::{
-    Agent, BlockCounts, ColdFile, LONGEST_RUN, MappedFile, NullDisk, PATIENCE, Page, Sample, TestCgroup, Trees,
-    container_id, kernel, lock_in_memory, memory_is_own, minor_faults, pod_uid, run, skip, unseen_requests,
+    Agent, BlockCounts, ColdFile, MappedFile, NullDisk, PATIENCE, Page, Sample, TestCgroup, Trees,
+    assert_runs_are_short, container_id, kernel, lock_in_memory, memory_is_own, minor_faults, pod_uid, remove_cgroup,
+    run, skip, unseen_requests,
 };
 
 const MEMORY: &str = "podlens_memory_bytes";
@@ -229,14 +230,7 @@ impl Group {
 
     fn remove_memory(&self) {
         if self.is_v1 {
-            let began = Instant::now();
-            while fs::remove_dir(&self.memory).is_err_and(|error| error.kind() != std::io::ErrorKind::NotFound) {
-                if began.elapsed() > Duration::from_secs(5) {
-                    eprintln!("{} stays behind", self.memory.display());
-                    break;
-                }
-                thread::sleep(Duration::from_millis(1));
-            }
+            remove_cgroup(&self.memory);
         }
     }
 }
@@ -972,24 +966,16 @@ fn no_run_of_the_walk_holds_a_cpu_for_long() {
     if groups.is_empty() {
         return skip("this machine has no memory controller");
     }
-    let statistics = common::RunStatistics::start();
-    let mut means = Vec::new();
-    while means.len() < 3 && means.last().is_none_or(|mean| *mean > LONGEST_RUN) {
+    assert_runs_are_short("memory_walk", || {
         let agent = start();
         if !walks(&agent.metrics()) {
-            return skip(&format!("the collector memory is degraded: {}", agent.lack("memory")));
+            skip(&format!("the collector memory is degraded: {}", agent.lack("memory")));
+            return None;
         }
         page_with(&agent, "all of them", |page| {
             let found = page.all(USAGE, &[]).len();
             if found >= groups.len() { Ok(()) } else { Err(format!("{found} of {}", groups.len())) }
         });
-        let (time, runs) = common::RunStatistics::of(agent.id(), "memory_walk");
-        let runs = u32::try_from(runs).unwrap();
-        assert!(runs >= 5, "{runs} runs");
-        means.push(time / runs);
-        println!("{runs} runs of {:?} each", means.last());
-    }
-    drop(statistics);
-    let is_slow = common::machine_is_slow();
-    assert!(is_slow || means.last().is_some_and(|mean| *mean <= LONGEST_RUN), "{means:?} a run");
+        Some((agent, 5))
+    });
 }

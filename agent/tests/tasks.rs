@@ -12,9 +12,7 @@ use std::{
     time::Duration,
 };
 
-use common::{
-    Agent, Load, PATIENCE, Page, RunStatistics, TestCgroup, Trees, Work, longest_run, pod_uid, second_cpu, skip,
-};
+use common::{Agent, Load, PATIENCE, Page, TestCgroup, Trees, Work, assert_runs_are_short, pod_uid, second_cpu, skip};
 use podlens::{
     collectors::{State, switchable},
     config::Config,
@@ -239,24 +237,16 @@ fn a_walk_meets_each_of_thousands_of_threads_once_and_no_run_holds_a_cpu_for_lon
     const THREADS: u32 = 3000;
     let crowd = TestCgroup::any_container();
     let _crowd = Load::start_tasks(Some(&crowd), Work::Yield { times: 1 }, None, THREADS);
-    let _on = RunStatistics::start();
-    let longest = longest_run();
-    let mut means = Vec::new();
-    // Something else may take the CPU in the middle of a run.
-    while means.len() < 3 && means.last().is_none_or(|mean| *mean > longest) {
+    assert_runs_are_short("task_walk", || {
         let agent = start();
         if walk_is_lacking(&agent) {
-            return;
+            return None;
         }
         let [_, asleep, _] = tasks_of_proc(&crowd);
         assert!(asleep >= THREADS.into(), "{asleep} are asleep");
         assert_eq!(tasks(&agent.metrics(), &crowd), Some([0, 0, asleep, 0]));
-        let (time, runs) = RunStatistics::of(agent.id(), "task_walk");
-        assert!(runs >= asleep / 512, "{runs} runs for {asleep} threads");
-        means.push(time / u32::try_from(runs).unwrap());
-        println!("{runs} runs of {:?} each", means.last());
-    }
-    assert!(means.last().is_some_and(|mean| *mean <= longest), "{means:?} a run");
+        Some((agent, asleep / 512))
+    });
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Agent, Network, Page, Peer, RunStatistics, TestCgroup, Traffic, longest_run, skip};
+use common::{Agent, Network, Page, Peer, TestCgroup, Traffic, assert_runs_are_short, skip};
 use tcp_parts::{
     BYTES, FAILURES, OVERFLOWS, Pair, RETRANSMITS, bytes, events, expect, sockets, sockets_know_nothing, start,
     walk_is_lacking,
@@ -305,22 +305,15 @@ fn a_walk_meets_each_of_many_tcp_sockets_once_and_no_run_holds_a_cpu_for_long() 
     let mut pair = Pair::start();
     let address = pair.server.serve("127.0.0.1:0");
     assert_eq!(pair.client.open(address, CONNECTIONS, 10, 20), 0);
-    let _on = RunStatistics::start();
-    let longest = longest_run();
-    let mut means = Vec::new();
-    // Something else may take the CPU in the middle of a run.
-    while means.len() < 3 && means.last().is_none_or(|mean| *mean > longest) {
+    assert_runs_are_short("tcp_walk", || {
         let agent = start();
         if walk_is_lacking(&agent) {
-            return;
+            return None;
         }
         let each = Some(u64::from(CONNECTIONS));
         expect(&agent, "living connections", &[each; 2], |page| {
             [sockets(page, &pair.calling, "established"), sockets(page, &pair.answering, "established")]
         });
-        let (time, runs) = RunStatistics::of(agent.id(), "tcp_walk");
-        means.push(time / u32::try_from(runs).unwrap());
-        println!("{runs} runs of {:?} each", means.last());
-    }
-    assert!(means.last().is_some_and(|mean| *mean <= longest), "{means:?} a run");
+        Some((agent, 1))
+    });
 }

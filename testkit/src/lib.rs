@@ -31,8 +31,10 @@ pub mod page;
 pub mod rules;
 
 use std::{
+    env,
     net::{Ipv4Addr, SocketAddr, TcpListener},
     ops::Range,
+    path::PathBuf,
     process,
     sync::atomic::{AtomicUsize, Ordering},
     thread,
@@ -45,6 +47,11 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Ports of [`free_address`]. The kernel gives none of these to a connection (`net.ipv4.ip_local_port_range`), which could otherwise have it by
 /// the time that somebody listens.
 const PORTS: Range<u16> = 20_000..30_000;
+
+/// The binary of podlens that is tested: the one that was built for the tests, unless `PODLENS_TEST_BINARY` names another.
+pub fn tested_binary(built: &str) -> PathBuf {
+    env::var_os("PODLENS_TEST_BINARY").map_or_else(|| built.into(), PathBuf::from)
+}
 
 /// An address of loopback that nobody listened on a moment ago.
 pub fn free_address() -> SocketAddr {

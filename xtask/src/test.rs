@@ -5,11 +5,13 @@
 
 use std::{
     env::consts::ARCH,
+    fs,
+    path::PathBuf,
     process::{Command, ExitCode},
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use crate::{
     libtest::{Reader, Tally},
@@ -25,7 +27,7 @@ enum Kind {
     Check,
     /// Test programs of Rust, run as this user.
     Tests,
-    /// Test programs of Rust that load kernel programs: as root, one after another.
+    /// The files of agent/tests that no other stage names, which load kernel programs: as root, one after another.
     KernelTests,
     /// The same in virtual machines with other kernels and, where there is one, another parameter of their command line; the
     /// arguments are the tests.
@@ -104,16 +106,29 @@ const STAGES: &[Stage] = &[
     },
     Stage {
         name: "unit",
-        about: "tests of pure logic, and the documents made from definitions",
+        about: "tests of pure logic, the documents made from definitions, and podlens where it loads no kernel program",
         kind: Kind::Tests,
-        arguments: &["test", "--no-fail-fast", "--lib", "--bins", "--test", "docs"],
+        arguments: &[
+            "test",
+            "--no-fail-fast",
+            "--lib",
+            "--bins",
+            "--test",
+            "corpora",
+            "--test",
+            "docs",
+            "--test",
+            "fleet",
+            "--test",
+            "real_components",
+        ],
         variables: &[],
     },
     Stage {
         name: "kernel",
         about: "agent/tests: this machine's kernel, a real Prometheus and a real collector",
         kind: Kind::KernelTests,
-        arguments: &["test", "--no-fail-fast", "--package", "podlens", "--test", "*"],
+        arguments: &["test", "--no-fail-fast", "--package", "podlens"],
         variables: &[],
     },
     Stage {
@@ -232,6 +247,9 @@ fn run_stage(stage: &Stage, filter: Option<&str>) -> Result<Tally> {
         .success();
         return Ok(tally.judged(held, false));
     }
+    if stage.kind == Kind::KernelTests {
+        command.args(kernel_test_files()?.iter().flat_map(|name| ["--test", name]));
+    }
     command.args(filter);
     if stage.kind == Kind::KernelTests {
         command.args(["--", "--test-threads=1"]);
@@ -240,6 +258,25 @@ fn run_stage(stage: &Stage, filter: Option<&str>) -> Result<Tally> {
     let mut reader = Reader::default();
     let held = process::echoed(&mut command, |line| reader.line(line))?.success();
     Ok(reader.tally.judged(held, filter.is_some()))
+}
+
+/// The files of agent/tests that no other stage names.
+fn kernel_test_files() -> Result<Vec<String>> {
+    let directory = places::workspace()?.join("agent/tests");
+    let entries = fs::read_dir(&directory).with_context(|| format!("cannot read {}", directory.display()))?;
+    let paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<PathBuf>>>()?;
+    let files = paths.iter().filter(|path| path.extension().is_some_and(|extension| extension == "rs"));
+    let names = files.filter_map(|path| path.file_stem()?.to_str());
+    let mut names: Vec<String> =
+        names.filter(|name| !named_files().any(|named| named == *name)).map(str::to_owned).collect();
+    names.sort();
+    Ok(names)
+}
+
+/// The files of agent/tests that a stage names.
+fn named_files() -> impl Iterator<Item = &'static str> {
+    let pairs = STAGES.iter().flat_map(|stage| stage.arguments.windows(2));
+    pairs.filter_map(|pair| if let ["--test", file] = *pair { Some(file) } else { None })
 }
 
 /// Runs those of the named tests that the filter lets through, none of which is none to run.
@@ -288,7 +325,21 @@ fn conclude(outcomes: &[Outcome]) -> ExitCode {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use super::{Choice, Kind, STAGES, chosen};
+    use super::{Choice, Kind, STAGES, chosen, kernel_test_files, named_files};
+
+    #[test]
+    fn each_file_of_tests_runs_in_one_stage() {
+        let kernel = kernel_test_files().unwrap();
+        assert!(kernel.iter().any(|file| file == "scheduler"), "{kernel:?}");
+        let directory = crate::places::workspace().unwrap().join("agent/tests");
+        let mut named = 0;
+        for file in named_files() {
+            assert!(directory.join(file).with_extension("rs").is_file(), "there is no test file {file}");
+            assert!(!kernel.iter().any(|other| other == file), "{file} runs twice");
+            named += 1;
+        }
+        assert!(named > 0);
+    }
 
     #[test]
     fn a_filter_leaves_out_the_checks_and_a_stage_leaves_out_the_others() {

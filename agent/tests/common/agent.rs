@@ -15,9 +15,6 @@ use testkit::{free_address, page::Page};
 
 use super::{PATIENCE, statistics::programs_of, wait_until};
 
-/// The binary that is tested, unless the variable `PODLENS_TEST_BINARY` names another.
-const PODLENS: &str = env!("CARGO_BIN_EXE_podlens");
-
 /// A running agent.
 #[derive(Debug)]
 pub struct Agent {
@@ -185,7 +182,7 @@ impl Drop for Agent {
 
 /// The binary that is tested.
 pub fn tested_binary() -> PathBuf {
-    std::env::var_os("PODLENS_TEST_BINARY").map_or_else(|| PathBuf::from(PODLENS), PathBuf::from)
+    testkit::tested_binary(env!("CARGO_BIN_EXE_podlens"))
 }
 
 /// The variables of the test's own environment must not configure the agent.

@@ -259,22 +259,7 @@ impl TestCgroup {
 impl Drop for TestCgroup {
     fn drop(&mut self) {
         for directory in self.directories() {
-            let start = Instant::now();
-            while let Err(error) = fs::remove_dir(&directory) {
-                if error.kind() == io::ErrorKind::NotFound {
-                    // One below it took it along.
-                    break;
-                }
-                let is_busy = error.kind() == io::ErrorKind::ResourceBusy;
-                if !is_busy || start.elapsed() > EMPTY_WITHIN {
-                    // Not by `eprintln!`, which nobody sees where the test passes: a later one may find this container.
-                    let in_it = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
-                    let in_it: Vec<&str> = in_it.lines().collect();
-                    let _ = writeln!(io::stderr(), "{} stays behind: {error}, {in_it:?} in it", directory.display());
-                    break;
-                }
-                thread::sleep(Duration::from_millis(1));
-            }
+            remove_cgroup(&directory);
         }
         for tree in self.trees() {
             // Up to the first that is not empty, be it another test's or the machine's own.
@@ -284,6 +269,25 @@ impl Drop for TestCgroup {
                 }
             }
         }
+    }
+}
+
+/// Removes a cgroup as soon as nothing is in it. One that stays is told: a later test may find it.
+pub fn remove_cgroup(directory: &Path) {
+    let start = Instant::now();
+    while let Err(error) = fs::remove_dir(directory) {
+        if error.kind() == io::ErrorKind::NotFound {
+            // One below it took it along.
+            return;
+        }
+        if error.kind() != io::ErrorKind::ResourceBusy || start.elapsed() > EMPTY_WITHIN {
+            // Not by `eprintln!`, which nobody sees where the test passes.
+            let in_it = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+            let in_it: Vec<&str> = in_it.lines().collect();
+            let _ = writeln!(io::stderr(), "{} stays behind: {error}, {in_it:?} in it", directory.display());
+            return;
+        }
+        thread::sleep(Duration::from_millis(1));
     }
 }
 

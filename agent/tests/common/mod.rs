@@ -34,12 +34,12 @@ mod sections;
 mod statistics;
 
 pub use account::{
-    Account, Losses, assert_nothing_lost, assert_seen, assert_sums_agree, attempted, caused, caused_by, culprits,
-    slots_without_series, stolen_ns, unseen, unseen_requests,
+    Account, Losses, UNSEEN_EACH_TIME, assert_nothing_lost, assert_seen, assert_sums_agree, attempted, caused,
+    caused_by, culprits, slots_without_series, stolen_ns, unseen, unseen_requests,
 };
 pub use agent::{Agent, podlens, tested_binary};
 pub use block_counts::{BlockCounts, count_in_version_1};
-pub use cgroup::{TestCgroup, Throttled, Trees, container_id, pod_uid};
+pub use cgroup::{TestCgroup, Throttled, Trees, container_id, pod_uid, remove_cgroup};
 pub use files::{ColdFile, MappedFile, lock_in_memory, major_faults, minor_faults};
 pub use hog::{Hog, MemoryCgroup, is_logged_as_of_cgroup, logged_resident_bytes};
 pub use kills::{Ballast, Doomed, Fate, Told, doomed, kill_fifty};
@@ -51,7 +51,7 @@ pub use program::{Program, WebServer};
 pub use record::{Record, Waits};
 pub use relay::{Relay, Tunnel, syn};
 pub use sections::{Recorded, Sections};
-pub use statistics::{RunStatistics, programs_of};
+pub use statistics::{RunStatistics, assert_runs_are_short, longest_run, programs_of};
 pub use testkit::{
     free_address,
     page::{Page, Sample},
@@ -89,15 +89,6 @@ pub fn memory_is_own() -> bool {
 /// kernel's work between them.
 pub fn machine_is_slow() -> bool {
     env::var_os("PODLENS_TEST_SLOW_MACHINE").is_some()
-}
-
-/// The budget of a run of any kernel program.
-pub const LONGEST_RUN: Duration = Duration::from_micros(500);
-
-/// How long one may be on this machine: an emulated one may be so much slower.
-pub fn longest_run() -> Duration {
-    const SLOWER: u32 = 20;
-    LONGEST_RUN * if machine_is_slow() { SLOWER } else { 1 }
 }
 
 /// How often the node's first process was switched from so far.

@@ -8,6 +8,8 @@ use std::{
 use aya::programs::{ProgramInfo, loaded_programs};
 use testkit::bpf;
 
+use super::{Agent, machine_is_slow};
+
 /// What the kernel keeps of a program's name.
 const NAME_BYTES: usize = 15;
 
@@ -55,6 +57,29 @@ impl RunStatistics {
             assert!(began.elapsed() < patience, "{name} has not run");
         }
     }
+}
+
+/// A program of the agent's holds no CPU for longer than its budget: a run takes so long on average, of one of three agents at most, since
+/// something else may take the CPU in the middle of a run. `at_work` starts one and waits until what the runs are for has come, and gives
+/// how many there are at least; none where there is nothing to test.
+pub fn assert_runs_are_short(name: &str, mut at_work: impl FnMut() -> Option<(Agent, u64)>) {
+    let _on = RunStatistics::start();
+    let mut means = Vec::new();
+    while means.len() < 3 && means.last().is_none_or(|mean| *mean > longest_run()) {
+        let Some((agent, least)) = at_work() else { return };
+        let (time, runs) = RunStatistics::of(agent.id(), name);
+        assert!(runs >= least.max(1), "{runs} runs of {name}");
+        means.push(time / u32::try_from(runs).unwrap());
+        println!("{runs} runs of {name}, of {:?} each", means.last());
+    }
+    assert!(means.last().is_some_and(|mean| *mean <= longest_run()), "{means:?} a run of {name}");
+}
+
+/// The budget of a run of any kernel program; on an emulated machine, which may be so much slower, what it comes to there.
+pub fn longest_run() -> Duration {
+    const LONGEST: Duration = Duration::from_micros(500);
+    const SLOWER: u32 = 20;
+    LONGEST * if machine_is_slow() { SLOWER } else { 1 }
 }
 
 /// A process' program of that name: another podlens may have one of the same.

@@ -22,9 +22,6 @@ use testkit::{
     page::Page,
 };
 
-/// The binary that is tested, unless the variable `PODLENS_TEST_BINARY` names another.
-const PODLENS: &str = env!("CARGO_BIN_EXE_podlens");
-
 pub const DAEMON_SETS: &str = "/apis/apps/v1/daemonsets";
 pub const REVISIONS: &str = "/apis/apps/v1/controllerrevisions";
 pub const NODES: &str = "/api/v1/nodes";
@@ -113,7 +110,7 @@ pub fn cluster(nodes: usize, daemon_sets: usize) -> Arc<Objects> {
 }
 
 fn tested_binary() -> PathBuf {
-    std::env::var_os("PODLENS_TEST_BINARY").map_or_else(|| PODLENS.into(), PathBuf::from)
+    testkit::tested_binary(env!("CARGO_BIN_EXE_podlens"))
 }
 
 /// What `podlens fleet --once` says with this kubeconfig, where it cannot look.
