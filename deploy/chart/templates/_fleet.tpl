@@ -25,9 +25,13 @@ interval: {{ . }}
 {{- with .scrapeTimeout }}
 scrapeTimeout: {{ . }}
 {{- end }}
-{{- with .metricRelabelings }}
 metricRelabelings:
+  # Where the Prometheus object overrules honorLabels, what is told of is in exported_ labels.
+  {{- range list "namespace" "node" }}
+  - { action: replace, sourceLabels: [exported_{{ . }}], regex: (.+), targetLabel: {{ . }} }
+  {{- end }}
+  {{- with .metricRelabelings }}
   {{- toYaml . | nindent 2 }}
-{{- end }}
+  {{- end }}
 {{- end }}
 {{- end -}}

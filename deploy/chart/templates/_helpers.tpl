@@ -327,7 +327,8 @@ would be dropped in silence.
 {{- with include "podlens.appArmorAnnotation" . -}}
 {{- $_ := set $own "container.apparmor.security.beta.kubernetes.io/podlens" . -}}
 {{- end -}}
-{{- $checksum := dict "checksum/config" (include "podlens.config" . | sha256sum) -}}
+{{- /* A running agent does not switch TLS on or off: with `web.tls` come new pods. */ -}}
+{{- $checksum := dict "checksum/config" (printf "%s%s" (include "podlens.config" .) (include "podlens.scheme" .) | sha256sum) -}}
 {{- include "podlens.overlaid" (list $own .Values.podAnnotations $checksum) -}}
 {{- end -}}
 
@@ -411,8 +412,11 @@ interval: {{ . }}
 scrapeTimeout: {{ . }}
 {{- end }}
 relabelings:
-  # What an agent tells of itself, and whether it answers, has its node as what it measures has.
-  - { action: replace, sourceLabels: [__meta_kubernetes_pod_node_name], targetLabel: node }
+  # What an agent tells of itself, and whether it answers, has its node as what it measures has. The instance is the node too: that of a
+  # pod, its address, would be another one's after an update.
+  {{- range list "node" "instance" }}
+  - { action: replace, sourceLabels: [__meta_kubernetes_pod_node_name], targetLabel: {{ . }} }
+  {{- end }}
 metricRelabelings:
   # What is no pod's must not be taken for the agent's own: units of the node have no pod ...
   {{- range list "namespace" "pod" "container" }}

@@ -25,6 +25,15 @@ pub(super) fn rate_over(counter: &str, by: &str, window: &str) -> String {
     format!("sum by ({by}) (rate({counter}[{window}]))")
 }
 
+/// What pods requested, added up by these labels. A pod may request something as a whole, which then is for all of its containers together.
+/// What is folded into a workload has no container.
+pub(super) fn requested(metric: &str, matchers: &str, by: &str) -> String {
+    let comma = if matchers.is_empty() { "" } else { ", " };
+    let of_containers = format!("sum by ({by}) ({metric}{{{matchers}{comma}container!=\"\"}})");
+    let as_a_whole = format!("max by ({by}) ({metric}{{{matchers}{comma}container=\"\"}})");
+    format!("({as_a_whole} > {of_containers} or {of_containers} or {as_a_whole})")
+}
+
 /// By how much a counter of rare events grew, added up by these labels. Its series may begin with the first event, which is
 /// no growth to `increase`: then it counts as a whole, unless nothing at all is known of the node from before.
 pub(super) fn grown(counter: &str, by: &str, window: &str) -> String {

@@ -1,10 +1,12 @@
 //! Recording rules: what the pods of a workload cost on each node. Pure.
 
 use super::{
-    query::{WINDOW, WORKLOAD},
+    query::{WINDOW, WORKLOAD, requested},
     rules::Recording,
 };
 
+/// A pod, or what is folded into a workload, with all that says whose it is.
+const POD_OF_WORKLOAD: &str = "cluster, node, namespace, pod, workload, workload_type";
 /// Which workload a pod belongs to.
 const HOME: &str = "podlens:pod_workload";
 
@@ -18,7 +20,7 @@ pub(super) fn recordings() -> Vec<Recording> {
         },
         Recording {
             name: "podlens:workload_cpu_request:cores",
-            expression: of_workloads("", &requested("podlens_cpu_request_cores")),
+            expression: of_workloads("", &|whose| requested("podlens_cpu_request_cores", whose, POD_OF_WORKLOAD)),
             about: "CPUs requested",
         },
         Recording {
@@ -28,7 +30,7 @@ pub(super) fn recordings() -> Vec<Recording> {
         },
         Recording {
             name: "podlens:workload_memory_request:bytes",
-            expression: of_workloads("", &requested("podlens_memory_request_bytes")),
+            expression: of_workloads("", &|whose| requested("podlens_memory_request_bytes", whose, POD_OF_WORKLOAD)),
             about: "bytes of memory requested",
         },
         Recording {
@@ -87,18 +89,4 @@ fn of_workloads(more_labels: &str, value: &dyn Fn(&str) -> String) -> String {
 
 fn counted(metric: &'static str, matchers: &'static str) -> impl Fn(&str) -> String {
     move |whose| format!("rate({metric}{{{whose}{matchers}}}[{WINDOW}])")
-}
-
-/// A pod may request something as a whole, which then is for all of its containers together.
-fn requested(metric: &'static str) -> impl Fn(&str) -> String {
-    move |whose| {
-        let by = "cluster, node, namespace, pod, workload, workload_type";
-        let of_containers = format!("sum by ({by}) ({metric}{{{whose}, container!=\"\"}})");
-        let as_a_whole = format!("max by ({by}) ({metric}{{{whose}, container=\"\"}})");
-        if whose.starts_with("workload") {
-            as_a_whole
-        } else {
-            format!("({as_a_whole} > {of_containers} or {of_containers} or {as_a_whole})")
-        }
-    }
 }

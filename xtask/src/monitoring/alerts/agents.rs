@@ -39,7 +39,7 @@ fn agent_down() -> Alert {
         summary: "The podlens agent on {{ or $labels.node $labels.instance }} does not answer",
         description: "Its target is still there, so its pod or host is expected to be, but every scrape fails. Nothing is measured there, or it is not collected.",
         means: "An agent that was scraped within the last day does not answer any more, though it is still a target.",
-        limits: "A rolling update replaces a target within a few minutes and takes the old one away; 15 minutes outlast the reboot of a node. A target is known for an agent's by its own series of the last day, whatever the job is called.",
+        limits: "A rolling update replaces a target within a few minutes and takes the old one away; 15 minutes outlast the reboot of a node. Which targets are agents is told by their series `podlens_sweep_seconds` of the last day, not by the name of the job.",
         steps: &[
             "`kubectl get pods -A -o wide -l app.kubernetes.io/name=podlens`: is the pod on that node running, and is the node ready? An agent that was never there at all is the DaemonSet's matter: `podlens fleet --once` tells why, and the alert DaemonSetPodMissing where `podlens fleet` runs.",
             "`kubectl logs --previous` of the pod: an agent that ends says why in its last line. `OOMKilled` means that `resources.limits.memory` is too small for the number of containers on the node.",
@@ -64,7 +64,7 @@ fn collector_lost() -> Alert {
         summary: "The collector {{ $labels.collector }} of the podlens agent on {{ or $labels.node $labels.instance }} is {{ $labels.state }}",
         description: "Its metrics are absent or incomplete on this node, and whatever is built on them is blind there. The agent says why: its log, or /readyz.",
         means: "A collector failed, or it is degraded or unsupported where it was running within the last day.",
-        limits: "What a kernel has never been able to do is no alert: it is known from the first `podlens check` on, and nothing but another kernel helps. What worked yesterday is one, such as after an update of the node.",
+        limits: "What a kernel has never been able to do is no alert: it is known from the first `podlens check` on, and nothing but another kernel helps. What worked yesterday is one, such as after an update of the node: the `instance` must be the same then, for which the chart's monitors and deploy/examples take the node's name.",
         steps: &[
             "`kubectl -n NAMESPACE exec POD -- /podlens check --config /etc/podlens/config.yaml`, with the alert's `namespace` and `pod`, names what is lacking and how to get it. On a host: `podlens check`.",
             "Has the node another kernel, or have the pod's capabilities or its seccomp profile changed? See [troubleshooting.md](troubleshooting.md).",
@@ -152,7 +152,7 @@ fn otlp_loses() -> Alert {
         summary: "Points that the podlens agent on {{ or $labels.node $labels.instance }} pushes by OTLP are {{ $labels.result }}",
         description: "What is `rejected` the receiver does not want, what is `dropped` could not be delivered in time. Both are missing there for good.",
         means: "An agent has lost points on their way to the OTLP receiver for 15 minutes on end.",
-        limits: "Attempts that fail and are repeated with success lose nothing, and are no alert; nor is the gap of a receiver's restart.",
+        limits: "Attempts that fail and are repeated with success lose nothing, and are no alert; nor is the gap of a receiver's restart. Where `otlp.interval` is longer than 4 minutes it is silent, since it looks at 5; lost log records (`podlens_otlp_log_records_total`) are as rare as events and no part of it.",
         steps: &[
             "The agent's log (`kubectl logs`) has the receiver's own answer: a warning that begins with \"the OTLP receiver\".",
             "`dropped`: is the collector up, does its Service have endpoints, may the agent reach it? Its own queue may be full (`otelcol_exporter_queue_size`).",

@@ -29,9 +29,9 @@ fn pod_missing() -> Alert {
         hold: "5m",
         severity: Severity::Warning,
         summary: "Nodes on which {{ $labels.namespace }}/{{ $labels.daemonset }} has no pod that works: {{ $value }} ({{ $labels.reason }})",
-        description: "They should have one.{{ range printf `bottomk(3, max by (node) (podlens_fleet_lacking_since_timestamp_seconds{namespace=\"%s\", daemonset=\"%s\", reason=\"%s\"}))` $labels.namespace $labels.daemonset $labels.reason | query }} {{ .Labels.node }}: since {{ .Value | humanizeTimestamp }}.{{ end }}",
-        means: "Nodes that should have a pod of a DaemonSet have had none that works for 15 minutes, or have one that ends again and again, all for the same reason.",
-        limits: "15 minutes outlast the download of a large image and the start of a node. A container that ends again and again works for a moment each time, so there it is enough that it lacked within the last 5 minutes, and 10 to 20 minutes ago as well; the alert ends at most 5 minutes after its mending. Nodes whose kubelet does not answer are left out: that is the node's matter, and every DaemonSet lacks there. Of nodes beyond `fleet.lacking_series` only `podlens_fleet_lacking_nodes` tells, so the number may be too low.",
+        description: "They should have one.{{ range printf `bottomk(3, max by (node) (podlens_fleet_lacking_since_timestamp_seconds{cluster=\"%s\", namespace=\"%s\", daemonset=\"%s\", reason=\"%s\"}))` $labels.cluster $labels.namespace $labels.daemonset $labels.reason | query }} {{ .Labels.node }}: since {{ .Value | humanizeTimestamp }}.{{ end }}",
+        means: "Nodes that should have a pod of a DaemonSet have had none that works for 20 minutes, or have one that ends again and again, all for the same reason.",
+        limits: "15 minutes in the expression and 5 of waiting outlast the download of a large image and the start of a node. A container that ends again and again works for a moment each time, so there it is enough that it lacked within the last 5 minutes, and 10 to 20 minutes ago as well; the alert ends at most 5 minutes after its mending. Nodes whose kubelet does not answer are left out: that is the node's matter, and every DaemonSet lacks there. Of nodes beyond `fleet.lacking_series` only `podlens_fleet_lacking_nodes` tells, so the number may be too low.",
         steps: &[
             "`podlens fleet --once` tells each node with the words of whoever refuses; the event `podlens.daemonset.lacking` has them as well.",
             "[fleet.md](fleet.md#why-a-node-lacks-its-pod) says for each reason what to do.",
@@ -48,7 +48,7 @@ fn rollout_stuck() -> Alert {
         hold: "10m",
         severity: Severity::Warning,
         summary: "The roll-out of {{ $labels.namespace }}/{{ $labels.daemonset }} is stuck",
-        description: "So many pods of its new revision do not work that no more are replaced.{{ range printf `max(podlens_fleet_nodes{namespace=\"%s\", daemonset=\"%s\", state=\"current\"})` $labels.namespace $labels.daemonset | query }} Nodes that have the new revision: {{ .Value }}.{{ end }}",
+        description: "So many pods of its new revision do not work that no more are replaced.{{ range printf `max(podlens_fleet_nodes{cluster=\"%s\", namespace=\"%s\", daemonset=\"%s\", state=\"current\"})` $labels.cluster $labels.namespace $labels.daemonset | query }} Nodes that have the new revision: {{ .Value }}.{{ end }}",
         means: "As many pods of a DaemonSet's new revision as may be away at once do not work, and so its roll-out stands still.",
         limits: "A roll-out is stuck only once a reason does not pass by itself, or after 10 minutes ([fleet.md](fleet.md#roll-outs)); 10 more leave time to whoever rolls out to see it first. A paused one (`OnDelete`) is no alert.",
         steps: &[

@@ -1,7 +1,7 @@
 //! Alerts about pods and nodes: who stands in whose way, and what is slow. Pure.
 
 use crate::monitoring::{
-    query::{POD, WINDOW, grown, histogram_count, histogram_sum, rate},
+    query::{POD, WINDOW, grown, histogram_count, histogram_sum, rate, requested},
     rules::{AT_ONCE, Alert, Severity},
 };
 
@@ -28,12 +28,13 @@ fn delayed_by_neighbor() -> Alert {
     Alert {
         name: "PodDelayedByNeighbor",
         expression: format!(
-            "{of_neighbors}\n/ ({cpu} + {all})\n> 0.2\nand {of_neighbors} > 0.1\nand {cpu} < sum by ({POD}) (podlens_cpu_request_cores)"
+            "{of_neighbors}\n/ ({cpu} + {all})\n> 0.2\nand {of_neighbors} > 0.1\nand {cpu} < {}",
+            requested("podlens_cpu_request_cores", "", POD)
         ),
         hold: "15m",
         severity: Severity::Warning,
         summary: "{{ $labels.namespace }}/{{ $labels.pod }}{{ $labels.workload }} on {{ $labels.node }} spends {{ $value | humanizePercentage }} of its time waiting for another pod",
-        description: "It uses less CPU than it requested and still waits while other pods hold the CPU.{{ range printf `topk(1, sum by (culprit_namespace, culprit_pod, culprit_workload) (rate(podlens_cpu_wait_caused_seconds_total{node=\"%s\", namespace=\"%s\", pod=\"%s\", culprit_unit=\"\"}[5m])))` $labels.node $labels.namespace $labels.pod | query }} Most of all {{ .Labels.culprit_namespace }}/{{ .Labels.culprit_pod }}{{ .Labels.culprit_workload }}: {{ printf `%.2f` .Value }} tasks waited for it on average.{{ end }}",
+        description: "It uses less CPU than it requested and still waits while other pods hold the CPU.{{ range printf `topk(1, sum by (culprit_namespace, culprit_pod, culprit_workload) (rate(podlens_cpu_wait_caused_seconds_total{cluster=\"%s\", node=\"%s\", namespace=\"%s\", pod=\"%s\", workload=\"%s\", culprit_unit=\"\"}[5m])))` $labels.cluster $labels.node $labels.namespace $labels.pod $labels.workload | query }} Most of all {{ .Labels.culprit_namespace }}/{{ .Labels.culprit_pod }}{{ .Labels.culprit_workload }}: {{ printf `%.2f` .Value }} tasks waited for it on average.{{ end }}",
         means: "A pod that uses less CPU than it requested waits for a CPU, for more than a fifth of the time in which it wants one, because of other pods.",
         limits: "A pod has a claim to what it requested and to no more: one that uses more than that, or requested nothing, waits rightly when the node is full. A fifth makes each request noticeably slower; below a tenth of a task that waits on average there is too little work to speak of.",
         steps: &[
@@ -46,15 +47,17 @@ fn delayed_by_neighbor() -> Alert {
 }
 
 fn throttled_while_idle() -> Alert {
-    let periods = |matchers: &str| rate(&format!("podlens_cpu_periods_total{{{IN_PODS}{matchers}}}"), POD);
+    // A pod as a whole may have a limit beside those of its containers, and its periods are its own.
+    let limited = format!("{POD}, container");
+    let periods = |matchers: &str| rate(&format!("podlens_cpu_periods_total{{{IN_PODS}{matchers}}}"), &limited);
     let by_node = |metric: &str| rate(metric, "cluster, node");
     Alert {
         name: "PodThrottledWhileNodeIdles",
         expression: format!(
-            "{} / {}\n> 0.25\nand {} > 0.1\nand on (cluster, node)\n{}\n< 0.05 * {}",
+            "max by ({POD}) (\n  {} / {}\n  > 0.25\n  and {} > 0.1\n)\nand on (cluster, node)\n{}\n< 0.05 * {}",
             periods(", result=\"throttled\""),
             periods(""),
-            rate(&format!("podlens_cpu_throttled_seconds_total{{{IN_PODS}}}"), POD),
+            rate(&format!("podlens_cpu_throttled_seconds_total{{{IN_PODS}}}"), &limited),
             by_node("podlens_cpu_wait_seconds_total{cause=~\"neighbor|system\"}"),
             by_node("podlens_cpu_seconds_total"),
         ),
@@ -62,7 +65,7 @@ fn throttled_while_idle() -> Alert {
         severity: Severity::Warning,
         summary: "{{ $labels.namespace }}/{{ $labels.pod }}{{ $labels.workload }} is stopped by its CPU limit in {{ $value | humanizePercentage }} of its periods, and {{ $labels.node }} has CPU to spare",
         description: "Its limit makes it slow and helps nobody: next to nobody on the node waits for another.",
-        means: "A CPU limit stops a pod in more than a quarter of its periods, while next to nobody on the node waits for a CPU that another holds.",
+        means: "A CPU limit stops a container, or a pod as a whole, in more than a quarter of its periods, while next to nobody on the node waits for a CPU that another holds.",
         limits: "A quarter of the periods, each up to 100 ms long, is a delay that users see; a tenth of a CPU's time stopped leaves out what hardly runs. A limit that stops somebody on a node whose CPUs are contended does what it is for: all waits for others must be less than a twentieth of the CPU time in use.",
         steps: &[
             "Raise the limit, or take it away and keep the request: that is what guards the neighbors.",
@@ -150,7 +153,7 @@ fn retransmitting() -> Alert {
         hold: "15m",
         severity: Severity::Warning,
         summary: "{{ $labels.namespace }}/{{ $labels.pod }}{{ $labels.workload }} on {{ $labels.node }} sends {{ $value | humanizePercentage }} of its TCP segments again",
-        description: "Segments are lost on their way, or the other side is too slow to answer. Each costs at least 200 ms.",
+        description: "Segments are lost on their way, or the other side is too slow to answer. Each costs a round trip at least, and 200 ms and more where only a timer noticed the loss.",
         means: "A pod sends more than 3 % of its TCP segments again, and more than one a second.",
         limits: "Within a data center a healthy network loses less than 0.1 %; connections through the Internet up to 1 %. From 3 % on throughput breaks down. One a second leaves out what hardly sends.",
         steps: &[

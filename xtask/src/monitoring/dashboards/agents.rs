@@ -5,7 +5,6 @@ use super::{
     build::{Dashboard, Panel, Unit, Variable},
     quantile, rate, top,
 };
-use crate::monitoring::query::rate_over;
 
 /// Which agent: its node, where the scrape has it, and its address.
 const AGENT: &str = "{{node}} {{instance}}";
@@ -148,13 +147,15 @@ fn delivery() -> Vec<Panel> {
 fn cost() -> Vec<Panel> {
     // The agent's own process, which every scrape tells of under the same names as other programs: podlens' are those that have
     // series of its own.
-    let own = |expression: &str| format!("{expression} and on (cluster, instance) {}", of("podlens_build_info", ""));
+    let own = |series: &str| {
+        format!("sum by (cluster, node, instance) ({series} and on (cluster, job, instance) {})", of("podlens_build_info", ""))
+    };
     vec![
         Panel::graph(
             "CPU",
             Unit::CPUS,
             vec![(
-                top(&own(&rate_over(&of("process_cpu_seconds_total", ""), "cluster, node, instance", "10m"))),
+                top(&own(&format!("rate({}[10m])", of("process_cpu_seconds_total", "")))),
                 AGENT,
             )],
         )
@@ -164,7 +165,7 @@ fn cost() -> Vec<Panel> {
             "Memory",
             Unit::BYTES,
             vec![(
-                top(&own(&format!("sum by (cluster, node, instance) ({})", of("process_resident_memory_bytes", "")))),
+                top(&own(&of("process_resident_memory_bytes", ""))),
                 AGENT,
             )],
         )

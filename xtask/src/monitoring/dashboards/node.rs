@@ -72,9 +72,9 @@ fn memory() -> Vec<Panel> {
             Unit::BYTES,
             vec![(
                 top(&format!(
-                    "sum by (namespace, pod) ({}) - sum by (namespace, pod) ({}) > 0",
+                    "sum by (namespace, pod) ({}) - {} > 0",
                     of("podlens_memory_working_set_bytes", ", pod!=\"\""),
-                    of("podlens_memory_request_bytes", ", pod!=\"\"")
+                    query::requested("podlens_memory_request_bytes", &format!("{HERE}, pod!=\"\""), "namespace, pod")
                 )),
                 "{{namespace}}/{{pod}}",
             )],
@@ -97,9 +97,8 @@ fn memory() -> Vec<Panel> {
             Unit::NUMBER,
             vec![(
                 format!(
-                    "round(sum by (namespace, pod, unit, scope) (increase({}[{}]))) > 0",
-                    of("podlens_oom_kills_total", ""),
-                    super::WINDOW
+                    "round({}) > 0",
+                    query::grown(&of("podlens_oom_kills_total", ""), "namespace, pod, unit, scope", super::WINDOW)
                 ),
                 "{{namespace}} {{pod}}{{unit}}, limit of the {{scope}}",
             )],

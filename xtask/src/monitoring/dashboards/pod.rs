@@ -127,9 +127,8 @@ fn memory() -> Vec<Panel> {
             Unit::NUMBER,
             vec![(
                 format!(
-                    "round(sum by (container, scope) (increase({}[{}]))) > 0",
-                    of("podlens_oom_kills_total", ""),
-                    super::WINDOW
+                    "round({}) > 0",
+                    query::grown(&of("podlens_oom_kills_total", ""), "container, scope", super::WINDOW)
                 ),
                 "{{container}}, limit of the {{scope}}",
             )],
