@@ -7,7 +7,7 @@
 mod sandbox;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map},
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -111,7 +111,7 @@ struct Entry {
     candidate: Option<Candidate>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Known {
     /// None for the sandbox.
     name: Option<Arc<str>>,
@@ -184,6 +184,9 @@ impl Table {
             }
         }
         entry.cgroup_uid.clone_from(&pod.cgroup_uid);
+        if let Some(cgroup_uid) = &pod.cgroup_uid {
+            self.inherit(cgroup_uid, &pod.uid);
+        }
         self.note_ends(&pod);
         let Some(entry) = self.pods.get_mut(&pod.uid) else { return };
         let uid = Arc::clone(&pod.uid);
@@ -195,6 +198,26 @@ impl Table {
             self.join(cgroup_uid, &uid, now);
         }
         self.settle_first(&cgroup_uid.unwrap_or(uid), now);
+    }
+
+    /// A static pod's mirror was made again, as when somebody deletes it, and knows nothing of the containers that go on running: what the
+    /// former one told of them stays true, and the ends that were told are.
+    fn inherit(&mut self, cgroup_uid: &str, uid: &str) {
+        let Some(former) = self.by_cgroup_uid.get(cgroup_uid).filter(|former| ***former != *uid) else { return };
+        let [Some(former), Some(entry)] = self.pods.get_disjoint_mut([&**former, uid]) else { return };
+        if (&former.namespace, &former.name) != (&entry.namespace, &entry.name) {
+            return;
+        }
+        for (id, known) in &former.containers {
+            match entry.containers.entry(Arc::clone(id)) {
+                hash_map::Entry::Occupied(mut same) => same.get_mut().end_told |= known.end_told,
+                hash_map::Entry::Vacant(vacant) => {
+                    vacant.insert(known.clone());
+                }
+            }
+        }
+        // Where its cgroups were seen to live, they still do.
+        entry.lived = entry.lived.max(former.lived);
     }
 
     /// What annotations told of a static pod under the uid in its cgroup, before its mirror was known, is the mirror's.

@@ -121,6 +121,25 @@ fn a_static_pod_is_found_by_the_hash_in_its_cgroup_and_by_its_own_uid() {
 }
 
 #[test]
+fn a_mirror_that_is_made_again_knows_what_the_former_one_told() {
+    let (mut table, now) = (Table::new(KEEP), Instant::now());
+    table.tell_ends(UNIX_EPOCH);
+    let mirror = |of: Pod| Pod { cgroup_uid: Some("hash".into()), ..of };
+    table.apply(mirror(crashed(&[ended("2", 10)])), now);
+    assert_eq!(table.take_ends().len(), 1);
+    // At first the kubelet has not written its status.
+    let anew = Pod { uid: "u2".into(), containers: Vec::new(), ..crashed(&[]) };
+    table.apply(mirror(anew), now);
+    table.delete("u1", now);
+    assert_eq!(told_uid(&table, "hash", "2"), "u2 web app", "it goes on running");
+    table.apply(mirror(Pod { uid: "u2".into(), ..crashed(&[ended("2", 10)]) }), now);
+    assert!(table.take_ends().is_empty(), "that end was told");
+    // Another pod that says the same hash is no mirror of that one.
+    table.apply(mirror(pod("u3", "other", &[])), now);
+    assert_eq!(told_uid(&table, "hash", "2"), "u3 other 2");
+}
+
+#[test]
 fn what_annotations_told_of_a_static_pod_before_its_mirror_was_known_is_the_mirrors() {
     let (mut table, now) = (Table::new(KEEP), Instant::now());
     let facts = |id: &str, container: Option<&str>| ContainerFacts {
