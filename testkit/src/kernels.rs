@@ -111,8 +111,8 @@ pub fn tables(runs: &[Run]) -> String {
             "\nOn machines of other hardware:\n\n| machine | options | file | result |\n| --- | --- | --- | --- |\n",
         );
         for run in unusual {
-            let (machine, hardware) = (name(&run.machine), &run.machine.hardware);
-            writeln!(text, "| {machine} | `{hardware}` | {} | {} |", run.file, cell(run)).expect("memory");
+            let Machine { kernel, cgroup, hardware } = &run.machine;
+            writeln!(text, "| {kernel} {cgroup} | `{hardware}` | {} | {} |", run.file, cell(run)).expect("memory");
         }
     }
     let skips =
@@ -173,7 +173,8 @@ fn by_cause(runs: &[Run], causes: impl Fn(&Results) -> Vec<(String, usize)>) -> 
 }
 
 fn name(machine: &Machine) -> String {
-    format!("{} {}", machine.kernel, machine.cgroup)
+    let Machine { kernel, cgroup, hardware } = machine;
+    if hardware.is_empty() { format!("{kernel} {cgroup}") } else { format!("{kernel} {cgroup} `{hardware}`") }
 }
 
 fn cell(run: &Run) -> String {
@@ -236,6 +237,7 @@ mod tests {
         two.results = Results { failed: vec!["it_holds".to_owned()], not_run: 3, ..Results::default() };
         let mut three = run("7.2.1", "v2", "cpus", 1);
         three.machine.hardware = "--cpus 4".to_owned();
+        three.results.failed.push("it_fits".to_owned());
         let expected = "\
 | file | 6.1 v2 | 7.2 v2 |
 | --- | --- | --- |
@@ -246,7 +248,7 @@ On machines of other hardware:
 
 | machine | options | file | result |
 | --- | --- | --- | --- |
-| 7.2.1 v2 | `--cpus 4` | cpus | 1 passed (7.2.1, 2026-01-02) |
+| 7.2.1 v2 | `--cpus 4` | cpus | **1 failed**, 1 passed (7.2.1, 2026-01-02) |
 
 What the tests said that they found nothing to test for:
 
@@ -258,6 +260,7 @@ What failed:
 
 | file | test | machines |
 | --- | --- | --- |
+| cpus | `it_fits` | 7.2.1 v2 `--cpus 4` |
 | udp | `it_holds` | 7.2.1 v2 |
 ";
         assert_eq!(tables(&[one, two, three]), expected);
