@@ -8,6 +8,9 @@ use crate::signal::{Layout, Row};
 
 /// Culprits that are told by name for one entity and metric; the lightest beyond them become "(other)".
 const CULPRITS_PER_ENTITY: usize = 16;
+/// The same of what several forgotten instances had together. A culprit that is dropped there may be one that the present instance names as
+/// well, whose value would then fall; so there are more.
+const CULPRITS_OF_FORGOTTEN: usize = 64;
 
 /// What an entity has used, but for what its living cgroups tell at each sweep. Most have nothing here, and there is one for
 /// each entity and collector.
@@ -34,14 +37,14 @@ pub(super) struct Caused {
 }
 
 impl Kept {
-    fn cause(&mut self, column: u32, culprit: CulpritId, amount: u64) {
+    fn cause(&mut self, column: u32, culprit: CulpritId, amount: u64, most: usize) {
         let mut of_column = self.caused.iter_mut().filter(|caused| caused.column == column);
         if let Some(known) = of_column.find(|caused| caused.culprit == culprit) {
             known.amount += amount;
             return;
         }
         let new = Caused { column, culprit, amount };
-        if self.caused.iter().filter(|caused| caused.column == column).count() < CULPRITS_PER_ENTITY {
+        if self.caused.iter().filter(|caused| caused.column == column).count() < most {
             self.caused.push(new);
             return;
         }
@@ -86,7 +89,7 @@ impl Totals {
 
     /// A culprit caused so much, who is told by name from the first time on.
     pub(super) fn cause(&mut self, column: u32, culprit: CulpritId, amount: u64) {
-        self.kept().cause(column, culprit, amount);
+        self.kept().cause(column, culprit, amount, CULPRITS_PER_ENTITY);
     }
 
     /// A culprit caused so much, who is told by name if that is a good part of what is lost lately.
@@ -101,7 +104,7 @@ impl Totals {
             candidates.end_sweep(age, named);
         }
         for Named { column, culprit, amount } in named.drain(..) {
-            kept.cause(column, culprit, amount);
+            kept.cause(column, culprit, amount, CULPRITS_PER_ENTITY);
         }
     }
 
@@ -132,8 +135,8 @@ impl Totals {
         if let Some(retired) = other.retired() {
             self.retire(layout, retired);
         }
-        for caused in other.caused() {
-            self.cause(caused.column, caused.culprit, caused.amount);
+        for &Caused { column, culprit, amount } in other.caused() {
+            self.kept().cause(column, culprit, amount, CULPRITS_OF_FORGOTTEN);
         }
     }
 

@@ -7,7 +7,7 @@ use std::{
 
 use super::{CPU, Definition, Entity, Layout, Ledger, Names, entity};
 use crate::{
-    registry::{Snapshot, Value, snapshot::Culprit},
+    registry::{Snapshot, Value, ledger::totals::Totals, snapshot::Culprit},
     signal::{ByDefault, EntityKey, Metric, Shown, Split},
 };
 
@@ -122,4 +122,23 @@ fn less_than_a_millisecond_is_not_worth_a_name_though_it_is_all_that_was_lost() 
     let mut victim = Victim::new();
     assert_eq!(victim.lose(&[("kernel", MS - 1)]), []);
     assert_eq!(victim.lose(&[("kernel", 5 * MS)]), expected(&[("kernel", 5 * MS)]));
+}
+
+#[test]
+fn all_culprits_of_several_forgotten_instances_keep_their_names() {
+    let layout = Layout::new(&[&CPU, &HEAVY]);
+    let mut ledger = Ledger::new(Vec::new(), Duration::ZERO);
+    let mut instance = |first: u32| {
+        let mut totals = Totals::default();
+        for number in first..first + 16 {
+            totals.cause(0, ledger.culprit(&Entity::unit(&number.to_string()).into()), 5);
+        }
+        totals
+    };
+    let mut carried = instance(0);
+    carried.add(&layout, &instance(8));
+    assert_eq!(carried.caused().len(), 24);
+    assert_eq!(carried.caused().iter().map(|caused| caused.amount).sum::<u64>(), 160);
+    (2..20).for_each(|number| carried.add(&layout, &instance(number * 16)));
+    assert_eq!(carried.caused().len(), 64, "bounded");
 }
