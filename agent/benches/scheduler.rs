@@ -10,14 +10,11 @@
 mod common;
 
 use std::{
-    env,
-    fs::{self, File},
-    io::{self, PipeReader, PipeWriter, Read as _, Write as _},
-    os::fd::AsFd as _,
+    fs,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -26,7 +23,11 @@ use aya::{
     maps::{MapData, ProgramArray},
     programs::{BtfTracePoint, ProgramFd, ProgramInfo, loaded_programs},
 };
-use common::{Below, join, median, on_itself, take_over, typical};
+use common::{
+    Below, join, median,
+    one_cpu::{self, Pair},
+    take_over, typical,
+};
 use podlens::{collectors, config::Config, kernel::cgroupfs::hierarchies::Hierarchies};
 use testkit::bpf;
 
@@ -54,8 +55,6 @@ const BUDGET_PERCENT: f64 = 2.0;
 const BUDGET_BETWEEN_CGROUPS_PERCENT: f64 = 4.0;
 /// No program takes less for what podlens does: it has not run.
 const LEAST_NS: f64 = 10.0;
-/// Set for the process that hands a byte back.
-const PIPE: &str = "PODLENS_BENCH_PIPE";
 
 static PROGRAMS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench-bpf"));
 const TRACEPOINT: &str = "sched_switch";
@@ -87,8 +86,8 @@ type Place<'a> = (&'static str, [&'a Path; 2], f64);
 const PLACES: usize = 3;
 
 fn main() -> Result<()> {
-    if env::var_os(PIPE).is_some() {
-        return hand_back();
+    if one_cpu::has_served()? {
+        return Ok(());
     }
     let tree = v2_tree()?;
     let (one, other) = (Below::make(&tree, "one")?, Below::make(&tree, "other")?);
@@ -100,7 +99,7 @@ fn main() -> Result<()> {
         ("two cgroups, each waiting for the other", [&one.0, &other.0], BUDGET_BETWEEN_CGROUPS_PERCENT),
     ];
     // The other process of each pair inherits that.
-    on_one_cpu()?;
+    one_cpu::pin_first_in_first_out()?;
     let mut figures: [Vec<Figures>; PLACES] = Default::default();
     let mut count = 0;
     let arguments = <Arguments as clap::Parser>::parse();
@@ -109,7 +108,7 @@ fn main() -> Result<()> {
         let mut programs = Programs::load(arguments.against.as_deref())?;
         for ((_, cgroups, _), figures) in places.iter().zip(&mut figures) {
             for _ in 0..PAIRS {
-                figures.push(Pair::start(cgroups)?.measure(&mut programs)?);
+                figures.push(measure(start_pair(cgroups)?, &mut programs)?);
             }
         }
         count += 1;
@@ -198,105 +197,51 @@ fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut BtfTracePoint> 
     Ok(ebpf.program_mut(name).with_context(|| format!("no program `{name}`"))?.try_into()?)
 }
 
-/// This process and one that hands back each byte that it is handed.
-struct Pair {
-    child: Child,
-    to_child: PipeWriter,
-    from_child: PipeReader,
+/// Starts both processes of a pair in their cgroups.
+fn start_pair([here, there]: &[&Path; 2]) -> Result<Pair> {
+    join(here)?;
+    let pair = Pair::start()?;
+    fs::write(there.join("cgroup.procs"), pair.other_id().to_string())
+        .with_context(|| format!("cannot join {}", there.display()))?;
+    Ok(pair)
 }
 
-impl Pair {
-    fn start([here, there]: &[&Path; 2]) -> Result<Self> {
-        join(here)?;
-        let (from_here, to_child) = io::pipe().context("cannot make a pipe")?;
-        let (from_child, to_here) = io::pipe().context("cannot make a pipe")?;
-        let itself = env::current_exe().context("cannot tell where this program is")?;
-        let mut child = Command::new(itself);
-        child.env(PIPE, "1").stdin(from_here).stdout(to_here);
-        let child = child.spawn().context("cannot start a process")?;
-        let mut pair = Self { child, to_child, from_child };
-        // It has begun once it answers.
-        pair.operations(1)?;
-        fs::write(there.join("cgroup.procs"), pair.child.id().to_string())
-            .with_context(|| format!("cannot join {}", there.display()))?;
-        Ok(pair)
+fn measure(mut pair: Pair, programs: &mut Programs) -> Result<Figures> {
+    let (mut nothing, mut hook) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS_OF_HOOK {
+        let empty = program(&mut programs.ebpf, "empty")?;
+        let link = empty.attach()?;
+        let with_ns = pair.operations(MEASURED_FOR_HOOK)?;
+        empty.detach(link)?;
+        // A program that was detached shortly before keeps the kernel at work for a while.
+        thread::sleep(Duration::from_millis(30));
+        let without_ns = pair.operations(MEASURED_FOR_HOOK)?;
+        nothing.push(without_ns);
+        hook.push(with_ns - without_ns);
     }
-
-    fn measure(mut self, programs: &mut Programs) -> Result<Figures> {
-        let (mut nothing, mut hook) = (Vec::new(), Vec::new());
-        for _ in 0..ROUNDS_OF_HOOK {
-            let empty = program(&mut programs.ebpf, "empty")?;
-            let link = empty.attach()?;
-            let with_ns = self.operations(MEASURED_FOR_HOOK)?;
-            empty.detach(link)?;
-            // A program that was detached shortly before keeps the kernel at work for a while.
-            thread::sleep(Duration::from_millis(30));
-            let without_ns = self.operations(MEASURED_FOR_HOOK)?;
-            nothing.push(without_ns);
-            hook.push(with_ns - without_ns);
-        }
-        let mut in_order = vec![fd(program(&mut programs.ebpf, "empty")?)?, fd(&programs.podlens)?];
-        in_order.extend(programs.other.as_ref().map(fd).transpose()?);
-        let in_turn = program(&mut programs.ebpf, "in_turn")?;
-        let link = in_turn.attach()?;
-        let (mut added, mut over_other) = (Vec::new(), Vec::new());
-        for round in 0..ROUNDS {
-            let mut found_ns = vec![0.0; in_order.len()];
-            for turn in 0..in_order.len() {
-                let whose = (round + turn) % in_order.len();
-                if let (Some(program), Some(ns)) = (in_order.get(whose), found_ns.get_mut(whose)) {
-                    programs.turn.set(0, program, 0)?;
-                    self.operations(WARM)?;
-                    *ns = self.operations(MEASURED)?;
-                }
+    let mut in_order = vec![fd(program(&mut programs.ebpf, "empty")?)?, fd(&programs.podlens)?];
+    in_order.extend(programs.other.as_ref().map(fd).transpose()?);
+    let in_turn = program(&mut programs.ebpf, "in_turn")?;
+    let link = in_turn.attach()?;
+    let (mut added, mut over_other) = (Vec::new(), Vec::new());
+    for round in 0..ROUNDS {
+        let mut found_ns = vec![0.0; in_order.len()];
+        for turn in 0..in_order.len() {
+            let whose = (round + turn) % in_order.len();
+            if let (Some(program), Some(ns)) = (in_order.get(whose), found_ns.get_mut(whose)) {
+                programs.turn.set(0, program, 0)?;
+                pair.operations(WARM)?;
+                *ns = pair.operations(MEASURED)?;
             }
-            let of = |whose: usize| found_ns.get(whose).copied();
-            let [empty_ns, podlens_ns, other_ns] = [0, 1, 2].map(of);
-            added.extend(podlens_ns.zip(empty_ns).map(|(with, without)| with - without));
-            over_other.extend(podlens_ns.zip(other_ns).map(|(one, other)| one - other));
         }
-        in_turn.detach(link)?;
-        let over_other = (!over_other.is_empty()).then(|| median(over_other));
-        Ok(Figures { nothing: median(nothing), hook: median(hook), added: median(added), over_other })
+        let of = |whose: usize| found_ns.get(whose).copied();
+        let [empty_ns, podlens_ns, other_ns] = [0, 1, 2].map(of);
+        added.extend(podlens_ns.zip(empty_ns).map(|(with, without)| with - without));
+        over_other.extend(podlens_ns.zip(other_ns).map(|(one, other)| one - other));
     }
-
-    /// Hands the byte over and takes it back so many times; nanoseconds a switch.
-    fn operations(&mut self, count: u32) -> Result<f64> {
-        let mut byte = [0];
-        let began = Instant::now();
-        for _ in 0..count {
-            self.to_child.write_all(&byte)?;
-            self.from_child.read_exact(&mut byte)?;
-        }
-        Ok(began.elapsed().as_nanos() as f64 / f64::from(2 * count))
-    }
-}
-
-impl Drop for Pair {
-    fn drop(&mut self) {
-        // One that is gone already needs no end.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// The other process of a pair.
-fn hand_back() -> Result<()> {
-    // Not buffered, and nothing but the two calls.
-    let mut from = File::from(io::stdin().as_fd().try_clone_to_owned()?);
-    let mut to = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-    let mut byte = [0];
-    while from.read(&mut byte)? == 1 {
-        to.write_all(&byte)?;
-    }
-    Ok(())
-}
-
-/// Puts this process on the first CPU, first in, first out: no other task comes between there, and a switch is accounted
-/// alike in each class.
-fn on_one_cpu() -> Result<()> {
-    on_itself("chrt", &["--fifo", "--pid", "1"])?;
-    on_itself("taskset", &["--cpu-list", "--pid", "0"])
+    in_turn.detach(link)?;
+    let over_other = (!over_other.is_empty()).then(|| median(over_other));
+    Ok(Figures { nothing: median(nothing), hook: median(hook), added: median(added), over_other })
 }
 
 /// The version 2 tree of cgroups.

@@ -29,7 +29,7 @@ use aya::{
     Btf, EbpfLoader,
     programs::{BtfTracePoint, loaded_programs, tp_btf::BtfTracePointLink},
 };
-use common::{Below, OnTracepoint, load_podlens, median, on_itself, typical};
+use common::{Below, OnTracepoint, load_podlens, median, one_cpu, typical};
 use podlens::{collectors, config::Config, kernel::cgroupfs::hierarchies::Hierarchies};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -114,7 +114,7 @@ fn main() -> Result<()> {
         bail!("no load is called {name}; there are {}", known.join(", "));
     }
     ensure_small_pages()?;
-    on_itself("taskset", &["--cpu-list", "--pid", "0"])?;
+    one_cpu::pin()?;
     let directory = tempfile::tempdir().context("cannot make a directory")?;
     let hole = sparse_file(directory.path())?;
     let disk = Loop::in_memory()?;

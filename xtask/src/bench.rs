@@ -69,7 +69,7 @@ enum Benchmark {
         /// How often each build is started and measured
         #[arg(long, default_value_t = 3)]
         rounds: u32,
-        /// Seconds between two scrapes and between two pushes; less than a node's 15 makes a short run that decides nothing
+        /// Seconds between two scrapes and between two pushes; any but a node's 15 decide nothing
         #[arg(long, default_value_t = 15)]
         interval: u64,
     },

@@ -1,12 +1,14 @@
 //! What benchmarks of the kernel programs share: podlens loaded and ended again, so that its programs are there to be attached
 //! and nothing else of it runs, and the statistics of what was measured.
 
+#[allow(dead_code, reason = "not every benchmark looks at switches")]
+pub(crate) mod one_cpu;
 mod statistics;
 
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{self, Command},
+    process,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -70,16 +72,6 @@ fn start(collectors: &[&str]) -> Result<Pipeline> {
         bail!("podlens can measure nothing here: {:?}", pipeline.states());
     }
     Ok(pipeline)
-}
-
-/// Runs a command for this process: the command's arguments end with its id.
-pub(crate) fn on_itself(command: &str, arguments: &[&str]) -> Result<()> {
-    let output = Command::new(command).args(arguments).arg(process::id().to_string()).output();
-    let output = output.with_context(|| format!("cannot run {command}: `cargo xtask setup` installs it"))?;
-    if !output.status.success() {
-        bail!("{command} failed: {}", String::from_utf8_lossy(&output.stderr).trim());
-    }
-    Ok(())
 }
 
 /// A cgroup of a tree, removed with the value.

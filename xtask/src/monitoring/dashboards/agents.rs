@@ -148,7 +148,10 @@ fn cost() -> Vec<Panel> {
     // The agent's own process, which every scrape tells of under the same names as other programs: podlens' are those that have
     // series of its own.
     let own = |series: &str| {
-        format!("sum by (cluster, node, instance) ({series} and on (cluster, job, instance) {})", of("podlens_build_info", ""))
+        format!(
+            "sum by (cluster, node, instance) ({series} and on (cluster, job, instance) {})",
+            of("podlens_build_info", "")
+        )
     };
     vec![
         Panel::graph(
