@@ -10,6 +10,7 @@ mod event_log;
 mod events;
 pub mod exporting;
 pub mod facts;
+mod fresh;
 mod health;
 mod kernel;
 mod losses;
@@ -27,13 +28,14 @@ use std::{
 };
 
 use podlens_common::cgroup::CgroupKey;
-use tokio::{sync::watch, task::JoinHandle};
-use tracing::{error, info, warn};
+use tokio::sync::watch;
+use tracing::{info, warn};
 
 use self::{
     ahead::{AHEAD, Ahead},
     events::Telling,
     facts::Facts,
+    fresh::Fresh,
     kernel::Kernel,
     reading::{FixedEntities, Resolved},
     unnamed::{Look, Unnamed},
@@ -66,7 +68,6 @@ const FREE: Duration = Duration::from_millis(900);
 /// The pipeline of one node.
 pub struct Pipeline {
     node: Arc<str>,
-    max_age: Duration,
     states: Vec<(&'static str, State)>,
     memory: Plan,
     started: Instant,
@@ -79,7 +80,7 @@ pub struct Pipeline {
     health: Mutex<Health>,
     /// When walks are to be made for the next sweep.
     walks_at: watch::Sender<Option<Instant>>,
-    fresh: tokio::sync::Mutex<Option<(Instant, Arc<Snapshot>)>>,
+    fresh: Fresh<Arc<Snapshot>>,
     /// What becomes of a snapshot on its way to the exporters.
     budget: Mutex<Budget>,
 }
@@ -240,36 +241,14 @@ pub struct Source(pub Arc<Pipeline>);
 
 impl SnapshotSource for Source {
     async fn snapshot(&self) -> Arc<Snapshot> {
-        let mut fresh = self.0.fresh.lock().await;
-        if let Some((made, snapshot)) = fresh.as_ref()
-            && made.elapsed() < self.0.max_age
-        {
-            return Arc::clone(snapshot);
-        }
-        // Where a panic ends the process nobody asks for the last one again: unless somebody else has it, its memory is that of
-        // the next one.
-        let last = fresh.take().filter(|_| cfg!(panic = "unwind"));
         let pipeline = Arc::clone(&self.0);
-        let made = Instant::now();
         // The sweep sleeps a moment to set its clock, and reads more the more CPUs there are.
-        *fresh = whole_or_last(tokio::task::spawn_blocking(move || (made, pipeline.export())), last).await;
-        let empty = || Arc::new(Snapshot::empty(Arc::clone(&self.0.node), 0, SystemTime::now()));
-        fresh.as_ref().map_or_else(empty, |(_, snapshot)| Arc::clone(snapshot))
+        let snapshot = self.0.fresh.get(move || pipeline.export()).await;
+        snapshot.unwrap_or_else(|| Arc::new(Snapshot::empty(Arc::clone(&self.0.node), 0, SystemTime::now())))
     }
 
     fn exported(&self, exporter: &str, sequence: u64) {
         self.0.exported(exporter, sequence);
-    }
-}
-
-/// What a sweep has made, or, where it has panicked, what there was before.
-async fn whole_or_last<T>(sweep: JoinHandle<T>, last: Option<T>) -> Option<T> {
-    match sweep.await {
-        Ok(made) => Some(made),
-        Err(cause) => {
-            error!(%cause, "a sweep ended early; what the last one has found is served");
-            last
-        }
     }
 }
 
@@ -388,21 +367,5 @@ pub fn log_states(states: &[(&'static str, State)]) {
                 warn!(collector, state = state.name(), reason, "collector");
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::panic)]
-
-    use super::whole_or_last;
-
-    #[tokio::test]
-    async fn after_a_sweep_that_panics_what_the_last_one_has_found_is_served() {
-        let sweep =
-            |number: u32| tokio::task::spawn_blocking(move || if number == 0 { panic!("on purpose") } else { number });
-        assert_eq!(whole_or_last(sweep(2), Some(1)).await, Some(2));
-        assert_eq!(whole_or_last(sweep(0), Some(1)).await, Some(1));
-        assert_eq!(whole_or_last(sweep(0), None).await, None);
     }
 }

@@ -16,6 +16,7 @@ use super::{
     events::{Telling, announce},
     exporting::{budget, shown, strays},
     facts::Facts,
+    fresh::Fresh,
     kernel::Kernel,
     reading::{FixedEntities, Resolved},
     unnamed::Unnamed,
@@ -145,7 +146,6 @@ impl Pipeline {
         let health = Mutex::new(inner.health());
         Ok(Self {
             node: config.node.as_str().into(),
-            max_age: config.max_age,
             states,
             memory,
             started: now,
@@ -154,7 +154,7 @@ impl Pipeline {
             delivered: Mutex::default(),
             health,
             walks_at: watch::Sender::new(None),
-            fresh: tokio::sync::Mutex::new(None),
+            fresh: Fresh::new(config.max_age),
             budget: Mutex::new(budget(&config.series)),
         })
     }

@@ -70,7 +70,7 @@ impl<S: SnapshotSource> Answers<S> {
         let sequence = snapshot.sequence;
         let telemetry = &self.content.telemetry;
         let payload = match filter(request.uri().query().unwrap_or_default()) {
-            Some(filter) => Pages::filtered(snapshot, filter, form).await.map(Payload::new),
+            Some(filter) => self.pages.filtered(snapshot, filter, form).await.map(Payload::new),
             None => self
                 .pages
                 .whole(snapshot, Arc::clone(telemetry), form)

@@ -43,48 +43,51 @@ struct Page {
 
 impl Pages {
     /// The whole page, the agent's own metrics included: from the last time, or encoded now. Callers at one
-    /// moment wait for one encoding.
+    /// moment wait for one encoding, which ends and is kept though whoever has begun it leaves.
     pub(super) async fn whole(
         &self,
         snapshot: Arc<Snapshot>,
         telemetry: Arc<SelfTelemetry>,
         form: Form,
     ) -> io::Result<Bytes> {
-        let mut newest = self.newest.lock().await;
+        let mut newest = Arc::clone(&self.newest).lock_owned().await;
         let sequence = snapshot.sequence;
         newest.retain(|page| page.sequence >= sequence);
         if let Some(page) = newest.iter().find(|page| page.sequence == sequence && page.form == form) {
             return Ok(page.bytes.clone());
         }
+        let pages = Arc::clone(&self.newest);
         let encoded = move || {
             let own = own::page(&telemetry, form.style.format);
-            encode(form, &own, |page| prometheus::write_samples(&snapshot, None, form.style, page))
+            let bytes = encode(form, &own, |page| prometheus::write_samples(&snapshot, None, form.style, page))?;
+            newest.push(Page { sequence, form, bytes: bytes.clone() });
+            tokio::spawn(async move {
+                tokio::time::sleep(KEPT).await;
+                pages.lock().await.retain(|page| page.sequence != sequence || page.form != form);
+            });
+            Ok(bytes)
         };
-        let bytes = blocking(encoded).await?;
-        newest.push(Page { sequence, form, bytes: bytes.clone() });
-        let pages = Arc::clone(&self.newest);
-        tokio::spawn(async move {
-            tokio::time::sleep(KEPT).await;
-            pages.lock().await.retain(|page| page.sequence != sequence || page.form != form);
-        });
-        Ok(bytes)
+        blocking(encoded).await
     }
 
-    /// The samples of some pods alone. Not kept.
-    pub(super) async fn filtered(snapshot: Arc<Snapshot>, filter: Filter, form: Form) -> io::Result<Bytes> {
-        let encoded =
-            move || encode(form, &[], |page| prometheus::write_samples(&snapshot, Some(&filter), form.style, page));
+    /// The samples of some pods alone. Not kept; encoded in turn with all others, whoever leaves meanwhile.
+    pub(super) async fn filtered(&self, snapshot: Arc<Snapshot>, filter: Filter, form: Form) -> io::Result<Bytes> {
+        let turn = Arc::clone(&self.newest).lock_owned().await;
+        let encoded = move || {
+            let _turn = turn;
+            encode(form, &[], |page| prometheus::write_samples(&snapshot, Some(&filter), form.style, page))
+        };
         blocking(encoded).await
     }
 }
 
 /// Tens of milliseconds of encoding and compressing must not hold up the runtime's threads.
-async fn blocking(encoded: impl FnOnce() -> io::Result<Vec<u8>> + Send + 'static) -> io::Result<Bytes> {
-    tokio::task::spawn_blocking(encoded).await.map_err(io::Error::other)?.map(Bytes::from)
+async fn blocking(encoded: impl FnOnce() -> io::Result<Bytes> + Send + 'static) -> io::Result<Bytes> {
+    tokio::task::spawn_blocking(encoded).await.map_err(io::Error::other)?
 }
 
 /// Writes a page.
-fn encode(form: Form, own: &[u8], write_samples: impl FnOnce(&mut Sink) -> io::Result<()>) -> io::Result<Vec<u8>> {
+fn encode(form: Form, own: &[u8], write_samples: impl FnOnce(&mut Sink) -> io::Result<()>) -> io::Result<Bytes> {
     let mut sink = if form.gzip {
         // Level 6 makes a page 15 % smaller for five times the CPU.
         Sink::Gzip(GzEncoder::new(Vec::new(), Compression::fast()))
@@ -95,8 +98,8 @@ fn encode(form: Form, own: &[u8], write_samples: impl FnOnce(&mut Sink) -> io::R
     sink.write_all(own)?;
     sink.write_all(form.style.format.end().as_bytes())?;
     match sink {
-        Sink::Plain(page) => Ok(page),
-        Sink::Gzip(encoder) => encoder.finish(),
+        Sink::Plain(page) => Ok(page.into()),
+        Sink::Gzip(encoder) => encoder.finish().map(Bytes::from),
     }
 }
 
@@ -116,5 +119,35 @@ impl Write for Sink {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::{
+        pin::pin,
+        task::{Context, Waker},
+    };
+
+    use super::{Arc, Filter, Form, Pages, SelfTelemetry, Style};
+    use crate::{config::ClassicHistograms, export::fixture::large, export::prometheus::Format};
+
+    #[tokio::test]
+    async fn callers_who_give_up_at_once_cause_one_encoding_and_who_stays_is_answered() {
+        let (pages, snapshot) = (Pages::default(), Arc::new(large(1000, 80)));
+        let telemetry = Arc::new(SelfTelemetry::new("1", None).unwrap());
+        let form = Form { style: Style { format: Format::Text, classic: ClassicHistograms::Auto }, gzip: true };
+        let whole = || pages.whole(Arc::clone(&snapshot), Arc::clone(&telemetry), form);
+        let context = &mut Context::from_waker(Waker::noop());
+        for _ in 0..20 {
+            let filter = Filter { pod: Some("web-1".to_owned()), namespace: None };
+            assert!(pin!(whole()).poll(context).is_pending());
+            assert!(pin!(pages.filtered(Arc::clone(&snapshot), filter, form)).poll(context).is_pending());
+        }
+        // An encoding holds the snapshot until its end.
+        assert!(Arc::strong_count(&snapshot) <= 2, "{} encodings", Arc::strong_count(&snapshot) - 1);
+        assert!(!whole().await.unwrap().is_empty());
     }
 }
