@@ -20,6 +20,7 @@ use common::{
     slots_without_series, tested_binary, wait_until,
 };
 use podlens::collectors::{lifecycle, switchable, tasks};
+use testkit::certificates::{Authority, Secret};
 
 const CPU: &str = "podlens_cpu_seconds_total";
 
@@ -155,6 +156,65 @@ fn bad_settings_are_refused_with_their_place_and_the_nearest_valid_name() {
     let address = free_address().to_string();
     let both = [("PODLENS_LISTEN", address.as_str()), ("PODLENS_HEALTH_LISTEN", &address)];
     check_refused(&["run"], &both, 1, &["`listen` and `health_listen`", &address]);
+}
+
+#[test]
+fn what_ends_the_start_of_run_check_says_in_the_same_words() {
+    let (secret, authority) = (Secret::new(), Authority::new());
+    secret.identify(&authority.issue(&["podlens"]));
+    secret.write("other.pem", &authority.issue(&["podlens"]).key);
+    let path = |name: &str| secret.path(name).to_str().unwrap().to_owned();
+    let [certificate, key, other, lacking] = ["cert.pem", "key.pem", "other.pem", "lacking.pem"].map(path);
+    let check = |line: &str, environment: &[(&str, &str)], parts: &[&str]| {
+        let listen = free_address().to_string();
+        let environment = [&[("PODLENS_LISTEN", listen.as_str())], environment].concat();
+        let run = podlens(&[], &["run"], &environment);
+        let refusal = String::from_utf8_lossy(&run.stderr).into_owned();
+        let words = refusal.lines().find_map(|line| line.strip_prefix("podlens: ")).unwrap_or_default();
+        assert!(!run.status.success() && parts.iter().all(|part| words.contains(part)), "{environment:?}: {refusal}");
+        let output = podlens(&[], &["check"], &environment);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let said = text.lines().find(|text| text.split_whitespace().next() == Some(line)).unwrap_or_default();
+        assert!(said.contains("UNUSABLE") && said.contains(words), "{environment:?}: {text}");
+        let verdict = format!("podlens is of no use before this is corrected: {line}");
+        assert!(text.trim_end().ends_with(&verdict), "{environment:?}: {text}");
+        assert_eq!(output.status.code(), Some(1), "{environment:?}: {text}");
+    };
+    let otlp = |more: &[(&str, &str)], parts: &[&str]| {
+        check("otlp", &[&[("PODLENS_OTLP_ENDPOINT", "https://127.0.0.1:1")], more].concat(), parts);
+    };
+    otlp(&[("PODLENS_OTLP_CERTIFICATE", &lacking)], &["cannot read", "correct `otlp.certificate`"]);
+    otlp(&[("PODLENS_OTLP_CERTIFICATE", &key)], &["has no certificate in PEM"]);
+    let client = |certificate: &str, key: &str, part: &str| {
+        let pair = [("PODLENS_OTLP_CLIENT_CERTIFICATE", certificate), ("PODLENS_OTLP_CLIENT_KEY", key)];
+        otlp(&pair, &[part]);
+    };
+    client(&certificate, &lacking, "correct `otlp.client_key`");
+    client(&certificate, &certificate, "has no key in PEM");
+    client(&certificate, &other, "the key belongs to the certificate");
+    // Of events alone.
+    let logs = [
+        ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "https://127.0.0.1:1"),
+        ("OTEL_EXPORTER_OTLP_LOGS_CERTIFICATE", &lacking),
+    ];
+    check("otlp", &logs, &["cannot read"]);
+    // For documents: nobody's machine has it.
+    check("listen", &[("PODLENS_LISTEN", "192.0.2.1:9464")], &["192.0.2.1:9464", "use --listen with one that is"]);
+    check("listen", &[("PODLENS_HEALTH_LISTEN", "192.0.2.1:9464")], &["use --health-listen with one that is"]);
+
+    let good = [("PODLENS_OTLP_ENDPOINT", "https://127.0.0.1:1"), ("PODLENS_OTLP_CERTIFICATE", &certificate)];
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let held = TcpListener::bind(taken).unwrap();
+    let listen = taken.to_string();
+    let output = podlens(&[], &["check"], &[&good[..], &[("PODLENS_LISTEN", &listen)]].concat());
+    drop(held);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    for part in
+        ["metrics to https://127.0.0.1:1", "events to https://127.0.0.1:1", "is taken, by podlens itself if it runs"]
+    {
+        assert!(text.contains(part), "{part}: {text}");
+    }
 }
 
 /// As a user who may have so many tasks: the first user has no such limit.

@@ -1,14 +1,24 @@
 //! `podlens check`: what this node offers, what is lacking, and how to get it.
 
-use std::{fmt::Write as _, io::Write as _, path::Path, process::ExitCode};
+use std::{
+    fmt::Write as _,
+    io::{self, Write as _},
+    path::Path,
+    process::ExitCode,
+};
 
 use anyhow::{Context as _, Result};
+use tokio::runtime::{Builder, Runtime};
 
+use super::{run::otlp_settings, service};
 use crate::{
     attribution::{explain, kubernetes::source},
     collectors::ALL,
     config::Config,
-    export::server::check_web,
+    export::{
+        otlp_client,
+        server::{check_addresses, check_web},
+    },
     kernel::{
         btf::Btf,
         capabilities::{Capability, FOR_LOCKED_MEMORY, Held, NEEDED},
@@ -27,7 +37,7 @@ use crate::{
 /// Standard output is closed.
 pub fn run(config: &Config) -> Result<ExitCode> {
     let (text, useful) = report(config);
-    std::io::stdout().write_all(text.as_bytes()).context("cannot write to standard output")?;
+    io::stdout().write_all(text.as_bytes()).context("cannot write to standard output")?;
     Ok(if useful { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -37,7 +47,7 @@ pub fn run(config: &Config) -> Result<ExitCode> {
 /// Standard output is closed.
 pub fn explain(config: &Config, path: &str) -> Result<ExitCode> {
     let text = explain::explain(&within_tree(config, path), config.units);
-    std::io::stdout().write_all(text.as_bytes()).context("cannot write to standard output")?;
+    io::stdout().write_all(text.as_bytes()).context("cannot write to standard output")?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -83,12 +93,20 @@ fn report(config: &Config) -> (String, bool) {
     let circumstances = Circumstances::read(Path::new("/proc"), Path::new("/sys"));
     line("lockdown", &circumstances.lockdown());
     line("names", &names(config));
-    let web = config.web.config_file.as_deref().map(check_web).transpose();
-    match &web {
-        Ok(None) => {}
-        Ok(Some(asks)) => line("web", asks),
-        Err(cause) => line("web", &format!("UNUSABLE, podlens will not start with it: {cause}")),
+    // What ends the start of `podlens run`.
+    let settings = [
+        ("listen", check_addresses(&service::listen(config)).map(Some).map_err(anyhow::Error::from)),
+        ("web", config.web.config_file.as_deref().map(check_web).transpose().map_err(anyhow::Error::from)),
+        ("otlp", otlp(config)),
+    ];
+    for (name, outcome) in &settings {
+        match outcome {
+            Ok(None) => {}
+            Ok(Some(what)) => line(name, what),
+            Err(cause) => line(name, &format!("UNUSABLE, podlens will not start with it: {}", with_causes(&**cause))),
+        }
     }
+    let unusable: Vec<&str> = settings.iter().filter(|(_, outcome)| outcome.is_err()).map(|(name, _)| *name).collect();
     for stray in exporting::strays(&config.series) {
         line("series", &stray);
     }
@@ -106,13 +124,13 @@ fn report(config: &Config) -> (String, bool) {
     let useful = pipeline.is_useful();
     line(
         "verdict",
-        match &web {
-            Err(_) => "podlens is of no use before its web configuration is corrected",
-            Ok(_) if useful => "podlens is useful on this node",
-            Ok(_) => "podlens is of no use on this node: none of its kernel programs runs",
+        &match &unusable[..] {
+            [] if useful => "podlens is useful on this node".to_owned(),
+            [] => "podlens is of no use on this node: none of its kernel programs runs".to_owned(),
+            _ => format!("podlens is of no use before this is corrected: {}", unusable.join(", ")),
         },
     );
-    (text, useful && web.is_ok())
+    (text, useful && unusable.is_empty())
 }
 
 /// A line for each collector, and then one for each cause that several of them share.
@@ -175,10 +193,28 @@ fn verdict(capability: Capability, held: Option<Held>) -> String {
 
 /// The source of names, which needs a runtime for its client.
 fn names(config: &Config) -> String {
-    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    match runtime() {
         Ok(runtime) => runtime.block_on(source::check(&config.kubernetes)),
         Err(cause) => format!("not known: cannot start a runtime: {cause}"),
     }
+}
+
+/// Where to is pushed; none if nowhere.
+fn otlp(config: &Config) -> Result<Option<String>> {
+    let (metrics, logs) = otlp_settings(config)?;
+    let runtime = runtime().context("cannot start a runtime")?;
+    let _within = runtime.enter();
+    let mut told = Vec::new();
+    for (what, settings) in [("metrics", metrics), ("events", logs)] {
+        let Some(settings) = settings else { continue };
+        otlp_client::check(&settings)?;
+        told.push(format!("{what} to {}", settings.endpoint));
+    }
+    Ok((!told.is_empty()).then(|| told.join(", ")))
+}
+
+fn runtime() -> io::Result<Runtime> {
+    Builder::new_current_thread().enable_all().build()
 }
 
 #[cfg(test)]

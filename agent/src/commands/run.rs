@@ -48,8 +48,7 @@ async fn serve(config: &Config) -> Result<()> {
     let mut stop_signals = StopSignals::listen()?;
     let (stop, shutdown) = watch::channel(false);
 
-    let otlp = otlp_settings(config, &config.otlp)?;
-    let logs = if config.tells_events() { otlp_settings(config, &config.logs)? } else { None };
+    let (otlp, logs) = otlp_settings(config)?;
     let telemetry = Arc::new(SelfTelemetry::new(env!("CARGO_PKG_VERSION"), otlp.as_ref().map(|_| &COUNTERS))?);
     let pipeline = Arc::new(Pipeline::start(config)?);
     let beat = Arc::new(Beat::begin());
@@ -110,8 +109,14 @@ async fn tell_rest(pipeline: &Arc<Pipeline>) {
     }
 }
 
-/// A client's settings; none if nothing is to be pushed.
-pub(super) fn otlp_settings(config: &Config, settings: &Otlp) -> Result<Option<OtlpConfig>> {
+/// The settings of the clients for metrics and for events; none where nothing is to be pushed.
+pub(super) fn otlp_settings(config: &Config) -> Result<(Option<OtlpConfig>, Option<OtlpConfig>)> {
+    let metrics = client_settings(config, &config.otlp)?;
+    let logs = if config.tells_events() { client_settings(config, &config.logs)? } else { None };
+    Ok((metrics, logs))
+}
+
+fn client_settings(config: &Config, settings: &Otlp) -> Result<Option<OtlpConfig>> {
     let Some(endpoint) = settings.endpoint.as_ref().filter(|_| settings.enabled) else { return Ok(None) };
     let pem = |key: &str, path: &Option<PathBuf>, holds: &str, is_whole: fn(&[u8]) -> bool| {
         let Some(path) = path else { return Ok(None) };

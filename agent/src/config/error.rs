@@ -110,8 +110,10 @@ pub enum Error {
     )]
     HalfClientCertificate,
 
-    #[error("`listen` and `health_listen` are both {address}; give `health_listen` another port, or leave it out")]
-    SameAddress { address: SocketAddr },
+    #[error(
+        "`listen` and `health_listen` have an address in common, {listen} and {health}; give `health_listen` another port, or leave it out"
+    )]
+    SameAddress { listen: SocketAddr, health: SocketAddr },
 
     #[error(
         "the node has no valid name: neither NODE_NAME nor the host's name is 1 to 253 letters, digits, dots, dashes or underscores; set `node`, PODLENS_NODE or --node"

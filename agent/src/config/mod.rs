@@ -540,10 +540,19 @@ fn load_for(inputs: &Inputs<'_>, signal: Signal) -> Result<Loaded, Error> {
     if config.otlp.client_certificate.is_some() != config.otlp.client_key.is_some() {
         return Err(Error::HalfClientCertificate);
     }
-    if config.health_listen == Some(config.listen) {
-        return Err(Error::SameAddress { address: config.listen });
+    if let Some(health) = config.health_listen.filter(|health| overlap(config.listen, *health)) {
+        return Err(Error::SameAddress { listen: config.listen, health });
     }
     Ok(Loaded { config, warnings })
+}
+
+/// Whoever listens at one of them keeps others from the other one.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    // `[::]` stands for every address of IPv4 as well.
+    let covers = |all: IpAddr, one: IpAddr| all.is_unspecified() && (all.is_ipv6() || one.is_ipv4());
+    let (first, second) = (one.ip(), other.ip());
+    let is_same_port = one.port() == other.port() && one.port() != 0;
+    one == other || (is_same_port && (first == second || covers(first, second) || covers(second, first)))
 }
 
 /// The variable that the chart fills with the node's name, else the host's own name.

@@ -68,8 +68,8 @@ async fn serve(config: &Config, options: &Fleet) -> Result<()> {
     // In a pod the host's name is the pod's.
     let instance = config.node.as_str();
 
-    let otlp = otlp_settings(config, &config.otlp)?.map(of_no_node);
-    let logs = if config.tells_events() { otlp_settings(config, &config.logs)?.map(of_no_node) } else { None };
+    let (otlp, logs) = otlp_settings(config)?;
+    let (otlp, logs) = (otlp.map(of_no_node), logs.map(of_no_node));
     let telemetry = Arc::new(SelfTelemetry::new(env!("CARGO_PKG_VERSION"), otlp.as_ref().map(|_| &COUNTERS))?);
     let watch = Arc::new(Watch::default());
     let claim = Arc::new(if options.lease.is_some() { Claim::default() } else { Claim::alone() });

@@ -94,11 +94,29 @@ fn a_client_certificate_and_its_key_are_set_together() {
 
 #[test]
 fn the_probes_have_a_port_of_their_own() {
-    let error = load_file("listen: 127.0.0.1:9464\nhealth_listen: 127.0.0.1:9464", &[]).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "`listen` and `health_listen` are both 127.0.0.1:9464; give `health_listen` another port, or leave it out"
-    );
+    let load = |listen: &str, health: &str| load_file(&format!("listen: '{listen}'\nhealth_listen: '{health}'"), &[]);
+    for (listen, health) in [
+        ("127.0.0.1:9464", "127.0.0.1:9464"),
+        ("[::]:9464", "127.0.0.1:9464"),
+        ("[::]:9464", "0.0.0.0:9464"),
+        ("[::1]:9464", "[::]:9464"),
+        ("0.0.0.0:9464", "10.0.0.1:9464"),
+    ] {
+        assert_eq!(
+            load(listen, health).unwrap_err().to_string(),
+            format!(
+                "`listen` and `health_listen` have an address in common, {listen} and {health}; give `health_listen` another port, or leave it out"
+            )
+        );
+    }
+    for (listen, health) in [
+        ("[::]:9464", "[::]:9465"),
+        ("127.0.0.1:9464", "127.0.0.2:9464"),
+        ("0.0.0.0:9464", "[::1]:9464"),
+        ("[::]:0", "127.0.0.1:0"),
+    ] {
+        assert!(load(listen, health).is_ok(), "{listen} {health}");
+    }
 }
 
 #[test]

@@ -25,7 +25,7 @@ pub use self::{
     logs::OtlpLogClient,
     transport::SdkExporterError,
 };
-use self::{queue::Queue, sender::Sender};
+use self::{queue::Queue, sender::Sender, transport::Transport};
 use crate::{
     backoff::hash,
     export::{SnapshotSource, otlp},
@@ -97,6 +97,15 @@ impl<S: SnapshotSource> OtlpClient<S> {
             "OTLP export ended"
         );
     }
+}
+
+/// Tries settings out, for metrics and for events, without a connection. Call it within a runtime.
+///
+/// # Errors
+/// They cannot work whatever the receiver does.
+pub fn check(config: &OtlpConfig) -> Result<(), OtlpConfigError> {
+    // The services of all signals are reached alike.
+    Transport::new(config, transport::METRICS).map(drop)
 }
 
 /// Ends so long after `work` as a last answer may take.

@@ -20,6 +20,11 @@ pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(listener)
 }
 
+/// Takes the address and gives it back at once; nobody is heard meanwhile, and nobody else is kept from it.
+pub(super) fn try_out(address: SocketAddr) -> io::Result<()> {
+    on_what_there_is(address, bound).map(drop)
+}
+
 fn on_what_there_is<T>(address: SocketAddr, open: impl Fn(SocketAddr) -> io::Result<T>) -> io::Result<T> {
     match open(address) {
         Err(cause) if is_without_ipv6(&cause) && address.is_ipv6() && address.ip().is_unspecified() => {
@@ -36,6 +41,12 @@ fn is_without_ipv6(cause: &io::Error) -> bool {
 }
 
 fn open(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = bound(address)?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+fn bound(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() && address.ip().is_unspecified() {
         socket.set_only_v6(false)?;
@@ -44,8 +55,7 @@ fn open(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
+    Ok(socket)
 }
 
 #[cfg(test)]

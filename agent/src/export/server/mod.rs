@@ -58,6 +58,10 @@ const LAST_ANSWERS: Duration = Duration::from_secs(2);
 const HEAD_BYTES: usize = 16 * 1024;
 const HEADERS: usize = 64;
 
+/// The flags that set the addresses.
+const LISTEN: &str = "--listen";
+const HEALTH_LISTEN: &str = "--health-listen";
+
 /// After `accept` failed, usually for lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -120,6 +124,25 @@ pub enum ServerError {
     Web(#[from] WebError),
 }
 
+/// Tries the addresses out without listening there: in words, whether a server could have them now. One that is taken is no
+/// mistake, since podlens itself may run there.
+///
+/// # Errors
+/// One is not this machine's, or not allowed.
+pub fn check_addresses(listen: &Listen) -> Result<String, ServerError> {
+    let addresses = [(Some(listen.address), LISTEN), (listen.health, HEALTH_LISTEN)];
+    let tried = addresses.into_iter().filter_map(|(address, flag)| Some((address?, flag))).map(|(address, flag)| {
+        match listen::try_out(address) {
+            Ok(()) => Ok(address.to_string()),
+            Err(cause) if cause.kind() == io::ErrorKind::AddrInUse => {
+                Ok(format!("{address} is taken, by podlens itself if it runs here"))
+            }
+            Err(source) => Err(ServerError::Bind { address, flag, source }),
+        }
+    });
+    Ok(tried.collect::<Result<Vec<_>, _>>()?.join(", "))
+}
+
 /// A bound server.
 pub struct Server<S> {
     door: Door,
@@ -150,10 +173,10 @@ impl<S: SnapshotSource> Server<S> {
     pub fn bind(listen: &Listen, content: Content<S>) -> Result<Self, ServerError> {
         let telemetry = Arc::clone(&content.telemetry);
         let web = listen.web.clone().map(|path| Web::open(path, Arc::clone(&telemetry))).transpose()?;
-        let door = Door::open(listen.address, "--listen", CONNECTIONS, Has::Everything)?;
+        let door = Door::open(listen.address, LISTEN, CONNECTIONS, Has::Everything)?;
         let health = listen
             .health
-            .map(|address| Door::open(address, "--health-listen", HEALTH_CONNECTIONS, Has::Probes))
+            .map(|address| Door::open(address, HEALTH_LISTEN, HEALTH_CONNECTIONS, Has::Probes))
             .transpose()?;
         let scrapers = Arc::new(Mutex::new(Scrapers::new(content.linger)));
         let shared = Shared {
