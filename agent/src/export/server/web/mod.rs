@@ -1,8 +1,9 @@
 //! The web configuration at work: TLS, headers and credentials of the server, read again when a file changes.
 //!
-//! Whoever accepts a connection or gets a request asks for what holds now. That costs the look at a file's metadata, no
-//! reading. A change that cannot be used leaves in force what was there before, and so does one that would open what was
-//! closed: an editor that truncates a file before it writes must not let anybody in.
+//! Whoever accepts a connection or gets a request asks for what holds now. That costs a look at the files' metadata, no
+//! reading, by a thread that may block: a file may be on a disk that does not answer, and then what was there before holds. A
+//! change that cannot be used leaves that in force too, and so does one that would open what was closed: an editor that
+//! truncates a file before it writes must not let anybody in.
 
 mod checker;
 mod credentials;
@@ -14,11 +15,12 @@ use std::{
     net::IpAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use hyper::HeaderMap;
 use rustls::ServerConfig;
+use tokio::sync::OwnedMutexGuard;
 
 pub use self::error::WebError;
 use self::{
@@ -31,18 +33,29 @@ use crate::{
     telemetry::{Refusal, SelfTelemetry},
 };
 
+/// Whoever asks waits so long for a look at the files: less than the kubelet waits for a probe's answer.
+const PATIENCE: Duration = Duration::from_millis(500);
+
 /// The web configuration and its files.
 pub(super) struct Web {
     path: PathBuf,
     telemetry: Arc<SelfTelemetry>,
     checker: Arc<Checker>,
     state: Mutex<State>,
-    /// Held by whoever reads the files again.
-    turn: tokio::sync::Mutex<()>,
+    /// Held by the one who looks at the files, not by whoever has asked for it and may leave.
+    seen: Arc<tokio::sync::Mutex<Seen>>,
 }
 
 struct State {
     current: Arc<Current>,
+    /// Of the look that is under way.
+    began: Option<Instant>,
+}
+
+/// What the last look has found.
+struct Seen {
+    /// When it began.
+    at: Instant,
     /// Of which files, and how they were when they were read.
     stamp: Stamp,
     read: Instant,
@@ -92,25 +105,31 @@ impl Web {
         let (stamp, contents) = files::read(&path);
         let current = Arc::new(Current::new(&contents?, &checker)?);
         let is_provisional = !stamp.is_settled();
-        let state = State { current, stamp, read: Instant::now(), is_provisional, complaint: None };
-        let turn = tokio::sync::Mutex::default();
-        Ok(Self { path, telemetry, checker, state: Mutex::new(state), turn })
+        let now = Instant::now();
+        let seen = Seen { at: now, stamp, read: now, is_provisional, complaint: None };
+        let state = Mutex::new(State { current, began: None });
+        Ok(Self { path, telemetry, checker, state, seen: Arc::new(tokio::sync::Mutex::new(seen)) })
     }
 
-    /// What holds now.
+    /// What holds now; where the files cannot be looked at in time, what held before.
     pub(super) async fn current(self: &Arc<Self>) -> Arc<Current> {
-        if let Some(current) = self.unchanged() {
-            return current;
+        let asked = Instant::now();
+        // A look that hangs has kept somebody waiting already.
+        let until = self.state().began.unwrap_or(asked) + PATIENCE;
+        let _ = tokio::time::timeout_at(until.into(), self.look(asked)).await;
+        Arc::clone(&self.state().current)
+    }
+
+    /// Ends when a look at the files has been made that began at this moment or later.
+    async fn look(self: &Arc<Self>, asked: Instant) {
+        let seen = Arc::clone(&self.seen).lock_owned().await;
+        if seen.at >= asked {
+            return;
         }
-        let _turn = self.turn.lock().await;
-        // Somebody else may have had the turn meanwhile.
-        if let Some(current) = self.unchanged() {
-            return current;
-        }
+        self.state().began = Some(Instant::now());
         let web = Arc::clone(self);
         // An error means that it panicked, which ends the process.
-        let _ = tokio::task::spawn_blocking(move || web.read_again()).await;
-        Arc::clone(&self.state().current)
+        let _ = tokio::task::spawn_blocking(move || web.look_now(seen)).await;
     }
 
     /// Whether a request with these headers is let in.
@@ -125,13 +144,16 @@ impl Web {
         lock(&self.state)
     }
 
-    fn unchanged(&self) -> Option<Arc<Current>> {
-        let state = self.state();
-        let is_due = state.is_provisional && state.read.elapsed() > RECENT;
-        (!is_due && state.stamp.is_still_so()).then(|| Arc::clone(&state.current))
+    fn look_now(&self, mut seen: OwnedMutexGuard<Seen>) {
+        seen.at = Instant::now();
+        let is_due = seen.is_provisional && seen.read.elapsed() > RECENT;
+        if is_due || !seen.stamp.is_still_so() {
+            self.read_again(&mut seen);
+        }
+        self.state().began = None;
     }
 
-    fn read_again(&self) {
+    fn read_again(&self, seen: &mut Seen) {
         let (stamp, contents) = files::read(&self.path);
         let before = Arc::clone(&self.state().current);
         let next = contents.and_then(|contents| {
@@ -142,25 +164,24 @@ impl Web {
             before.may_become(&next)?;
             Ok(Some(next))
         });
-        let mut state = self.state();
-        state.read = Instant::now();
+        seen.read = Instant::now();
         // What fails may be half of a change, whose other half is in a file that is not known yet.
-        state.is_provisional = next.is_err() || !stamp.is_settled();
-        state.stamp = stamp;
+        seen.is_provisional = next.is_err() || !stamp.is_settled();
+        seen.stamp = stamp;
         match next {
-            Ok(None) => state.complaint = None,
+            Ok(None) => seen.complaint = None,
             Ok(Some(next)) => {
-                state.current = Arc::new(next);
-                state.complaint = None;
+                self.state().current = Arc::new(next);
+                seen.complaint = None;
                 self.telemetry.observe_web_reload(true);
                 tracing::info!(file = %self.path.display(), "the web configuration has changed and holds from now on");
             }
             Err(cause) => {
                 let complaint = cause.to_string();
-                if state.complaint.as_ref() != Some(&complaint) {
+                if seen.complaint.as_ref() != Some(&complaint) {
                     self.telemetry.observe_web_reload(false);
                     tracing::error!(%cause, "the web configuration has changed and cannot be used; what was there before holds on");
-                    state.complaint = Some(complaint);
+                    seen.complaint = Some(complaint);
                 }
             }
         }

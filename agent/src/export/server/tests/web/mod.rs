@@ -27,7 +27,7 @@ use super::{Answer, Running, divided, on_loopback, request, start_on};
 use crate::{
     export::{
         fixture::{FakeSource, eventually, large, snapshot},
-        server::{CONNECTIONS, Listen, PATIENCE},
+        server::{CONNECTIONS, Listen, PATIENCE, web::Web},
     },
     telemetry::Refusal,
 };

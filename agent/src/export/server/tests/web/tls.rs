@@ -1,5 +1,12 @@
 //! Certificates of both sides, and what is no agreement on TLS.
 
+use std::{
+    path::PathBuf,
+    pin::pin,
+    process::Command,
+    task::{Context, Waker},
+};
+
 use super::*;
 
 #[tokio::test]
@@ -105,4 +112,60 @@ async fn what_is_no_tls_is_refused_and_told() {
     assert!(connector.connect(ServerName::try_from("127.0.0.1").unwrap(), stream).await.is_err());
     eventually("the refusal", || count(&running, Refusal::Handshake) == 2).await;
     assert_eq!(count(&running, Refusal::Gone), 0);
+}
+
+/// A file that nobody can read to its end, as on a disk that does not answer, until this is dropped.
+struct Stuck(PathBuf);
+
+impl Stuck {
+    /// In the place of this file.
+    fn new(path: PathBuf) -> Self {
+        let beside = path.with_extension("stuck");
+        assert!(Command::new("mkfifo").arg(&beside).status().unwrap().success());
+        fs::rename(&beside, &path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Stuck {
+    fn drop(&mut self) {
+        // Whoever waits for its other end goes on and finds nothing in it. It is gone before, so that nobody comes after that.
+        let end = fs::File::options().read(true).write(true).open(&self.0);
+        let _ = fs::remove_file(&self.0);
+        drop(end);
+    }
+}
+
+#[tokio::test]
+async fn while_a_file_cannot_be_read_all_are_served_with_what_was_there_before() {
+    let site = Site::new();
+    site.configure("", "");
+    let running = site.start();
+    assert_eq!(site.status(&running, "").await, "HTTP/1.1 200 OK");
+    let alone = Arc::new(Web::open(site.secret.path("web.yaml"), Arc::clone(&running.telemetry)).unwrap());
+    let stuck = Stuck::new(site.secret.path("cert.pem"));
+    let soon = Duration::from_secs(10);
+    let served = |path: &'static str| tokio::time::timeout(soon, site.get(&running, path, ""));
+    assert_eq!(served("/metrics").await.expect("an answer").unwrap().status, "HTTP/1.1 200 OK");
+    let began = Instant::now();
+    for _ in 0..20 {
+        assert_eq!(served("/healthz").await.expect("an answer").unwrap().status, "HTTP/1.1 200 OK");
+    }
+    let took = began.elapsed();
+    assert!(took < soon, "only the first one waits: {took:?}");
+    for _ in 0..20 {
+        assert!(pin!(alone.current()).poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    }
+    assert_eq!(Arc::strong_count(&alone), 2, "one looks, though whoever has asked for it has left");
+
+    drop(stuck);
+    let next = site.authority.issue(&["127.0.0.1"]);
+    site.secret.identify(&next);
+    let wanted = CertificateDer::from_pem_slice(next.certificate.as_bytes()).unwrap();
+    let shown = async || {
+        let stream = site.connect(&running, None).await.unwrap();
+        let is_new = stream.get_ref().1.peer_certificates().unwrap()[0] == wanted;
+        if is_new { "new" } else { "old" }.to_owned()
+    };
+    eventually_is(shown, "new").await;
 }
