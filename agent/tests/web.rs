@@ -182,8 +182,8 @@ fn probe_asks_over_tls_with_credentials_and_says_which_are_lacking() {
         assert_eq!(output.status.success(), is_good, "{arguments:?}: {text}");
         assert!(text.contains(part), "{arguments:?}: {text}");
     };
-    check(&["--ca-file", &ca, "--token-file", &tokens], true, "ready, CPU time of ");
-    check(&["--ca-file", &ca, "--user", "prom", "--password-file", &password], true, "ready, CPU time of ");
+    check(&["--ca-file", &ca, "--token-file", &tokens], true, "ready, values of ");
+    check(&["--ca-file", &ca, "--user", "prom", "--password-file", &password], true, "ready, values of ");
     check(&["--ca-file", &ca], false, "use --user with --password-file, or --token-file");
     check(&["--ca-file", &ca, "--user", "mom", "--password-file", &password], false, "it wants credentials, or others");
     check(&["--token-file", &tokens], false, "UnknownIssuer");
@@ -207,7 +207,7 @@ fn probe_shows_a_certificate_where_agents_want_one_and_says_so_where_it_has_none
         ["ours.pem", "ours.key", "others.pem", "others.key"].map(|name| site.path(name));
     let wants = "wants a client's certificate, or another: use --cert-file with --key-file";
     for (arguments, is_good, part) in [
-        (&["--cert-file", &certificate, "--key-file", &key][..], true, "ready, CPU time of "),
+        (&["--cert-file", &certificate, "--key-file", &key][..], true, "ready, values of "),
         (&[], false, wants),
         (&["--cert-file", &others_certificate, "--key-file", &others_key], false, wants),
         (&["--cert-file", &certificate, "--key-file", &others_key], false, "cannot be used with the key"),
@@ -219,6 +219,20 @@ fn probe_shows_a_certificate_where_agents_want_one_and_says_so_where_it_has_none
         assert_eq!(output.status.success(), is_good, "{arguments:?}: {text}");
         assert!(text.contains(part), "{arguments:?}: {text}");
     }
+}
+
+#[test]
+fn probe_finds_an_agent_good_that_measures_anything_at_all_and_else_names_what_leaves_it_out() {
+    let check = |environment: &[(&str, &str)], is_good: bool, part: &str| {
+        let agent = Agent::start(environment);
+        let output = podlens(&[], &["probe", &format!("http://{}", agent.address())], &[]);
+        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert_eq!(output.status.success(), is_good, "{environment:?}: {text}");
+        assert!(text.contains(part), "{environment:?}: {text}");
+    };
+    check(&[("PODLENS_COLLECTORS_SCHEDULER", "false")], true, "ready, values of ");
+    check(&[("PODLENS_SERIES_DENY", "podlens_cpu_seconds_total")], true, "ready, values of ");
+    check(&[("PODLENS_SERIES_DENY", "podlens_*")], false, "`series.deny` of its configuration");
 }
 
 #[test]

@@ -24,10 +24,8 @@ pub(super) fn shown(series: &Series, name: &str) -> Shown {
 /// What the configuration says of metrics that there are not, in words.
 #[must_use]
 pub fn strays(series: &Series) -> Vec<String> {
-    let of_facts =
-        [facts::POD_INFO.name, facts::CONTAINER_INFO.name, facts::CPU_REQUEST.name, facts::MEMORY_REQUEST.name];
     let of_collectors = ALL.iter().flat_map(|spec| spec.metrics).map(|metric| metric.name);
-    series.strays(&of_collectors.chain(of_facts).collect::<Vec<_>>())
+    series.strays(&of_collectors.chain(facts::names()).collect::<Vec<_>>())
 }
 
 /// The budget that the configuration asks for.

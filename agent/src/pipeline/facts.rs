@@ -61,6 +61,11 @@ const GAUGES: [Gauge; 4] = [
     (&memory::metrics::LIMIT, |resources| resources.memory_limit_bytes),
 ];
 
+/// The names of all that is told here, which nobody has measured.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    GAUGES.iter().map(|(metric, _)| metric.name).chain([POD_INFO.name, CONTAINER_INFO.name])
+}
+
 /// The facts of the last snapshot, and how to find them.
 pub(super) struct Facts {
     layout: Arc<Layout>,

@@ -21,15 +21,13 @@ use hyper_util::client::legacy;
 use rustls::AlertDescription;
 
 use self::client::Client;
-use crate::cli::Probe;
+use crate::{cli::Probe, pipeline::facts};
 
 /// For one answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Longer than the page of a full node.
 const PAGE_BYTES: usize = 256 << 20;
 const PORT: u16 = 9464;
-/// There is no agent that measures without it: each node has tasks.
-const PROOF: &str = "podlens_cpu_seconds_total{";
 
 /// Asks every address and prints a line for each; success if all of them measure.
 ///
@@ -92,9 +90,11 @@ impl Asker<'_> {
         if status != StatusCode::OK {
             bail!("it answered {status} to /metrics: {}", page.trim());
         }
-        match page.lines().filter(|line| line.starts_with(PROOF)).count() {
-            0 => bail!("it is ready, but its page has no {PROOF}...}}; see its log"),
-            entities => Ok(format!("ready, CPU time of {entities} pods and units")),
+        match measured(&page) {
+            0 => bail!(
+                "it is ready, but its page has no value of any pod or unit: see whether `collectors`, `series.allow` and `series.deny` of its configuration leave any metric"
+            ),
+            entities => Ok(format!("ready, values of {entities} containers and units")),
         }
     }
 
@@ -113,6 +113,18 @@ impl Asker<'_> {
             .await
             .with_context(|| format!("{uri} did not answer within {} s", PATIENCE.as_secs()))?
     }
+}
+
+/// Of how many a page has values that were measured, whatever those are: which metrics there are is the configuration's choice.
+fn measured(page: &str) -> usize {
+    page.lines().filter_map(of_whom).collect::<BTreeSet<&str>>().len()
+}
+
+/// Whose measured value a line has, as the labels tell it; the agent's own metrics have no such labels.
+fn of_whom(line: &str) -> Option<&str> {
+    let (name, labels) = line.split_once('{').filter(|(name, _)| name.starts_with("podlens_"))?;
+    let (entity, _) = labels.split_once(",node=\"").filter(|_| labels.starts_with("namespace=\""))?;
+    facts::names().all(|fact| fact != name).then_some(entity)
 }
 
 /// Why an agent gave no answer, with the remedy where it has said what it lacks.
@@ -154,6 +166,13 @@ mod tests {
     use super::ask_all;
     use crate::cli::{Cli, Command, Probe};
 
+    /// Of an agent that measures no CPU time.
+    const PAGE: &str = r#"200 OK|# TYPE podlens_tasks gauge
+podlens_tasks{namespace="a",pod="b",container="c",node="n",state="running"} 1
+podlens_tasks{namespace="a",pod="b",container="c",node="n",state="sleeping"} 3
+podlens_tasks{namespace="",pod="",container="",unit="/",node="n",state="running"} 1
+"#;
+
     fn options(words: &[&str]) -> Probe {
         let words = ["podlens", "probe"].into_iter().chain(words.iter().copied());
         let Command::Probe(options) = Cli::try_parse_from(words).unwrap().command else { panic!("it is no probe") };
@@ -193,10 +212,16 @@ mod tests {
 
     #[tokio::test]
     async fn an_agent_is_good_if_it_is_ready_and_has_values() {
-        let page = "200 OK|# TYPE podlens_cpu_seconds_total counter\npodlens_cpu_seconds_total{unit=\"/\"} 1\n";
-        check("200 OK|ready\n", page, true, ": ready, CPU time of 1 pods and units").await;
-        check("503 Service Unavailable|scheduler: failed\nx: y\n", page, false, "scheduler: failed; x: y").await;
-        check("200 OK|ready\n", "200 OK|# TYPE podlens_cpu_seconds_total counter\n", false, "no podlens_cpu").await;
+        check("200 OK|ready\n", PAGE, true, ": ready, values of 2 containers and units").await;
+        check("503 Service Unavailable|scheduler: failed\nx: y\n", PAGE, false, "scheduler: failed; x: y").await;
+        // What is told of the agent and what others say of a pod is not measured.
+        let facts = r#"200 OK|# TYPE podlens_cpu_seconds_total counter
+podlens_collector_state{collector="tcp",state="running"} 1
+podlens_container_info{namespace="a",pod="b",container="c",image="d",node="n"} 1
+podlens_cpu_limit_cores{namespace="a",pod="b",container="c",node="n"} 1
+other_seconds_total{namespace="a",pod="b",container="c",node="n"} 1
+"#;
+        check("200 OK|ready\n", facts, false, "`series.deny` of its configuration").await;
         check("200 OK|ready\n", "500 Internal Server Error|lost\n", false, "500 Internal Server Error to /metrics")
             .await;
     }
@@ -205,7 +230,7 @@ mod tests {
     async fn an_agent_is_found_by_its_address_of_ipv6() {
         // Not every machine has it.
         let Ok(listener) = TcpListener::bind("[::1]:0").await else { return };
-        let url = agent_on(listener, "200 OK|ready\n", "200 OK|podlens_cpu_seconds_total{unit=\"/\"} 1\n");
+        let url = agent_on(listener, "200 OK|ready\n", PAGE);
         let (text, good) = ask_all(&options(&[&url])).await.unwrap();
         assert!(good && text.starts_with("[::1]:"), "{text}");
     }
