@@ -15,7 +15,7 @@ use super::entity::{folded, subtree};
 use crate::{
     config::Units,
     kernel::cgroupfs::hierarchies::Hierarchies,
-    signal::{Entity, EntityKey, Subtree},
+    signal::{Entity, EntityKey, Since, Subtree},
 };
 
 /// How long a removed cgroup's path is kept for slices that ended after the removal.
@@ -51,8 +51,8 @@ pub struct Cgroup {
     pub culprit: EntityKey,
     /// What lies below it, if it is the topmost cgroup of its entity.
     pub top: Option<Subtree>,
-    /// When it was made, or when podlens started if that is later.
-    pub since: SystemTime,
+    /// When it was made, as far as podlens knows.
+    pub since: Since,
     /// When it was removed.
     pub removed: Option<Instant>,
 }
@@ -62,6 +62,8 @@ pub struct Cgroup {
 pub struct Cgroups {
     hierarchies: Hierarchies,
     units: Units,
+    /// When the scan began.
+    began: SystemTime,
     known: HashMap<CgroupKey, Cgroup, RandomState>,
     /// All entities, so that cgroups of one entity share its names, and how many cgroups of each exist.
     entities: HashMap<EntityKey, usize, RandomState>,
@@ -78,13 +80,14 @@ impl Cgroups {
         let mut cgroups = Self {
             hierarchies,
             units,
+            began: SystemTime::now(),
             known: HashMap::default(),
             entities: HashMap::default(),
             removed: HashSet::default(),
             version: 0,
         };
         for directory in cgroups.hierarchies.scan() {
-            cgroups.insert(directory.key, directory.path);
+            cgroups.insert(directory.key, directory.path, Since::Found(cgroups.began));
         }
         cgroups
     }
@@ -93,7 +96,7 @@ impl Cgroups {
     pub fn apply(&mut self, change: Change, now: Instant) {
         match change {
             Change::Born { key, path } => match self.hierarchies.localize(key, &path) {
-                Some(local) => self.insert(key, local),
+                Some(local) => self.insert(key, local, Since::Born(SystemTime::now())),
                 None => self.insert_outside(key, path),
             },
             Change::Removed { key } => {
@@ -133,7 +136,7 @@ impl Cgroups {
         if self.known.contains_key(&key) {
             return;
         }
-        self.insert_as(key, String::new(), false, EntityKey::from(Entity::unit(Entity::UNATTRIBUTED)), None);
+        self.insert_as(key, String::new(), false, self.always(Entity::UNATTRIBUTED), None);
         self.remove(key, now);
     }
 
@@ -216,19 +219,31 @@ impl Cgroups {
         self.known.is_empty()
     }
 
-    fn insert(&mut self, key: CgroupKey, path: String) {
+    fn insert(&mut self, key: CgroupKey, path: String, since: Since) {
         let (entity, top) = (EntityKey::from(folded(&path, self.units)), subtree(&path));
-        self.insert_as(key, path, true, entity, top);
+        self.insert_as(key, path, true, (entity, since), top);
     }
 
     /// Whatever it is, it is not of this node: it has neither a name nor files here.
     fn insert_outside(&mut self, key: CgroupKey, path: String) {
-        self.insert_as(key, path, false, EntityKey::from(Entity::unit(Entity::OUTSIDE)), None);
+        self.insert_as(key, path, false, self.always(Entity::OUTSIDE), None);
     }
 
-    fn insert_as(&mut self, key: CgroupKey, path: String, is_visible: bool, entity: EntityKey, top: Option<Subtree>) {
+    /// A unit that was there before podlens, whichever of its cgroups were.
+    fn always(&self, unit: &str) -> (EntityKey, Since) {
+        (EntityKey::from(Entity::unit(unit)), Since::Found(self.began))
+    }
+
+    fn insert_as(
+        &mut self,
+        key: CgroupKey,
+        path: String,
+        is_visible: bool,
+        (entity, since): (EntityKey, Since),
+        top: Option<Subtree>,
+    ) {
         let culprit = self.shared(entity.as_culprit());
-        let (entity, since) = (self.shared(entity), SystemTime::now());
+        let entity = self.shared(entity);
         count(&mut self.entities, &entity, |cgroups| cgroups + 1);
         let cgroup = Cgroup { path, is_visible, entity, culprit, top, since, removed: None };
         if let Some(before) = self.known.insert(key, cgroup) {

@@ -21,7 +21,8 @@ use crate::{
         snapshot::{Caused, Culprit},
     },
     signal::{
-        Container, Entity, Histogram, InfoMetric, Kind, Label, LabelValues, Layout, Metric, Split, Unit, Workload,
+        Container, Entity, Histogram, InfoMetric, Kind, Label, LabelValues, Layout, Metric, Since, Split, Unit,
+        Workload,
     },
 };
 
@@ -100,7 +101,7 @@ fn hex(text: &str) -> String {
 }
 
 pub(crate) fn state(entity: Entity) -> EntityState {
-    let since = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    let since = Since::Born(UNIX_EPOCH + Duration::from_secs(1_700_000_000));
     EntityState { entity: entity.into(), since, gone: false, carried: false }
 }
 

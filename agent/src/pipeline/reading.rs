@@ -13,7 +13,7 @@ use crate::{
     attribution::cgroups::Cgroups,
     collectors::{Readings, SlotsInUse, Sweep},
     registry::{CulpritId, EntityId, Ledger},
-    signal::{Entity, EntityKey, Metric, Row},
+    signal::{Entity, EntityKey, Metric, Row, Since},
 };
 
 /// Entities that are there without a cgroup of theirs.
@@ -23,7 +23,7 @@ pub(super) struct FixedEntities {
     stranger: EntityKey,
     kernel: EntityKey,
     root: EntityKey,
-    since: SystemTime,
+    since: Since,
 }
 
 impl FixedEntities {
@@ -36,7 +36,7 @@ impl FixedEntities {
             stranger: unit(stranger),
             kernel: unit(Entity::KERNEL),
             root: unit(root),
-            since,
+            since: Since::Found(since),
         }
     }
 }
@@ -49,7 +49,7 @@ struct Entities<'a> {
 }
 
 /// An entity, the same as a culprit, and since when it is there.
-type Found<'a> = (&'a EntityKey, &'a EntityKey, SystemTime);
+type Found<'a> = (&'a EntityKey, &'a EntityKey, Since);
 
 impl<'a> Entities<'a> {
     /// Whose slot it is; none while that is still being looked for.
@@ -257,7 +257,7 @@ mod tests {
         };
         let (of_a, of_b) = (in_use(9, a, 0), in_use(9, b, 1));
         let first = look(&cgroups, &mut ledger, &of_a);
-        let place = |ledger: &mut Ledger, unit| ledger.entity(&Entity::unit(unit).into(), SystemTime::UNIX_EPOCH);
+        let place = |ledger: &mut Ledger, unit| ledger.entity(&Entity::unit(unit).into(), Since::NEVER);
         assert_eq!(first, (true, Some(place(&mut ledger, "/a"))));
         assert_eq!(look(&cgroups, &mut ledger, &of_b), (true, Some(place(&mut ledger, "/b"))));
         // Nobody has read anything of them, so both are gone and forgotten, and a stranger has their places.

@@ -6,7 +6,7 @@
 use std::{sync::Arc, time::SystemTime};
 
 use super::by_default::is_by_default;
-use crate::signal::{Column, EntityKey, Histogram, InfoMetric, Kind, Layout, Metric, Row, Shown, Unit};
+use crate::signal::{Column, EntityKey, Histogram, InfoMetric, Kind, Layout, Metric, Row, Shown, Since, Unit};
 
 /// Everything podlens knows about the node's entities at one moment.
 #[derive(Clone, Debug)]
@@ -42,8 +42,8 @@ pub struct Info {
 pub struct EntityState {
     /// Who it is.
     pub entity: EntityKey,
-    /// When its first cgroup was made, or when podlens started if that is later: the start of its counters.
-    pub since: SystemTime,
+    /// When its first cgroup was made, or that it was there when podlens began: the start of its counters.
+    pub since: Since,
     /// Its last cgroup is gone: these are its final values.
     pub gone: bool,
     /// What instances that are gone and delivered have used under the same namespace, pod and container as one
@@ -119,6 +119,21 @@ pub enum Value<'a> {
     Float(f64),
     /// A distribution.
     Histogram(Histogram<'a>),
+}
+
+static NO_OBSERVATION: [u64; Histogram::CELLS] = [0; Histogram::CELLS];
+
+impl Value<'_> {
+    /// The value of this kind when nothing has happened.
+    #[must_use]
+    pub fn none(self) -> Self {
+        match self {
+            Self::Integer(_) => Self::Integer(0),
+            Self::Nanoseconds(_) => Self::Nanoseconds(0),
+            Self::Float(_) => Self::Float(0.0),
+            Self::Histogram(_) => Self::Histogram(Histogram::new(&NO_OBSERVATION)),
+        }
+    }
 }
 
 impl Snapshot {
@@ -381,6 +396,12 @@ impl<'a> Family<'a> {
             (0..column.combinations()).filter_map(move |combination| self.own(entity, of_metric, combination))
         });
         own.chain(caused)
+    }
+
+    /// The entity has values of it, whether they make series or not.
+    #[must_use]
+    pub fn is_of(self, entity: u32) -> bool {
+        self.section.cells(entity).is_some_and(|(cells, present)| self.column.of(cells, present).is_some())
     }
 
     /// An entity's sample of one combination, of a metric that is not split by who caused it.

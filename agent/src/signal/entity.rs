@@ -6,6 +6,7 @@ use std::{
     hash::{DefaultHasher, Hash, Hasher},
     ops::Deref,
     sync::{Arc, OnceLock},
+    time::SystemTime,
 };
 
 /// A container of a Kubernetes pod.
@@ -86,6 +87,28 @@ impl fmt::Display for Entity {
             write!(formatter, "{}{part}", if at == 0 { "" } else { "/" })?;
         }
         Ok(())
+    }
+}
+
+/// Since when an entity is there. What was found is earlier than what was born, whatever a clock says that was set between.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Since {
+    /// It was there when podlens began, at this moment: nobody knows since when the kernel's own totals of it count.
+    Found(SystemTime),
+    /// It was made while podlens looked.
+    Born(SystemTime),
+}
+
+impl Since {
+    /// Of one who has no values: it is only named.
+    pub const NEVER: Self = Self::Found(SystemTime::UNIX_EPOCH);
+
+    /// When what podlens itself counts of it began.
+    #[must_use]
+    pub fn moment(self) -> SystemTime {
+        match self {
+            Self::Found(moment) | Self::Born(moment) => moment,
+        }
     }
 }
 

@@ -129,6 +129,9 @@ pub struct Metric {
     pub help: &'static str,
     /// The metric's own labels. It has a value for each combination of theirs.
     pub labels: &'static [Label],
+    /// A total of the kernel's own since the cgroup or the socket was made, whenever podlens began. Others count from podlens'
+    /// beginning.
+    pub lifetime: bool,
     /// A gauge that a cgroup leaves behind: of one that is gone the last value stays until it was exported. It is none that is
     /// added up.
     pub last_word: bool,
@@ -154,6 +157,7 @@ impl Metric {
         unit: Unit::Seconds,
         help: "",
         labels: &[],
+        lifetime: false,
         last_word: false,
         sparse: false,
         by_default: ByDefault::All,

@@ -12,7 +12,7 @@ pub mod row;
 pub mod shutdown;
 pub mod state;
 
-pub use entity::{Container, Entity, EntityKey, Naming, PathNames, Subtree, Workload};
+pub use entity::{Container, Entity, EntityKey, Naming, PathNames, Since, Subtree, Workload};
 pub use event::{Attribute, AttributeValue, Attributes, Event, EventKind, Severity};
 pub use histogram::Histogram;
 pub(crate) use lock::lock;

@@ -107,6 +107,7 @@ pub static EVENTS: Metric = Metric {
     help: "What happened at the cgroup's limits, those of cgroups below included (version 1: its own alone); a pod's own cgroup has its own events alone, as when its limit was reached. Exact up to the cgroup's end. A kernel before 5.17 does not count oom_group_kill and leaves it at 0",
     labels: &[Label { name: "event", values: LabelValues::Fixed(&MemoryEvent::NAMES) }],
     by_default: ByDefault::Nonzero,
+    lifetime: true,
     source: "memory_events of the memory controller, at most 10 s ago and at the removal; else memory.events",
     must_equal: "memory.events, exactly; of a pod's own cgroup memory.events.local",
     ..Metric::BASE
@@ -121,6 +122,7 @@ pub static FAULTS: Metric = Metric {
     help: "Page faults: major ones waited for a disk",
     labels: &[Label { name: "type", values: LabelValues::Fixed(&["minor", "major"]) }],
     by_default: ByDefault::Nothing,
+    lifetime: true,
     source: "memory.stat, read every 30 s; the same words in the walk and at the removal, with what each CPU has not handed on, where it is known which they are. Minor ones as of the reading before: until then it is not known which were major ones",
     must_equal: "pgfault less pgmajfault, and pgmajfault, of memory.stat",
     ..Metric::BASE
@@ -135,6 +137,7 @@ pub static REFAULTS: Metric = Metric {
     help: "Pages that were reclaimed and had to be read again soon: the working set does not fit",
     labels: &[Label { name: "type", values: LabelValues::Fixed(&["anon", "file"]) }],
     by_default: ByDefault::Nothing,
+    lifetime: true,
     source: "as podlens_page_faults_total",
     must_equal: "workingset_refault_anon and workingset_refault_file of memory.stat",
     ..Metric::BASE

@@ -23,6 +23,7 @@ pub static PRESSURE: Metric = Metric {
     ],
     sparse: true,
     by_default: ByDefault::Only(&SOME),
+    lifetime: true,
     source: "psi_group of the cgroup in a walk through the version 2 tree at most 10 s ago, and with what each CPU has not handed on at the removal; else cpu.pressure, memory.pressure, io.pressure and irq.pressure, read every 5 s",
     must_equal: "total= of those files, at most 2 s old; at a cgroup's end within 5 %",
     ..Metric::BASE

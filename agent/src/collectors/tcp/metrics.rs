@@ -15,6 +15,7 @@ pub static BYTES: Metric = Metric {
     help: "Payload that sockets of the container sent and received, each byte once however often it was sent, over loopback too, whichever network namespace they are in; of a TCP connection that was there before the agent, all that it ever had",
     labels: &[DIRECTION, Label { name: "protocol", values: LabelValues::Fixed(&Protocol::NAMES) }],
     by_default: ByDefault::Nonzero,
+    lifetime: true,
     source: "inet_sock_set_state, the kernel's tables of sockets",
     must_equal: "the bytes that a test's programs wrote and read, exactly; where a queue of this host dropped, up to 2 more per connection (SYN and FIN)",
     ..Metric::BASE
@@ -29,6 +30,7 @@ pub static SEGMENTS: Metric = Metric {
     help: "TCP segments that sockets of the container sent, among them those sent again, and received; without resets and without answers to requests for a connection",
     labels: &[DIRECTION],
     by_default: ByDefault::Only(&[Direction::Transmit.index()]),
+    lifetime: true,
     source: "segs_out and segs_in of each socket",
     must_equal: "segs_out and segs_in of `ss -ti`",
     ..Metric::BASE
@@ -42,6 +44,7 @@ pub static RETRANSMITS: Metric = Metric {
     unit: Unit::Count("segment"),
     help: "TCP segments that sockets of the container sent again",
     by_default: ByDefault::With(&SEGMENTS),
+    lifetime: true,
     source: "total_retrans of each socket",
     must_equal: "TcpRetransSegs of a network namespace of the test's own, exactly",
     ..Metric::BASE
@@ -56,6 +59,7 @@ pub static LIMITED: Metric = Metric {
     help: "For how long connections of the container had something to send and could not, summed up over them: receive_window is the other side's, whose program reads too slowly; send_buffer is their own socket's, which is too small for the way. In ticks of the kernel (1 to 10 ms); absent in the first second, until the length of one is known",
     labels: &[Label { name: "by", values: LabelValues::Fixed(&Limit::NAMES) }],
     by_default: ByDefault::Nothing,
+    lifetime: true,
     source: "chrono_stat of each socket",
     must_equal: "tcpi_rwnd_limited and tcpi_sndbuf_limited of TCP_INFO (`ss -ti`), exactly",
     ..Metric::BASE
@@ -201,6 +205,7 @@ pub static LISTEN_OVERFLOWS: Metric = Metric {
     unit: Unit::Count("connection"),
     help: "Segments that would have made a connection and were dropped by a listening socket, most of all since its accept queue was full; an attempt may count more than once, since it is repeated",
     by_default: ByDefault::With(&ACCEPT_QUEUE_LIMIT),
+    lifetime: true,
     source: "sk_drops of each listening socket",
     must_equal: "TcpExtListenDrops of a network namespace of the test's own, exactly",
     ..Metric::BASE

@@ -8,7 +8,8 @@
 //! own name, and the culprit under [`CULPRIT_NAMESPACE_KEY`], [`CULPRIT_POD_KEY`], [`CULPRIT_WORKLOAD_KEY`] or [`CULPRIT_UNIT_KEY`].
 //!
 //! Counters and distributions are cumulative, or differences to the last export ([`Options::delta`]). A counter's start is its
-//! entity's, a difference's the moment of the export that it begins at.
+//! entity's, a difference's the moment of the export that it begins at. The kernel's own totals of an entity that was there before
+//! podlens have no known start: as totals they tell none, and differences begin at their first reading.
 
 mod field;
 pub mod logs;
@@ -37,7 +38,7 @@ use crate::{
     config::Identity,
     export::proto,
     registry::{Family, Sample, Snapshot, Value, snapshot::Culprit},
-    signal::{Entity, EntityKey, Histogram, Kind},
+    signal::{Entity, EntityKey, Histogram, Kind, Since},
 };
 
 /// A request is closed before it grows beyond this, as long as it can be split: receivers refuse 4 MiB.
@@ -202,7 +203,8 @@ impl<'a> Part<'a> {
         let fact = |label: &str| facts.get(snapshot, entity, label);
         let identity = PointIdentity::of(&state.entity, &snapshot.node, fact, options);
         let moment = Moment {
-            start_unix_ns: unix_ns(state.since),
+            start_unix_ns: unix_ns(state.since.moment()),
+            found: matches!(state.since, Since::Found(_)),
             time_unix_ns: unix_ns(self.ended.unwrap_or(snapshot.taken)),
             ended: self.ended.is_some(),
         };
@@ -247,15 +249,15 @@ impl<'a> Part<'a> {
         proto::nested_long(out, field::SCOPE_METRICS_METRICS, |out| {
             point::metric(out, frame, family.metric(), |out| {
                 for (Framed { family, frame, other }, samples) in framed {
+                    let moment = moment.of(family.metric());
                     for sample in samples {
                         // A distribution's difference, where there is one.
                         let mut cells;
-                        let (sample, moment) = match &self.other {
-                            Some(before) if frame.delta && !moment.ended => {
-                                cells = [0; Histogram::CELLS];
-                                before.difference(*other, sample, moment, &mut cells)
-                            }
-                            _ => (sample, moment),
+                        let (sample, moment) = if frame.delta && !moment.ended {
+                            cells = [0; Histogram::CELLS];
+                            difference(self.other.as_ref(), *other, sample, moment, &mut cells)
+                        } else {
+                            (sample, moment)
                         };
                         let snapshot = self.snapshot;
                         points += u64::from(point::point(out, frame, *family, sample, snapshot, moment, identity));
@@ -323,23 +325,34 @@ impl<'a> Other<'a> {
         }
     }
 
-    /// What was added to a total since this snapshot, and since when: all of it, if the entity was not there. `cells` hold a
-    /// distribution.
-    fn difference<'c>(
-        &self,
-        family: Option<Family<'_>>,
-        sample: Sample<'c>,
-        moment: Moment,
-        cells: &'c mut [u64; Histogram::CELLS],
-    ) -> (Sample<'c>, Moment) {
-        if self.position(sample.entity).is_none() {
-            return (sample, moment);
-        }
-        let before = self.find(family, &sample).map(|before| before.value);
-        // A total that was made smaller began anew.
-        let Some(value) = added(sample.value, before, cells) else { return (sample, moment) };
-        (Sample { value, ..sample }, Moment { start_unix_ns: unix_ns(self.snapshot.taken), ..moment })
+    /// The entity was there, and if it must be its values of the family.
+    fn has(&self, family: Option<Family<'_>>, entity: u32, values: bool) -> bool {
+        let position = self.position(entity);
+        position.is_some_and(|entity| !values || family.is_some_and(|family| family.is_of(entity)))
     }
+}
+
+/// What was added to a total since the snapshot before, and since when: all of it, if the entity was not there, or the total was
+/// made smaller and so began anew. Of a total whose start is not known only what is added to its first reading counts: that itself
+/// is a difference of 0 over no time. `cells` hold a distribution.
+fn difference<'c>(
+    before: Option<&Other<'_>>,
+    family: Option<Family<'_>>,
+    sample: Sample<'c>,
+    moment: Moment,
+    cells: &'c mut [u64; Histogram::CELLS],
+) -> (Sample<'c>, Moment) {
+    let has_start = moment.start_unix_ns != 0;
+    if let Some(before) = before.filter(|before| before.has(family, sample.entity, !has_start)) {
+        let was = before.find(family, &sample).map(|was| was.value);
+        if let Some(value) = added(sample.value, was, cells) {
+            return (Sample { value, ..sample }, Moment { start_unix_ns: unix_ns(before.snapshot.taken), ..moment });
+        }
+    }
+    if has_start {
+        return (sample, moment);
+    }
+    (Sample { value: sample.value.none(), ..sample }, Moment { start_unix_ns: moment.time_unix_ns, ..moment })
 }
 
 /// What was added to a total; none if it became smaller.

@@ -33,13 +33,22 @@ const FIRST_INDEX: i32 = -24;
 /// When a point's value began and was taken.
 #[derive(Clone, Copy)]
 pub(super) struct Moment {
+    /// 0 if that is not known.
     pub(super) start_unix_ns: u64,
+    /// Its entity was there before podlens.
+    pub(super) found: bool,
     pub(super) time_unix_ns: u64,
     /// The series has ended: its last point says so and has no value.
     pub(super) ended: bool,
 }
 
 impl Moment {
+    /// The same for the values of this metric.
+    pub(super) fn of(self, metric: &Metric) -> Self {
+        let start_unix_ns = if self.found && metric.lifetime { 0 } else { self.start_unix_ns };
+        Self { start_unix_ns, ..self }
+    }
+
     fn flags(self) -> u64 {
         if self.ended { DataPointFlags::NoRecordedValueMask as u64 } else { 0 }
     }

@@ -22,7 +22,7 @@ use crate::{
     config::Identity,
     export::{
         fixture::{
-            ALL, CPU, LATENCY, LIMIT, MEMORY, SWITCHES, Series, any_snapshot, any_two_snapshots, container,
+            ALL, CPU, LATENCY, LIMIT, MEMORY, SWITCHES, Series, Values, any_snapshot, any_two_snapshots, container,
             distribution, large, parse, snapshot, snapshot_of, state, taken, values, with_facts,
         },
         prometheus::{self, Format},
@@ -30,6 +30,8 @@ use crate::{
     registry::Snapshot,
     signal::{Container, Entity, Histogram, Label, LabelValues, Metric},
 };
+
+mod beginnings;
 
 const NO_RECORDED_VALUE: u32 = 1;
 
@@ -301,7 +303,7 @@ fn a_difference_is_all_of_it_for_who_is_new_and_where_a_total_began_anew() {
             }
         }
     }
-    let (since, pushed) = (unix_ns(state(Entity::unit("")).since), unix_ns(before.taken));
+    let (since, pushed) = (unix_ns(state(Entity::unit("")).since.moment()), unix_ns(before.taken));
     // web-1 began anew, web-2 goes on, web-4 is new; of web-3 there is no more.
     let expected = [("web-1", (1.0, since)), ("web-2", (2.0, pushed)), ("web-4", (3.0, since))];
     assert_eq!(found, expected.map(|(pod, value)| (pod.to_owned(), value)).into());
@@ -448,7 +450,7 @@ fn points_carry_their_entities_start_and_the_sweeps_time() {
     for of_entity in &encode(&snapshot(1))[0].resource_metrics {
         assert_eq!(of_entity.schema_url, "https://opentelemetry.io/schemas/1.44.0");
         for metric in &of_entity.scope_metrics[0].metrics {
-            let start = unix_ns(state(Entity::unit("")).since);
+            let start = unix_ns(state(Entity::unit("")).since.moment());
             let times: Vec<(u64, u64)> = match metric.data.as_ref().unwrap() {
                 Data::Sum(sum) => times(&sum.data_points),
                 // A gauge has no start.

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     registry::snapshot::{Caused, Culprit},
-    signal::{Entity, EntityKey, Row},
+    signal::{Entity, EntityKey, Row, Since},
 };
 
 /// So long after its pod the ledger may still carry a container on; twice the ledger's own time.
@@ -43,7 +43,7 @@ struct Last {
 /// What is kept of one fold.
 struct Fold {
     /// The earliest beginning of a member.
-    since: SystemTime,
+    since: Since,
     /// Whose names the ledger may carry on.
     members: HashMap<Entity, Member>,
     rest: Leftover,
@@ -73,7 +73,7 @@ impl Kept {
         }
         let wholes: HashSet<u32> = folded.into.iter().flat_map(|into| moved(into)).collect();
         // Who is only named as a culprit is no member: it has no beginning, and no values.
-        let is_member = |position| raw.entity(position).is_some_and(|state| state.since != SystemTime::UNIX_EPOCH);
+        let is_member = |position| raw.entity(position).is_some_and(|state| state.since != Since::NEVER);
         let into = folded.into.iter().flat_map(|into| (0_u32..).zip(into));
         let there: HashSet<u32> = into.filter(|(position, _)| is_member(*position)).map(|(_, whole)| *whole).collect();
         let mut there: Vec<(u32, Entity)> =

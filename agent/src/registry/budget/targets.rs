@@ -3,14 +3,13 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
-    time::SystemTime,
 };
 
 use super::{
     EntityState, Snapshot, at,
     homes::{Homes, Pod, pod},
 };
-use crate::signal::{Container, Entity, EntityKey};
+use crate::signal::{Container, Entity, EntityKey, Since};
 
 /// A snapshot's entities, with pods and workloads that had no values of their own behind them.
 pub(super) struct Targets {
@@ -90,8 +89,7 @@ impl Targets {
     /// The position of one who is added if need be.
     pub(super) fn position(&mut self, entity: &EntityKey) -> u32 {
         self.find(entity).unwrap_or_else(|| {
-            let state =
-                EntityState { entity: entity.clone(), since: SystemTime::UNIX_EPOCH, gone: true, carried: false };
+            let state = EntityState { entity: entity.clone(), since: Since::NEVER, gone: true, carried: false };
             self.push(state)
         })
     }
@@ -103,10 +101,10 @@ impl Targets {
             return self.push(EntityState { entity: whole, since: part.since, gone: part.gone, carried: false });
         };
         // Who is only named as a culprit has no beginning so far, and no values.
-        let is_part = part.since != SystemTime::UNIX_EPOCH && part.entity != whole;
+        let is_part = part.since != Since::NEVER && part.entity != whole;
         if let Some(state) = usize::try_from(position).ok().and_then(|at| self.entities.get_mut(at)).filter(|_| is_part)
         {
-            let begins = state.since == SystemTime::UNIX_EPOCH;
+            let begins = state.since == Since::NEVER;
             state.since = if begins { part.since } else { state.since.min(part.since) };
             state.gone &= part.gone;
         }

@@ -15,7 +15,7 @@ use crate::{
         taken, values,
     },
     registry::{EntityState, Info, Snapshot, Value, snapshot::Culprit},
-    signal::{Container, Entity, Metric},
+    signal::{Container, Entity, Metric, Since},
 };
 
 fn rules(detail: Detail) -> Rules {
@@ -312,7 +312,7 @@ fn who_is_only_named_as_a_culprit_begins_no_fold() {
     let mut budget = Budget::new(rules(Detail::Workload));
     let mut entities = pods(1);
     let named = renamed(&entities[2], |of| (of.container, of.container_id) = ("".into(), "".into()));
-    let culprit = EntityState { since: SystemTime::UNIX_EPOCH, gone: true, ..named };
+    let culprit = EntityState { since: Since::NEVER, gone: true, ..named };
     let since = |snapshot: &Snapshot| {
         let states = snapshot.entities.iter();
         states.filter(|state| state.entity.to_string() == WEB).map(|state| state.since).collect::<Vec<_>>()
@@ -406,7 +406,8 @@ fn a_fold_begins_with_its_first_member_and_goes_on_from_there() {
     };
     let mut budget = Budget::new(rules(Detail::Workload));
     let mut entities = pods(2);
-    let first = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+    // It was there before podlens, whatever the others' clock says.
+    let first = Since::Found(taken() + Duration::from_secs(1000));
     entities[0].since = first;
     let folded = budget.apply(&using(entities.clone(), &[1; 8]));
     assert_eq!(since(&folded), Some(first));

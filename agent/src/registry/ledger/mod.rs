@@ -19,7 +19,7 @@ mod view;
 use std::{
     collections::HashMap,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use foldhash::fast::RandomState;
@@ -27,7 +27,7 @@ use foldhash::fast::RandomState;
 pub use self::culprits::CulpritId;
 use self::{candidates::HALF_LIFE, carried::Carried, culprits::Culprits, totals::Totals, view::Listing};
 use super::{Section, Snapshot};
-use crate::signal::{Entity, EntityKey, Layout, Loss, Metric, Naming, Row};
+use crate::signal::{Entity, EntityKey, Layout, Loss, Metric, Naming, Row, Since};
 
 /// Exporters whose acknowledgement is waited for. Each address that scrapes is one.
 const EXPORTERS: usize = 64;
@@ -108,7 +108,7 @@ struct Entry {
     entity: EntityKey,
     /// What it is called.
     named: EntityKey,
-    since: SystemTime,
+    since: Since,
     gone: Option<Gone>,
 }
 
@@ -191,7 +191,7 @@ impl Ledger {
     }
 
     /// The entity's place, made if need be.
-    pub fn entity(&mut self, entity: &EntityKey, since: SystemTime) -> EntityId {
+    pub fn entity(&mut self, entity: &EntityKey, since: Since) -> EntityId {
         if let Some(id) = self.ids.get(entity) {
             let id = *id;
             if let Some(entry) = self.entry(id).filter(|entry| since < entry.since) {

@@ -8,7 +8,7 @@ use crate::{
         EntityState, Section, Snapshot,
         snapshot::{Caused, Culprit},
     },
-    signal::{Column, Entity, EntityKey, Layout, Naming, Split},
+    signal::{Column, Entity, EntityKey, Layout, Naming, Since, Split},
 };
 
 /// Who is in a snapshot. The next one has the same if nobody came, went or is called differently.
@@ -113,7 +113,7 @@ impl Listing {
             let known = added.iter().position(|state| state.entity == *named);
             at = sorted.len() + known.unwrap_or(added.len());
             if known.is_none() {
-                let (entity, since) = (named.clone(), SystemTime::UNIX_EPOCH);
+                let (entity, since) = (named.clone(), Since::NEVER);
                 Arc::make_mut(&mut self.entities).push(EntityState { entity, since, gone: true, carried: false });
             }
         }

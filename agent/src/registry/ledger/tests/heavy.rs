@@ -8,7 +8,7 @@ use std::{
 use super::{CPU, Definition, Entity, Layout, Ledger, Names, entity};
 use crate::{
     registry::{Snapshot, Value, ledger::totals::Totals, snapshot::Culprit},
-    signal::{ByDefault, EntityKey, Metric, Shown, Split},
+    signal::{ByDefault, EntityKey, Metric, Shown, Since, Split},
 };
 
 static HEAVY: Metric = Metric {
@@ -48,7 +48,7 @@ impl Victim {
         let mut row = self.layout.row();
         row.add(&self.layout, &CPU, 0, self.lost);
         self.ledger.begin(self.now, &names);
-        let id = self.ledger.entity(&entity("u", "1").into(), SystemTime::UNIX_EPOCH);
+        let id = self.ledger.entity(&entity("u", "1").into(), Since::NEVER);
         self.ledger.observe(0, id, &row);
         for (culprit, amount) in to {
             let culprit = self.ledger.culprit(&EntityKey::from(Entity::unit(culprit)));

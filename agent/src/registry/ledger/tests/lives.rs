@@ -59,7 +59,8 @@ impl Observers {
                 continue;
             };
             if !state.carried {
-                let highest = self.instances.entry((container.container_id.to_string(), state.since)).or_default();
+                let highest =
+                    self.instances.entry((container.container_id.to_string(), state.since.moment())).or_default();
                 *highest = ns.max(*highest);
             }
         }

@@ -18,7 +18,7 @@ use crate::{
     config::Units,
     export::prometheus::{Format, encode},
     registry::{Snapshot, Value, snapshot::Culprit},
-    signal::{Aggregation, Container, Kind, Metric, Split, Unit},
+    signal::{Aggregation, Container, Kind, Metric, Since, Split, Unit},
 };
 
 static CPU: Metric = Metric { name: "cpu_seconds_total", otlp_name: "cpu", ..Metric::BASE };
@@ -117,7 +117,7 @@ impl Bench {
         self.ledger.begin(self.now, &self.names);
         for (entity, ns, since) in living {
             let row = self.row(*ns);
-            let id = self.ledger.entity(&entity.clone().into(), *since);
+            let id = self.ledger.entity(&entity.clone().into(), Since::Born(*since));
             self.ledger.observe(0, id, &row);
         }
         self.ledger.finish(self.now, &self.names);
@@ -130,7 +130,7 @@ impl Bench {
 
     fn retire_since(&mut self, entity: &Entity, ns: u64, since: SystemTime) {
         let row = self.row(ns);
-        let id = self.ledger.entity(&entity.clone().into(), since);
+        let id = self.ledger.entity(&entity.clone().into(), Since::Born(since));
         self.ledger.retire(0, id, &row);
     }
 }
@@ -314,7 +314,7 @@ fn what_was_never_measured_of_an_entity_has_no_sample_and_a_gauge_ends_with_its_
     let look = |ledger: &mut Ledger, living: &[(usize, &Entity, &Row)]| {
         ledger.begin(now, &names);
         for (section, entity, row) in living {
-            let id = ledger.entity(&(*entity).clone().into(), SystemTime::UNIX_EPOCH);
+            let id = ledger.entity(&(*entity).clone().into(), Since::NEVER);
             ledger.observe(*section, id, row);
         }
         ledger.finish(now, &names);
@@ -329,7 +329,7 @@ fn what_was_never_measured_of_an_entity_has_no_sample_and_a_gauge_ends_with_its_
     let seconds = vec![5_000_000_000];
     let both = look(&mut ledger, &[(0, &ran, &cpu), (1, &ran, &tasks), (1, &slept, &tasks)]);
     assert_eq!(both, [seconds.clone(), vec![3; 2]], "two families, the third collector is not at work");
-    let id = ledger.entity(&ran.clone().into(), SystemTime::UNIX_EPOCH);
+    let id = ledger.entity(&ran.clone().into(), Since::NEVER);
     ledger.retire(1, id, &tasks);
     ledger.retire(0, id, &cpu);
     assert_eq!(look(&mut ledger, &[]), [seconds, vec![]], "what is gone leaves its counters");
@@ -360,7 +360,7 @@ fn what_others_caused_is_told_by_name_and_the_rest_as_others_up_to_the_whole() {
     let mut row = layout.row();
     row.add(&layout, &CPU, 0, 1_000);
     ledger.begin(now, &names);
-    let id = ledger.entity(&victim, SystemTime::UNIX_EPOCH);
+    let id = ledger.entity(&victim, Since::NEVER);
     ledger.observe(0, id, &row);
     // The first comes again, under the same name; the last four are too light for a place.
     for (culprit, amount) in culprits.iter().zip((1..=20).rev()).chain([(&culprits[0], 5)]) {
@@ -417,7 +417,7 @@ fn culprits_whom_nothing_names_any_more_are_dropped_and_the_others_keep_their_na
         ledger.begin(now, &names);
         let short: crate::signal::EntityKey = Entity::unit(&format!("short-{round}")).into();
         for victim in [&lasting, &short] {
-            let id = ledger.entity(victim, SystemTime::UNIX_EPOCH);
+            let id = ledger.entity(victim, Since::NEVER);
             ledger.observe(0, id, &row);
             let of_short = Entity::unit(&format!("of-{round}")).into();
             let culprit = if victim == &lasting { Entity::unit("neighbor").into() } else { of_short };
@@ -451,7 +451,7 @@ fn a_culprit_is_told_under_the_name_that_is_known_by_then() {
     row.add(&layout, &CPU, 0, 1_000);
     let mut look = |names: &Names| {
         ledger.begin(now, names);
-        let id = ledger.entity(&victim.clone().into(), SystemTime::UNIX_EPOCH);
+        let id = ledger.entity(&victim.clone().into(), Since::NEVER);
         ledger.observe(0, id, &row);
         let culprit = ledger.culprit(&culprit.clone().into());
         ledger.caused(0, &CAUSED, id, culprit, 1);
@@ -542,11 +542,11 @@ fn the_last_word_of_who_is_gone_is_kept_until_it_was_exported_and_never_beside_a
         let now = now + Duration::from_secs(seconds);
         ledger.begin(now, &names);
         if let Some(row) = gone {
-            let id = ledger.entity(&unit.clone().into(), since);
+            let id = ledger.entity(&unit.clone().into(), Since::Found(since));
             ledger.retire(0, id, &row);
         }
         if let Some(row) = living {
-            let id = ledger.entity(&unit.clone().into(), since);
+            let id = ledger.entity(&unit.clone().into(), Since::Found(since));
             ledger.observe(0, id, &row);
         }
         ledger.finish(now, &names);
