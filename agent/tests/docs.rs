@@ -229,14 +229,18 @@ fn push_metric(text: &mut String, metric: &'static Metric) {
         [] => "none but the entity's".to_owned(),
         labels => labels.iter().map(of_label).collect::<Vec<_>>().join("; "),
     };
-    let rows = [
-        ("kind, unit", format!("{kind}, {unit}")),
+    // Others count from the agent's start, or are no totals.
+    let since = "the cgroup or socket was made, whenever the agent began ([otlp.md](otlp.md#where-counting-began))";
+    let since = metric.lifetime.then(|| ("counts since", since.to_owned()));
+    let mut rows = vec![("kind, unit", format!("{kind}, {unit}"))];
+    rows.extend(since);
+    rows.extend([
         ("labels", labels),
         ("OTLP", format!("`{otlp_name}`")),
         ("by default", by_default(metric)),
         ("source", (*source).to_owned()),
         ("must equal", (*must_equal).to_owned()),
-    ];
+    ]);
     push_section(text, name, help, &rows);
 }
 

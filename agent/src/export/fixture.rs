@@ -21,8 +21,8 @@ use crate::{
         snapshot::{Caused, Culprit},
     },
     signal::{
-        Container, Entity, Histogram, InfoMetric, Kind, Label, LabelValues, Layout, Metric, Since, Split, Unit,
-        Workload,
+        Container, Entity, EntityKey, Histogram, InfoMetric, Kind, Label, LabelValues, Layout, Metric, Since, Split,
+        Unit, Workload,
     },
 };
 
@@ -102,7 +102,8 @@ fn hex(text: &str) -> String {
 
 pub(crate) fn state(entity: Entity) -> EntityState {
     let since = Since::Born(UNIX_EPOCH + Duration::from_secs(1_700_000_000));
-    EntityState { entity: entity.into(), since, gone: false, carried: false }
+    let entity = EntityKey::from(entity);
+    EntityState { id: entity.clone(), entity, since, gone: false, carried: false }
 }
 
 /// One metric's cells by the position of the entity, or what the split metric tells.

@@ -14,7 +14,7 @@ use crate::{
     collectors,
     export::EventSource,
     registry::{EntityState, EventBatch, Journal, Snapshot},
-    signal::{Entity, Event, EventKind, Since, lock},
+    signal::{Entity, EntityKey, Event, EventKind, Since, lock},
     telemetry,
 };
 
@@ -77,8 +77,10 @@ impl EventSource for EventLog {
         let entities: HashSet<&Entity> = events.iter().filter_map(|event| event.entity.as_ref()).collect();
         let now = SystemTime::now();
         // Facts are told of the living alone, and an event may well be about an end.
-        let since = Since::Born(now);
-        let state = |entity: &Entity| EntityState { entity: entity.clone().into(), since, gone: false, carried: false };
+        let state = |entity: &Entity| {
+            let entity = EntityKey::from(entity.clone());
+            EntityState { id: entity.clone(), entity, since: Since::Born(now), gone: false, carried: false }
+        };
         let entities: Vec<EntityState> = entities.into_iter().map(state).collect();
         let infos = facts::infos_of(&entities, names);
         let described = Snapshot {

@@ -194,7 +194,7 @@ mod tests {
         attribution::kubernetes::{Names, pod::PodList, table::ContainerFacts},
         collectors::ALL,
         registry::{EntityState, Snapshot, Value},
-        signal::{Container, Entity, Naming as _, Shown, Since},
+        signal::{Container, Entity, EntityKey, Naming as _, Shown, Since},
     };
 
     const ID: &str = "3f1b0c5a9d7e2468ace013579bdf02468ace013579bdf02468ace013579bdf02";
@@ -224,8 +224,10 @@ mod tests {
 
     /// A snapshot with the pod's own cgroup, its container, the same container gone, a unit, and the pod's sandbox.
     fn described(facts: &mut Facts, names: &Names) -> Snapshot {
-        let state =
-            |entity: Entity, gone| EntityState { entity: entity.into(), since: Since::NEVER, gone, carried: false };
+        let state = |entity: Entity, gone| {
+            let entity = EntityKey::from(entity);
+            EntityState { id: entity.clone(), entity, since: Since::NEVER, gone, carried: false }
+        };
         let called = |id: &str| names.name(&entity(id));
         let mut snapshot = Snapshot {
             sequence: 1,

@@ -277,4 +277,20 @@ mod tests {
         }
         assert_eq!(look(&cgroups, &mut ledger, &of_c), (true, Some(place(&mut ledger, "/c"))));
     }
+
+    #[test]
+    fn who_was_there_before_podlens_is_found_and_all_others_are_born() {
+        let root = tempfile::tempdir().unwrap();
+        let (mut cgroups, [a, _]) = tree(root.path());
+        fs::create_dir(root.path().join("c")).unwrap();
+        let c = fs::metadata(root.path().join("c")).unwrap().ino();
+        for change in cgroups.rescan() {
+            cgroups.apply(change, Instant::now());
+        }
+        let is_found = |key| matches!(cgroups.get(key).unwrap().since, Since::Found(_));
+        assert_eq!((is_found(a), is_found(c)), (true, false));
+        // Nobody knows when a cgroup was made whose birth was lost.
+        cgroups.assume_gone(c + 1000, Instant::now());
+        assert!(matches!(cgroups.get(c + 1000).unwrap().since, Since::Found(_)));
+    }
 }

@@ -40,8 +40,10 @@ pub struct Info {
 /// An entity in a snapshot.
 #[derive(Clone, Debug)]
 pub struct EntityState {
-    /// Who it is.
+    /// Who it is, by the names that are known.
     pub entity: EntityKey,
+    /// Who it is, whatever it is called: the same in each snapshot that has it. The names of its cgroup as a rule.
+    pub id: EntityKey,
     /// When its first cgroup was made, or that it was there when podlens began: the start of its counters.
     pub since: Since,
     /// Its last cgroup is gone: these are its final values.

@@ -13,6 +13,7 @@ const DIRECTION: Label = Label { name: "direction", values: LabelValues::Fixed(&
 pub static BYTES: Metric = Metric {
     labels: &[DIRECTION, Label { name: "protocol", values: LabelValues::Fixed(&["udp"]) }],
     sparse: true,
+    lifetime: false,
     source: "sock_send_length, sock_recv_length; before 6.3 the ends of udp_sendmsg, udp_recvmsg, udpv6_sendmsg, udpv6_recvmsg",
     must_equal: "the bytes that a test's programs sent and received, exactly",
     ..tcp::metrics::BYTES

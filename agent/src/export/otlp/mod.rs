@@ -37,7 +37,7 @@ use self::{
 use crate::{
     config::Identity,
     export::proto,
-    registry::{Family, Sample, Snapshot, Value, snapshot::Culprit},
+    registry::{EntityState, Family, Sample, Snapshot, Value, snapshot::Culprit},
     signal::{Entity, EntityKey, Histogram, Kind, Since},
 };
 
@@ -167,7 +167,10 @@ impl<'a> Part<'a> {
             return;
         }
         let against = self.against.filter(|_| options.delta || self.ended.is_some());
-        self.other = against.map(|other| Other::of(self.snapshot, other));
+        // A series that is called differently now has ended; what is added to a total is added under whatever name.
+        let by: fn(&EntityState) -> &EntityKey =
+            if self.ended.is_some() { |state| &state.entity } else { |state| &state.id };
+        self.other = against.map(|other| Other::of(self.snapshot, other, by));
         let other: Vec<Family<'a>> = against.iter().flat_map(|other| other.families()).collect();
         let framed = |family: Family<'a>| Framed {
             family,
@@ -295,13 +298,14 @@ struct Other<'a> {
 }
 
 impl<'a> Other<'a> {
-    fn of(written: &Snapshot, snapshot: &'a Snapshot) -> Self {
+    /// `by` tells who an entity is.
+    fn of(written: &Snapshot, snapshot: &'a Snapshot, by: fn(&EntityState) -> &EntityKey) -> Self {
         if Arc::ptr_eq(&written.entities, &snapshot.entities) {
             return Self { snapshot, positions: None };
         }
         let listed = (0_u32..).zip(&*snapshot.entities).filter(|(_, state)| !state.carried);
-        let listed: HashMap<&EntityKey, u32, RandomState> = listed.map(|(at, state)| (&state.entity, at)).collect();
-        let positions = written.entities.iter().map(|state| listed.get(&state.entity).copied());
+        let listed: HashMap<&EntityKey, u32, RandomState> = listed.map(|(at, state)| (by(state), at)).collect();
+        let positions = written.entities.iter().map(|state| listed.get(by(state)).copied());
         Self { snapshot, positions: Some(positions.collect()) }
     }
 

@@ -50,9 +50,9 @@ impl Targets {
                 pod_uid: uids.get(&key).unwrap_or(&container.pod_uid).clone(),
                 ..container.clone()
             };
-            let pod = targets.join(Entity::Container(whole), state);
+            let pod = targets.join(Entity::Container(whole), state, |_| state.id.as_culprit());
             let workload = match homes.of(state) {
-                Some(workload) => targets.join(Entity::Workload(workload.clone()), state),
+                Some(workload) => targets.join(Entity::Workload(workload.clone()), state, EntityKey::clone),
                 None => pod,
             };
             targets.pod.push(pod);
@@ -89,16 +89,17 @@ impl Targets {
     /// The position of one who is added if need be.
     pub(super) fn position(&mut self, entity: &EntityKey) -> u32 {
         self.find(entity).unwrap_or_else(|| {
-            let state = EntityState { entity: entity.clone(), since: Since::NEVER, gone: true, carried: false };
-            self.push(state)
+            let (entity, id) = (entity.clone(), entity.clone());
+            self.push(EntityState { entity, id, since: Since::NEVER, gone: true, carried: false })
         })
     }
 
-    /// The position of a pod or workload of which this is a part.
-    fn join(&mut self, whole: Entity, part: &EntityState) -> u32 {
+    /// The position of a pod or workload of which this is a part; `id` tells who it is if it has no values of its own.
+    fn join(&mut self, whole: Entity, part: &EntityState, id: impl FnOnce(&EntityKey) -> EntityKey) -> u32 {
         let whole = EntityKey::from(whole);
         let Some(position) = self.find(&whole) else {
-            return self.push(EntityState { entity: whole, since: part.since, gone: part.gone, carried: false });
+            let (id, since, gone) = (id(&whole), part.since, part.gone);
+            return self.push(EntityState { entity: whole, id, since, gone, carried: false });
         };
         // Who is only named as a culprit has no beginning so far, and no values.
         let is_part = part.since != Since::NEVER && part.entity != whole;

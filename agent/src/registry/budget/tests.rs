@@ -2,11 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{Budget, Detail, Rules, Spent};
 use crate::{
@@ -413,4 +409,18 @@ fn a_fold_begins_with_its_first_member_and_goes_on_from_there() {
     assert_eq!(since(&folded), Some(first));
     let folded = budget.apply(&using(entities[2..].to_vec(), &[1; 6]));
     assert_eq!(since(&folded), Some(first), "its oldest member is gone, and its values are not");
+}
+
+#[test]
+fn a_pods_fold_is_the_same_under_each_name() {
+    let mut budget = Budget::new(rules(Detail::Pod));
+    let all = pods(1);
+    let mut ids = |entities: Vec<EntityState>| {
+        let folded = budget.apply(&using(entities, &[1; 4]));
+        let used =
+            folded.families().filter(|family| *family.metric() == CPU).flat_map(crate::registry::Family::samples);
+        used.map(|sample| folded.entities[sample.entity as usize].id.clone()).collect::<Vec<_>>()
+    };
+    let unnamed = ids(all.iter().map(nameless).collect());
+    assert_eq!((unnamed.len(), unnamed), (2, ids(all)));
 }

@@ -85,16 +85,16 @@ impl Culprits {
         new
     }
 
-    /// The culprit's position in the list of entities, which `find` finds by what it is called, once for as long as the list is
-    /// the same one; none if nobody has that number.
+    /// The culprit's position in the list of entities, which `find` finds by what it is called and by who it is, once for as long
+    /// as the list is the same one; none if nobody has that number.
     pub(super) fn position(
         &mut self,
         id: CulpritId,
         naming: &impl Naming,
-        find: impl FnOnce(&EntityKey) -> u32,
+        find: impl FnOnce(&EntityKey, &EntityKey) -> u32,
     ) -> Option<u32> {
         let Culprit { entity, named, position } = self.known.get_mut(place(id))?;
-        Some(*position.get_or_insert_with(|| find(named.get_or_insert_with(|| naming.name(entity).into()))))
+        Some(*position.get_or_insert_with(|| find(named.get_or_insert_with(|| naming.name(entity).into()), entity)))
     }
 }
 

@@ -66,7 +66,7 @@ impl Ledger {
                 if !splits.is_empty() {
                     caused.clear();
                     caused.extend(totals.into_iter().flat_map(Totals::caused).filter_map(|caused| {
-                        let find = |named: &EntityKey| listing.position(named);
+                        let find = |named: &EntityKey, id: &EntityKey| listing.position(named, id);
                         Some((caused.column, culprits.position(caused.culprit, naming, find)?, caused.amount))
                     }));
                     split(&mut part.section, &splits, u32::try_from(at).unwrap_or(u32::MAX), &mut caused);
@@ -84,17 +84,18 @@ impl Ledger {
     fn list(&self) -> Listing {
         let own = |id: &EntityId| {
             let entry = self.entries.get(place(*id))?.as_ref()?;
-            let (entity, since, gone) = (entry.named.clone(), entry.since, entry.gone.is_some());
-            Some((EntityState { entity, since, gone, carried: false }, Listed::Own(*id)))
+            let (entity, of_cgroup) = (entry.named.clone(), entry.entity.clone());
+            let (since, gone) = (entry.since, entry.gone.is_some());
+            Some((EntityState { entity, id: of_cgroup, since, gone, carried: false }, Listed::Own(*id)))
         };
         let mut all: Vec<(EntityState, Listed)> = self.order.iter().filter_map(own).collect();
         if !self.carried.is_empty() {
             let present: HashSet<Entity> = all.iter().map(|(state, _)| state.entity.series()).collect();
             let carried = self.carried.iter().filter(|(series, _)| present.contains(*series));
             all.extend(carried.map(|(series, carried)| {
-                let (entity, since) = (series.clone().into(), carried.of.entry.since);
-                let gone = carried.of.entry.gone.is_some();
-                (EntityState { entity, since, gone, carried: true }, Listed::Carried(series.clone()))
+                let (entity, since) = (EntityKey::from(series.clone()), carried.of.entry.since);
+                let (id, gone) = (entity.clone(), carried.of.entry.gone.is_some());
+                (EntityState { entity, id, since, gone, carried: true }, Listed::Carried(series.clone()))
             }));
             let key = |state: &EntityState| (state.entity.clone(), state.carried);
             all.sort_by_cached_key(|(state, _)| key(state));
@@ -106,15 +107,15 @@ impl Ledger {
 
 impl Listing {
     /// The position of one who is called so, who is added if need be.
-    fn position(&mut self, named: &EntityKey) -> u32 {
+    fn position(&mut self, named: &EntityKey, id: &EntityKey) -> u32 {
         let (sorted, added) = self.entities.split_at_checked(self.listed.len()).unwrap_or_default();
         let mut at = sorted.partition_point(|state| state.entity < *named);
         if sorted.get(at).is_none_or(|state| state.entity != *named) {
             let known = added.iter().position(|state| state.entity == *named);
             at = sorted.len() + known.unwrap_or(added.len());
             if known.is_none() {
-                let (entity, since) = (named.clone(), Since::NEVER);
-                Arc::make_mut(&mut self.entities).push(EntityState { entity, since, gone: true, carried: false });
+                let (entity, id, since) = (named.clone(), id.clone(), Since::NEVER);
+                Arc::make_mut(&mut self.entities).push(EntityState { entity, id, since, gone: true, carried: false });
             }
         }
         u32::try_from(at).unwrap_or(u32::MAX)

@@ -27,12 +27,11 @@ fn both(seconds: u64, values: &[Values]) -> Snapshot {
     Snapshot { taken: taken() + Duration::from_secs(seconds), ..snapshot_of(entities, values) }
 }
 
+/// The value, start and time of totals, by pod and metric.
+type Sums = BTreeMap<(String, String), (f64, u64, u64)>;
+
 /// The value, start and time of each total, by pod and metric, and how many points there are in all.
-fn sums(
-    snapshot: &Snapshot,
-    previous: Option<&Snapshot>,
-    options: &Options,
-) -> (BTreeMap<(String, String), (f64, u64, u64)>, u64) {
+fn sums(snapshot: &Snapshot, previous: Option<&Snapshot>, options: &Options) -> (Sums, u64) {
     let requests: Vec<Request> = requests(snapshot, previous).with(options).collect();
     let mut found = BTreeMap::new();
     for of_entity in requests.iter().flat_map(|request| message(request).resource_metrics) {
@@ -57,7 +56,7 @@ fn at(seconds: u64) -> u64 {
     unix_ns(taken() + Duration::from_secs(seconds))
 }
 
-fn expected(of: &[(&str, &Metric, f64, u64, u64)]) -> BTreeMap<(String, String), (f64, u64, u64)> {
+fn expected(of: &[(&str, &Metric, f64, u64, u64)]) -> Sums {
     let key = |pod: &str, metric: &Metric| (pod.to_owned(), metric.otlp_name.to_owned());
     of.iter().map(|(pod, metric, value, start, time)| (key(pod, metric), (*value, *start, *time))).collect()
 }
@@ -80,7 +79,7 @@ fn a_total_of_the_kernel_tells_no_start_where_nobody_has_seen_the_beginning() {
     // The last point of a series that ends is one of the same series.
     let none = Snapshot { taken: taken(), ..snapshot_of(Vec::new(), &[]) };
     let (ended, _) = sums(&none, Some(&now), &options);
-    let starts = |sums: &BTreeMap<_, (f64, u64, u64)>| sums.values().map(|(_, start, _)| *start).collect::<Vec<_>>();
+    let starts = |sums: &Sums| sums.values().map(|(_, start, _)| *start).collect::<Vec<_>>();
     assert_eq!(starts(&ended), starts(&of(f64::NAN)));
 }
 
@@ -145,4 +144,28 @@ fn a_first_increase_counts_where_the_first_reading_was_0_and_made_no_series() {
 
 fn of_unit() -> EntityState {
     state(Entity::unit("containerd.service"))
+}
+
+/// The same entity under another name.
+fn renamed(state: &EntityState, pod: &str) -> EntityState {
+    EntityState { id: state.id.clone(), ..self::state(container("shop", pod, "nginx")) }
+}
+
+#[test]
+fn a_difference_goes_on_under_another_name() {
+    let delta = Options { delta: true, ..Options::default() };
+    let unnamed = [state(container("", "u-1", "")), state(container("", "u-2", ""))];
+    let named = [renamed(&unnamed[0], "web-1"), renamed(&unnamed[1], "web-2")];
+    let of = |entities: &[EntityState], seconds, used: u64, caused_ns| {
+        let values = [values(&CPU, &[(0, &[used * SECOND])]), caused(&[(0, Culprit::Entity(1), caused_ns)])];
+        Snapshot { taken: taken() + Duration::from_secs(seconds), ..snapshot_of(entities.to_vec(), &values) }
+    };
+    let (first, second) = (of(&unnamed, 0, 500, 7 * SECOND), of(&named, 10, 503, 9 * SECOND));
+    let (sent, count) = sums(&second, Some(&first), &delta);
+    let added = [("web-1", &CPU, 3.0, at(0), at(10)), ("web-1", &CAUSED, 2.0, at(0), at(10))];
+    assert_eq!((sent, count), (expected(&added), 2));
+    // Totals are of other series now, and the old ones end.
+    let (sent, count) = sums(&second, Some(&first), &Options::default());
+    let ends = |pod: &str| sent[&(pod.to_owned(), CPU.otlp_name.to_owned())].0;
+    assert_eq!((ends("web-1"), ends("u-1").is_nan(), count), (503.0, true, 4));
 }

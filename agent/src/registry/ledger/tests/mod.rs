@@ -571,3 +571,28 @@ fn the_last_word_of_who_is_gone_is_kept_until_it_was_exported_and_never_beside_a
     assert_eq!(sweep(Some(row(3, 40)), None, 4, true), (Some(10), Some(80)), "the highest of those that are gone");
     assert_eq!(sweep(None, None, 5, true), (None, None), "it was exported");
 }
+
+#[test]
+fn an_entity_is_the_same_under_each_name_and_there_before_podlens_if_any_of_its_cgroups_was() {
+    let mut bench = Bench::new();
+    let one = entity("u", "1");
+    let born = Since::Born(SystemTime::UNIX_EPOCH);
+    let sweep = |bench: &mut Bench, since: Since| {
+        bench.ledger.begin(bench.now, &bench.names);
+        let (id, row) = (bench.ledger.entity(&one.clone().into(), since), bench.row(1));
+        bench.ledger.observe(0, id, &row);
+        bench.ledger.finish(bench.now, &bench.names);
+        let snapshot = bench.ledger.snapshot(SystemTime::UNIX_EPOCH, "n".into(), &bench.names);
+        snapshot.entities[0].clone()
+    };
+    let unnamed = sweep(&mut bench, born);
+    assert_eq!((&*unnamed.entity, &*unnamed.id, unnamed.since), (&one, &one, born));
+    // A static pod's cgroup has another uid than the API server tells.
+    let known = named("ns", "api", "server", "another", "1");
+    bench.names.known.insert(one.clone(), known.clone());
+    let found = Since::Found(SystemTime::UNIX_EPOCH + Duration::from_secs(9));
+    for since in [found, born] {
+        let state = sweep(&mut bench, since);
+        assert_eq!((&*state.entity, &*state.id, state.since), (&known, &one, found));
+    }
+}

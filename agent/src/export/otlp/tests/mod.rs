@@ -22,12 +22,12 @@ use crate::{
     config::Identity,
     export::{
         fixture::{
-            ALL, CPU, LATENCY, LIMIT, MEMORY, SWITCHES, Series, Values, any_snapshot, any_two_snapshots, container,
-            distribution, large, parse, snapshot, snapshot_of, state, taken, values, with_facts,
+            ALL, CAUSED, CPU, LATENCY, LIMIT, MEMORY, SWITCHES, Series, Values, any_snapshot, any_two_snapshots,
+            caused, container, distribution, large, parse, snapshot, snapshot_of, state, taken, values, with_facts,
         },
         prometheus::{self, Format},
     },
-    registry::Snapshot,
+    registry::{Snapshot, snapshot::Culprit},
     signal::{Container, Entity, Histogram, Label, LabelValues, Metric},
 };
 
