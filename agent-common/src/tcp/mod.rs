@@ -363,6 +363,20 @@ pub struct SocketWalk {
     pub unplaced: u64,
 }
 
+/// How many of a table's buckets fit into so many words, where a bucket has `stride` of them and so many buckets are left.
+///
+/// In the table of listening sockets a lock stands before the head of each chain. It has 4 bytes on most kernels, 24 where locks
+/// are debugged, 32 where they may sleep (`PREEMPT_RT`), and 48 more where lockdep is built in.
+#[inline(always)]
+#[must_use]
+pub const fn buckets_at_once(words: u32, stride: u32, left: u32) -> u32 {
+    if stride == 0 {
+        return 0;
+    }
+    let most = words / stride;
+    if left < most { left } else { most }
+}
+
 /// Payload that was handed to the network for the first time.
 ///
 /// What was sent less what was sent again; but where a queue of this host drops, which counts as sent each time and not as
@@ -404,7 +418,7 @@ const _: () = assert!(size_of::<SocketWalk>() == 88);
 
 #[cfg(test)]
 mod tests {
-    use super::{Cursor, limited, received, transmitted};
+    use super::{Cursor, buckets_at_once, limited, received, transmitted};
 
     #[test]
     fn what_was_sent_again_or_dropped_by_this_host_is_not_transmitted_twice() {
@@ -418,6 +432,24 @@ mod tests {
         ] {
             assert_eq!(transmitted(sent, sent_again, acknowledged, next, unacknowledged), expected, "{what}");
         }
+    }
+
+    #[test]
+    fn pieces_of_a_table_are_whole_buckets_however_large_their_locks_are() {
+        for (what, stride, expected) in [
+            ("a chain alone", 1, 128),
+            ("a lock of 4 bytes", 2, 64),
+            ("of 24, which is debugged", 4, 32),
+            ("of 32, which may sleep", 5, 25),
+            ("of 80, which lockdep follows as well", 11, 11),
+            ("what does not fit", 129, 0),
+            ("what is none", 0, 0),
+        ] {
+            let found = buckets_at_once(128, stride, 1 << 16);
+            assert_eq!(found, expected, "{what}");
+            assert!(found * stride <= 128, "{what}");
+        }
+        assert_eq!(buckets_at_once(128, 5, 3), 3, "the end of the table");
     }
 
     #[test]

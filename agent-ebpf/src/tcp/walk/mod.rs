@@ -25,7 +25,7 @@ use aya_ebpf::{
     macros::map,
     maps::Array,
 };
-use podlens_common::tcp::{Alive, Counts, KEY_NOBODY, SocketState, SocketWalk, state};
+use podlens_common::tcp::{Alive, Counts, KEY_NOBODY, SocketState, SocketWalk, buckets_at_once, state};
 
 use self::{
     records::{Known, REMEMBERED, place, record_of},
@@ -268,11 +268,9 @@ fn read_heads(at: AtCells, walk: WalkCells) -> c_long {
         at.phase().set(SEEK);
         return 1;
     }
-    let most = if stride == 1 { HEADS } else { HEADS / 2 };
-    let left = buckets - bucket;
-    let count = if left < most { left } else { most };
+    let count = buckets_at_once(HEADS, stride, buckets - bucket);
     let bytes = count * stride * 8;
-    if stride > 2 || bytes == 0 || bytes > HEADS * 8 {
+    if bytes == 0 || bytes > HEADS * 8 {
         walk.lost().set(1);
         return 1;
     }
