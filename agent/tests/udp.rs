@@ -119,6 +119,21 @@ fn datagrams_and_bytes_are_those_of_the_programs_whichever_calls_they_make() {
 }
 
 #[test]
+fn what_a_kernel_tells_of_no_memory_is_what_the_agent_says() {
+    let types = std::fs::read("/sys/kernel/btf/vmlinux").unwrap();
+    let name = b"\0udp_prod_queue\0";
+    let hides = types.windows(name.len()).any(|piece| piece == name);
+    let agent = start();
+    let lack = agent.lack("udp");
+    assert_eq!(lack.contains("while the node's memory for UDP is used up are missing"), hides, "{lack}");
+    let state = |state| agent.metrics().count("podlens_collector_state", &[("collector", "udp"), ("state", state)]);
+    if hides {
+        assert_eq!((state("degraded"), state("running")), (Some(1), Some(0)));
+        assert!(agent.metrics().all(ERRORS, &[("reason", "memory")]).is_empty(), "what cannot be counted has no value");
+    }
+}
+
+#[test]
 fn datagrams_that_find_no_room_and_calls_that_fail_are_the_sockets_errors() {
     let agent = start();
     if sockets_know_nothing() {

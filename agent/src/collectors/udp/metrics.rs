@@ -40,7 +40,7 @@ pub static ERRORS: Metric = Metric {
     otlp_name: "podlens.udp.errors",
     kind: Kind::Counter,
     unit: Unit::Count("error"),
-    help: "What went wrong with UDP sockets of the container: receive_buffer (a datagram came that had no room in the socket's receive buffer), memory (one came while the node's memory for UDP was used up), refused (a call was told that nobody listens where an earlier datagram went), other (a call to send or to receive failed otherwise; one that is only to be tried again is none). A wrong checksum is in podlens_network_drops_total",
+    help: "What went wrong with UDP sockets of the container: receive_buffer (a datagram came that had no room in the socket's receive buffer), memory (one came while the node's memory for UDP was used up; absent from kernel 6.18 on, where the kernel tells it nowhere else than in podlens_network_drops_total, as proto_mem), refused (a call was told that nobody listens where an earlier datagram went), other (a call to send or to receive failed otherwise; one that is only to be tried again is none). A wrong checksum is in podlens_network_drops_total",
     labels: &[Label { name: "reason", values: LabelValues::Fixed(&UdpError::NAMES) }],
     sparse: true,
     source: "udp_fail_queue_rcv_skb, sock_send_length, sock_recv_length; before 6.3 the ends of udp_sendmsg, udp_recvmsg, udpv6_sendmsg, udpv6_recvmsg",

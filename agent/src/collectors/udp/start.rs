@@ -40,6 +40,11 @@ pub static SPEC: Spec = Spec {
 
 const FULL: &str = "udp_full";
 
+/// The queues through which datagrams come into a socket's own since 6.18. What comes out of them and is not granted memory is dropped
+/// there: the hook is called for a full receive buffer alone.
+const QUEUES: &str = "udp_sock.udp_prod_queue";
+const NO_MEMORY: &str = "this kernel has `udp_sock.udp_prod_queue`, and tells nobody when it drops a datagram that comes out of it: datagrams that come while the node's memory for UDP is used up are missing; the collector drops has them as proto_mem";
+
 /// What sees calls that send, and calls that receive, of all kinds of sockets. The collector `dns` has the same ones.
 pub(in crate::collectors) const CALLS: [Program; 2] = [
     Program::on_tracepoint("udp_send", "sock_send_length", &["sock", "int", "int"]),
@@ -64,5 +69,9 @@ fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
     let accounts = start.object.array("UDP_ACCOUNTS")?;
     let missed = start.missed_runs()?;
     let sees_calls = start.attached.iter().any(|name| *name != FULL);
-    Ok(Started::whole(Udp::new(Arc::clone(&start.layout), accounts, missed, sees_calls)))
+    let mut started = Started::whole(Udp::new(Arc::clone(&start.layout), accounts, missed, sees_calls));
+    if start.has(QUEUES) {
+        started.lacks.push(NO_MEMORY.to_owned());
+    }
+    Ok(started)
 }
