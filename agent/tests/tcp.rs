@@ -12,8 +12,8 @@ use std::{
 
 use common::{Agent, Network, Page, Peer, TestCgroup, Traffic, assert_runs_are_short, skip};
 use tcp_parts::{
-    BYTES, FAILURES, OVERFLOWS, Pair, RETRANSMITS, bytes, events, expect, sockets, sockets_know_nothing, start,
-    walk_is_lacking,
+    BYTES, FAILURES, OVERFLOWS, Pair, RETRANSMITS, SEGMENTS, bytes, events, expect, sockets, sockets_know_nothing,
+    start, walk_is_lacking,
 };
 
 #[test]
@@ -294,6 +294,45 @@ fn no_tcp_socket_counts_twice_that_closes_under_a_walk() {
     }
     println!("{pages} pages");
     pair.expect_bytes(&agent, "all are closed");
+}
+
+/// At 20 million small segments a second, as loopback carries them in large pieces.
+#[test]
+#[ignore = "it sends 4.3 billion segments, which takes minutes: run it by its name with --ignored"]
+fn tcp_segments_go_on_where_the_kernels_number_of_them_begins_anew() {
+    const ROUND: u64 = 1 << 32;
+    let agent = start();
+    if sockets_know_nothing() || walk_is_lacking(&agent) {
+        return;
+    }
+    let [answering, calling] = [(); 2].map(|()| TestCgroup::any_container());
+    let mut server = Peer::start(&answering, Network::Own);
+    let mut client = Peer::start(&calling, Network::Of(&server));
+    // Segments of 48 bytes.
+    server.in_its_network(&["ip", "link", "set", "lo", "mtu", "100"]);
+    let address = server.drain("127.0.0.1:0");
+    client.begin_flood(address, ROUND + 1_000_000);
+    let told = |page: &Page| {
+        let of = |cgroup: &TestCgroup, direction| page.count(SEGMENTS, &cgroup.labels_and(&[("direction", direction)]));
+        [of(&calling, "transmit"), of(&answering, "receive")].map(Option::unwrap_or_default)
+    };
+    let sent: u64 = thread::scope(|scope| {
+        let flood = scope.spawn(|| client.answer().parse().unwrap());
+        let mut last = [0; 2];
+        while !flood.is_finished() {
+            thread::sleep(Duration::from_secs(2));
+            let now = told(&agent.metrics());
+            assert!(now.iter().zip(last).all(|(now, last)| *now >= last), "{last:?}, then {now:?}");
+            last = now;
+            println!("{now:?}");
+        }
+        flood.join().unwrap()
+    });
+    expect(&agent, "of a living connection", &[sent; 2], told);
+    client.close();
+    expect(&agent, "none lives", &Some(0), |page| sockets(page, &answering, "established"));
+    let [out, came] = told(&agent.metrics());
+    assert!((sent..=sent + 3).contains(&out) && (sent..=sent + 3).contains(&came), "{out} and {came} of {sent}");
 }
 
 #[test]

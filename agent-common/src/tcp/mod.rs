@@ -9,6 +9,7 @@ use crate::{cgroup::CgroupKey, histogram::BUCKETS, label::label};
 
 pub mod asking;
 pub mod notes;
+pub mod wide;
 
 label! {
     /// Which way bytes and segments go.
@@ -361,6 +362,8 @@ pub struct SocketWalk {
     pub left: u64,
     /// Sockets of cgroups for which there was no record left.
     pub unplaced: u64,
+    /// Sockets that are to be remembered ([`wide`]), for which there was no room.
+    pub unnoted: u64,
 }
 
 /// How many of a table's buckets fit into so many words, where a bucket has `stride` of them and so many buckets are left.
@@ -414,7 +417,7 @@ const _: () = assert!(size_of::<Account>() == 504);
 const _: () = assert!(size_of::<Alive>() == 120);
 const _: () = assert!(size_of::<Place>() == 16);
 const _: () = assert!(size_of::<Cursor>() == 24);
-const _: () = assert!(size_of::<SocketWalk>() == 88);
+const _: () = assert!(size_of::<SocketWalk>() == 96);
 
 #[cfg(test)]
 mod tests {

@@ -2,12 +2,14 @@
 //!
 //! One hook tells of every change of a socket's state, in whichever context the kernel is: the task that runs then need not
 //! be the socket's, so what counts is the socket's own cgroup, which it has for life. Where the kernel leaves programs out, two are
-//! on that hook (notes.rs). What living sockets have comes from a walk (walk.rs), resets from hooks of their own (resets.rs).
+//! on that hook (notes.rs). What living sockets have comes from a walk (walk.rs), resets from hooks of their own (resets.rs). What the
+//! kernel counts in 32 bits goes on beyond them (wide.rs).
 
 mod notes;
 mod resets;
 mod sockets;
 mod walk;
+mod wide;
 
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
@@ -22,6 +24,7 @@ use podlens_common::{
         asking::{Asked, Asking, LINES, Line, PLACES, begin, end},
         notes::place_of,
         state,
+        wide::Narrow,
     },
 };
 
@@ -206,8 +209,8 @@ fn since_syn_ns(socket: Socket, asked_at_ns: Option<u64>) -> Option<u64> {
 fn closed(socket: Socket, old: u32) {
     let Some(account) = account_of(socket) else { return };
     let mut ended = 0;
-    let counts = if old == state::LISTEN {
-        Counts { overflows: socket.drops().into(), ..Counts::NONE }
+    let (bytes, narrow) = if old == state::LISTEN {
+        ([0; 2], Narrow { overflows: socket.drops(), ..Narrow::NONE })
     } else {
         let Some(tcp) = TcpSocket::of(socket) else { return };
         let was_made = old != state::SYN_SENT && old != state::SYN_RECEIVED;
@@ -230,8 +233,9 @@ fn closed(socket: Socket, old: u32) {
             // SAFETY: as above.
             unsafe { atomic::add((&raw mut (*account).failures).cast::<u64>().add(reason), 1) };
         }
-        tcp.counts(socket)
+        (tcp.bytes(socket), tcp.narrow())
     };
+    let counts = wide::closed(socket, bytes, narrow);
     // First where it is taken off, then where it is added: whoever reads them the other way round may for a moment miss a
     // socket but never has one twice.
     // SAFETY: as above.

@@ -97,17 +97,23 @@ fn needs_ordered_additions() {
 }
 
 /// The bucket of a socket, and its address as a number.
-///
-/// What is written into a map comes back as a number.
 #[inline(always)]
 fn found(socket: Socket) -> Option<(Reached, u64)> {
     needs_ordered_additions();
+    let number = address_of(socket)?;
+    Some((Reached(TCP_NOTES.get_ptr_mut(bucket_of(number))?), number))
+}
+
+/// A socket's address as a number.
+///
+/// What is written into a map comes back as a number.
+#[inline(always)]
+pub(super) fn address_of(socket: Socket) -> Option<u64> {
     let from = TCP_NOTES.get_ptr_mut(0)?;
     let at = TCP_NOTES_AT.get_ptr_mut(0)?;
     // SAFETY: the word outlives the program, and whoever writes it writes the same.
-    let number = unsafe {
+    unsafe {
         at.write_volatile(from as u64);
-        socket.distance_from(from).wrapping_add(at.read_volatile())
-    };
-    Some((Reached(TCP_NOTES.get_ptr_mut(bucket_of(number))?), number))
+        Some(socket.distance_from(from).wrapping_add(at.read_volatile()))
+    }
 }

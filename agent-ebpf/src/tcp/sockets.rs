@@ -9,7 +9,7 @@ use aya_ebpf::{
         generated::{bpf_jiffies64, bpf_skc_to_tcp_sock},
     },
 };
-use podlens_common::tcp::{Counts, Limit, limited as limited_by, received, transmitted};
+use podlens_common::tcp::{Direction, Limit, limited as limited_by, received, transmitted, wide::Narrow};
 
 use crate::kernel::{Cgroup, number, structure};
 
@@ -89,17 +89,22 @@ impl TcpSocket {
         if tcp.is_null() { None } else { Some(Self::from_raw(tcp.cast::<u8>().cast_const())) }
     }
 
-    /// What it has done, under its lock.
+    /// Its payload, under its lock.
     #[inline(always)]
-    pub(super) fn counts(self, socket: Socket) -> Counts {
+    pub(super) fn bytes(self, socket: Socket) -> [u64; Direction::COUNT] {
         let transmitted =
             transmitted(self.sent(), self.sent_again(), self.acknowledged(), self.next(), self.unacknowledged());
-        Counts {
-            bytes: [transmitted, received(self.received(), socket.flags())],
-            segments: [self.segments_out().into(), self.segments_in().into()],
-            retransmits: self.total_retransmits().into(),
+        [transmitted, received(self.received(), socket.flags())]
+    }
+
+    /// What else it has done, under its lock.
+    #[inline(always)]
+    pub(super) fn narrow(self) -> Narrow {
+        Narrow {
+            segments: [self.segments_out(), self.segments_in()],
+            retransmits: self.total_retransmits(),
             overflows: 0,
-            limited: self.limited().map(u64::from),
+            limited: self.limited(),
         }
     }
 

@@ -196,6 +196,17 @@ impl Peer {
         self.ask(&format!("swallow {address} {pause_ms}")).parse().expect("an address")
     }
 
+    /// Connects, sends until the connection has so many segments, and keeps it; does not wait for the answer, which are the segments
+    /// that it has sent by then, by the kernel.
+    pub fn begin_flood(&mut self, address: SocketAddr, segments: u64) {
+        self.begin(&format!("flood {address} {segments}"));
+    }
+
+    /// Listens, and lets the kernel throw away all that comes.
+    pub fn drain(&mut self, address: &str) -> SocketAddr {
+        self.ask(&format!("drain {address}")).parse().expect("an address")
+    }
+
     /// For how long what it pushes was kept waiting by the other side's window and by its own buffer, in us, by the kernel.
     pub fn limited_us(&mut self) -> [u64; 2] {
         let answer = self.ask("limited");
@@ -380,6 +391,12 @@ fn peer_process() {
                 "done".to_owned()
             }
             "swallow" => swallow(word(1), Duration::from_millis(number(2).into())).to_string(),
+            "flood" => {
+                let (stream, segments) = flood(word(1), word(2).parse().expect("a number"));
+                kept.push(stream);
+                segments.to_string()
+            }
+            "drain" => drain(word(1)).to_string(),
             "limited" => {
                 let all = pushed.iter().map(limited_us);
                 let [window, buffer] = all.fold([0; 2], |sum, one| [sum[0] + one[0], sum[1] + one[1]]);
@@ -522,8 +539,57 @@ fn swallow(address: &str, pause: Duration) -> SocketAddr {
     bound
 }
 
+/// Connects and sends pages of a file, which nobody copies, until so many segments are sent and acknowledged; gives the connection and
+/// how many there were.
+fn flood(address: &str, segments: u64) -> (TcpStream, u64) {
+    /// At once; a connection that sends 2^32 segments between two looks is none of this world.
+    const PIECE: usize = 1 << 22;
+    let stream = TcpStream::connect(address).expect("it listens");
+    let file = tempfile::tempfile().expect("a directory for it");
+    file.set_len(PIECE as u64).expect("there is memory for it");
+    let (mut sent, mut last) = (0, 0);
+    loop {
+        let info = tcp_info(&stream);
+        // `tcpi_segs_out` and `tcpi_unacked`: the lower halves.
+        let [now, unacknowledged] = [info[17], info[3]].map(|word| u32::try_from(word & 0xffff_ffff).expect("32 bits"));
+        sent += u64::from(now.wrapping_sub(last));
+        last = now;
+        if sent >= segments {
+            if unacknowledged == 0 {
+                return (stream, sent);
+            }
+            thread::sleep(Duration::from_millis(1));
+            continue;
+        }
+        let mut from = 0;
+        // SAFETY: both are open, and it writes the one number.
+        let done = unsafe { libc::sendfile(stream.as_raw_fd(), file.as_raw_fd(), &raw mut from, PIECE) };
+        assert!(done > 0, "{}", std::io::Error::last_os_error());
+    }
+}
+
+/// Takes those who come, and has the kernel throw away what they send.
+fn drain(address: &str) -> SocketAddr {
+    let listener = TcpListener::bind(address).expect("a free port");
+    let bound = listener.local_addr().expect("an address");
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let stream = stream.expect("a connection");
+            // SAFETY: with this flag nothing is written, however long the buffer is said to be.
+            while unsafe { libc::recv(stream.as_raw_fd(), std::ptr::null_mut(), 1 << 22, libc::MSG_TRUNC) } > 0 {}
+        }
+    });
+    bound
+}
+
 /// `tcpi_rwnd_limited` and `tcpi_sndbuf_limited` of linux/tcp.h, which are the 22nd and the 23rd word of 8 bytes.
 fn limited_us(stream: &TcpStream) -> [u64; 2] {
+    let found = tcp_info(stream);
+    [found[22], found[23]]
+}
+
+/// `struct tcp_info` of linux/tcp.h, in words of 8 bytes.
+fn tcp_info(stream: &TcpStream) -> [u64; 32] {
     let mut found = [0_u64; 32];
     let mut length = libc::socklen_t::try_from(size_of_val(&found)).expect("a small number");
     // SAFETY: the kernel writes so many bytes at most as there are.
@@ -537,7 +603,7 @@ fn limited_us(stream: &TcpStream) -> [u64; 2] {
         )
     };
     assert_eq!(answer, 0, "{}", std::io::Error::last_os_error());
-    [found[22], found[23]]
+    found
 }
 
 /// Connects from a thread of its own and keeps what comes of it.

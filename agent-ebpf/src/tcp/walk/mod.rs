@@ -25,14 +25,14 @@ use aya_ebpf::{
     macros::map,
     maps::Array,
 };
-use podlens_common::tcp::{Alive, Counts, KEY_NOBODY, SocketState, SocketWalk, buckets_at_once, state};
+use podlens_common::tcp::{Alive, Direction, KEY_NOBODY, Limit, SocketState, SocketWalk, buckets_at_once, state};
 
 use self::{
     records::{Known, REMEMBERED, place, record_of},
-    sums::{add, observe},
+    sums::{add, add_narrow, observe},
     tables::seek,
 };
-use super::{TCP_ACCOUNTS, TCP_CURSOR, sockets as offsets};
+use super::{TCP_ACCOUNTS, TCP_CURSOR, sockets as offsets, wide::living};
 use crate::{
     atomic,
     cells::{cells, element},
@@ -139,12 +139,17 @@ cells! {
         time_wait: u64 = time_wait;
         left: u64 = left;
         unplaced: u64 = unplaced;
+        unnoted: u64 = unnoted;
     }
 }
 cells! {
     /// The same.
     AliveCells of Alive {
-        counts: Counts = counts;
+        bytes: [u64; Direction::COUNT] = counts.bytes;
+        segments: [u64; Direction::COUNT] = counts.segments;
+        retransmits: u64 = counts.retransmits;
+        overflows: u64 = counts.overflows;
+        limited: [u64; Limit::COUNT] = counts.limited;
         is_online: u32 = is_online;
         queue: u32 = queue;
         queue_limit: u32 = queue_limit;
@@ -363,13 +368,13 @@ fn visit(at: AtCells, walk: WalkCells, node: u64) {
     match state {
         state::REQUEST => {}
         state::LISTEN => {
-            let drops = half(socket + offsets::drops());
-            alive.counts().update(|counts| Counts { overflows: counts.overflows + u64::from(drops), ..counts });
+            add_narrow(record, socket, 1);
             alive.queue().update(|queue| queue.wrapping_add(half(socket + offsets::queue())));
             alive.queue_limit().update(|limit| limit.saturating_add(half(socket + offsets::queue_limit())));
         }
         _ => {
             add(alive, socket);
+            add_narrow(record, socket, 0);
             observe(walk, alive, socket);
         }
     }

@@ -2,16 +2,16 @@
 
 use podlens_common::{
     histogram::hashed_bucket,
-    tcp::{Counts, received, transmitted},
+    tcp::{Counts, received, transmitted, wide::Narrow},
 };
 
-use super::{AliveCells, TCP_ACCOUNTS, WalkCells, offsets};
+use super::{AliveCells, TCP_ACCOUNTS, TCP_ALIVE, WalkCells, living, offsets};
 use crate::{
     atomic,
     kernel::offsets::{half, word},
 };
 
-/// Adds what a connection has done. One that has closed meanwhile counts too: its closing has seen that it was passed.
+/// Adds a connection's payload. One that has closed meanwhile counts too: its closing has seen that it was passed.
 #[inline(always)]
 pub(super) fn add(alive: AliveCells, socket: u64) {
     let bytes = transmitted(
@@ -24,33 +24,38 @@ pub(super) fn add(alive: AliveCells, socket: u64) {
     // In this order: the kernel sets the flag after it has counted the other side's end.
     let came = word(socket + offsets::received_bytes());
     let came = received(came, word(socket + offsets::flags()));
-    let segments = [half(socket + offsets::segments_out()), half(socket + offsets::segments_in())];
-    let retransmits = half(socket + offsets::total_retransmits());
-    let limited = limited_at(socket);
-    let Counts {
-        bytes: [all_bytes, all_came],
-        segments: [out, into],
-        retransmits: again,
-        overflows,
-        limited: [by_window, by_buffer],
-    } = alive.counts().get();
-    alive.counts().set(Counts {
-        bytes: [all_bytes + bytes, all_came + came],
-        segments: [out + u64::from(segments[0]), into + u64::from(segments[1])],
-        retransmits: again + u64::from(retransmits),
-        overflows,
-        limited: [by_window + (limited >> 32), by_buffer + (limited & 0xffff_ffff)],
-    });
+    alive.bytes().update(|[all, all_came]| [all + bytes, all_came + came]);
 }
 
-/// How long a connection could not send more: ticks by the receive window in the upper half, by the send buffer in the lower.
+/// Adds what else a socket has done to a record; of one that listens that is what it had no room for.
 ///
 /// A function of its own with plain numbers only, which the verifier proves once and not at each call.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn limited_at(socket: u64) -> u64 {
-    let [by_window, by_buffer] = offsets::limited(socket);
-    u64::from(by_window) << 32 | u64::from(by_buffer)
+pub(super) extern "C" fn add_narrow(record: u32, socket: u64, listens: u32) -> u32 {
+    let Some(walk) = WalkCells::get() else { return 0 };
+    let Some(alive) = AliveCells::at(TCP_ALIVE.get_ptr_mut(record)) else { return 0 };
+    let narrow = if listens == 1 {
+        Narrow { overflows: half(socket + offsets::drops()), ..Narrow::NONE }
+    } else {
+        Narrow {
+            segments: [half(socket + offsets::segments_out()), half(socket + offsets::segments_in())],
+            retransmits: half(socket + offsets::total_retransmits()),
+            overflows: 0,
+            limited: offsets::limited(socket),
+        }
+    };
+    let (wide, is_noted) = living(socket, half(socket + offsets::hash()), narrow);
+    if !is_noted {
+        walk.unnoted().update(|unnoted| unnoted + 1);
+    }
+    let Counts { segments: [sent, came], retransmits, overflows, limited: [by_window, by_buffer], .. } =
+        wide.counts([0; 2]);
+    alive.segments().update(|[all_sent, all_came]| [all_sent + sent, all_came + came]);
+    alive.retransmits().update(|all| all + retransmits);
+    alive.overflows().update(|all| all + overflows);
+    alive.limited().update(|[all_window, all_buffer]| [all_window + by_window, all_buffer + by_buffer]);
+    1
 }
 
 /// Enters a living connection's round-trip time, where its cgroup holds a slot.

@@ -27,7 +27,7 @@ pub static SEGMENTS: Metric = Metric {
     otlp_name: "podlens.tcp.segments",
     kind: Kind::Counter,
     unit: Unit::Count("segment"),
-    help: "TCP segments that sockets of the container sent, among them those sent again, and received; without resets and without answers to requests for a connection",
+    help: "TCP segments that sockets of the container sent, among them those sent again, and received; without resets and without answers to requests for a connection. The kernel counts each socket's in 32 bits; they go on in 64 where a walk meets the socket once in 2,147,483,648 segments, which are 41 minutes at 10 Gb/s and 4 at 100. What a connection had before the agent is known but for multiples of 4,294,967,296",
     labels: &[DIRECTION],
     by_default: ByDefault::Only(&[Direction::Transmit.index()]),
     lifetime: true,

@@ -248,6 +248,7 @@ impl Collector for Tcp {
             (&start::WALK_UNFINISHED, lost.unfinished),
             (&start::CHAIN_LEFT, lost.left),
             (&start::NO_ROOM, lost.unplaced),
+            (&start::UNNOTED, lost.unnoted),
         ]
     }
 }

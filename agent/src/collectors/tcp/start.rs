@@ -65,6 +65,8 @@ pub static SPEC: Spec = Spec {
                 Map::per_slot("TCP_PLACES", 2),
                 Map::fixed("TCP_WALK"),
                 Map::fixed("TCP_AT"),
+                Map::fixed("TCP_WIDE"),
+                Map::fixed("TCP_WIDE_USED"),
             ],
             ..Part::BASE
         },
@@ -98,7 +100,7 @@ pub static SPEC: Spec = Spec {
     ],
     records: &[],
     events: &[],
-    losses: &[&MISSED_CLOSING, &MISSED_RESET, &UNTIMED, &WALK_UNFINISHED, &CHAIN_LEFT, &NO_ROOM],
+    losses: &[&MISSED_CLOSING, &MISSED_RESET, &UNTIMED, &WALK_UNFINISHED, &CHAIN_LEFT, &NO_ROOM, &UNNOTED],
     start,
 };
 
@@ -136,6 +138,12 @@ pub(super) static CHAIN_LEFT: Loss = Loss {
 pub(super) static NO_ROOM: Loss = Loss {
     reason: "no_room",
     means: "a living TCP socket was met whose cgroup got no record, since more cgroups have sockets than there are slots: it counts as `unattributed` until it closes",
+};
+
+/// More sockets have come far in a number of 32 bits than are remembered.
+pub(super) static UNNOTED: Loss = Loss {
+    reason: "large_socket",
+    means: "a living TCP socket was met that has come so far in a number of 32 bits (2,147,483,648 segments, as a rule) that it is to be remembered, while 1,024 others are: where the kernel begins anew at 0, 4,294,967,296 are missing in segments, retransmits, overflows or ticks",
 };
 
 fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {

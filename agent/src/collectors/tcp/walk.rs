@@ -73,6 +73,8 @@ pub(super) struct Lost {
     pub(super) left: u64,
     /// Sockets without a record.
     pub(super) unplaced: u64,
+    /// Sockets that are not remembered.
+    pub(super) unnoted: u64,
 }
 
 /// The thread.
@@ -181,6 +183,7 @@ fn run(shared: &Shared, maps: &WalkMaps) {
         state.rests_until = Some(Instant::now() + took * REST);
         state.lost.left += result.left;
         state.lost.unplaced += result.unplaced;
+        state.lost.unnoted += result.unnoted;
         match walked {
             Some(mut walked) => {
                 walked.ticks_per_second = ticks.read(result.ticks, result.began_ns);
