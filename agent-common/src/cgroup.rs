@@ -15,6 +15,9 @@ pub const KEY_BLKIO: CgroupKey = 1 << 62;
 /// What of a key tells its hierarchy; the rest is the kernel's id.
 pub const KEY_MARKS: CgroupKey = KEY_V1 | KEY_BLKIO;
 
+/// No cgroup's: under it stands a slot that nobody holds any more and nobody may have yet.
+pub const KEY_ENDED: CgroupKey = u64::MAX;
+
 /// Everything whose cgroup has no slot.
 pub const SLOT_UNATTRIBUTED: u32 = 0;
 /// Kernel threads in the root cgroup.
@@ -93,7 +96,7 @@ pub const fn serial_of_both(v2: u64, v1: u64) -> u64 {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Slot {
-    /// The holder; 0 while the slot is free.
+    /// The holder; 0 while the slot is free, [`KEY_ENDED`] before that.
     pub key: CgroupKey,
     /// The pod's own cgroup, or the container's where it is in no pod; 0 for anything else. Two slots of one
     /// group are of one pod.
@@ -102,8 +105,8 @@ pub struct Slot {
     pub container: CgroupKey,
     /// How often the slot was given before: tells two holders of one slot apart.
     pub generation: u32,
-    /// Padding.
-    pub reserved: u32,
+    /// 1 while the slot is being given back: nothing more is to be counted in it.
+    pub ending: u32,
 }
 
 impl Slot {
@@ -111,6 +114,12 @@ impl Slot {
     #[must_use]
     pub const fn is_of_tasks(&self) -> bool {
         self.key & KEY_BLKIO == 0
+    }
+
+    /// A cgroup holds it.
+    #[must_use]
+    pub const fn is_held(&self) -> bool {
+        self.key != 0 && self.key != KEY_ENDED
     }
 }
 

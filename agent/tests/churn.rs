@@ -20,8 +20,8 @@ use std::{
 };
 
 use common::{
-    Agent, Load, Losses, OnDrop, PATIENCE, Page, TestCgroup, Work, assert_near, assert_nothing_lost, given,
-    machine_is_slow, pod_uid, slots_without_series,
+    Agent, Load, Losses, Network, OnDrop, PATIENCE, Page, Peer, Program, TestCgroup, Work, assert_near,
+    assert_nothing_lost, given, machine_is_slow, pod_uid, skip, slots_without_series,
 };
 
 const CPU: &str = "podlens_cpu_seconds_total";
@@ -199,4 +199,92 @@ fn a_storm_of_short_lived_cgroups_loses_none_and_names_each_rightly() {
     let [before, now] = [&first, last].map(slots_without_series);
     assert!(now < before + 20.0, "{before} slots were held without a series before, {now} are now");
     assert_eq!(of_all(last), of_all(&first), "every slot is accounted for");
+}
+
+const DATAGRAMS: &str = "podlens_udp_datagrams_total";
+const TRANSMIT: (&str, &str) = ("direction", "transmit");
+
+/// Slots by what becomes of them.
+fn slots_by_state(page: &Page) -> [u64; 3] {
+    ["live", "tombstone", "free"].map(|state| page.count("podlens_slots", &[("state", state)]).unwrap())
+}
+
+#[test]
+fn what_a_socket_does_after_its_cgroup_is_gone_is_nobodys_and_never_the_slots_next_holders() {
+    let agent = Agent::start(&[
+        ("PODLENS_MAX_AGE", "0s"),
+        ("PODLENS_COLLECTORS_UDP", "true"),
+        // So few that each one comes round again.
+        ("PODLENS_SLOTS", "64"),
+    ]);
+    if !TestCgroup::any_container().is_in_version_2() {
+        return skip("there is no cgroup version 2, the only one that sockets know");
+    }
+    if agent.lack("udp").contains("calls that fail are missing") {
+        return skip("calls cannot be seen on this kernel");
+    }
+    let unattributed = |page: &Page| page.count(DATAGRAMS, &[("unit", "unattributed"), TRANSMIT]).unwrap_or_default();
+    let before = agent.metrics();
+    let of_all: u64 = slots_by_state(&before).iter().sum();
+    let keeper = TestCgroup::any_container();
+    // On loopback of its own, so that nobody else's sockets count.
+    let mut peer = Peer::start(&keeper, Network::Own);
+    let to = peer.bind_udp("127.0.0.1:0", 0);
+    let (mut sent, mut told) = (0_u64, 0);
+    for round in 1..=8 {
+        let gone = TestCgroup::any_container();
+        // A socket is of the cgroup in which it is made, and stays when the process goes.
+        gone.add(peer.id());
+        peer.bind_udp("127.0.0.1:0", 0);
+        keeper.add(peer.id());
+        let labels: Vec<(String, String)> = gone
+            .labels_and(&[TRANSMIT])
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        let labels: Vec<(&str, &str)> = labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let mut last = 0;
+        let nobodys = unattributed(&agent.metrics());
+        // So that the cgroup has a slot.
+        peer.send_udp(round, "connected", to, 1000, 1);
+        sent += 1000;
+        gone.remove();
+        // It sends while the slot is given back, and for a while after that.
+        let limit = Instant::now() + PATIENCE;
+        let mut is_over = false;
+        while !is_over {
+            peer.begin(&format!("udp-send {round} connected {to} 100000 1"));
+            let page = agent.metrics();
+            last = page.count(DATAGRAMS, &labels).unwrap_or(last);
+            assert_eq!(slots_by_state(&page).iter().sum::<u64>(), of_all, "every slot is accounted for");
+            peer.answer();
+            sent += 100_000;
+            is_over = unattributed(&page) > nobodys && page.count(DATAGRAMS, &labels).is_none();
+            assert!(Instant::now() < limit, "{round}: the slot is not given back");
+        }
+        told += last;
+    }
+    let nobodys = unattributed(&agent.metrics()) - unattributed(&before);
+    println!("{sent} datagrams, {told} of the cgroups, {nobodys} of nobody");
+    assert!(told > 8000 && nobodys > 8000, "{told} {nobodys}");
+    // What is being counted just as the last values are read is lost: one on each CPU.
+    let lost = sent.checked_sub(told + nobodys);
+    assert!(lost.is_some_and(|lost| lost <= 8 * 2), "{sent} {told} {nobodys}");
+    // All that are free and all that were given back, each to somebody who sends nothing.
+    let waiting = |page: &Page| slots_by_state(page)[1];
+    let free = agent.wait_for_metrics("all slots to be given back", |page| match waiting(page) {
+        0 => Ok(slots_by_state(page)[2]),
+        left => Err(format!("{left} wait")),
+    });
+    let new: Vec<(Program, TestCgroup)> = (0..free)
+        .map(|_| {
+            let cgroup = TestCgroup::any_container();
+            (Program::start(&cgroup, None, &["sleep", "60"]), cgroup)
+        })
+        .collect();
+    let page = agent.metrics();
+    assert!(slots_by_state(&page)[2] * 8 < free, "{:?}", slots_by_state(&page));
+    for (_, cgroup) in &new {
+        assert_eq!(page.count(DATAGRAMS, &cgroup.labels_and(&[TRANSMIT])).unwrap_or_default(), 0, "{cgroup:?}");
+    }
 }

@@ -144,14 +144,19 @@ pub(crate) fn of_cgroup_in_any_context(cgroup: Cgroup, serial: u64, cpu: u32) ->
     find_or_assign(cgroup, cpu)
 }
 
-/// The slot's own record says that the cgroup of this key is who holds it.
+/// The slot's own record says that the cgroup of this key is who holds it, and that it is not about to lose it.
 #[inline(always)]
 fn is_held(holder: Holder, key: CgroupKey) -> bool {
     let Some(record) = SLOTS.get_ptr(holder.slot()) else { return false };
     // SAFETY: as above.
-    let (held, generation) =
-        unsafe { ((&raw const (*record).key).read_volatile(), (&raw const (*record).generation).read_volatile()) };
-    held == key && generation == holder.generation()
+    let (held, generation, ending) = unsafe {
+        (
+            (&raw const (*record).key).read_volatile(),
+            (&raw const (*record).generation).read_volatile(),
+            (&raw const (*record).ending).read_volatile(),
+        )
+    };
+    held == key && generation == holder.generation() && ending == 0
 }
 
 /// The slot of the task that runs, for a program in any context.

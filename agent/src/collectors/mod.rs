@@ -97,8 +97,16 @@ pub trait Collector: Send {
     /// cgroups by their key, or both.
     fn read(&mut self, sweep: &Sweep<'_>, readings: &mut dyn Readings);
 
-    /// Empties a slot whose cgroup is gone and whose last values were told.
+    /// Empties a slot whose cgroup is gone and whose last values were told: then, and once more just before another cgroup may get
+    /// it, since a program may have found it before.
     fn clear(&mut self, _slot: u32) {}
+
+    /// Empties all of these.
+    fn clear_all(&mut self, slots: &[u32]) {
+        for slot in slots {
+            self.clear(*slot);
+        }
+    }
 
     /// A cgroup exists that is the topmost one of its entity.
     fn born(&mut self, _cgroup: EntityCgroup<'_>) {}

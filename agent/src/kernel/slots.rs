@@ -1,7 +1,7 @@
 //! Who holds which slot, and the way to give slots back: the maps that all programs share.
 
 use aya::maps::{HashMap, MapData, MapError, Queue};
-use podlens_common::cgroup::{CACHE_ENTRIES, CgroupKey, Losses, SLOT_FIRST, Slot};
+use podlens_common::cgroup::{CACHE_ENTRIES, CgroupKey, KEY_ENDED, Losses, SLOT_FIRST, Slot};
 
 use super::{
     mapped::MappedArray,
@@ -62,15 +62,35 @@ impl SlotMaps {
         self.slots.get(usize::try_from(slot).ok()?)
     }
 
-    /// Gives a slot back whose cgroup is gone and whose accounts were cleared.
+    /// Nothing more is counted in a slot whose cgroup is gone: programs that meet the cgroup from now on do not find it. One that
+    /// has found it a moment ago may still.
+    ///
+    /// # Errors
+    /// A map operation fails; the slot then stays as it is.
+    pub fn end(&mut self, slot: u32, held: Slot) -> Result<(), MapError> {
+        self.slot_of.remove(&held.key)?;
+        self.set(slot, Slot { ending: 1, ..held });
+        Ok(())
+    }
+
+    /// Nobody holds the slot any more, and nobody can get it yet.
+    pub fn leave(&mut self, slot: u32, held: Slot) {
+        let generation = held.generation.wrapping_add(1);
+        self.set(slot, Slot { key: KEY_ENDED, generation, ending: 1, ..Slot::default() });
+    }
+
+    /// Lets somebody else have a slot that was left and whose accounts were cleared.
     ///
     /// # Errors
     /// A map operation fails; the slot then stays out of use.
-    pub fn release(&mut self, slot: u32, held: Slot) -> Result<(), MapError> {
-        self.slot_of.remove(&held.key)?;
-        let free = Slot { generation: held.generation.wrapping_add(1), ..Slot::default() };
-        self.slots.set(usize::try_from(slot).unwrap_or(usize::MAX), free);
+    pub fn release(&mut self, slot: u32) -> Result<(), MapError> {
+        let generation = self.get(slot).map_or(0, |left| left.generation);
+        self.set(slot, Slot { generation, ..Slot::default() });
         self.free.push(slot, 0)
+    }
+
+    fn set(&self, slot: u32, record: Slot) {
+        self.slots.set(usize::try_from(slot).unwrap_or(usize::MAX), record);
     }
 
     /// CPUs that came after the start and for which there is no room.

@@ -56,9 +56,9 @@ impl Inner {
             let in_use = kernel.in_use();
             let is_removed = |slot: &Slot| self.cgroups.is_removed(slot.key);
             let removed = in_use.iter().filter(|(_, slot)| is_removed(slot)).count() as u64;
-            let all = in_use.iter().len() as u64;
-            let free = u64::from(kernel.slots.count()).saturating_sub(all);
-            health.slots = [("live", all - removed), ("tombstone", removed), ("free", free)];
+            let (all, left) = (in_use.iter().len() as u64, kernel.left.len() as u64);
+            let free = u64::from(kernel.slots.count()).saturating_sub(all + left);
+            health.slots = [("live", all - removed), ("tombstone", removed + left), ("free", free)];
         }
         health
     }

@@ -272,7 +272,7 @@ impl Inner {
         let names = Arc::clone(&self.names);
         self.ledger.begin(began, &*names);
         let expired = self.expired(&in_use, began);
-        self.read(&in_use, &in_use, &expired);
+        self.read(&in_use, &in_use, &expired, began);
         self.ledger.finish(began, &*names);
         let mut snapshot = self.ledger.snapshot(SystemTime::now(), node, &*names);
         self.facts.describe(&mut snapshot, &names, self.ledger.changes());
@@ -340,6 +340,7 @@ impl Inner {
         for attached in &mut self.collectors {
             attached.collector.tick();
         }
+        self.give_back(now);
         let is_idle = self.unknown.is_empty() && !self.cgroups.any_removed();
         if is_idle || now.duration_since(self.freed) < FREE {
             return;
@@ -348,7 +349,7 @@ impl Inner {
         let in_use = self.kernel.as_ref().map(Kernel::in_use).unwrap_or_default();
         let expired = self.expired(&in_use, now);
         if !expired.is_empty() {
-            self.read(&expired, &in_use, &expired);
+            self.read(&expired, &in_use, &expired, now);
         }
         let Self { cgroups, unknown, .. } = self;
         let is_of_interest = |key: &CgroupKey| cgroups.is_removed(*key) || unknown.contains_key(key);

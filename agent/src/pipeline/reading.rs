@@ -175,8 +175,14 @@ impl Readings for ToLedger<'_> {
 
 impl Inner {
     /// Enters what all collectors have of the slots `wanted` and, if those are all, of cgroups without a slot. Values of
-    /// slots that are expired are final, and those slots become free.
-    pub(super) fn read(&mut self, wanted: &SlotsInUse, in_use: &SlotsInUse, expired: &SlotsInUse) {
+    /// slots that are expired are final, and those slots become free a little later.
+    pub(super) fn read(&mut self, wanted: &SlotsInUse, in_use: &SlotsInUse, expired: &SlotsInUse, now: Instant) {
+        // First of all: what comes after the last values is another slot's.
+        if let Some(kernel) = &mut self.kernel {
+            for (number, slot) in expired.iter() {
+                kernel.end(number, *slot);
+            }
+        }
         let Self { kernel, collectors, ledger, cgroups, fixed, resolved, .. } = self;
         let entities = Entities { cgroups, fixed };
         resolved.resolve(in_use, entities, ledger);
@@ -187,12 +193,21 @@ impl Inner {
             collector.read(&sweep, &mut readings);
         }
         let Some(kernel) = kernel else { return };
+        clear(collectors, &expired.iter().map(|(number, _)| number).collect::<Vec<_>>());
         for (number, slot) in expired.iter() {
-            for attached in &mut *collectors {
-                attached.collector.clear(number);
-            }
-            kernel.release(number, *slot);
+            kernel.leave(number, *slot, now);
             resolved.free(number);
+        }
+    }
+
+    /// Lets others have the slots that were left a while ago. What was counted there since, by a program that had found the slot
+    /// before, is nobody's.
+    pub(super) fn give_back(&mut self, now: Instant) {
+        let Some(kernel) = &mut self.kernel else { return };
+        let slots = kernel.left.take(now);
+        clear(&mut self.collectors, &slots);
+        for slot in slots {
+            kernel.release(slot);
         }
     }
 
@@ -210,6 +225,15 @@ impl Inner {
         let slots =
             in_use.iter().filter(|(number, slot)| *number >= SLOT_FIRST && is_expired(slot.key) && !is_stuck(*number));
         slots.map(|(number, slot)| (number, *slot)).collect()
+    }
+}
+
+fn clear(collectors: &mut [Attached], slots: &[u32]) {
+    if slots.is_empty() {
+        return;
+    }
+    for attached in collectors {
+        attached.collector.clear_all(slots);
     }
 }
 

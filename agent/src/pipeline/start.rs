@@ -17,7 +17,7 @@ use super::{
     exporting::{budget, shown, strays},
     facts::Facts,
     fresh::Fresh,
-    kernel::Kernel,
+    kernel::{Kernel, Left},
     reading::{FixedEntities, Resolved},
     unnamed::Unnamed,
 };
@@ -228,7 +228,14 @@ impl Loader<'_> {
             }
         }
         object.seal();
-        Ok(Kernel { slots, events: self.events.take(), stuck: HashSet::new(), told_late: 0, object })
+        Ok(Kernel {
+            slots,
+            events: self.events.take(),
+            stuck: HashSet::new(),
+            left: Left::default(),
+            told_late: 0,
+            object,
+        })
     }
 
     /// Attaches what tells last words of a cgroup, before `lifecycle` is started: the kernel calls the programs on one hook in

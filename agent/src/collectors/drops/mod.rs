@@ -61,10 +61,17 @@ impl Collector for Drops {
     }
 
     fn clear(&mut self, slot: u32) {
-        // Its last values were told a moment ago, by a reading of the whole table: there is no other for each slot.
-        for (reason, _) in self.counted.remove(&slot).unwrap_or_default() {
+        self.clear_all(&[slot]);
+    }
+
+    fn clear_all(&mut self, slots: &[u32]) {
+        // What there is now: a reason that the last reading did not find would be the next holder's.
+        let now = self.counts.read().map_or_else(|_| std::mem::take(&mut self.counted), by_slot);
+        for (slot, reason) in of_slots(&now, slots) {
             self.counts.remove(&DropKey { slot, reason });
         }
+        self.counted = now;
+        self.counted.retain(|slot, _| !slots.contains(slot));
     }
 
     fn lost(&self) -> Vec<(&'static Loss, u64)> {
@@ -78,6 +85,12 @@ fn by_slot(counts: Vec<(DropKey, u64)>) -> BySlot {
         by_slot.entry(slot).or_default().push((reason, count));
     }
     by_slot
+}
+
+/// The entries that these slots have.
+fn of_slots<'a>(counts: &'a BySlot, slots: &'a [u32]) -> impl Iterator<Item = (u32, u32)> + 'a {
+    let of = |slot: &'a u32| counts.get(slot).into_iter().flatten().map(|(reason, _)| (*slot, *reason));
+    slots.iter().flat_map(of)
 }
 
 fn book(row: &mut Row, layout: &Layout, reasons: &[(u32, u64)]) {
@@ -111,5 +124,13 @@ mod tests {
             row.cells(layout.column(&metrics::DROPS).unwrap()).unwrap().to_vec()
         };
         assert_eq!((cells(5), cells(6)), (vec![0, 7, 7], vec![2, 0, 0]));
+    }
+
+    #[test]
+    fn a_slot_that_is_cleared_leaves_no_reason_behind_and_another_one_keeps_its_own() {
+        let told = [(5, 1), (6, 0), (5, 9), (7, 2)];
+        let counts = by_slot(told.map(|(slot, reason)| (DropKey { slot, reason }, 1)).to_vec());
+        let all: Vec<_> = of_slots(&counts, &[5, 7, 8]).collect();
+        assert_eq!(all, [(5, 1), (5, 9), (7, 2)]);
     }
 }
