@@ -638,6 +638,29 @@ fn a_cpu_that_comes_online_is_told_as_a_loss_and_its_major_faults_count_from_the
 }
 
 #[test]
+fn a_cpu_that_is_offline_for_a_moment_is_told_as_a_loss_and_its_major_faults_count_again() {
+    let agent = start();
+    let late = |page: &Page| page.count("podlens_lost_total", &[("reason", "late_fault_cpu")]);
+    assert_eq!(late(&agent.metrics()), Some(0));
+    let Some(without) = WithoutCpu::take() else { return };
+    // As a rule nobody has looked meanwhile.
+    drop(without);
+    let Some(file) = Source::new(24) else { return };
+    let group = Limited::new();
+    // Found by the next comparison with the kernel's count but one at the latest: a minute each.
+    wait_until("the CPU to be met", Duration::from_secs(150), || match late(&agent.metrics()) {
+        Some(1) => Ok(()),
+        late => Err(format!("{late:?}")),
+    });
+    let used = User::start_on("1", &agent, &group, &file.path()).go("touch 3000");
+    assert!(used.major_faults > 2000, "{used:?}");
+    assert_eq!(used.faults.count, used.major_faults);
+    // What is there stays, and is no loss.
+    thread::sleep(Duration::from_secs(65));
+    assert_eq!(late(&agent.metrics()), Some(1));
+}
+
+#[test]
 fn a_major_fault_that_waits_for_no_device_counts_with_length_0() {
     let Some(file) = ColdFile::hole(24) else { return };
     let agent = start();

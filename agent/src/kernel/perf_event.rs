@@ -4,12 +4,15 @@ use std::{
     fs::File,
     io::{self, Read as _},
     os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
+    time::Duration,
 };
 
 /// `PERF_TYPE_SOFTWARE`, and the size of the first version of `struct perf_event_attr`.
 const TYPE_AND_SIZE: u64 = 1 | 64 << 32;
 /// The bit `disabled`.
 const DISABLED: u64 = 1;
+/// `PERF_FORMAT_TOTAL_TIME_ENABLED`.
+const WITH_TIME: u64 = 1;
 const PERF_FLAG_FD_CLOEXEC: u64 = 8;
 /// `PERF_EVENT_IOC_ENABLE` and `PERF_EVENT_IOC_SET_BPF`.
 const ENABLE: libc::c_ulong = 0x2400;
@@ -24,6 +27,15 @@ pub enum Software {
     Nothing = 9,
 }
 
+/// What an event has counted, and in how much time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// How often it has occurred.
+    pub count: u64,
+    /// For how long it was there to be counted: a CPU that goes offline ends that for good, though it may come back.
+    pub watched: Duration,
+}
+
 /// An event of all tasks on one CPU, for as long as the value lives.
 #[derive(Debug)]
 pub struct PerfEvent(File);
@@ -36,7 +48,7 @@ impl PerfEvent {
     pub fn open(event: Software, cpu: u32) -> io::Result<Self> {
         // Each occurrence is one that a program is told of.
         let period = 1;
-        let attributes: [u64; 8] = [TYPE_AND_SIZE, event as u64, period, 0, 0, DISABLED, 0, 0];
+        let attributes: [u64; 8] = [TYPE_AND_SIZE, event as u64, period, 0, WITH_TIME, DISABLED, 0, 0];
         let (all_tasks, no_group) = (-1_i32, -1_i32);
         // SAFETY: the attributes are as long as they say, and the kernel only reads them.
         let answer = unsafe {
@@ -64,14 +76,15 @@ impl PerfEvent {
         self.control(ENABLE, 0)
     }
 
-    /// How often it has occurred.
+    /// How often it has occurred, and in how much time.
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn count(&self) -> io::Result<u64> {
-        let mut count = [0; 8];
-        (&self.0).read_exact(&mut count)?;
-        Ok(u64::from_ne_bytes(count))
+    pub fn counted(&self) -> io::Result<Counted> {
+        let mut words = [[0; 8]; 2];
+        (&self.0).read_exact(words.as_flattened_mut())?;
+        let [count, watched_ns] = words.map(u64::from_ne_bytes);
+        Ok(Counted { count, watched: Duration::from_nanos(watched_ns) })
     }
 
     fn control(&self, request: libc::c_ulong, argument: RawFd) -> io::Result<()> {
@@ -79,4 +92,32 @@ impl PerfEvent {
         let answer = unsafe { libc::ioctl(self.0.as_raw_fd(), request as _, argument) };
         if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn an_event_is_watched_for_as_long_as_it_is_on() {
+        let event = PerfEvent::open(Software::Nothing, 0).unwrap();
+        assert_eq!(event.counted().unwrap(), Counted::default());
+        event.control(ENABLE, 0).unwrap();
+        let nap = Duration::from_millis(50);
+        thread::sleep(nap);
+        let on = event.counted().unwrap();
+        assert!(on.count == 0 && on.watched >= nap, "{on:?}");
+        // As one whose CPU has gone.
+        event.control(DISABLE, 0).unwrap();
+        let off = event.counted().unwrap();
+        thread::sleep(nap);
+        assert_eq!(event.counted().unwrap(), off);
+    }
+
+    /// `PERF_EVENT_IOC_DISABLE`.
+    const DISABLE: libc::c_ulong = 0x2401;
 }

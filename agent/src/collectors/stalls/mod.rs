@@ -5,7 +5,7 @@
 pub mod metrics;
 mod start;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use foldhash::fast::RandomState;
 use podlens_common::stalls::{FAULTS, StallCounts, StallReason, Stalls as Record};
@@ -92,7 +92,7 @@ impl Collector for Stalls {
         if self.until_compared == 0 {
             self.until_compared = COMPARED_EVERY;
             // In this order: what happens meanwhile is told and not counted, and makes up for itself the next time.
-            let counted = faults.counted();
+            let counted = faults.counted(Instant::now());
             let told = self.maps.losses.get(0).unwrap_or_default().told_faults;
             self.missed_faults = self.missed_faults.max(counted.saturating_sub(told));
         }

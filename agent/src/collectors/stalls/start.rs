@@ -94,7 +94,7 @@ pub(super) static MISSED_FAULT: Loss = Loss {
 /// A CPU was not watched at first.
 pub(super) static LATE_FAULTS: Loss = Loss {
     reason: "late_fault_cpu",
-    means: "a CPU came online after the start: major faults of the time until that was noticed, a second, are missing in `podlens_major_fault_seconds`",
+    means: "a CPU came online after the start: major faults of the time until that was noticed are missing in `podlens_major_fault_seconds`: a second, or up to two minutes of a CPU that had been offline for less than a second",
 };
 
 /// The maps, and how often a program was left out.
