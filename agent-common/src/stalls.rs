@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::{histogram::Lengths, label::label};
+use crate::{histogram::Lengths, label::label, scheduler::Thread};
 
 label! {
     /// What a task that wants memory does instead of going on.
@@ -19,6 +19,29 @@ label! {
         Refault = "refault",
     }
 }
+
+impl StallReason {
+    /// What a sleep for want of memory is, by its kind in [`Thread::blocked`]. The kernel marks a reading of a page that comes back as a
+    /// whole, with whatever the file system waits for in it: for a device, for a lock or, as FUSE does, for its turn, which a kill
+    /// ends as it does a sleep for `memory.high`. That can only be where a cgroup has one, which is asked last.
+    #[inline(always)]
+    #[must_use]
+    pub fn of_sleep(kind: u64, frees_memory: impl FnOnce() -> bool, has_high: impl FnOnce() -> bool) -> Self {
+        if kind & Thread::FOR_DEVICE != 0 || kind == Thread::AMID_READING {
+            Self::Refault
+        } else if frees_memory() {
+            // `throttle_direct_reclaim` of mm/vmscan.c, before the tracepoint.
+            Self::DirectReclaim
+        } else if has_high() {
+            Self::MemoryHigh
+        } else {
+            Self::Refault
+        }
+    }
+}
+
+/// A number of pages that is no limit: what `max` stands for is the largest number of bytes in pages, by their size.
+pub const NO_LIMIT_PAGES: u64 = 1 << 46;
 
 /// Where in [`Stalls`] the major faults are: behind the reasons.
 pub const FAULTS: usize = StallReason::COUNT;
@@ -106,7 +129,7 @@ const _: () = assert!(size_of::<Slept>() == 16);
 
 #[cfg(test)]
 mod tests {
-    use super::{Begun, Slept, StallReason};
+    use super::{Begun, Slept, StallReason, Thread};
 
     #[test]
     fn a_stall_is_its_tasks_and_has_its_reason() {
@@ -114,6 +137,25 @@ mod tests {
         assert!(Begun::is_of(direct, 77) && !Begun::is_of(direct, 78) && !Begun::is_of(0, 77));
         assert_ne!(direct, Begun::of(77, StallReason::Compaction));
         assert_ne!(direct, 0);
+    }
+
+    #[test]
+    fn a_sleep_is_for_memory_high_only_where_a_cgroup_has_one_and_nothing_else_tells_what_it_is() {
+        let killable = Thread::OFF_CPU | Thread::FOR_MEMORY;
+        for (kind, frees_memory, has_high, reason) in [
+            (killable, false, true, StallReason::MemoryHigh),
+            // A file system's own wait amid a reading.
+            (killable, false, false, StallReason::Refault),
+            (killable, true, true, StallReason::DirectReclaim),
+            (killable, true, false, StallReason::DirectReclaim),
+            // On a lock, whatever the cgroup has.
+            (Thread::AMID_READING, false, true, StallReason::Refault),
+            (killable | Thread::FOR_DEVICE, false, true, StallReason::Refault),
+            (killable | Thread::FOR_DEVICE, true, true, StallReason::Refault),
+        ] {
+            let found = StallReason::of_sleep(kind, || frees_memory, || has_high);
+            assert_eq!(found, reason, "{kind} {frees_memory} {has_high}");
+        }
     }
 
     #[test]

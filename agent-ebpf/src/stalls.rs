@@ -2,8 +2,8 @@
 //!
 //! Reclaim and compaction have tracepoints at their beginning and end, in the task that stalls. What `memory.high` does to a
 //! task and the wait for a page that was evicted too early are sleeps: the program on `sched_switch` (scheduler/threads.rs) hands
-//! over those that the kernel marks. They are told apart by a second mark, that of a sleep for a device, and by whether a
-//! kill ends the sleep. A task that is not let into reclaim before others have freed memory sleeps as one above `memory.high` does,
+//! over those that the kernel marks. They are told apart by a second mark, that of a sleep for a device, by whether a kill ends the
+//! sleep, and by whether a cgroup of the task has a `memory.high` at all. A task that is not let into reclaim before others have freed memory sleeps as one above `memory.high` does,
 //! but with the mark of one that frees memory.
 //!
 //! - Reclaim that a user asks for (`memory.reclaim`, `compact_memory`) passes the same tracepoints without the mark, and does
@@ -27,15 +27,22 @@ use podlens_common::{
     histogram::Lengths,
     oom::{RECLAIM_OF_CGROUP, RECLAIM_OF_NODE},
     scheduler::Thread,
-    stalls::{Begun, FAULTS, STALL_TASKS, Slept, StallCounts, StallReason, Stalls},
+    stalls::{Begun, FAULTS, NO_LIMIT_PAGES, STALL_TASKS, Slept, StallCounts, StallReason, Stalls},
 };
 
 use crate::{
     atomic,
     cells::cells,
-    kernel::{Current, Task, monotonic_ns, number, slots_count},
+    kernel::{
+        Current, Task, monotonic_ns, number,
+        offsets::{word, word_inline},
+        slots_count,
+    },
     oom, scheduler, slots,
 };
+
+/// Memory cgroups that are asked for a limit, from a task's own upwards.
+const ABOVE: u32 = 16;
 
 /// Stalls and major faults, by slot.
 #[map]
@@ -165,14 +172,7 @@ pub(crate) fn slept(task: Task, slot: u32, kind: u64, slept_ns: u64) {
         if Begun::is_of(begun.of().get(), pid) {
             return;
         }
-        let reason = if is_for(Thread::FOR_DEVICE) {
-            StallReason::Refault
-        } else if task.frees_memory() {
-            // `throttle_direct_reclaim` of mm/vmscan.c, before the tracepoint.
-            StallReason::DirectReclaim
-        } else {
-            StallReason::MemoryHigh
-        };
+        let reason = StallReason::of_sleep(kind, || task.frees_memory(), || has_high(task));
         enter_stall(slot, reason as u32, slept_ns);
     }
     if is_for(Thread::FOR_DEVICE)
@@ -181,6 +181,45 @@ pub(crate) fn slept(task: Task, slot: u32, kind: u64, slept_ns: u64) {
         slept.ns().set(slept_ns);
         slept.of().set(Slept::of(pid, task.faults()));
     }
+}
+
+/// A memory cgroup of the task, its own or one above it, has a `memory.high` or `memory.swap.high` at this moment, the end of its sleep.
+/// Always so where the kernel's types do not tell; never in version 1, where all of them are as if set to `max`.
+#[inline(always)]
+fn has_high(task: Task) -> bool {
+    if number!("high ? 1 : 0") == 0 {
+        return true;
+    }
+    let set = task.cgroups();
+    if set.is_null() {
+        return true;
+    }
+    high_from(word_inline(set.address() + number!("u64 css_set.subsys[cgroup_subsys_id.memory_cgrp_id]?high"))) != 0
+}
+
+/// The same of the memory cgroup of which this is the address of its part that all controllers have.
+///
+/// A function of its own with plain numbers only, which the verifier proves once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn high_from(first: u64) -> u32 {
+    let (mut css, mut level) = (first, 0);
+    while level < ABOVE {
+        // Above the root.
+        if css == 0 {
+            return 0;
+        }
+        let group = css - number!("mem_cgroup.css?high");
+        let high = word(group + number!("u64 mem_cgroup.memory.high?high"));
+        let swap_high = word(group + number!("u64 mem_cgroup.swap.high?high"));
+        // What cannot be read is 0, and so as where the types do not tell.
+        if high < NO_LIMIT_PAGES || swap_high < NO_LIMIT_PAGES {
+            return 1;
+        }
+        css = word(css + number!("u64 cgroup_subsys_state.parent?high"));
+        level += 1;
+    }
+    0
 }
 
 #[inline(always)]

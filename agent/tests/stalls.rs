@@ -325,6 +325,41 @@ fn a_group_above_memory_high_sleeps_for_as_long_as_the_kernel_says() {
 }
 
 #[test]
+fn a_sleep_is_none_for_memory_high_where_no_cgroup_has_one_when_it_ends() {
+    let agent = start();
+    let group = Limited::new();
+    if !group.memory.join("memory.high").exists() {
+        return skip("version 1 has no memory.high");
+    }
+    group.write("memory.high", &(8 * MIB).to_string());
+    // Far above, so that each sleep is as long as the kernel lets it be: two seconds.
+    let mut child = group.command("dd if=/dev/zero of=/dev/null bs=64M count=1").spawn().unwrap();
+    let state = || {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+        stat.rsplit_once(") ").unwrap().1.chars().next().unwrap()
+    };
+    let asleep = |name: &str, count: u32| {
+        wait_until(name, PATIENCE, || {
+            let is_asleep = (0..count).all(|_| {
+                thread::sleep(Duration::from_millis(30));
+                state() == 'D'
+            });
+            is_asleep.then_some(()).ok_or_else(|| state().to_string())
+        });
+    };
+    asleep("a long sleep", 10);
+    let before = agent.metrics();
+    group.write("memory.high", "max");
+    assert!(child.wait().unwrap().success());
+    let after = agent.metrics();
+    let [high, refault] =
+        ["memory_high", "refault"].map(|reason| group.stalls(&after, reason).since(group.stalls(&before, reason)));
+    println!("{high:?}, {refault:?}");
+    assert_eq!(high, Lengths::NONE);
+    assert!(refault.count >= 1 && refault.ns > 300_000_000, "{refault:?}");
+}
+
+#[test]
 fn where_the_node_is_short_of_memory_its_reclaim_is_told_from_that_for_a_limit() {
     if !memory_is_own() {
         return skip("others use this machine's memory");

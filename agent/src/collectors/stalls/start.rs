@@ -46,10 +46,13 @@ pub static SPEC: Spec = Spec {
             ..Part::BASE
         },
     ],
-    wishes: &[&[Wish {
-        of: "memstall",
-        without: "stalls by memory.high and refaults are missing, and reclaim that a user asks for counts as a stall",
-    }]],
+    wishes: &[&[
+        Wish {
+            of: "memstall",
+            without: "stalls by memory.high and refaults are missing, and reclaim that a user asks for counts as a stall",
+        },
+        Wish { of: "high", without: "what a file system waits for while a page comes back may be told as memory_high" },
+    ]],
     without: None,
     metrics: &[&metrics::STALLS, &metrics::FAULTS],
     records: &[],

@@ -48,7 +48,7 @@ fn check_all(kernel: &str, btf: Btf) -> Vec<String> {
         }
     }
     let answers = Answers::new(&programs, btf, &NODE).unwrap();
-    for feature in ["throttle", "bandwidth", "memstall", "accounting", "times"] {
+    for feature in ["throttle", "bandwidth", "memstall", "high", "accounting", "times"] {
         assert_eq!(answers.lack(feature), None, "{kernel}");
     }
     let refusals = programs.iter().filter_map(|program| answers.refusal(&program.name)).map(str::to_owned);
