@@ -115,9 +115,7 @@ fn a_full_tcp_accept_queue_and_what_it_drops_are_the_kernels() {
 
 /// With both on one loopback, at this address of it.
 fn full_accept_queue(agent: &Agent, near: &str) {
-    let [answering, calling] = [(); 2].map(|()| TestCgroup::any_container());
-    let mut server = Peer::start(&answering, Network::Own);
-    let mut client = Peer::start(&calling, Network::Of(&server));
+    let Pair { answering, calling: _calling, mut server, mut client } = Pair::in_own_network();
     let address = server.listen(near, 3);
     client.knock(address, 9);
     expect(agent, "the queue and its limit", &[Some(4), Some(3)], |page| {
@@ -305,9 +303,7 @@ fn tcp_segments_go_on_where_the_kernels_number_of_them_begins_anew() {
     if sockets_know_nothing() || walk_is_lacking(&agent) {
         return;
     }
-    let [answering, calling] = [(); 2].map(|()| TestCgroup::any_container());
-    let mut server = Peer::start(&answering, Network::Own);
-    let mut client = Peer::start(&calling, Network::Of(&server));
+    let Pair { answering, calling, mut server, mut client } = Pair::in_own_network();
     // Segments of 48 bytes.
     server.in_its_network(&["ip", "link", "set", "lo", "mtu", "100"]);
     let address = server.drain("127.0.0.1:0");

@@ -46,9 +46,7 @@ fn many_tcp_connections_are_opened_accepted_and_closed_exactly_while_a_pod_in_th
         return;
     }
     let each: u32 = if is_full() { 12_500 } else { 250 };
-    let [answering, calling] = [(); 2].map(|()| TestCgroup::any_container());
-    let mut server = Peer::start(&answering, Network::Own);
-    let mut client = Peer::start(&calling, Network::Of(&server));
+    let Pair { answering, calling, mut server, mut client } = Pair::in_own_network();
     let mut beside = Pair::start();
     let near = beside.server.serve("127.0.0.1:0");
     assert_eq!(beside.client.open(near, 7, 100, 200), 0);

@@ -310,9 +310,7 @@ fn tcp_resets_count_for_who_sends_and_who_receives_them() {
 
 /// With both on one loopback, at this address of it.
 fn resets_count(agent: &Agent, near: &str) {
-    let [answering, calling] = [(); 2].map(|()| TestCgroup::any_container());
-    let mut server = Peer::start(&answering, Network::Own);
-    let mut client = Peer::start(&calling, Network::Of(&server));
+    let Pair { answering, calling, mut server, mut client } = Pair::in_own_network();
     let [sent, received] = ["transmit", "receive"]
         .map(|direction| move |page: &Page, cgroup| by(page, RESETS, cgroup, "direction", direction));
     let address = server.serve(&format!("{near}:0"));
@@ -350,9 +348,7 @@ fn tcp_connections_are_limited_by_who_reads_too_slowly_or_by_their_own_buffer_fo
     }
     // A program that reads nothing, of a narrow window: what comes may take so much more of the receive buffer than its payload that
     // this is full while the window is still open, and then segments are lost and nothing is limited by the window.
-    let [answering, calling] = [(); 2].map(|()| TestCgroup::any_container());
-    let mut server = Peer::start(&answering, Network::Own);
-    let mut client = Peer::start(&calling, Network::Of(&server));
+    let Pair { answering: _answering, calling, mut server, mut client } = Pair::in_own_network();
     // Segments of a size that a network has: with those of loopback a packet takes the whole of a narrow window.
     server.in_its_network(&["ip", "link", "set", "lo", "mtu", "1500"]);
     let address = server.listen_narrowly("127.0.0.1:0", 8192);

@@ -101,6 +101,14 @@ impl Pair {
         Self { server, client, answering, calling }
     }
 
+    /// Starts both in a network of their own.
+    pub fn in_own_network() -> Self {
+        let (answering, calling) = (TestCgroup::any_container(), TestCgroup::any_container());
+        let server = Peer::start(&answering, Network::Own);
+        let client = Peer::start(&calling, Network::Of(&server));
+        Self { server, client, answering, calling }
+    }
+
     /// Waits until both have the bytes that their programs wrote and read.
     #[track_caller]
     pub fn expect_bytes(&mut self, agent: &Agent, what: &str) {
