@@ -16,8 +16,8 @@ use std::{
 };
 
 use common::{
-    Agent, Ballast, ColdFile, MappedFile, NullDisk, PATIENCE, Page, Sections, TestCgroup, assert_near, machine_is_own,
-    machine_is_slow, major_faults, memory_is_own, run, skip, wait_until,
+    Agent, Ballast, ColdFile, MappedFile, NullDisk, PATIENCE, Page, Sections, TestCgroup, assert_near, kernel,
+    machine_is_own, machine_is_slow, major_faults, memory_is_own, run, skip, wait_until,
 };
 
 const STALLS: &str = "podlens_memory_stall_seconds";
@@ -368,6 +368,7 @@ fn where_the_node_is_short_of_memory_its_reclaim_is_told_from_that_for_a_limit()
     let Some(disk) = NullDisk::make("nullb1", &[("size", "8192")]) else {
         return skip("there is no module null_blk for a disk that is larger than memory");
     };
+    let _alone = WithoutCpu::take_if_own();
     let agent = start();
     let group = Limited::new();
     let _kswapd = HeldBack::kswapd();
@@ -404,6 +405,7 @@ fn what_is_pressure_and_no_reclaim_where_the_node_is_short_lies_behind_the_recla
         return skip("there is no module null_blk for a disk that is larger than memory");
     };
     let Some(sections) = Sections::of_node() else { return skip("this kernel has no probes at its functions") };
+    let _alone = WithoutCpu::take_if_own();
     let agent = start();
     let group = Limited::new();
     let Some(before_ns) = group.pressure_ns("memory") else {
@@ -469,11 +471,14 @@ fn stalls_of_many_tasks_add_up_to_no_less_than_the_time_in_which_some_was_stalle
     assert!(high.count * 1000 <= stalls["memcg_reclaim"].count, "it was the limit: {stalls:?}");
 }
 
-/// The kernel's own thread for reclaim, which has hardly any CPU time, so that others have to do its work. It goes back to where
-/// it was with the value.
-struct HeldBack {
-    cgroup: TestCgroup,
-    thread: String,
+/// The kernel's own thread for reclaim, which has hardly any CPU time, so that others have to do its work. It is as it was with the
+/// end of the value.
+enum HeldBack {
+    /// By a quota.
+    Stopped { cgroup: TestCgroup, thread: String },
+    /// By whoever runs on the first CPU. Since 6.18 a quota stops a task on its way back to its program, which a thread of the
+    /// kernel has none of. Before, this is not enough.
+    Outrun { thread: String },
 }
 
 impl HeldBack {
@@ -482,20 +487,34 @@ impl HeldBack {
         let processes = fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path());
         let kswapd = processes.into_iter().find(|process| name(process)).expect("there is one");
         let thread = kswapd.file_name().unwrap().to_str().unwrap().to_owned();
-        let cgroup = TestCgroup::new("kswapd");
-        cgroup.set_quota(1_000, 1_000_000);
-        cgroup.add(thread.parse().unwrap());
-        Self { cgroup, thread }
+        if kernel() < [6, 18] {
+            let cgroup = TestCgroup::new("kswapd");
+            cgroup.set_quota(1_000, 1_000_000);
+            cgroup.add(thread.parse().unwrap());
+            return Self::Stopped { cgroup, thread };
+        }
+        schedule(&thread, "--idle", "0");
+        Self::Outrun { thread }
     }
 }
 
 impl Drop for HeldBack {
     fn drop(&mut self) {
-        for directory in self.cgroup.directories() {
-            let root = directory.ancestors().nth(self.cgroup.path().matches('/').count()).unwrap();
-            fs::write(root.join("cgroup.procs"), &self.thread).unwrap();
+        match self {
+            Self::Stopped { cgroup, thread } => {
+                for directory in cgroup.directories() {
+                    let root = directory.ancestors().nth(cgroup.path().matches('/').count()).unwrap();
+                    fs::write(root.join("cgroup.procs"), &*thread).unwrap();
+                }
+            }
+            Self::Outrun { thread } => schedule(thread, "--other", "0-1"),
         }
     }
+}
+
+fn schedule(thread: &str, policy: &str, cpus: &str) {
+    run(Command::new("chrt").args([policy, "--pid", "0", thread]));
+    run(Command::new("taskset").args(["--cpu-list", "--pid", cpus, thread]).stdout(Stdio::null()));
 }
 
 /// Uses a file's pages as its input says, without any reading ahead: `touch N` touches so many in a mapping, far apart; `read N`
@@ -608,6 +627,7 @@ impl Drop for User<'_> {
 #[test]
 fn major_faults_are_those_that_the_kernel_counts_and_as_long_as_it_waits_for_the_device() {
     let Some(file) = ColdFile::new(24) else { return };
+    let _alone = WithoutCpu::take_if_own();
     let agent = start();
     let group = Limited::new();
     if group.pressure_ns("io").is_none() {
@@ -617,7 +637,8 @@ fn major_faults_are_those_that_the_kernel_counts_and_as_long_as_it_waits_for_the
     for (limit, touched) in [(64, 6144), (16, 20_000)] {
         group.limit(limit * MIB);
         let used = User::start(&agent, &group, &file).go(&format!("touch {touched}"));
-        assert!(used.major_faults * 10 > touched * 9, "{used:?}");
+        // 7.2 keeps some of the pages.
+        assert!(used.major_faults * 4 > touched * 3, "{used:?}");
         assert_eq!(used.faults.count, used.major_faults);
         assert_near("sleep in faults", used.faults.ns, used.io_ns, 2.0, between_faults_ns() * used.major_faults);
         // A fault that waits for nothing else is no stall for memory.
@@ -632,13 +653,22 @@ struct WithoutCpu(&'static str);
 impl WithoutCpu {
     /// None, said as skipped, where that cannot be done.
     fn take() -> Option<Self> {
-        let file = "/sys/devices/system/cpu/cpu1/online";
-        if !machine_is_own() || !Path::new(file).exists() {
+        let without = Self::take_if_own();
+        if without.is_none() {
             skip("this machine has no CPU to spare");
-            return None;
         }
-        fs::write(file, "0").unwrap();
-        Some(Self(file))
+        without
+    }
+
+    /// Where pressure is compared: on kernels before 6.12 a second CPU has a share in it, though nothing of the cgroup runs there
+    /// (docs/stalls.md). None on a machine that others use, or that has one CPU.
+    fn take_if_own() -> Option<Self> {
+        let file = "/sys/devices/system/cpu/cpu1/online";
+        let can = machine_is_own() && Path::new(file).exists();
+        can.then(|| {
+            fs::write(file, "0").unwrap();
+            Self(file)
+        })
     }
 }
 
@@ -711,6 +741,7 @@ fn a_major_fault_that_waits_for_no_device_counts_with_length_0() {
 #[test]
 fn waits_for_pages_that_come_back_soon_are_refaults_and_no_more_than_the_pressure() {
     let Some(file) = ColdFile::new(64) else { return };
+    let _alone = WithoutCpu::take_if_own();
     let agent = start();
     let group = Limited::new();
     if group.pressure_ns("memory").is_none() {
