@@ -16,7 +16,7 @@ use super::kernel::number;
 use crate::kernel::offsets::word;
 
 /// CPUs of which parts are read at most.
-pub(crate) const CPUS: u32 = 512;
+pub(crate) const CPUS: u32 = 4096;
 
 /// Whose values' places are known.
 #[map]

@@ -22,7 +22,7 @@ pub static MAPS: &[Map] = &[
     Map::fixed("SAID"),
     Map::fixed("CPU_PART"),
     Map::fixed("CPU_PART_AT"),
-    Map::fixed("CPU_DISTANCES"),
+    Map::per_possible_cpu("CPU_DISTANCES"),
 ];
 
 /// The maps at work.
