@@ -94,7 +94,8 @@ fn offset_of_group() -> u64 {
 extern "C" fn pressure_record(state: u64, number: u32) -> u32 {
     let Some(record) = PRESSURE_RECORDS.get_ptr_mut(number) else { return number };
     let group = word(state - number!("cgroup.self") + offset_of_group());
-    if group == 0 {
+    // Where somebody has switched it off for a cgroup, its totals stand still (`cgroup.pressure`).
+    if group == 0 || word(group + number!("psi_group.enabled")) & 0xff == 0 {
         return number;
     }
     let totals = group + number!("psi_group.total");

@@ -19,8 +19,8 @@ use std::{
 };
 
 use common::{
-    Account, Agent, Load, PATIENCE, Page, TestCgroup, Trees, Work, assert_near, assert_sums_agree, attempted,
-    caused_by, container_id, culprits, pod_uid, skip, stolen_ns, wait_until,
+    Account, Agent, Hog, Load, MemoryCgroup, PATIENCE, Page, TestCgroup, Trees, Work, assert_near, assert_sums_agree,
+    attempted, caused_by, container_id, culprits, pod_uid, skip, stolen_ns, wait_until,
 };
 
 const CPU: &str = "podlens_cpu_seconds_total";
@@ -107,6 +107,23 @@ fn a_unit_that_version_1_knows_by_its_slice_alone_is_the_unit() {
     let page = agent.metrics();
     assert_near("the unit's CPU time", cpu_ns(&page, &unit), slice.cpu_usage_ns(), 0.0, CPU_NS);
     assert_eq!(cpu_ns(&page, &slice), 0, "the slice has no tasks of its own");
+}
+
+#[test]
+fn a_unit_without_a_directory_in_version_1s_cpu_hierarchy_has_its_memory() {
+    if is_not_hybrid() {
+        return;
+    }
+    let agent = start();
+    let Some(unit) = MemoryCgroup::of(runtime(5)) else { return skip("this machine has no memory controller") };
+    let mut hog = Hog::start(&unit, "of_unit");
+    hog.take(16 << 20);
+    agent.wait_for_metrics("the unit's memory", |page| {
+        match page.count("podlens_memory_usage_bytes", &unit.labels()) {
+            Some(bytes) if bytes >= 16 << 20 => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
 }
 
 #[test]

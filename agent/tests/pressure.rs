@@ -162,3 +162,25 @@ fn a_cgroup_that_stalls_for_nothing_has_no_sample() {
     }
     assert!(page.all(PRESSURE, &[]).iter().all(|sample| sample.value() > 0.0));
 }
+
+#[test]
+fn a_cgroup_that_has_it_switched_off_has_no_pressure_until_it_has_it_again() {
+    let agent = start();
+    let cgroup = TestCgroup::any_container();
+    let directory = directory!(&cgroup);
+    let switch = directory.join("cgroup.pressure");
+    if !switch.exists() {
+        return skip("this kernel counts the pressure of each cgroup or of none");
+    }
+    let mut load = Load::start_tasks(Some(&cgroup), Work::SpinFor(Duration::from_millis(300)), Some(0), 3);
+    load.run();
+    wait_for_files(&agent, &cgroup.labels(), &directory);
+    fs::write(&switch, "0").unwrap();
+    wait_until("no pressure", WALKED_AGAIN, || match agent.metrics().all(PRESSURE, &cgroup.labels()).as_slice() {
+        [] => Ok(()),
+        told => Err(format!("{told:?}")),
+    });
+    fs::write(&switch, "1").unwrap();
+    load.run();
+    wait_for_files(&agent, &cgroup.labels(), &directory);
+}

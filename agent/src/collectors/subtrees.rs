@@ -6,8 +6,19 @@ use podlens_common::cgroup::CgroupKey;
 /// Cgroups that are met, and what was found of those that are wanted.
 pub(super) struct Subtrees<R, const SUMS: usize> {
     open: Vec<Open<SUMS>>,
-    /// Whose record it is, and its figures with those of all below.
-    pub(super) found: Vec<(CgroupKey, R, [u64; SUMS])>,
+    pub(super) found: Vec<Found<R, SUMS>>,
+}
+
+/// A cgroup that is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Found<R, const SUMS: usize> {
+    /// Whose record it is.
+    pub(super) key: CgroupKey,
+    pub(super) record: R,
+    /// Its figures with those of all below.
+    pub(super) sums: [u64; SUMS],
+    /// Where the next one above it stands among those that were found.
+    pub(super) above: Option<usize>,
 }
 
 /// A cgroup of which more below may come.
@@ -29,7 +40,8 @@ impl<R: Copy, const SUMS: usize> Subtrees<R, SUMS> {
     pub(super) fn take(&mut self, depth: u64, sums: [u64; SUMS], wanted: Option<(CgroupKey, &R)>) {
         self.close(depth);
         let found = wanted.map(|(key, record)| {
-            self.found.push((key, *record, sums));
+            let above = self.open.iter().rev().find_map(|open| open.found);
+            self.found.push(Found { key, record: *record, sums, above });
             self.found.len() - 1
         });
         self.open.push(Open { depth, sums, found });
@@ -47,8 +59,8 @@ impl<R: Copy, const SUMS: usize> Subtrees<R, SUMS> {
             if let Some(above) = self.open.last_mut() {
                 above.sums.iter_mut().zip(sums).for_each(|(sum, more)| *sum = sum.saturating_add(more));
             }
-            if let Some((.., of_found)) = found.and_then(|at| self.found.get_mut(at)) {
-                *of_found = sums;
+            if let Some(found) = found.and_then(|at| self.found.get_mut(at)) {
+                found.sums = sums;
             }
         }
     }
@@ -59,6 +71,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_next_one_above_is_in_the_same_branch() {
+        let mut subtrees = Subtrees::new();
+        for (id, depth) in [(1, 1), (2, 2), (4, 2), (5, 3), (6, 4)] {
+            subtrees.take(depth, [], (id != 4).then_some((id, &())));
+        }
+        let above: Vec<_> = subtrees.finish().found.into_iter().map(|found| (found.key, found.above)).collect();
+        assert_eq!(above, [(1, None), (2, Some(0)), (5, Some(0)), (6, Some(2))]);
+    }
+
+    #[test]
     fn figures_are_added_up_over_all_below_the_removed_ones_included() {
         let mut subtrees = Subtrees::new();
         // Id 0: removed ones, among them those below removed ones.
@@ -67,8 +89,10 @@ mod tests {
         {
             subtrees.take(depth, [0, pages], (id != 0 && id != 4).then_some((id + 100, &id)));
         }
-        let mut found = subtrees.finish().found;
-        found.sort_unstable();
-        assert_eq!(found, [(101, 1, [0, 11_111]), (102, 2, [0, 1110]), (103, 3, [0, 1000]), (105, 5, [0, 9])]);
+        let of = |key, record, pages, above| Found { key, record, sums: [0, pages], above };
+        assert_eq!(
+            subtrees.finish().found,
+            [of(101, 1, 11_111, None), of(102, 2, 1110, Some(0)), of(103, 3, 1000, Some(1)), of(105, 5, 9, None)]
+        );
     }
 }

@@ -31,7 +31,9 @@ use self::{
     files::{CpuFiles, Wanted},
 };
 use super::{
-    Collector, EntityCgroup, Noticed, Readings, SlotsInUse, Spec, Sweep, apart::Leaving, subtrees::Subtrees,
+    Collector, EntityCgroup, Noticed, Readings, SlotsInUse, Spec, Sweep,
+    apart::Leaving,
+    subtrees::{Found, Subtrees},
     tree::TreeReader,
 };
 use crate::{
@@ -129,10 +131,10 @@ impl Cpu {
             self.unfinished += 1;
             return;
         };
-        for (key, record, below) in done.found {
+        for Found { key, record, sums, .. } in done.found {
             let Some(watched) = self.watched.get_mut(&key) else { continue };
             watched.is_met = true;
-            watched.figures.learn(&record.figures, below, mark != 0);
+            watched.figures.learn(&record.figures, sums, mark != 0);
             watched.book(&self.layout, &mut self.found);
         }
     }

@@ -23,6 +23,23 @@ pub(super) struct Figures {
     pub(super) words: [Option<u64>; EndWord::COUNT],
 }
 
+/// What several cgroups have in use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Used {
+    usage: u64,
+    types: [u64; MemoryType::COUNT],
+}
+
+impl Used {
+    /// One more, with all below it.
+    pub(super) fn add(&mut self, figures: &Figures) {
+        self.usage = self.usage.saturating_add(figures.usage.unwrap_or_default());
+        for (sum, more) in self.types.iter_mut().zip(figures.types) {
+            *sum = sum.saturating_add(more.unwrap_or_default());
+        }
+    }
+}
+
 /// Each CPU hands its counts on by itself, at the latest every 2 s (`FLUSH_TIME` of mm/memcontrol.c); this is twice that.
 const HANDED_ON: Duration = Duration::from_secs(4);
 
@@ -133,6 +150,22 @@ impl Figures {
         both
     }
 
+    /// What is in use here and not in the cgroups below that are other entities'. The kernel's counters hand their values up one after
+    /// another, so that a cgroup can be a moment behind those below it.
+    pub(super) fn less(&self, below: &Used) -> Self {
+        let mut types = self.types;
+        for (of, below) in types.iter_mut().zip(below.types) {
+            *of = of.map(|bytes| bytes.saturating_sub(below));
+        }
+        Self { usage: self.usage.map(|usage| usage.saturating_sub(below.usage)), types, ..*self }
+    }
+
+    /// The same figures without what is in use, unless `other` knows that.
+    pub(super) fn using_what(&self, other: Option<&Self>) -> Self {
+        let (usage, types) = other.map_or((None, [None; MemoryType::COUNT]), |other| (other.usage, other.types));
+        Self { usage, types, ..*self }
+    }
+
     /// All faults and the major ones among them are known.
     pub(super) fn knows_faults(&self) -> bool {
         matches!(self.words, [Some(_), Some(_), ..])
@@ -142,7 +175,7 @@ impl Figures {
         self.types.get(of.index()).copied().flatten()
     }
 
-    /// Enters them into an empty row. Of a cgroup that holds other entities' only what is its own.
+    /// Enters them into an empty row. A cgroup that holds other entities' has settings, events and what is in use of its own.
     pub(super) fn book(&self, row: &mut Row, layout: &Layout, subtree: Subtree) {
         let mut gauge = |metric, value: Option<u64>| {
             if let Some(value) = value {
@@ -151,19 +184,19 @@ impl Figures {
         };
         gauge(&metrics::LIMIT, self.limit);
         gauge(&metrics::HIGH, self.high);
+        gauge(&metrics::USAGE, self.usage);
         if subtree == Subtree::Own {
-            gauge(&metrics::USAGE, self.usage);
             gauge(&metrics::PEAK, self.peak);
-            let inactive = self.of_type(MemoryType::FileInactive);
-            let working_set = self.usage.zip(inactive).map(|(usage, inactive)| usage.saturating_sub(inactive));
-            gauge(&metrics::WORKING_SET, working_set);
-            let reclaimable = [MemoryType::FileActive, MemoryType::SlabReclaimable].map(|of| self.of_type(of));
-            if let (Some(rest), [Some(active), Some(slab)]) = (working_set, reclaimable) {
-                gauge(&metrics::UNRECLAIMABLE, Some(rest.saturating_sub(active).saturating_sub(slab)));
-            }
-            if self.types.iter().any(Option::is_some) {
-                row.add_all(layout, &metrics::MEMORY, &self.types.map(Option::unwrap_or_default));
-            }
+        }
+        let inactive = self.of_type(MemoryType::FileInactive);
+        let working_set = self.usage.zip(inactive).map(|(usage, inactive)| usage.saturating_sub(inactive));
+        gauge(&metrics::WORKING_SET, working_set);
+        let reclaimable = [MemoryType::FileActive, MemoryType::SlabReclaimable].map(|of| self.of_type(of));
+        if let (Some(rest), [Some(active), Some(slab)]) = (working_set, reclaimable) {
+            gauge(&metrics::UNRECLAIMABLE, Some(rest.saturating_sub(active).saturating_sub(slab)));
+        }
+        if self.types.iter().any(Option::is_some) {
+            row.add_all(layout, &metrics::MEMORY, &self.types.map(Option::unwrap_or_default));
         }
         if self.min.or(self.low).is_some() {
             row.add_all(layout, &metrics::PROTECTION, &[self.min, self.low].map(Option::unwrap_or_default));
@@ -246,8 +279,15 @@ mod tests {
     }
 
     #[test]
-    fn of_a_cgroup_that_holds_others_only_its_settings_and_its_own_events_are_told() {
-        let figures = Figures::of_record(&record(), Some(&[0; LruList::COUNT]), MACHINE);
+    fn of_a_cgroup_that_holds_others_its_settings_its_own_events_and_what_is_in_use_beside_them_are_told() {
+        let container = Figures::of_record(&MemoryRecord { usage: 70, swap: 9, ..record() }, Some(&[0; 5]), MACHINE);
+        let mut below = Used::default();
+        below.add(&container);
+        below.add(&Figures { usage: Some(4096), ..Figures::default() });
+        let figures = Figures::of_record(&record(), Some(&[0; LruList::COUNT]), MACHINE).less(&below);
+        assert_eq!(cells(&figures, Subtree::Shared, &metrics::USAGE), Some(vec![29 * 4096]));
+        assert_eq!(figures.of_type(MemoryType::Swap), Some(0), "it is behind its container");
+        let figures = figures.using_what(None);
         let told: Vec<&str> = SPEC
             .metrics
             .iter()

@@ -175,8 +175,8 @@ impl Counters {
         };
         if let Some(rest) = &mut self.rest {
             figures.high = number(&mut rest.high, turn);
-            figures.low = number(&mut rest.low, turn).filter(|low| *low > 0);
-            figures.min = number(&mut rest.min, turn).filter(|min| *min > 0);
+            figures.low = rest.low.read(turn, parse_protection).flatten();
+            figures.min = rest.min.read(turn, parse_protection).flatten();
             set(&mut figures.types, MemoryType::Swap, number(&mut rest.swap, turn));
             figures.events = rest.events.read(turn, parse_events).flatten();
             figures.local_events = rest.local_events.read(turn, parse_events).flatten();
@@ -193,6 +193,16 @@ fn is_unlimited(limit: u64) -> bool {
 /// A number; none for `max`.
 fn parse_number(text: &str) -> Option<u64> {
     text.trim().parse().ok()
+}
+
+/// Bytes that are protected; none without a protection. All that there is are as many as the walk tells: the greatest whole number
+/// of pages.
+fn parse_protection(text: &str) -> Option<u64> {
+    if text.trim() == "max" {
+        let page_bytes = u64::try_from(rustix::param::page_size()).ok()?;
+        return Some(i64::MAX.unsigned_abs() / page_bytes * page_bytes);
+    }
+    parse_number(text).filter(|bytes| *bytes > 0)
 }
 
 /// The lines `key number` of a file that are whole: the last one may have been cut.
@@ -323,6 +333,10 @@ mod tests {
         for (text, expected) in [("max\n", None), ("1048576\n", Some(1_048_576)), ("", None)] {
             assert_eq!(parse_number(text), expected);
         }
+        for (text, expected) in [("0\n", None), ("4096\n", Some(4096)), ("", None)] {
+            assert_eq!(parse_protection(text), expected);
+        }
+        assert!(parse_protection("max\n").is_some_and(is_unlimited), "all of it");
         assert!(is_unlimited(9_223_372_036_854_771_712) && !is_unlimited(1 << 50));
     }
 

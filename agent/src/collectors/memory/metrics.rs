@@ -10,7 +10,7 @@ const BYTES: Metric = Metric { kind: Kind::Gauge, unit: Unit::Bytes, ..Metric::B
 pub static MEMORY: Metric = Metric {
     name: "podlens_memory_bytes",
     otlp_name: "podlens.memory",
-    help: "Memory by what it is used for, the cgroups below included; swap and zswap are beside it. No sample for a type of which there is none or which this kernel does not tell: version 1 has neither the kernel's own types nor sockets",
+    help: "Memory by what it is used for, the cgroups below included; swap and zswap are beside it. A pod's own cgroup (container=\"\") and a plain one have what is in none of the cgroups below that have values of their own, and only where the walk runs. No sample for a type of which there is none or which this kernel does not tell: version 1 has neither the kernel's own types nor sockets",
     labels: &[Label { name: "type", values: LabelValues::Fixed(&MemoryType::NAMES) }],
     sparse: true,
     by_default: ByDefault::Only(&[
@@ -28,7 +28,7 @@ pub static MEMORY: Metric = Metric {
 pub static USAGE: Metric = Metric {
     name: "podlens_memory_usage_bytes",
     otlp_name: "container.memory.usage",
-    help: "Memory that counts against the limit: all of it, pages of files included that can be given back at any time",
+    help: "Memory that counts against the limit: all of it, pages of files included that can be given back at any time. A pod's own cgroup (container=\"\") has what no living container of it has, such as files in memory that one has left behind: the sum over a pod is what counts against the pod's limit. There, and for a plain cgroup, it is told where the walk runs",
     source: "page counter of the memory controller, at most 10 s ago; else memory.current",
     must_equal: "memory.current (version 1: memory.usage_in_bytes)",
     ..BYTES

@@ -14,7 +14,7 @@ pub mod metrics;
 mod start;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     hash::BuildHasher as _,
     sync::{
         Arc,
@@ -26,26 +26,26 @@ use std::{
 use foldhash::fast::RandomState;
 use podlens_common::{
     cgroup::{CgroupKey, KEY_MARKS, KEY_V1},
-    memory::{EndWords, LAST_WORDS_V1, MemoryEnd, MemoryEndAt, MemoryRecord, NODES},
+    memory::{EndWords, LAST_WORDS_V1, MemoryEnd, MemoryEndAt, MemoryEvent, MemoryRecord, NODES},
 };
 
 pub use self::start::SPEC;
 use self::{
-    figures::{Figures, Machine, MinorFaults},
+    figures::{Figures, Machine, MinorFaults, Used},
     files::{MemoryFiles, Said},
     learn::{ALL_UNKNOWN, Learner},
 };
 use super::{
     Collector, EntityCgroup, Noticed, Readings, SlotsInUse, Spec, Sweep,
     apart::{Ids, Leaving},
-    subtrees::Subtrees,
+    subtrees::{Found, Subtrees},
     tree::TreeReader,
 };
 use crate::{
     kernel::{
         cgroupfs::{
             files::{FileReader, Watch},
-            hierarchies::{Hierarchies, Tree},
+            hierarchies::Hierarchies,
         },
         events::{Malformed, Record},
         mapped::MappedArray,
@@ -75,6 +75,8 @@ pub struct Memory {
     /// Whose cgroup of the memory tree it is.
     ids: Ids,
     leaving: Leaving<Box<Watched>>,
+    /// Paths of those that are watched by their version 2 cgroup beside a version 1 CPU hierarchy.
+    stand_ins: HashSet<Box<str>, RandomState>,
     walked: Option<Instant>,
     unfinished: u64,
     late: u64,
@@ -117,6 +119,10 @@ struct Watched {
     minor_faults: MinorFaults,
     /// Its values as of then; counters only rise.
     row: Row,
+    /// It has left the memory tree since, and so may begin anew.
+    has_left: bool,
+    /// What had been counted by then, if it did.
+    before: Option<Row>,
     end: Option<Box<MemoryEnd>>,
 }
 
@@ -140,6 +146,7 @@ impl Memory {
             watched: HashMap::default(),
             ids: Ids::default(),
             leaving: Leaving::default(),
+            stand_ins: HashSet::default(),
             walked: None,
             unfinished: 0,
             late: 0,
@@ -149,10 +156,15 @@ impl Memory {
         }
     }
 
-    /// The memory tree, if these keys are watched: of a container that is in several trees the one with the CPU controller.
-    fn tree(&self, key: CgroupKey) -> Option<&Tree> {
-        let is_watched = (key & KEY_V1 != 0) == self.hierarchies.keyed_v1().is_some();
-        self.hierarchies.of("memory").filter(|_| is_watched)
+    /// This cgroup is watched: of one that is in several trees the one with the CPU controller, or else the one in version 2, as of a
+    /// unit that has no accounting of its CPU time.
+    fn is_for(&mut self, key: CgroupKey, path: &str) -> bool {
+        let Some(keyed) = self.hierarchies.keyed_v1() else { return key & KEY_V1 == 0 };
+        if key & KEY_V1 != 0 {
+            return !self.stand_ins.contains(path);
+        }
+        let stands_in = self.machine.is_v1 && key & KEY_MARKS == 0 && !keyed.directory(path).exists();
+        stands_in && self.stand_ins.insert(path.into())
     }
 
     /// The memory tree is that of the keys: ids are keys.
@@ -192,8 +204,18 @@ impl Memory {
             watched.walked = None;
             watched.missed += 1;
         }
-        for (key, record, lists) in done.found {
-            let Some(watched) = self.watched.get_mut(&key) else { continue };
+        // Those that are found, with all below, and what of it is other entities'.
+        let mut figures: Vec<(Figures, Used)> = Vec::with_capacity(done.found.len());
+        for Found { record, sums, above, .. } in &done.found {
+            let exact = Figures::of_record(record, has_lists.then_some(sums), self.machine);
+            let known = exact.or(&self.learner.figures(&record.words));
+            if let Some((_, below)) = above.and_then(|above| figures.get_mut(above)) {
+                below.add(&known);
+            }
+            figures.push((known, Used::default()));
+        }
+        for (Found { key, record, sums: lists, .. }, (known, below)) in done.found.iter().zip(figures) {
+            let Some(watched) = self.watched.get_mut(key) else { continue };
             // Some kernels do not let them be read.
             self.has_words |= record.words.iter().any(|word| *word != 0);
             if self.has_words {
@@ -204,8 +226,7 @@ impl Memory {
                 watched.compared = Some(reading.at);
                 self.learner.compare(&record.words, &reading.value.figures);
             }
-            let exact = Figures::of_record(&record, has_lists.then_some(&lists), self.machine);
-            watched.walked = Some(exact.or(&self.learner.figures(&record.words)));
+            watched.walked = Some(known.less(&below));
             (watched.missed, watched.was_met) = (0, true);
         }
         self.look_anew();
@@ -274,7 +295,7 @@ impl Collector for Memory {
         {
             watched.id = Some(key);
         }
-        if self.tree(key).is_none() || self.watched.contains_key(&key) {
+        if self.watched.contains_key(&key) || !self.is_for(key, path) {
             return;
         }
         let changes = Arc::default();
@@ -300,6 +321,8 @@ impl Collector for Memory {
             compared: None,
             minor_faults: MinorFaults::default(),
             row: self.layout.row(),
+            has_left: false,
+            before: None,
             end: None,
         };
         self.watched.insert(key, Box::new(watched));
@@ -325,8 +348,9 @@ impl Collector for Memory {
         self.take_ids();
         for (key, watched) in &mut self.watched {
             let read = watched.take(self.walked, &self.layout, &mut self.found);
-            if watched.has_left() {
+            if watched.is_away() {
                 watched.row.remove_gauges(&self.layout);
+                watched.has_left = true;
             }
             self.late += u64::from(now.saturating_duration_since(read.unwrap_or(watched.since)) > LATE);
             readings.cgroup(*key, &watched.row);
@@ -350,6 +374,9 @@ impl Collector for Memory {
             self.ids.untell(key);
         }
         let mut watched = self.watched.remove(&key)?;
+        if key & KEY_V1 == 0 {
+            self.stand_ins.remove(&watched.path);
+        }
         watched.take(self.walked, &self.layout, &mut self.found);
         let waits = watched.end.is_none() && self.programs.ends.is_some() && !self.is_keyed();
         if waits {
@@ -401,6 +428,13 @@ impl Watched {
         self.booked = (read, walked);
         let said = reading.map(|reading| reading.value.figures).unwrap_or_default();
         let mut known = self.walked.as_ref().map_or(said, |walked| walked.or(&said));
+        if self.subtree == Subtree::Shared {
+            // Files tell what is in use together with what lies below.
+            known = known.using_what(self.walked.as_ref());
+        }
+        if !self.is_away() {
+            self.begin_anew(layout, &known);
+        }
         let are_walked = self.walked.as_ref().is_some_and(Figures::knows_faults);
         if let Some(at) = if are_walked { walked } else { read } {
             self.minor_faults.settle(at, &mut known);
@@ -410,12 +444,34 @@ impl Watched {
         // Statistics are told by two that do not run at the same moment, and the kernel's CPUs hand theirs on one after another:
         // they can fall for a moment.
         self.row.remove_gauges(layout);
+        if let Some(before) = &self.before {
+            found.add_row(layout, before);
+        }
         self.row.at_least(found);
         read
     }
 
+    /// Where it has left the memory tree and come back the kernel counts from 0. It did, if its events are fewer than before: of those
+    /// all are exact.
+    fn begin_anew(&mut self, layout: &Layout, known: &Figures) {
+        let events = if self.subtree == Subtree::Own { known.events } else { known.local_events };
+        let (true, Some(events)) = (self.has_left, events) else { return };
+        self.has_left = false;
+        let column = layout.column(&metrics::EVENTS);
+        let told =
+            |row: &Row| column.and_then(|column| row.cells(column)?.try_into().ok()).unwrap_or([0; MemoryEvent::COUNT]);
+        let begun = self.before.as_ref().map_or([0; MemoryEvent::COUNT], told);
+        let is_fewer = |((told, begun), now): ((u64, u64), u64)| now < told.saturating_sub(begun);
+        if told(&self.row).into_iter().zip(begun).zip(events).any(is_fewer) {
+            let mut before = self.row.clone();
+            before.remove_gauges(layout);
+            self.before = Some(before);
+            self.minor_faults = MinorFaults::default();
+        }
+    }
+
     /// It is not in the memory tree, whatever was known of it when it was.
-    fn has_left(&self) -> bool {
+    fn is_away(&self) -> bool {
         let are_there = || self.files.last().is_none_or(|reading| reading.value.are_there);
         self.walked.is_none() && (self.missed > 0 || !are_there())
     }
@@ -423,15 +479,21 @@ impl Watched {
     /// The final values: those of the last words, and where they say nothing the last ones.
     fn into_final(mut self, layout: &Layout, page_bytes: u64) -> Row {
         let mut row = layout.row();
-        if let Some(end) = &self.end {
-            Figures::of_end(end, page_bytes).book(&mut row, layout, self.subtree);
+        let end = self.end.as_ref().map(|end| Figures::of_end(end, page_bytes));
+        if let Some(end) = &end {
+            self.begin_anew(layout, end);
+            end.book(&mut row, layout, self.subtree);
             self.row.remove_gauges(layout);
         } else {
             self.row.keep_last_words(layout);
-            // Nobody will say which of them were major ones.
-            if let Some(minor) = self.minor_faults.not_yet_told().filter(|_| self.subtree == Subtree::Own) {
-                row.add_all(layout, &metrics::FAULTS, &[minor, 0]);
-            }
+        }
+        // Where nobody will say which of them were major ones.
+        let minor = self.minor_faults.not_yet_told().filter(|_| self.subtree == Subtree::Own);
+        if let Some(minor) = minor.filter(|_| !end.is_some_and(|end| end.knows_faults())) {
+            row.add_all(layout, &metrics::FAULTS, &[minor, 0]);
+        }
+        if let Some(before) = &self.before {
+            row.add_row(layout, before);
         }
         row.at_least(&self.row);
         row

@@ -79,7 +79,7 @@ struct Watched {
     since: Instant,
     /// Where its files are read.
     files: Option<Watch<Totals>>,
-    /// A walk has met it.
+    /// The last walk has met it, or its files are read.
     is_met: bool,
     missed: u32,
     /// Its values; they only rise.
@@ -106,7 +106,10 @@ impl Pressure {
             self.unfinished += 1;
             return;
         };
-        self.watched.values_mut().for_each(|watched| watched.missed += 1);
+        for watched in self.watched.values_mut() {
+            watched.is_met = false;
+            watched.missed += 1;
+        }
         for PressureRecord { id, stalls } in found {
             let Some(watched) = self.watched.get_mut(&id) else { continue };
             watched.is_met = true;
@@ -132,8 +135,8 @@ impl Collector for Pressure {
             (Reader::Files(reader), Some(tree)) => Some(reader.watch(PressureFiles::of(reader, &tree.directory(path)))),
             _ => None,
         };
-        let (since, row) = (Instant::now(), self.layout.row());
-        self.watched.insert(key, Watched { since, files, is_met: false, missed: 0, row });
+        let (since, is_met, row) = (Instant::now(), files.is_some(), self.layout.row());
+        self.watched.insert(key, Watched { since, files, is_met, missed: 0, row });
     }
 
     fn walk_is_due(&self, now: Instant) -> bool {
@@ -156,7 +159,9 @@ impl Collector for Pressure {
         }
         for (key, watched) in &mut self.watched {
             self.late += u64::from(watched.take_files(&self.layout, now));
-            readings.cgroup(*key, &watched.row);
+            if watched.is_met {
+                readings.cgroup(*key, &watched.row);
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! What the collector `pressure` is made of, and how it starts.
 
-use std::{error::Error, path::Path, sync::Arc};
+use std::{error::Error, fs, iter, path::Path, sync::Arc};
 
 use podlens_common::pressure::LAST_WORDS;
 
@@ -80,11 +80,41 @@ fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
 
 /// Why there is no pressure by cgroup on this node, in words.
 fn nobody_counts(start: &Start<'_>) -> Option<&'static str> {
-    if start.hierarchies.v2().is_none() {
-        Some("the node has no version 2 cgroup tree, which alone has pressure by cgroup: there are no values")
-    } else if !Path::new(OF_NODE).exists() {
-        Some("this kernel counts no pressure (psi=0, or no psi=1 where that is not the default): there are no values")
-    } else {
-        None
+    let Some(tree) = start.hierarchies.v2() else {
+        return Some("the node has no version 2 cgroup tree, which alone has pressure by cgroup: there are no values");
+    };
+    if !Path::new(OF_NODE).exists() {
+        return Some(
+            "this kernel counts no pressure (psi=0, or no psi=1 where that is not the default): there are no values",
+        );
+    }
+    (!has_files(&tree.directory("/"))).then_some(
+        "this kernel counts no pressure by cgroup (cgroup_disable=pressure, or switched off by cgroup.pressure): there are no values",
+    )
+}
+
+/// The root of a tree or some directory in it tells of pressure. One of them may have it switched off.
+fn has_files(root: &Path) -> bool {
+    let directories = fs::read_dir(root).into_iter().flatten().filter_map(Result::ok);
+    iter::once(root.to_owned())
+        .chain(directories.map(|entry| entry.path()))
+        .any(|directory| directory.join("cpu.pressure").exists())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_tree_tells_of_pressure_where_any_of_its_directories_does() {
+        let root = tempfile::tempdir().unwrap();
+        let below = root.path().join("system.slice");
+        fs::create_dir(&below).unwrap();
+        assert!(!has_files(root.path()));
+        fs::write(below.join("cpu.pressure"), "").unwrap();
+        assert!(has_files(root.path()));
+        assert!(!has_files(&root.path().join("nowhere")));
     }
 }

@@ -81,7 +81,11 @@ fn cpu() -> Vec<Panel> {
 }
 
 fn memory() -> Vec<Panel> {
-    let sum = |metric: &str| format!("sum by (container) ({})", of(metric, ""));
+    // The pod's own cgroup has no container.
+    let sum = |metric: &str| {
+        let by_container = format!("sum by (container) ({})", of(metric, ""));
+        format!("label_replace({by_container}, \"container\", \"(pod)\", \"container\", \"\")")
+    };
     vec![
         Panel::graph(
             "Memory beside request and limit",
@@ -93,7 +97,7 @@ fn memory() -> Vec<Panel> {
                 (sum("podlens_memory_limit_bytes"), "{{container}} limit"),
             ],
         )
-        .about("Working set; what cannot be freed without swap (where the kernel tells it); when that is at the limit, the next allocation ends in a kill.")
+        .about("Working set; what cannot be freed without swap (where the kernel tells it); when that is at the limit, the next allocation ends in a kill. (pod) has what is in no container, such as files in memory that one has left behind; its limit is for all of the pod.")
         .or_nothing("Its memory is not counted yet."),
         Panel::graph(
             "Memory by what it is",
