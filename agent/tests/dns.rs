@@ -339,7 +339,7 @@ fn queries_of_a_container_that_ends_before_an_answer_are_timeouts() {
     }
     let labels: Vec<(String, String)> =
         gone.labels().into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-    client.kill();
+    drop(client);
     gone.remove();
     let labels: Vec<(&str, &str)> = labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     let found = wait_until("the last values", TIMEOUT, || {

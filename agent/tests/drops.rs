@@ -93,7 +93,7 @@ fn datagrams_for_a_full_receive_buffer_are_dropped_as_often_as_the_kernel_counts
     if receivers_are_known(&agent, &before) {
         expect(&agent, &receiving.labels(), "socket_rcvbuff", lost);
         assert!(agent.metrics().all(DROPS, &sending.labels()).is_empty(), "nothing of the sender is dropped");
-        receiver.kill();
+        drop(receiver);
         receiving.remove();
     } else {
         expect_of_nobody(&agent, &before, "socket_rcvbuff", lost);
@@ -242,7 +242,7 @@ fn a_tcp_socket_whose_program_ended_first_drops_the_other_sides_end_at_most_and_
     let [answering, calling] = [(); 2].map(|()| TestCgroup::any_container());
     let (server, mut client, address) = connected(&answering, &calling);
     assert_eq!(client.open(address, CONNECTIONS, 10, 20), 0);
-    client.kill();
+    drop(client);
     common::wait_until("all are closed", common::PATIENCE, || {
         let open = ["01", "04", "05", "08", "09", "0B"].iter().map(|state| server.sockets_of_its_network(state));
         let open = open.sum::<u64>();

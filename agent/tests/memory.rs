@@ -9,19 +9,19 @@ mod common;
 
 use std::{
     env, fs,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    io::{Read as _, Write as _},
     net::{Ipv4Addr, TcpListener, TcpStream},
     os::unix::fs::{FileExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
-    process::{Child, ChildStderr, ChildStdin, Command, Stdio},
+    process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
 use common::{
-    Agent, BlockCounts, ColdFile, MappedFile, NullDisk, PATIENCE, Page, Sample, TestCgroup, Trees,
-    assert_runs_are_short, container_id, kernel, lock_in_memory, memory_is_own, minor_faults, pod_uid, remove_cgroup,
-    run, skip, unseen_requests,
+    Agent, BlockCounts, ColdFile, HelperProcess, MappedFile, NullDisk, PATIENCE, Page, Sample, TestCgroup, Trees,
+    assert_runs_are_short, container_id, follow, kernel, lock_in_memory, memory_is_own, minor_faults, orders, pod_uid,
+    remove_cgroup, run, skip, unseen_requests,
 };
 
 const MEMORY: &str = "podlens_memory_bytes";
@@ -265,82 +265,45 @@ fn memory_tree() -> Option<(PathBuf, bool)> {
 }
 
 /// A process that does with memory what it is told, and rests otherwise.
-struct Hog {
-    child: Child,
-    input: ChildStdin,
-    output: BufReader<ChildStderr>,
-}
+struct MemoryWorker(HelperProcess);
 
-impl Hog {
+impl MemoryWorker {
     fn start(group: &Group) -> Self {
-        let hog = Self::outside();
-        group.add(hog.child.id());
-        hog
+        let worker = Self::outside();
+        group.add(worker.0.id());
+        worker
     }
 
     /// One that is in no group yet.
     fn outside() -> Self {
-        let mut child = Command::new(env::current_exe().unwrap())
-            .args(["hog_process", "--exact", "--ignored", "--nocapture", "--test-threads=1"])
-            .env("PODLENS_TEST_HOG", "1")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let input = child.stdin.take().unwrap();
-        let output = BufReader::new(child.stderr.take().unwrap());
-        let mut hog = Self { child, input, output };
-        assert!(hog.is_done(), "it starts");
-        hog
+        Self(HelperProcess::start(&[], concat!(module_path!(), "::memory_worker"), ""))
     }
 
     /// Tells it to do something; false if that was its end.
     fn tell(&mut self, what: &str) -> bool {
-        writeln!(self.input, "{what}").unwrap();
-        self.is_done()
-    }
-
-    fn is_done(&mut self) -> bool {
-        let mut line = String::new();
-        self.output.read_line(&mut line).unwrap();
-        line == "done\n"
+        self.0.tell(what);
+        self.0.answer().is_ok()
     }
 
     /// Minor faults of it so far, by its own account.
     fn faults(&mut self) -> u64 {
-        writeln!(self.input, "faults").unwrap();
-        let mut line = String::new();
-        self.output.read_line(&mut line).unwrap();
-        assert!(self.is_done());
-        line.trim().parse().unwrap()
+        self.0.ask("faults").parse().unwrap()
     }
 
-    fn end(mut self) {
-        drop(self.child.stdin.take());
-        let _ = writeln!(self.input, "end");
-        self.child.wait().unwrap();
-    }
-}
-
-impl Drop for Hog {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+    fn end(self) {
+        self.0.end();
     }
 }
 
 #[test]
 #[ignore = "no test, but the process that other tests start as a load"]
-fn hog_process() {
-    if env::var_os("PODLENS_TEST_HOG").is_none() {
+fn memory_worker() {
+    if orders().is_none() {
         return;
     }
-    eprintln!("done");
     let mut held: Vec<Vec<u8>> = Vec::new();
-    for line in std::io::stdin().lines() {
-        let line = line.unwrap();
-        let mut words = line.split(' ');
+    follow(|command| {
+        let mut words = command.split(' ');
         let (what, amount) = (words.next().unwrap(), words.next().unwrap_or_default());
         let bytes = || usize::try_from(amount.parse::<u64>().unwrap() * MB).unwrap();
         match what {
@@ -400,12 +363,11 @@ fn hog_process() {
                 (1..=words.next().unwrap().parse().unwrap())
                     .for_each(|step: usize| file.touch(step * 7 % file.pages()));
             }
-            "faults" => eprintln!("{}", minor_faults()),
-            _ => break,
+            "faults" => return minor_faults().to_string(),
+            other => panic!("no command is called {other:?}"),
         }
-        eprintln!("done");
-    }
-    std::process::exit(0);
+        "done".to_owned()
+    })
 }
 
 /// A file on a disk, or in memory (tmpfs), that is not there yet and is removed with the value; none where there is no such place.
@@ -476,15 +438,15 @@ macro_rules! group {
 fn each_value_is_that_of_the_kernels_files() {
     let group = group!(Group::container(0x11));
     let agent = start();
-    let mut hog = Hog::start(&group);
-    assert!(hog.tell("anon 24"));
+    let mut worker = MemoryWorker::start(&group);
+    assert!(worker.tell("anon 24"));
     let (shared, file) = (TestFile::in_memory("parity"), TestFile::on_disk("parity"));
     for (file, megabytes) in [(&shared, 6), (&file, 12)] {
         if let Some(TestFile(file)) = file {
-            assert!(hog.tell(&format!("write {} {megabytes}", file.display())));
+            assert!(worker.tell(&format!("write {} {megabytes}", file.display())));
         }
     }
-    assert!(hog.tell("lock 3") && hog.tell("socket") && hog.tell("thread"));
+    assert!(worker.tell("lock 3") && worker.tell("socket") && worker.tell("thread"));
     let page = page_with(&agent, "at rest", |page| group.agrees(page));
     let of = |kind| value(&page, MEMORY, &group.labels_and(&[("type", kind)])).unwrap_or(0);
     // Before 5.16 the file leaves out what each CPU has not handed on.
@@ -503,9 +465,9 @@ fn each_value_is_that_of_the_kernels_files() {
     // A kernel that reclaims what is not used (DAMON) may have taken some already.
     assert!(file.is_none() || in_files > 0);
     assert_eq!(page.one(LIMIT, &group.labels_and(&[])), None);
-    assert!(hog.tell("anon 8"));
+    assert!(worker.tell("anon 8"));
     page_with(&agent, "later", |page| group.agrees(page));
-    hog.end();
+    worker.end();
 }
 
 #[test]
@@ -543,9 +505,9 @@ fn what_happens_at_a_limit_is_counted_as_the_kernel_counts_it() {
     group.set_limit(24 * MB);
     let agent = start();
     for kills in 1..=2 {
-        let mut hog = Hog::start(&group);
-        assert!(!hog.tell("anon 200"), "it is killed");
-        hog.child.wait().unwrap();
+        let mut worker = MemoryWorker::start(&group);
+        assert!(!worker.tell("anon 200"), "it is killed");
+        worker.0.wait();
         assert_eq!(group.event("oom_kill"), Some(kills));
     }
     let page = page_with(&agent, "after two kills", |page| {
@@ -572,20 +534,20 @@ fn every_kind_of_event_is_counted_as_the_kernel_counts_it() {
     // By the pod's limit, and though the container was to be spared; what was read comes back soon.
     pod.set_limit(8 * MB);
     group.write("memory.low", &(64 * MB).to_string());
-    let mut hog = Hog::start(&group);
-    assert!(hog.tell(&read) && hog.tell(&read));
+    let mut worker = MemoryWorker::start(&group);
+    assert!(worker.tell(&read) && worker.tell(&read));
     pod.write("memory.max", "max");
     group.write("memory.low", "0");
     // Slowed down.
     group.write("memory.high", &(6 * MB).to_string());
-    assert!(hog.tell(&read));
+    assert!(worker.tell(&read));
     group.write("memory.high", "max");
     // By its own limit, and killed with all others in it.
     group.set_limit(8 * MB);
-    assert!(hog.tell(&read));
+    assert!(worker.tell(&read));
     group.write("memory.oom.group", "1");
-    assert!(!hog.tell("anon 64"), "it is killed");
-    hog.child.wait().unwrap();
+    assert!(!worker.tell("anon 64"), "it is killed");
+    worker.0.wait();
     let page = page_with(&agent, "after all of it", |page| {
         let found = value(page, EVENTS, &group.labels_and(&[("event", "oom_kill")]));
         if found.is_some_and(|kills| kills > 0) || !walks(page) {
@@ -611,17 +573,17 @@ fn what_lies_below_a_container_is_the_containers() {
     let _keeper = outer.below("keeper");
     let inner = outer.below("inner");
     let agent = start();
-    let mut hog = Hog::start(&inner);
-    assert!(hog.tell("anon 16"));
+    let mut worker = MemoryWorker::start(&inner);
+    assert!(worker.tell("anon 16"));
     let file = TestFile::on_disk("below");
     if let Some(TestFile(file)) = &file {
-        assert!(hog.tell(&format!("write {} 8", file.display())));
+        assert!(worker.tell(&format!("write {} 8", file.display())));
     }
     let page = page_with(&agent, "the outer one", |page| outer.agrees(page));
     let of = |kind| value(&page, MEMORY, &outer.labels_and(&[("type", kind)])).unwrap_or(0);
     assert!(of("anon") >= 15 * MB, "{}", of("anon"));
     assert!(file.is_none() || of("file_inactive") + of("file_active") > 0);
-    hog.end();
+    worker.end();
     // What its files have left behind stays the outer one's.
     drop(inner);
     page_with(&agent, "the inner one is gone", |page| outer.agrees(page));
@@ -635,8 +597,8 @@ fn a_pods_own_cgroup_has_its_limit_and_what_no_living_container_of_it_has() {
     let pod = Group::of(TestCgroup::at(format!("/kubepods/burstable/pod{uid}"), labels, Trees::All)).unwrap();
     pod.set_limit(96 * MB);
     let agent = start();
-    let mut hog = Hog::start(&group);
-    assert!(hog.tell("anon 8"));
+    let mut worker = MemoryWorker::start(&group);
+    assert!(worker.tell("anon 8"));
     let page = page_with(&agent, "the pod's limit", |page| {
         let found = [&pod, &group].map(|one| value(page, LIMIT, &one.labels_and(&[])));
         if found == [Some(96 * MB), None] { Ok(()) } else { Err(format!("{found:?}")) }
@@ -652,7 +614,7 @@ fn a_pods_own_cgroup_has_its_limit_and_what_no_living_container_of_it_has() {
     // A container leaves a file in memory behind, which counts against the pod's limit.
     let Some(file) = TestFile::in_memory("left") else { return skip("there is no file system in memory") };
     let gone = Group::in_pod(&uid, 0x16).unwrap();
-    let mut writer = Hog::start(&gone);
+    let mut writer = MemoryWorker::start(&gone);
     assert!(writer.tell(&format!("write {} 16", file.0.display())));
     writer.end();
     drop(gone);
@@ -663,18 +625,18 @@ fn a_pods_own_cgroup_has_its_limit_and_what_no_living_container_of_it_has() {
         let has_it = left.is_some_and(|bytes| bytes >= 16 * MB) && of_all == expected;
         if has_it { Ok(()) } else { Err(format!("{left:?}, all {of_all}, the file {expected}")) }
     });
-    drop(hog);
+    drop(worker);
     drop(group);
 }
 
 /// Idle containers with different counts, by which podlens learns what the kernel's words mean.
-fn teachers() -> Vec<(Hog, Group)> {
+fn teachers() -> Vec<(MemoryWorker, Group)> {
     (1..=5_u32)
         .map(|number| {
             let group = Group::container(0x20 + number).unwrap();
-            let mut hog = Hog::start(&group);
-            assert!(hog.tell(&format!("fault {}", 700 * number + number * number)));
-            (hog, group)
+            let mut worker = MemoryWorker::start(&group);
+            assert!(worker.tell(&format!("fault {}", 700 * number + number * number)));
+            (worker, group)
         })
         .collect()
 }
@@ -692,10 +654,10 @@ fn a_container_of_a_moment_is_counted_to_its_end() {
         let memory_last = number % 2 == 1;
         let group = Group::container(0x17 + number).unwrap();
         group.set_limit(16 * MB);
-        let mut hog = Hog::start(&group);
-        assert!(hog.tell("fault 3000"));
-        assert!(!hog.tell("anon 100"), "it is killed");
-        hog.child.wait().unwrap();
+        let mut worker = MemoryWorker::start(&group);
+        assert!(worker.tell("fault 3000"));
+        assert!(!worker.tell("anon 100"), "it is killed");
+        worker.0.wait();
         let labels = group.labels();
         let labels: Vec<(&str, &str)> = labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let kernel = group.event("oom_kill").unwrap();
@@ -770,8 +732,8 @@ fn containers_of_a_twentieth_of_a_second_have_all_their_faults_bytes_and_stalls(
     let agent = start();
     let mut teachers = teachers();
     // Each with another number of major faults, whether the kernel forgets the pages in between or not.
-    for ((hog, _), pages) in teachers.iter_mut().zip([5, 14, 25, 41, 60]) {
-        assert!(hog.tell(&format!("touch {} {pages}", sources.requests.display())));
+    for ((worker, _), pages) in teachers.iter_mut().zip([5, 14, 25, 41, 60]) {
+        assert!(worker.tell(&format!("touch {} {pages}", sources.requests.display())));
         sources.cool();
     }
     let page = page_with(&agent, "the teachers", |page| teachers.iter().try_for_each(|(_, group)| group.agrees(page)));
@@ -782,17 +744,17 @@ fn containers_of_a_twentieth_of_a_second_have_all_their_faults_bytes_and_stalls(
     drop(first);
     let (mut lives, mut all_stalls) = (Vec::new(), 0);
     for number in 0..13 {
-        let mut hog = Hog::outside();
+        let mut worker = MemoryWorker::outside();
         let began = Instant::now();
         let group = Group::container(0x31 + number).unwrap();
         group.set_limit(6 * MB);
-        group.add(hog.child.id());
-        let faults_before = hog.faults();
-        assert!(hog.tell(&format!("fault {FAULTED}")));
-        assert!(hog.tell(&format!("read-past-cache {} {REQUESTS}", sources.requests.display())));
-        assert!(hog.tell(&format!("read {} 16", sources.pages.display())));
-        let faults = hog.faults() - faults_before;
-        hog.end();
+        group.add(worker.0.id());
+        let faults_before = worker.faults();
+        assert!(worker.tell(&format!("fault {FAULTED}")));
+        assert!(worker.tell(&format!("read-past-cache {} {REQUESTS}", sources.requests.display())));
+        assert!(worker.tell(&format!("read {} 16", sources.pages.display())));
+        let faults = worker.faults() - faults_before;
+        worker.end();
         let labels = group.labels();
         let labels: Vec<(&str, &str)> = labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let (reclaims, requests) = (group.event("max"), BlockCounts::of_io_stat(group.cgroup()));
@@ -859,28 +821,28 @@ fn a_memory_controller_that_comes_later_and_goes_again_is_told_while_it_is_there
     group.switch(true);
     let kill = || {
         group.set_limit(64 * MB);
-        let mut victim = Hog::start(&group);
+        let mut victim = MemoryWorker::start(&group);
         assert!(!victim.tell("anon 96"), "it is killed");
-        victim.child.wait().unwrap();
+        victim.0.wait();
     };
     let has_kills = |page: &Page, expected| {
         let found = value(page, EVENTS, &group.labels_and(&[("event", "oom_kill")]));
         if found == Some(expected) { Ok(()) } else { Err(format!("{found:?} kills")) }
     };
-    let mut hog = Hog::start(&group);
-    assert!(hog.tell("anon 8"));
+    let mut worker = MemoryWorker::start(&group);
+    assert!(worker.tell("anon 8"));
     kill();
     kill();
     page_with(&agent, "once it is there", |page| has_kills(page, 2).and_then(|()| group.agrees(page)));
-    group.leave(hog.child.id());
+    group.leave(worker.0.id());
     group.switch(false);
     page_with(&agent, "once it is gone", is_absent);
     group.switch(true);
-    group.add(hog.child.id());
+    group.add(worker.0.id());
     kill();
     // The kernel counts from 0 again, and podlens goes on.
     page_with(&agent, "the third kill", |page| has_kills(page, 3));
-    assert!(hog.tell("anon 4"));
+    assert!(worker.tell("anon 4"));
     page_with(&agent, "there again", |page| {
         let expected = Some(group.number("memory.usage_in_bytes", "memory.current"));
         let found = value(page, USAGE, &group.labels_and(&[]));
@@ -888,7 +850,7 @@ fn a_memory_controller_that_comes_later_and_goes_again_is_told_while_it_is_there
     });
     let log = agent.log();
     assert!(!log.contains("ERROR"), "{log}");
-    hog.end();
+    worker.end();
 }
 
 /// Minor faults once the file has come to rest.
@@ -932,15 +894,15 @@ fn what_is_in_swap_and_compressed_is_told_as_the_kernels_files_tell_it() {
     let [plain, compressed] =
         [0x1b, 0x1c].map(|number| Group::container(number).expect("there is a memory controller"));
     let agent = start();
-    let mut hogs = Vec::new();
+    let mut workers = Vec::new();
     let switch = Path::new("/sys/module/zswap/parameters/enabled");
     for (group, zswap) in [(&plain, "N"), (&compressed, "Y")] {
         let is_switched = fs::write(switch, zswap).is_ok();
         println!("zswap {zswap}: {is_switched}");
         group.set_limit(16 * MB);
-        let mut hog = Hog::start(group);
-        assert!(hog.tell("anon 40"), "there is room in swap");
-        hogs.push(hog);
+        let mut worker = MemoryWorker::start(group);
+        assert!(worker.tell("anon 40"), "there is room in swap");
+        workers.push(worker);
     }
     let _ = fs::write(switch, "N");
     let page = page_with(&agent, "what is in swap", |page| {
@@ -954,7 +916,7 @@ fn what_is_in_swap_and_compressed_is_told_as_the_kernels_files_tell_it() {
     // At its limit the one may have had to give a page while the switch was for the other.
     assert!(of(&plain, "zswap") * 10 <= of(&compressed, "zswap"), "{} compressed", of(&plain, "zswap"));
     println!("{} compressed, the file has {:?}", of(&compressed, "zswap"), compressed.line("-", "zswap"));
-    drop(hogs);
+    drop(workers);
 }
 
 #[test]

@@ -134,7 +134,7 @@ fn full_accept_queue(agent: &Agent, near: &str) {
         assert!(start.elapsed() < common::PATIENCE, "{found:?} told, {before} to {after} counted by the kernel");
         thread::sleep(Duration::from_millis(50));
     }
-    server.kill();
+    drop(server);
     expect(agent, "nobody listens", &None, |page| page.count("podlens_tcp_accept_queue", &answering.labels()));
     assert!(agent.metrics().count(OVERFLOWS, &answering.labels()) > Some(0), "what was dropped stays counted");
 }
@@ -213,7 +213,7 @@ fn a_container_that_goes_with_living_tcp_connections_leaves_all_that_they_had() 
     let expected = Some(client.traffic());
     let labels: Vec<(String, String)> =
         calling.labels().into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-    client.kill();
+    drop(client);
     calling.remove();
     let found = |page: &Page| {
         let labels: Vec<(&str, &str)> = labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();

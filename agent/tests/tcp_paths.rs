@@ -291,7 +291,7 @@ fn tcp_connections_to_nobody_time_out_and_those_that_are_cut_off_stay_half_open(
         expect(&agent, "half-open", &[Some(2), Some(3)], |page| {
             [&calling, &answering].map(|cgroup| established(page, cgroup))
         });
-        client.kill();
+        drop(client);
         expect(&agent, "the other side does not even hear of its end", &Some(3), |page| established(page, &answering));
         assert_eq!(events(&agent.metrics(), &answering)[3], Some(0), "nothing is over there");
     }
@@ -329,7 +329,7 @@ fn resets_count(agent: &Agent, near: &str) {
         Some(2) => Ok(()),
         other => Err(format!("{other:?}")),
     });
-    server.kill();
+    drop(server);
     expect(agent, "resets by the server", &[2, 5], |page| [sent(page, &answering), received(page, &calling)]);
     let page = agent.metrics();
     let told = sent(&page, &calling) + sent(&page, &answering);
@@ -387,8 +387,8 @@ fn limited(agent: &Agent, limit: &str, (server, mut client): (Peer, Peer), calli
     });
     assert!(last[1 - place] < last[place] / 2, "it is limited by {limit}: {last:?}");
     // What a socket had stays, once it is closed.
-    server.kill();
-    client.kill();
+    drop(server);
+    drop(client);
     expect(agent, "it is closed", &Some(1), |page| events(page, calling)[3]);
     let end = told(&agent.metrics());
     assert!(end[place].is_some_and(|ns| ns / 1000 >= last[place]), "{end:?} after {last:?}");

@@ -111,7 +111,7 @@ fn datagrams_and_bytes_are_those_of_the_programs_whichever_calls_they_make() {
     let before = traffic(&page, &sending, "transmit").0;
     let labels: Vec<(String, String)> =
         sending.labels().into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-    sender.kill();
+    drop(sender);
     sending.remove();
     let labels: Vec<(&str, &str)> = labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     let left = agent.metrics().count(DATAGRAMS, &[labels.as_slice(), &[("direction", "transmit")]].concat());

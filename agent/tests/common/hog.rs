@@ -1,25 +1,24 @@
 //! Processes that take memory until somebody has none left, and cgroups with a limit of their own for them.
 //!
-//! A hog is this test binary once more, at the one "test" in this file. It takes memory when it is told to and keeps it.
+//! A hog is a [`HelperProcess`] at the one "test" in this file. It takes memory when it is told to and keeps it.
 
 use std::{
-    env, fs,
-    io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    fs,
+    io::{self, Read as _},
     os::unix::{fs::OpenOptionsExt as _, process::ExitStatusExt as _},
     path::{Path, PathBuf},
-    process::{Child, ChildStderr, ChildStdin, Command, Stdio},
     thread,
     time::Duration,
 };
 
-use super::{PATIENCE, TestCgroup, wait_until};
+use super::{
+    PATIENCE, TestCgroup,
+    helper_process::{HelperProcess, follow, orders},
+    wait_until,
+};
 
-const NAME: &str = "PODLENS_TEST_HOG_NAME";
-const THREADS: &str = "PODLENS_TEST_HOG_THREADS";
 /// What a hog is told where it is to take memory of that node alone.
 const BIND: &str = "bind to node ";
-const READY: &str = "hog: ready";
-const HAS_IT: &str = "hog: has it";
 const PAGE_BYTES: usize = 4096;
 
 /// A cgroup, in the memory controller's tree as well.
@@ -213,11 +212,7 @@ fn kilobytes(text: &str, behind: &str) -> u64 {
 
 /// A process that takes memory. Ends with the value.
 #[derive(Debug)]
-pub struct Hog {
-    child: Child,
-    input: ChildStdin,
-    output: BufReader<ChildStderr>,
-}
+pub struct Hog(HelperProcess);
 
 impl Hog {
     /// Starts one of that name in a cgroup; it has no memory to speak of yet.
@@ -227,38 +222,26 @@ impl Hog {
 
     /// The same with so many threads, which take their shares at the same time.
     pub fn start_threads(cgroup: &MemoryCgroup, name: &str, threads: u32) -> Self {
-        let test = format!("{}::hog_process", module_path!().split_once("::").map_or("", |(_, module)| module));
-        let mut child = Command::new(env::current_exe().expect("the test knows its own file"))
-            .args([test.as_str(), "--exact", "--ignored", "--nocapture", "--test-threads=1"])
-            .env(NAME, name)
-            .env(THREADS, threads.to_string())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the test can start itself");
-        let input = child.stdin.take().expect("the input is a pipe");
-        let output = BufReader::new(child.stderr.take().expect("the output is a pipe"));
-        let mut hog = Self { child, input, output };
-        assert!(hog.says(READY));
+        let test = concat!(module_path!(), "::hog_process");
+        let hog = Self(HelperProcess::start(&[], test, &format!("{threads} {name}")));
         cgroup.add(hog.id());
         hog
     }
 
     /// Its process id.
     pub fn id(&self) -> u32 {
-        self.child.id()
+        self.0.id()
     }
 
     /// Makes it ask for memory of that node alone from now on, by a policy of its own.
     pub fn bind(&mut self, node: u32) {
-        writeln!(self.input, "{BIND}{node}").expect("it waits to be told");
+        self.0.tell(&format!("{BIND}{node}"));
         self.has_it();
     }
 
     /// Makes it take so much memory; returns at once.
     pub fn go(&mut self, bytes: usize) {
-        writeln!(self.input, "{bytes}").expect("it waits to be told");
+        self.0.tell(&bytes.to_string());
     }
 
     /// Makes it take so much memory, for which there is room, and waits until it has it.
@@ -269,12 +252,12 @@ impl Hog {
 
     /// Waits until it has what it was told to take.
     pub fn has_it(&mut self) {
-        assert!(self.says(HAS_IT), "it was killed");
+        self.0.answer().expect("it was not killed");
     }
 
     /// Waits until it has what it was told to take, or is killed.
     pub fn survives(&mut self) -> bool {
-        let survives = self.says(HAS_IT);
+        let survives = self.0.answer().is_ok();
         if !survives {
             self.is_killed();
         }
@@ -289,50 +272,34 @@ impl Hog {
 
     /// Waits until it was killed.
     pub fn is_killed(&mut self) {
-        let status = self.child.wait().expect("a child can be waited for");
+        let status = self.0.wait();
         assert_eq!(status.signal(), Some(libc::SIGKILL), "{status}");
-    }
-
-    fn says(&mut self, expected: &str) -> bool {
-        let mut line = String::new();
-        self.output.read_line(&mut line).expect("its output can be read");
-        line.trim_end() == expected
-    }
-}
-
-impl Drop for Hog {
-    fn drop(&mut self) {
-        // Fails only for a child that has ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
 #[test]
 #[ignore = "no test, but the process that other tests start to take memory"]
 fn hog_process() {
-    let Ok(name) = env::var(NAME) else { return };
-    let threads: usize = env::var(THREADS).ok().and_then(|threads| threads.parse().ok()).unwrap_or(1);
+    let Some(orders) = orders() else { return };
+    let (threads, name) = orders.split_once(' ').expect("how many, and a name");
+    let threads: usize = threads.parse().expect("a number");
     // The name of the process, whichever of its threads this is.
     fs::write("/proc/self/comm", name).expect("a process may name itself");
     // So that it and nobody else is killed where the whole machine is short of memory.
     fs::write("/proc/self/oom_score_adj", "1000").expect("a process may offer itself");
-    eprintln!("{READY}");
-    for line in io::stdin().lines().map_while(Result::ok) {
-        if let Some(node) = line.strip_prefix(BIND) {
+    follow(|command| {
+        if let Some(node) = command.strip_prefix(BIND) {
             bind(node.parse().expect("a node's number"));
-            eprintln!("{HAS_IT}");
-            continue;
+            return "bound".to_owned();
         }
-        let bytes: usize = line.parse().expect("a number of bytes");
+        let bytes: usize = command.parse().expect("a number of bytes");
         let taking: Vec<_> = (0..threads).map(|_| thread::spawn(move || take(bytes / threads))).collect();
         for one in taking {
             // It is kept to the end.
             std::mem::forget(one.join().expect("a thread ends"));
         }
-        eprintln!("{HAS_IT}");
-    }
-    std::process::exit(0);
+        "has it".to_owned()
+    })
 }
 
 /// Has this thread, and those that it starts, take memory of one node alone.

@@ -1,27 +1,25 @@
 //! Loads: processes of the test's own that use a CPU in a known way and rest before and after.
 //!
-//! A load is this test binary once more, at the one "test" in this file. It rests; each [`Load::go`] makes it
+//! A load is a [`HelperProcess`] at the one "test" in this file. It rests; each [`Load::go`] makes it
 //! work once and rest again. While it rests, the kernel's figures and the agent's stand still and can be
 //! compared to the nanosecond. It is moved into its cgroup while it rests, so that nothing of it is counted in
 //! one hierarchy and not in another.
 
 use std::{
-    env, fs,
+    fs,
     hint::black_box,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
     ops::Sub,
-    process::{Child, ChildStderr, ChildStdin, Command, ExitStatus, Stdio},
+    process::{Command, ExitStatus, Stdio},
     sync::{Arc, Barrier},
     thread,
     time::{Duration, Instant},
 };
 
-use super::{PATIENCE, TestCgroup, wait_until};
-
-const WORK: &str = "PODLENS_TEST_LOAD_WORK";
-const TASKS: &str = "PODLENS_TEST_LOAD_TASKS";
-const READY: &str = "load: ready";
-const DONE: &str = "load: done";
+use super::{
+    PATIENCE, TestCgroup,
+    helper_process::{HelperProcess, follow, orders},
+    wait_until,
+};
 
 /// What each task of a load does at each go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,10 +71,8 @@ pub enum Policy {
 /// A load's process. Ends with the value.
 #[derive(Debug)]
 pub struct Load {
-    child: Child,
+    process: HelperProcess,
     cpu: Option<usize>,
-    input: ChildStdin,
-    output: BufReader<ChildStderr>,
 }
 
 /// The kernel's own figures of a process: the sum over its living threads.
@@ -102,11 +98,12 @@ impl Load {
 
     /// The same with `tasks` threads that each do the work at the same time.
     pub fn start_tasks(cgroup: Option<&TestCgroup>, work: Work, cpu: Option<usize>, tasks: u32) -> Self {
-        let mut load = Self::spawn(work, cpu, tasks);
-        let line = load.line();
-        if line.trim_end() != READY {
-            load.says_not(READY, &line);
-        }
+        let orders = format!("{tasks} {}", work.to_text());
+        let number = cpu.unwrap_or_default().to_string();
+        let under = ["taskset", "-c", &number];
+        let under = if cpu.is_some() { under.as_slice() } else { &[] };
+        let process = HelperProcess::start(under, concat!(module_path!(), "::load_process"), &orders);
+        let load = Self { process, cpu };
         if let Some(cgroup) = cgroup {
             load.join(cgroup);
         }
@@ -115,7 +112,7 @@ impl Load {
 
     /// Makes it work once; returns at once.
     pub fn go(&mut self) {
-        writeln!(self.input, "go").expect("the load waits for its go");
+        self.process.tell("go");
     }
 
     /// Waits until it has done its work and rests.
@@ -125,9 +122,8 @@ impl Load {
 
     /// The same; gives the moment, by the monotonic clock and as the load itself saw it, however late this is heard of.
     pub fn done_at(&mut self) -> Duration {
-        let line = self.line();
-        let nanoseconds = line.strip_prefix(DONE).and_then(|rest| rest.trim().parse().ok());
-        Duration::from_nanos(nanoseconds.unwrap_or_else(|| self.says_not(DONE, &line)))
+        let nanoseconds = self.process.answer().unwrap_or_else(|said| panic!("the load has ended and said:\n{said}"));
+        Duration::from_nanos(nanoseconds.parse().expect("a number"))
     }
 
     /// Makes it work once and waits until it rests.
@@ -143,7 +139,7 @@ impl Load {
 
     /// Its process id.
     pub fn id(&self) -> u32 {
-        self.child.id()
+        self.process.id()
     }
 
     /// The kernel's figures while it rests.
@@ -225,54 +221,8 @@ impl Load {
     }
 
     /// Lets it end by itself and waits for that.
-    pub fn end(mut self) {
-        writeln!(self.input, "end").expect("the load waits for its end");
-        let status = self.child.wait().expect("a child can be waited for");
-        assert!(status.success(), "the load ended with {status}");
-    }
-
-    fn spawn(work: Work, cpu: Option<usize>, tasks: u32) -> Self {
-        let test = format!("{}::load_process", module_path!().split_once("::").map_or("", |(_, module)| module));
-        let itself = env::current_exe().expect("the test knows its own file");
-        let mut command = match cpu {
-            Some(cpu) => {
-                let mut command = Command::new("taskset");
-                command.args(["-c", &cpu.to_string()]).arg(itself);
-                command
-            }
-            None => Command::new(itself),
-        };
-        let mut child = command
-            .args([test.as_str(), "--exact", "--ignored", "--nocapture", "--test-threads=1"])
-            .env(WORK, work.to_text())
-            .env(TASKS, tasks.to_string())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
-        let input = child.stdin.take().expect("the input is a pipe");
-        let output = BufReader::new(child.stderr.take().expect("the output is a pipe"));
-        Self { child, cpu, input, output }
-    }
-
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.output.read_line(&mut line).expect("the load's output can be read");
-        line
-    }
-
-    fn says_not(&mut self, expected: &str, line: &str) -> ! {
-        let rest: Vec<String> = self.output.by_ref().lines().map_while(Result::ok).collect();
-        panic!("the load says not {expected:?} but {line}{}; its end: {:?}", rest.join("\n"), self.child.wait());
-    }
-}
-
-impl Drop for Load {
-    fn drop(&mut self) {
-        // Fails only for a child that has ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+    pub fn end(self) {
+        self.process.end();
     }
 }
 
@@ -372,9 +322,9 @@ impl Work {
 #[test]
 #[ignore = "no test, but the process that other tests start as a load"]
 fn load_process() {
-    let Ok(work) = env::var(WORK) else { return };
-    let work = Work::from_text(&work);
-    let tasks: u32 = env::var(TASKS).ok().and_then(|tasks| tasks.parse().ok()).unwrap_or(1);
+    let Some(orders) = orders() else { return };
+    let (tasks, work) = orders.split_once(' ').expect("how many, and what");
+    let (tasks, work): (u32, _) = (tasks.parse().expect("a number"), Work::from_text(work));
     let barrier = Arc::new(Barrier::new(tasks as usize + 1));
     if tasks > 1 {
         for _ in 0..tasks {
@@ -388,20 +338,15 @@ fn load_process() {
             });
         }
     }
-    eprintln!("{READY}");
-    for line in std::io::stdin().lines() {
-        if !line.is_ok_and(|line| line == "go") {
-            break;
-        }
+    follow(|_go| {
         if tasks > 1 {
             barrier.wait();
             barrier.wait();
         } else {
             work.act();
         }
-        eprintln!("{DONE} {}", clock(libc::CLOCK_MONOTONIC).as_nanos());
-    }
-    std::process::exit(0);
+        clock(libc::CLOCK_MONOTONIC).as_nanos().to_string()
+    })
 }
 
 /// Binds the calling thread, and what it starts from now on, to one CPU.

@@ -1,15 +1,14 @@
 //! Peers: processes of the test's own that talk TCP to each other in a known way, each in a cgroup and, if the test wants
 //! it, in a network namespace of its own.
 //!
-//! A peer is this test binary once more, at the one "test" in this file. It reads one command a line and answers each with
-//! one line. It makes its sockets when it is told to, so after it was moved into its cgroup.
+//! A peer is a [`HelperProcess`] at the one "test" in this file. It makes its sockets when it is told to, so after it was moved into
+//! its cgroup.
 
 use std::{
-    env,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    io::{Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     os::fd::AsRawFd,
-    process::{Child, ChildStderr, ChildStdin, Command, Stdio},
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -20,10 +19,13 @@ use std::{
 
 use socket2::{Domain, Socket, Type};
 
-use super::{PATIENCE, TestCgroup, datagrams::Datagrams, load_module, resolver};
+use super::{
+    PATIENCE, TestCgroup,
+    datagrams::Datagrams,
+    helper_process::{HelperProcess, follow, orders},
+    load_module, resolver,
+};
 
-const PEER: &str = "PODLENS_TEST_PEER";
-const ANSWER: &str = "peer: ";
 /// Lengths of what is asked for and of what is answered, before either.
 const HEAD: usize = 8;
 
@@ -47,18 +49,13 @@ pub struct Traffic {
     pub received: u64,
 }
 
-/// A peer's process. Ends with the value.
+/// A peer's process. Ends with the value, whatever it has open.
 #[derive(Debug)]
-pub struct Peer {
-    child: Child,
-    input: ChildStdin,
-    output: BufReader<ChildStderr>,
-}
+pub struct Peer(HelperProcess);
 
 impl Peer {
     /// Starts one in a cgroup.
     pub fn start(cgroup: &TestCgroup, network: Network<'_>) -> Self {
-        let binary = env::current_exe().expect("a test knows its binary");
         let namespace = match network {
             Network::Of(other) => format!("--net=/proc/{}/ns/net", other.id()),
             Network::Machine | Network::Own => String::new(),
@@ -68,15 +65,7 @@ impl Peer {
             Network::Own => &["unshare", "--net"],
             Network::Of(_) => &["nsenter", &namespace],
         };
-        let mut words = under.iter().map(std::ffi::OsStr::new).chain([binary.as_os_str()]);
-        let mut command = Command::new(words.next().unwrap_or(binary.as_os_str()));
-        command.args(words).args(["peer_process", "--ignored", "--nocapture", "--test-threads=1"]);
-        command.env(PEER, "1").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
-        let input = child.stdin.take().expect("it is piped");
-        let output = BufReader::new(child.stderr.take().expect("it is piped"));
-        let mut peer = Self { child, input, output };
-        peer.answer();
+        let peer = Self(HelperProcess::start(under, concat!(module_path!(), "::peer_process"), ""));
         cgroup.add(peer.id());
         if matches!(network, Network::Own) {
             peer.in_its_network(&["ip", "link", "set", "lo", "up"]);
@@ -86,7 +75,7 @@ impl Peer {
 
     /// Its process id.
     pub fn id(&self) -> u32 {
-        self.child.id()
+        self.0.id()
     }
 
     /// Runs a command in its network namespace.
@@ -269,34 +258,18 @@ impl Peer {
         self.ask(&format!("udp-broken {to} {times}")).parse().expect("a number")
     }
 
-    /// Ends it, whatever it has open.
-    pub fn kill(mut self) {
-        self.child.kill().expect("it runs");
-        self.child.wait().expect("it has ended");
-    }
-
     /// Tells it what to do and does not wait for the answer.
     pub fn begin(&mut self, command: &str) {
-        writeln!(self.input, "{command}").expect("the peer waits for commands");
+        self.0.tell(command);
     }
 
     fn ask(&mut self, command: &str) -> String {
-        self.begin(command);
-        self.answer()
+        self.0.ask(command)
     }
 
     /// Its next answer.
     pub fn answer(&mut self) -> String {
-        let mut said = String::new();
-        loop {
-            let mut line = String::new();
-            let length = self.output.read_line(&mut line).expect("its output can be read");
-            assert!(length != 0, "the peer has ended; it said:\n{said}");
-            if let Some(answer) = line.strip_prefix(ANSWER) {
-                return answer.trim_end().to_owned();
-            }
-            said.push_str(&line);
-        }
+        self.0.answer().unwrap_or_else(|said| panic!("the peer has ended; it said:\n{said}"))
     }
 }
 
@@ -306,14 +279,6 @@ pub fn sockets_in(process: u32, state: &str) -> u64 {
         ["tcp", "tcp6"].map(|file| std::fs::read_to_string(format!("/proc/{process}/net/{file}")).unwrap_or_default());
     let lines = tables.iter().flat_map(|table| table.lines().skip(1));
     lines.filter(|line| line.split_whitespace().nth(3) == Some(state)).count() as u64
-}
-
-impl Drop for Peer {
-    fn drop(&mut self) {
-        // Fails only for a child that has ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 /// What a peer's process has written and read.
@@ -341,7 +306,7 @@ impl Totals {
 #[test]
 #[ignore = "no test, but the process that other tests start as a peer"]
 fn peer_process() {
-    if env::var_os(PEER).is_none() {
+    if orders().is_none() {
         return;
     }
     let totals = Arc::new(Totals::default());
@@ -349,13 +314,11 @@ fn peer_process() {
     let mut others: Vec<TcpListener> = Vec::new();
     let mut pushed: Vec<TcpStream> = Vec::new();
     let mut datagrams = Datagrams::default();
-    eprintln!("{ANSWER}ready");
-    for line in std::io::stdin().lines() {
-        let line = line.expect("a line");
-        let words: Vec<&str> = line.split(' ').collect();
+    follow(|command| {
+        let words: Vec<&str> = command.split(' ').collect();
         let word = |at: usize| words.get(at).copied().unwrap_or_default();
         let number = |at: usize| word(at).parse::<u32>().expect("a number");
-        let answer = match word(0) {
+        match word(0) {
             "serve" => serve(word(1), &totals).to_string(),
             "listen" => {
                 let address = listen(word(1), number(2), &mut others);
@@ -425,10 +388,8 @@ fn peer_process() {
                 let done = datagrams.follow(&words).or_else(|| resolver::follow(&words));
                 done.unwrap_or_else(|| panic!("no command is called {other:?}"))
             }
-        };
-        eprintln!("{ANSWER}{answer}");
-    }
-    std::process::exit(0);
+        }
+    })
 }
 
 /// One exchange as the side that asks.

@@ -301,7 +301,7 @@ impl Busy<'_> {
         let address = slow.swallow(&format!("{SERVER}:0"), 1000);
         self.client.push(address, 0);
         std::thread::sleep(Duration::from_millis(300));
-        slow.kill();
+        drop(slow);
     }
 
     /// A process of batch/report-1 is killed since it wants more memory than there may be.
