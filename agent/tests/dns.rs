@@ -14,8 +14,8 @@ use std::{
 };
 
 use common::{
-    Agent, Network, OnDrop, Page, Peer, TestCgroup, assert_near, assert_seen, kernel, machine_is_own, skip, unseen,
-    wait_until,
+    Agent, Network, OnDrop, Page, Peer, Stream, TestCgroup, Way, assert_near, assert_seen, kernel, machine_is_own,
+    skip, unseen, wait_until,
 };
 
 const LOOKUPS: &str = "podlens_dns_lookup_seconds";
@@ -108,7 +108,7 @@ fn assert_counts(page: &Page, figures: &Figures, expected: &[(&'static str, u64)
 
 /// Asks as [`Peer::ask_for`] does; gives the answers, and how long it took until the client had all of them: no query of it took
 /// longer.
-fn ask(client: &mut Peer, way: &str, name: &str, server: &str) -> (usize, u64) {
+fn ask(client: &mut Peer, way: Way, name: &str, server: &str) -> (usize, u64) {
     let began = Instant::now();
     let answers = client.ask_for(way, name, &[server]);
     (answers, nanoseconds(began))
@@ -147,24 +147,28 @@ fn each_query_counts_once_with_the_time_to_its_answer_whichever_calls_the_progra
     let (mut server, mut client) = server_and_client(containers.each_ref());
     server.serve_names("::1", false);
     for (server, ways) in [
-        (SERVER, &["to", "connected", "written", "pieces", "message", "pair", "batch", "peeked"][..]),
-        ("::1", &["to", "connected", "written", "pair"][..]),
+        (
+            SERVER,
+            &[Way::To, Way::Connected, Way::Written, Way::Pieces, Way::Message, Way::Pair, Way::Batch, Way::Peeked][..],
+        ),
+        ("::1", &[Way::To, Way::Connected, Way::Written, Way::Pair][..]),
     ] {
-        for way in ways {
+        for way in ways.iter().copied() {
             let before = lookups(&agent.metrics(), &containers[1].labels()).get("ok").copied().unwrap_or_default();
-            let expected = match *way {
-                "batch" => 20,
-                "pair" => 2,
+            let expected = match way {
+                Way::Batch => 20,
+                Way::Pair => 2,
                 _ => 1,
             };
             let (answers, waited_ns) = ask(&mut client, way, "ok-200.test.", server);
-            assert_eq!(answers, expected, "{way}");
+            assert_eq!(answers, expected, "{way:?}");
             let page = agent.metrics();
             let after = lookups(&page, &containers[1].labels());
             let (count, sum_ns) = (after["ok"].0 - before.0, after["ok"].1 - before.1);
-            println!("{server} {way}: {count} queries, {} us each", sum_ns / 1000 / count.max(1));
-            assert_seen(way, &page, count, expected as u64);
-            assert_took(way, sum_ns, count, count * 200_000_000, waited_ns);
+            println!("{server} {way:?}: {count} queries, {} us each", sum_ns / 1000 / count.max(1));
+            let what = format!("{way:?}");
+            assert_seen(&what, &page, count, expected as u64);
+            assert_took(&what, sum_ns, count, count * 200_000_000, waited_ns);
             assert_eq!(after.len(), 1, "{after:?}");
         }
     }
@@ -182,22 +186,23 @@ fn queries_over_tcp_count_however_programs_write_and_take_them_and_what_is_not_f
     let (mut server, mut client) = server_and_client([&containers[0], &containers[1]]);
     server.serve_names("::1", false);
     for server in [SERVER, "::1"] {
-        for way in ["stream-pieces", "stream-apart", "stream-whole", "stream"] {
+        for how in [Stream::Pieces, Stream::Apart, Stream::Whole, Stream::Plain] {
             let before = lookups(&agent.metrics(), &containers[1].labels()).get("ok").copied().unwrap_or_default();
-            let (answers, waited_ns) = ask(&mut client, way, "ok-100.test.", server);
-            assert_eq!(answers, 2, "{way}");
+            let (answers, waited_ns) = ask(&mut client, Way::Stream(how), "ok-100.test.", server);
+            assert_eq!(answers, 2, "{how:?}");
             let page = agent.metrics();
             let after = lookups(&page, &containers[1].labels());
             let (count, sum_ns) = (after["ok"].0 - before.0, after["ok"].1 - before.1);
-            println!("{server} {way}: {count} queries, {} us in all", sum_ns / 1000);
-            assert_seen(way, &page, count, 2);
+            println!("{server} {how:?}: {count} queries, {} us in all", sum_ns / 1000);
+            let what = format!("{how:?}");
+            assert_seen(&what, &page, count, 2);
             // The server answers what has come together at once: each has waited for both delays, unless they came apart.
-            let least_ns = if way == "stream-apart" { 300_000_000 } else { 400_000_000 };
-            assert_took(way, sum_ns, 2, least_ns, waited_ns);
+            let least_ns = if how == Stream::Apart { 300_000_000 } else { 400_000_000 };
+            assert_took(&what, sum_ns, 2, least_ns, waited_ns);
             assert_eq!(after.len(), 1, "{after:?}");
         }
     }
-    assert_eq!(client.ask_for("stream", "nxdomain-0.test.", &[SERVER]), 2);
+    assert_eq!(client.ask_for(Way::Stream(Stream::Plain), "nxdomain-0.test.", &[SERVER]), 2);
     // What did not fit is asked for anew, and the C library does not take the other answer any more, which did not fit either.
     client.use_servers(&[SERVER]);
     assert!(client.look_up("long-0.test."));
@@ -206,8 +211,8 @@ fn queries_over_tcp_count_however_programs_write_and_take_them_and_what_is_not_f
     assert_counts(&page, &found, &[("ok", 16 + 2), ("nxdomain", 2), ("truncated", 1)]);
     // Nobody finds the answer's head in there, or there is none: a loss, and no value.
     let mut odd = Peer::start(&containers[2], Network::Of(&server));
-    assert_eq!(odd.ask_for("stream-crumbs", "ok-0.test.", &[SERVER]), 2);
-    assert_eq!(odd.ask_for("stream-pieces", "closed-0.test.", &[SERVER]), 0);
+    assert_eq!(odd.ask_for(Way::Stream(Stream::Crumbs), "ok-0.test.", &[SERVER]), 2);
+    assert_eq!(odd.ask_for(Way::Stream(Stream::Pieces), "closed-0.test.", &[SERVER]), 0);
     thread::sleep(TIMEOUT + Duration::from_millis(100));
     let page = agent.metrics();
     let found = lookups(&page, &containers[1].labels());
@@ -226,7 +231,7 @@ fn over_tcp_an_answer_in_several_pieces_and_answers_in_another_order_count_each_
     let containers = [(); 2].map(|()| TestCgroup::any_container());
     let (server, mut client) = server_and_client(containers.each_ref());
     // Both delays, and 30 ms until the head of the first is taken, 60 until that of the second, which comes with the rest.
-    let (answers, waited_ns) = ask(&mut client, "stream-pieces", "torn-100.test.", SERVER);
+    let (answers, waited_ns) = ask(&mut client, Way::Stream(Stream::Pieces), "torn-100.test.", SERVER);
     assert_eq!(answers, 2);
     let page = agent.metrics();
     let found = lookups(&page, &containers[1].labels());
@@ -234,10 +239,10 @@ fn over_tcp_an_answer_in_several_pieces_and_answers_in_another_order_count_each_
     assert_took("in pieces", found["ok"].1, 2, 490_000_000, waited_ns);
 
     // One connection, on which both answers come when they are ready.
-    for (name, way) in [("ok-100.apart.test.", "stream-pieces"), ("refused-100.apart.test.", "stream-apart")] {
+    for (name, how) in [("ok-100.apart.test.", Stream::Pieces), ("refused-100.apart.test.", Stream::Apart)] {
         let container = TestCgroup::any_container();
         let mut client = Peer::start(&container, Network::Of(&server));
-        let (answers, waited_ns) = ask(&mut client, way, name, SERVER);
+        let (answers, waited_ns) = ask(&mut client, Way::Stream(how), name, SERVER);
         assert_eq!(answers, 2);
         let page = agent.metrics();
         let found = lookups(&page, &container.labels());
@@ -280,15 +285,15 @@ fn results_are_told_apart_and_those_that_do_not_occur_are_absent() {
     let (_server, mut client) = server_and_client(containers.each_ref());
     let names = [("ok", 5), ("nxdomain", 4), ("servfail", 3), ("refused", 2), ("truncated", 2), ("formerr", 1)];
     for (name, times) in names {
-        for way in ["to", "connected"] {
+        for way in [Way::To, Way::Connected] {
             (0..times).for_each(|_| assert_eq!(client.ask_for(way, &format!("{name}-1.test."), &[SERVER]), 1));
         }
     }
     // A second answer, or one between others' packets, is none more.
     for name in ["twice-1.test.", "junk-1.test."] {
-        client.ask_for("to", name, &[SERVER]);
+        client.ask_for(Way::To, name, &[SERVER]);
     }
-    client.ask_for("again", "junk-1.test.", &[SERVER]);
+    client.ask_for(Way::Again, "junk-1.test.", &[SERVER]);
     let page = agent.metrics();
     let found = lookups(&page, &containers[1].labels());
     let expected = [("nxdomain", 8), ("servfail", 6), ("refused", 4), ("truncated", 4), ("other", 2), ("ok", 13)];
@@ -305,11 +310,11 @@ fn a_query_without_answer_is_a_timeout_and_one_that_comes_too_late_is_no_other()
     let (mut server, mut client) = server_and_client([&containers[0], &containers[1]]);
     server.serve_names(MUTE, true);
     let mut late = Peer::start(&containers[2], Network::Of(&server));
-    late.begin_asking_for("to", "ok-11000.test.", &[SERVER]);
-    assert_eq!(client.ask_for("connected", "silent-0.test.", &[SERVER]), 0);
-    assert_eq!(client.ask_for("to", "silent-0.test.", &[SERVER]), 0);
+    late.begin_asking_for(Way::To, "ok-11000.test.", &[SERVER]);
+    assert_eq!(client.ask_for(Way::Connected, "silent-0.test.", &[SERVER]), 0);
+    assert_eq!(client.ask_for(Way::To, "silent-0.test.", &[SERVER]), 0);
     // The second server answers: asked from the same socket it is the same query, which has waited for the first one too.
-    assert_eq!(client.ask_for("again", "ok-0.test.", &[MUTE, SERVER]), 1);
+    assert_eq!(client.ask_for(Way::Again, "ok-0.test.", &[MUTE, SERVER]), 1);
     let asked = Instant::now();
     let page = agent.metrics();
     let found = lookups(&page, &containers[1].labels());
@@ -334,7 +339,7 @@ fn queries_of_a_container_that_ends_before_an_answer_are_timeouts() {
     }
     let [kept, gone] = [(); 2].map(|()| TestCgroup::any_container());
     let (_server, mut client) = server_and_client([&kept, &gone]);
-    for way in ["to", "connected"] {
+    for way in [Way::To, Way::Connected] {
         assert_eq!(client.ask_for(way, "silent-0.test.", &[SERVER]), 0);
     }
     let labels: Vec<(String, String)> =
@@ -399,7 +404,7 @@ fn what_is_no_query_counts_nowhere_whatever_it_is() {
         assert_eq!(lookups(&page, &cgroup.labels()), Figures::new());
     }
     assert_eq!(page.count("podlens_lost_total", &[("collector", "dns"), ("reason", "no_room")]), Some(0));
-    assert_eq!(client.ask_for("to", "ok-0.test.", &[SERVER]), 1);
+    assert_eq!(client.ask_for(Way::To, "ok-0.test.", &[SERVER]), 1);
     let page = agent.metrics();
     assert_counts(&page, &lookups(&page, &containers[1].labels()), &[("ok", 1)]);
 }
@@ -439,7 +444,7 @@ fn one_program_on_a_hook_serves_whichever_of_both_collectors_runs() {
         assert!(expected(&by_tracepoints) || expected(&by_ends), "{programs:?}");
         let containers = [(); 2].map(|()| TestCgroup::any_container());
         let (_server, mut client) = server_and_client(containers.each_ref());
-        assert_eq!(client.ask_for("connected", "ok-0.test.", &[SERVER]), 1);
+        assert_eq!(client.ask_for(Way::Connected, "ok-0.test.", &[SERVER]), 1);
         let page = agent.metrics();
         let labels = containers[1].labels();
         let datagrams =

@@ -52,6 +52,7 @@ pub use peer::{Network, Peer, Traffic, sockets_in};
 pub use program::{Program, WebServer};
 pub use record::{Record, Waits};
 pub use relay::{Relay, Tunnel, syn};
+pub use resolver::{Stream, Way};
 pub use sections::{Recorded, Sections};
 pub use statistics::{RunStatistics, assert_runs_are_short, longest_run, programs_of};
 pub use testkit::{

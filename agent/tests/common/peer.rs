@@ -303,93 +303,107 @@ impl Totals {
     }
 }
 
+/// What a peer's process has open, and what went through it.
+#[derive(Default)]
+struct Sockets {
+    totals: Arc<Totals>,
+    kept: Vec<TcpStream>,
+    pushed: Vec<TcpStream>,
+    /// Those that take nobody.
+    listeners: Vec<TcpListener>,
+    datagrams: Datagrams,
+}
+
+impl Sockets {
+    /// Does what a command says; gives the answer.
+    fn follow(&mut self, command: &str) -> String {
+        let words: Vec<&str> = command.split(' ').collect();
+        let word = |at: usize| words.get(at).copied().unwrap_or_default();
+        let number = |at: usize| word(at).parse::<u32>().expect("a number");
+        match word(0) {
+            "fill" => fill(word(1), number(2), &self.totals, &mut self.kept),
+            "push" => self.pushed.push(push(word(1), number(2))),
+            "knock" => knock(word(1), number(2)),
+            "close" => self.kept.drain(..).for_each(end),
+            "reset" => self.kept.drain(..).for_each(reset),
+            "serve" => return serve(word(1), &self.totals).to_string(),
+            "listen" => return self.listen(word(1), number(2), words.get(3).copied()).to_string(),
+            "open" | "call" => return self.call(word(0) == "open", word(1), [2, 3, 4].map(number)).to_string(),
+            "cross" => return self.cross(word(1), word(2)),
+            "swallow" => return swallow(word(1), Duration::from_millis(number(2).into())).to_string(),
+            "flood" => return self.flood(word(1), word(2).parse().expect("a number")).to_string(),
+            "drain" => return drain(word(1)).to_string(),
+            "limited" => return self.limited_us().map(|time| time.to_string()).join(" "),
+            "traffic" => {
+                return [&self.totals.sent, &self.totals.received]
+                    .map(|sum| sum.load(Ordering::SeqCst).to_string())
+                    .join(" ");
+            }
+            other => {
+                let done = self.datagrams.follow(&words).or_else(|| resolver::follow(&words));
+                return done.unwrap_or_else(|| panic!("no command is called {other:?}"));
+            }
+        }
+        "done".to_owned()
+    }
+
+    /// Listens and takes nobody.
+    fn listen(&mut self, address: &str, backlog: u32, window: Option<&str>) -> SocketAddr {
+        let listener = TcpListener::bind(address).expect("a free port");
+        let bound = listener.local_addr().expect("an address");
+        let backlog = i32::try_from(backlog).expect("a small number");
+        // SAFETY: it is a socket that listens; to listen once more changes how many may wait.
+        let answer = unsafe { libc::listen(listener.as_raw_fd(), backlog) };
+        assert_eq!(answer, 0, "{}", std::io::Error::last_os_error());
+        if let Some(window) = window {
+            let window: libc::c_int = window.parse().expect("a number");
+            set_option(&listener, libc::IPPROTO_TCP, libc::TCP_WINDOW_CLAMP, &window);
+        }
+        self.listeners.push(listener);
+        bound
+    }
+
+    /// Makes connections one after another; gives how many failed.
+    fn call(&mut self, is_to_keep: bool, address: &str, [times, up, down]: [u32; 3]) -> u32 {
+        let mut failed = 0;
+        for _ in 0..times {
+            match call(address, up, down, &self.totals) {
+                Ok(stream) if is_to_keep => self.kept.push(stream),
+                Ok(stream) => end(stream),
+                Err(_) => failed += 1,
+            }
+        }
+        failed
+    }
+
+    /// Gives what failed, if anything did.
+    fn cross(&mut self, from: &str, to: &str) -> String {
+        let made = cross(from, to);
+        let failed = made.as_ref().err().map(ToString::to_string).unwrap_or_default();
+        self.kept.extend(made);
+        failed
+    }
+
+    fn flood(&mut self, address: &str, segments: u64) -> u64 {
+        let (stream, sent) = flood(address, segments);
+        self.kept.push(stream);
+        sent
+    }
+
+    /// Of all that it pushes.
+    fn limited_us(&self) -> [u64; 2] {
+        self.pushed.iter().map(limited_us).fold([0; 2], |sum, one| [sum[0] + one[0], sum[1] + one[1]])
+    }
+}
+
 #[test]
 #[ignore = "no test, but the process that other tests start as a peer"]
 fn peer_process() {
     if orders().is_none() {
         return;
     }
-    let totals = Arc::new(Totals::default());
-    let mut kept: Vec<TcpStream> = Vec::new();
-    let mut others: Vec<TcpListener> = Vec::new();
-    let mut pushed: Vec<TcpStream> = Vec::new();
-    let mut datagrams = Datagrams::default();
-    follow(|command| {
-        let words: Vec<&str> = command.split(' ').collect();
-        let word = |at: usize| words.get(at).copied().unwrap_or_default();
-        let number = |at: usize| word(at).parse::<u32>().expect("a number");
-        match word(0) {
-            "serve" => serve(word(1), &totals).to_string(),
-            "listen" => {
-                let address = listen(word(1), number(2), &mut others);
-                if let (Some(window), Some(listener)) = (words.get(3), others.last()) {
-                    let window: libc::c_int = window.parse().expect("a number");
-                    set_option(listener, libc::IPPROTO_TCP, libc::TCP_WINDOW_CLAMP, &window);
-                }
-                address.to_string()
-            }
-            "open" | "call" => {
-                let mut failed = 0;
-                for _ in 0..number(2) {
-                    match call(word(1), number(3), number(4), &totals) {
-                        Ok(stream) if word(0) == "open" => kept.push(stream),
-                        Ok(stream) => end(stream),
-                        Err(_) => failed += 1,
-                    }
-                }
-                failed.to_string()
-            }
-            "cross" => {
-                let made = cross(word(1), word(2));
-                let failed = made.as_ref().err().map(ToString::to_string).unwrap_or_default();
-                kept.extend(made);
-                failed
-            }
-            "fill" => {
-                fill(word(1), number(2), &totals, &mut kept);
-                "done".to_owned()
-            }
-            "push" => {
-                pushed.push(push(word(1), number(2)));
-                "done".to_owned()
-            }
-            "swallow" => swallow(word(1), Duration::from_millis(number(2).into())).to_string(),
-            "flood" => {
-                let (stream, segments) = flood(word(1), word(2).parse().expect("a number"));
-                kept.push(stream);
-                segments.to_string()
-            }
-            "drain" => drain(word(1)).to_string(),
-            "limited" => {
-                let all = pushed.iter().map(limited_us);
-                let [window, buffer] = all.fold([0; 2], |sum, one| [sum[0] + one[0], sum[1] + one[1]]);
-                format!("{window} {buffer}")
-            }
-            "knock" => {
-                let address: SocketAddr = word(1).parse().expect("an address");
-                (0..number(2)).for_each(|_| knock(address));
-                "done".to_owned()
-            }
-            "close" => {
-                kept.drain(..).for_each(end);
-                "done".to_owned()
-            }
-            "reset" => {
-                for stream in kept.drain(..) {
-                    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
-                    set_option(&stream, libc::SOL_SOCKET, libc::SO_LINGER, &linger);
-                }
-                "done".to_owned()
-            }
-            "traffic" => {
-                format!("{} {}", totals.sent.load(Ordering::SeqCst), totals.received.load(Ordering::SeqCst))
-            }
-            other => {
-                let done = datagrams.follow(&words).or_else(|| resolver::follow(&words));
-                done.unwrap_or_else(|| panic!("no command is called {other:?}"))
-            }
-        }
-    })
+    let mut sockets = Sockets::default();
+    follow(|command| sockets.follow(command))
 }
 
 /// One exchange as the side that asks.
@@ -420,6 +434,13 @@ fn end(mut stream: TcpStream) {
     let _ = stream.read(&mut [0; 1]);
 }
 
+/// Closes a connection by a reset.
+fn reset(stream: TcpStream) {
+    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+    set_option(&stream, libc::SOL_SOCKET, libc::SO_LINGER, &linger);
+    drop(stream);
+}
+
 /// Answers each connection in a thread of its own.
 fn serve(address: &str, totals: &Arc<Totals>) -> SocketAddr {
     let listener = TcpListener::bind(address).expect("a free port");
@@ -438,17 +459,6 @@ fn serve(address: &str, totals: &Arc<Totals>) -> SocketAddr {
             });
         }
     });
-    bound
-}
-
-/// Listens and takes nobody.
-fn listen(address: &str, backlog: u32, others: &mut Vec<TcpListener>) -> SocketAddr {
-    let listener = TcpListener::bind(address).expect("a free port");
-    let bound = listener.local_addr().expect("an address");
-    let backlog = i32::try_from(backlog).expect("a small number");
-    // SAFETY: it is a socket that listens; to listen once more changes how many may wait.
-    assert_eq!(unsafe { libc::listen(listener.as_raw_fd(), backlog) }, 0, "{}", std::io::Error::last_os_error());
-    others.push(listener);
     bound
 }
 
@@ -567,12 +577,15 @@ fn tcp_info(stream: &TcpStream) -> [u64; 32] {
     found
 }
 
-/// Connects from a thread of its own and keeps what comes of it.
-fn knock(address: SocketAddr) {
-    thread::spawn(move || {
-        let _stream = TcpStream::connect_timeout(&address, PATIENCE);
-        thread::sleep(PATIENCE);
-    });
+/// Connects from so many threads of its own and keeps what comes of it.
+fn knock(address: &str, times: u32) {
+    let address: SocketAddr = address.parse().expect("an address");
+    for _ in 0..times {
+        thread::spawn(move || {
+            let _stream = TcpStream::connect_timeout(&address, PATIENCE);
+            thread::sleep(PATIENCE);
+        });
+    }
 }
 
 fn set_option<T>(socket: &impl AsRawFd, level: libc::c_int, option: libc::c_int, value: &T) {

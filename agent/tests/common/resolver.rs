@@ -23,6 +23,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
 use super::{Peer, machine_is_own};
 
 /// How long a client of the test's own waits for an answer that does not come.
@@ -42,6 +45,46 @@ const APART: &[u8] = b"apart";
 const A: u16 = 1;
 const AAAA: u16 = 28;
 
+/// How a program asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Way {
+    /// From a socket that is not connected.
+    To,
+    /// From one that is.
+    Connected,
+    /// By `write` and `read`.
+    Written,
+    /// By `writev` and `readv`.
+    Pieces,
+    /// By `sendmsg` and `recvmsg`.
+    Message,
+    /// For both addresses, by one `sendmmsg` as glibc does.
+    Pair,
+    /// For both addresses ten times, by one `sendmmsg` and by `recvmmsg`.
+    Batch,
+    /// The answer is looked at before it is taken.
+    Peeked,
+    /// The same query to each server, until one has answered.
+    Again,
+    /// For both addresses over TCP.
+    Stream(Stream),
+}
+
+/// How a program writes queries to a connection and takes answers from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stream {
+    /// All at once; answers by their lengths, as glibc and Go take them.
+    Plain,
+    /// Each length and each query is a piece of one call, as glibc writes them; answers as above.
+    Pieces,
+    /// Each length in a call of its own; answers as above.
+    Apart,
+    /// All at once; answers in one call, as c-ares and Java take them.
+    Whole,
+    /// All at once; answers by 5 bytes, as nobody is known to take them.
+    Crumbs,
+}
+
 impl Peer {
     /// Answers at port 53 of this address, or, if it is `mute`, takes what comes and says nothing.
     pub fn serve_names(&mut self, address: &str, is_mute: bool) {
@@ -57,15 +100,15 @@ impl Peer {
         (over_udp.parse().expect("a number"), over_tcp.parse().expect("a number"))
     }
 
-    /// Asks the servers in one of the ways of `ask`; gives how many answers the program got.
-    pub fn ask_for(&mut self, way: &str, name: &str, servers: &[&str]) -> usize {
+    /// Asks the servers; gives how many answers the program got.
+    pub fn ask_for(&mut self, way: Way, name: &str, servers: &[&str]) -> usize {
         self.begin_asking_for(way, name, servers);
         self.answer().parse().expect("a number")
     }
 
     /// The same without waiting for the answer.
-    pub fn begin_asking_for(&mut self, way: &str, name: &str, servers: &[&str]) {
-        self.begin(&format!("dns-ask {way} {name} {}", servers.join(" ")));
+    pub fn begin_asking_for(&mut self, way: Way, name: &str, servers: &[&str]) {
+        self.begin(&format!("dns-ask {} {name} {}", json!(way), servers.join(" ")));
     }
 
     /// Has the C library ask these servers from now on, in a mount namespace of its own.
@@ -110,7 +153,7 @@ pub(super) fn follow(words: &[&str]) -> Option<String> {
         "dns-served" => SERVED.each_ref().map(|count| count.load(Ordering::Relaxed).to_string()).join(" "),
         "dns-ask" => {
             let servers: Vec<SocketAddr> = words[3..].iter().map(|word| address(word)).collect();
-            ask(words[1], words[2], &servers).to_string()
+            ask(serde_json::from_str(words[1]).expect("a way"), words[2], &servers).to_string()
         }
         "dns-use" => {
             use_servers(&words[1..]);
@@ -276,31 +319,40 @@ fn query(name: &str, kind: u16) -> Vec<u8> {
 }
 
 /// Asks for both addresses of a name in one connection; gives how many answers the program got.
-fn ask_over_tcp(way: &str, name: &str, server: SocketAddr) -> usize {
+fn ask_over_tcp(how: Stream, name: &str, server: SocketAddr) -> usize {
     let both = [query(name, A), query(name, AAAA)];
     let mut stream = TcpStream::connect(server).expect("a server");
     stream.set_nodelay(true).expect("a socket");
     stream.set_read_timeout(Some(PATIENTLY)).expect("a socket");
-    let whole = both.each_ref().map(|query| in_stream(query)).concat();
-    let lengths = both.each_ref().map(|query| u16::try_from(query.len()).expect("a short message").to_be_bytes());
-    match way {
-        // As glibc does.
-        "stream-pieces" => {
-            let pieces: Vec<io::IoSlice<'_>> = lengths
-                .iter()
-                .zip(&both)
-                .flat_map(|(length, query)| [io::IoSlice::new(length), io::IoSlice::new(query)])
-                .collect();
-            assert_eq!(stream.write_vectored(&pieces).expect("a server"), whole.len());
+    write_queries(how, &mut stream, &both);
+    let mut come = take_answers(how, &mut stream);
+    let mut answers = 0;
+    while let Some((answer, rest)) = first_message(&come) {
+        answers += usize::from(both.iter().any(|query| query[..2] == answer[..2]) && answer[2] & 0x80 != 0);
+        come = rest;
+    }
+    answers
+}
+
+fn write_queries(how: Stream, stream: &mut TcpStream, both: &[Vec<u8>; 2]) {
+    let whole = both.each_ref().map(|query| in_stream(query));
+    match how {
+        Stream::Pieces => {
+            let pieces = whole.each_ref().map(|query| query.split_at(2));
+            let pieces = pieces.map(|(length, query)| [io::IoSlice::new(length), io::IoSlice::new(query)]).concat();
+            assert_eq!(stream.write_vectored(&pieces).expect("a server"), whole.concat().len());
         }
-        // The length in a call of its own.
-        "stream-apart" => {
-            for (length, query) in lengths.iter().zip(&both) {
+        Stream::Apart => {
+            for (length, query) in whole.each_ref().map(|query| query.split_at(2)) {
                 stream.write_all(length).and_then(|()| stream.write_all(query)).expect("a server");
             }
         }
-        _ => stream.write_all(&whole).expect("a server"),
+        Stream::Plain | Stream::Whole | Stream::Crumbs => stream.write_all(&whole.concat()).expect("a server"),
     }
+}
+
+/// Two messages, or what there is of them when the server is gone.
+fn take_answers(how: Stream, stream: &mut TcpStream) -> Vec<u8> {
     let mut come = Vec::new();
     let mut room = [0; 2048];
     // One call, which takes no more than so many bytes; whether the server is still there.
@@ -310,20 +362,17 @@ fn ask_over_tcp(way: &str, name: &str, server: SocketAddr) -> usize {
         taken > 0
     };
     let has_all = |come: &[u8]| first_message(come).is_some_and(|(_, rest)| first_message(&rest).is_some());
-    match way {
-        // As c-ares and Java do.
-        "stream-whole" => {
+    match how {
+        Stream::Whole => {
             take(&mut come, 2048);
         }
-        // As nobody is known to do.
-        "stream-crumbs" => while !has_all(&come) && take(&mut come, 5) {},
-        // As glibc and Go do.
-        _ => {
+        Stream::Crumbs => while !has_all(&come) && take(&mut come, 5) {},
+        Stream::Plain | Stream::Pieces | Stream::Apart => {
             let mut take_until = |come: &mut Vec<u8>, end: usize| {
                 while come.len() < end && take(come, end - come.len()) {}
                 come.len() == end
             };
-            for _ in &both {
+            for _ in 0..2 {
                 let begun = come.len();
                 if !take_until(&mut come, begun + 2) {
                     break;
@@ -333,119 +382,124 @@ fn ask_over_tcp(way: &str, name: &str, server: SocketAddr) -> usize {
             }
         }
     }
-    let mut answers = 0;
-    while let Some((answer, rest)) = first_message(&come) {
-        answers += usize::from(both.iter().any(|query| query[..2] == answer[..2]) && answer[2] & 0x80 != 0);
-        come = rest;
-    }
-    answers
+    come
 }
 
-fn ask(way: &str, name: &str, servers: &[SocketAddr]) -> usize {
-    let server = servers[0];
-    if way.starts_with("stream") {
-        return ask_over_tcp(way, name, server);
-    }
-    let (first, second) = (query(name, A), query(name, AAAA));
-    let socket = UdpSocket::bind(if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }).expect("a socket");
-    let patience = if name.starts_with("silent") { IN_VAIN } else { PATIENTLY };
-    socket.set_read_timeout(Some(patience)).expect("a socket");
-    let connect = || socket.connect(server).expect("an address");
-    let mut room = [0; 2048];
-    // Until the answer comes.
-    let take = |room: &mut [u8], query: &[u8]| {
-        let mut taken = || socket.recv_from(room).map(|_| room[..2] == query[..2] && room[2] & 0x80 != 0);
-        loop {
-            match taken() {
-                Ok(false) => {}
-                Ok(true) => return true,
-                Err(_) => return false,
-            }
-        }
-    };
+/// Gives how many answers the program got.
+fn ask(way: Way, name: &str, servers: &[SocketAddr]) -> usize {
+    let first = || query(name, A);
+    let asker = || Asker::new(servers[0], if name.starts_with("silent") { IN_VAIN } else { PATIENTLY });
     match way {
-        "to" => {
-            socket.send_to(&first, server).expect("a server");
-            usize::from(take(&mut room, &first))
-        }
-        "connected" => {
-            connect();
-            socket.send(&first).expect("a server");
-            usize::from(take(&mut room, &first))
-        }
-        "written" => {
-            connect();
-            let write = |message: &[u8]| {
-                // SAFETY: the message lives until the call is over.
-                unsafe { libc::write(socket.as_raw_fd(), message.as_ptr().cast(), message.len()) }
-            };
-            assert!(write(&first) > 0);
-            // SAFETY: there is so much room.
-            usize::from(unsafe { libc::read(socket.as_raw_fd(), room.as_mut_ptr().cast(), room.len()) } > 0)
-        }
-        "pieces" => {
-            connect();
-            let (head, rest) = first.split_at(12);
-            let pieces = [io::IoSlice::new(head), io::IoSlice::new(rest)];
-            // SAFETY: pieces are laid out as the call wants them, and live until it is over.
-            assert!(unsafe { libc::writev(socket.as_raw_fd(), pieces.as_ptr().cast(), 2) } > 0);
-            let (head, rest) = room.split_at_mut(100);
-            let mut pieces = [io::IoSliceMut::new(head), io::IoSliceMut::new(rest)];
-            // SAFETY: as above.
-            usize::from(unsafe { libc::readv(socket.as_raw_fd(), pieces.as_mut_ptr().cast(), 2) } > 0)
-        }
-        "message" => {
-            let mut batch = Batch::new(vec![first], Some(server));
-            assert_eq!(batch.send_one(&socket), 1);
-            Batch::new(vec![vec![0; 2048]], None).receive_one(&socket)
-        }
-        // As glibc does.
-        "pair" => {
-            connect();
-            assert_eq!(Batch::new(vec![first, second], None).send(&socket), 2);
-            (0..2).filter(|_| socket.recv(&mut room).is_ok()).count()
-        }
-        "batch" => {
-            let all = (0..10).flat_map(|_| [query(name, A), query(name, AAAA)]).collect();
-            assert_eq!(Batch::new(all, Some(server)).send(&socket), 20);
-            let mut taken = 0;
-            while taken < 20 {
-                match Batch::new(vec![vec![0; 2048]; 20], None).receive(&socket) {
-                    0 => break,
-                    some => taken += some,
-                }
+        Way::To => asker().to(&first(), servers[0]).into(),
+        Way::Connected => asker().connected(&first()).into(),
+        Way::Written => asker().written(&first()).into(),
+        Way::Pieces => asker().in_pieces(&first()).into(),
+        Way::Message => asker().in_a_message(first()),
+        Way::Pair => asker().in_a_pair([first(), query(name, AAAA)]),
+        Way::Batch => asker().in_a_batch((0..10).flat_map(|_| [query(name, A), query(name, AAAA)]).collect()),
+        Way::Peeked => asker().peeked(&first()).into(),
+        Way::Again => asker().again(&first(), servers).into(),
+        Way::Stream(how) => ask_over_tcp(how, name, servers[0]),
+    }
+}
+
+/// A UDP socket, and whom it asks.
+struct Asker {
+    socket: UdpSocket,
+    server: SocketAddr,
+    room: [u8; 2048],
+}
+
+impl Asker {
+    fn new(server: SocketAddr, patience: Duration) -> Self {
+        let socket = UdpSocket::bind(if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }).expect("a socket");
+        socket.set_read_timeout(Some(patience)).expect("a socket");
+        Self { socket, server, room: [0; 2048] }
+    }
+
+    fn connect(&self) {
+        self.socket.connect(self.server).expect("an address");
+    }
+
+    /// Takes what comes until it is the answer; whether that came.
+    fn take(&mut self, query: &[u8]) -> bool {
+        while self.socket.recv_from(&mut self.room).is_ok() {
+            if self.room[..2] == query[..2] && self.room[2] & 0x80 != 0 {
+                return true;
             }
-            taken
         }
-        "peeked" => {
-            connect();
-            socket.send(&first).expect("a server");
-            socket.peek(&mut room).expect("an answer");
-            usize::from(socket.recv(&mut room).is_ok())
-        }
-        // To each server, until one has answered.
-        "again" => {
-            socket.set_read_timeout(Some(IN_VAIN)).expect("a socket");
-            let answered = servers.iter().any(|server| {
-                socket.send_to(&first, server).expect("a server");
-                take(&mut room, &first)
-            });
-            // Whatever comes after it is no answer to anybody.
-            while socket.recv_from(&mut room).is_ok() {}
-            usize::from(answered)
-        }
-        // One query after another on one socket.
-        "loop" => {
-            connect();
-            let end = Instant::now() + Duration::from_secs(2);
-            let mut answers = 0;
-            while Instant::now() < end {
-                socket.send(&query(name, A)).expect("a server");
-                answers += usize::from(socket.recv_from(&mut room).is_ok());
+        false
+    }
+
+    fn to(&mut self, query: &[u8], server: SocketAddr) -> bool {
+        self.socket.send_to(query, server).expect("a server");
+        self.take(query)
+    }
+
+    fn connected(&mut self, query: &[u8]) -> bool {
+        self.connect();
+        self.socket.send(query).expect("a server");
+        self.take(query)
+    }
+
+    fn written(&mut self, query: &[u8]) -> bool {
+        self.connect();
+        // SAFETY: the message lives until the call is over.
+        let written = unsafe { libc::write(self.socket.as_raw_fd(), query.as_ptr().cast(), query.len()) };
+        assert!(written > 0);
+        // SAFETY: there is so much room.
+        unsafe { libc::read(self.socket.as_raw_fd(), self.room.as_mut_ptr().cast(), self.room.len()) > 0 }
+    }
+
+    fn in_pieces(&mut self, query: &[u8]) -> bool {
+        self.connect();
+        let (head, rest) = query.split_at(12);
+        let pieces = [io::IoSlice::new(head), io::IoSlice::new(rest)];
+        // SAFETY: pieces are laid out as the call wants them, and live until it is over.
+        assert!(unsafe { libc::writev(self.socket.as_raw_fd(), pieces.as_ptr().cast(), 2) } > 0);
+        let (head, rest) = self.room.split_at_mut(100);
+        let mut pieces = [io::IoSliceMut::new(head), io::IoSliceMut::new(rest)];
+        // SAFETY: as above.
+        unsafe { libc::readv(self.socket.as_raw_fd(), pieces.as_mut_ptr().cast(), 2) > 0 }
+    }
+
+    fn in_a_message(&self, query: Vec<u8>) -> usize {
+        assert_eq!(Batch::new(vec![query], Some(self.server)).send_one(&self.socket), 1);
+        Batch::new(vec![vec![0; 2048]], None).receive_one(&self.socket)
+    }
+
+    fn in_a_pair(&mut self, queries: [Vec<u8>; 2]) -> usize {
+        self.connect();
+        assert_eq!(Batch::new(queries.into(), None).send(&self.socket), 2);
+        (0..2).filter(|_| self.socket.recv(&mut self.room).is_ok()).count()
+    }
+
+    fn in_a_batch(&self, queries: Vec<Vec<u8>>) -> usize {
+        let count = queries.len();
+        assert_eq!(Batch::new(queries, Some(self.server)).send(&self.socket), count);
+        let mut taken = 0;
+        while taken < count {
+            match Batch::new(vec![vec![0; 2048]; count], None).receive(&self.socket) {
+                0 => break,
+                some => taken += some,
             }
-            answers
         }
-        other => panic!("no way to ask is called {other:?}"),
+        taken
+    }
+
+    fn peeked(&mut self, query: &[u8]) -> bool {
+        self.connect();
+        self.socket.send(query).expect("a server");
+        self.socket.peek(&mut self.room).expect("an answer");
+        self.socket.recv(&mut self.room).is_ok()
+    }
+
+    fn again(&mut self, query: &[u8], servers: &[SocketAddr]) -> bool {
+        self.socket.set_read_timeout(Some(IN_VAIN)).expect("a socket");
+        let is_answered = servers.iter().any(|server| self.to(query, *server));
+        // Whatever comes after it is no answer to anybody.
+        while self.socket.recv_from(&mut self.room).is_ok() {}
+        is_answered
     }
 }
 

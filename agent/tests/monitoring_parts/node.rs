@@ -26,8 +26,8 @@ use testkit::{
 };
 
 use crate::common::{
-    Agent, ColdFile, Hog, Load, MemoryCgroup, Network, NullDisk, Peer, Relay, TestCgroup, Trees, Work, container_id,
-    load_module, pod_uid,
+    Agent, ColdFile, Hog, Load, MemoryCgroup, Network, NullDisk, Peer, Relay, TestCgroup, Trees, Way, Work,
+    container_id, load_module, pod_uid,
 };
 
 const NEAR: &str = "192.0.2.1/24";
@@ -288,7 +288,7 @@ impl Busy<'_> {
         // Nobody listens there.
         self.client.call("192.0.2.2:9".parse().unwrap(), 1, 1, 1);
         for name in ["ok-5.test.", "ok-2.test.", "nxdomain-1.test.", "servfail-1.test."] {
-            self.client.ask_for("to", name, &[SERVER]);
+            self.client.ask_for(Way::To, name, &[SERVER]);
         }
         for directories in self.node.writers() {
             written(&directories);
