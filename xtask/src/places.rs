@@ -20,6 +20,17 @@ pub(crate) fn workspace() -> Result<PathBuf> {
     Ok(root.to_path_buf())
 }
 
+/// The files of agent/tests, by their names without `.rs` and in the order of these.
+pub(crate) fn test_files() -> Result<Vec<String>> {
+    let directory = workspace()?.join("agent/tests");
+    let entries = fs::read_dir(&directory).with_context(|| format!("cannot read {}", directory.display()))?;
+    let paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<PathBuf>>>()?;
+    let files = paths.iter().filter(|path| path.extension().is_some_and(|extension| extension == "rs"));
+    let mut names: Vec<String> = files.filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned())).collect();
+    names.sort();
+    Ok(names)
+}
+
 /// Cargo's output directory.
 pub(crate) fn target() -> Result<PathBuf> {
     match env::var_os("CARGO_TARGET_DIR") {

@@ -5,13 +5,11 @@
 
 use std::{
     env::consts::ARCH,
-    fs,
-    path::PathBuf,
     process::{Command, ExitCode},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 
 use crate::{
     libtest::{Reader, Tally},
@@ -262,15 +260,7 @@ fn run_stage(stage: &Stage, filter: Option<&str>) -> Result<Tally> {
 
 /// The files of agent/tests that no other stage names.
 fn kernel_test_files() -> Result<Vec<String>> {
-    let directory = places::workspace()?.join("agent/tests");
-    let entries = fs::read_dir(&directory).with_context(|| format!("cannot read {}", directory.display()))?;
-    let paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<PathBuf>>>()?;
-    let files = paths.iter().filter(|path| path.extension().is_some_and(|extension| extension == "rs"));
-    let names = files.filter_map(|path| path.file_stem()?.to_str());
-    let mut names: Vec<String> =
-        names.filter(|name| !named_files().any(|named| named == *name)).map(str::to_owned).collect();
-    names.sort();
-    Ok(names)
+    Ok(places::test_files()?.into_iter().filter(|name| !named_files().any(|named| named == name)).collect())
 }
 
 /// The files of agent/tests that a stage names.

@@ -25,29 +25,42 @@ use crate::{
     places, process,
 };
 
-/// Files of agent/tests that need nothing but a kernel: no Prometheus, no collector, no API server.
-const PROGRAMS: &[&str] = &[
-    "agent",
-    "churn",
-    "cpu",
-    "cpus",
-    "culprits",
-    "disk",
-    "dns",
-    "drops",
-    "fio",
-    "hybrid",
-    "memory",
-    "off_cpu",
-    "oom",
-    "pressure",
-    "scheduler",
-    "stalls",
-    "tasks",
-    "tcp",
-    "tcp_many",
-    "tcp_paths",
-    "udp",
+/// Files of agent/tests that do not run here unless they are asked for. All others do.
+const ELSEWHERE: &[&str] = &[
+    // They load no kernel program.
+    "corpora",
+    "docs",
+    "fleet",
+    "real_components",
+    // They need a real Prometheus,
+    "alerts",
+    "monitoring",
+    "monitors",
+    "native_histograms",
+    "prometheus",
+    "prometheus_otlp",
+    "web",
+    // or a real collector.
+    "collector",
+    "events",
+    "receivers",
+    // Their matter is an API server, or a receiver, of their own.
+    "names",
+    "names_away",
+    "names_certificate",
+    "names_churn",
+    "names_log",
+    "names_proxy",
+    "names_token",
+    "own",
+    "push_cost",
+    "series",
+    // It compares with what one machine's kernel has said.
+    "programs",
+    // They need nothing but a kernel, and were not shown to hold on an emulated machine.
+    "names_paths",
+    "part",
+    "templates",
 ];
 /// What they call and the guest's busybox does not have, or not with the options that they use.
 const CALLED: &[&str] = &[
@@ -101,11 +114,10 @@ impl Tests<'_> {
 /// Builds the tests, runs them on each kernel, and gives what came of all.
 pub(crate) fn run_tests(tests: &Tests<'_>) -> Result<Tally> {
     let record = tests.record.then(Record::begin).transpose()?;
-    let files: Vec<&str> =
-        if tests.from.is_empty() { PROGRAMS.to_vec() } else { tests.from.iter().map(String::as_str).collect() };
+    let files = if tests.from.is_empty() { kernel_only_files()? } else { tests.from.to_vec() };
     let executables = build(&files)?;
     let (mut programs, agents): (Vec<_>, Vec<_>) = executables.iter().partition(|built| built.is_test);
-    programs.sort_by_key(|built| files.iter().position(|file| *file == test_file(&built.path)));
+    programs.sort_by_key(|built| files.iter().position(|file| file == test_file(&built.path)));
     let mut guest = Guest::new(&script(&programs, tests))?;
     let called = CALLED.iter().map(|name| {
         places::program(name).with_context(|| format!("there is no {name}; `cargo xtask setup --for test` installs it"))
@@ -145,6 +157,11 @@ pub(crate) fn run_tests(tests: &Tests<'_>) -> Result<Tally> {
     Ok(sum)
 }
 
+/// The files of agent/tests that need nothing but a kernel: no Prometheus, no collector, no API server.
+fn kernel_only_files() -> Result<Vec<String>> {
+    Ok(places::test_files()?.into_iter().filter(|file| !ELSEWHERE.contains(&file.as_str())).collect())
+}
+
 /// An executable that cargo has built.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Built {
@@ -153,7 +170,7 @@ struct Built {
 }
 
 /// Builds the test programs and the agent; nothing is done where `cargo test` has built them before.
-fn build(programs: &[&str]) -> Result<Vec<Built>> {
+fn build(programs: &[String]) -> Result<Vec<Built>> {
     let mut cargo = Command::new("cargo");
     cargo.current_dir(places::workspace()?);
     cargo.args(["test", "--no-run", "--package", "podlens", "--message-format", "json-render-diagnostics"]);
@@ -225,9 +242,13 @@ fn test_file(path: &Path) -> &str {
 
 #[cfg(test)]
 mod unit_tests {
+    #![allow(clippy::unwrap_used)]
+
     use std::{path::PathBuf, time::Duration};
 
-    use super::{Built, Cgroup, Hardware, Tests, VARIABLES, executable, library, script};
+    use super::{
+        Built, Cgroup, ELSEWHERE, Hardware, Tests, VARIABLES, executable, kernel_only_files, library, places, script,
+    };
 
     #[test]
     fn executables_are_found_in_cargos_messages() {
@@ -244,6 +265,14 @@ mod unit_tests {
         ] {
             assert_eq!(executable(&message), expected, "{message}");
         }
+    }
+
+    #[test]
+    fn files_that_run_elsewhere_are_there() {
+        let (all, here) = (places::test_files().unwrap(), kernel_only_files().unwrap());
+        let missing: Vec<_> = ELSEWHERE.iter().filter(|file| !all.iter().any(|other| other == *file)).collect();
+        assert!(missing.is_empty(), "there is no such file of tests: {missing:?}");
+        assert_eq!(here.len() + ELSEWHERE.len(), all.len(), "one is named twice");
     }
 
     #[test]
