@@ -230,6 +230,7 @@ impl Source {
 
 #[test]
 fn reclaim_at_a_limit_is_counted_as_often_and_as_long_as_the_kernel_does() {
+    let _alone = WithoutCpu::take_if_own();
     let Some(file) = Source::new(400) else { return };
     let agent = start();
     let group = Limited::new();
@@ -306,6 +307,7 @@ fn what_a_user_asks_for_is_no_stall() {
 
 #[test]
 fn a_group_above_memory_high_sleeps_for_as_long_as_the_kernel_says() {
+    let _alone = WithoutCpu::take_if_own();
     let agent = start();
     let group = Limited::new();
     if !group.memory.join("memory.high").exists() {
