@@ -195,7 +195,7 @@ fn a_storm_of_short_lived_cgroups_loses_none_and_names_each_rightly() {
     assert_eq!(own_series(last, 1..=count), [], "all are gone");
     assert_nothing_lost(last);
     let slots = |page: &Page, state| page.count("podlens_slots", &[("state", state)]).unwrap();
-    let of_all = |page| ["live", "tombstone", "free"].map(|state| slots(page, state)).iter().sum::<u64>();
+    let of_all = |page| ["live", "removed", "free"].map(|state| slots(page, state)).iter().sum::<u64>();
     let [before, now] = [&first, last].map(slots_without_series);
     assert!(now < before + 20.0, "{before} slots were held without a series before, {now} are now");
     assert_eq!(of_all(last), of_all(&first), "every slot is accounted for");
@@ -206,7 +206,7 @@ const TRANSMIT: (&str, &str) = ("direction", "transmit");
 
 /// Slots by what becomes of them.
 fn slots_by_state(page: &Page) -> [u64; 3] {
-    ["live", "tombstone", "free"].map(|state| page.count("podlens_slots", &[("state", state)]).unwrap())
+    ["live", "removed", "free"].map(|state| page.count("podlens_slots", &[("state", state)]).unwrap())
 }
 
 #[test]

@@ -58,7 +58,7 @@ impl Inner {
             let removed = in_use.iter().filter(|(_, slot)| is_removed(slot)).count() as u64;
             let (all, left) = (in_use.iter().len() as u64, kernel.left.len() as u64);
             let free = u64::from(kernel.slots.count()).saturating_sub(all + left);
-            health.slots = [("live", all - removed), ("tombstone", removed + left), ("free", free)];
+            health.slots = [("live", all - removed), ("removed", removed + left), ("free", free)];
         }
         health
     }

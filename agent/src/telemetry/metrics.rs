@@ -222,7 +222,7 @@ pub static SLOTS: OwnMetric = OwnMetric {
     name: "podlens_slots",
     unit: Unit::Count("slot"),
     help: "Slots for cgroups in the kernel programs, by whether the cgroup lives, is removed, or there is none",
-    labels: &[OwnLabel { name: "state", values: OwnValues::Fixed(&["live", "tombstone", "free"]) }],
+    labels: &[OwnLabel { name: "state", values: OwnValues::Fixed(&["live", "removed", "free"]) }],
     ..OwnMetric::BASE
 };
 

@@ -214,7 +214,7 @@ fn sums(page: &Page, name: &str, counts: impl Fn(&Sample) -> bool) -> BTreeMap<B
 /// goes on this machine changes nothing, while a slot that was not given back is left.
 #[allow(clippy::cast_precision_loss, reason = "slots are few")]
 pub fn slots_without_series(page: &Page) -> f64 {
-    let held = ["live", "tombstone"].map(|state| page.value("podlens_slots", &[("state", state)]));
+    let held = ["live", "removed"].map(|state| page.value("podlens_slots", &[("state", state)]));
     held.iter().sum::<f64>() - page.all("podlens_cpu_seconds_total", &[]).len() as f64
 }
 
