@@ -58,25 +58,25 @@ const EVENTS: &str = "\
 
 Made from the definitions by `cargo xtask docs`; change those instead.
 
-An event is told once, as an OTLP log record, to the receiver of the metrics, unless OpenTelemetry's variables for logs name
-another ([otlp.md](otlp.md)). `event_name` is the name below;
-the record's resource is its entity's, the same as in metrics, or the agent's own (`service.name` = `podlens`). The time is
-when it happened, the observed time when podlens noticed it. An event waits up to 30 s for the name of a new pod. What is
-not known has no attribute.
+podlens sends each event once, as an OTLP log record, to the receiver of the metrics, unless OpenTelemetry's variables for logs name
+another ([otlp.md](otlp.md)). `event_name` is the name below. The record's resource is that of the entity, the same as in metrics, or
+the agent's own (`service.name` = `podlens`). The time is when the event happened, the observed time when podlens noticed it. An
+event waits up to 30 s for the name of a new pod. An attribute whose value is not known is absent.
 
-While the receiver is away 4,096 events wait, and the oldest give way. `podlens_events_total` counts what was noted,
-`podlens_otlp_log_records_total` what became of it: sent, dropped and rejected add up to it.
+While the receiver is away, 4,096 events wait; beyond that the oldest are dropped. `podlens_events_total` counts the events that
+podlens noticed, `podlens_otlp_log_records_total` what became of them: sent, dropped and rejected add up to it.
 
-`events.enabled: false` switches all of them off: then, and without an OTLP endpoint, nothing is watched for them.
+`events.enabled: false` switches all events off. Then, and without an OTLP endpoint, podlens watches nothing for them.
 
-A container's end has two witnesses and is told once. The pod status is preferred: it has the reason, and the kernel adds
-the signal. Where none comes within 15 s of the container's removal, or none can come (outside pods, where names come from
-annotations or from nowhere, and when the agent stops) the kernel's word is told: the end of the first process of a PID
-namespace in a container's cgroup, once that cgroup is removed. A container that shares its pod's or the node's PID namespace
-is told by its pod status alone. A pod's sandbox is not told, nor what ended before the agent's start.
+Both the pod status and the kernel can report a container's end; podlens sends one event for it. It prefers the pod status, which has
+the reason, and adds the signal from the kernel. If no pod status comes within 15 s of the container's removal, or none can come
+(outside pods, where names come from annotations or from nowhere, and when the agent stops), podlens uses the kernel's report: the
+end of the first process of a PID namespace in a container's cgroup, once that cgroup is removed. For a container that shares its
+pod's or the node's PID namespace there is the pod status alone. podlens sends no event for a pod's sandbox, nor for what ended
+before the agent's start.
 
-An OOM kill ends a process. Where that was the container's first one, the container ends as well, which is told apart, as
-`podlens.container.failed` with the reason `OOMKilled` of the pod status; where it was another one, no pod status tells of it.
+An OOM kill ends a process. If that was the container's first process, the container ends as well: that is an event of its own,
+`podlens.container.failed` with the reason `OOMKilled` of the pod status. If it was another process, no pod status reports it.
 
 | event | severity | means |
 | --- | --- | --- |
