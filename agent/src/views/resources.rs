@@ -17,7 +17,7 @@ pub(super) fn memory(text: &mut String, usages: &[(&Entity, Usage)], seconds: f6
     let mut rows: Vec<(&Entity, &Usage, u64)> = usages
         .iter()
         .filter_map(|(entity, usage)| Some((*entity, usage, usage.memory.working_set?)))
-        .filter(|(_, usage, bytes)| *bytes > 0 || usage.stalled_ns > 0)
+        .filter(|(entity, usage, bytes)| *bytes > negligible(entity) || usage.stalled_ns > 0)
         .collect();
     if rows.is_empty() {
         return;
@@ -51,6 +51,12 @@ pub(super) fn memory(text: &mut String, usages: &[(&Entity, Usage)], seconds: f6
         );
     }
     more(text, rows.len());
+}
+
+/// What nobody wants to see: each pod's own cgroup has some of the kernel's memory beside its containers.
+fn negligible(entity: &Entity) -> u64 {
+    let is_pods_own = matches!(entity, Entity::Container(container) if container.container.is_empty());
+    if is_pods_own { 1 << 20 } else { 0 }
 }
 
 /// Who used disks, those first whose requests took longest.
@@ -153,7 +159,9 @@ mod tests {
 
     #[test]
     fn memory_is_that_of_the_end_and_stalls_are_those_of_the_time_between_and_come_first() {
-        let entities = vec![state(container("shop", "db", "pg")), state(container("shop", "web", "nginx"))];
+        let of_pods = ["db", "web"].map(|pod| state(container("shop", pod, "")));
+        let mut entities = vec![state(container("shop", "db", "pg")), state(container("shop", "web", "nginx"))];
+        entities.extend(of_pods);
         let stalls = |ns: u64| {
             let mut cells = Vec::new();
             for reason in 0..5 {
@@ -161,7 +169,10 @@ mod tests {
             }
             values(&stalls::metrics::STALLS, &[(1, &cells)])
         };
-        let sizes = |db: u64| values(&memory::metrics::WORKING_SET, &[(0, &[db * MIB]), (1, &[50 * MIB])]);
+        let sizes = |db: u64| {
+            let cells = [[db * MIB], [50 * MIB], [MIB / 2], [2 * MIB]];
+            values(&memory::metrics::WORKING_SET, &[(0, &cells[0]), (1, &cells[1]), (2, &cells[2]), (3, &cells[3])])
+        };
         let limit = values(&memory::metrics::LIMIT, &[(1, &[100 * MIB])]);
         let stays = values(&memory::metrics::UNRECLAIMABLE, &[(1, &[20 * MIB])]);
         let before = snapshot_of(entities.clone(), &[sizes(700), limit.clone(), stalls(1_000_000_000)]);
@@ -170,7 +181,8 @@ mod tests {
         let found = rows(&view, "STALLED");
         assert_eq!(found[0], ["shop/web/nginx", "50.0", "100.0", "50%", "20%", "0.5000", "0.0", "-"], "{view}");
         assert_eq!(found[1], ["shop/db/pg", "400.0", "-", "-", "-", "0.0000", "0.0", "-"], "{view}");
-        assert_eq!(found.len(), 2, "{view}");
+        assert_eq!(found[2][..2], ["shop/web", "2.0"], "{view}");
+        assert_eq!(found.len(), 3, "the other pod has little beside its container: {view}");
     }
 
     #[test]

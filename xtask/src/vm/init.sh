@@ -8,6 +8,8 @@
 export PATH=/usr/sbin:/usr/bin:/bin HOME=/tmp TMPDIR=/disk
 
 mount -t devtmpfs devtmpfs /dev
+mkdir /dev/shm
+mount -t tmpfs tmpfs /dev/shm
 mount -t proc proc /proc
 hostname podlens-vm
 mount -t sysfs sysfs /sys
