@@ -78,12 +78,12 @@ impl Connection {
     /// What was too large is offered in smaller pieces from now on.
     pub(crate) fn divide(&mut self) {
         let Self { health: Health { signal, endpoint, .. }, too_large, .. } = self;
-        if let Some(Failure { code, message, .. }) = too_large.take() {
+        if let Some(Failure { code, answer, .. }) = too_large.take() {
             tracing::info!(
                 signal,
                 endpoint,
                 code,
-                message,
+                answer,
                 "the OTLP receiver refuses a request for its size; smaller ones follow"
             );
         }
@@ -119,9 +119,9 @@ enum State {
 }
 
 /// What helps where the receiver does not answer in the protocol that it was asked in.
-fn remedy(message: &str, cause: &str) -> Option<&'static str> {
-    let is_foreign = |text: &str| ["http2 error", "invalid HTTP version"].iter().any(|part| text.contains(part));
-    (is_foreign(message) || is_foreign(cause)).then_some(
+fn remedy(cause: &str) -> Option<&'static str> {
+    let is_foreign = ["http2 error", "invalid HTTP version"].iter().any(|part| cause.contains(part));
+    is_foreign.then_some(
         "see that otlp.protocol is the one of that port: by convention 4317 is for grpc and 4318 for http/protobuf",
     )
 }
@@ -150,18 +150,18 @@ impl Health {
             signal = self.signal,
             endpoint = self.endpoint,
             code = failure.code,
-            message = failure.message,
+            answer = failure.answer,
             cause = failure.cause,
             will_retry = matches!(failure.verdict, Verdict::Retry(_)),
-            remedy = remedy(&failure.message, failure.cause.as_deref().unwrap_or_default()),
+            remedy = remedy(failure.cause.as_deref().unwrap_or_default()),
             "OTLP export fails; further failures are counted and not logged"
         );
     }
 
     fn accepted(&mut self, accepted: &Accepted) {
         if let Some(event) = self.warning(accepted) {
-            let (Self { signal, endpoint, .. }, Accepted { rejected, message }) = (self, accepted);
-            tracing::warn!(signal, endpoint, rejected, message, "{event}");
+            let (Self { signal, endpoint, .. }, Accepted { rejected, answer }) = (self, accepted);
+            tracing::warn!(signal, endpoint, rejected, answer, "{event}");
         }
     }
 
@@ -169,9 +169,7 @@ impl Health {
     fn warning(&mut self, accepted: &Accepted) -> Option<&'static str> {
         let event = match accepted {
             Accepted { rejected: 1.., .. } => Some("the OTLP receiver rejects a part of what it gets"),
-            Accepted { message, .. } if !message.is_empty() => {
-                Some("the OTLP receiver takes everything, with a warning")
-            }
+            Accepted { answer: Some(_), .. } => Some("the OTLP receiver takes everything, with a warning"),
             Accepted { .. } => None,
         };
         let is_new = event != self.warned;
@@ -186,16 +184,17 @@ mod tests {
 
     #[test]
     fn a_receiver_that_speaks_another_protocol_is_told_with_the_remedy() {
-        assert!(remedy("h2 protocol error: http2 error", "frame with invalid size").is_some());
-        assert!(remedy("client error (SendRequest)", "invalid HTTP version parsed").is_some());
-        assert_eq!(remedy("tcp connect error", "Connection refused (os error 111)"), None);
+        assert!(remedy("h2 protocol error: http2 error: frame with invalid size").is_some());
+        assert!(remedy("client error (SendRequest): invalid HTTP version parsed").is_some());
+        assert_eq!(remedy("tcp connect error: Connection refused (os error 111)"), None);
     }
 
     #[test]
     fn a_rejection_and_a_warning_without_one_are_logged_once_each() {
         let mut health = Health { signal: "metrics", endpoint: String::new(), state: State::Unknown, warned: None };
-        let mut logged = |rejected: u64, message: &str| {
-            health.warning(&Accepted { rejected, message: message.to_owned() }).is_some()
+        let mut logged = |rejected: u64, answer: &str| {
+            let answer = Some(answer.to_owned()).filter(|answer| !answer.is_empty());
+            health.warning(&Accepted { rejected, answer }).is_some()
         };
         assert!(!logged(0, ""));
         assert!(logged(0, "use the newer endpoint"));

@@ -10,6 +10,7 @@ use std::{
 };
 
 use crate::{
+    log,
     signal::lock,
     telemetry::{Refusal, SelfTelemetry},
 };
@@ -37,7 +38,9 @@ impl Refusals {
     pub(super) fn tell(&self, refusal: Refusal, peer: IpAddr, detail: &dyn fmt::Display) {
         self.telemetry.observe_refusal(refusal);
         if let Some(untold) = self.is_due(refusal, Instant::now()) {
-            tracing::warn!(%peer, reason = refusal.name(), %detail, untold, "{}", refusal.meaning());
+            // A path or a library's words about what came: the peer's own, in part.
+            let detail = Some(log::beginning(&detail.to_string())).filter(|detail| !detail.is_empty());
+            tracing::warn!(%peer, reason = refusal.name(), detail, untold, "{}", refusal.meaning());
         }
     }
 

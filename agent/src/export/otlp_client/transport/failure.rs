@@ -11,6 +11,8 @@ use prost::Message as _;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
+use crate::log::beginning;
+
 /// What to do about a failed attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -28,39 +30,36 @@ pub(crate) struct Failure {
     pub(crate) verdict: Verdict,
     /// The protocol's own word for it.
     pub(crate) code: String,
-    /// What the receiver says.
-    pub(crate) message: String,
-    /// The first cause where it failed on this side, such as "connection refused".
+    /// The beginning of what the receiver says.
+    pub(crate) answer: Option<String>,
+    /// What failed on this side and why, such as "tcp connect error: connection refused".
     pub(crate) cause: Option<String>,
 }
 
-/// Of an explanation that is no OTLP.
-const SHOWN_CHARACTERS: usize = 200;
-
 impl Failure {
     /// No answer within the time for one attempt.
-    pub(super) fn timeout() -> Self {
+    pub(crate) fn timeout() -> Self {
         Self {
             verdict: Verdict::Retry(None),
             code: "timeout".into(),
-            message: "no answer within the timeout".into(),
-            cause: None,
+            answer: None,
+            cause: Some("no answer within the timeout".into()),
         }
     }
 
     /// The connection failed.
     pub(super) fn here(cause: &(dyn Error + 'static)) -> Self {
-        let message = cause.to_string();
-        Self { verdict: Verdict::Retry(None), code: "connection".into(), message, cause: innermost(cause) }
+        let cause = said(&with_innermost(cause.to_string(), cause));
+        Self { verdict: Verdict::Retry(None), code: "connection".into(), answer: None, cause }
     }
 
     pub(super) fn from_grpc(status: &Status) -> Self {
-        Self {
-            verdict: verdict(status),
-            code: format!("{:?}", status.code()),
-            message: status.message().into(),
-            cause: innermost(status),
-        }
+        // One with a source was made on this side.
+        let (answer, cause) = match status.source() {
+            None => (said(status.message()), None),
+            Some(_) => (None, said(&with_innermost(status.message().to_owned(), status))),
+        };
+        Self { verdict: verdict(status), code: format!("{:?}", status.code()), answer, cause }
     }
 
     pub(super) fn from_http(status: StatusCode, headers: &HeaderMap, body: &Bytes) -> Self {
@@ -72,7 +71,7 @@ impl Failure {
             StatusCode::PAYLOAD_TOO_LARGE => Verdict::TooLarge,
             _ => Verdict::Refused,
         };
-        Self { verdict, code: status.to_string(), message: explanation(headers, body), cause: None }
+        Self { verdict, code: status.to_string(), answer: said(&explanation(headers, body)), cause: None }
     }
 }
 
@@ -105,22 +104,28 @@ fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     }
 }
 
-/// The message of the `Status` that OTLP wants in an answer, else the beginning of what is there.
+/// The message of the `Status` that OTLP wants in an answer, else what is there.
 fn explanation(headers: &HeaderMap, body: &Bytes) -> String {
     let is_protobuf = headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/x-protobuf");
     match tonic_types::pb::Status::decode(body.clone()) {
         Ok(status) if is_protobuf => status.message,
-        _ => String::from_utf8_lossy(body).trim().chars().take(SHOWN_CHARACTERS).collect(),
+        _ => String::from_utf8_lossy(body).into_owned(),
     }
 }
 
-/// The text of the first cause, which an error does not show by itself.
-fn innermost(error: &(dyn Error + 'static)) -> Option<String> {
-    let mut cause = error.source()?;
+/// What is worth a field of the log.
+pub(super) fn said(text: &str) -> Option<String> {
+    Some(beginning(text)).filter(|text| !text.is_empty())
+}
+
+/// The text of an error and that of its first cause, which it does not show by itself.
+fn with_innermost(text: String, error: &(dyn Error + 'static)) -> String {
+    let Some(mut cause) = error.source() else { return text };
     while let Some(deeper) = cause.source() {
         cause = deeper;
     }
-    Some(cause.to_string())
+    let cause = cause.to_string();
+    if text.contains(&cause) { text } else { format!("{text}: {cause}") }
 }
 
 #[cfg(test)]
@@ -199,13 +204,32 @@ mod tests {
     }
 
     #[test]
-    fn an_explanation_is_the_message_of_a_status_or_the_beginning_of_a_text() {
+    fn an_explanation_is_the_beginning_of_a_statuss_message_or_of_a_text() {
+        let answer =
+            |status: u16, headers: &[(&'static str, &str)], body: &[u8]| answered(status, headers, body).answer;
+        let some = |text: &str| Some(text.to_owned());
         let status = tonic_types::pb::Status { code: 3, message: "too old".into(), details: Vec::new() };
         let protobuf = [("content-type", "application/x-protobuf")];
-        assert_eq!(answered(400, &protobuf, &status.encode_to_vec()).message, "too old");
-        assert_eq!(answered(404, &[("content-type", "text/plain")], b"not found\n").message, "not found");
-        assert_eq!(answered(413, &[], "x".repeat(1000).as_bytes()).message, "x".repeat(200));
-        assert_eq!(answered(413, &protobuf, b"\xff\xff").message, "\u{fffd}\u{fffd}");
+        assert_eq!(answer(400, &protobuf, &status.encode_to_vec()), some("too old"));
+        assert_eq!(answer(404, &[("content-type", "text/plain")], b"not found\n"), some("not found"));
+        assert_eq!(answer(413, &protobuf, b"\xff\xff"), some("\u{fffd}\u{fffd}"));
         assert_eq!(answered(413, &[], b"").code, "413 Payload Too Large");
+        assert_eq!(answer(413, &[], b"\r\n"), None);
+        // However it comes, none of it floods the log.
+        let (long, shown) = ("x".repeat(60_000), some(&"x".repeat(200)));
+        assert_eq!(answer(413, &[], long.as_bytes()), shown);
+        let status = tonic_types::pb::Status { code: 3, message: long.clone(), details: Vec::new() };
+        assert_eq!(answer(400, &protobuf, &status.encode_to_vec()), shown);
+        assert_eq!(Failure::from_grpc(&Status::invalid_argument(long)).answer, shown);
+    }
+
+    #[test]
+    fn what_failed_here_is_no_answer_of_the_receiver() {
+        let refused = std::io::Error::from_raw_os_error(libc::ECONNREFUSED).to_string();
+        let cause = || std::io::Error::other(std::io::Error::from_raw_os_error(libc::ECONNREFUSED));
+        let failure = Failure::here(&cause());
+        assert_eq!((failure.answer, failure.cause), (None, Some(refused.clone())));
+        let failure = Failure::from_grpc(&Status::from_error(cause().into()));
+        assert!(failure.answer.is_none() && failure.cause.is_some_and(|cause| cause.contains(&refused)));
     }
 }

@@ -48,8 +48,8 @@ pub(crate) const LOGS: Service = Service {
 pub(super) struct Accepted {
     /// Points or records in it that it did not take.
     pub(super) rejected: u64,
-    /// Why, or any other warning.
-    pub(super) message: String,
+    /// The beginning of why, or of any other warning.
+    pub(super) answer: Option<String>,
 }
 
 /// The answers of all services are alike on the wire, so one of them stands for all.
@@ -59,7 +59,7 @@ impl From<Answer> for Accepted {
     fn from(answer: Answer) -> Self {
         let partial = answer.partial_success.unwrap_or_default();
         let rejected = u64::try_from(partial.rejected_data_points).unwrap_or_default();
-        Self { rejected, message: partial.error_message }
+        Self { rejected, answer: failure::said(&partial.error_message) }
     }
 }
 

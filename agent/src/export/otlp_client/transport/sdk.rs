@@ -88,6 +88,6 @@ impl HttpClient for OverHttp {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
         let (client, timeout) = (Arc::clone(&self.client), self.timeout);
         let posted = async move { tokio::time::timeout(timeout, client.post(request.into_body())).await };
-        self.runtime.spawn(posted).await??.map_err(|failure| failure.message.into())
+        self.runtime.spawn(posted).await??.map_err(|failure| failure.cause.unwrap_or_default().into())
     }
 }
