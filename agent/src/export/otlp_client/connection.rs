@@ -96,9 +96,12 @@ impl Connection {
         }
     }
 
-    /// Everything that belonged together was accepted: the log may say that export works.
-    pub(crate) fn delivered(&mut self) {
-        self.health.worked();
+    /// Everything that belonged together was accepted, and of it the receiver took so much: the log may say that export
+    /// works. Where nothing was there to be sent, or all of it was rejected, nobody knows.
+    pub(crate) fn delivered(&mut self, taken: u64) {
+        if taken > 0 {
+            self.health.worked();
+        }
     }
 }
 
@@ -180,13 +183,30 @@ impl Health {
 
 #[cfg(test)]
 mod tests {
-    use super::{Accepted, Health, State, remedy};
+    use super::{
+        super::{OtlpConfig, transport::METRICS},
+        Accepted, Connection, Failure, Health, State, remedy,
+    };
 
     #[test]
     fn a_receiver_that_speaks_another_protocol_is_told_with_the_remedy() {
         assert!(remedy("h2 protocol error: http2 error: frame with invalid size").is_some());
         assert!(remedy("client error (SendRequest): invalid HTTP version parsed").is_some());
         assert_eq!(remedy("tcp connect error: Connection refused (os error 111)"), None);
+    }
+
+    #[tokio::test]
+    async fn export_works_once_something_of_it_was_taken() {
+        let config = OtlpConfig::default();
+        let Ok(mut connection) = Connection::new(&config, METRICS, "n") else { unreachable!() };
+        // Nothing was there to be sent, or all of it was rejected.
+        connection.delivered(0);
+        assert!(matches!(connection.health.state, State::Unknown));
+        connection.health.failed(&Failure::timeout());
+        connection.delivered(0);
+        assert!(matches!(connection.health.state, State::Failing { .. }));
+        connection.delivered(1);
+        assert!(matches!(connection.health.state, State::Working));
     }
 
     #[test]

@@ -130,7 +130,7 @@ impl<S: EventSource> OtlpLogClient<S> {
                 let rejected = rejected.min(count);
                 self.counters.rejected.fetch_add(rejected, Ordering::Relaxed);
                 self.counters.sent.fetch_add(count - rejected, Ordering::Relaxed);
-                self.connection.delivered();
+                self.connection.delivered(count - rejected);
             }
             Outcome::Retry(pause) => return Some(pause),
             Outcome::TooLarge if self.size.refused(records, true) => {

@@ -94,6 +94,7 @@ impl Sender {
             requests.limited(size.limit()).skip_entities(done_entities)
         };
         let mut requests = requests_from(done_entities, &self.size);
+        let mut taken = 0;
         loop {
             if is_stopped() {
                 queue.pause();
@@ -113,6 +114,7 @@ impl Sender {
                     let rejected = rejected.min(request.points);
                     self.counters.rejected.fetch_add(rejected, Ordering::Relaxed);
                     self.counters.sent.fetch_add(request.points - rejected, Ordering::Relaxed);
+                    taken += request.points - rejected;
                 }
                 Outcome::Retry(pause) => {
                     self.counters.failed_attempts.fetch_add(1, Ordering::Relaxed);
@@ -138,7 +140,7 @@ impl Sender {
         // next one. Differences go on from it, whatever was refused.
         let accepted = queue.finish();
         if accepted {
-            self.connection.delivered();
+            self.connection.delivered(taken);
         }
         if accepted || self.options.delta {
             acknowledge(snapshot.sequence);

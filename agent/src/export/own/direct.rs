@@ -104,7 +104,7 @@ impl DirectPush {
                 let rejected = rejected.min(points);
                 counters.rejected.fetch_add(rejected, Ordering::Relaxed);
                 counters.sent.fetch_add(points - rejected, Ordering::Relaxed);
-                self.connection.delivered();
+                self.connection.delivered(points - rejected);
             }
             // A cluster's nodes are few points: what is too large is so for another reason.
             Outcome::Retry(_) | Outcome::Refused | Outcome::TooLarge => {
