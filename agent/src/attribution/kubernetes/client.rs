@@ -220,7 +220,7 @@ fn remedy(status: StatusCode) -> &'static str {
         StatusCode::FORBIDDEN => {
             "let the agent's service account list and watch pods, or get nodes/pods for the kubelet (the chart's rbac.create)"
         }
-        StatusCode::TOO_MANY_REQUESTS => "podlens waits as long as it asks for",
+        StatusCode::TOO_MANY_REQUESTS => "podlens waits as long as it asks for, at most 5 minutes",
         _ => "its own log says why",
     }
 }

@@ -22,14 +22,20 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::{net::TcpListener, task::JoinSet};
 
 pub use self::web::{WebError, check as check_web};
 use self::{
-    answer::Answers, pages::Pages, refusals::Refusals, scrapers::Scrapers, seats::Seats, shared::Shared, web::Web,
+    answer::Answers,
+    pages::Pages,
+    refusals::{Refusals, Seldom},
+    scrapers::Scrapers,
+    seats::Seats,
+    shared::Shared,
+    web::Web,
 };
 use crate::{
     config::ClassicHistograms,
@@ -223,6 +229,7 @@ impl Door {
     async fn run<S: SnapshotSource>(self, shared: Shared<S>, shutdown: Shutdown) {
         let seats = Seats::new(self.connections);
         let mut connections = JoinSet::new();
+        let mut unaccepted = Seldom::default();
         let stop = stopped(shutdown.clone());
         tokio::pin!(stop);
         loop {
@@ -240,8 +247,10 @@ impl Door {
                     let peer = peer.ip().to_canonical();
                     connections.spawn(shared.clone().attend(stream, peer, seat, self.has, shutdown.clone()));
                 }
-                Err(error) => {
-                    tracing::debug!(%error, "a connection could not be accepted");
+                Err(cause) => {
+                    if let Some(untold) = unaccepted.is_due(Instant::now()) {
+                        tracing::warn!(%cause, untold, "a connection could not be accepted; podlens tries on");
+                    }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }

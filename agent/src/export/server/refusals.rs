@@ -21,12 +21,26 @@ const PAUSE: Duration = Duration::from_mins(1);
 /// What was told, and what was not.
 pub(super) struct Refusals {
     telemetry: Arc<SelfTelemetry>,
-    told: Mutex<HashMap<&'static str, Told>>,
+    told: Mutex<HashMap<&'static str, Seldom>>,
 }
 
-struct Told {
-    at: Instant,
+/// Lines of one kind: the first, and then one per minute.
+#[derive(Default)]
+pub(super) struct Seldom {
+    told_at: Option<Instant>,
     untold: u64,
+}
+
+impl Seldom {
+    /// So many were not told since the last line; none if this one shall not be either.
+    pub(super) fn is_due(&mut self, now: Instant) -> Option<u64> {
+        if self.told_at.is_some_and(|told_at| now.duration_since(told_at) < PAUSE) {
+            self.untold += 1;
+            return None;
+        }
+        self.told_at = Some(now);
+        Some(std::mem::take(&mut self.untold))
+    }
 }
 
 impl Refusals {
@@ -46,17 +60,7 @@ impl Refusals {
 
     /// So many of the kind were not told; none if this one shall not be either.
     fn is_due(&self, refusal: Refusal, now: Instant) -> Option<u64> {
-        let mut told = lock(&self.told);
-        let Some(told) = told.get_mut(refusal.name()) else {
-            told.insert(refusal.name(), Told { at: now, untold: 0 });
-            return Some(0);
-        };
-        if now.duration_since(told.at) < PAUSE {
-            told.untold += 1;
-            return None;
-        }
-        told.at = now;
-        Some(std::mem::take(&mut told.untold))
+        lock(&self.told).entry(refusal.name()).or_default().is_due(now)
     }
 }
 
