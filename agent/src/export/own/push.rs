@@ -18,7 +18,6 @@ use opentelemetry::{
     InstrumentationScope, KeyValue,
     metrics::{AsyncInstrument, Meter, MeterProvider as _},
 };
-use opentelemetry_otlp::MetricExporter;
 use opentelemetry_sdk::{
     Resource,
     error::OTelSdkResult,
@@ -30,7 +29,10 @@ use tokio::sync::oneshot;
 use crate::{
     export::{
         otlp::{SCHEMA_URL, unit},
-        otlp_client::{LAST_EXPORT, OtlpConfig, SdkExporterError, first_delay, transport},
+        otlp_client::{
+            LAST_EXPORT, OtlpConfig, SdkExporterError, first_delay,
+            transport::{self, SdkExporter},
+        },
     },
     signal::{
         Kind, lock,
@@ -42,7 +44,7 @@ use crate::{
 /// The push of the agent's own metrics.
 pub struct OwnPush {
     telemetry: Arc<SelfTelemetry>,
-    exporter: MetricExporter,
+    exporter: SdkExporter,
     resource: Resource,
     interval: Duration,
     first_delay: Duration,
@@ -79,8 +81,7 @@ impl OwnPush {
     }
 
     fn start(self) -> SdkMeterProvider {
-        let exporter =
-            Told { exporter: self.exporter, telemetry: Arc::clone(&self.telemetry), failed: AtomicU64::new(0) };
+        let exporter = Told { inner: self.exporter, telemetry: Arc::clone(&self.telemetry), failed: AtomicU64::new(0) };
         let reader = PeriodicReader::builder(exporter).with_interval(self.interval).build();
         let provider = SdkMeterProvider::builder().with_resource(self.resource).with_reader(reader).build();
         let scope = InstrumentationScope::builder("podlens").with_version(env!("CARGO_PKG_VERSION")).build();
@@ -96,7 +97,7 @@ impl OwnPush {
 
 /// The library's exporter, whose failures are counted. The log tells of the first in a row, and when they are over.
 struct Told {
-    exporter: MetricExporter,
+    inner: SdkExporter,
     telemetry: Arc<SelfTelemetry>,
     /// Failures in a row.
     failed: AtomicU64,
@@ -108,14 +109,19 @@ impl Told {
             Ok(()) => {
                 let attempts = self.failed.swap(0, Ordering::Relaxed);
                 if attempts > 0 {
-                    tracing::info!(attempts, "the agent's own metrics are pushed again");
+                    tracing::info!(
+                        endpoint = self.inner.endpoint,
+                        attempts,
+                        "the agent's own metrics are pushed again"
+                    );
                 }
             }
             Err(cause) => {
                 self.telemetry.observe_failed_push();
                 if self.failed.fetch_add(1, Ordering::Relaxed) == 0 {
                     tracing::warn!(
-                        %cause,
+                        endpoint = self.inner.endpoint,
+                        cause = self.inner.cause(&cause.to_string()),
                         "the push of the agent's own metrics fails; further failures are counted and not logged"
                     );
                 }
@@ -126,21 +132,21 @@ impl Told {
 
 impl PushMetricExporter for Told {
     async fn export(&self, metrics: &ResourceMetrics) -> OTelSdkResult {
-        let outcome = self.exporter.export(metrics).await;
+        let outcome = self.inner.exporter.export(metrics).await;
         self.tell(&outcome);
         outcome
     }
 
     fn force_flush(&self) -> OTelSdkResult {
-        self.exporter.force_flush()
+        self.inner.exporter.force_flush()
     }
 
     fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
-        self.exporter.shutdown_with_timeout(timeout)
+        self.inner.exporter.shutdown_with_timeout(timeout)
     }
 
     fn temporality(&self) -> Temporality {
-        self.exporter.temporality()
+        self.inner.exporter.temporality()
     }
 }
 

@@ -6,11 +6,15 @@ use opentelemetry_proto::tonic::{
     common::v1::{KeyValue, any_value},
     metrics::v1::{Metric, NumberDataPoint, ResourceMetrics, metric::Data, number_data_point},
 };
+use opentelemetry_sdk::metrics::{data::ResourceMetrics as SdkMetrics, exporter::PushMetricExporter as _};
 use prost::Message as _;
 
 use super::*;
 use crate::{
-    export::own::{OwnPush, resource_attributes},
+    export::{
+        otlp_client::transport::exporter,
+        own::{OwnPush, resource_attributes},
+    },
     telemetry::{SelfTelemetry, metrics},
 };
 
@@ -165,6 +169,31 @@ async fn each_push_that_fails_is_counted() {
     let counters = counters();
     let _pushing = push(&config(away), SelfTelemetry::new("1.2.3", Some(counters)).unwrap());
     eventually("a second failure", || counters.failed_attempts.load(Ordering::Relaxed) >= 2).await;
+}
+
+/// What the log would say of a push, of the library's own words the longest.
+async fn cause_of(config: &OtlpConfig) -> (String, String) {
+    let sdk = exporter(config).unwrap();
+    let failed = sdk.exporter.export(&SdkMetrics::default()).await.unwrap_err().to_string();
+    (sdk.cause(&failed), sdk.endpoint)
+}
+
+#[tokio::test]
+async fn a_push_that_fails_is_told_with_its_cause_and_its_endpoint() {
+    let away = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let (cause, endpoint) = cause_of(&http::over_http(away)).await;
+    assert!(cause.starts_with("connection: ") && cause.contains("Connection refused"), "{cause}");
+    assert_eq!(endpoint, format!("http://{away}/v1/metrics"));
+    let (cause, endpoint) = cause_of(&config(away)).await;
+    assert!(cause.contains("Connection refused"), "{cause}");
+    assert_eq!(endpoint, format!("http://{away}"));
+
+    let (address, _coming) = http::receiver([Some((401, vec![], b"no such\ntenant".to_vec()))]).await;
+    let (cause, _) = cause_of(&http::over_http(address)).await;
+    assert_eq!(cause, "401 Unauthorized: no such\ntenant");
+    let (address, _coming) = http::receiver(std::iter::repeat_n(None, 20)).await;
+    let (cause, _) = cause_of(&http::over_http(address)).await;
+    assert_eq!(cause, "timeout: no answer within the timeout");
 }
 
 #[tokio::test]

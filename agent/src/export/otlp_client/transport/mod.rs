@@ -15,7 +15,7 @@ use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceResp
 
 pub(super) use self::failure::{Failure, Verdict};
 pub use self::sdk::SdkExporterError;
-pub(crate) use self::sdk::exporter;
+pub(crate) use self::sdk::{SdkExporter, exporter};
 use super::{OtlpConfig, OtlpConfigError, Protocol};
 
 /// A signal's service at the receiver.

@@ -5,7 +5,11 @@
 //! has no say, but for compression over gRPC, which the variables can switch on where the configuration has it off.
 //! [`crate::export::own`] calls it.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -18,8 +22,8 @@ use opentelemetry_otlp::{
 use opentelemetry_sdk::metrics::Temporality;
 use tokio::runtime::Handle;
 
-use super::{METRICS, OtlpConfig, OtlpConfigError, Protocol, grpc, http as over_http};
-use crate::config::Compression;
+use super::{Failure, METRICS, OtlpConfig, OtlpConfigError, Protocol, grpc, http as over_http};
+use crate::{config::Compression, log::beginning, signal::lock};
 
 /// Why the SDK's exporter cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -32,15 +36,37 @@ pub enum SdkExporterError {
     Library(#[from] ExporterBuildError),
 }
 
+/// The library's exporter, and what its errors do not say.
+pub(crate) struct SdkExporter {
+    pub(crate) exporter: MetricExporter,
+    /// Where it sends to, for the log.
+    pub(crate) endpoint: String,
+    failure: LastFailure,
+}
+
+/// Of the last request over HTTP, if it failed.
+type LastFailure = Arc<Mutex<Option<Failure>>>;
+
+impl SdkExporter {
+    /// Why a push failed, in the library's words where nobody knows more: it tells the cause over gRPC, but not over HTTP.
+    pub(crate) fn cause(&self, told: &str) -> String {
+        let failure = lock(&self.failure).clone();
+        let known = failure.map(|Failure { code, answer, cause, .. }| [Some(code), cause, answer]);
+        let known = known.map(|parts| parts.into_iter().flatten().collect::<Vec<_>>().join(": "));
+        known.unwrap_or_else(|| beginning(told))
+    }
+}
+
 /// An exporter that connects once something is sent. Call it within a runtime.
 ///
 /// # Errors
 /// If the configuration cannot work whatever the receiver does.
-pub(crate) fn exporter(config: &OtlpConfig) -> Result<MetricExporter, SdkExporterError> {
+pub(crate) fn exporter(config: &OtlpConfig) -> Result<SdkExporter, SdkExporterError> {
     config.check()?;
+    let failure = LastFailure::default();
     let temporality = if config.options.delta { Temporality::Delta } else { Temporality::Cumulative };
     let builder = MetricExporter::builder().with_temporality(temporality);
-    let exporter = match config.protocol {
+    let (exporter, endpoint) = match config.protocol {
         Protocol::Grpc => {
             let (metadata, timeout) = (config.to_metadata()?, config.timeout);
             // Called last: in place of the library's own headers.
@@ -49,24 +75,31 @@ pub(crate) fn exporter(config: &OtlpConfig) -> Result<MetricExporter, SdkExporte
                 request.set_timeout(timeout);
                 Ok(request)
             };
-            let channel = grpc::channel(&config.to_endpoint()?, timeout);
+            let endpoint = config.to_endpoint()?;
+            let channel = grpc::channel(&endpoint, timeout);
             let builder = builder.with_tonic().with_channel(channel).with_interceptor(settle).with_timeout(timeout);
-            match config.compression {
+            let builder = match config.compression {
                 Compression::None => builder,
                 Compression::Gzip => builder.with_compression(SdkCompression::Gzip),
                 Compression::Zstd => builder.with_compression(SdkCompression::Zstd),
-            }
-            .build()?
+            };
+            (builder.build()?, over_http::without_credentials(endpoint.uri(), false))
         }
         Protocol::HttpProtobuf => {
             let client = over_http::Client::new(config, METRICS)?;
             let target = client.target();
-            let client = OverHttp { client: Arc::new(client), timeout: config.timeout, runtime: Handle::current() };
+            let client = OverHttp {
+                client: Arc::new(client),
+                timeout: config.timeout,
+                runtime: Handle::current(),
+                failure: Arc::clone(&failure),
+            };
             let builder = builder.with_http().with_protocol(opentelemetry_otlp::Protocol::HttpBinary);
-            builder.with_http_client(client).with_endpoint(target).with_timeout(config.timeout).build()?
+            let builder = builder.with_http_client(client).with_endpoint(target.clone()).with_timeout(config.timeout);
+            (builder.build()?, target)
         }
     };
-    Ok(exporter)
+    Ok(SdkExporter { exporter, endpoint, failure })
 }
 
 /// Posts what the library gives, as podlens posts.
@@ -75,6 +108,7 @@ struct OverHttp {
     timeout: Duration,
     /// The library's thread belongs to none.
     runtime: Handle,
+    failure: LastFailure,
 }
 
 impl fmt::Debug for OverHttp {
@@ -88,6 +122,12 @@ impl HttpClient for OverHttp {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
         let (client, timeout) = (Arc::clone(&self.client), self.timeout);
         let posted = async move { tokio::time::timeout(timeout, client.post(request.into_body())).await };
-        self.runtime.spawn(posted).await??.map_err(|failure| failure.cause.unwrap_or_default().into())
+        let outcome = self.runtime.spawn(posted).await?.unwrap_or_else(|_| Err(Failure::timeout()));
+        *lock(&self.failure) = match &outcome {
+            Ok(answer) if answer.status().is_success() => None,
+            Ok(answer) => Some(Failure::from_http(answer.status(), answer.headers(), answer.body())),
+            Err(failure) => Some(failure.clone()),
+        };
+        outcome.map_err(|failure| failure.code.into())
     }
 }
