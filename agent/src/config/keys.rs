@@ -283,8 +283,8 @@ pub(super) const KEYS: &[Key] = &[
             clear: |config| config.otlp.headers = Headers::default(),
             put: |config, name, text| {
                 let (name, text) = header(name, text)?;
-                config.otlp.headers.values.insert(name, text);
-                Some(())
+                // Twice in other letters, it would not be known which one is meant.
+                config.otlp.headers.values.insert(name, text).is_none().then_some(())
             },
         },
     },

@@ -12,7 +12,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use super::{
-    Compression, Config, Endpoint, Histograms, LogLevel, Protocol, Temporality,
+    Compression, Config, Endpoint, Headers, Histograms, LogLevel, Protocol, Temporality,
     env::Variables,
     keys::{KEYS, assign},
     setting,
@@ -328,15 +328,17 @@ fn headers(config: &mut Config, text: &str, context: &mut Context<'_>) -> Option
                 "environment variable {variable}: the value of {named} has a % that begins no percent-encoding, which is sent as it is; write %25 for %"
             ));
         }
+        let Headers { values, unsendable } = &mut config.otlp.headers;
+        let mut unsendable = |reason: &str| unsendable.push(format!("{named} of {variable} ({reason})"));
         match value::percent_decoded(text).filter(|_| is_name).and_then(|text| header(name, &text)) {
-            Some((name, text)) => _ = config.otlp.headers.values.insert(name, text),
-            None => {
-                config
-                    .otlp
-                    .headers
-                    .unsendable
-                    .push(format!("{named} of {variable}, which is not one that can be sent"));
+            Some((name, text)) => {
+                if let Some(reason) = Headers::refusal(&name) {
+                    unsendable(reason);
+                } else if values.insert(name, text).is_some() {
+                    unsendable("it is there twice");
+                }
             }
+            None => unsendable("it is not one that can be sent"),
         }
     }
     Some(Taken::Set)

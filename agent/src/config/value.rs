@@ -8,6 +8,8 @@ use std::{
     time::Duration,
 };
 
+use super::Headers;
+
 pub(super) fn choice<T: Copy>(text: &str, choices: &[(&str, T)]) -> Option<T> {
     choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value)
 }
@@ -96,6 +98,35 @@ pub(super) fn header(name: &str, value: &str) -> Option<(String, String)> {
     (is_text && !is_binary).then(|| (name.as_str().to_owned(), value.to_owned()))
 }
 
+/// Headers that a request has itself, or that are about the connection. A user's value would make it one that no receiver can
+/// read, or its answer one that podlens cannot.
+const OF_REQUEST: [&str; 13] = [
+    "accept-encoding",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "expect",
+    "host",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+impl Headers {
+    /// Why a header of this name, in lower case, is not one to be added, if so.
+    #[must_use]
+    pub fn refusal(name: &str) -> Option<&'static str> {
+        if OF_REQUEST.contains(&name) {
+            return Some("each request has it already, or it is the connection's own");
+        }
+        name.starts_with("grpc-").then_some("names that begin with grpc- are the protocol's own")
+    }
+}
+
 /// `name=value,name=value` with percent-encoding, as in `OTEL_RESOURCE_ATTRIBUTES`.
 pub(super) fn pairs(text: &str) -> Option<Vec<(String, String)>> {
     let decoded = |text: &str| percent_decoded(text.trim()).filter(|_| is_percent_encoded(text));
@@ -126,7 +157,7 @@ mod tests {
 
     use std::time::Duration;
 
-    use super::{duration, endpoint, header, pairs, socket_address, whole};
+    use super::{Headers, duration, endpoint, header, pairs, socket_address, whole};
 
     #[test]
     fn an_address_to_listen_on_may_go_without_a_port() {
@@ -244,6 +275,16 @@ mod tests {
         check("a%2Cb=c", Some(&[("a,b", "c")]));
         check("a=100%", None);
         check("a=%ff", None);
+    }
+
+    #[test]
+    fn a_header_that_would_break_the_request_is_refused() {
+        for name in ["content-length", "transfer-encoding", "content-type", "host", "te", "grpc-timeout", "grpc-x"] {
+            assert!(Headers::refusal(name).is_some(), "{name}");
+        }
+        for name in ["authorization", "x-scope-orgid", "user-agent", "x-content-type", "grpcx"] {
+            assert_eq!(Headers::refusal(name), None, "{name}");
+        }
     }
 
     #[test]

@@ -185,6 +185,21 @@ fn headers_of_a_later_source_replace_those_of_an_earlier_one() {
 }
 
 #[test]
+fn a_header_that_is_there_twice_in_other_letters_is_refused() {
+    let yaml = "otlp:\n  headers:\n    Authorization: secret1\n    authorization: secret2\n";
+    let told = load_file(yaml, &[]).err().unwrap().to_string();
+    assert!(told.contains("c.yaml:4:5: `otlp.headers` is malformed at `authorization`"), "{told}");
+    assert!(load_file("", &[("PODLENS_OTLP_HEADERS", "a=secret1,A=secret2")]).is_err());
+    let both =
+        [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4317"), ("OTEL_EXPORTER_OTLP_HEADERS", "a=secret1,A=secret2")];
+    let loaded = load_file("", &both).unwrap();
+    assert!(
+        !loaded.config.otlp.enabled
+            && loaded.warnings[0].contains("header `A` of OTEL_EXPORTER_OTLP_HEADERS (it is there twice)")
+    );
+}
+
+#[test]
 fn texts_that_yaml_takes_for_numbers_stay_texts() {
     for (yaml, node) in [
         ("node: 1e3", "1e3"),

@@ -253,6 +253,8 @@ fn a_bad_header_is_named_the_good_ones_stay_and_nothing_goes_without_it() {
         ("authorization=secret%0A", "without header `authorization` of"),
         ("authorization=secret%FF", "without header `authorization` of"),
         ("token-bin=secret", "without header `token-bin` of"),
+        ("Content-Length=secret", "without header `Content-Length` of OTEL_EXPORTER_OTLP_HEADERS (each request has it"),
+        ("grpc-timeout=secret", "without header `grpc-timeout` of OTEL_EXPORTER_OTLP_HEADERS (names that begin with"),
     ] {
         check(&format!("x-scope-orgid=prod,{bad}"), &[("x-scope-orgid", "prod")], false, &[named]);
     }

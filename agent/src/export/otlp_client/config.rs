@@ -8,7 +8,10 @@ use tonic::{
     transport::{Certificate, ClientTlsConfig, Endpoint, Identity},
 };
 
-use crate::{config::Compression, export::otlp};
+use crate::{
+    config::{Compression, Headers},
+    export::otlp,
+};
 
 /// Settings of the push exporter.
 #[derive(Clone)]
@@ -78,6 +81,14 @@ pub enum OtlpConfigError {
     Header {
         /// Its name. The value may be a secret.
         name: String,
+    },
+    /// A header would break the request, or is there twice.
+    #[error("OTLP header {name:?} cannot be sent: {reason}; leave it out")]
+    Refused {
+        /// Its name. The value may be a secret.
+        name: String,
+        /// In words.
+        reason: &'static str,
     },
     /// Half of the client's identity is missing.
     #[error("the OTLP client certificate and its key belong together: set both or neither")]
@@ -176,6 +187,10 @@ impl OtlpConfig {
             let refused = || OtlpConfigError::Header { name: name.clone() };
             let key = MetadataKey::from_bytes(name.as_bytes()).map_err(|_| refused())?;
             let value = MetadataValue::try_from(value.as_str()).map_err(|_| refused())?;
+            let twice = metadata.contains_key(&key).then_some("it is there twice");
+            if let Some(reason) = Headers::refusal(key.as_str()).or(twice) {
+                return Err(OtlpConfigError::Refused { name: name.clone(), reason });
+            }
             metadata.append(key, value);
         }
         Ok(metadata)

@@ -427,6 +427,13 @@ fn refuses_what_cannot_work(protocol: Protocol) {
     check(&header("a b", "x"), "\"a b\" cannot be sent");
     check(&header("token", "line\nbreak"), "\"token\" cannot be sent");
     check(&header("token-bin", "x"), "\"token-bin\" cannot be sent");
+    for (name, value) in [("content-length", "5"), ("transfer-encoding", "chunked"), ("content-encoding", "br")] {
+        check(&header(name, value), &format!("{name:?} cannot be sent: each request has it already"));
+    }
+    check(&header("Host", "x"), "\"Host\" cannot be sent: each request has it already");
+    check(&header("grpc-timeout", "1n"), "\"grpc-timeout\" cannot be sent: names that begin with grpc-");
+    let twice = ["x-token", "X-Token"].map(|name| (name.to_owned(), "x".to_owned())).to_vec();
+    check(&OtlpConfig { headers: twice, ..good.clone() }, "\"X-Token\" cannot be sent: it is there twice");
     check(&OtlpConfig { interval: Duration::ZERO, ..good.clone() }, "interval is zero");
     let tls = |tls: OtlpTls| OtlpConfig { endpoint: "https://localhost:4317".into(), tls, ..good.clone() };
     let half = OtlpTls { certificate_pem: Some(Vec::new()), ..OtlpTls::default() };
