@@ -3,7 +3,6 @@
 use std::{fs, io, iter, os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use tokio::{sync::watch, task::JoinSet, time::MissedTickBehavior};
 use tracing::{info, warn};
 
@@ -13,7 +12,7 @@ use crate::{
     config::{self, Config, Histograms, Otlp, Temporality},
     export::{
         otlp::{Options, is_of_entity},
-        otlp_client::{self, EXPORTER, OtlpClient, OtlpConfig, OtlpLogClient, OtlpTls},
+        otlp_client::{self, EXPORTER, OtlpClient, OtlpConfig, OtlpLogClient, OtlpTls, PemError},
         own::{self, OwnPush},
         server::{Content, Server, Verdict},
     },
@@ -118,19 +117,19 @@ pub(super) fn otlp_settings(config: &Config) -> Result<(Option<OtlpConfig>, Opti
 
 fn client_settings(config: &Config, settings: &Otlp) -> Result<Option<OtlpConfig>> {
     let Some(endpoint) = settings.endpoint.as_ref().filter(|_| settings.enabled) else { return Ok(None) };
-    let pem = |key: &str, path: &Option<PathBuf>, holds: &str, is_whole: fn(&[u8]) -> bool| {
+    let pem = |key: &str, path: &Option<PathBuf>, check: fn(&[u8]) -> Result<(), PemError>| {
         let Some(path) = path else { return Ok(None) };
         let place = path.display();
         let text = fs::read(path).with_context(|| {
             format!("cannot read {place}: correct `{key}`, or let the user that runs podlens read it")
         })?;
-        if !is_whole(&text) {
-            bail!("{place} has no {holds} in PEM: correct `{key}`, or give the file one that begins with -----BEGIN");
+        if let Err(cause) = check(&text) {
+            bail!("{place} {cause}: correct `{key}`, or the file");
         }
         Ok(Some(text))
     };
-    let has_certificate = |text: &[u8]| CertificateDer::from_pem_slice(text).is_ok();
-    let has_key = |text: &[u8]| PrivateKeyDer::from_pem_slice(text).is_ok();
+    let certificates = |text: &[u8]| otlp_client::certificates(text).map(drop);
+    let key = |text: &[u8]| otlp_client::key(text).map(drop);
     let given = &settings.resource_attributes;
     let of_all = given.iter().filter(|(key, _)| !is_of_entity(key));
     let options = Options {
@@ -152,14 +151,9 @@ fn client_settings(config: &Config, settings: &Otlp) -> Result<Option<OtlpConfig
         interval: settings.interval,
         compression: settings.compression,
         tls: OtlpTls {
-            authority_pem: pem("otlp.certificate", &settings.certificate, "certificate", has_certificate)?,
-            certificate_pem: pem(
-                "otlp.client_certificate",
-                &settings.client_certificate,
-                "certificate",
-                has_certificate,
-            )?,
-            key_pem: pem("otlp.client_key", &settings.client_key, "key", has_key)?,
+            authority_pem: pem("otlp.certificate", &settings.certificate, certificates)?,
+            certificate_pem: pem("otlp.client_certificate", &settings.client_certificate, certificates)?,
+            key_pem: pem("otlp.client_key", &settings.client_key, key)?,
             server_name: None,
         },
         options,

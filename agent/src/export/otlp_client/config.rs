@@ -8,6 +8,7 @@ use tonic::{
     transport::{Certificate, ClientTlsConfig, Endpoint, Identity},
 };
 
+use super::transport::tls;
 use crate::{
     config::{Compression, Headers},
     export::otlp,
@@ -160,7 +161,11 @@ impl OtlpConfig {
         let is_usable = uri.is_some_and(|uri| {
             matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|host| !host.is_empty())
         });
-        if is_usable { Ok(()) } else { Err(OtlpConfigError::Endpoint { endpoint: self.endpoint.clone() }) }
+        if !is_usable {
+            return Err(OtlpConfigError::Endpoint { endpoint: self.endpoint.clone() });
+        }
+        // The library for gRPC passes over authorities that it cannot read.
+        tls::client_config(self).map(drop)
     }
 
     /// The endpoint for gRPC, ready to be connected to.

@@ -23,7 +23,10 @@ use tokio::time::{Instant, MissedTickBehavior};
 pub use self::{
     config::{OtlpConfig, OtlpConfigError, OtlpTls, Protocol},
     logs::OtlpLogClient,
-    transport::SdkExporterError,
+    transport::{
+        SdkExporterError,
+        tls::{PemError, certificates, key},
+    },
 };
 use self::{queue::Queue, sender::Sender, transport::Transport};
 use crate::{

@@ -440,6 +440,13 @@ fn refuses_what_cannot_work(protocol: Protocol) {
     check(&tls(half), "set both or neither");
     let not_pem = OtlpTls { certificate_pem: Some(b"x".to_vec()), key_pem: Some(b"y".to_vec()), ..OtlpTls::default() };
     check(&tls(not_pem), "check that each file is PEM");
+    let good_pem = certificates().0;
+    for broken in ["", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
+        for pem in [broken.to_owned(), format!("{good_pem}{broken}")].iter().filter(|pem| **pem != good_pem) {
+            let authority_pem = Some(pem.clone().into_bytes());
+            check(&tls(OtlpTls { authority_pem, ..OtlpTls::default() }), "check that each file is PEM");
+        }
+    }
     let source = FakeSource::new(snapshot(1), false);
     assert!(OtlpClient::new(&tls(OtlpTls::default()), "node-1", source, counters()).is_ok());
     let debug = format!("{:?}", header("authorization", "Bearer 1234"));

@@ -1,24 +1,20 @@
 //! OTLP over HTTP/1.1, messages in protobuf.
 
-use std::{io::Write as _, sync::Arc};
+use std::io::Write as _;
 
 use bytes::Bytes;
 use flate2::write::GzEncoder;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header, uri::PathAndQuery};
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper_rustls::{ConfigBuilderExt as _, FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::{self, connect::HttpConnector},
     rt::TokioExecutor,
 };
 use prost::Message as _;
-use rustls::{
-    ClientConfig, RootCertStore,
-    crypto::ring,
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
-};
+use rustls::pki_types::ServerName;
 
-use super::{Accepted, Answer, Failure, OtlpConfig, OtlpConfigError, Service};
+use super::{Accepted, Answer, Failure, OtlpConfig, OtlpConfigError, Service, tls::client_config};
 use crate::config::Compression;
 
 const PROTOBUF: HeaderValue = HeaderValue::from_static("application/x-protobuf");
@@ -49,7 +45,7 @@ impl Client {
         let mut connector = HttpConnector::new();
         connector.enforce_http(false);
         connector.set_nodelay(true);
-        let builder = HttpsConnectorBuilder::new().with_tls_config(tls(config)?).https_or_http();
+        let builder = HttpsConnectorBuilder::new().with_tls_config(client_config(config)?).https_or_http();
         let builder = match server_name(config)? {
             Some(name) => builder.with_server_name_resolver(FixedServerNameResolver::new(name)),
             None => builder,
@@ -136,39 +132,6 @@ pub(super) fn without_credentials(uri: &Uri, with_path: bool) -> String {
         uri.port().map(|port| format!(":{port}")).unwrap_or_default(),
         if with_path { uri.path() } else { "" },
     )
-}
-
-fn tls(config: &OtlpConfig) -> Result<ClientConfig, OtlpConfigError> {
-    let unusable = |source: Box<dyn std::error::Error + Send + Sync>| OtlpConfigError::Tls {
-        endpoint: config.endpoint.clone(),
-        source,
-    };
-    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|cause| unusable(cause.into()))?;
-    let builder = match &config.tls.authority_pem {
-        Some(pem) => {
-            let mut roots = RootCertStore::empty();
-            for certificate in CertificateDer::pem_slice_iter(pem) {
-                roots
-                    .add(certificate.map_err(|cause| unusable(cause.into()))?)
-                    .map_err(|cause| unusable(cause.into()))?;
-            }
-            builder.with_root_certificates(roots)
-        }
-        None => builder.with_webpki_roots(),
-    };
-    match (&config.tls.certificate_pem, &config.tls.key_pem) {
-        (Some(certificate), Some(key)) => {
-            let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(certificate).collect();
-            let key = PrivateKeyDer::from_pem_slice(key).map_err(|cause| unusable(cause.into()))?;
-            builder
-                .with_client_auth_cert(chain.map_err(|cause| unusable(cause.into()))?, key)
-                .map_err(|cause| unusable(cause.into()))
-        }
-        (None, None) => Ok(builder.with_no_client_auth()),
-        _ => Err(OtlpConfigError::HalfIdentity),
-    }
 }
 
 fn server_name(config: &OtlpConfig) -> Result<Option<ServerName<'static>>, OtlpConfigError> {

@@ -7,6 +7,7 @@ mod failure;
 mod grpc;
 mod http;
 mod sdk;
+pub(super) mod tls;
 
 use std::time::Duration;
 
