@@ -118,7 +118,12 @@ struct Health {
 enum State {
     Unknown,
     Working,
-    Failing { since: Instant, attempts: u64 },
+    /// Everything is accepted, but perhaps by somebody else than a receiver.
+    Doubtful,
+    Failing {
+        since: Instant,
+        attempts: u64,
+    },
 }
 
 /// What helps where the receiver does not answer in the protocol that it was asked in.
@@ -133,7 +138,7 @@ impl Health {
     fn worked(&mut self) {
         let Self { signal, endpoint, .. } = self;
         match self.state {
-            State::Working => return,
+            State::Working | State::Doubtful => return,
             State::Unknown => tracing::info!(signal, endpoint, "OTLP export works"),
             State::Failing { since, attempts } => {
                 let failed_for = since.elapsed();
@@ -149,6 +154,8 @@ impl Health {
             return;
         }
         self.state = State::Failing { since: Instant::now(), attempts: 1 };
+        // What is said after it is news again.
+        self.warned = None;
         tracing::warn!(
             signal = self.signal,
             endpoint = self.endpoint,
@@ -163,14 +170,22 @@ impl Health {
 
     fn accepted(&mut self, accepted: &Accepted) {
         if let Some(event) = self.warning(accepted) {
-            let (Self { signal, endpoint, .. }, Accepted { rejected, answer }) = (self, accepted);
+            let (Self { signal, endpoint, .. }, Accepted { rejected, answer, .. }) = (&*self, accepted);
             tracing::warn!(signal, endpoint, rejected, answer, "{event}");
+        }
+        match self.state {
+            _ if accepted.is_foreign => self.state = State::Doubtful,
+            State::Doubtful => self.state = State::Unknown,
+            State::Unknown | State::Working | State::Failing { .. } => {}
         }
     }
 
     /// What the log has to say of an answer: the first one that rejects something or has a warning, until one has neither.
     fn warning(&mut self, accepted: &Accepted) -> Option<&'static str> {
         let event = match accepted {
+            Accepted { is_foreign: true, .. } => Some(
+                "the answer is no OTLP: see whether that is a receiver; what it says to have accepted is counted as sent",
+            ),
             Accepted { rejected: 1.., .. } => Some("the OTLP receiver rejects a part of what it gets"),
             Accepted { answer: Some(_), .. } => Some("the OTLP receiver takes everything, with a warning"),
             Accepted { .. } => None,
@@ -210,11 +225,30 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_that_is_no_otlp_is_told_once_and_nobody_says_that_export_works() {
+        let mut health = Health { signal: "metrics", endpoint: String::new(), state: State::Unknown, warned: None };
+        let page = || Accepted { rejected: 0, answer: Some("<html>".to_owned()), is_foreign: true };
+        for _ in 0..2 {
+            assert!(health.warning(&page()).is_some_and(|event| event.contains("is no OTLP")));
+            assert!(health.warning(&page()).is_none());
+            health.accepted(&page());
+            health.worked();
+            assert!(matches!(health.state, State::Doubtful));
+            // After an outage it is told anew.
+            health.failed(&Failure::timeout());
+        }
+        health.accepted(&page());
+        health.accepted(&Accepted::default());
+        health.worked();
+        assert!(matches!(health.state, State::Working));
+    }
+
+    #[test]
     fn a_rejection_and_a_warning_without_one_are_logged_once_each() {
         let mut health = Health { signal: "metrics", endpoint: String::new(), state: State::Unknown, warned: None };
         let mut logged = |rejected: u64, answer: &str| {
             let answer = Some(answer.to_owned()).filter(|answer| !answer.is_empty());
-            health.warning(&Accepted { rejected, answer }).is_some()
+            health.warning(&Accepted { rejected, answer, is_foreign: false }).is_some()
         };
         assert!(!logged(0, ""));
         assert!(logged(0, "use the newer endpoint"));

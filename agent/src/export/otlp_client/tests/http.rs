@@ -127,7 +127,10 @@ async fn http_statuses_decide_what_is_sent_again_and_the_servers_delay_is_kept()
     check(Some((503, vec![], b"restarting".to_vec())), 8, 0, 0, 1).await;
     check(Some((400, vec![], b"no".to_vec())), 9, per_snapshot(), 0, 1).await;
     check(Some((204, vec![], Vec::new())), 8, 0, 0, 0).await;
-    check(Some((200, vec![("content-type", "text/html")], b"<html>".to_vec())), 8, 0, 0, 0).await;
+    // Whatever its size.
+    for size in [6, 64 << 10, 1 << 20] {
+        check(Some((200, vec![("content-type", "text/html")], vec![b'<'; size])), 8, 0, 0, 0).await;
+    }
     // Field 1, a message of 2 bytes: field 1, the number 3.
     let partial = vec![0x0a, 2, 0x08, 3];
     check(Some((200, vec![("content-type", "application/x-protobuf")], partial)), 8, 0, 3, 0).await;

@@ -106,11 +106,17 @@ fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
 
 /// The message of the `Status` that OTLP wants in an answer, else what is there.
 fn explanation(headers: &HeaderMap, body: &Bytes) -> String {
-    let is_protobuf = headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/x-protobuf");
     match tonic_types::pb::Status::decode(body.clone()) {
-        Ok(status) if is_protobuf => status.message,
+        Ok(status) if is_protobuf(headers) => status.message,
         _ => String::from_utf8_lossy(body).into_owned(),
     }
+}
+
+/// Whether an answer says of itself that it is in protobuf, with parameters or without.
+pub(super) fn is_protobuf(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let kind = kind.split_once(';').map_or(kind, |(kind, _)| kind);
+    kind.trim().eq_ignore_ascii_case("application/x-protobuf")
 }
 
 /// What is worth a field of the log.

@@ -2,10 +2,11 @@
 
 use std::io::Write as _;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use flate2::write::GzEncoder;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header, uri::PathAndQuery};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http::{HeaderMap, HeaderValue, Request, Response, Uri, header, uri::PathAndQuery};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
 use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::{self, connect::HttpConnector},
@@ -14,7 +15,11 @@ use hyper_util::{
 use prost::Message as _;
 use rustls::pki_types::ServerName;
 
-use super::{Accepted, Answer, Failure, OtlpConfig, OtlpConfigError, Service, tls::client_config};
+use super::{
+    Accepted, Answer, Failure, OtlpConfig, OtlpConfigError, Service,
+    failure::{is_protobuf, said},
+    tls::client_config,
+};
 use crate::config::Compression;
 
 const PROTOBUF: HeaderValue = HeaderValue::from_static("application/x-protobuf");
@@ -66,9 +71,8 @@ impl Client {
     /// One request and what became of it.
     pub(super) async fn send(&self, message: Bytes) -> Result<Accepted, Failure> {
         let (head, body) = self.post(message).await?.into_parts();
-        // Some receivers answer 202 or 204, without a message.
         if head.status.is_success() {
-            return Ok(accepted(&head, &body));
+            return Ok(accepted(&head.headers, &body));
         }
         Err(Failure::from_http(head.status, &head.headers, &body))
     }
@@ -82,9 +86,9 @@ impl Client {
         *request.headers_mut() = self.headers.clone();
         let answer = self.inner.request(request).await.map_err(|cause| Failure::here(&cause))?;
         let (head, body) = answer.into_parts();
-        let body = match Limited::new(body, ANSWER_BYTES).collect().await {
-            Ok(body) => body.to_bytes(),
-            Err(cause) if head.status.is_success() => return Err(Failure::here(&*cause)),
+        let body = match beginning(body).await {
+            Ok(body) => body,
+            Err(cause) if head.status.is_success() => return Err(Failure::here(&cause)),
             // What the receiver decided holds without its explanation too.
             Err(_) => Bytes::new(),
         };
@@ -92,12 +96,30 @@ impl Client {
     }
 }
 
-/// An answer that is no message, as from a proxy in between, says that all was taken.
-fn accepted(head: &http::response::Parts, body: &Bytes) -> Accepted {
-    if head.status != StatusCode::OK || head.headers.get(header::CONTENT_TYPE) != Some(&PROTOBUF) {
-        return Accepted::default();
+/// What is beyond the limit is not read: no message of OTLP is so long, and of anything else the log has less.
+async fn beginning(mut body: Incoming) -> Result<Bytes, hyper::Error> {
+    let mut read = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame?.into_data() {
+            read.extend_from_slice(&data);
+        }
+        if read.len() > ANSWER_BYTES {
+            break;
+        }
     }
-    Answer::decode(body.clone()).map(Accepted::from).unwrap_or_default()
+    Ok(read.freeze())
+}
+
+/// A success says that all was taken, whatever follows it: some receivers answer without a message, and proxies in between
+/// with their own.
+fn accepted(headers: &HeaderMap, body: &Bytes) -> Accepted {
+    let is_readable =
+        body.len() <= ANSWER_BYTES && (is_protobuf(headers) || !headers.contains_key(header::CONTENT_TYPE));
+    match Answer::decode(body.clone()) {
+        _ if body.is_empty() => Accepted::default(),
+        Ok(answer) if is_readable => answer.into(),
+        _ => Accepted { rejected: 0, answer: said(&String::from_utf8_lossy(body)), is_foreign: true },
+    }
 }
 
 fn compressed(message: Bytes, compression: Compression) -> std::io::Result<Bytes> {
@@ -145,10 +167,38 @@ fn server_name(config: &OtlpConfig) -> Result<Option<ServerName<'static>>, OtlpC
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
+    use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsPartialSuccess;
+
     use super::{
         super::{LOGS, METRICS},
-        OtlpConfig, uri,
+        *,
     };
+
+    #[test]
+    fn a_success_is_one_whatever_its_body_and_one_that_is_no_otlp_is_told() {
+        let check = |kind: Option<&'static str>, body: &[u8], expected: (u64, Option<&str>, bool)| {
+            let headers = kind.map(|kind| (header::CONTENT_TYPE, HeaderValue::from_static(kind))).into_iter().collect();
+            let Accepted { rejected, answer, is_foreign } = accepted(&headers, &Bytes::copy_from_slice(body));
+            assert_eq!((rejected, answer.as_deref(), is_foreign), expected, "{kind:?} {} bytes", body.len());
+        };
+        let protobuf = Some("application/x-protobuf");
+        let partial = ExportMetricsPartialSuccess { rejected_data_points: 3, error_message: "old".into() };
+        let message = Answer { partial_success: Some(partial) }.encode_to_vec();
+        for kind in [protobuf, Some("Application/X-Protobuf; charset=utf-8"), None] {
+            check(kind, &message, (3, Some("old"), false));
+        }
+        for kind in [protobuf, Some("text/html"), None] {
+            check(kind, b"", (0, None, false));
+            check(kind, b"<html>login", (0, Some("<html>login"), true));
+        }
+        check(Some("text/plain"), &message, (0, said(&String::from_utf8_lossy(&message)).as_deref(), true));
+        check(protobuf, b"\xff\xfe\x00", (0, Some("\u{fffd}\u{fffd}\0"), true));
+        check(Some("text/html"), &vec![b'x'; ANSWER_BYTES + 1], (0, Some(&"x".repeat(200)), true));
+        // A field that nobody knows, as long as can be.
+        let mut long = vec![0x7a, 0x80, 0x80, 0x04];
+        long.resize(4 + (1 << 16), b'x');
+        check(protobuf, &long, (0, said(&String::from_utf8_lossy(&long)).as_deref(), true));
+    }
 
     #[test]
     fn a_services_path_follows_the_endpoints_own_unless_the_endpoint_is_the_services() {

@@ -51,6 +51,8 @@ pub(super) struct Accepted {
     pub(super) rejected: u64,
     /// The beginning of why, or of any other warning.
     pub(super) answer: Option<String>,
+    /// It answers with something else than OTLP, of which [`Self::answer`] is the beginning: it may be no receiver.
+    pub(super) is_foreign: bool,
 }
 
 /// The answers of all services are alike on the wire, so one of them stands for all.
@@ -60,7 +62,7 @@ impl From<Answer> for Accepted {
     fn from(answer: Answer) -> Self {
         let partial = answer.partial_success.unwrap_or_default();
         let rejected = u64::try_from(partial.rejected_data_points).unwrap_or_default();
-        Self { rejected, answer: failure::said(&partial.error_message) }
+        Self { rejected, answer: failure::said(&partial.error_message), is_foreign: false }
     }
 }
 
