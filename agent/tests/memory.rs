@@ -773,12 +773,11 @@ fn containers_of_a_twentieth_of_a_second_have_all_their_faults_bytes_and_stalls(
             Some(kernel) => assert_eq!((read, bytes), (kernel.operations[0], kernel.bytes[0]), "container {number}"),
             // The first one's process reads its own program again, where the kernel has forgotten it meanwhile.
             None if number == 0 => {}
-            // Some virtual machines do not tell of all.
+            // Some virtual machines do not tell of all. What is read through the page cache makes requests as well, unless it is a hole.
             None => {
-                assert!(
-                    read + unseen_requests(&page) >= REQUESTS && read <= REQUESTS && bytes == read * 4096,
-                    "{read}, {bytes}"
-                );
+                let is_alone = sources.files.is_some();
+                let holds = if is_alone { read <= REQUESTS && bytes == read * 4096 } else { bytes > read * 4096 };
+                assert!(read + unseen_requests(&page) >= REQUESTS && holds, "{read}, {bytes}");
             }
         }
         if walks {
