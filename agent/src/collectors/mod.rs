@@ -77,9 +77,9 @@ pub trait Collector: Send {
     /// What it is.
     fn spec(&self) -> &'static Spec;
 
-    /// A whole sweep begins or is about to, of which this collector's part comes later: what it waits for there may be set going.
-    /// Gives whether that is done; otherwise the sweep that was about to come asks again.
-    fn ask(&mut self) -> bool {
+    /// A whole sweep begins or is about to, of which this collector's part comes later: a walk of a thread of its own, for which it
+    /// waits there, is to begin. Gives whether one is under way; otherwise the sweep that was about to come asks again.
+    fn start_walk(&mut self) -> bool {
         true
     }
 
@@ -133,7 +133,7 @@ pub trait Collector: Send {
 
     /// Final values of cgroups of which [`Self::removed`] had to wait for the last words, since those of another hierarchy may
     /// come after the removal.
-    fn late(&mut self) -> Vec<(CgroupKey, Row)> {
+    fn removed_later(&mut self) -> Vec<(CgroupKey, Row)> {
         Vec::new()
     }
 

@@ -86,7 +86,7 @@ impl Inner {
                 kernel.refuse(cause);
             }
         }
-        self.retire_late();
+        self.retire_removed_later();
         if (some_lost || blind) && now.duration_since(self.scanned) >= RESCAN {
             if some_lost {
                 warn!(
@@ -193,9 +193,9 @@ impl Inner {
     }
 
     /// Enters the final values that collectors had to wait for.
-    fn retire_late(&mut self) {
+    fn retire_removed_later(&mut self) {
         for Attached { section, collector } in &mut self.collectors {
-            for (key, row) in collector.late() {
+            for (key, row) in collector.removed_later() {
                 if let Some(cgroup) = self.cgroups.get(key).filter(|_| !row.is_empty()) {
                     let entity = self.ledger.entity(&cgroup.entity, cgroup.since);
                     self.ledger.retire(*section, entity, &row);

@@ -261,7 +261,7 @@ impl Inner {
             }
         }
         if !self.ahead.sweep(began) {
-            self.ask();
+            self.start_walks();
         }
         // Slots first: whoever holds one was born before, so that its event has come unless it was lost.
         let in_use = self.kernel.as_ref().map(Kernel::in_use).unwrap_or_default();
@@ -285,7 +285,7 @@ impl Inner {
     /// For a sweep that is about to come.
     fn walk_ahead(&mut self) {
         let now = Instant::now();
-        if self.ask() {
+        if self.start_walks() {
             self.ahead.walk(now);
         }
         let in_use = self.kernel.as_ref().map(Kernel::in_use).unwrap_or_default();
@@ -293,11 +293,11 @@ impl Inner {
         self.walk(now, now + 2 * AHEAD, &in_use);
     }
 
-    /// Has collectors set going what they wait for in a sweep; gives whether all have.
-    fn ask(&mut self) -> bool {
+    /// Has collectors begin the walks for which they wait in a sweep; gives whether all have.
+    fn start_walks(&mut self) -> bool {
         let mut all = true;
         for attached in &mut self.collectors {
-            all &= attached.collector.ask();
+            all &= attached.collector.start_walk();
         }
         all
     }

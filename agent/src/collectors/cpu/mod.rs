@@ -39,7 +39,7 @@ use super::{
 use crate::{
     kernel::{
         cgroupfs::{
-            files::{FileReader, LATE, Watch},
+            files::{FileReader, STALE_AFTER, Watch},
             hierarchies::Hierarchies,
         },
         events::{Malformed, Record},
@@ -76,7 +76,7 @@ pub struct Cpu {
     walked: Option<Instant>,
     unfinished: u64,
     /// Values that were asked for and had not been read in time.
-    late: u64,
+    stale: u64,
     /// The present cgroup's row.
     found: Row,
 }
@@ -105,7 +105,7 @@ impl Cpu {
     /// A collector over these trees.
     pub(super) fn new(layout: Arc<Layout>, hierarchies: Hierarchies, sources: Sources) -> Self {
         let (watched, leaving, found) = (HashMap::default(), Leaving::default(), layout.row());
-        Self { hierarchies, sources, layout, watched, leaving, walked: None, unfinished: 0, late: 0, found }
+        Self { hierarchies, sources, layout, watched, leaving, walked: None, unfinished: 0, stale: 0, found }
     }
 
     /// What of a cgroup is read from files; nothing where the walk tells all.
@@ -233,7 +233,7 @@ impl Collector for Cpu {
         }
         for (key, watched) in &mut self.watched {
             watched.take_files(&self.layout, &mut self.found);
-            self.late += u64::from(watched.is_late(now));
+            self.stale += u64::from(watched.is_stale(now));
             readings.cgroup(*key, &watched.row);
         }
         for (key, watched) in self.leaving.iter() {
@@ -267,13 +267,13 @@ impl Collector for Cpu {
         Some(self.end(key, watched))
     }
 
-    fn late(&mut self) -> Vec<(CgroupKey, Row)> {
+    fn removed_later(&mut self) -> Vec<(CgroupKey, Row)> {
         let over = self.leaving.over(|watched| watched.has_ended);
         over.into_iter().map(|(key, watched)| (key, self.end(key, watched))).collect()
     }
 
     fn lost(&self) -> Vec<(&'static Loss, u64)> {
-        vec![(&start::WALK_UNFINISHED, self.unfinished), (&start::LATE_FILE, self.late)]
+        vec![(&start::WALK_UNFINISHED, self.unfinished), (&start::LATE_FILE, self.stale)]
     }
 }
 
@@ -294,8 +294,8 @@ impl Watched {
     }
 
     /// What is read of it from files is too old.
-    fn is_late(&self, now: Instant) -> bool {
-        self.files.is_some() && now.saturating_duration_since(self.read.unwrap_or(self.since)) > LATE
+    fn is_stale(&self, now: Instant) -> bool {
+        self.files.is_some() && now.saturating_duration_since(self.read.unwrap_or(self.since)) > STALE_AFTER
     }
 
     /// Of a cgroup that is being removed the last values stay, but for gauges. Numbers that belong together are read one after

@@ -58,7 +58,7 @@ const WALK_INTERVAL: Duration = Duration::from_secs(10);
 /// Walks that are made for a cgroup which none has met.
 const WALKS_FOR_NEW: u32 = 3;
 /// A value that is older was not read in its turn: memory.stat is read every 30 s, or as seldom as every 5 min.
-const LATE: Duration = Duration::from_secs(330);
+const STALE_AFTER: Duration = Duration::from_secs(330);
 
 /// The collector at work.
 pub struct Memory {
@@ -79,7 +79,7 @@ pub struct Memory {
     stand_ins: HashSet<Box<str>, RandomState>,
     walked: Option<Instant>,
     unfinished: u64,
-    late: u64,
+    stale: u64,
     /// Tells by one number whether a cgroup's statistics are others than before.
     hash: RandomState,
     /// The walk reads statistics: some were not 0.
@@ -149,7 +149,7 @@ impl Memory {
             stand_ins: HashSet::default(),
             walked: None,
             unfinished: 0,
-            late: 0,
+            stale: 0,
             hash: RandomState::default(),
             has_words: false,
             found,
@@ -352,7 +352,7 @@ impl Collector for Memory {
                 watched.row.remove_gauges(&self.layout);
                 watched.has_left = true;
             }
-            self.late += u64::from(now.saturating_duration_since(read.unwrap_or(watched.since)) > LATE);
+            self.stale += u64::from(now.saturating_duration_since(read.unwrap_or(watched.since)) > STALE_AFTER);
             readings.cgroup(*key, &watched.row);
         }
         for (key, watched) in self.leaving.iter() {
@@ -388,7 +388,7 @@ impl Collector for Memory {
         Some(watched.into_final(&self.layout, self.machine.page_bytes))
     }
 
-    fn late(&mut self) -> Vec<(CgroupKey, Row)> {
+    fn removed_later(&mut self) -> Vec<(CgroupKey, Row)> {
         let mut rows = Vec::new();
         for (key, watched) in self.leaving.over(|watched| watched.end.is_some()) {
             self.ids.forget(key, watched.id);
@@ -398,7 +398,7 @@ impl Collector for Memory {
     }
 
     fn lost(&self) -> Vec<(&'static Loss, u64)> {
-        vec![(&start::WALK_UNFINISHED, self.unfinished), (&start::LATE_FILE, self.late)]
+        vec![(&start::WALK_UNFINISHED, self.unfinished), (&start::LATE_FILE, self.stale)]
     }
 }
 

@@ -30,7 +30,7 @@ use super::{Collector, EntityCgroup, Noticed, Readings, SlotsInUse, Spec, Sweep,
 use crate::{
     kernel::{
         cgroupfs::{
-            files::{FileReader, LATE, Watch},
+            files::{FileReader, STALE_AFTER, Watch},
             hierarchies::Hierarchies,
         },
         events::{Malformed, Record},
@@ -72,7 +72,7 @@ pub struct Pressure {
     watched: HashMap<CgroupKey, Watched, RandomState>,
     walked: Option<Instant>,
     unfinished: u64,
-    late: u64,
+    stale: u64,
 }
 
 struct Watched {
@@ -89,7 +89,7 @@ struct Watched {
 impl Pressure {
     pub(super) fn new(layout: Arc<Layout>, hierarchies: Hierarchies, reader: Reader, states: States) -> Self {
         let watched = HashMap::default();
-        Self { hierarchies, layout, reader, states, watched, walked: None, unfinished: 0, late: 0 }
+        Self { hierarchies, layout, reader, states, watched, walked: None, unfinished: 0, stale: 0 }
     }
 
     /// Walks through the tree.
@@ -158,7 +158,7 @@ impl Collector for Pressure {
             reader.taken(now);
         }
         for (key, watched) in &mut self.watched {
-            self.late += u64::from(watched.take_files(&self.layout, now));
+            self.stale += u64::from(watched.take_files(&self.layout, now));
             if watched.is_met {
                 readings.cgroup(*key, &watched.row);
             }
@@ -180,7 +180,7 @@ impl Collector for Pressure {
     }
 
     fn lost(&self) -> Vec<(&'static Loss, u64)> {
-        vec![(&start::WALK_UNFINISHED, self.unfinished), (&start::LATE_FILE, self.late)]
+        vec![(&start::WALK_UNFINISHED, self.unfinished), (&start::LATE_FILE, self.stale)]
     }
 }
 
@@ -192,7 +192,7 @@ impl Watched {
         if let Some(reading) = reading {
             self.raise(layout, &reading.value);
         }
-        now.saturating_duration_since(reading.map_or(self.since, |reading| reading.at)) > LATE
+        now.saturating_duration_since(reading.map_or(self.since, |reading| reading.at)) > STALE_AFTER
     }
 
     fn raise(&mut self, layout: &Layout, totals: &Totals) {

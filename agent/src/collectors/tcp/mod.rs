@@ -167,13 +167,13 @@ impl Collector for Tcp {
         &SPEC
     }
 
-    fn ask(&mut self) -> bool {
-        self.walker.as_ref().is_none_or(Walker::ask)
+    fn start_walk(&mut self) -> bool {
+        self.walker.as_ref().is_none_or(Walker::start_walk)
     }
 
     fn read(&mut self, sweep: &Sweep<'_>, readings: &mut dyn Readings) {
         if !sweep.whole {
-            self.ask();
+            self.start_walk();
         }
         let walked = self.walker.as_ref().and_then(Walker::latest);
         let walked = walked.as_deref();

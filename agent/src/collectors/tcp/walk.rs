@@ -123,7 +123,7 @@ impl Walker {
     }
 
     /// Has a walk begin, if it is time for one; gives whether it is.
-    pub(super) fn ask(&self) -> bool {
+    pub(super) fn start_walk(&self) -> bool {
         let is_begun = lock(&self.shared.state).ask(Instant::now());
         if is_begun {
             self.shared.changed.notify_all();

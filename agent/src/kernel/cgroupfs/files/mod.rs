@@ -24,7 +24,7 @@ use std::{
 };
 
 use self::schedule::{Demand, Schedule};
-pub use self::schedule::{LATE, TURN};
+pub use self::schedule::{STALE_AFTER, TURN};
 use crate::{kernel::process, signal::lock};
 
 /// Longer than any of the files.

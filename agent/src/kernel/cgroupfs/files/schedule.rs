@@ -15,7 +15,7 @@ pub const TURN: Duration = Duration::from_secs(5);
 /// As old as a value may be for who asks out of turn.
 const OLDEST: Duration = Duration::from_secs(15);
 /// A value that is older was not read in its turn: some file hangs.
-pub const LATE: Duration = Duration::from_secs(20);
+pub const STALE_AFTER: Duration = Duration::from_secs(20);
 /// What is due within the same quarter of a second is read together, so that the thread wakes less often.
 const PORTION: Duration = Duration::from_millis(250);
 const PORTIONS: u32 = 20;
