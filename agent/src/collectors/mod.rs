@@ -10,6 +10,7 @@ mod distribution;
 pub mod dns;
 pub mod drops;
 pub mod lifecycle;
+mod losses;
 pub mod map_memory;
 pub mod memory;
 pub mod oom;

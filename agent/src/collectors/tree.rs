@@ -1,6 +1,10 @@
-//! Runs a walk of the kernel programs through a tree of cgroups until it has come round. For any collector that has one.
+//! Runs a walk of the kernel programs through a tree of cgroups until it has come round, and says when one is due. For any
+//! collector that has one; the walk through tasks is due by the same rule.
 
-use std::path::Path;
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use bytemuck::Pod;
 use podlens_common::tree::{BATCH, TreeWalk};
@@ -15,6 +19,8 @@ const LEAST: u32 = 8;
 const CPUS_A_NODE: u32 = 16;
 /// Walks that are begun, one after the other, if the cgroup at which one had stopped has gone.
 const WALKS: u32 = 3;
+/// Walks that are made for a cgroup which none has met.
+const WALKS_FOR_NEW: u32 = 3;
 /// What the kernel tells of the machine's memory nodes.
 const NODES: &str = "/sys/devices/system/node";
 
@@ -78,5 +84,68 @@ impl<R: Pod> TreeReader<R> {
             }
         }
         None
+    }
+}
+
+/// When a collector walks. Pure, with the caller's clock.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct WalkSchedule {
+    /// Least time between two walks, unless there is a new cgroup.
+    interval: Duration,
+    /// When the last walk began; none before the first.
+    last: Option<Instant>,
+    unfinished: u64,
+}
+
+impl WalkSchedule {
+    pub(super) fn every(interval: Duration) -> Self {
+        Self { interval, last: None, unfinished: 0 }
+    }
+
+    /// It is time for a walk. `unmet`: of each cgroup that no walk has met how many have looked for it, in vain.
+    pub(super) fn is_due(&self, now: Instant, unmet: impl IntoIterator<Item = u32>) -> bool {
+        self.last.is_none_or(|last| now.duration_since(last) >= self.interval)
+            || unmet.into_iter().any(|walks| walks < WALKS_FOR_NEW)
+    }
+
+    /// A walk begins.
+    pub(super) fn begin(&mut self, now: Instant) {
+        self.last = Some(now);
+    }
+
+    /// The walk did not come round.
+    pub(super) fn lose(&mut self) {
+        self.unfinished += 1;
+    }
+
+    /// When the last walk began; none before the first.
+    pub(super) fn last(&self) -> Option<Instant> {
+        self.last
+    }
+
+    /// Walks that did not come round.
+    pub(super) fn unfinished(&self) -> u64 {
+        self.unfinished
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::iter;
+
+    use super::*;
+
+    #[test]
+    fn a_walk_is_due_at_first_then_after_its_interval_and_three_times_for_a_new_cgroup() {
+        let (began, interval) = (Instant::now(), Duration::from_secs(10));
+        let mut walks = WalkSchedule::every(interval);
+        assert!(walks.is_due(began, iter::empty()), "none was made");
+        walks.begin(began);
+        let soon = began + Duration::from_secs(1);
+        for (unmet, expected) in [(&[][..], false), (&[0], true), (&[3, 2], true), (&[3, 4], false)] {
+            assert_eq!(walks.is_due(soon, unmet.iter().copied()), expected, "{unmet:?}");
+        }
+        assert!(!walks.is_due(began + interval - Duration::from_nanos(1), iter::empty()));
+        assert!(walks.is_due(began + interval, iter::empty()));
     }
 }

@@ -34,7 +34,7 @@ use super::{
     Collector, EntityCgroup, Noticed, Readings, SlotsInUse, Spec, Sweep,
     apart::Leaving,
     subtrees::{Found, Subtrees},
-    tree::TreeReader,
+    tree::{TreeReader, WalkSchedule},
 };
 use crate::{
     kernel::{
@@ -49,8 +49,6 @@ use crate::{
 
 /// Least time between two walks, unless there is a new cgroup. Whoever asks every 5 s has a walk each time.
 const WALK_INTERVAL: Duration = Duration::from_secs(4);
-/// Walks that are made for a cgroup which none has met.
-const WALKS_FOR_NEW: u32 = 3;
 
 /// Where the figures come from.
 #[derive(Default)]
@@ -73,8 +71,7 @@ pub struct Cpu {
     /// Each in memory of its own: half of a table is empty.
     watched: HashMap<CgroupKey, Box<Watched>, RandomState>,
     leaving: Leaving<Box<Watched>>,
-    walked: Option<Instant>,
-    unfinished: u64,
+    walks: WalkSchedule,
     /// Values that were asked for and had not been read in time.
     stale: u64,
     /// The present cgroup's row.
@@ -105,7 +102,8 @@ impl Cpu {
     /// A collector over these trees.
     pub(super) fn new(layout: Arc<Layout>, hierarchies: Hierarchies, sources: Sources) -> Self {
         let (watched, leaving, found) = (HashMap::default(), Leaving::default(), layout.row());
-        Self { hierarchies, sources, layout, watched, leaving, walked: None, unfinished: 0, stale: 0, found }
+        let walks = WalkSchedule::every(WALK_INTERVAL);
+        Self { hierarchies, sources, layout, watched, leaving, walks, stale: 0, found }
     }
 
     /// What of a cgroup is read from files; nothing where the walk tells all.
@@ -128,7 +126,7 @@ impl Cpu {
             met.take(record.depth, figures::pending(&record.figures), is_wanted.then_some((key, record)));
         });
         let Some(done) = done.map(Subtrees::finish) else {
-            self.unfinished += 1;
+            self.walks.lose();
             return;
         };
         for Found { key, record, sums, .. } in done.found {
@@ -148,7 +146,7 @@ impl Cpu {
             }
         }
         let Some(found) = accounts.walk(walk) else {
-            self.unfinished += 1;
+            self.walks.lose();
             return;
         };
         for (key, modes) in found {
@@ -209,13 +207,12 @@ impl Collector for Cpu {
     }
 
     fn walk_is_due(&self, now: Instant) -> bool {
-        let is_due = || self.walked.is_none_or(|at| now.duration_since(at) >= WALK_INTERVAL);
-        let is_new = |watched: &Watched| !watched.is_told() && watched.missed < WALKS_FOR_NEW;
-        self.sources.walk.is_some() && (is_due() || self.watched.values().any(|watched| is_new(watched)))
+        let untold = self.watched.values().filter(|watched| !watched.is_told()).map(|watched| watched.missed);
+        self.sources.walk.is_some() && self.walks.is_due(now, untold)
     }
 
     fn walk(&mut self, now: Instant, _: &SlotsInUse) {
-        self.walked = Some(now);
+        self.walks.begin(now);
         self.walk_quotas();
         self.walk_accounts();
         for watched in self.watched.values_mut() {
@@ -273,7 +270,7 @@ impl Collector for Cpu {
     }
 
     fn lost(&self) -> Vec<(&'static Loss, u64)> {
-        vec![(&start::WALK_UNFINISHED, self.unfinished), (&start::LATE_FILE, self.stale)]
+        vec![(&start::WALK_UNFINISHED, self.walks.unfinished()), (&start::LATE_FILE, self.stale)]
     }
 }
 

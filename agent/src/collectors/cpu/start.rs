@@ -8,6 +8,7 @@ use super::{Cpu, Sources, accounts::Accounts, metrics};
 use crate::{
     collectors::{
         lifecycle,
+        losses::{late_file, walk_unfinished},
         spec::{Kind, Part, Program, Spec, Start, Started, Wish},
         tree::TreeReader,
     },
@@ -50,16 +51,13 @@ pub static SPEC: Spec = Spec {
 };
 
 /// The values are not those of now.
-pub(super) static WALK_UNFINISHED: Loss = Loss {
-    reason: "walk_unfinished",
-    means: "a walk through the CPU controller's tree did not come round, three times in a row: more than 131,072 cgroups, cgroups that end faster than the walk goes on, or a kernel whose lists differ. The values of the last walk are served; report it if it goes on",
-};
+pub(super) static WALK_UNFINISHED: Loss = walk_unfinished!("the CPU controller's tree");
 
 /// A value is older than it should be.
-pub(super) static LATE_FILE: Loss = Loss {
-    reason: "late_file",
-    means: "where files are read: a value was older than 20 s when it was asked for: some file of a cgroup hangs (thread `cgroup-files`), or the node is far too busy. The value read last is served",
-};
+pub(super) static LATE_FILE: Loss = late_file!(
+    "where files are read: a value was older than 20 s when it was asked for:",
+    "The value read last is served"
+);
 
 const NO_LAST_FIGURES: &str =
     "what a quota did, and CPU time by mode, between the last reading and the cgroup's end is missing";

@@ -39,7 +39,7 @@ use super::{
     Collector, EntityCgroup, Noticed, Readings, SlotsInUse, Spec, Sweep,
     apart::{Ids, Leaving},
     subtrees::{Found, Subtrees},
-    tree::TreeReader,
+    tree::{TreeReader, WalkSchedule},
 };
 use crate::{
     kernel::{
@@ -55,8 +55,6 @@ use crate::{
 
 /// Least time between two walks, unless there is a new cgroup.
 const WALK_INTERVAL: Duration = Duration::from_secs(10);
-/// Walks that are made for a cgroup which none has met.
-const WALKS_FOR_NEW: u32 = 3;
 /// A value that is older was not read in its turn: memory.stat is read every 30 s, or as seldom as every 5 min.
 const STALE_AFTER: Duration = Duration::from_secs(330);
 
@@ -77,8 +75,7 @@ pub struct Memory {
     leaving: Leaving<Box<Watched>>,
     /// Paths of those that are watched by their version 2 cgroup beside a version 1 CPU hierarchy.
     stand_ins: HashSet<Box<str>, RandomState>,
-    walked: Option<Instant>,
-    unfinished: u64,
+    walks: WalkSchedule,
     stale: u64,
     /// Tells by one number whether a cgroup's statistics are others than before.
     hash: RandomState,
@@ -147,8 +144,7 @@ impl Memory {
             ids: Ids::default(),
             leaving: Leaving::default(),
             stand_ins: HashSet::default(),
-            walked: None,
-            unfinished: 0,
+            walks: WalkSchedule::every(WALK_INTERVAL),
             stale: 0,
             hash: RandomState::default(),
             has_words: false,
@@ -190,13 +186,13 @@ impl Memory {
     /// Walks through the tree.
     fn walk_through(&mut self, now: Instant) {
         let Some(walk) = &self.programs.walk else { return };
-        self.walked = Some(now);
+        self.walks.begin(now);
         let ids = &self.ids;
         let done = walk.walk(Subtrees::new, |met, record| {
             met.take(record.depth, record.lists, ids.of(record.id).map(|key| (key, record)));
         });
         let Some(done) = done.map(Subtrees::finish) else {
-            self.unfinished += 1;
+            self.walks.lose();
             return;
         };
         let has_lists = walk.nodes() <= NODES;
@@ -329,9 +325,8 @@ impl Collector for Memory {
     }
 
     fn walk_is_due(&self, now: Instant) -> bool {
-        let is_new = |watched: &Watched| watched.has_id() && watched.walked.is_none() && watched.missed < WALKS_FOR_NEW;
-        let is_due = || self.walked.is_none_or(|at| now.duration_since(at) >= WALK_INTERVAL);
-        self.programs.walk.is_some() && (is_due() || self.watched.values().any(|watched| is_new(watched)))
+        let unmet = self.watched.values().filter(|watched| watched.has_id() && watched.walked.is_none());
+        self.programs.walk.is_some() && self.walks.is_due(now, unmet.map(|watched| watched.missed))
     }
 
     fn walk(&mut self, now: Instant, _: &SlotsInUse) {
@@ -347,7 +342,7 @@ impl Collector for Memory {
         self.reader.taken(now);
         self.take_ids();
         for (key, watched) in &mut self.watched {
-            let read = watched.take(self.walked, &self.layout, &mut self.found);
+            let read = watched.take(self.walks.last(), &self.layout, &mut self.found);
             if watched.is_away() {
                 watched.row.remove_gauges(&self.layout);
                 watched.has_left = true;
@@ -377,7 +372,7 @@ impl Collector for Memory {
         if key & KEY_V1 == 0 {
             self.stand_ins.remove(&watched.path);
         }
-        watched.take(self.walked, &self.layout, &mut self.found);
+        watched.take(self.walks.last(), &self.layout, &mut self.found);
         let waits = watched.end.is_none() && self.programs.ends.is_some() && !self.is_keyed();
         if waits {
             watched.row.keep_last_words(&self.layout);
@@ -398,7 +393,7 @@ impl Collector for Memory {
     }
 
     fn lost(&self) -> Vec<(&'static Loss, u64)> {
-        vec![(&start::WALK_UNFINISHED, self.unfinished), (&start::LATE_FILE, self.stale)]
+        vec![(&start::WALK_UNFINISHED, self.walks.unfinished()), (&start::LATE_FILE, self.stale)]
     }
 }
 

@@ -8,6 +8,7 @@ use super::{Memory, Programs, figures::Machine, metrics};
 use crate::{
     collectors::{
         lifecycle,
+        losses::{late_file, walk_unfinished},
         spec::{Kind, Part, Program, Spec, Start, Started, Wish},
         tree::TreeReader,
     },
@@ -60,16 +61,13 @@ pub static SPEC: Spec = Spec {
 };
 
 /// The values are not those of now.
-pub(super) static WALK_UNFINISHED: Loss = Loss {
-    reason: "walk_unfinished",
-    means: "a walk through the memory controller's tree did not come round, three times in a row: more than 131,072 cgroups, cgroups that end faster than the walk goes on, or a kernel whose lists differ. The values of the last walk are served; report it if it goes on",
-};
+pub(super) static WALK_UNFINISHED: Loss = walk_unfinished!("the memory controller's tree");
 
 /// Statistics are older than they should be.
-pub(super) static LATE_FILE: Loss = Loss {
-    reason: "late_file",
-    means: "no file of a cgroup's memory was read for 330 s when its values were asked for: some file of a cgroup hangs (thread `cgroup-files`), or the node is far too busy. The values read last are served",
-};
+pub(super) static LATE_FILE: Loss = late_file!(
+    "no file of a cgroup's memory was read for 330 s when its values were asked for:",
+    "The values read last are served"
+);
 
 const NO_LAST_WORDS: &str = "events and faults between the last reading and the cgroup's end are missing";
 

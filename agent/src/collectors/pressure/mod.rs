@@ -26,7 +26,10 @@ use self::{
     files::PressureFiles,
     metrics::{RESOURCES, STALLS},
 };
-use super::{Collector, EntityCgroup, Noticed, Readings, SlotsInUse, Spec, Sweep, tree::TreeReader};
+use super::{
+    Collector, EntityCgroup, Noticed, Readings, SlotsInUse, Spec, Sweep,
+    tree::{TreeReader, WalkSchedule},
+};
 use crate::{
     kernel::{
         cgroupfs::{
@@ -40,8 +43,6 @@ use crate::{
 
 /// Least time between two walks, unless there is a new cgroup.
 const WALK_INTERVAL: Duration = Duration::from_secs(10);
-/// Walks that are made for a cgroup which none has met.
-const WALKS_FOR_NEW: u32 = 3;
 
 const COMBINATIONS: usize = RESOURCES.len() * STALLS.len();
 
@@ -70,8 +71,7 @@ pub struct Pressure {
     reader: Reader,
     states: States,
     watched: HashMap<CgroupKey, Watched, RandomState>,
-    walked: Option<Instant>,
-    unfinished: u64,
+    walks: WalkSchedule,
     stale: u64,
 }
 
@@ -88,14 +88,14 @@ struct Watched {
 
 impl Pressure {
     pub(super) fn new(layout: Arc<Layout>, hierarchies: Hierarchies, reader: Reader, states: States) -> Self {
-        let watched = HashMap::default();
-        Self { hierarchies, layout, reader, states, watched, walked: None, unfinished: 0, stale: 0 }
+        let (watched, walks) = (HashMap::default(), WalkSchedule::every(WALK_INTERVAL));
+        Self { hierarchies, layout, reader, states, watched, walks, stale: 0 }
     }
 
     /// Walks through the tree.
     fn walk_through(&mut self, now: Instant) {
         let Reader::Walk(walk) = &self.reader else { return };
-        self.walked = Some(now);
+        self.walks.begin(now);
         let watched = &self.watched;
         let found = walk.walk(Vec::new, |found: &mut Vec<PressureRecord>, record| {
             if watched.contains_key(&record.id) {
@@ -103,7 +103,7 @@ impl Pressure {
             }
         });
         let Some(found) = found else {
-            self.unfinished += 1;
+            self.walks.lose();
             return;
         };
         for watched in self.watched.values_mut() {
@@ -140,9 +140,8 @@ impl Collector for Pressure {
     }
 
     fn walk_is_due(&self, now: Instant) -> bool {
-        let is_due = || self.walked.is_none_or(|at| now.duration_since(at) >= WALK_INTERVAL);
-        let is_new = |watched: &Watched| !watched.is_met && watched.missed < WALKS_FOR_NEW;
-        matches!(self.reader, Reader::Walk(_)) && (is_due() || self.watched.values().any(is_new))
+        let unmet = self.watched.values().filter(|watched| !watched.is_met).map(|watched| watched.missed);
+        matches!(self.reader, Reader::Walk(_)) && self.walks.is_due(now, unmet)
     }
 
     fn walk(&mut self, now: Instant, _: &SlotsInUse) {
@@ -180,7 +179,7 @@ impl Collector for Pressure {
     }
 
     fn lost(&self) -> Vec<(&'static Loss, u64)> {
-        vec![(&start::WALK_UNFINISHED, self.unfinished), (&start::LATE_FILE, self.stale)]
+        vec![(&start::WALK_UNFINISHED, self.walks.unfinished()), (&start::LATE_FILE, self.stale)]
     }
 }
 

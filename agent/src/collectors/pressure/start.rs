@@ -8,6 +8,7 @@ use super::{Pressure, Reader, States, metrics};
 use crate::{
     collectors::{
         lifecycle,
+        losses::{late_file, walk_unfinished},
         spec::{Kind, Part, Program, Spec, Start, Started},
         tree::TreeReader,
     },
@@ -48,16 +49,13 @@ pub static SPEC: Spec = Spec {
 };
 
 /// The values are not those of now.
-pub(super) static WALK_UNFINISHED: Loss = Loss {
-    reason: "walk_unfinished",
-    means: "a walk through the version 2 tree did not come round, three times in a row: more than 131,072 cgroups, cgroups that end faster than the walk goes on, or a kernel whose lists differ. The values of the last walk are served; report it if it goes on",
-};
+pub(super) static WALK_UNFINISHED: Loss = walk_unfinished!("the version 2 tree");
 
 /// A value is older than it should be.
-pub(super) static LATE_FILE: Loss = Loss {
-    reason: "late_file",
-    means: "where there is no walk: the pressure of a cgroup was older than 20 s when it was asked for, since some file of a cgroup hangs (thread `cgroup-files`), or the node is far too busy. The value read last is served",
-};
+pub(super) static LATE_FILE: Loss = late_file!(
+    "where there is no walk: the pressure of a cgroup was older than 20 s when it was asked for, since",
+    "The value read last is served"
+);
 
 const NO_LAST_WORDS: &str = "stalls between the last reading and the cgroup's end are missing";
 

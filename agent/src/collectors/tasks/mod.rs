@@ -8,6 +8,7 @@ mod start;
 
 use std::{
     collections::{HashMap, HashSet},
+    iter,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -19,7 +20,7 @@ use podlens_common::{
 };
 
 pub use self::start::{ProcessMaps, SPEC, WalkMaps};
-use super::{Collector, Readings, SlotsInUse, Spec, Sweep};
+use super::{Collector, Readings, SlotsInUse, Spec, Sweep, tree::WalkSchedule};
 use crate::signal::{Layout, Loss, Row};
 
 /// Least time between two walks: one costs in proportion to the node's tasks, not to its pods.
@@ -34,8 +35,8 @@ pub struct Tasks {
     layout: Arc<Layout>,
     processes: Option<ProcessMaps>,
     walk: Option<WalkMaps>,
+    walks: WalkSchedule,
     walked: Walked,
-    unfinished: u64,
     /// The present cgroup's row.
     found: Row,
 }
@@ -43,8 +44,6 @@ pub struct Tasks {
 /// What the last walk has found.
 #[derive(Debug, Default)]
 struct Walked {
-    /// When it began; none before the first.
-    at: Option<Instant>,
     /// It came to its end: only then is what it did not meet known to be nothing.
     finished: bool,
     tasks: HashMap<CgroupKey, [u64; TaskState::COUNT], RandomState>,
@@ -59,7 +58,8 @@ impl Tasks {
     #[must_use]
     pub fn new(layout: Arc<Layout>, processes: Option<ProcessMaps>, walk: Option<WalkMaps>) -> Self {
         let found = layout.row();
-        Self { layout, processes, walk, walked: Walked::default(), unfinished: 0, found }
+        let (walks, walked) = (WalkSchedule::every(WALK_INTERVAL), Walked::default());
+        Self { layout, processes, walk, walks, walked, found }
     }
 
     /// Fills the row with what there is of a slot.
@@ -80,13 +80,14 @@ impl Tasks {
     fn walk_through(&mut self, now: Instant, in_use: &SlotsInUse) {
         let Some(walk) = &self.walk else { return };
         let held = in_use.iter().map(|(_, slot)| slot.key).collect();
-        self.walked = Walked { at: Some(now), held, ..Walked::default() };
+        self.walks.begin(now);
+        self.walked = Walked { held, ..Walked::default() };
         let result = (0..WALKS).map(|_| walk_round(walk)).find(|result| result.finished == 1).unwrap_or_default();
         if result.finished == 1 {
             let records = (0..usize::try_from(result.records).unwrap_or(0)).filter_map(|at| walk.records.get(at));
             self.walked.fill(records, &result);
         } else {
-            self.unfinished += 1;
+            self.walks.lose();
         }
     }
 
@@ -108,7 +109,7 @@ impl Collector for Tasks {
     }
 
     fn walk_is_due(&self, now: Instant) -> bool {
-        self.walk.is_some() && self.walked.at.is_none_or(|at| now.duration_since(at) >= WALK_INTERVAL)
+        self.walk.is_some() && self.walks.is_due(now, iter::empty())
     }
 
     fn walk(&mut self, now: Instant, in_use: &SlotsInUse) {
@@ -138,7 +139,7 @@ impl Collector for Tasks {
 
     fn lost(&self) -> Vec<(&'static Loss, u64)> {
         let missed = self.processes.as_ref().map_or(0, |processes| processes.missed.count());
-        vec![(&start::WALK_UNFINISHED, self.unfinished), (&start::MISSED_PROCESS, missed)]
+        vec![(&start::WALK_UNFINISHED, self.walks.unfinished()), (&start::MISSED_PROCESS, missed)]
     }
 }
 
