@@ -22,13 +22,13 @@ use podlens_common::{
 };
 
 use crate::{
+    cgroup_tree::{self, Tree},
     cpu_part::{CPUS, REMOVAL, WALK, cpu_part},
     events,
     kernel::{
         Cgroup, has_v1, number,
         offsets::{self, half, word},
     },
-    tree::{self, Tree},
 };
 
 /// What the last run of the walk met.
@@ -85,13 +85,13 @@ impl Tree for CpuTree {
     }
 }
 
-/// The walk: see [`tree::run`].
+/// The walk: see [`cgroup_tree::run`].
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task")]
 pub extern "C" fn cpu_walk(_context: *mut c_void) -> i32 {
     // Without it no CPU's count can be read.
     number!("enum bpf_func_id.BPF_FUNC_map_lookup_percpu_elem");
-    tree::run::<CpuTree>();
+    cgroup_tree::run::<CpuTree>();
     // Not to be called for the next task.
     1
 }
@@ -106,7 +106,7 @@ extern "C" fn cpu_record(state: u64, depth: u64, number: u32) -> u32 {
     let (Some(record), Some(read)) = (CPU_RECORDS.get_ptr_mut(number), CPU_READ.get_ptr(WALK)) else { return number };
     // SAFETY: only one reader walks at a time.
     unsafe {
-        (*record).id = tree::id_of(state);
+        (*record).id = cgroup_tree::id_of(state);
         (*record).depth = depth;
         (*record).figures = (*read).figures;
     }
@@ -330,7 +330,7 @@ pub fn cpu_last_words(context: BtfTracePointContext) -> i32 {
         return 0;
     }
     // Its own address, as a number.
-    let address = tree::pointer_in(cgroup, number!("cgroup.self") + offsets::css_cgroup());
+    let address = cgroup_tree::pointer_in(cgroup, number!("cgroup.self") + offsets::css_cgroup());
     cpu_figures(address, REMOVAL);
     let Some(read) = CPU_READ.get_ptr(REMOVAL) else { return 0 };
     // SAFETY: as above.
@@ -358,5 +358,6 @@ pub fn cpu_last_words(context: BtfTracePointContext) -> i32 {
 fn is_account(cgroup: Cgroup) -> bool {
     has_v1()
         && number!("accounting ? 1 : 0") != 0
-        && tree::pointer_in(cgroup, number!("u64 cgroup.subsys[cgroup_subsys_id.cpuacct_cgrp_id]?accounting")) != 0
+        && cgroup_tree::pointer_in(cgroup, number!("u64 cgroup.subsys[cgroup_subsys_id.cpuacct_cgrp_id]?accounting"))
+            != 0
 }

@@ -9,6 +9,7 @@
 // number that the daemon puts in (core/kernel).
 #![feature(asm_experimental_arch)]
 
+mod cgroup_tree;
 mod core;
 mod cpu;
 mod disk;
@@ -18,12 +19,10 @@ mod lifecycle;
 mod memory;
 mod oom;
 mod pressure;
-mod processes;
 mod scheduler;
 mod stalls;
+mod tasks;
 mod tcp;
-mod tree;
 mod udp;
-mod walk;
 
 use self::core::{atomic, cells, cpu_part, events, hybrid, kernel, log, owner, slots};

@@ -19,10 +19,10 @@ use podlens_common::{
 };
 
 use crate::{
+    cgroup_tree::{self, Tree},
     cpu_part::{CPUS, REMOVAL, cpu_part},
     events,
     kernel::{Cgroup, number, offsets::word},
-    tree::{self, Tree},
 };
 
 /// What the last run of the walk met.
@@ -91,11 +91,11 @@ impl Tree for MemoryTree {
     }
 }
 
-/// The walk: see [`tree::run`].
+/// The walk: see [`cgroup_tree::run`].
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task")]
 pub extern "C" fn memory_walk(_context: *mut c_void) -> i32 {
-    tree::run::<MemoryTree>();
+    cgroup_tree::run::<MemoryTree>();
     // Not to be called for the next task.
     1
 }
@@ -128,7 +128,7 @@ extern "C" fn memory_record(state: u64, depth: u64, number: u32) -> u32 {
     let memcg = memcg(state);
     // SAFETY: only one reader walks at a time.
     unsafe {
-        (*record).id = tree::id_of(state);
+        (*record).id = cgroup_tree::id_of(state);
         (*record).depth = depth;
         (*record).usage = word(memcg + number!("u64 mem_cgroup.memory.usage.counter"));
         (*record).peak = word(memcg + number!("u64 mem_cgroup.memory.watermark"));
@@ -319,7 +319,7 @@ extern "C" fn add_generations(node: u64, number: u32) -> u32 {
 #[btf_tracepoint(function = "cgroup_rmdir")]
 pub fn memory_last_words(context: BtfTracePointContext) -> i32 {
     let cgroup = Cgroup::from_raw(context.arg(0));
-    let state = tree::pointer_in(cgroup, number!("u64 cgroup.subsys[cgroup_subsys_id.memory_cgrp_id]"));
+    let state = cgroup_tree::pointer_in(cgroup, number!("u64 cgroup.subsys[cgroup_subsys_id.memory_cgrp_id]"));
     if state == 0 {
         return 0;
     }

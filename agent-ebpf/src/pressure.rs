@@ -18,13 +18,13 @@ use podlens_common::{
 };
 
 use crate::{
+    cgroup_tree::{self, Tree},
     cpu_part::{CPUS, REMOVAL, cpu_part},
     events,
     kernel::{
         Cgroup, number,
         offsets::{self, word},
     },
-    tree::{self, Tree},
 };
 
 /// What the last run of the walk met.
@@ -68,11 +68,11 @@ impl Tree for UnifiedTree {
     }
 }
 
-/// The walk: see [`tree::run`].
+/// The walk: see [`cgroup_tree::run`].
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task")]
 pub extern "C" fn pressure_walk(_context: *mut c_void) -> i32 {
-    tree::run::<UnifiedTree>();
+    cgroup_tree::run::<UnifiedTree>();
     // Not to be called for the next task.
     1
 }
@@ -101,7 +101,7 @@ extern "C" fn pressure_record(state: u64, number: u32) -> u32 {
     let totals = group + number!("psi_group.total");
     // SAFETY: the helper checks the address, and the record has room for so much; only one reader walks at a time.
     let failed = unsafe {
-        (*record).id = tree::id_of(state);
+        (*record).id = cgroup_tree::id_of(state);
         bpf_probe_read_kernel((&raw mut (*record).stalls).cast(), size_of::<Stalls>() as u32, totals as *const c_void)
     };
     if failed == 0 { number + 1 } else { number }
@@ -114,7 +114,7 @@ pub fn pressure_last_words(context: BtfTracePointContext) -> i32 {
     if cgroup.root().hierarchy() != 0 {
         return 0;
     }
-    let group = tree::pointer_in(cgroup, offset_of_group());
+    let group = cgroup_tree::pointer_in(cgroup, offset_of_group());
     if group != 0 && collect(group) != 0 {
         events::send_filled::<Stalls>(LAST_WORDS, cgroup.kn().id(), |stalls| fill(stalls, group));
     }

@@ -2,7 +2,7 @@
 //!
 //! One hook tells of every change of a socket's state, in whichever context the kernel is: the task that runs then need not
 //! be the socket's, so what counts is the socket's own cgroup, which it has for life. Where the kernel leaves programs out, two are
-//! on that hook (notes.rs). What living sockets have comes from a walk (walk.rs), resets from hooks of their own (resets.rs). What the
+//! on that hook (notes.rs). What living sockets have comes from a walk (walk/), resets from hooks of their own (resets.rs). What the
 //! kernel counts in 32 bits goes on beyond them (wide.rs).
 
 mod notes;

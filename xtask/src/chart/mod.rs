@@ -5,8 +5,7 @@
 //! | --- | --- |
 //! | documents.rs | the table and the defaults that are made from values.yaml |
 //! | helm.rs | helm itself, and what it renders |
-//! | cases.rs, cases/ | what must hold for values, names and versions that users have |
-//! | prometheus.rs | a real Prometheus that relabels as the chart's monitors say |
+//! | cases/ | what must hold for values, names and versions that users have, with a real Prometheus that relabels as the chart's monitors say |
 
 mod cases;
 mod documents;

@@ -4,6 +4,9 @@ use aya_ebpf::helpers::bpf_probe_read_kernel;
 
 use super::number;
 
+/// Where a node of a list has the one before it, in bytes.
+const PREVIOUS: u64 = 8;
+
 macro_rules! offsets {
     ($($function:ident = $request:literal;)*) => {
         $(#[inline(always)]
@@ -58,6 +61,13 @@ pub(crate) extern "C" fn word(address: u64) -> u64 {
 pub(crate) extern "C" fn half(address: u64) -> u32 {
     // SAFETY: the helper checks the address.
     unsafe { bpf_probe_read_kernel(address as *const u32) }.unwrap_or(0)
+}
+
+/// Whether at that address is a member of a list of the kernel's: those before and behind it name it.
+#[inline(always)]
+pub(crate) fn is_linked(node: u64) -> bool {
+    let (next, previous) = (word(node), word(node + PREVIOUS));
+    next != 0 && previous != 0 && word(next + PREVIOUS) == node && word(previous) == node
 }
 
 /// The id of the cgroup at an address.

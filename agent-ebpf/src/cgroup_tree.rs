@@ -15,7 +15,7 @@ use podlens_common::tree::{BATCH, TreeWalk};
 
 use crate::kernel::{
     Cgroup, number,
-    offsets::{self, half, word},
+    offsets::{self, half, is_linked, word},
 };
 
 /// Steps of one run at most: each cgroup is one, and each way up. More than a run of [`BATCH`] cgroups takes, so that the
@@ -24,8 +24,6 @@ const STEPS: u32 = 512;
 /// Levels from the reader's cgroup to the root.
 const LEVELS: u32 = 32;
 const _: () = assert!(STEPS > 2 * BATCH + LEVELS);
-/// Where a node of a list has the one before it, in bytes.
-const PREVIOUS: u64 = 8;
 /// `CSS_ONLINE` and `CSS_DYING` of linux/cgroup-defs.h.
 const ONLINE: u32 = 1 << 1;
 const DYING: u32 = 1 << 4;
@@ -108,10 +106,8 @@ fn is_there(walk: *mut TreeWalk) -> bool {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn is_listed(state: u64, serial: u64) -> u32 {
-    let node = state + number!("cgroup_subsys_state.sibling");
-    let (next, previous) = (word(node), word(node + PREVIOUS));
-    let is_linked = next != 0 && previous != 0 && word(next + PREVIOUS) == node && word(previous) == node;
-    u32::from(is_linked && word(state + number!("u64 cgroup_subsys_state.serial_nr")) == serial)
+    let is_member = is_linked(state + number!("cgroup_subsys_state.sibling"));
+    u32::from(is_member && word(state + number!("u64 cgroup_subsys_state.serial_nr")) == serial)
 }
 
 /// One cgroup, or the way from one up to the one above it.

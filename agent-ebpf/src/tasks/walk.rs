@@ -29,7 +29,7 @@ use crate::{
     hybrid,
     kernel::{
         ROOT_ID, is_kernel_thread_at,
-        offsets::{self, half, word},
+        offsets::{self, half, is_linked, word},
     },
 };
 
@@ -37,8 +37,6 @@ use crate::{
 const STEPS: u32 = 512;
 /// Tasks of each list that are remembered from one run to the next; a power of two.
 const REMEMBERED: u32 = 8;
-/// Where a node of a list has the one before it, in bytes.
-const PREVIOUS: u64 = 8;
 /// `TASK_UNINTERRUPTIBLE` of linux/sched.h.
 const UNINTERRUPTIBLE: u32 = 0x2;
 /// `TASK_NOLOAD` of linux/sched.h: idle, as kernel threads without work.
@@ -255,10 +253,7 @@ fn go_on_in_process(walk: WalkCells) -> bool {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn is_member(task: u64, pid: u64, offset: u64) -> u32 {
-    let node = task + offset;
-    let (next, previous) = (word(node), word(node + PREVIOUS));
-    let is_linked = next != 0 && previous != 0 && word(next + PREVIOUS) == node && word(previous) == node;
-    u32::from(is_linked && u64::from(half(task + offsets::task_pid())) == pid)
+    u32::from(is_linked(task + offset) && u64::from(half(task + offsets::task_pid())) == pid)
 }
 
 /// One thread, or the way from one process to the next.

@@ -1,7 +1,9 @@
-//! Collector `tasks`: processes that begin and end, by slot.
+//! Collector `tasks`: processes that begin and end, by slot; tasks by state come from a walk (walk.rs).
 //!
 //! Thread groups count, not threads. Both hooks are rare beside a context switch, so one entry a slot with
 //! atomic additions does, and memory does not grow with the number of CPUs.
+
+mod walk;
 
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_NOEXIST},
