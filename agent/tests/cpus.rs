@@ -15,12 +15,12 @@ use std::{
 
 use common::{Agent, Load, TestCgroup, Work, machine_is_own, podlens, skip};
 use podlens::{
-    collectors::ALL,
+    collectors::{ALL, switches},
     kernel::{
         btf::Btf,
         cgroupfs::hierarchies::Hierarchies,
         needs::{self, Answers},
-        object::{self, Counts, OBJECT, Object},
+        object::{self, OBJECT, Object},
         refusal,
     },
 };
@@ -145,7 +145,7 @@ fn the_kernel_accepts_all_programs_for_as_many_cpus_as_a_machine_can_have() {
     let programs = needs::programs(OBJECT).unwrap();
     for cpus in [12, 320, 1024, 8192] {
         let btf = Btf::read_file(Path::new("/sys/kernel/btf/vmlinux")).unwrap();
-        let node = object::node(&hierarchies, true, Counts::ALL, cpus, 16_384);
+        let node = object::node(&hierarchies, true, switches(|_| true), cpus, 16_384);
         let answers = Answers::new(&programs, btf, &node).unwrap();
         // The maps have one entry each, of which the verifier takes no notice.
         let mut object = Object::load(object::Blank::default(), &answers, std::iter::empty()).unwrap();

@@ -73,6 +73,17 @@ pub fn switchable() -> Vec<&'static str> {
     ALL.iter().filter(|spec| spec.is_optional).map(|spec| spec.name).collect()
 }
 
+/// The switches of kernel programs that serve several collectors, by their names in the object: on for those that run.
+pub fn switches(runs: impl Fn(&Spec) -> bool) -> impl Iterator<Item = (&'static str, bool)> {
+    ALL.iter().filter_map(move |spec| Some((spec.switch?, runs(spec))))
+}
+
+/// What the programs are told of a node with one tree of version 2 on which all collectors run.
+#[cfg(test)]
+pub(crate) fn node_of_tests() -> Vec<(&'static str, u32)> {
+    crate::kernel::object::unified_node(switches(|_| true))
+}
+
 /// A collector at work. The pipeline calls it.
 pub trait Collector: Send {
     /// What it is.

@@ -30,6 +30,8 @@ pub struct Spec {
     pub kind: Kind,
     /// The configuration can switch it off.
     pub is_optional: bool,
+    /// The number by which kernel programs that serve other collectors too know whether this one runs, by its name in the object.
+    pub switch: Option<&'static str>,
     /// Its kernel programs, by what runs together, in the order in which they are attached.
     pub parts: &'static [Part],
     /// What some kernels lack: of the wishes of one group, the first that is missing is told.
@@ -272,11 +274,11 @@ mod tests {
 
     use super::Part;
     use crate::{
-        collectors::ALL,
+        collectors::{ALL, node_of_tests},
         kernel::{
             btf::Btf,
             needs::{Answers, programs},
-            object::{NODE, OBJECT},
+            object::OBJECT,
         },
         signal::{Label, LabelValues, Metric},
     };
@@ -285,7 +287,17 @@ mod tests {
     const NO_TYPES: [u8; 25] = [0x9f, 0xeb, 1, 0, 24, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0];
 
     fn answers(btf: Btf) -> Answers {
-        Answers::new(&programs(OBJECT).unwrap(), btf, &NODE).unwrap()
+        Answers::new(&programs(OBJECT).unwrap(), btf, &node_of_tests()).unwrap()
+    }
+
+    #[test]
+    fn each_switch_is_a_number_that_the_programs_ask_for() {
+        let (programs, node) = (programs(OBJECT).unwrap(), node_of_tests());
+        for spec in ALL.iter().filter(|spec| spec.switch.is_some()) {
+            let without: Vec<_> = node.iter().copied().filter(|(name, _)| Some(*name) != spec.switch).collect();
+            let answers = Answers::new(&programs, Btf::parse(NO_TYPES.to_vec()).unwrap(), &without);
+            assert!(answers.is_err(), "{}: no program asks for {:?}", spec.name, spec.switch);
+        }
     }
 
     #[test]

@@ -108,62 +108,47 @@ pub enum ObjectError {
     },
 }
 
-/// What is to be counted by programs that serve several collectors.
-#[derive(Clone, Copy, Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "each collector is on or off by itself")]
-pub struct Counts {
-    /// UDP.
-    pub udp: bool,
-    /// DNS.
-    pub dns: bool,
-    /// Stalls for memory.
-    pub stalls: bool,
-    /// OOM kills.
-    pub oom: bool,
-}
-
-impl Counts {
-    /// Everything.
-    pub const ALL: Self = Self { udp: true, dns: true, stalls: true, oom: true };
-}
-
-/// What the programs need to know of the node beside its kernel's types, by name.
+/// What the programs need to know of the node beside its kernel's types, by name. `switches`: what programs that serve several
+/// collectors are to count.
 #[must_use]
 pub fn node(
     hierarchies: &Hierarchies,
     has_psi: bool,
-    counts: Counts,
+    switches: impl IntoIterator<Item = (&'static str, bool)>,
     cpus: u32,
     slots: u32,
-) -> [(&'static str, u32); 10] {
-    [
+) -> Vec<(&'static str, u32)> {
+    let of_node = [
         ("HAS_V1", u32::from(hierarchies.keyed_v1().is_some())),
         ("V1_HIERARCHY", hierarchies.keyed_v1().map_or(0, |tree| tree.number)),
         ("BLKIO_HIERARCHY", hierarchies.keyed_blkio().map_or(0, |tree| tree.number)),
         ("HAS_PSI", u32::from(has_psi)),
-        ("COUNTS_UDP", u32::from(counts.udp)),
-        ("COUNTS_DNS", u32::from(counts.dns)),
-        ("COUNTS_STALLS", u32::from(counts.stalls)),
-        ("COUNTS_OOM", u32::from(counts.oom)),
         ("SLOTS_COUNT", slots),
         ("CPUS_COUNT", cpus),
-    ]
+    ];
+    with_switches(of_node, switches)
 }
 
 /// The same of a node with one tree of version 2, for tests.
 #[cfg(test)]
-pub(crate) const NODE: [(&str, u32); 10] = [
-    ("HAS_V1", 0),
-    ("V1_HIERARCHY", 0),
-    ("BLKIO_HIERARCHY", 0),
-    ("HAS_PSI", 1),
-    ("COUNTS_UDP", 1),
-    ("COUNTS_DNS", 1),
-    ("COUNTS_STALLS", 1),
-    ("COUNTS_OOM", 1),
-    ("SLOTS_COUNT", 64),
-    ("CPUS_COUNT", 2),
-];
+pub(crate) fn unified_node(switches: impl IntoIterator<Item = (&'static str, bool)>) -> Vec<(&'static str, u32)> {
+    let of_node = [
+        ("HAS_V1", 0),
+        ("V1_HIERARCHY", 0),
+        ("BLKIO_HIERARCHY", 0),
+        ("HAS_PSI", 1),
+        ("SLOTS_COUNT", 64),
+        ("CPUS_COUNT", 2),
+    ];
+    with_switches(of_node, switches)
+}
+
+fn with_switches(
+    of_node: [(&'static str, u32); 6],
+    switches: impl IntoIterator<Item = (&'static str, bool)>,
+) -> Vec<(&'static str, u32)> {
+    of_node.into_iter().chain(switches.into_iter().map(|(name, is_on)| (name, u32::from(is_on)))).collect()
+}
 
 /// A loader that has not loaded anything.
 ///

@@ -24,11 +24,10 @@ use super::{
 use crate::{
     attribution::{cgroups::Cgroups, kubernetes::Names},
     collectors::{
-        ALL, Spec, State, disk, dns, lifecycle,
+        ALL, Spec, State, disk, lifecycle,
         map_memory::{self, Demand, MemoryError, Plan},
-        oom,
         spec::{Kind, Part, Program, Start},
-        stalls, udp,
+        switches,
     },
     config::Config,
     kernel::{
@@ -41,7 +40,7 @@ use crate::{
         host::{self, Cpus},
         labels, memory_limit,
         needs::{self, Answers},
-        object::{self, Blank, Counts, Object, ObjectError},
+        object::{self, Blank, Object, ObjectError},
         refusal,
         slots::SlotMaps,
     },
@@ -199,14 +198,8 @@ impl Loader<'_> {
         let blank = Blank::default();
         let btf = Btf::read_file(Path::new(BTF)).map_err(|cause| State::Unsupported(cause.to_string()))?;
         let asked: Vec<&str> = running(&self.states).collect();
-        let is_asked = |spec: &Spec| asked.contains(&spec.name);
-        let counts = Counts {
-            udp: is_asked(&udp::SPEC),
-            dns: is_asked(&dns::SPEC),
-            stalls: is_asked(&stalls::SPEC),
-            oom: is_asked(&oom::SPEC),
-        };
-        let node = object::node(self.hierarchies, self.has_psi, counts, self.cpus.measured(), self.slots);
+        let switches = switches(|spec| asked.contains(&spec.name));
+        let node = object::node(self.hierarchies, self.has_psi, switches, self.cpus.measured(), self.slots);
         let answers = needs::programs(object::OBJECT)
             .and_then(|programs| Answers::new(&programs, btf, &node))
             .map_err(|cause| State::Failed(cause.to_string()))?;

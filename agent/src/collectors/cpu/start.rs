@@ -27,6 +27,7 @@ pub static SPEC: Spec = Spec {
     about: "CPU quota and what it stopped, CPU time by mode",
     kind: Kind::Files,
     is_optional: true,
+    switch: None,
     parts: &[
         Part {
             without: Some("quotas and CPU time by mode are read from files, every 5 s"),

@@ -15,6 +15,7 @@ pub static SPEC: Spec = Spec {
     about: "requests to block devices: how many, how much, and how long they took",
     kind: Kind::Programs,
     is_optional: true,
+    switch: None,
     parts: &[Part {
         programs: &[Program::on_tracepoint(
             "disk_complete",

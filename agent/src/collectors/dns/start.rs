@@ -23,6 +23,7 @@ pub static SPEC: Spec = Spec {
     about: "DNS: latency and results of queries",
     kind: Kind::Programs,
     is_optional: true,
+    switch: Some("COUNTS_DNS"),
     parts: &[
         Part {
             // Of the programs below, whichever run.

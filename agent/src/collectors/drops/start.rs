@@ -15,6 +15,7 @@ pub static SPEC: Spec = Spec {
     about: "packets that the kernel dropped, by its own reasons",
     kind: Kind::Programs,
     is_optional: true,
+    switch: None,
     parts: &[Part {
         // The second one, where it was, has no type. Without a reason it tells of packets that are used up as well.
         programs: &[Program::on_tracepoint("packet_dropped", "kfree_skb", &["sk_buff", "", "skb_drop_reason"])],

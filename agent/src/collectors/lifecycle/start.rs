@@ -26,6 +26,7 @@ pub static SPEC: Spec = Spec {
     about: "births and removals of cgroups, so that short lives have a name",
     kind: Kind::Programs,
     is_optional: false,
+    switch: None,
     parts: &[
         Part {
             programs: &[

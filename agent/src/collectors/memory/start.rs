@@ -22,6 +22,7 @@ pub static SPEC: Spec = Spec {
     about: "memory by type, limits and what happened at them, page faults",
     kind: Kind::Files,
     is_optional: true,
+    switch: None,
     parts: &[
         Part {
             without: Some("all is read from files, every 5 s, memory.stat every 30 s"),

@@ -21,6 +21,7 @@ pub static SPEC: Spec = Spec {
     about: "processes that the kernel killed for want of memory, and whose limit led to it",
     kind: Kind::Programs,
     is_optional: true,
+    switch: Some("COUNTS_OOM"),
     parts: &[
         Part {
             programs: &[Program::on_tracepoint(VICTIM_PROGRAM, "mark_victim", &["task_struct", "unsigned int"])],

@@ -25,6 +25,7 @@ pub static SPEC: Spec = Spec {
     about: "time in which tasks stalled for want of CPU, memory or a disk (PSI)",
     kind: Kind::Files,
     is_optional: true,
+    switch: None,
     parts: &[
         Part {
             without: Some("pressure is read from files, every 5 s"),

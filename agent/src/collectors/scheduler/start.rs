@@ -16,6 +16,7 @@ pub static SPEC: Spec = Spec {
     about: "CPU time, waits for a CPU and their causes, time off the CPU, migrations, context switches",
     kind: Kind::Programs,
     is_optional: true,
+    switch: None,
     parts: &[
         Part {
             without: Some("migrations and the part of a wait before one are missing"),

@@ -20,6 +20,7 @@ pub static SPEC: Spec = Spec {
     about: "stalls for want of memory by reason, major page faults",
     kind: Kind::Programs,
     is_optional: true,
+    switch: Some("COUNTS_STALLS"),
     parts: &[
         Part {
             programs: &[

@@ -17,6 +17,7 @@ pub static SPEC: Spec = Spec {
     about: "tasks by state, processes that began and ended",
     kind: Kind::Programs,
     is_optional: true,
+    switch: None,
     parts: &[
         Part {
             without: Some("counts of processes are missing"),

@@ -31,6 +31,7 @@ pub static SPEC: Spec = Spec {
     about: "TCP: bytes, segments, connections, their latencies and failures",
     kind: Kind::Programs,
     is_optional: true,
+    switch: None,
     parts: &[
         Part {
             // Of the programs below, whichever run.

@@ -15,6 +15,7 @@ pub static SPEC: Spec = Spec {
     about: "UDP: bytes, datagrams and errors",
     kind: Kind::Programs,
     is_optional: true,
+    switch: Some("COUNTS_UDP"),
     parts: &[
         Part {
             programs: &[Program::on_tracepoint(FULL, "udp_fail_queue_rcv_skb", &["int", "sock"])],

@@ -8,9 +8,12 @@ use super::{
     Answers, Fact, NeedsError, Program, Request, programs,
     request::{Condition, Without},
 };
-use crate::kernel::{
-    btf::{Btf, tests::blob::rich},
-    object::{NODE, OBJECT},
+use crate::{
+    collectors::node_of_tests,
+    kernel::{
+        btf::{Btf, tests::blob::rich},
+        object::OBJECT,
+    },
 };
 
 fn running() -> Btf {
@@ -102,7 +105,7 @@ fn a_name_that_is_no_request_is_refused() {
             section: "tp_btf/p".to_owned(),
             requests: BTreeSet::from([name.to_owned(), "u32 a.b?bandwidth".to_owned()]),
         };
-        let error = Answers::new(&[program], empty(), &NODE).expect_err("nobody knows it");
+        let error = Answers::new(&[program], empty(), &node_of_tests()).expect_err("nobody knows it");
         assert!(matches!(error, NeedsError::Unknown { .. }) && error.to_string().contains(name), "{error}");
     }
 }
@@ -137,7 +140,7 @@ fn bit_fields_are_read_by_their_aligned_word() {
 #[test]
 fn the_running_kernel_has_all_that_the_programs_need() {
     let programs = programs(OBJECT).unwrap();
-    let answers = Answers::new(&programs, running(), &NODE).unwrap();
+    let answers = Answers::new(&programs, running(), &node_of_tests()).unwrap();
     for program in &programs {
         assert_eq!(answers.refusal(&program.name), None);
         assert!(program.requests.len() >= 5, "{program:?}");
@@ -147,7 +150,7 @@ fn the_running_kernel_has_all_that_the_programs_need() {
 #[test]
 fn a_kernel_without_a_structure_refuses_what_needs_it_and_names_it() {
     let programs = programs(OBJECT).unwrap();
-    let answers = Answers::new(&programs, empty(), &NODE).unwrap();
+    let answers = Answers::new(&programs, empty(), &node_of_tests()).unwrap();
     for program in &programs {
         let refusal = answers.refusal(&program.name).unwrap_or_else(|| panic!("{} is not refused", program.name));
         assert!(refusal.starts_with(&format!("{} needs `", program.name)), "{refusal}");

@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 
 use super::super::{Btf, Shape, index::Kind};
 use crate::{
-    collectors::{ALL, dns, tcp, udp},
+    collectors::{ALL, dns, node_of_tests, tcp, udp},
     kernel::{
         hooks::Hook,
         needs::{Answers, Fact, Request, programs},
-        object::{NODE, OBJECT},
+        object::OBJECT,
     },
 };
 
@@ -47,7 +47,7 @@ fn check_all(kernel: &str, btf: Btf) -> Vec<String> {
             }
         }
     }
-    let answers = Answers::new(&programs, btf, &NODE).unwrap();
+    let answers = Answers::new(&programs, btf, &node_of_tests()).unwrap();
     for feature in ["throttle", "bandwidth", "memstall", "high", "accounting", "times"] {
         assert_eq!(answers.lack(feature), None, "{kernel}");
     }
@@ -106,7 +106,7 @@ fn every_fetched_kernel_has_what_the_programs_need() {
         let mut missing = check_all(series, read(&fetched(series)));
         missing.sort();
         // The registers of the task that runs are at hand since 5.15.
-        let answers = Answers::new(&programs(OBJECT).unwrap(), read(&fetched(series)), &NODE).unwrap();
+        let answers = Answers::new(&programs(OBJECT).unwrap(), read(&fetched(series)), &node_of_tests()).unwrap();
         assert_eq!(answers.lack("dns").is_some(), series == "5.10", "{series}");
         // The loop of the walks came in 5.17, what leads to a CPU's own part in 5.19.
         let expected: &[&str] = if series == "6.1" {
@@ -146,7 +146,7 @@ fn of_a_part_and_its_stand_in_each_kernel_runs_what_it_can() {
         ("6.12", two, tracepoints, Ok(tracepoints)),
         ("7.2", two, tracepoints, Ok(tracepoints)),
     ] {
-        let answers = Answers::new(&programs(OBJECT).unwrap(), read(&fetched(series)), &NODE).unwrap();
+        let answers = Answers::new(&programs(OBJECT).unwrap(), read(&fetched(series)), &node_of_tests()).unwrap();
         for (spec, expected) in [(&tcp::SPEC, Ok(of_tcp)), (&udp::SPEC, Ok(of_udp)), (&dns::SPEC, of_dns)] {
             let part = spec.parts.iter().find(|part| part.stand_in.is_some()).unwrap();
             match (part.on(&answers), expected) {
@@ -189,7 +189,7 @@ fn members_that_only_some_kernels_have_are_told_apart() {
         ("6.12", true, "task_struct.__state", "kernfs_node.parent", 4),
         ("7.2", true, "task_struct.__state", "kernfs_node.__parent", 4),
     ] {
-        let answers = Answers::new(&programs(OBJECT).unwrap(), read(&fetched(series)), &NODE).unwrap();
+        let answers = Answers::new(&programs(OBJECT).unwrap(), read(&fetched(series)), &node_of_tests()).unwrap();
         let btf = answers.btf();
         assert_eq!(answers.lack("cfs_rq.throttled_clock_self_time").is_none(), throttle_totals, "{series}");
         let numbers: std::collections::HashMap<&str, u32> = answers.numbers().collect();
