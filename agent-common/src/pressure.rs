@@ -2,10 +2,34 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::event;
+use crate::{event, label::label};
 
 /// The stalls of a cgroup up to its removal: [`Stalls`]. Comes before the removal.
 pub const LAST_WORDS: u32 = event::kind("pressure.last_words");
+
+label! {
+    /// For want of what tasks stall.
+    Resource {
+        /// A CPU.
+        Cpu = "cpu",
+        /// Memory.
+        Memory = "memory",
+        /// A disk.
+        Io = "io",
+        /// A CPU that handles interrupts.
+        Irq = "irq",
+    }
+}
+
+label! {
+    /// Whose stall it is.
+    Stall {
+        /// Some tasks', while others may have run.
+        Some = "some",
+        /// All tasks' that had something to do.
+        Full = "full",
+    }
+}
 
 /// Room for the kernel's states of a stall: resource, and some or all tasks.
 pub const STATES: usize = 8;

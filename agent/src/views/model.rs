@@ -4,13 +4,14 @@ use std::{collections::HashMap, sync::Arc};
 
 use podlens_common::{
     disk::{Operation, Part},
+    scheduler::Cause,
     tcp::{ConnectionEvent, Direction},
 };
 
 use crate::{
     collectors::{
         disk::metrics as disk, drops::metrics::DROPS, memory::metrics as memory, oom::metrics::OOM_KILLS,
-        pressure::metrics::PRESSURE, scheduler::metrics, stalls::metrics as stalls, tcp::metrics as tcp,
+        pressure::metrics as pressure, scheduler::metrics, stalls::metrics as stalls, tcp::metrics as tcp,
         udp::metrics as udp,
     },
     registry::{Sample, Snapshot, Value, snapshot::Culprit},
@@ -20,15 +21,12 @@ use crate::{
 /// A distribution and its sum.
 type Cells = [u64; Histogram::CELLS];
 
-/// Combinations of the labels of [`PRESSURE`].
-const PRESSURES: usize = 8;
-
 /// What an entity did in the time between.
 #[derive(Clone, Debug)]
 pub(super) struct Usage {
     pub(super) cpu_ns: u64,
     waits: Cells,
-    pub(super) cause_ns: [u64; 6],
+    cause_ns: [u64; Cause::COUNT],
     pub(super) oom_kills: u64,
     /// How long its tasks stalled for want of memory, for whichever reason.
     pub(super) stalled_ns: u64,
@@ -39,8 +37,19 @@ pub(super) struct Usage {
     pub(super) disk_bytes: [u64; Operation::COUNT],
     pub(super) network: Network,
     /// Time under pressure, by what was wanted and how many stalled, as the metric's combinations stand.
-    pub(super) pressure_ns: [u64; PRESSURES],
+    pressure_ns: [u64; pressure::COMBINATIONS],
     pub(super) memory: Memory,
+}
+
+/// For how long its tasks waited for a CPU, in nanoseconds, by who held that.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct WaitNs {
+    pub(super) all: u64,
+    pub(super) own: u64,
+    pub(super) pod: u64,
+    /// Other pods, units of the node and the kernel.
+    pub(super) others: u64,
+    pub(super) idle: u64,
 }
 
 /// What its sockets did.
@@ -52,7 +61,7 @@ pub(super) struct Network {
     pub(super) segments: u64,
     pub(super) retransmits: u64,
     /// TCP connections by what happened to them, and those that an error ended.
-    pub(super) connections: [u64; ConnectionEvent::COUNT],
+    connections: [u64; ConnectionEvent::COUNT],
     pub(super) errors: u64,
     round_trips: Cells,
     /// Packets, for whichever reason.
@@ -80,7 +89,7 @@ impl Usage {
     const NONE: Self = Self {
         cpu_ns: 0,
         waits: [0; Histogram::CELLS],
-        cause_ns: [0; 6],
+        cause_ns: [0; Cause::COUNT],
         oom_kills: 0,
         stalled_ns: 0,
         major_faults: [0; Histogram::CELLS],
@@ -88,7 +97,7 @@ impl Usage {
         queues: [0; Histogram::CELLS],
         disk_bytes: [0; Operation::COUNT],
         network: Network::NONE,
-        pressure_ns: [0; PRESSURES],
+        pressure_ns: [0; pressure::COMBINATIONS],
         memory: Memory { working_set: None, unreclaimable: None, limit: None },
     };
 
@@ -97,13 +106,29 @@ impl Usage {
         Histogram::new(&self.waits)
     }
 
+    /// The same by who ran meanwhile.
+    pub(super) fn waited_for(&self) -> WaitNs {
+        let mut waited = WaitNs::default();
+        for (cause, ns) in Cause::ALL.into_iter().zip(self.cause_ns) {
+            waited.all += ns;
+            match cause {
+                Cause::Own => waited.own += ns,
+                Cause::Pod => waited.pod += ns,
+                Cause::Neighbor | Cause::System => waited.others += ns,
+                Cause::Idle => waited.idle += ns,
+                Cause::Unknown => {}
+            }
+        }
+        waited
+    }
+
     pub(super) fn major_faults(&self) -> Histogram<'_> {
         Histogram::new(&self.major_faults)
     }
 
     /// Time of requests in devices.
     pub(super) fn in_devices(&self, operation: Operation) -> Histogram<'_> {
-        self.devices.get(operation as usize).map_or(Histogram::new(&[0; Histogram::CELLS]), Histogram::new)
+        self.devices.get(operation.index()).map_or(Histogram::new(&[0; Histogram::CELLS]), Histogram::new)
     }
 
     /// Time of requests in queues and devices.
@@ -114,8 +139,7 @@ impl Usage {
 
     /// The longest time in which some task stalled, among what can be wanted.
     pub(super) fn longest_pressure_ns(&self) -> u64 {
-        // `some` stands before `full`, for each resource.
-        self.pressure_ns.iter().step_by(2).copied().max().unwrap_or(0)
+        pressure::SOME.into_iter().filter_map(|some| self.pressure_ns.get(some)).copied().max().unwrap_or(0)
     }
 
     fn enter(&mut self, metric: &Metric, sample: &Sample<'_>, apply: impl Fn(&mut u64, u64)) {
@@ -126,7 +150,7 @@ impl Usage {
                     apply(cause_ns, ns);
                 }
             }
-            Value::Nanoseconds(ns) if *metric == PRESSURE => {
+            Value::Nanoseconds(ns) if *metric == pressure::PRESSURE => {
                 if let Some(known) = self.pressure_ns.get_mut(sample.combination) {
                     apply(known, ns);
                 }
@@ -169,7 +193,7 @@ impl Usage {
         if *metric != disk::LATENCY {
             return None;
         }
-        if combination % Part::COUNT == Part::Queue as usize {
+        if combination % Part::COUNT == Part::Queue.index() {
             return Some(&mut self.queues);
         }
         self.devices.get_mut(combination / Part::COUNT)
@@ -198,14 +222,16 @@ impl Network {
 
     /// Connections made, by either side.
     pub(super) fn made(&self) -> u64 {
-        let [opened, accepted, _, _] = self.connections;
-        opened + accepted
+        self.connections(ConnectionEvent::Opened) + self.connections(ConnectionEvent::Accepted)
     }
 
     /// Connections that were not made, or that an error ended.
     pub(super) fn failed(&self) -> u64 {
-        let [_, _, failed, _] = self.connections;
-        failed + self.errors
+        self.connections(ConnectionEvent::Failed) + self.errors
+    }
+
+    fn connections(&self, event: ConnectionEvent) -> u64 {
+        self.connections.get(event.index()).copied().unwrap_or(0)
     }
 
     /// Where a number is kept, if a view has it.

@@ -84,7 +84,7 @@ pub(super) fn disks(text: &mut String, usages: &[(&Entity, Usage)], seconds: f64
         let (in_queues, in_devices) = usage.disk_ns();
         let _ = write!(text, "{:NAME$}", shorten(&entity.to_string()));
         for operation in [Operation::Read, Operation::Write] {
-            let bytes = usage.disk_bytes.get(operation as usize).copied().unwrap_or(0);
+            let bytes = usage.disk_bytes.get(operation.index()).copied().unwrap_or(0);
             let took = usage.in_devices(operation);
             let _ = write!(
                 text,

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 use super::{
     format::{NAME, ROWS, more, per_second, percent, quantile, shorten},
-    model::{Delay, Usage, delays, usages},
+    model::{Delay, Usage, WaitNs, delays, usages},
     resources::{disks, memory, network},
 };
 use crate::{registry::Snapshot, signal::Entity};
@@ -42,8 +42,7 @@ fn busiest(text: &mut String, usages: &[(&Entity, Usage)], seconds: f64) {
         "", "cores", "tasks", "a dispatch, up to", "share of the waiting, by who ran"
     );
     for (entity, usage) in rows.iter().take(ROWS) {
-        let all_ns: u64 = usage.cause_ns.iter().sum();
-        let [own, pod, neighbor, system, idle, _] = usage.cause_ns;
+        let WaitNs { all, own, pod, others, idle } = usage.waited_for();
         let _ = writeln!(
             text,
             "{:NAME$} {:>7.3} {:>8.3} {:>9} {:>9} {:>7} {:>7} {:>7} {:>7}",
@@ -52,10 +51,10 @@ fn busiest(text: &mut String, usages: &[(&Entity, Usage)], seconds: f64) {
             per_second(usage.waits().sum_ns(), seconds),
             quantile(usage.waits(), 0.5),
             quantile(usage.waits(), 0.99),
-            percent(own, all_ns),
-            percent(pod, all_ns),
-            percent(neighbor + system, all_ns),
-            percent(idle, all_ns),
+            percent(own, all),
+            percent(pod, all),
+            percent(others, all),
+            percent(idle, all),
         );
     }
     more(text, rows.len());

@@ -147,9 +147,8 @@ impl<'a> Cost<'a> {
         if let Entity::Container(container) = entity {
             self.pods.insert((&container.namespace, &container.pod));
         }
-        let [_, _, neighbor, system, _, _] = usage.cause_ns;
         self.cpu_ns += usage.cpu_ns;
-        self.suffered_ns += neighbor + system;
+        self.suffered_ns += usage.waited_for().others;
         self.memory += usage.memory.working_set.unwrap_or(0);
         self.network_bytes += usage.network.all_bytes();
         self.disk_bytes += usage.disk_bytes.iter().sum::<u64>();

@@ -2,15 +2,17 @@
 
 use std::path::Path;
 
-use super::{COMBINATIONS, Totals, metrics::RESOURCES};
+use podlens_common::pressure::{Resource, Stall};
+
+use super::Totals;
 use crate::kernel::cgroupfs::files::{CgroupFile, FileReader, Source, Turn};
 
 /// One file for each resource.
-pub(super) struct PressureFiles([CgroupFile; RESOURCES.len()]);
+pub(super) struct PressureFiles([CgroupFile; Resource::COUNT]);
 
 impl PressureFiles {
     pub(super) fn of(reader: &FileReader, directory: &Path) -> Self {
-        Self(RESOURCES.map(|resource| reader.file(directory.join(format!("{resource}.pressure")))))
+        Self(Resource::NAMES.map(|resource| reader.file(directory.join(format!("{resource}.pressure")))))
     }
 }
 
@@ -19,7 +21,7 @@ impl Source for PressureFiles {
 
     fn read(&mut self, turn: &mut Turn) -> Totals {
         let mut totals = Totals::default();
-        for (file, cells) in self.0.iter_mut().zip(totals.0.chunks_mut(COMBINATIONS / RESOURCES.len())) {
+        for (file, cells) in self.0.iter_mut().zip(totals.0.chunks_mut(Stall::COUNT)) {
             let said = file.read(turn, parse).unwrap_or_default();
             cells.iter_mut().zip(said).for_each(|(cell, total)| *cell = total);
         }
@@ -28,9 +30,10 @@ impl Source for PressureFiles {
 }
 
 /// The totals of some and full, in nanoseconds.
-fn parse(text: &str) -> [Option<u64>; 2] {
-    ["some ", "full "].map(|stall| {
-        let line = text.split_inclusive('\n').find_map(|line| line.strip_prefix(stall)?.strip_suffix('\n'))?;
+fn parse(text: &str) -> [Option<u64>; Stall::COUNT] {
+    Stall::NAMES.map(|stall| {
+        let mut lines = text.split_inclusive('\n');
+        let line = lines.find_map(|line| line.strip_prefix(stall)?.strip_prefix(' ')?.strip_suffix('\n'))?;
         let total = line.split(' ').find_map(|word| word.strip_prefix("total="))?;
         total.parse::<u64>().ok()?.checked_mul(1000)
     })

@@ -1,14 +1,19 @@
 //! The metric of the collector `pressure`.
 
+use podlens_common::pressure::{Resource, Stall};
+
 use crate::signal::{ByDefault, Kind, Label, LabelValues, Metric, Unit};
 
-/// Resources for which tasks stall.
-pub(super) const RESOURCES: [&str; 4] = ["cpu", "memory", "io", "irq"];
-/// Whose stall it is.
-pub(super) const STALLS: [&str; 2] = ["some", "full"];
+/// Combinations of the labels of [`PRESSURE`], of which the last changes fastest.
+pub const COMBINATIONS: usize = Resource::COUNT * Stall::COUNT;
 
-/// The combinations of the labels in which some tasks stalled, of which the last label changes fastest.
-const SOME: [usize; RESOURCES.len()] = [0, 2, 4, 6];
+/// Those in which some tasks stalled.
+pub const SOME: [usize; Resource::COUNT] =
+    [some_of(Resource::Cpu), some_of(Resource::Memory), some_of(Resource::Io), some_of(Resource::Irq)];
+
+const fn some_of(resource: Resource) -> usize {
+    resource.index() * Stall::COUNT + Stall::Some.index()
+}
 
 /// Time in which tasks stalled.
 pub static PRESSURE: Metric = Metric {
@@ -18,8 +23,8 @@ pub static PRESSURE: Metric = Metric {
     unit: Unit::Seconds,
     help: "Time in which some or all (full) of the cgroup's tasks that had something to do stalled for want of a resource, as the kernel counts it (PSI); exact up to the cgroup's end. No sample for what has not occurred, nor for irq where the kernel does not count the time of interrupts",
     labels: &[
-        Label { name: "resource", values: LabelValues::Fixed(&RESOURCES) },
-        Label { name: "stall", values: LabelValues::Fixed(&STALLS) },
+        Label { name: "resource", values: LabelValues::Fixed(&Resource::NAMES) },
+        Label { name: "stall", values: LabelValues::Fixed(&Stall::NAMES) },
     ],
     sparse: true,
     by_default: ByDefault::Only(&SOME),
@@ -33,14 +38,14 @@ pub static PRESSURE: Metric = Metric {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
-    use super::{PRESSURE, RESOURCES, SOME};
+    use super::{PRESSURE, Resource, SOME};
     use crate::signal::Layout;
 
     #[test]
     fn by_default_a_resource_has_the_time_in_which_some_tasks_stalled() {
         let layout = Layout::new(&[&PRESSURE]);
         let column = layout.column(&PRESSURE).unwrap();
-        for (combination, resource) in SOME.into_iter().zip(RESOURCES) {
+        for (combination, resource) in SOME.into_iter().zip(Resource::NAMES) {
             let values: Vec<(&str, &str)> = column.values(combination).collect();
             assert_eq!(values, [("resource", resource), ("stall", "some")]);
         }

@@ -18,14 +18,11 @@ use std::{
 use foldhash::fast::RandomState;
 use podlens_common::{
     cgroup::{CgroupKey, KEY_V1},
-    pressure::{PressureRecord, STATES, Stalls},
+    pressure::{PressureRecord, Resource, STATES, Stall, Stalls},
 };
 
 pub use self::start::SPEC;
-use self::{
-    files::PressureFiles,
-    metrics::{RESOURCES, STALLS},
-};
+use self::{files::PressureFiles, metrics::COMBINATIONS};
 use super::{
     Collector, EntityCgroup, Noticed, Readings, SlotsInUse, Spec, Sweep,
     tree::{TreeReader, WalkSchedule},
@@ -43,8 +40,6 @@ use crate::{
 
 /// Least time between two walks, unless there is a new cgroup.
 const WALK_INTERVAL: Duration = Duration::from_secs(10);
-
-const COMBINATIONS: usize = RESOURCES.len() * STALLS.len();
 
 /// Nanoseconds by resource and stall; none for what the kernel does not count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -207,9 +202,15 @@ impl Watched {
 impl States {
     /// The states by the kernel's names, whose numbers `of` tells.
     pub(super) fn new(of: impl Fn(&str) -> Option<i64>) -> Self {
-        let names = ["CPU", "MEM", "IO", "IRQ"]
-            .into_iter()
-            .flat_map(|resource| STALLS.iter().map(move |stall| format!("PSI_{resource}_{}", stall.to_uppercase())));
+        let kernel_name = |resource| match resource {
+            Resource::Cpu => "CPU",
+            Resource::Memory => "MEM",
+            Resource::Io => "IO",
+            Resource::Irq => "IRQ",
+        };
+        let names = Resource::ALL.into_iter().flat_map(|resource| {
+            Stall::NAMES.map(|stall| format!("PSI_{}_{}", kernel_name(resource), stall.to_uppercase()))
+        });
         let mut states = [None; COMBINATIONS];
         for (state, name) in states.iter_mut().zip(names) {
             *state = of(&name).and_then(|number| usize::try_from(number).ok()).filter(|number| *number < STATES);

@@ -217,7 +217,7 @@ mod tests {
     fn what_came_after_the_walk_is_not_known_and_what_was_there_has_none() {
         let mut walked = Walked { held: HashSet::from_iter([POD]), ..Walked::default() };
         check(&walked, 9, POD, None);
-        walked.fill(std::iter::empty(), &TaskWalk { finished: 1, ..TaskWalk::default() });
+        walked.fill(iter::empty(), &TaskWalk { finished: 1, ..TaskWalk::default() });
         check(&walked, 9, POD, Some([0; TaskState::COUNT]));
         check(&walked, 10, POD + 1, None);
     }
