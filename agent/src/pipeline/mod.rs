@@ -70,7 +70,6 @@ pub struct Pipeline {
     node: Arc<str>,
     states: Vec<(&'static str, State)>,
     memory: Plan,
-    started: Instant,
     names: Arc<Names>,
     inner: Mutex<Inner>,
     /// What exporters have delivered since the last sweep began: the newest snapshot of each. Apart from `inner`, so that
@@ -226,12 +225,6 @@ impl Pipeline {
     #[must_use]
     pub fn names(&self) -> &Arc<Names> {
         &self.names
-    }
-
-    /// How long it has been at work.
-    #[must_use]
-    pub fn uptime(&self) -> Duration {
-        self.started.elapsed()
     }
 }
 

@@ -147,7 +147,6 @@ impl Pipeline {
             node: config.node.as_str().into(),
             states,
             memory,
-            started: now,
             names,
             inner: Mutex::new(inner),
             delivered: Mutex::default(),

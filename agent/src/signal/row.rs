@@ -11,7 +11,7 @@ use super::{
 };
 
 /// Most metrics that a layout takes: a row remembers by one bit each which of them it has.
-pub const COLUMNS: usize = 64;
+const COLUMNS: usize = 64;
 
 /// Where each metric's values are in a row.
 #[derive(Clone, Debug, Default)]
@@ -53,8 +53,9 @@ pub struct Row {
 pub type NamesOf<'a> = &'a dyn Fn(&KernelEnum) -> Vec<Box<str>>;
 
 impl Layout {
-    /// A layout for these metrics, in their order; those beyond [`COLUMNS`] are never present. A metric with a label that
-    /// the kernel names has no values here: see [`Layout::with_kernel_names`]. A collector gets its own from its start.
+    /// A layout for these metrics, in their order; those beyond the 64th are never present, since a row remembers by one bit
+    /// each which it has. A metric with a label that the kernel names has no values here: see [`Layout::with_kernel_names`]. A
+    /// collector gets its own from its start.
     #[must_use]
     pub fn new(metrics: &[&'static Metric]) -> Self {
         Self::with_kernel_names(metrics, &|_| Vec::new())

@@ -46,11 +46,6 @@ impl VictoriaMetrics {
         Self { _process: process, address }
     }
 
-    /// Where it receives OTLP, below which `/v1/metrics` is.
-    pub fn otlp_endpoint(&self) -> String {
-        format!("http://{}/opentelemetry", self.address)
-    }
-
     /// Where it serves.
     pub fn address(&self) -> SocketAddr {
         self.address

@@ -21,7 +21,7 @@ use std::{
 use foldhash::fast::RandomState;
 use podlens_common::{
     cgroup::{CgroupKey, KEY_MARKS},
-    cpu::{CpuFigures, CpuRecord, CpuTimesAt, LAST_TIMES},
+    cpu::{CpuFigures, CpuRecord, CpuTimesAt, LAST_TIMES, QUOTAS},
 };
 
 pub use self::start::SPEC;
@@ -120,7 +120,7 @@ impl Cpu {
     fn walk_quotas(&mut self) {
         let Some(walk) = &self.sources.walk else { return };
         let (mark, watched) = (self.hierarchies.cpu_mark(), &self.watched);
-        let done = walk.walk(Subtrees::new, |met, record| {
+        let done = walk.walk_through(QUOTAS, Subtrees::new, |met, record| {
             let key = record.id | mark;
             let is_wanted = record.id != 0 && watched.contains_key(&key);
             met.take(record.depth, figures::pending(&record.figures), is_wanted.then_some((key, record)));
@@ -370,22 +370,5 @@ mod tests {
         assert_eq!(cells(&metrics::MODE), Some([10_000, 20_000].as_slice()));
         assert_eq!(cells(&metrics::LIMIT), None, "what is gone has no limit");
         assert!(cpu.lost().iter().all(|(_, times)| *times == 0));
-    }
-
-    /// Not a test: prints what a sweep costs here.
-    #[test]
-    #[ignore = "measures"]
-    fn the_cost_of_a_sweep_with_500_cgroups() {
-        let (_root, mut cpu) = collector_of(500);
-        sweep_until_read(&mut cpu, 500);
-        let mut took: Vec<Duration> = (0..50)
-            .map(|_| {
-                let began = Instant::now();
-                sweep(&mut cpu);
-                began.elapsed()
-            })
-            .collect();
-        took.sort();
-        println!("a sweep with 500 cgroups: {:?}, the longest {:?}", took[25], took[49]);
     }
 }
