@@ -11,6 +11,7 @@ pub mod collectors;
 pub mod commands;
 pub mod config;
 pub mod export;
+pub mod files;
 pub mod fleet;
 pub mod kernel;
 pub mod log;

@@ -61,6 +61,9 @@ pub enum Error {
     #[error("configuration file {} is a directory; name the file in it", .path.display())]
     IsDirectory { path: PathBuf },
 
+    #[error("configuration file {} cannot be read: {what}; name a regular file", .path.display())]
+    IrregularFile { path: PathBuf, what: String },
+
     #[error("cannot read configuration file {}; let the user that runs podlens read it", .path.display())]
     ReadFile { path: PathBuf, source: io::Error },
 
@@ -119,6 +122,11 @@ pub enum Error {
         "the node has no valid name: neither NODE_NAME nor the host's name is 1 to 253 letters, digits, dots, dashes or underscores; set `node`, PODLENS_NODE or --node"
     )]
     NoNodeName,
+
+    #[error(
+        "the node has no name: NODE_NAME is not set, and the host's name could not be read from /proc/sys/kernel/hostname; set `node`, PODLENS_NODE or --node"
+    )]
+    UnreadHostName,
 
     #[error(
         "environment variable NODE_IP is `{address}`, which is no IP address; set it to the node's own, or unset it and set `kubernetes.kubelet_url`"

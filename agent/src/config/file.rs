@@ -1,10 +1,6 @@
 //! The configuration file: every key that its YAML gives is set by the list in `keys`.
 
-use std::{
-    fs::File,
-    io::{ErrorKind, Read as _},
-    path::Path,
-};
+use std::{io::ErrorKind, path::Path};
 
 use super::{
     Config, Error,
@@ -12,6 +8,7 @@ use super::{
     setting::{self, Setting},
     yaml::{self, Content, Entry, Node, Place},
 };
+use crate::files;
 
 /// A file of all keys with long headers stays far below.
 const LIMIT_BYTES: u64 = 1 << 20;
@@ -26,13 +23,11 @@ fn read(path: &Path) -> Result<String, Error> {
     let failed = |source: std::io::Error| match source.kind() {
         ErrorKind::NotFound => Error::MissingFile { path: path.to_owned() },
         ErrorKind::IsADirectory => Error::IsDirectory { path: path.to_owned() },
+        ErrorKind::InvalidInput => Error::IrregularFile { path: path.to_owned(), what: source.to_string() },
+        ErrorKind::FileTooLarge => Error::FileTooLarge { path: path.to_owned(), limit_bytes: LIMIT_BYTES },
         _ => Error::ReadFile { path: path.to_owned(), source },
     };
-    let mut bytes = Vec::new();
-    File::open(path).and_then(|file| file.take(LIMIT_BYTES + 1).read_to_end(&mut bytes)).map_err(failed)?;
-    if bytes.len() as u64 > LIMIT_BYTES {
-        return Err(Error::FileTooLarge { path: path.to_owned(), limit_bytes: LIMIT_BYTES });
-    }
+    let bytes = files::read(path, LIMIT_BYTES).map_err(failed)?;
     String::from_utf8(bytes).map_err(|_| Error::FileNotUtf8 { path: path.to_owned() })
 }
 

@@ -42,10 +42,11 @@ const LAYERS: &[Layer] = &[
     Layer { name: "cli", imports: &[] },
     Layer { name: "log", imports: &[] },
     Layer { name: "backoff", imports: &[] },
+    Layer { name: "files", imports: &[] },
 ];
 
 /// What any layer but the ground floor may import.
-const LEAVES: &[&str] = &["config", "cli", "log", "backoff"];
+const LEAVES: &[&str] = &["config", "cli", "log", "backoff", "files"];
 const EVERYTHING: &[&str] = &["*"];
 const GROUND: &str = "signal";
 

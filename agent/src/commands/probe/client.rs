@@ -1,6 +1,10 @@
 //! What `podlens probe` asks with: TLS and credentials, as the agents' web configuration wants them.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{
+    io::{self, Write as _},
+    path::Path,
+    sync::Arc,
+};
 
 use anyhow::{Context as _, Result, bail};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -18,7 +22,7 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
 };
 
-use crate::cli::Probe;
+use crate::{cli::Probe, files};
 
 pub(super) type Client = legacy::Client<HttpsConnector<HttpConnector>, Empty<Bytes>>;
 
@@ -53,7 +57,10 @@ pub(super) fn headers(options: &Probe) -> Result<HeaderMap> {
     };
     if let Some(credentials) = credentials {
         if is_plain(&options.url) {
-            eprintln!("podlens: the credentials are sent without encryption, since the URL begins with http://");
+            let _ = writeln!(
+                io::stderr(),
+                "podlens: the credentials are sent without encryption, since the URL begins with http://"
+            );
         }
         let mut value = HeaderValue::try_from(credentials)
             .context("the credentials have characters that no header can carry; correct the file")?;
@@ -69,11 +76,15 @@ fn is_plain(url: &Uri) -> bool {
 
 /// A newline at the end is the editor's.
 fn first_line(path: &Path) -> Result<String> {
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = String::from_utf8(read(path)?).with_context(|| format!("{} is not UTF-8 text", path.display()))?;
     match text.lines().map(str::trim).find(|line| !line.is_empty()) {
         Some(line) => Ok(line.to_owned()),
         None => bail!("{} is empty; write the password or the token into it", path.display()),
     }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    files::read(path, files::CREDENTIAL_BYTES).with_context(|| format!("cannot read {}", path.display()))
 }
 
 fn tls(options: &Probe) -> Result<ClientConfig> {
@@ -93,7 +104,8 @@ fn tls(options: &Probe) -> Result<ClientConfig> {
     let (Some(certificate), Some(key)) = (&options.cert_file, &options.key_file) else {
         return Ok(builder.with_no_client_auth());
     };
-    let key = PrivateKeyDer::from_pem_file(key).with_context(|| format!("{} has no key in PEM", key.display()))?;
+    let key =
+        PrivateKeyDer::from_pem_slice(&read(key)?).with_context(|| format!("{} has no key in PEM", key.display()))?;
     builder
         .with_client_auth_cert(certificates(certificate)?, key)
         .with_context(|| format!("the certificate in {} cannot be used with the key", certificate.display()))
@@ -101,7 +113,7 @@ fn tls(options: &Probe) -> Result<ClientConfig> {
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
     let lacking = || format!("{} has no certificate in PEM", path.display());
-    let all: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).with_context(lacking)?.collect();
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(path)?).collect();
     let all = all.with_context(lacking)?;
     if all.is_empty() { Err(anyhow::anyhow!(lacking())) } else { Ok(all) }
 }

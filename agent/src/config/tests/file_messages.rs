@@ -3,6 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use proptest::prelude::{Strategy, any, prop_assert, prop_oneof, proptest};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 use super::{
     super::{Config, Inputs, file, load},
@@ -162,6 +163,9 @@ fn a_file_that_cannot_be_read_is_named_with_the_remedy() {
         ),
     );
     check(".", format!("configuration file {root}/. is a directory; name the file in it"));
+    mknodat(CWD, directory.path().join("pipe"), FileType::Fifo, Mode::RUSR, 0).unwrap();
+    let what = "cannot be read: it is a pipe and no regular file; name a regular file";
+    check("pipe", format!("configuration file {root}/pipe {what}"));
 
     std::fs::write(directory.path().join("latin1.yaml"), b"node: \xe9").unwrap();
     check("latin1.yaml", format!("configuration file {root}/latin1.yaml is not UTF-8 text; save it as UTF-8"));

@@ -4,8 +4,7 @@
 //! reads the file of a container the moment it is born, since a short-lived one takes its file along.
 
 use std::{
-    fs::File,
-    io::{self, Read as _},
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -20,7 +19,10 @@ use super::{
     pod::bare_id,
     table::{ContainerFacts, Unknown},
 };
-use crate::signal::shutdown::{Shutdown, until_stopped};
+use crate::{
+    files,
+    signal::shutdown::{Shutdown, until_stopped},
+};
 
 pub(super) const SOURCE: &str = "bundle";
 const READ: &str = "read";
@@ -224,7 +226,7 @@ async fn sleep_until(next: Option<tokio::time::Instant>) {
 fn look_up(root: &Path, names: &Names, container: &Unknown) -> Result<(), String> {
     for (place, file) in PLACES {
         let path = root.join(place).join(&*container.container_id).join(file);
-        let json = match read(&path) {
+        let json = match files::read(&path, LIMIT_BYTES) {
             Ok(json) => json,
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => continue,
             Err(cause) => {
@@ -247,15 +249,6 @@ fn look_up(root: &Path, names: &Names, container: &Unknown) -> Result<(), String
     names.count(SOURCE, READ, ABSENT);
     debug!(container = %container.container_id, "no bundle");
     Ok(())
-}
-
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut json = Vec::new();
-    let read = File::open(path)?.take(LIMIT_BYTES + 1).read_to_end(&mut json)?;
-    if read as u64 > LIMIT_BYTES {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is longer than {LIMIT_BYTES} bytes")));
-    }
-    Ok(json)
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! The web configuration's files: what is in them, and whether they have changed.
 
 use std::{
-    fs::{self, File},
-    io::Read as _,
+    fs,
+    io::ErrorKind,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
@@ -11,7 +11,10 @@ use std::{
 use ring::digest;
 
 use super::WebError;
-use crate::config::{Pem, WebFile};
+use crate::{
+    config::{Pem, WebFile},
+    files,
+};
 
 /// A long chain, or a list of authorities, stays far below.
 const LIMIT_BYTES: u64 = 1 << 20;
@@ -106,14 +109,10 @@ fn named(web: &WebFile) -> Vec<PathBuf> {
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>, WebError> {
-    let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(LIMIT_BYTES + 1).read_to_end(&mut bytes))
-        .map_err(|cause| WebError::Read { path: path.to_owned(), cause })?;
-    if bytes.len() as u64 > LIMIT_BYTES {
-        return Err(WebError::TooLarge { path: path.to_owned(), limit_bytes: LIMIT_BYTES });
-    }
-    Ok(bytes)
+    files::read(path, LIMIT_BYTES).map_err(|cause| match cause.kind() {
+        ErrorKind::FileTooLarge => WebError::TooLarge { path: path.to_owned(), limit_bytes: LIMIT_BYTES },
+        _ => WebError::Read { path: path.to_owned(), cause },
+    })
 }
 
 impl Contents {

@@ -3,11 +3,11 @@
 use std::{
     path::PathBuf,
     pin::pin,
-    process::Command,
     task::{Context, Waker},
 };
 
 use super::*;
+use crate::files::SILENT;
 
 #[tokio::test]
 async fn a_new_certificate_is_shown_at_the_next_handshake_and_one_without_its_key_never() {
@@ -114,25 +114,23 @@ async fn what_is_no_tls_is_refused_and_told() {
     assert_eq!(count(&running, Refusal::Gone), 0);
 }
 
-/// A file that nobody can read to its end, as on a disk that does not answer, until this is dropped.
+/// A file that nobody can read, as on a disk that does not answer, until this is dropped.
 struct Stuck(PathBuf);
 
 impl Stuck {
-    /// In the place of this file.
+    /// In the place of this file. It is empty.
     fn new(path: PathBuf) -> Self {
-        let beside = path.with_extension("stuck");
-        assert!(Command::new("mkfifo").arg(&beside).status().unwrap().success());
-        fs::rename(&beside, &path).unwrap();
+        SILENT.lock().unwrap().push(path.clone());
+        fs::write(&path, "").unwrap();
         Self(path)
     }
 }
 
 impl Drop for Stuck {
     fn drop(&mut self) {
-        // Whoever waits for its other end goes on and finds nothing in it. It is gone before, so that nobody comes after that.
-        let end = fs::File::options().read(true).write(true).open(&self.0);
+        // Gone before, so that nobody comes after that.
         let _ = fs::remove_file(&self.0);
-        drop(end);
+        SILENT.lock().unwrap().retain(|path| *path != self.0);
     }
 }
 
