@@ -18,6 +18,8 @@ pub fn start(log: &Log) {
     #[cfg(feature = "kernel-log")]
     let filter = filter.with_target("kernel", level);
     let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_target(false);
+    // It would tell of a full disk behind standard error there, and end the process by that.
+    let lines = lines.log_internal_errors(false);
     let start = tracing_subscriber::registry().with(filter);
     // A second start, in a test for instance, keeps the first.
     let _ = match log.format {

@@ -1,6 +1,9 @@
 //! The binary `podlens`.
 
-use std::process::ExitCode;
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
 
 use clap::Parser as _;
 use podlens::{
@@ -37,7 +40,7 @@ fn main() -> ExitCode {
         Command::Probe(options) => probe::run(&options),
     };
     outcome.unwrap_or_else(|cause| {
-        eprintln!("podlens: {}", log::with_causes(&*cause));
+        let _ = writeln!(io::stderr(), "podlens: {}", log::with_causes(&*cause));
         ExitCode::FAILURE
     })
 }
@@ -46,7 +49,7 @@ fn load(file: ConfigFile, flags: Vec<(&'static str, String)>) -> anyhow::Result<
     let (names, on_demand) = (collectors::switchable(), collectors::on_demand());
     let loaded = config::load(&Inputs::of_process(&names, &on_demand, file.file, flags))?;
     for warning in &loaded.warnings {
-        eprintln!("podlens: {warning}");
+        let _ = writeln!(io::stderr(), "podlens: {warning}");
     }
     Ok(loaded.config)
 }
