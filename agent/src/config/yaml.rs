@@ -4,7 +4,7 @@
 //! message can give line and column of the key or the value that is wrong. Of YAML's features only mappings, lists and
 //! scalars are used; what could expand or hide a value is refused.
 
-use std::path::Path;
+use std::{collections::HashMap, path::Path};
 
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span};
 
@@ -121,7 +121,8 @@ impl<'a> Reader<'a> {
     }
 
     fn entries(&mut self, depth: usize) -> Result<Vec<Entry>, Error> {
-        let mut entries: Vec<Entry> = Vec::new();
+        let mut entries = Vec::new();
+        let mut lines = HashMap::new();
         loop {
             let (event, span) = self.next()?;
             let key_place = Place::of(span);
@@ -132,8 +133,8 @@ impl<'a> Reader<'a> {
                     return Err(self.structure(key_place, "a key must be a plain word", "correct it"));
                 }
             };
-            if let Some(first) = entries.iter().find(|entry| entry.key == key) {
-                let (origin, first_line) = (key_place.origin(self.path), first.key_place.line);
+            if let Some(first_line) = lines.insert(key.clone(), key_place.line) {
+                let origin = key_place.origin(self.path);
                 return Err(Error::DuplicateKey { origin, key: setting::quoted(&key), first_line });
             }
             let (event, span) = self.next()?;
@@ -149,5 +150,35 @@ impl<'a> Reader<'a> {
     fn syntax(&self, error: &ScanError) -> Error {
         let place = Place { line: error.marker().line(), column: error.marker().col() + 1 };
         Error::Syntax { origin: place.origin(self.path), reason: error.info().to_owned() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+
+    use std::{
+        fmt::Write as _,
+        time::{Duration, Instant},
+    };
+
+    use super::*;
+
+    #[test]
+    fn many_keys_take_no_time_and_a_second_one_of_a_name_is_found_among_them() {
+        let mut text = String::new();
+        for key in 0..60_000 {
+            writeln!(text, "key{key}: 1").unwrap();
+        }
+        let began = Instant::now();
+        let Content::Mapping(entries) = parse(Path::new("c"), &text).ok().unwrap().content else {
+            panic!("no mapping")
+        };
+        assert_eq!(entries.len(), 60_000);
+        text.push_str("key7: 2\n");
+        let error = parse(Path::new("c"), &text).err().unwrap();
+        assert!(matches!(error, Error::DuplicateKey { first_line: 8, .. }), "{error}");
+        // Each looked for among all before it, they take minutes.
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     }
 }
