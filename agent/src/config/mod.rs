@@ -29,6 +29,7 @@ use self::otel::Signal;
 pub use error::{Error, Origin};
 pub use reference::reference;
 pub use setting::check_value;
+pub(crate) use value::has_plain_authority;
 pub use web_file::{Hashes, Pem, TlsVersion, WebClients, WebFile, WebTls, web_reference};
 
 /// Where the agent serves unless told otherwise.
@@ -558,10 +559,10 @@ fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
 /// The variable that the chart fills with the node's name, else the host's own name.
 fn node_name(variables: &env::Variables<'_>, host_name: Option<&str>) -> Result<String, Error> {
     let name = match variables.text("NODE_NAME")? {
-        Some(name) => Some(name),
-        None => host_name.map(str::trim),
+        Some(name) => name,
+        None => host_name.ok_or(Error::UnreadHostName)?.trim(),
     };
-    name.filter(|name| value::is_node_name(name)).map(ToOwned::to_owned).ok_or(Error::NoNodeName)
+    if value::is_node_name(name) { Ok(name.to_owned()) } else { Err(Error::NoNodeName) }
 }
 
 /// The kubelet of the node whose address the chart puts into a variable: in a pod, loopback is the pod's own.

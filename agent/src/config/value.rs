@@ -60,18 +60,28 @@ pub(super) fn socket_address(text: &str) -> Option<SocketAddr> {
 /// A server's URL. Around an address of IPv4 brackets are dropped: who writes a template for the address of any node puts
 /// them there for those with IPv6.
 pub(super) fn endpoint(text: &str) -> Option<http::Uri> {
-    let mut uri: http::Uri = text.parse().ok()?;
+    let mut uri: http::Uri = text.parse().ok().filter(has_plain_authority)?;
     if let Some(in_brackets) = uri.host().and_then(|host| host.strip_prefix('[')) {
         let address = in_brackets.trim_end_matches(']').to_owned();
         if address.parse::<IpAddr>().ok()?.is_ipv4() {
             uri = text.replacen(&format!("[{address}]"), &address, 1).parse().ok()?;
         }
     }
-    let has_receiver = uri.host().is_some_and(|host| !host.is_empty()) && uri.query().is_none();
     let has_scheme = matches!(uri.scheme_str(), Some("http" | "https"));
-    // Credentials in a URL would reach logs; headers exist for them.
-    let has_credentials = uri.authority().is_some_and(|authority| authority.as_str().contains('@'));
-    (has_receiver && has_scheme && !has_credentials).then_some(uri)
+    (has_scheme && uri.query().is_none()).then_some(uri)
+}
+
+/// A host, and nothing else but a port that there is. The library takes anything else for a lacking port, and would ask at
+/// another one. Credentials in a URL would reach logs.
+pub(crate) fn has_plain_authority(uri: &http::Uri) -> bool {
+    let (Some(authority), Some(host)) = (uri.authority(), uri.host().filter(|host| !host.is_empty())) else {
+        return false;
+    };
+    match authority.as_str().strip_prefix(host) {
+        Some("") => true,
+        Some(rest) => rest.strip_prefix(':').is_some_and(|port| whole(port, 1..=65_535).is_some()),
+        None => false,
+    }
 }
 
 pub(super) fn is_node_name(text: &str) -> bool {
@@ -231,6 +241,8 @@ mod tests {
             ("https://[::1]:4318/otlp", "https://[::1]:4318/otlp"),
             ("https://[fd00::5]", "https://[fd00::5]"),
             ("http://10.0.0.1", "http://10.0.0.1"),
+            ("http://10.0.0.1:65535/", "http://10.0.0.1:65535/"),
+            ("http://10.0.0.1:1", "http://10.0.0.1:1"),
             ("http://[10.0.0.1]:4318/otlp", "http://10.0.0.1:4318/otlp"),
             ("https://[10.0.0.1]", "https://10.0.0.1"),
         ] {
@@ -252,6 +264,19 @@ mod tests {
             "http://[collector]:4317",
             "http://[]:4317",
             "http://[fd00::5",
+            "http://127.0.0.1:4318x",
+            "http://127.0.0.1:99999",
+            "http://127.0.0.1:65536",
+            "http://127.0.0.1:-1",
+            "http://127.0.0.1:+1",
+            "http://127.0.0.1:",
+            "http://127.0.0.1:0",
+            "http://127.0.0.1:1:2",
+            "http://[::1]extra:1",
+            "http://[::1]:",
+            "http://[10.0.0.1]evil:80",
+            "http://:80",
+            "http://u@a:80",
         ] {
             assert_eq!(endpoint(text), None, "{text}");
         }

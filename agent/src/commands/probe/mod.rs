@@ -21,7 +21,7 @@ use hyper_util::client::legacy;
 use rustls::AlertDescription;
 
 use self::client::Client;
-use crate::{cli::Probe, pipeline::facts};
+use crate::{cli::Probe, config::has_plain_authority, pipeline::facts};
 
 /// For one answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -46,6 +46,14 @@ async fn ask_all(options: &Probe) -> Result<(String, bool)> {
     let (Some(scheme @ ("http" | "https")), Some(host)) = (url.scheme_str(), url.host()) else {
         bail!("cannot ask {url}: write http://HOST:PORT, or https://HOST:PORT for agents that serve TLS");
     };
+    if url.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+        bail!(
+            "credentials stand in the URL, where others may read them: use --user with --password-file, or --token-file"
+        );
+    }
+    if !has_plain_authority(url) {
+        bail!("cannot ask {url}: write http://HOST:PORT with a port of 1 to 65535");
+    }
     let asker = Asker { scheme, client: client::client(options)?, headers: client::headers(options)? };
     let place = (host.trim_matches(['[', ']']), url.port_u16().unwrap_or(PORT));
     let found = tokio::net::lookup_host(place)
@@ -224,6 +232,19 @@ other_seconds_total{namespace="a",pod="b",container="c",node="n"} 1
         check("200 OK|ready\n", facts, false, "`series.deny` of its configuration").await;
         check("200 OK|ready\n", "500 Internal Server Error|lost\n", false, "500 Internal Server Error to /metrics")
             .await;
+    }
+
+    #[tokio::test]
+    async fn a_mistyped_url_and_one_with_credentials_are_refused_and_no_other_port_is_asked() {
+        for port in ["9464x", "65536", "99999", "-1", "0", ""] {
+            let error = ask_all(&options(&[&format!("http://127.0.0.1:{port}")])).await.unwrap_err().to_string();
+            assert!(error.contains("a port of 1 to 65535"), "{error}");
+        }
+        let error = ask_all(&options(&["http://user:SECRET@127.0.0.1:1"])).await.unwrap_err().to_string();
+        assert!(error.contains("--password-file") && !error.contains("SECRET"), "{error}");
+        let endless = options(&["http://127.0.0.1:1", "--token-file", "/dev/zero"]);
+        let error = crate::log::with_causes(&*ask_all(&endless).await.unwrap_err());
+        assert!(error.contains("/dev/zero: it is a device and no regular file"), "{error}");
     }
 
     #[tokio::test]
