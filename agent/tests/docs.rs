@@ -100,6 +100,9 @@ Events are log records: for them, a standard variable with `LOGS` in its name ta
 A dot in a key is a level in the file. A key or a `PODLENS_...` variable that does not exist is refused with the nearest
 valid name, a wrong value with what it must be.
 
+All of it is read at the start alone, and SIGHUP changes nothing. A file that it names is a regular one, or a link to one: a
+pipe or a device is refused.
+
 ```yaml
 listen: 127.0.0.1:9464
 otlp:

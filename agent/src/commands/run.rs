@@ -1,6 +1,6 @@
 //! `podlens run`: the agent.
 
-use std::{fs, io, iter, os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
+use std::{io, iter, os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use tokio::{sync::watch, task::JoinSet, time::MissedTickBehavior};
@@ -16,6 +16,7 @@ use crate::{
         own::{self, OwnPush},
         server::{Content, Server, Verdict},
     },
+    files,
     kernel::{allocator, process},
     pipeline::{OwnMetrics, Pipeline, Source, log_states},
     signal::shutdown::until_stopped,
@@ -43,10 +44,19 @@ pub fn run(config: &Config) -> Result<()> {
     service::block_on(serve(config))
 }
 
-async fn serve(config: &Config) -> Result<()> {
-    let mut stop_signals = StopSignals::listen()?;
-    let (stop, shutdown) = watch::channel(false);
+/// What is there before anything runs.
+struct Prepared {
+    otlp: Option<OtlpConfig>,
+    logs: Option<OtlpConfig>,
+    telemetry: Arc<SelfTelemetry>,
+    pipeline: Arc<Pipeline>,
+    beat: Arc<Beat>,
+    source: Arc<Source>,
+    log_counters: Option<Arc<LogRecordCounters>>,
+    server: Server<Source>,
+}
 
+fn prepare(config: &Config) -> Result<Prepared> {
     let (otlp, logs) = otlp_settings(config)?;
     let telemetry = Arc::new(SelfTelemetry::new(env!("CARGO_PKG_VERSION"), otlp.as_ref().map(|_| &COUNTERS))?);
     let pipeline = Arc::new(Pipeline::start(config)?);
@@ -64,6 +74,16 @@ async fn serve(config: &Config) -> Result<()> {
         info!(%address, "serving /healthz and /readyz, open to all");
     }
     log_states(pipeline.states());
+    Ok(Prepared { otlp, logs, telemetry, pipeline, beat, source, log_counters, server })
+}
+
+async fn serve(config: &Config) -> Result<()> {
+    let mut stop_signals = StopSignals::listen()?;
+    let (stop, shutdown) = watch::channel(false);
+    let prepared = stop_signals.unless_asked(service::aside(config, prepare)).await?;
+    let Some(Prepared { otlp, logs, telemetry, pipeline, beat, source, log_counters, server }) = prepared else {
+        return Ok(());
+    };
 
     let mut tasks = JoinSet::new();
     tasks.spawn(server.run(shutdown.clone()));
@@ -120,7 +140,7 @@ fn client_settings(config: &Config, settings: &Otlp) -> Result<Option<OtlpConfig
     let pem = |key: &str, path: &Option<PathBuf>, check: fn(&[u8]) -> Result<(), PemError>| {
         let Some(path) = path else { return Ok(None) };
         let place = path.display();
-        let text = fs::read(path).with_context(|| {
+        let text = files::read(path, files::CREDENTIAL_BYTES).with_context(|| {
             format!("cannot read {place}: correct `{key}`, or let the user that runs podlens read it")
         })?;
         if let Err(cause) = check(&text) {
@@ -252,5 +272,22 @@ async fn follow(pipeline: Arc<Pipeline>, events: io::Result<OwnedFd>) {
         let Ok(mut guard) = guard else { return };
         guard.clear_ready();
         reap(&pipeline).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::{config::Endpoint, log::with_causes};
+
+    #[test]
+    fn a_certificate_without_end_is_refused_by_its_key() {
+        let mut config = Config::defaults(&[]);
+        config.otlp.endpoint = Some(Endpoint { url: "https://127.0.0.1:1".parse().unwrap(), is_for_signal: false });
+        config.otlp.certificate = Some("/dev/zero".into());
+        let error = with_causes(&*otlp_settings(&config).err().unwrap());
+        assert!(error.contains("`otlp.certificate`") && error.contains("a device and no regular file"), "{error}");
     }
 }

@@ -79,10 +79,20 @@ pub(super) fn listen(config: &Config) -> Listen {
     Listen { address: config.listen, health: config.health_listen, web: config.web.config_file.clone() }
 }
 
-/// The signals that ask for a stop.
+/// Does what may wait for a disk on a thread that may.
+pub(super) async fn aside<T: Send + 'static>(
+    config: &Config,
+    work: impl FnOnce(&Config) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let config = config.clone();
+    tokio::task::spawn_blocking(move || work(&config)).await.context("the start has ended early")?
+}
+
+/// The signals that ask for a stop, and the one that asks elsewhere for a configuration to be read anew.
 pub(super) struct StopSignals {
     terminate: Signal,
     interrupt: Signal,
+    hang_up: Signal,
 }
 
 impl StopSignals {
@@ -91,14 +101,29 @@ impl StopSignals {
         Ok(Self {
             terminate: signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?,
             interrupt: signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?,
+            hang_up: signal(SignalKind::hangup()).context("cannot listen to SIGHUP")?,
         })
     }
 
     /// Ends when one of them comes.
     pub(super) async fn come(&mut self) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return info!(signal = "SIGTERM", "stopping"),
+                _ = self.interrupt.recv() => return info!(signal = "SIGINT", "stopping"),
+                _ = self.hang_up.recv() => info!(
+                    signal = "SIGHUP",
+                    "ignored: podlens reads its configuration at its start alone, start it anew for another; files of its web configuration and tokens are read again by themselves"
+                ),
+            }
+        }
+    }
+
+    /// What the work has brought; nothing if a stop is asked for before.
+    pub(super) async fn unless_asked<T>(&mut self, work: impl Future<Output = Result<T>>) -> Result<Option<T>> {
         tokio::select! {
-            _ = self.terminate.recv() => info!(signal = "SIGTERM", "stopping"),
-            _ = self.interrupt.recv() => info!(signal = "SIGINT", "stopping"),
+            () = self.come() => Ok(None),
+            outcome = work => outcome.map(Some),
         }
     }
 }
@@ -135,5 +160,34 @@ impl Beat {
         let good = silent < HEARTBEAT;
         let text = if good { "ok\n".to_owned() } else { format!("{what} has not moved for {} s\n", silent.as_secs()) };
         Verdict { good, text }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use rustix::process::{Signal, getpid, kill_process};
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stop_wins_over_a_start_that_waits_and_a_hang_up_over_nothing() {
+        let mut signals = StopSignals::listen().unwrap();
+        let (done, work) = oneshot::channel();
+        kill_process(getpid(), Signal::HUP).unwrap();
+        let signalled = async {
+            // The signal is there before the work ends.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            done.send(5).unwrap();
+            Ok(work.await?)
+        };
+        assert_eq!(signals.unless_asked(signalled).await.unwrap(), Some(5));
+
+        kill_process(getpid(), Signal::TERM).unwrap();
+        let hangs = std::future::pending::<Result<()>>();
+        let stopped = tokio::time::timeout(Duration::from_secs(60), signals.unless_asked(hangs)).await;
+        assert_eq!(stopped.unwrap().unwrap(), None);
     }
 }

@@ -16,7 +16,7 @@ use prometheus::{
     core::{Collector, Desc},
     proto::MetricFamily,
 };
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{runtime::Handle, sync::watch, task::JoinSet};
 use tracing::{info, warn};
 
 use crate::{
@@ -68,7 +68,13 @@ async fn serve(config: &Config, options: &Fleet) -> Result<()> {
     // In a pod the host's name is the pod's.
     let instance = config.node.as_str();
 
-    let (otlp, logs) = otlp_settings(config)?;
+    let settings = |config: &Config| {
+        let runtime = Handle::current();
+        Ok((otlp_settings(config)?, runtime.block_on(source::api_client(&config.kubernetes))?))
+    };
+    let Some(((otlp, logs), client)) = stop_signals.unless_asked(service::aside(config, settings)).await? else {
+        return Ok(());
+    };
     let (otlp, logs) = (otlp.map(of_no_node), logs.map(of_no_node));
     let telemetry = Arc::new(SelfTelemetry::new(env!("CARGO_PKG_VERSION"), otlp.as_ref().map(|_| &COUNTERS))?);
     let watch = Arc::new(Watch::default());
@@ -88,7 +94,6 @@ async fn serve(config: &Config, options: &Fleet) -> Result<()> {
         telemetry.register(EventCounts { journal: Arc::clone(journal), counters: metrics::EVENTS.counters()? })?;
         telemetry.add_log_records(Arc::clone(&log_counters))?;
     }
-    let client = source::api_client(&config.kubernetes).await?;
     let beat = Arc::new(Beat::begin());
     let server = Server::bind(&service::listen(config), content(&watch, &claim, &telemetry, &beat, config))?;
     info!(address = %server.address(), instance, api = %client.server(), "watching the fleet");
