@@ -85,7 +85,7 @@ impl ApiSource {
                 health.fails(&error);
             }
             tokio::time::sleep(verdict.pause).await;
-            self.client.renew_after(&error);
+            self.client.renew_after(&error).await;
         }
     }
 

@@ -4,24 +4,41 @@
 //! and the reading of answers are here, since a server behind a proxy may hang or break off at any byte. Nothing is
 //! retried here, and failures are for the sources to log.
 
-use std::time::Duration;
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, header};
 use http_body_util::BodyExt as _;
 use hyper_util::{client::legacy, rt::TokioExecutor};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::{
     Config,
     client::{Body, ConfigExt as _},
+    config::{AuthInfo, ExecConfig},
 };
+use tokio::sync::{Mutex, MutexGuard};
 use tower::ServiceBuilder;
 use tracing::debug;
 
-use super::pod::PodError;
+use super::{
+    plugin::{self, PluginError},
+    pod::PodError,
+};
+use crate::files;
 
 /// What a connection keeps of an answer that comes faster than it is read. The list of a full node's pods has megabytes, after
 /// which the library would keep 400 KB for as long as it watches.
 const BUFFER_BYTES: usize = 64 << 10;
+
+/// Credentials are fetched anew so long before they run out.
+const MARGIN: SignedDuration = SignedDuration::from_secs(60);
+/// Several tasks share credentials: what one of them has fetched a moment ago is refused for another reason.
+const FRESH: Duration = Duration::from_secs(5);
 
 /// Time limits of one request.
 #[derive(Clone, Copy, Debug)]
@@ -67,11 +84,39 @@ pub enum ClientError {
         #[source]
         source: Box<kube::Error>,
     },
+    /// A file of them cannot be read.
+    #[error("cannot read {}, which is to prove to {server} who asks; correct the kubeconfig or the service account", .path.display())]
+    File {
+        /// The server.
+        server: http::Uri,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A program of former times.
+    #[error(
+        "the kubeconfig's user has an auth-provider that starts a program, as kubectl did before 1.26; give it an exec instead"
+    )]
+    OldProvider,
+    /// The credential plugin gives none.
+    #[error(transparent)]
+    Plugin(#[from] PluginError),
 }
 
 /// Why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
+    /// There is nothing to show to the server.
+    #[error("there are no credentials for {server}")]
+    NoCredentials {
+        /// The server.
+        server: http::Uri,
+        /// Why.
+        #[source]
+        source: Arc<ClientError>,
+    },
     /// Not reached.
     #[error("cannot reach {server}; see whether it runs, and whether that is its address")]
     Unreachable {
@@ -204,7 +249,7 @@ fn certificate_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option
     if let Some(rustls::Error::InvalidCertificate(problem)) = error.downcast_ref() {
         return Some(problem);
     }
-    let carried = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    let carried = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
     if let Some(carried) = carried {
         let carried: &(dyn std::error::Error + 'static) = carried;
         return certificate_error(carried);
@@ -261,6 +306,7 @@ impl RequestError {
             Self::Broken { .. } => "broken",
             Self::TooLong { .. } | Self::Garbage { .. } => "garbage",
             Self::Gone { .. } => "gone",
+            Self::NoCredentials { .. } => "unauthorized",
             Self::Refused { status, .. } => match status.as_u16() {
                 401 => "unauthorized",
                 403 => "forbidden",
@@ -272,17 +318,32 @@ impl RequestError {
     }
 }
 
-/// A connection to one server.
+/// A connection to one server. Clones share it, and the credentials.
 #[derive(Clone)]
 pub struct Client {
-    inner: kube::Client,
     server: http::Uri,
     limits: Limits,
-    config: Config,
+    /// Without the plugin.
+    config: Arc<Config>,
+    plugin: Option<Arc<ExecConfig>>,
+    session: Arc<Mutex<Session>>,
+}
+
+/// What requests go through.
+struct Session {
+    /// None until there are credentials.
+    inner: Option<kube::Client>,
+    /// When the credentials run out, as far as they tell.
+    until: Option<Timestamp>,
+    /// Since when they are there.
+    since: Instant,
+    /// When the last attempt to get some came to nothing, and why.
+    failure: Option<(Instant, Arc<ClientError>)>,
 }
 
 impl Client {
-    /// A client for the server of `config`. Needs a runtime; connects when it is asked something.
+    /// A client for the server of `config`. Needs a runtime; connects, and starts a credential plugin, when it is asked
+    /// something.
     ///
     /// # Errors
     /// The server's certificate could not be verified, or the credentials cannot be used.
@@ -298,30 +359,93 @@ impl Client {
         if config.accept_invalid_certs {
             return Err(ClientError::NotVerified(server));
         }
-        let set_up = |source| ClientError::SetUp { server: server.clone(), source: Box::new(source) };
-        let connector = config.rustls_https_connector().map_err(set_up)?;
-        let service = ServiceBuilder::new()
-            .layer(config.base_uri_layer())
-            .option_layer(config.auth_layer().map_err(set_up)?)
-            .map_err(tower::BoxError::from)
-            .service(
-                legacy::Client::builder(TokioExecutor::new())
-                    .http1_max_buf_size(BUFFER_BYTES)
-                    .build::<_, Body>(connector),
-            );
-        Ok(Self { inner: kube::Client::new(service, "default"), server, limits, config: config.clone() })
+        let mut config = config.clone();
+        let plugin = plugin_of(&mut config.auth_info)?.map(Arc::new);
+        let inner = if plugin.is_some() { None } else { Some(connection(&config)?) };
+        let session = Session { inner, until: None, since: Instant::now(), failure: None };
+        Ok(Self { server, limits, config: Arc::new(config), plugin, session: Arc::new(Mutex::new(session)) })
+    }
+
+    /// Gets credentials if they have to be fetched.
+    ///
+    /// # Errors
+    /// There are none.
+    pub async fn log_in(&self) -> Result<(), Arc<ClientError>> {
+        self.connection().await.map(drop)
     }
 
     /// Reads the credentials anew if they were the reason of a failure: the library keeps a token that it has read for
     /// up to a minute, and the server may refuse it before.
-    pub fn renew_after(&mut self, error: &RequestError) {
+    pub async fn renew_after(&self, error: &RequestError) {
         if !matches!(error, RequestError::Refused { status: StatusCode::UNAUTHORIZED, .. }) {
             return;
         }
-        match Self::new(&self.config, self.limits) {
-            Ok(renewed) => *self = renewed,
+        let mut session = self.session.lock().await;
+        if self.plugin.is_some() {
+            if session.since.elapsed() >= FRESH {
+                session.inner = None;
+            }
+            return;
+        }
+        match connection(&self.config) {
+            Ok(renewed) => session.inner = Some(renewed),
             Err(cause) => debug!(cause = crate::log::with_causes(&cause), "the credentials stay as they were"),
         }
+    }
+
+    /// What a request goes through.
+    async fn connection(&self) -> Result<kube::Client, Arc<ClientError>> {
+        let asked = Instant::now();
+        if let Some(inner) = self.session.lock().await.usable() {
+            return Ok(inner);
+        }
+        let client = self.clone();
+        // A task of its own: whoever asks may leave before a slow plugin ends, and the next one would start it anew.
+        let fetched = tokio::spawn(async move {
+            let session = client.session.lock().await;
+            client.fetch(session, asked).await
+        });
+        match fetched.await {
+            Ok(outcome) => outcome,
+            // The runtime ends, and with it whoever asks.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Several may have asked at once: the first one fetches credentials, and the others share its luck.
+    async fn fetch(
+        &self,
+        mut session: MutexGuard<'_, Session>,
+        asked: Instant,
+    ) -> Result<kube::Client, Arc<ClientError>> {
+        if let Some(inner) = session.usable() {
+            return Ok(inner);
+        }
+        if let Some((_, cause)) = session.failure.as_ref().filter(|(at, _)| *at >= asked) {
+            return Err(Arc::clone(cause));
+        }
+        match self.log_in_now().await {
+            Ok((inner, until)) => {
+                *session = Session { inner: Some(inner.clone()), until, since: Instant::now(), failure: None };
+                Ok(inner)
+            }
+            Err(cause) => {
+                let cause = Arc::new(cause);
+                session.failure = Some((Instant::now(), Arc::clone(&cause)));
+                Err(cause)
+            }
+        }
+    }
+
+    async fn log_in_now(&self) -> Result<(kube::Client, Option<Timestamp>), ClientError> {
+        let mut config = Config::clone(&self.config);
+        let mut until = None;
+        if let Some(plugin) = &self.plugin {
+            let login = plugin::log_in(plugin).await?;
+            until = login.until;
+            login.enter(&mut config.auth_info);
+        }
+        Ok((connection(&config)?, until))
     }
 
     /// The server's address.
@@ -356,7 +480,11 @@ impl Client {
             .header(header::USER_AGENT, concat!("podlens/", env!("CARGO_PKG_VERSION")))
             .body(object.map_or_else(Body::empty, |object| Body::from(object.to_string().into_bytes())))
             .map_err(|source| self.unreachable(source))?;
-        let answer = match tokio::time::timeout(self.limits.begin, self.inner.send(request)).await {
+        let inner = self
+            .connection()
+            .await
+            .map_err(|source| RequestError::NoCredentials { server: self.server.clone(), source })?;
+        let answer = match tokio::time::timeout(self.limits.begin, inner.send(request)).await {
             Err(_) => return Err(RequestError::Silent { server: self.server.clone(), limit: self.limits.begin }),
             Ok(Err(source)) => return Err(self.unreachable(source)),
             Ok(Ok(answer)) => answer,
@@ -383,6 +511,56 @@ impl Client {
             None => RequestError::Unreachable { server, source },
         }
     }
+}
+
+impl Session {
+    /// Credentials that have just been fetched are used however soon they run out.
+    fn usable(&self) -> Option<kube::Client> {
+        let is_over = self.until.is_some_and(|until| Timestamp::now() + MARGIN >= until);
+        self.inner.clone().filter(|_| !is_over || self.since.elapsed() < FRESH)
+    }
+}
+
+/// The plugin that is to be asked; none where other credentials go before it, as for the library.
+fn plugin_of(auth: &mut AuthInfo) -> Result<Option<ExecConfig>, ClientError> {
+    let exec = auth.exec.take();
+    if let Some(provider) = &auth.auth_provider {
+        // The library would wait for it without end, and its errors tell what it prints.
+        return if provider.config.contains_key("cmd-path") { Err(ClientError::OldProvider) } else { Ok(None) };
+    }
+    let has_password = auth.username.is_some() && auth.password.is_some();
+    let has_others = has_password || auth.token.is_some() || auth.token_file.is_some();
+    Ok(exec.filter(|_| !has_others))
+}
+
+/// What sends requests with the certificates and the credentials of `config`.
+fn connection(config: &Config) -> Result<kube::Client, ClientError> {
+    let server = &config.cluster_url;
+    let auth = &config.auth_info;
+    let identity = [
+        (&auth.client_certificate, auth.client_certificate_data.is_some()),
+        (&auth.client_key, auth.client_key_data.is_some()),
+        (&auth.token_file, auth.token.is_some()),
+    ];
+    let identity = identity.into_iter().filter(|(_, has_data)| !has_data).filter_map(|(path, _)| path.as_deref());
+    // The library reads them, and would wait for a pipe.
+    for path in identity.map(Path::new).chain(config.root_cert_file.as_deref()) {
+        files::check(path, files::CREDENTIAL_BYTES).map_err(|source| ClientError::File {
+            server: server.clone(),
+            path: path.to_owned(),
+            source,
+        })?;
+    }
+    let set_up = |source| ClientError::SetUp { server: server.clone(), source: Box::new(source) };
+    let connector = config.rustls_https_connector().map_err(set_up)?;
+    let service = ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .option_layer(config.auth_layer().map_err(set_up)?)
+        .map_err(tower::BoxError::from)
+        .service(
+            legacy::Client::builder(TokioExecutor::new()).http1_max_buf_size(BUFFER_BYTES).build::<_, Body>(connector),
+        );
+    Ok(kube::Client::new(service, "default"))
 }
 
 /// An answer that is being read.

@@ -108,7 +108,7 @@ impl KubeletSource {
                 warn!(cause, "new containers keep their ids for names until the kubelet answers");
             }
             tokio::time::sleep(backoff.pause(error.retry_after())).await;
-            self.client.renew_after(&error);
+            self.client.renew_after(&error).await;
         }
     }
 

@@ -72,9 +72,10 @@ pub struct Verdict {
 impl From<&RequestError> for Failure {
     fn from(error: &RequestError) -> Self {
         match error {
-            RequestError::Unreachable { .. } | RequestError::Certificate { .. } | RequestError::Silent { .. } => {
-                Self::Away
-            }
+            RequestError::NoCredentials { .. }
+            | RequestError::Unreachable { .. }
+            | RequestError::Certificate { .. }
+            | RequestError::Silent { .. } => Self::Away,
             RequestError::Refused { status, .. } if status.is_server_error() || status.as_u16() == 429 => Self::Away,
             RequestError::Refused { .. } => Self::Refused,
             RequestError::Broken { .. } => Self::Broken,

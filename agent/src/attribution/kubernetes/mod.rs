@@ -9,6 +9,7 @@
 //! | kubelet.rs | the kubelet's own list, asked for while something has no name, and at a container's end |
 //! | bundle.rs | the annotations that runtimes write beside each container |
 //! | client.rs | HTTP as both servers want it |
+//! | plugin.rs | the program that a kubeconfig names for credentials |
 //! | wishes.rs | what the pipeline wants to be looked for |
 //! | pacer.rs | how often something is looked for, pure |
 //! | pod.rs, event.rs, workload.rs, quantity.rs | from JSON to what names need, pure |
@@ -25,6 +26,7 @@ mod facts;
 pub mod kubelet;
 pub mod list_watch;
 mod pacer;
+pub mod plugin;
 pub mod pod;
 pub mod quantity;
 pub mod source;

@@ -69,7 +69,7 @@ impl Follower {
     }
 
     /// Never ends.
-    pub(super) async fn run(mut self) {
+    pub(super) async fn run(self) {
         let mut course = ListWatch::new(FIRST_PAUSE, &self.seed);
         loop {
             let (verb, outcome) = match course.ask() {
@@ -101,7 +101,7 @@ impl Follower {
             }
             tokio::time::sleep(verdict.pause).await;
             if let Some(error) = error.request() {
-                self.client.renew_after(error);
+                self.client.renew_after(error).await;
             }
         }
     }

@@ -156,7 +156,7 @@ impl Lease {
                         let (lease, cause) = (&self.name, with_causes(&error));
                         warn!(lease, cause, "the Lease cannot be had; it takes get, create and update on leases");
                     }
-                    self.client.renew_after(&error);
+                    self.client.renew_after(&error).await;
                     LOOK
                 }
                 Err(_) => {
