@@ -12,8 +12,8 @@ use std::{
 };
 
 use fleet_parts::{
-    DAEMON_SETS, EVENTS, NODES, PODS, REVISIONS, Replica, bad_image, cluster, lacking, nodes_in, pod, pod_uid, ready,
-    refusal, revision, rollout, uid,
+    DAEMON_SETS, EVENTS, NODES, PODS, REVISIONS, Replica, bad_image, cluster, fleet_command, lacking, node, nodes_in,
+    pod, pod_uid, ready, refusal, revision, rollout, uid,
 };
 use serde_json::{Value, json};
 use testkit::{
@@ -109,6 +109,111 @@ fn who_cannot_look_says_each_cause_once() {
     check(&user(json!({ "tokenFile": "/missing" })), "No such file or directory");
     check(&user(json!({ "client-certificate": "/missing", "client-key": "/missing" })), "No such file or directory");
     check(&user(json!({})), "Connection refused");
+    check(Path::new("/dev/zero"), "it is a device and no regular file");
+    check(&user(json!({ "tokenFile": "/dev/zero" })), "it is a device and no regular file");
+    check(&user(json!({ "client-certificate": "/dev/zero", "client-key": "/dev/zero" })), "no regular file");
+}
+
+#[test]
+fn what_is_no_list_of_nodes_is_no_clean_bill_and_takes_nothing_away() {
+    let objects = cluster(3, 1);
+    let server = FleetServer::start(&objects);
+    let (address, directory) = (server.address(), tempfile::tempdir().unwrap());
+    let kubeconfig = kubeconfig(address, directory.path(), &json!({}));
+    let with = |list: &str| objects.set_faults(Faults { list: Some(list.to_owned()), ..Faults::default() });
+    let replica = Replica::start(&server, "one", &[]);
+    replica.wait("all nodes", SOON, |page| nodes_in(page, "ds-00", "ready") == Some(3));
+    let answers = [
+        ("{}", "an object of no kind"),
+        (r#"{"kind":"Table","metadata":{"resourceVersion":"1"},"items":[]}"#, "a `Table`"),
+        (r#"{"kind":"DaemonSetList","metadata":{"resourceVersion":"a b"},"items":[]}"#, "the version `a b`"),
+        (r#"{"kind":"DaemonSetList"}"#, "the version ``"),
+    ];
+    for (answer, found) in answers {
+        with(answer);
+        let text = refusal(&kubeconfig);
+        let expected =
+            format!("the list of daemonsets, a DaemonSetList, was asked for, and http://{address}/ answered");
+        assert!(text.contains(&expected) && text.contains(found) && text.lines().count() == 1, "{text}");
+    }
+    // The watches have to list anew.
+    with("{}");
+    let listed = objects.requests(NODES, "list", 200);
+    drop(server);
+    objects.put(NODES, node(2));
+    objects.forget_history();
+    let _server = FleetServer::start_at(address, &objects);
+    replica.wait("lists", SOON, |_| objects.requests(NODES, "list", 200) >= listed + 2);
+    assert_eq!(nodes_in(&replica.page(), "ds-00", "wanted"), Some(3), "{}", replica.log());
+    assert!(replica.log().contains("the list of nodes, a NodeList, was asked for"), "{}", replica.log());
+    objects.delete(NODES, &uid(1, 2));
+    objects.set_faults(Faults::default());
+    replica.wait("the node that went", SOON, |page| nodes_in(page, "ds-00", "wanted") == Some(2));
+
+    // A cluster without nodes.
+    let empty = FleetServer::start(&cluster(0, 0));
+    let kubeconfig = testkit::kubernetes::kubeconfig(empty.address(), directory.path(), &json!({}));
+    let output = fleet_command(&kubeconfig, &["--once"]).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    let is_told = told.contains("the API server knows no node") && !told.contains("works");
+    assert!(is_told && output.status.code() == Some(1), "{told}");
+}
+
+#[test]
+fn a_plugin_that_does_not_end_holds_up_neither_the_start_nor_a_stop_and_a_hang_up_is_told() {
+    let server = FleetServer::start(&cluster(1, 1));
+    let exec =
+        json!({ "exec": { "apiVersion": "client.authentication.k8s.io/v1", "command": "sleep", "args": ["300"] } });
+    let replica = Replica::start_as(&server, "one", &exec);
+    let begun = Instant::now();
+    while replica.get("/healthz").map_or(0, |(code, _)| code) != 200 {
+        assert!(begun.elapsed() < SOON, "{}", replica.log());
+    }
+    replica.signal("HUP");
+    replica.wait("a word", SOON, |_| replica.log().contains("reads its configuration at its start alone"));
+    let stopped = Instant::now();
+    assert!(replica.stop().success());
+    assert!(stopped.elapsed() < Duration::from_secs(10), "{:?}", stopped.elapsed());
+}
+
+#[test]
+fn a_plugin_gives_credentials_and_what_a_broken_one_prints_is_not_told() {
+    let server = FleetServer::start(&cluster(2, 1));
+    let exec = |script: &str| json!({ "exec": { "command": "sh", "args": ["-c", script] } });
+    let replica = Replica::start_as(&server, "one", &exec(r#"echo '{"status": {"token": "a"}}'"#));
+    replica.wait("all nodes", SOON, |page| nodes_in(page, "ds-00", "ready") == Some(2));
+    let directory = tempfile::tempdir().unwrap();
+    let broken = kubeconfig(server.address(), directory.path(), &exec("echo SECRET >&2; echo SECRET; exit 3"));
+    let text = refusal(&broken);
+    let is_told = text.contains("credential plugin sh failed (exit status: 3)") && !text.contains("SECRET");
+    assert!(is_told && !text.contains("verb list") && text.lines().count() == 1, "{text}");
+}
+
+#[test]
+fn a_full_disk_behind_standard_error_ends_nothing() {
+    let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let server = FleetServer::start(&cluster(1, 1));
+    let directory = tempfile::tempdir().unwrap();
+    let kubeconfig = kubeconfig(server.address(), directory.path(), &json!({}));
+    let mut once = fleet_command(&kubeconfig, &["--once"]);
+    // One that is passed over with a warning.
+    once.env("OTEL_EXPORTER_OTLP_TIMEOUT", "never");
+    let warned = once.output().unwrap();
+    assert!(warned.status.success() && !warned.stderr.is_empty(), "{warned:?}");
+    let output = once.stderr(full()).output().unwrap();
+    assert_eq!((output.status.code(), output.stdout.is_empty()), (Some(0), false), "{output:?}");
+    let missing = fleet_command(&directory.path().join("missing"), &["--once"]).stderr(full()).output().unwrap();
+    assert_eq!(missing.status.code(), Some(1), "{missing:?}");
+
+    let address = free_address().to_string();
+    let mut watching = fleet_command(&kubeconfig, &["--listen", &address]).stderr(full()).spawn().unwrap();
+    let begun = Instant::now();
+    while testkit::http::get(address.parse().unwrap(), "/readyz").map_or(0, |(code, _)| code) != 200 {
+        assert!(begun.elapsed() < SOON && watching.try_wait().unwrap().is_none(), "it has ended");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    watching.kill().unwrap();
+    watching.wait().unwrap();
 }
 
 #[test]

@@ -250,6 +250,26 @@ async fn garbage_is_not_believed_and_a_new_list_settles_it() {
 }
 
 #[tokio::test]
+async fn a_version_that_is_none_leads_to_a_list_and_no_other_query() {
+    let bookmark = |version: &str| event("BOOKMARK", &json!({ "metadata": { "resourceVersion": version } }));
+    let server = Server::start(vec![
+        list("a b", &[pod(1, "5")]),
+        list("5&fieldSelector=&limit=1#", &[pod(1, "5")]),
+        vec![watch(), bookmark("7 x\n"), end()],
+        list("8", &[pod(1, "5"), pod(2, "6")]),
+        vec![watch(), Act::Hang],
+    ])
+    .await;
+    let running = follow(server.address);
+    server.wait_for_requests(5).await;
+    wait(|| named(&running.names, 2) == truth(2), "the list after it").await;
+    assert_eq!((requests(&running.names, "list", "garbage"), requests(&running.names, "watch", "garbage")), (1, 1));
+    let paths = server.paths();
+    assert!(is_watch_from(&paths[2], "5%26fieldSelector%3D%26limit%3D1%23"), "{}", paths[2]);
+    assert!(is_watch_from(&paths[4], "8"), "{}", paths[4]);
+}
+
+#[tokio::test]
 async fn a_stop_ends_the_source_at_once() {
     let server = Server::start(vec![list("10", &[]), vec![watch(), Act::Hang]]).await;
     let config = kube::Config::new(format!("http://{}", server.address).parse().unwrap());

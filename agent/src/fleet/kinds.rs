@@ -87,6 +87,18 @@ impl Kind {
         }
     }
 
+    /// The kind of a list of them.
+    #[must_use]
+    pub fn list(self) -> &'static str {
+        match self {
+            Self::DaemonSets => "DaemonSetList",
+            Self::Revisions => "ControllerRevisionList",
+            Self::Nodes => "NodeList",
+            Self::Pods => "PodList",
+            Self::DaemonSetEvents | Self::PodEvents => "EventList",
+        }
+    }
+
     /// Where it is listed and watched.
     #[must_use]
     pub fn path(self) -> &'static str {

@@ -1,5 +1,6 @@
 //! Lists of one kind of objects, page by page. One odd object costs nobody else's place; how many there were is told.
 
+use http::StatusCode;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tracing::warn;
@@ -9,7 +10,10 @@ use super::{
     objects::Uid,
     state::Fleet,
 };
-use crate::attribution::kubernetes::client::{Client, RequestError};
+use crate::attribution::kubernetes::{
+    client::{Client, RequestError},
+    list_watch::ListWatch,
+};
 
 /// Objects of one page. A pod is a few kilobytes.
 const PAGE: usize = 500;
@@ -22,13 +26,27 @@ const PAGES: usize = 10_000;
 #[derive(Debug, thiserror::Error)]
 pub enum ListError {
     /// A request failed.
-    #[error("cannot list {}; whoever asks needs the verb list on {} in all namespaces", .kind.name(), .kind.resource())]
+    #[error("cannot list {}{}", .kind.name(), right(*.kind, .source))]
     Request {
         /// What was asked for.
         kind: Kind,
         /// Why.
         #[source]
         source: RequestError,
+    },
+    /// The answer is another one.
+    #[error(
+        "the list of {}, a {}, was asked for, and {server} answered {found}; is that the API server?",
+        .kind.name(),
+        .kind.list()
+    )]
+    Other {
+        /// What was asked for.
+        kind: Kind,
+        /// Who answered.
+        server: Box<http::Uri>,
+        /// What came.
+        found: String,
     },
     /// The answer is no list.
     #[error("the answer to the list of {} is none: is that the API server?", .kind.name())]
@@ -48,8 +66,38 @@ pub enum ListError {
 struct Page<'a> {
     #[serde(default)]
     metadata: PageMeta,
+    kind: Option<String>,
     #[serde(borrow)]
     items: Option<Vec<&'a RawValue>>,
+}
+
+impl Page<'_> {
+    /// What it is instead of a list of these.
+    fn other(&self, kind: Kind) -> Option<String> {
+        match self.kind.as_deref() {
+            None => Some("an object of no kind".to_owned()),
+            Some(found) if found == kind.list() => {
+                let version = self.metadata.resource_version.as_deref().unwrap_or_default();
+                (!ListWatch::is_place(version)).then(|| format!("one with the version `{}`", shown(version)))
+            }
+            Some(found) => Some(format!("a `{}`", shown(found))),
+        }
+    }
+}
+
+/// Text of a server for a message.
+fn shown(text: &str) -> String {
+    text.chars().take(64).flat_map(char::escape_debug).collect()
+}
+
+/// What it takes to be answered, where that was lacking.
+fn right(kind: Kind, source: &RequestError) -> String {
+    match source {
+        RequestError::Refused { status: StatusCode::FORBIDDEN, .. } => {
+            format!("; whoever asks needs the verb list on {} in all namespaces", kind.resource())
+        }
+        _ => String::new(),
+    }
 }
 
 #[derive(Default, Deserialize)]
@@ -84,6 +132,9 @@ pub async fn list(client: &Client, kind: Kind, mut each: impl FnMut(Vec<Item>)) 
         let failed = |source| ListError::Request { kind, source };
         let page = client.get(&request).await.map_err(failed)?.whole(PAGE_BYTES).await.map_err(failed)?;
         let page: Page<'_> = serde_json::from_slice(&page).map_err(|source| ListError::Garbage { kind, source })?;
+        if let Some(found) = page.other(kind) {
+            return Err(ListError::Other { kind, server: Box::new(client.server().clone()), found });
+        }
         let items = page.items.unwrap_or_default().into_iter();
         let items: Vec<Item> = items.map(|object| kind.decode(object).map_err(|_| Kind::identity(object))).collect();
         listed.odd += items.iter().filter(|item| item.is_err()).count() as u64;
@@ -95,9 +146,6 @@ pub async fn list(client: &Client, kind: Kind, mut each: impl FnMut(Vec<Item>)) 
         )
         .to_string();
         if next.is_empty() {
-            if listed.odd > 0 {
-                warn!(kind = kind.name(), objects = listed.odd, "objects that make no sense are left out");
-            }
             return Ok(listed);
         }
     }
@@ -111,7 +159,7 @@ pub async fn list(client: &Client, kind: Kind, mut each: impl FnMut(Vec<Item>)) 
 pub async fn fleet(client: &Client) -> Result<Fleet, ListError> {
     let mut fleet = Fleet::default();
     for kind in Kind::ALL {
-        list(client, kind, |items| {
+        let listed = list(client, kind, |items| {
             let left_out = items.into_iter().flatten().filter_map(|object| fleet.put(object).err()).count();
             if left_out > 0 {
                 warn!(
@@ -122,6 +170,14 @@ pub async fn fleet(client: &Client) -> Result<Fleet, ListError> {
             }
         })
         .await?;
+        tell_odd(kind, listed.odd);
     }
     Ok(fleet)
+}
+
+/// Tells of objects that were left out.
+pub fn tell_odd(kind: Kind, objects: u64) {
+    if objects > 0 {
+        warn!(kind = kind.name(), objects, "objects that make no sense are left out");
+    }
 }

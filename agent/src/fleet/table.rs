@@ -38,7 +38,7 @@ pub fn render(reports: &[Report], now: Timestamp) -> String {
         paused(&mut text, name, report);
         excluded(&mut text, name, report);
     }
-    if reports.iter().all(|report| report.lacking.is_empty()) {
+    if !reports.is_empty() && reports.iter().all(|report| report.lacking.is_empty()) {
         let _ = writeln!(text, "\nEvery node that should have a pod has one that works.");
     }
     text

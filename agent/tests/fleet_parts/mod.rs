@@ -113,10 +113,17 @@ fn tested_binary() -> PathBuf {
     testkit::tested_binary(env!("CARGO_BIN_EXE_podlens"))
 }
 
+/// `podlens fleet` with this kubeconfig and nothing but a path in its environment.
+pub fn fleet_command(kubeconfig: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(tested_binary());
+    command.args(["fleet", "--kubeconfig"]).arg(kubeconfig).args(arguments);
+    command.env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
+    command
+}
+
 /// What `podlens fleet --once` says with this kubeconfig, where it cannot look.
 pub fn refusal(kubeconfig: &Path) -> String {
-    let mut command = Command::new(tested_binary());
-    let output = command.args(["fleet", "--once", "--kubeconfig"]).arg(kubeconfig).env_clear().output().unwrap();
+    let output = fleet_command(kubeconfig, &["--once"]).output().unwrap();
     assert!(!output.status.success() && output.stdout.is_empty(), "{output:?}");
     String::from_utf8(output.stderr).unwrap()
 }
@@ -135,10 +142,26 @@ impl Replica {
         Self::start_binary(&tested_binary(), server, name, &["--lease", "fleet/podlens"], more)
     }
 
+    /// The same, alone, as this user of a kubeconfig.
+    pub fn start_as(server: &FleetServer, name: &str, user: &Value) -> Self {
+        Self::spawn(&tested_binary(), server, name, user, &[], &[])
+    }
+
     pub fn start_binary(
         binary: &Path,
         server: &FleetServer,
         name: &str,
+        arguments: &[&str],
+        more: &[(&str, &str)],
+    ) -> Self {
+        Self::spawn(binary, server, name, &json!({}), arguments, more)
+    }
+
+    fn spawn(
+        binary: &Path,
+        server: &FleetServer,
+        name: &str,
+        user: &Value,
         arguments: &[&str],
         more: &[(&str, &str)],
     ) -> Self {
@@ -147,13 +170,14 @@ impl Replica {
         let log = std::env::temp_dir().join(format!("podlens-fleet-{}-{number}.log", std::process::id()));
         let file = || fs::OpenOptions::new().create(true).append(true).open(&log).expect("the log can be written");
         let directory = tempfile::tempdir().unwrap();
-        let kubeconfig = kubeconfig(server.address(), directory.path(), &json!({}));
+        let kubeconfig = kubeconfig(server.address(), directory.path(), user);
         let address = free_address();
         let child = Command::new(binary)
             .args(["fleet", "--listen", &address.to_string(), "--kubeconfig"])
             .arg(&kubeconfig)
             .args(arguments)
             .env_clear()
+            .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
             .env("NODE_NAME", name)
             .envs(more.iter().copied())
             .stdin(Stdio::null())
@@ -203,10 +227,14 @@ impl Replica {
         self.page().all("podlens_fleet_leader", &[]).iter().any(|sample| sample.text == "1")
     }
 
+    pub fn signal(&self, name: &str) {
+        let (signal, id) = (format!("-{name}"), self.id().to_string());
+        assert!(Command::new("kill").args([signal, id]).status().unwrap().success());
+    }
+
     /// Asks it to stop and waits until it has.
     pub fn stop(mut self) -> ExitStatus {
-        let id = self.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+        self.signal("TERM");
         self.child.wait().unwrap()
     }
 }

@@ -60,6 +60,8 @@ pub struct Faults {
     pub silent: bool,
     /// Leases are answered with 500.
     pub no_leases: bool,
+    /// What answers all lists.
+    pub list: Option<String>,
 }
 
 impl Objects {
@@ -260,6 +262,9 @@ fn serve(stream: &TcpStream, objects: &Objects, stopped: &AtomicBool) -> std::io
 impl Content {
     /// A page of the objects in the order of their uids.
     fn list(&self, key: &str, query: &HashMap<&str, &str>) -> String {
+        if let Some(answer) = &self.faults.list {
+            return answer.clone();
+        }
         let limit = query.get("limit").and_then(|limit| limit.parse().ok()).unwrap_or(usize::MAX);
         let after = query.get("continue").copied().filter(|after| !after.is_empty());
         let after =
@@ -272,7 +277,14 @@ impl Content {
         let last = page.last().map(|(uid, _)| (*uid).clone()).filter(|_| page.len() == limit);
         let items: Vec<&str> = page.iter().map(|(_, text)| &***text).collect();
         let metadata = json!({ "resourceVersion": self.version.to_string(), "continue": last });
-        format!("{{\"kind\":\"List\",\"metadata\":{metadata},\"items\":[{}]}}", items.join(","))
+        let kind = match key.split('?').next().and_then(|path| path.rsplit('/').next()) {
+            Some("daemonsets") => "DaemonSetList",
+            Some("controllerrevisions") => "ControllerRevisionList",
+            Some("nodes") => "NodeList",
+            Some("pods") => "PodList",
+            _ => "EventList",
+        };
+        format!("{{\"kind\":\"{kind}\",\"metadata\":{metadata},\"items\":[{}]}}", items.join(","))
     }
 
     fn lease(&mut self, verb: &str, path: &str, body: &[u8]) -> (u16, String) {

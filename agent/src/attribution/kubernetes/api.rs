@@ -33,13 +33,15 @@ pub struct ApiSource {
     node: String,
     names: Arc<Names>,
     first_pause: Duration,
+    /// The last list had no pod of this node.
+    has_none: bool,
 }
 
 impl ApiSource {
     /// A source for this node's pods.
     #[must_use]
     pub fn new(client: Client, node: &str, names: Arc<Names>) -> Self {
-        Self { client, node: node.to_owned(), names, first_pause: Duration::from_secs(1) }
+        Self { client, node: node.to_owned(), names, first_pause: Duration::from_secs(1), has_none: false }
     }
 
     /// With another pause after the first failure, for tests.
@@ -89,12 +91,14 @@ impl ApiSource {
         }
     }
 
-    async fn list(&self) -> Result<String, RequestError> {
+    async fn list(&mut self) -> Result<String, RequestError> {
         let path = format!("/api/v1/pods?fieldSelector=spec.nodeName%3D{}&resourceVersion=0", self.node);
         let whole = self.client.get(&path).await?.whole(LIST_BYTES).await?;
         let list = PodList::decode(&whole).map_err(|source| self.garbage(source))?;
         drop(whole);
-        if list.pods.is_empty() && list.odd.is_empty() {
+        let version = self.place(list.version)?;
+        let had_none = std::mem::replace(&mut self.has_none, list.pods.is_empty() && list.odd.is_empty());
+        if self.has_none && !had_none {
             warn!(
                 node = self.node,
                 "the API server knows no pod on this node: if it has some, set `node`, PODLENS_NODE or NODE_NAME to the name that `kubectl get nodes` shows"
@@ -102,7 +106,7 @@ impl ApiSource {
         }
         self.names.leave_out(&list.odd);
         self.names.replace_all(list.pods);
-        Ok(list.version)
+        Ok(version)
     }
 
     /// Follows changes until the server ends the watch.
@@ -111,14 +115,19 @@ impl ApiSource {
         let mut answer = self.client.get(&path).await?;
         course.granted(Instant::now());
         self.names.count(SOURCE, "watch", "ok");
-        self.names.set_synced(true);
-        health.works(&self.client, self.names.health().pods.unwrap_or_default());
+        let mut is_proven = !course.is_doubted();
+        if is_proven {
+            self.works(health);
+        }
         let mut lines = Lines::default();
         while let Some(part) = answer.next().await? {
             lines.push(&part);
             while let Some(line) = lines.take() {
                 if let Some(newer) = self.enter(&line)? {
-                    course.reached(newer);
+                    course.reached(self.place(newer)?);
+                    if !std::mem::replace(&mut is_proven, true) {
+                        self.works(health);
+                    }
                 }
             }
             if lines.pending() > EVENT_BYTES {
@@ -127,6 +136,16 @@ impl ApiSource {
         }
         // What is left is half a line, and half an object is none.
         Ok(())
+    }
+
+    fn works(&self, health: &mut Health) {
+        self.names.set_synced(true);
+        health.works(&self.client, self.names.health().pods.unwrap_or_default());
+    }
+
+    /// A version from which a watch can go on.
+    fn place(&self, version: String) -> Result<String, RequestError> {
+        if ListWatch::is_place(&version) { Ok(version) } else { Err(self.garbage(PodError::Version(version.into()))) }
     }
 
     /// Enters one event; gives the version that it brought.

@@ -8,9 +8,12 @@
 //! | watches that were granted break off, or are refused, three times in a row | a list: something there does not pass, or the place is one that the server does not say it has lost |
 //! | the server has lost the place, or makes no sense | a list |
 //! | a watch lasts for five first pauses | pauses and counts begin anew. Only the time since it was granted counts: a server that takes long to refuse is not well |
-//! | a list fails, a watch is refused, or the second watch in a row fails | it is told. One watch that broke off is back in a moment, and after a lost place the list tells |
+//! | a list fails, a watch is refused, or the second watch in a row fails | it is told. One watch that broke off is back in a moment |
+//! | a place is lost | the list that follows tells. From the second one in a row, whatever was listed between, it is told, and a watch that is granted proves nothing before it has brought something |
 
 use std::time::{Duration, Instant};
+
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::client::RequestError;
 use crate::backoff::{Backoff, hash};
@@ -34,6 +37,8 @@ pub struct ListWatch {
     /// Watches in a row that failed, and those of them that cast doubt on where they were.
     failures: u32,
     doubts: u32,
+    /// Places in a row that were lost, whatever was listed between.
+    losses: u32,
 }
 
 /// What to ask for.
@@ -99,7 +104,21 @@ impl ListWatch {
             granted: None,
             failures: 0,
             doubts: 0,
+            losses: 0,
         }
+    }
+
+    /// Whether a watch can go on from this version. The server's own versions are numbers; what else is printable it may
+    /// understand.
+    #[must_use]
+    pub fn is_place(version: &str) -> bool {
+        (1..=128).contains(&version.len()) && version.bytes().all(|byte| byte.is_ascii_graphic())
+    }
+
+    /// Places are lost again and again: a watch that is granted is no success yet.
+    #[must_use]
+    pub fn is_doubted(&self) -> bool {
+        self.losses > 1
     }
 
     /// What is to be asked for now.
@@ -108,7 +127,8 @@ impl ListWatch {
         match &self.version {
             None => Ask::List,
             Some(version) => Ask::Watch(format!(
-                "watch=true&allowWatchBookmarks=true&resourceVersion={version}&timeoutSeconds={}",
+                "watch=true&allowWatchBookmarks=true&resourceVersion={}&timeoutSeconds={}",
+                utf8_percent_encode(version, NON_ALPHANUMERIC),
                 self.watch_seconds
             )),
         }
@@ -133,14 +153,14 @@ impl ListWatch {
     /// The server has ended a watch; tells how long to wait. One that ends every watch at once is left alone for a while.
     pub fn ended(&mut self, now: Instant) -> Duration {
         let has_lasted = self.has_lasted(now);
-        (self.failures, self.doubts) = (0, 0);
+        (self.failures, self.doubts, self.losses) = (0, 0, 0);
         if has_lasted { Duration::ZERO } else { self.backoff.pause(None) }
     }
 
     /// A list or a watch has failed; `wanted` is the pause that the server asks for.
     pub fn failed(&mut self, failure: Failure, wanted: Option<Duration>, now: Instant) -> Verdict {
         if self.has_lasted(now) {
-            (self.failures, self.doubts) = (0, 0);
+            (self.failures, self.doubts, self.losses) = (0, 0, 0);
         }
         let pause = self.backoff.pause(wanted);
         if self.version.is_none() {
@@ -150,13 +170,14 @@ impl ListWatch {
         let failure = if failure == Failure::Away && self.granted.is_some() { Failure::Broken } else { failure };
         self.failures = self.failures.saturating_add(1);
         self.doubts = self.doubts.saturating_add(u32::from(failure != Failure::Away));
+        self.losses = self.losses.saturating_add(u32::from(failure == Failure::Lost));
         if failure == Failure::Lost || self.doubts >= DOUBTS {
             self.version = None;
         }
         let counted = if self.granted.is_some() { "stream" } else { "watch" };
         let is_told = match failure {
-            // The list that follows tells.
-            Failure::Lost => false,
+            // The list that follows tells, unless it does not help.
+            Failure::Lost => self.is_doubted(),
             Failure::Refused => true,
             Failure::Away | Failure::Broken => self.failures > 1,
         };
@@ -306,11 +327,41 @@ mod tests {
             (Listed, "list", false, 0),
             (Breaks(Lost, 300), "watch", false, 1),
             (Listed, "list", false, 0),
-            (Fails(Lost, 0), "watch", false, 2),
+            (Fails(Lost, 0), "watch", true, 2),
             (Listed, "list", false, 0),
-            (Fails(Lost, 0), "watch", false, 4),
+            (Fails(Lost, 0), "watch", true, 4),
             (Fails(Away, 0), "list", true, 8),
         ]);
+    }
+
+    #[test]
+    fn a_place_that_is_lost_again_and_again_is_told_until_a_watch_ends_well() {
+        for lost in [|| Fails(Lost, 0), || Breaks(Lost, 0)] {
+            check(&[
+                (Listed, "list", false, 0),
+                (lost(), "watch", false, 1),
+                (Listed, "list", false, 0),
+                (lost(), "watch", true, 2),
+                (Listed, "list", false, 0),
+                (lost(), "watch", true, 4),
+                (Listed, "list", false, 0),
+                (Ends(300), "watch", false, 0),
+                (lost(), "watch", false, 1),
+            ]);
+        }
+    }
+
+    #[test]
+    fn a_version_is_no_part_of_the_query_it_stands_in() {
+        let mut course = ListWatch::new(Duration::from_secs(1), "n1");
+        course.listed("5&fieldSelector=&limit=1#".to_owned());
+        let Ask::Watch(query) = course.ask() else { panic!("a list") };
+        assert!(query.contains("resourceVersion=5%26fieldSelector%3D%26limit%3D1%23&timeoutSeconds="), "{query}");
+        for (version, is_place) in
+            [("7", true), ("a-b_c", true), ("", false), ("7 x", false), ("7\n", false), ("é", false)]
+        {
+            assert_eq!(ListWatch::is_place(version), is_place, "{version:?}");
+        }
     }
 
     #[test]

@@ -2,7 +2,10 @@
 
 mod watching;
 
-use std::{io::Write as _, process::ExitCode};
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
 
 use anyhow::{Context as _, Result};
 use k8s_openapi::jiff::Timestamp;
@@ -11,7 +14,7 @@ use crate::{
     attribution::kubernetes::source,
     cli::{Fleet, FleetOutput},
     config::Config,
-    fleet::{json, lists, table, watch::agents},
+    fleet::{json, kinds::Kind, lists, table, watch::agents},
     log,
 };
 
@@ -48,7 +51,14 @@ fn once(config: &Config, output: FleetOutput) -> Result<ExitCode> {
         FleetOutput::Table => table::render(&reports, now),
         FleetOutput::Json => json::encode(&reports),
     };
-    std::io::stdout().write_all(text.as_bytes()).context("cannot write to standard output")?;
-    let is_whole = reports.iter().all(|report| report.lacking.is_empty());
+    io::stdout().write_all(text.as_bytes()).context("cannot write to standard output")?;
+    let has_nodes = fleet.held(Kind::Nodes) > 0;
+    if !has_nodes {
+        let _ = writeln!(
+            io::stderr(),
+            "podlens: the API server knows no node, so nothing was looked at: is that the cluster?"
+        );
+    }
+    let is_whole = has_nodes && reports.iter().all(|report| report.lacking.is_empty());
     Ok(if is_whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

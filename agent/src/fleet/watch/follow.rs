@@ -27,6 +27,13 @@ use crate::{
 const EVENT_BYTES: usize = 16 << 20;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
+/// What a list has left out.
+#[derive(Default, PartialEq, Eq)]
+struct Left {
+    odd: u64,
+    no_nodes: bool,
+}
+
 pub(super) struct Follower {
     kind: Kind,
     client: Client,
@@ -43,13 +50,17 @@ enum FollowError {
     Request(#[from] RequestError),
     #[error("the watch tells what is no event; podlens lists anew")]
     Garbage(#[source] serde_json::Error),
+    #[error("the watch tells a version from which none can go on; podlens lists anew")]
+    NoPlace,
 }
 
 impl FollowError {
     fn request(&self) -> Option<&RequestError> {
         match self {
             Self::Request(error) | Self::List(ListError::Request { source: error, .. }) => Some(error),
-            Self::List(ListError::Garbage { .. } | ListError::Endless(_)) | Self::Garbage(_) => None,
+            Self::List(ListError::Garbage { .. } | ListError::Other { .. } | ListError::Endless(_))
+            | Self::Garbage(_)
+            | Self::NoPlace => None,
         }
     }
 
@@ -71,10 +82,11 @@ impl Follower {
     /// Never ends.
     pub(super) async fn run(self) {
         let mut course = ListWatch::new(FIRST_PAUSE, &self.seed);
+        let mut last = Left::default();
         loop {
             let (verb, outcome) = match course.ask() {
                 Ask::List => {
-                    let outcome = self.list().await.map(|version| {
+                    let outcome = self.list(&mut last).await.map(|version| {
                         self.count("list", "ok");
                         course.listed(version);
                         Duration::ZERO
@@ -106,7 +118,8 @@ impl Follower {
         }
     }
 
-    async fn list(&self) -> Result<String, FollowError> {
+    /// What is left out is told once, until another list leaves out another number.
+    async fn list(&self, last: &mut Left) -> Result<String, FollowError> {
         let (mut seen, mut no_room) = (HashSet::new(), 0);
         let listed = lists::list(&self.client, self.kind, |items| {
             let mut fleet = self.watch.fleet();
@@ -124,6 +137,14 @@ impl Follower {
         })
         .await?;
         self.watch.fleet().retain(self.kind, &seen);
+        let left = Left { odd: listed.odd, no_nodes: self.kind == Kind::Nodes && seen.is_empty() };
+        if left != *last {
+            lists::tell_odd(self.kind, left.odd);
+            if left.no_nodes {
+                warn!(server = %self.client.server(), "the API server knows no node: nothing can lack a pod there");
+            }
+            *last = left;
+        }
         self.health(|health| health.leave_out(listed.odd + no_room));
         self.health(Health::list);
         self.watch.changed.notify_one();
@@ -136,7 +157,10 @@ impl Follower {
         let mut answer = self.client.get(&path).await?;
         course.granted(Instant::now());
         self.count("watch", "ok");
-        self.works();
+        let mut is_proven = !course.is_doubted();
+        if is_proven {
+            self.works();
+        }
         let mut lines = Lines::default();
         while let Some(part) = answer.next().await? {
             self.health(Health::hear);
@@ -144,6 +168,9 @@ impl Follower {
             let mut has_changed = false;
             while let Some(line) = lines.take() {
                 has_changed |= self.enter(&line, course)?;
+                if !std::mem::replace(&mut is_proven, true) {
+                    self.works();
+                }
             }
             if has_changed {
                 self.watch.changed.notify_one();
@@ -195,6 +222,9 @@ impl Follower {
             _ => false,
         };
         if let Some(newer) = event.version() {
+            if !ListWatch::is_place(&newer) {
+                return Err(FollowError::NoPlace);
+            }
             course.reached(newer);
         }
         Ok(has_changed)
