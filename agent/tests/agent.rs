@@ -386,7 +386,7 @@ fn check_says_what_this_kernel_lacks() {
     if throttles_are_exact() {
         assert!(line("scheduler").contains(" running "), "{text}");
     } else {
-        for part in [" degraded: ", "throttled_clock_self_time", "what that clock misses counts as waiting"] {
+        for part in [" degraded: ", "throttled_clock_self_time", "the time that this clock misses counts as waiting"] {
             assert!(line("scheduler").contains(part), "{text}");
         }
     }

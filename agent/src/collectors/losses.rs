@@ -8,7 +8,7 @@ macro_rules! walk_unfinished {
             means: concat!(
                 "a walk through ",
                 $tree,
-                " did not come round, three times in a row: more than 131,072 cgroups, cgroups that end faster than the walk goes on, or a kernel whose lists differ. The values of the last walk are served; report it if it goes on"
+                " did not finish, three times in a row: there are more than 131,072 cgroups, cgroups end faster than the walk advances, or this kernel's lists differ. podlens serves the values of the last walk; report it if it continues"
             ),
         }
     };

@@ -70,7 +70,7 @@ pub enum ObjectError {
     },
     /// Newer kernels take the program all the same, and never call it.
     #[error(
-        "this node runs no BPF programs at the ends of its kernel's functions, as {name} is one, since sysctl kernel.ftrace_enabled is 0: set it to 1 and start podlens anew"
+        "this node does not run BPF programs at the ends of kernel functions, such as {name}, since sysctl kernel.ftrace_enabled is 0: set it to 1 and restart podlens"
     )]
     NoFunctionEnds {
         /// Which one.

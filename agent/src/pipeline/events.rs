@@ -33,7 +33,7 @@ use crate::{
 /// An event was of nobody known.
 pub(super) static ENTITY_UNKNOWN: Loss = Loss {
     reason: "entity_unknown",
-    means: "a collector noticed an event of a cgroup whose birth was lost, so that nobody can be told whose it was",
+    means: "a collector noticed an event of a cgroup whose birth was lost, so podlens does not know which container or unit it was",
 };
 
 /// What is noted in the journal, and what waits to be.

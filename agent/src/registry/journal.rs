@@ -23,7 +23,7 @@ const NAME_WAIT: Duration = Duration::from_secs(30);
 /// The journal was full.
 pub static OVERFLOW: Loss = Loss {
     reason: "overflow",
-    means: "more than 4,096 events waited for the OTLP receiver, and the oldest were dropped. Counted where events are told",
+    means: "more than 4,096 events waited for the OTLP receiver, and the oldest were dropped. Counted where events are sent",
 };
 
 /// The events that some reader has not taken yet.

@@ -41,7 +41,7 @@ pub static EVENTS_LOST: OwnMetric = OwnMetric {
     name: "podlens_fleet_events_lost_total",
     kind: Kind::Counter,
     unit: Unit::Count("event"),
-    help: "Events that no replica told, since more than 4,096 waited or nobody led for 10 minutes (untold), and those that a leader was telling when it vanished, or may have told before, which may have got through (unsure)",
+    help: "Events that no replica sent, since more than 4,096 waited or no replica led for 10 minutes (untold), and events that a leader was sending when it vanished, or may have sent before, which may have arrived (unsure)",
     labels: &[OwnLabel { name: "reason", values: OwnValues::Fixed(&EVENT_LOSSES) }],
     only: None,
 };
@@ -60,9 +60,9 @@ pub static EXCLUDED_NODES: OwnMetric = OwnMetric {
 pub static HEARD: OwnMetric = OwnMetric {
     name: "podlens_fleet_heard_timestamp_seconds",
     unit: Unit::Seconds,
-    help: "Unix time of the last word of the API server about this kind; while nothing changes one comes about once a minute",
+    help: "Unix time of the API server's last message about this kind; while nothing changes, one comes about once a minute",
     labels: &[KIND],
-    only: Some("once it was heard of"),
+    only: Some("once there was such a message"),
     ..OwnMetric::BASE
 };
 
@@ -79,7 +79,7 @@ pub static LACKING_FOLDED: OwnMetric = OwnMetric {
 pub static LACKING_NODES: OwnMetric = OwnMetric {
     name: "podlens_fleet_lacking_nodes",
     unit: Unit::Count("node"),
-    help: "Nodes that should have a pod of the DaemonSet and have none that works, by why; a reason without any has no sample",
+    help: "Nodes that should have a pod of the DaemonSet and have none that works, by reason; a reason without nodes has no sample",
     labels: &[NAMESPACE, DAEMON_SET, REASON],
     only: OF_LEADER,
     ..OwnMetric::BASE
@@ -89,7 +89,7 @@ pub static LACKING_NODES: OwnMetric = OwnMetric {
 pub static LACKING_SINCE: OwnMetric = OwnMetric {
     name: "podlens_fleet_lacking_since_timestamp_seconds",
     unit: Unit::Seconds,
-    help: "Unix time since when the node has no pod of the DaemonSet that works, and why",
+    help: "Unix time since which the node has no working pod of the DaemonSet, by reason",
     labels: &[NAMESPACE, DAEMON_SET, NODE, REASON],
     only: OF_LEADER,
     ..OwnMetric::BASE
@@ -99,7 +99,7 @@ pub static LACKING_SINCE: OwnMetric = OwnMetric {
 pub static LEADER: OwnMetric = OwnMetric {
     name: "podlens_fleet_leader",
     unit: Unit::Count("replica"),
-    help: "1 on the replica that holds the Lease and tells of the DaemonSets, otherwise 0",
+    help: "1 on the replica that holds the Lease and reports on the DaemonSets, otherwise 0",
     ..OwnMetric::BASE
 };
 
@@ -127,7 +127,7 @@ pub static NODES: OwnMetric = OwnMetric {
 pub static OBJECTS: OwnMetric = OwnMetric {
     name: "podlens_fleet_objects",
     unit: Unit::Count("object"),
-    help: "Objects of this kind that are held",
+    help: "Objects of this kind that podlens holds in memory",
     labels: &[KIND],
     ..OwnMetric::BASE
 };
@@ -137,7 +137,7 @@ pub static ODD_OBJECTS: OwnMetric = OwnMetric {
     name: "podlens_fleet_odd_objects_total",
     kind: Kind::Counter,
     unit: Unit::Count("object"),
-    help: "Objects that were left out, each time that they came: they make no sense, or are events beyond the 50,000 that are kept",
+    help: "Objects that podlens left out, counted each time that they came: they make no sense, or are events beyond the 50,000 that it keeps",
     labels: &[KIND],
     only: None,
 };
@@ -156,7 +156,7 @@ pub static REQUESTS: OwnMetric = OwnMetric {
 pub static ROLLED_BACK: OwnMetric = OwnMetric {
     name: "podlens_fleet_rolled_back",
     unit: Unit::Count("daemonset"),
-    help: "1 where the newest revision is a template that was there before, otherwise 0",
+    help: "1 if the newest revision is a template that existed before, otherwise 0",
     labels: &[NAMESPACE, DAEMON_SET],
     only: WITH_REVISIONS,
     ..OwnMetric::BASE
@@ -166,7 +166,7 @@ pub static ROLLED_BACK: OwnMetric = OwnMetric {
 pub static ROLLOUT_SINCE: OwnMetric = OwnMetric {
     name: "podlens_fleet_rollout_since_timestamp_seconds",
     unit: Unit::Seconds,
-    help: "Unix time since when the roll-out is in its state; no sample where nobody saw it begin",
+    help: "Unix time since which the roll-out is in its state; no sample if no replica saw the state begin",
     labels: &[NAMESPACE, DAEMON_SET],
     only: WITH_REVISIONS,
     ..OwnMetric::BASE

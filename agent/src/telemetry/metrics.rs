@@ -51,7 +51,7 @@ const RESULT: OwnLabel = OwnLabel { name: "result", values: OwnValues::Fixed(&["
 pub static BUILD_INFO: OwnMetric = OwnMetric {
     name: "podlens_build_info",
     unit: Unit::Count("build"),
-    help: "Always 1; the label tells the version",
+    help: "Always 1; the label names the version",
     labels: &[OwnLabel { name: "version", values: OwnValues::Open }],
     ..OwnMetric::BASE
 };
@@ -82,7 +82,7 @@ pub static EVENTS: OwnMetric = OwnMetric {
     name: "podlens_events_total",
     kind: Kind::Counter,
     unit: Unit::Count("event"),
-    help: "Events that podlens has noted, by the event's name",
+    help: "Events that podlens noticed, by the event's name",
     labels: &[OwnLabel { name: "event", values: OwnValues::Events }],
     only: WITH_EVENTS,
 };
@@ -91,7 +91,7 @@ pub static EVENTS: OwnMetric = OwnMetric {
 pub static FOLDED_CONTAINERS: OwnMetric = OwnMetric {
     name: "podlens_folded_containers",
     unit: Unit::Count("container"),
-    help: "Containers that are folded into their workloads since the node would have more series than `series.limit`",
+    help: "Containers that podlens folded into their workloads, since the node would have more series than `series.limit`",
     only: WITH_LIMIT,
     ..OwnMetric::BASE
 };
@@ -100,7 +100,7 @@ pub static FOLDED_CONTAINERS: OwnMetric = OwnMetric {
 pub static GONE_ENTITIES: OwnMetric = OwnMetric {
     name: "podlens_gone_entities",
     unit: Unit::Count("entity"),
-    help: "Pods' containers and units that are gone and wait for their last export",
+    help: "Removed containers of pods and removed units that wait for their last export",
     ..OwnMetric::BASE
 };
 
@@ -109,7 +109,7 @@ pub static LOST: OwnMetric = OwnMetric {
     name: "podlens_lost_total",
     kind: Kind::Counter,
     unit: Unit::Count("loss"),
-    help: "What podlens could not count, name or tell, by the part that noticed it and the reason",
+    help: "Cases in which podlens could not count, name or report something, by the part that noticed it and the reason",
     labels: &[
         OwnLabel { name: "collector", values: OwnValues::LossParts },
         OwnLabel { name: "reason", values: OwnValues::LossReasons },
@@ -154,7 +154,7 @@ pub static OTLP_FAILED_ATTEMPTS: OwnMetric = OwnMetric {
     name: "podlens_otlp_failed_attempts_total",
     kind: Kind::Counter,
     unit: Unit::Count("attempt"),
-    help: "OTLP requests with metrics that failed, of pods and units or of the agent itself; each repetition counts",
+    help: "Failed OTLP requests with metrics, of pods and units or of the agent itself; each repetition counts",
     only: WITH_OTLP,
     ..OwnMetric::BASE
 };
@@ -164,7 +164,7 @@ pub static OTLP_LOG_RECORDS: OwnMetric = OwnMetric {
     name: "podlens_otlp_log_records_total",
     kind: Kind::Counter,
     unit: Unit::Count("record"),
-    help: "OTLP log records by what became of them",
+    help: "OTLP log records by result",
     labels: &[RESULT],
     only: WITH_EVENTS,
 };
@@ -184,7 +184,7 @@ pub static OTLP_POINTS: OwnMetric = OwnMetric {
     name: "podlens_otlp_points_total",
     kind: Kind::Counter,
     unit: Unit::Count("point"),
-    help: "OTLP points by what became of them",
+    help: "OTLP points by result",
     labels: &[RESULT],
     only: WITH_OTLP,
 };
@@ -221,7 +221,7 @@ pub static SERVER_REFUSALS: OwnMetric = OwnMetric {
 pub static SLOTS: OwnMetric = OwnMetric {
     name: "podlens_slots",
     unit: Unit::Count("slot"),
-    help: "Slots for cgroups in the kernel programs, by whether the cgroup lives, is removed, or there is none",
+    help: "Slots for cgroups in the kernel programs, by the state of their cgroup: live, removed, or none (free)",
     labels: &[OwnLabel { name: "state", values: OwnValues::Fixed(&["live", "removed", "free"]) }],
     ..OwnMetric::BASE
 };
@@ -239,7 +239,7 @@ pub static WEB_CONFIG_RELOADS: OwnMetric = OwnMetric {
     name: "podlens_web_config_reloads_total",
     kind: Kind::Counter,
     unit: Unit::Count("reload"),
-    help: "Changes of the web configuration and its files; of a failed one nothing is applied",
+    help: "Changes of the web configuration and its files; podlens applies no part of a failed one",
     labels: &[OwnLabel { name: "result", values: OwnValues::Fixed(&["applied", "failed"]) }],
     ..OwnMetric::BASE
 };

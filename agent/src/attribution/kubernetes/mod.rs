@@ -81,18 +81,18 @@ struct Counts {
 }
 
 /// A name was dropped.
-pub static NO_ROOM: Loss = Loss { reason: "no_room", means: "more names than the table holds" };
+pub static NO_ROOM: Loss = Loss { reason: "no_room", means: "there are more names than the table holds" };
 
 /// A name was not believed.
 pub static CONTRADICTION: Loss = Loss {
     reason: "contradiction",
-    means: "two sources, or two answers, named one pod differently; the first is kept",
+    means: "two sources, or two answers, named one pod differently; podlens keeps the first name",
 };
 
 /// An object of a list was left out.
 pub static ODD_OBJECT: Loss = Loss {
     reason: "odd_object",
-    means: "an object in the list of pods is no pod (it has no uid, or is of another form); the log tells which one and why; all others are named",
+    means: "an object in the list of pods is no pod (it has no uid, or has another form); the log says which one and why. All others get their names",
 };
 
 /// What sources ask: each source, its verbs, and the results that a request can have. The labels of

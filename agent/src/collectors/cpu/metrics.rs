@@ -21,7 +21,7 @@ pub static PERIODS: Metric = Metric {
     otlp_name: "podlens.cpu.periods",
     kind: Kind::Counter,
     unit: Unit::Count("period"),
-    help: "Periods of the CPU quota in which the cgroup had tasks to run, by whether the quota lasted or stopped it; exact up to the cgroup's end; no sample until a reading finds a quota",
+    help: "Periods of the CPU quota in which the cgroup had tasks to run, by whether the quota lasted (ran) or stopped it (throttled); exact up to the cgroup's end; no sample until a reading finds a quota",
     labels: &[Label { name: "result", values: LabelValues::Fixed(&["ran", "throttled"]) }],
     lifetime: true,
     source: "cfs_bandwidth of the task group, in a walk through the CPU controller's tree at most 4 s ago, and at the removal; else cpu.stat, read every 5 s",
@@ -35,12 +35,12 @@ pub static MODE: Metric = Metric {
     otlp_name: "podlens.cpu.mode",
     kind: Kind::Counter,
     unit: Unit::Seconds,
-    help: "CPU time in user and in kernel mode, as the kernel counts it, up to the cgroup's end; where that is read from files the value of the last reading stays, and a cgroup that lived between two readings has no sample: podlens_cpu_seconds_total is exact for both",
+    help: "CPU time in user and in kernel mode, as the kernel counts it, up to the cgroup's end. Where podlens reads it from files, the value of the last reading stays, and a cgroup that lived between two readings has no sample; podlens_cpu_seconds_total is exact in both cases",
     labels: &[Label { name: "mode", values: LabelValues::Fixed(&["user", "system"]) }],
     by_default: ByDefault::Nothing,
     lifetime: true,
     source: "each CPU's count of the cgroup (version 1: cpuacct's), in a walk at most 4 s ago and at the removal; else cpu.stat, version 1: cpuacct.usage_user and cpuacct.usage_sys; read every 10 s",
-    must_equal: "user_usec and system_usec of cpu.stat (version 1: those files), exactly; how version 2 splits usage_usec depends on when somebody has read it before, and a reading of podlens is one of its own",
+    must_equal: "user_usec and system_usec of cpu.stat (version 1: those files), exactly; how version 2 splits usage_usec depends on earlier readings, and those of podlens are separate from those of the file",
     ..Metric::BASE
 };
 

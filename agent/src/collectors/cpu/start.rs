@@ -24,7 +24,7 @@ use crate::{
 /// The collector.
 pub static SPEC: Spec = Spec {
     name: "cpu",
-    about: "CPU quota and what it stopped, CPU time by mode",
+    about: "CPU quota and throttling, CPU time by mode",
     kind: Kind::Files,
     is_optional: true,
     switch: None,
@@ -56,12 +56,12 @@ pub(super) static WALK_UNFINISHED: Loss = walk_unfinished!("the CPU controller's
 
 /// A value is older than it should be.
 pub(super) static LATE_FILE: Loss = late_file!(
-    "where files are read: a value was older than 20 s when it was asked for:",
-    "The value read last is served"
+    "where podlens reads files: a value was older than 20 s when a sweep asked for it, because",
+    "podlens serves the value read last"
 );
 
 const NO_LAST_FIGURES: &str =
-    "what a quota did, and CPU time by mode, between the last reading and the cgroup's end is missing";
+    "throttling and CPU time by mode between the last reading and the cgroup's end are missing";
 
 fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
     let lacks: Vec<String> = lacking_controllers(start.hierarchies).map(str::to_owned).into_iter().collect();
@@ -99,7 +99,7 @@ fn walk_tells_modes(start: &Start<'_>) -> bool {
 /// What the controllers of this node leave untold, in words.
 fn lacking_controllers(hierarchies: &Hierarchies) -> Option<&'static str> {
     if hierarchies.of("cpu").is_none() {
-        Some("the node's cgroup tree has no cpu controller: quotas and what they stop are missing")
+        Some("the node's cgroup tree has no cpu controller: quotas and throttling are missing")
     } else if hierarchies.keyed_v1().is_some() && hierarchies.v1("cpuacct").is_none() {
         Some("the node has no cpuacct hierarchy: CPU time by mode is missing")
     } else {

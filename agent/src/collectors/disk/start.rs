@@ -12,7 +12,7 @@ use crate::{
 /// The collector.
 pub static SPEC: Spec = Spec {
     name: "disk",
-    about: "requests to block devices: how many, how much, and how long they took",
+    about: "requests to block devices: number, bytes, errors and latency",
     kind: Kind::Programs,
     is_optional: true,
     switch: None,

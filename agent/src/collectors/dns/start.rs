@@ -60,31 +60,31 @@ const ENDS: [Program; 6] = {
 /// A query is missing.
 pub(super) static NO_ROOM: Loss = Loss {
     reason: "no_room",
-    means: "a query was sent while 2,048 waited for their answers, those without answer since the last sweep among them, or its result was a new one of its container while as many pairs of both were being counted as there are slots: it is in no metric",
+    means: "a query was sent while 2,048 already waited for their answers (including those without an answer since the last sweep), or its result was new for its container while podlens was already counting as many pairs of container and result as there are slots: the query is in no metric",
 };
 
 /// A query is missing, or its answer.
 pub(super) static UNSEEN_CALL: Loss = Loss {
     reason: "unseen_call",
-    means: "a program sent a datagram to a DNS server, or took one from there, by a call whose memory is not found, as by io_uring: the query is in no metric, or counts as timeout",
+    means: "a program sent a datagram to a DNS server, or took one from it, by a call whose buffer podlens does not find, as with io_uring: the query is in no metric, or counts as timeout",
 };
 
 /// A query is missing, or its answer.
 pub(super) static UNREADABLE: Loss = Loss {
     reason: "unreadable",
-    means: "the head of a DNS message was not in one piece, or not in memory when it was looked at: the query is in no metric, or counts as timeout",
+    means: "the head of a DNS message was not in one piece, or not in memory when podlens read it: the query is in no metric, or counts as timeout",
 };
 
 /// A query is missing.
 pub(super) static UNSEEN_ANSWER: Loss = Loss {
     reason: "unseen_answer",
-    means: "a query went over TCP and no answer to it was seen within 10 s, or before the container ended: there was none, or the program took it in pieces that are not understood: the query is in no metric",
+    means: "podlens saw no answer to a query over TCP within 10 s, or before the container ended: there was none, or the program took it in pieces that podlens does not understand. The query is in no metric",
 };
 
 /// A program did not run.
 pub(super) static MISSED_CALL: Loss = Loss {
     reason: "missed_call",
-    means: "a call that sends or receives ended in a task that took the CPU from another one whose call was being looked at: if it was a query it is in no metric, if an answer it counts as timeout; where calls are seen by a tracepoint, those of other sockets are among them",
+    means: "a call that sends or receives ended in a task that had preempted another one whose call podlens was examining: if it sent a query, that is in no metric; if it took an answer, the query counts as timeout. Where podlens sees calls by a tracepoint, calls on other sockets count too",
 };
 
 /// The maps.

@@ -43,7 +43,7 @@ pub(super) static MISSED_DROP: Loss = Loss {
 /// A drop is missing.
 pub(super) static NO_ROOM: Loss = Loss {
     reason: "no_room",
-    means: "a packet was dropped for a reason that its container had not met before, and as many pairs of container and reason are being counted as there are slots: it is in no metric",
+    means: "a packet was dropped for a reason that was new for its container, while podlens was already counting as many pairs of container and reason as there are slots: the packet is in no metric",
 };
 
 fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {

@@ -7,12 +7,12 @@ use crate::signal::Loss;
 /// No slot was free.
 pub static NO_FREE_SLOT: Loss = Loss {
     reason: "no_free_slot",
-    means: "a task was dispatched whose cgroup got no slot, since none was free; it counts as `unattributed`: see above",
+    means: "the cgroup of a dispatched task got no slot, since none was free; the task counts as `unattributed`: see above",
 };
 
 /// The table of slots had no room.
 pub static TABLE_FULL: Loss =
-    Loss { reason: "table_full", means: "the same, since the table that leads from a cgroup to its slot was full" };
+    Loss { reason: "table_full", means: "the same, since the table of the cgroups' slots was full" };
 
 /// An event did not come through.
 pub static EVENT_LOST: Loss = Loss {
@@ -26,40 +26,40 @@ pub static PATH_UNREADABLE: Loss =
 
 /// A task had no cgroup.
 pub static NO_CGROUP: Loss =
-    Loss { reason: "no_cgroup", means: "a task without a cgroup: only while the kernel sets one up" };
+    Loss { reason: "no_cgroup", means: "a task had no cgroup, which happens only while the kernel sets one up" };
 
 /// A CPU came for which nothing is kept.
 pub static LATE_CPU: Loss = Loss {
     reason: "late_cpu",
-    means: "a CPU came online after the start, more than 8 beyond the highest that was there: what runs on it is not measured. Processes and migrations are counted all the same. The log names the CPU; start the agent anew",
+    means: "a CPU came online after the start, more than 8 beyond the highest that was online then: podlens counts processes and migrations on it, and measures nothing else there. The log names the CPU; restart the agent",
 };
 
 /// A slot was not given at that moment.
 pub static SLOT_BUSY: Loss = Loss {
     reason: "slot_busy",
-    means: "a cgroup got no slot at that moment, since an interrupt asked for one while another was being given on the same CPU; what was to be counted is under `unattributed`, and the cgroup asks again",
+    means: "a cgroup got no slot at that moment, since an interrupt asked for one while another was being assigned on the same CPU; the value of that moment counts as `unattributed`, and the cgroup asks again",
 };
 
 /// A slot stays out of use.
 pub static SLOT_STUCK: Loss = Loss {
     reason: "slot_stuck",
-    means: "a slot could not be given back and stays out of use; where it was the daemon that tried, the log says why",
+    means: "a slot could not be freed and stays out of use; if the daemon tried to free it, the log says why",
 };
 
 /// An event was not understood.
 pub static MALFORMED_EVENT: Loss =
-    Loss { reason: "malformed_event", means: "daemon and programs are of different builds" };
+    Loss { reason: "malformed_event", means: "the daemon and the kernel programs are from different builds" };
 
 /// Nobody knows whose end it was.
 pub static END_UNKNOWN: Loss = Loss {
     reason: "end_unknown",
-    means: "the kernel saw a container's first process end in a cgroup whose birth was lost; no event tells of it unless the pod status does. Counted where events are told",
+    means: "a container's first process ended in a cgroup whose birth was lost; podlens sends an event of it only if the pod status reports it. Counted where events are sent",
 };
 
 /// A program did not run.
 pub static MISSED_END: Loss = Loss {
     reason: "missed_end",
-    means: "a process or thread ended while another one's end was being looked at on the same CPU, as can be on kernels from 7.0 on, where tasks take turns in the middle of that: if it was a container's first process, no event tells of its end unless the pod status does. Counted where events are told",
+    means: "a process or thread ended while podlens was examining another one's end on the same CPU, which is possible on kernels from 7.0 on, where a task can be preempted in the middle of that: if it was a container's first process, podlens sends an event of its end only if the pod status reports it. Counted where events are sent",
 };
 
 /// How often: as the programs count it, and slots that the daemon could not give back.

@@ -23,7 +23,7 @@ pub const REMOVAL: &str = "cgroup_rmdir";
 /// The collector.
 pub static SPEC: Spec = Spec {
     name: "lifecycle",
-    about: "births and removals of cgroups, so that short lives have a name",
+    about: "births and removals of cgroups, so that short-lived ones have a name",
     kind: Kind::Programs,
     is_optional: false,
     switch: None,
@@ -37,14 +37,14 @@ pub static SPEC: Spec = Spec {
             ..Part::BASE
         },
         Part {
-            without: Some("ends of containers are told by pods' statuses alone"),
+            without: Some("only the pod status reports ends of containers"),
             for_events: true,
             programs: &[Program::on_tracepoint(END, "sched_process_exit", &["task_struct"])],
             ..Part::BASE
         },
     ],
     wishes: &[],
-    without: Some("cgroups are found by walking the trees, and short-lived ones stay without a name"),
+    without: Some("podlens finds cgroups by walking the trees, and short-lived ones have no name"),
     metrics: &[],
     records: &[CGROUP_BORN, CGROUP_REMOVED, INIT_ENDED],
     events: &[&events::EXITED, &events::FAILED],

@@ -10,7 +10,7 @@ const BYTES: Metric = Metric { kind: Kind::Gauge, unit: Unit::Bytes, ..Metric::B
 pub static MEMORY: Metric = Metric {
     name: "podlens_memory_bytes",
     otlp_name: "podlens.memory",
-    help: "Memory by what it is used for, the cgroups below included; swap and zswap are beside it. A pod's own cgroup (container=\"\") and a plain one have what is in none of the cgroups below that have values of their own, and only where the walk runs. No sample for a type of which there is none or which this kernel does not tell: version 1 has neither the kernel's own types nor sockets",
+    help: "Memory by its use, including the cgroups below; the other types do not include swap and zswap. The values of a pod's own cgroup (container=\"\") and of a plain one leave out the cgroups below that have values of their own, and exist only where the walk runs. A type has no sample if it is 0 or if this kernel does not report it: version 1 reports neither the kernel's own types nor sockets",
     labels: &[Label { name: "type", values: LabelValues::Fixed(&MemoryType::NAMES) }],
     sparse: true,
     by_default: ByDefault::Only(&[
@@ -19,7 +19,7 @@ pub static MEMORY: Metric = Metric {
         MemoryType::Shmem.index(),
         MemoryType::Swap.index(),
     ]),
-    source: "lists of pages and the page counter of swap in a walk through the memory tree at most 10 s ago; all else memory.stat, read every 30 s, or the same words in the walk where it is known which they are",
+    source: "lists of pages and the page counter of swap in a walk through the memory tree at most 10 s ago; all else memory.stat, read every 30 s, or the same words in the walk where podlens knows their places",
     must_equal: "lines of memory.stat (version 1: the total_ lines) and memory.swap.current",
     ..BYTES
 };
@@ -28,7 +28,7 @@ pub static MEMORY: Metric = Metric {
 pub static USAGE: Metric = Metric {
     name: "podlens_memory_usage_bytes",
     otlp_name: "container.memory.usage",
-    help: "Memory that counts against the limit: all of it, pages of files included that can be given back at any time. A pod's own cgroup (container=\"\") has what no living container of it has, such as files in memory that one has left behind: the sum over a pod is what counts against the pod's limit. There, and for a plain cgroup, it is told where the walk runs",
+    help: "All memory that counts against the limit, including pages of files that the kernel can reclaim at any time. A pod's own cgroup (container=\"\") has the memory that no living container of the pod has, such as files in memory that an ended one left behind: the sum over a pod counts against the pod's limit. A pod's own cgroup and a plain one have a sample only where the walk runs",
     source: "page counter of the memory controller, at most 10 s ago; else memory.current",
     must_equal: "memory.current (version 1: memory.usage_in_bytes)",
     ..BYTES
@@ -38,7 +38,7 @@ pub static USAGE: Metric = Metric {
 pub static WORKING_SET: Metric = Metric {
     name: "podlens_memory_working_set_bytes",
     otlp_name: "container.memory.working_set",
-    help: "Usage less pages of files that were not used for long, as the kubelet counts it. It has active pages of files as well, which can be given back: see podlens_memory_unreclaimable_bytes",
+    help: "Usage without the pages of files that were not used for long, as the kubelet counts it. It includes active pages of files, which the kernel can reclaim: see podlens_memory_unreclaimable_bytes",
     source: "page counter and lists of pages, at most 10 s ago; else memory.current and memory.stat",
     must_equal: "memory.current less inactive_file of memory.stat",
     ..BYTES
@@ -48,7 +48,7 @@ pub static WORKING_SET: Metric = Metric {
 pub static UNRECLAIMABLE: Metric = Metric {
     name: "podlens_memory_unreclaimable_bytes",
     otlp_name: "podlens.memory.unreclaimable",
-    help: "Usage less all pages of files but those in tmpfs, and less the kernel's objects that can be given back: what stays when all is reclaimed that can be without swap. At the limit the next allocation ends in an OOM kill. No sample where the kernel does not tell its objects (version 1)",
+    help: "Usage without all pages of files except those in tmpfs, and without the kernel's objects that can be reclaimed: the memory that reclaim cannot free without swap. When it reaches the limit, the next allocation ends in an OOM kill. No sample where the kernel does not report its objects (version 1)",
     source: "page counter, lists of pages and slab_reclaimable, as above",
     must_equal: "memory.current less active_file, inactive_file and slab_reclaimable of memory.stat",
     ..BYTES
@@ -60,7 +60,7 @@ pub static PEAK: Metric = Metric {
     otlp_name: "podlens.memory.peak",
     aggregation: Aggregation::Max,
     last_word: true,
-    help: "The highest usage since the cgroup was made, or since somebody has reset it; of a cgroup that is gone, the highest that it had, until it was exported",
+    help: "The highest usage since the cgroup was made, or since somebody reset the value; a removed cgroup keeps its highest usage until that is exported",
     source: "page counter, at most 10 s ago and at the removal; else memory.peak",
     must_equal: "memory.peak (version 1: memory.max_usage_in_bytes)",
     ..BYTES
@@ -80,7 +80,7 @@ pub static LIMIT: Metric = Metric {
 pub static HIGH: Metric = Metric {
     name: "podlens_memory_high_bytes",
     otlp_name: "podlens.memory.high",
-    help: "Usage above which the cgroup is reclaimed and slowed down; no sample without such a limit",
+    help: "Usage above which the kernel reclaims the cgroup's memory and slows its tasks down; no sample without such a limit",
     source: "page counter, at most 10 s ago; else memory.high",
     must_equal: "memory.high",
     ..BYTES
@@ -90,7 +90,7 @@ pub static HIGH: Metric = Metric {
 pub static PROTECTION: Metric = Metric {
     name: "podlens_memory_protection_bytes",
     otlp_name: "podlens.memory.protection",
-    help: "Usage up to which the cgroup is not reclaimed for others: never (min), or as long as there is anything else (low); no sample without one",
+    help: "Usage up to which the kernel spares the cgroup when others need memory: always (min), or as long as it can reclaim anything else (low); no sample without a protection",
     labels: &[Label { name: "kind", values: LabelValues::Fixed(&["min", "low"]) }],
     sparse: true,
     source: "page counter, at most 10 s ago; else memory.min and memory.low",
@@ -104,7 +104,7 @@ pub static EVENTS: Metric = Metric {
     otlp_name: "podlens.memory.events",
     kind: Kind::Counter,
     unit: Unit::Count("event"),
-    help: "What happened at the cgroup's limits, those of cgroups below included (version 1: its own alone); a pod's own cgroup has its own events alone, as when its limit was reached. Exact up to the cgroup's end. A kernel before 5.17 does not count oom_group_kill and leaves it at 0",
+    help: "Events at the cgroup's limits, including those of cgroups below (version 1: its own alone); a pod's own cgroup has only its own events, such as that its limit was reached. Exact up to the cgroup's end. A kernel before 5.17 does not count oom_group_kill and leaves it at 0",
     labels: &[Label { name: "event", values: LabelValues::Fixed(&MemoryEvent::NAMES) }],
     by_default: ByDefault::Nonzero,
     lifetime: true,
@@ -123,7 +123,7 @@ pub static FAULTS: Metric = Metric {
     labels: &[Label { name: "type", values: LabelValues::Fixed(&["minor", "major"]) }],
     by_default: ByDefault::Nothing,
     lifetime: true,
-    source: "memory.stat, read every 30 s; the same words in the walk and at the removal, with what each CPU has not handed on, where it is known which they are. Minor ones as of the reading before: until then it is not known which were major ones",
+    source: "memory.stat, read every 30 s; where podlens knows their places, the same words in the walk and at the removal, with the counts of each CPU that the kernel has not added up yet. Minor faults as of the reading before: which faults were major is known only then",
     must_equal: "pgfault less pgmajfault, and pgmajfault, of memory.stat",
     ..Metric::BASE
 };
@@ -134,7 +134,7 @@ pub static REFAULTS: Metric = Metric {
     otlp_name: "podlens.refaults",
     kind: Kind::Counter,
     unit: Unit::Count("page"),
-    help: "Pages that were reclaimed and had to be read again soon: the working set does not fit",
+    help: "Pages that the kernel reclaimed and soon had to read again: the working set does not fit",
     labels: &[Label { name: "type", values: LabelValues::Fixed(&["anon", "file"]) }],
     by_default: ByDefault::Nothing,
     lifetime: true,

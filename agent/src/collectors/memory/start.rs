@@ -19,13 +19,13 @@ use crate::{
 /// The collector.
 pub static SPEC: Spec = Spec {
     name: "memory",
-    about: "memory by type, limits and what happened at them, page faults",
+    about: "memory by type, limits and events at them, page faults",
     kind: Kind::Files,
     is_optional: true,
     switch: None,
     parts: &[
         Part {
-            without: Some("all is read from files, every 5 s, memory.stat every 30 s"),
+            without: Some("all values are read from files, every 5 s, those of memory.stat every 30 s"),
             programs: &[Program::on("memory_walk", Hook::TaskIterator)],
             maps: &[Map::fixed("MEMORY_WALK"), Map::fixed("MEMORY_RECORDS"), Map::fixed("MEMORY_LISTS")],
             ..Part::BASE
@@ -66,8 +66,8 @@ pub(super) static WALK_UNFINISHED: Loss = walk_unfinished!("the memory controlle
 
 /// Statistics are older than they should be.
 pub(super) static LATE_FILE: Loss = late_file!(
-    "no file of a cgroup's memory was read for 330 s when its values were asked for:",
-    "The values read last are served"
+    "no file of a cgroup's memory had been read for 330 s when a sweep asked for its values, because",
+    "podlens serves the values read last"
 );
 
 const NO_LAST_WORDS: &str = "events and faults between the last reading and the cgroup's end are missing";

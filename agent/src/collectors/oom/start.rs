@@ -18,7 +18,7 @@ use crate::{
 /// The collector.
 pub static SPEC: Spec = Spec {
     name: "oom",
-    about: "processes that the kernel killed for want of memory, and whose limit led to it",
+    about: "processes that the kernel killed for want of memory, by the limit that led to it",
     kind: Kind::Programs,
     is_optional: true,
     switch: Some("COUNTS_OOM"),
@@ -30,7 +30,7 @@ pub static SPEC: Spec = Spec {
         },
         Part {
             without: Some(
-                "whose limit led to a kill is told by what cgroups have counted: `scope=\"other\"` where that does not decide it",
+                "only the cgroups' own counts show which limit led to a kill: `scope=\"other\"` where they do not decide it",
             ),
             // Those of the collector `stalls`.
             programs: &[RECLAIM_BEGIN, MEMCG_BEGIN],
@@ -58,12 +58,12 @@ const VICTIM_PROGRAM: &str = "oom_victim";
 /// A kill without its story.
 pub(super) static UNTOLD: Loss = Loss {
     reason: "untold_kill",
-    means: "an OOM kill's record did not fit the ring buffer, or the kernel left the program at its mark out: the kill counts with `scope=\"other\"` as soon as the kernel's own count is read, and no event tells of it",
+    means: "an OOM kill's record did not fit the ring buffer, or the kernel did not run the program at its mark (mark_victim): the kill counts with `scope=\"other\"` as soon as podlens reads the kernel's own count, and there is no event of it",
 };
 
 fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
     if !start.is_running(lifecycle::SPEC.name) {
-        return Err("records of kernel programs are read by the collector lifecycle, which does not run".into());
+        return Err("the collector lifecycle reads the records of kernel programs, and it does not run".into());
     }
     let (marks, left_out) = (start.object.array("OOM_MARKS")?, start.object.missed_runs(&[VICTIM_PROGRAM])?);
     Ok(Started::whole(Oom::new(Arc::clone(&start.layout), start.hierarchies.clone(), marks, left_out)))

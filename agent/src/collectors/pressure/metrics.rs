@@ -21,7 +21,7 @@ pub static PRESSURE: Metric = Metric {
     otlp_name: "podlens.pressure",
     kind: Kind::Counter,
     unit: Unit::Seconds,
-    help: "Time in which some or all (full) of the cgroup's tasks that had something to do stalled for want of a resource, as the kernel counts it (PSI); exact up to the cgroup's end. No sample for what has not occurred, nor for irq where the kernel does not count the time of interrupts",
+    help: "Time in which some or all (full) of the cgroup's tasks that had something to do stalled for want of a resource, as the kernel counts it (PSI); exact up to the cgroup's end. No sample for a stall that has not occurred, nor for irq where the kernel does not count the time of interrupts",
     labels: &[
         Label { name: "resource", values: LabelValues::Fixed(&Resource::NAMES) },
         Label { name: "stall", values: LabelValues::Fixed(&Stall::NAMES) },
@@ -29,7 +29,7 @@ pub static PRESSURE: Metric = Metric {
     sparse: true,
     by_default: ByDefault::Only(&SOME),
     lifetime: true,
-    source: "psi_group of the cgroup in a walk through the version 2 tree at most 10 s ago, and with what each CPU has not handed on at the removal; else cpu.pressure, memory.pressure, io.pressure and irq.pressure, read every 5 s",
+    source: "psi_group of the cgroup in a walk through the version 2 tree at most 10 s ago, and at the removal (with the time of each CPU that the kernel has not added up yet); else cpu.pressure, memory.pressure, io.pressure and irq.pressure, read every 5 s",
     must_equal: "total= of those files, at most 2 s old; at a cgroup's end within 5 %",
     ..Metric::BASE
 };

@@ -54,8 +54,8 @@ pub(super) static WALK_UNFINISHED: Loss = walk_unfinished!("the version 2 tree")
 
 /// A value is older than it should be.
 pub(super) static LATE_FILE: Loss = late_file!(
-    "where there is no walk: the pressure of a cgroup was older than 20 s when it was asked for, since",
-    "The value read last is served"
+    "where there is no walk: the pressure of a cgroup was older than 20 s when a sweep asked for it, because",
+    "podlens serves the value read last"
 );
 
 const NO_LAST_WORDS: &str = "stalls between the last reading and the cgroup's end are missing";
@@ -80,7 +80,9 @@ fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
 /// Why there is no pressure by cgroup on this node, in words.
 fn nobody_counts(start: &Start<'_>) -> Option<&'static str> {
     let Some(tree) = start.hierarchies.v2() else {
-        return Some("the node has no version 2 cgroup tree, which alone has pressure by cgroup: there are no values");
+        return Some(
+            "the node has no version 2 cgroup tree, the only one with pressure by cgroup: there are no values",
+        );
     };
     if !Path::new(OF_NODE).exists() {
         return Some(

@@ -34,7 +34,7 @@ pub static CPU_WAIT: Metric = Metric {
     otlp_name: "podlens.cpu.wait",
     kind: Kind::Counter,
     unit: Unit::Seconds,
-    help: "Time that runnable tasks waited for a CPU, by who held it meanwhile: the container itself, its pod, another pod, a unit of the node or the kernel, nobody; unknown is the part of a wait that lies before the CPU's history or concerns a cgroup without a slot",
+    help: "Time that runnable tasks waited for a CPU, by the holder of the CPU meanwhile: the container itself, its pod, another pod, a unit of the node or the kernel, nobody; unknown is the part of a wait that lies before the CPU's history or concerns a cgroup without a slot",
     labels: &[Label { name: "cause", values: LabelValues::Fixed(&Cause::NAMES) }],
     by_default: ByDefault::Nonzero,
     source: "sched_switch, each CPU's last 1,024 slices",
@@ -48,7 +48,7 @@ pub static CPU_WAIT_CAUSED: Metric = Metric {
     otlp_name: "podlens.cpu.wait.caused",
     kind: Kind::Counter,
     unit: Unit::Seconds,
-    help: "Time that runnable tasks waited while a named other pod or unit held the CPU; culprit_pod (other) stands for all that have no series of their own",
+    help: "Time that runnable tasks waited while a named other pod or unit held the CPU; culprit_pod (other) stands for all culprits that have no series of their own",
     split: Some(Split { of: &CPU_WAIT, combinations: &[Cause::Neighbor.index(), Cause::System.index()] }),
     by_default: ByDefault::Heavy,
     source: "sched_switch, each CPU's last 1,024 slices",
@@ -62,9 +62,9 @@ pub static CPU_WAIT_INFLICTED: Metric = Metric {
     otlp_name: "podlens.cpu.wait.inflicted",
     kind: Kind::Counter,
     unit: Unit::Seconds,
-    help: "Time that runnable tasks of other pods and units waited while this one held the CPU, whoever they were and however little it was; a wait while nobody is known by name held it is nobody's",
+    help: "Time that runnable tasks of other pods and units waited while this pod or unit held the CPU, for all victims and however short the wait; a wait for a holder whose name is not known counts for nobody",
     source: "sched_switch, each CPU's last 1,024 slices",
-    must_equal: "the sum of podlens_cpu_wait_caused_seconds_total by this pod or unit, exactly, where `series.allow` names that, for as long as all victims are there and none has more than 16 culprits",
+    must_equal: "the sum of podlens_cpu_wait_caused_seconds_total by this pod or unit, exactly, where `series.allow` names that metric, as long as all victims exist and none has more than 16 culprits",
     ..Metric::BASE
 };
 
@@ -87,7 +87,7 @@ pub static THROTTLE_LATENCY: Metric = Metric {
     otlp_name: "podlens.cpu.throttle.latency",
     kind: Kind::Histogram,
     unit: Unit::Seconds,
-    help: "How long each throttle stopped tasks of the container on a CPU, because of its own quota or one above it. One observation per CPU and cgroup, recorded at the next dispatch there",
+    help: "How long each throttle stopped tasks of the container on a CPU, because of its own quota or a quota above it. One observation per CPU and cgroup, recorded at the next dispatch there",
     source: "the group's throttled time, read at each dispatch",
     must_equal: "the sum: throttled_usec of cpu.stat, where the container's own group has the quota, within 1 %",
     ..Metric::BASE

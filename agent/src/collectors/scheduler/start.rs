@@ -46,7 +46,7 @@ pub static SPEC: Spec = Spec {
         Wish { of: "throttle", without: "time stopped by a pod's own quota counts as waiting" },
         Wish {
             of: "cfs_rq.throttled_clock_self_time",
-            without: "time stopped by a pod's own quota is known by a clock that slows down with the CPU, and what that clock misses counts as waiting",
+            without: "podlens knows the time stopped by a pod's own quota from a clock that slows down with the CPU, and the time that this clock misses counts as waiting",
         },
     ]],
     without: None,

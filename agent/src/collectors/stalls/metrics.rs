@@ -10,10 +10,10 @@ pub static STALLS: Metric = Metric {
     otlp_name: "podlens.memory.stall",
     kind: Kind::Histogram,
     unit: Unit::Seconds,
-    help: "How long tasks did not go on for want of memory, each time: freeing memory since the node is short of it, or waiting until others have freed some (direct_reclaim) or since their cgroup is at a limit or above memory.high (memcg_reclaim), put to sleep for being above memory.high (memory_high), moving pages together (compaction), waiting for a page that was in memory a short while ago or in swap (refault). What a user asked for, as by memory.reclaim, is none. Who took the memory meanwhile is not told: see docs/overhead.md",
+    help: "How long each stall of a task for want of memory lasted. The task frees memory because the node is short of it, or waits until others have freed some (direct_reclaim); frees memory because its cgroup is at a limit or above memory.high (memcg_reclaim); sleeps because its cgroup is above memory.high (memory_high); moves pages together (compaction); or waits for a page that was in memory a short while ago, or is in swap (refault). Reclaim that a user requests, as by memory.reclaim, is no stall. podlens does not know which cgroup took the memory: see docs/overhead.md",
     labels: &[Label { name: "reason", values: LabelValues::Fixed(&StallReason::NAMES) }],
     source: "mm_vmscan_direct_reclaim_*, mm_vmscan_memcg_reclaim_*, mm_compaction_*, sleeps with in_memstall",
-    must_equal: "the sum: memory.pressure of the cgroup of a pinned task, within 2 %, but for what is pressure there and CPU time here: what the task runs to hand over the reading of a page that comes back, and to take a page after direct_reclaim (docs/stalls.md)",
+    must_equal: "the sum: memory.pressure of the cgroup of a pinned task, within 2 %, except for CPU time of the task that the kernel counts as pressure: to hand over the reading of a page that comes back, and to take a page after direct_reclaim (docs/stalls.md)",
     ..Metric::BASE
 };
 
@@ -23,7 +23,7 @@ pub static FAULTS: Metric = Metric {
     otlp_name: "podlens.major_fault",
     kind: Kind::Histogram,
     unit: Unit::Seconds,
-    help: "How long tasks slept for a device in each major page fault, without the time that it took to get a CPU again: the task's last such sleep since its fault before, and 0 if there was none. Faults of the kernel on a task's behalf, as for direct input and output, are not among them",
+    help: "How long a task slept for a device in each major page fault, without its wait for a CPU after that: the task's last such sleep since its previous fault, and 0 if there was none. Faults of the kernel on a task's behalf, as for direct input and output, do not count",
     source: "the software event of major faults, sched_switch",
     must_equal: "the count: ru_majflt of getrusage, exactly; the sum: io.pressure of the cgroup of a pinned task that waits for nothing else, within 2 %",
     ..Metric::BASE

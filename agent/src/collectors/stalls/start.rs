@@ -52,7 +52,7 @@ pub static SPEC: Spec = Spec {
             of: "memstall",
             without: "stalls by memory.high and refaults are missing, and reclaim that a user asks for counts as a stall",
         },
-        Wish { of: "high", without: "what a file system waits for while a page comes back may be told as memory_high" },
+        Wish { of: "high", without: "a file system's wait while a page comes back may count as memory_high" },
     ]],
     without: None,
     metrics: &[&metrics::STALLS, &metrics::FAULTS],
@@ -74,31 +74,31 @@ const NO_FAULTS: &str = "major faults are missing";
 /// A stall is missing.
 pub(super) static UNKNOWN_STALL: Loss = Loss {
     reason: "unknown_stall",
-    means: "a stall by reclaim or compaction is missing in `podlens_memory_stall_seconds`: two tasks whose ids share their low 13 bits stalled at once, one was under way at the start, or its beginning or end was not reported",
+    means: "a stall by reclaim or compaction is missing in `podlens_memory_stall_seconds`: two tasks whose ids share their low 13 bits stalled at once, the stall was under way at the start, or the kernel did not report its beginning or end",
 };
 
 /// A program did not run.
 pub(super) static MISSED_STALL: Loss = Loss {
     reason: "missed_stall",
-    means: "a stall by reclaim or compaction began or ended while another task's did on the same CPU, as can be on kernels from 7.0 on, where tasks take turns in the middle of a program: it is missing in `podlens_memory_stall_seconds`, and counts as `unknown_stall` too where only one of both was missed",
+    means: "a stall by reclaim or compaction began or ended while another task's did on the same CPU, which is possible on kernels from 7.0 on, where a task can be preempted in the middle of a program: it is missing in `podlens_memory_stall_seconds`, and counts as `unknown_stall` too if podlens missed only its beginning or only its end",
 };
 
 /// The length of a fault may be missing.
 pub(super) static UNKNOWN_FAULT: Loss = Loss {
     reason: "unknown_fault",
-    means: "a major fault counts as one without sleep in `podlens_major_fault_seconds`, and it is not known whether it was: a task whose id shares its low 13 bits slept for a device last",
+    means: "a major fault counts in `podlens_major_fault_seconds` as one without sleep, and podlens does not know whether it was: the last sleep for a device was that of another task whose id shares its low 13 bits",
 };
 
 /// The program did not run.
 pub(super) static MISSED_FAULT: Loss = Loss {
     reason: "missed_fault",
-    means: "a major fault ended on a CPU where a call that reads or writes BPF maps was under way, for which the kernel leaves programs on such events out: it is missing in `podlens_major_fault_seconds`; found once a minute by the kernel's own count",
+    means: "a major fault ended on a CPU in the middle of a call that reads or writes BPF maps, during which the kernel runs no programs on such events: it is missing in `podlens_major_fault_seconds`; podlens finds it once a minute by the kernel's own count",
 };
 
 /// A CPU was not watched at first.
 pub(super) static LATE_FAULTS: Loss = Loss {
     reason: "late_fault_cpu",
-    means: "a CPU came online after the start: major faults of the time until that was noticed are missing in `podlens_major_fault_seconds`: a second, or up to two minutes of a CPU that had been offline for less than a second",
+    means: "a CPU came online after the start: its major faults are missing in `podlens_major_fault_seconds` until podlens noticed it, for a second, or for up to two minutes if it had been offline for less than a second",
 };
 
 /// The maps, and how often a program was left out.
@@ -138,7 +138,7 @@ fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
     }
     if start.has("memstall") && !start.has_psi {
         lacks.push(
-            "the kernel counts no stalls (boot it with psi=1): those by memory.high and refaults are missing, and reclaim that a user asks for counts as one".to_owned(),
+            "the kernel counts no stalls (boot it with psi=1): stalls by memory.high and refaults are missing, and reclaim that a user asks for counts as a stall".to_owned(),
         );
     }
     let collector = Stalls::new(Arc::clone(&start.layout), maps, knows_faults);

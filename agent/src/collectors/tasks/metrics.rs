@@ -24,7 +24,7 @@ pub static CREATED: Metric = Metric {
     otlp_name: "podlens.processes.created",
     kind: Kind::Counter,
     unit: Unit::Count("process"),
-    help: "Processes (not threads) that began in the cgroup; a process that is moved into it later counts where it began",
+    help: "Processes (not threads) that began in the cgroup; a process that is moved later counts in the cgroup where it began",
     by_default: ByDefault::Nonzero,
     source: "sched_process_fork",
     must_equal: "the count of forks of a test, exactly",

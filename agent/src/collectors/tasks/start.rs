@@ -50,13 +50,13 @@ const EXIT: &str = "process_exit";
 /// The tasks by state are not those of now.
 pub(super) static WALK_UNFINISHED: Loss = Loss {
     reason: "walk_unfinished",
-    means: "a walk through the node's tasks did not come round, three times in a row: more than 131,072 tasks and processes, tasks that end faster than the walk goes on, or a kernel whose lists differ. There are no `podlens_tasks` until one does; report it if it goes on",
+    means: "a walk through the node's tasks did not finish, three times in a row: there are more than 131,072 tasks and processes, tasks end faster than the walk advances, or this kernel's lists differ. `podlens_tasks` is absent until a walk finishes; report it if it continues",
 };
 
 /// A program did not run.
 pub(super) static MISSED_PROCESS: Loss = Loss {
     reason: "missed_process",
-    means: "a process or thread began or ended while another one was being counted on the same CPU, as can be on kernels from 7.0 on, where tasks take turns in the middle of that: a process is missing in `podlens_processes_created_total` or `podlens_processes_exited_total`",
+    means: "a process or thread began or ended while another one was being counted on the same CPU, which is possible on kernels from 7.0 on, where a task can be preempted in the middle of that: a process is missing in `podlens_processes_created_total` or `podlens_processes_exited_total`",
 };
 
 /// What counts processes.

@@ -57,7 +57,7 @@ pub static SPEC: Spec = Spec {
         },
         Part {
             without: Some(
-                "bytes, segments, retransmits, time limited, overflows and sockets by state are missing, since what living sockets have is not known",
+                "bytes, segments, retransmits, time limited, overflows and sockets by state are missing, since podlens does not see living sockets",
             ),
             programs: &[Program::on(WALK, Hook::TaskIterator)],
             maps: &[
@@ -108,43 +108,43 @@ pub static SPEC: Spec = Spec {
 /// A change of a socket's state is in no metric.
 pub(super) static MISSED_CLOSING: Loss = Loss {
     reason: "missed_closing",
-    means: "the kernel left out both programs at a change of a socket's state, since a CPU was in the middle of both when an interrupt or another task brought it: a connection may be missing in the counts of events, and what it sent and received since the last walk in bytes, segments and retransmits",
+    means: "the kernel ran neither of the two programs at a change of a socket's state, since the CPU was in the middle of both when an interrupt or another task caused it: a connection may be missing in the counts of events, and its traffic since the last walk in bytes, segments and retransmits",
 };
 
 /// A reset is in no metric.
 pub(super) static MISSED_RESET: Loss = Loss {
     reason: "missed_reset",
-    means: "the kernel left out a program at a reset, since that came in an interrupt on a CPU that was counting another one: it is missing in `podlens_tcp_resets_total`",
+    means: "the kernel did not run the program at a reset, since the reset came in an interrupt on a CPU that was counting another one: it is missing in `podlens_tcp_resets_total`",
 };
 
 /// A connection is in no distribution of how long it took to make one.
 pub(super) static UNTIMED: Loss = Loss {
     reason: "connect_untimed",
-    means: "a TCP connection was made of which nobody knows how long that took, since its request was sent again, and first before the agent came or while thousands of others asked: it is missing in `podlens_tcp_connect_seconds`",
+    means: "podlens does not know how long it took to make a TCP connection, since its request was sent again, and the first one was sent before the agent started or while thousands of others were: it is missing in `podlens_tcp_connect_seconds`",
 };
 
 /// What living sockets have is not that of now.
 pub(super) static WALK_UNFINISHED: Loss = Loss {
     reason: "walk_unfinished",
-    means: "a walk through the node's TCP sockets did not come to its end: more than a million sockets or 4,096 network namespaces, or a kernel whose tables differ. Bytes, segments and sockets by state stay those of the last walk that did; report it if it goes on",
+    means: "a walk through the node's TCP sockets did not finish: there are more than a million sockets or 4,096 network namespaces, or this kernel's tables differ. Bytes, segments and sockets by state stay those of the last walk that finished; report it if it continues",
 };
 
 /// Some living sockets were not met.
 pub(super) static CHAIN_LEFT: Loss = Loss {
     reason: "chain_left",
-    means: "a socket was closed and made anew in another place just as the walk through sockets came by: what came behind it is told at the next walk",
+    means: "a socket was closed and made again in another place just as the walk through sockets reached it: the walk missed the sockets behind it, which the next walk meets",
 };
 
 /// Sockets of more cgroups than there are records.
 pub(super) static NO_ROOM: Loss = Loss {
     reason: "no_room",
-    means: "a living TCP socket was met whose cgroup got no record, since more cgroups have sockets than there are slots: it counts as `unattributed` until it closes",
+    means: "the walk met a living TCP socket whose cgroup got no record, since more cgroups have sockets than there are slots: the socket counts as `unattributed` until it closes",
 };
 
 /// More sockets have come far in a number of 32 bits than are remembered.
 pub(super) static UNNOTED: Loss = Loss {
     reason: "large_socket",
-    means: "a living TCP socket was met that has come so far in a number of 32 bits (2,147,483,648 segments, as a rule) that it is to be remembered, while 1,024 others are: where the kernel begins anew at 0, 4,294,967,296 are missing in segments, retransmits, overflows or ticks",
+    means: "a 32-bit count of a living TCP socket has come so far (2,147,483,648 segments, as a rule) that podlens should remember the socket, but it already remembers 1,024 others: when that count starts again at 0, 4,294,967,296 are missing in segments, retransmits, overflows or ticks",
 };
 
 fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
@@ -189,7 +189,7 @@ fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
         unused,
     });
     if start.hierarchies.v2().is_none() {
-        let lack = "this node has no cgroup version 2, the only one that sockets know: all of them are unattributed";
+        let lack = "this node has no cgroup version 2, the only version whose cgroups sockets refer to: all sockets are unattributed";
         started.lacks.push(lack.to_owned());
     }
     Ok(started)

@@ -44,7 +44,7 @@ const FULL: &str = "udp_full";
 /// The queues through which datagrams come into a socket's own since 6.18. What comes out of them and is not granted memory is dropped
 /// there: the hook is called for a full receive buffer alone.
 const QUEUES: &str = "udp_sock.udp_prod_queue";
-const NO_MEMORY: &str = "this kernel has `udp_sock.udp_prod_queue`, and tells nobody when it drops a datagram that comes out of it: datagrams that come while the node's memory for UDP is used up are missing; the collector drops has them as proto_mem";
+const NO_MEMORY: &str = "this kernel has `udp_sock.udp_prod_queue`, and calls no tracepoint of UDP when it drops a datagram that comes out of it: datagrams that come while the node's memory for UDP is used up are missing; the collector drops counts them as proto_mem";
 
 /// What sees calls that send, and calls that receive, of all kinds of sockets. The collector `dns` has the same ones.
 pub(in crate::collectors) const CALLS: [Program; 2] = [
@@ -63,7 +63,7 @@ pub(in crate::collectors) const ENDS: [Program; 4] = [
 /// A program did not run.
 pub(super) static MISSED_DATAGRAM: Loss = Loss {
     reason: "missed_datagram",
-    means: "a datagram that had no room came, or a call that sends or receives ended, in an interrupt or a task that took the CPU from another one that was being counted: it is in no metric of UDP; where calls are seen by a tracepoint, those of other sockets are among them",
+    means: "a datagram found no room, or a call that sends or receives ended, in an interrupt or a task that had interrupted the counting of another one: it is in no metric of UDP. Where podlens sees calls by a tracepoint, calls on other sockets count too",
 };
 
 fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {

@@ -25,7 +25,7 @@ pub enum NeedsError {
     Damaged(#[from] object::Error),
     /// A name follows no grammar, or nobody knows it.
     #[error(
-        "the BPF object needs `{request}`, of which this daemon knows nothing: daemon and object are of different builds"
+        "the BPF object needs `{request}`, which this daemon does not know: daemon and object are from different builds"
     )]
     Unknown {
         /// The name.

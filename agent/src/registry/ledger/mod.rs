@@ -35,7 +35,7 @@ const EXPORTERS: usize = 64;
 /// Final values went undelivered.
 pub static EXPIRED_UNEXPORTED: Loss = Loss {
     reason: "expired_unexported",
-    means: "an entity that was gone was dropped after `linger` before each exporter had taken its final values: scrape more often, see to the OTLP receiver, or raise `linger`",
+    means: "a removed entity was dropped after `linger` before each exporter had taken its final values: scrape more often, check the OTLP receiver, or raise `linger`",
 };
 
 /// One collector's part of the ledger.
