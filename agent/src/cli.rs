@@ -23,12 +23,12 @@ pub struct Cli {
 pub enum Command {
     /// Run the agent: measure, serve /metrics, push if an OTLP endpoint is configured
     Run(Run),
-    /// Tell whether podlens works on this node, what is lacking and how to get it; exit code 0 if it is useful here
+    /// Report whether podlens works on this node, what is lacking and how to get it; exit code 0 if it is useful here
     Check(Check),
     /// Measure for a few seconds, print the result once, and end
     Snapshot(Snapshot),
     #[allow(clippy::doc_markdown, reason = "help for the terminal")]
-    /// Tell which nodes of the cluster lack the pod of a DaemonSet, since when, and why: as metrics and events for as long as
+    /// Report which nodes of the cluster lack the pod of a DaemonSet, since when, and why: as metrics and events for as long as
     /// it runs, or once as a table, and then with exit code 0 if none does
     Fleet(Fleet),
     /// Ask agents that run whether they measure; exit code 0 if each one does
@@ -82,7 +82,7 @@ pub struct Check {
     /// The configuration.
     #[command(flatten)]
     pub config: ConfigFile,
-    /// Tell instead how the path of a cgroup is read: its pod, container or unit, and why; a line of /proc/PID/cgroup
+    /// Report instead how podlens reads the path of a cgroup: its pod, container or unit, and why; a line of /proc/PID/cgroup
     /// will do
     #[arg(long, value_name = "PATH")]
     pub cgroup: Option<String>,
@@ -120,7 +120,7 @@ pub struct Fleet {
     /// Where to serve /metrics while it watches [default: [::]:9464]
     #[arg(long, value_name = "ADDRESS:PORT", value_parser = |text: &str| check_value("listen", text), conflicts_with = "once")]
     pub listen: Option<String>,
-    /// The Lease that several replicas share, of which the one that holds it tells [default: none, there is one replica]
+    /// The Lease that several replicas share; only the one that holds it reports [default: none, there is one replica]
     #[arg(long, value_name = "NAMESPACE/NAME", value_parser = lease, conflicts_with = "once")]
     pub lease: Option<(String, String)>,
 }

@@ -52,7 +52,7 @@ pub(super) const KEYS: &[Key] = &[
         expects: "an IP address and a port, such as 0.0.0.0:9464 or [::]:9464",
         default: "[::]:9464",
         example: "127.0.0.1:9100",
-        help: "Where the agent serves /metrics and its health; [::] is every address, IPv6 or IPv4, that the host has; without a port it is 9464",
+        help: "Address on which the agent serves /metrics and its health. [::] is every IPv6 and IPv4 address of the host; without a port, the port is 9464",
         set: Set::Value(|config, text| assign(&mut config.listen, socket_address(text))),
     },
     Key {
@@ -60,7 +60,7 @@ pub(super) const KEYS: &[Key] = &[
         expects: "none or an IP address and a port, such as [::]:9465",
         default: "none",
         example: "0.0.0.0:9465",
-        help: "Where /healthz and /readyz are served as well, always without TLS and open to all; with none, only where /metrics is",
+        help: "Address on which the agent also serves /healthz and /readyz, always without TLS and open to all; with none, it serves them only on the address of /metrics",
         set: Set::Value(|config, text| {
             let address = || text.parse().ok().map(Some);
             assign(&mut config.health_listen, if text == "none" { Some(None) } else { address() })
@@ -87,7 +87,7 @@ pub(super) const KEYS: &[Key] = &[
         expects: "a duration from 0s to 1m, such as 500ms or 1s",
         default: "1s",
         example: "250ms",
-        help: "Those who ask within this time share one sweep of the kernel's counters",
+        help: "Requests within this time share one sweep of the kernel's counters",
         set: Set::Value(|config, text| assign(&mut config.max_age, duration(text, Duration::ZERO..=MINUTE))),
     },
     Key {
@@ -95,7 +95,7 @@ pub(super) const KEYS: &[Key] = &[
         expects: "auto or a whole number from 64 to 16384",
         default: "auto",
         example: "4096",
-        help: "How many containers and units are counted at the same time; the kernel's memory for counters grows with it and with the number of CPUs. auto chooses by the CPUs that are measured (those up to the highest online one, and 8 more) and by the container's memory limit, of which half may go there; `podlens check` tells what was chosen",
+        help: "How many containers and units podlens can count at the same time; the kernel's memory for counters grows with this number and with the number of CPUs. auto chooses by the measured CPUs (those up to the highest online one, and 8 more) and by the container's memory limit, half of which may go there; `podlens check` shows the number",
         set: Set::Value(|config, text| {
             let number = || whole(text, 64..=16384).and_then(|slots| u32::try_from(slots).ok());
             assign(&mut config.slots, if text == "auto" { Some(None) } else { number().map(Some) })
@@ -114,7 +114,7 @@ pub(super) const KEYS: &[Key] = &[
         expects: "a duration from 1s to 1h, such as 90s or 5m",
         default: "5m",
         example: "90s",
-        help: "How long the final values of a dead container wait for an exporter that has not taken them",
+        help: "How long the final values of a removed container wait for an exporter that has not taken them",
         set: Set::Value(|config, text| assign(&mut config.linger, duration(text, SECOND..=HOUR))),
     },
     Key {
@@ -122,7 +122,7 @@ pub(super) const KEYS: &[Key] = &[
         expects: "each, slice or off",
         default: "each",
         example: "slice",
-        help: "How finely what is in no pod is told apart: `each` unit has series of its own, `slice` counts it under its topmost slice or directory, `off` counts all of it as unit `(units)`; sums stay whole",
+        help: "Detail outside pods: with `each`, every unit has series of its own; `slice` counts a unit under its topmost slice or directory; `off` counts all units as unit `(units)`. Sums stay the same",
         set: Set::Value(|config, text| {
             let choices = [("each", Units::Each), ("slice", Units::Slice), ("off", Units::Off)];
             assign(&mut config.units, choice(text, &choices))
@@ -131,7 +131,7 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         path: "collectors.<name>",
         expects: "true or false",
-        default: "(`true`; `false` for those whose cost has to be asked for: `udp`, `dns`)",
+        default: "(`true`; `false` for `udp` and `dns`, because of their cost)",
         example: "false",
         help: "Whether the collector of this name runs; docs/overhead.md says what each costs",
         set: Set::PerCollector(|config, name, text| assign(config.collectors.get_mut(name)?, boolean(text))),
@@ -141,7 +141,7 @@ pub(super) const KEYS: &[Key] = &[
         expects: "true or false",
         default: "true",
         example: "false",
-        help: "Whether events, such as the end of a container, are told to the OpenTelemetry receiver as log records; nothing is watched for them without a receiver",
+        help: "Whether podlens sends events, such as the end of a container, to the OTLP receiver as log records; without a receiver it watches nothing for them",
         set: Set::Value(|config, text| assign(&mut config.events.enabled, boolean(text))),
     },
     Key {
@@ -159,7 +159,7 @@ pub(super) const KEYS: &[Key] = &[
         expects: "text or json",
         default: "text",
         example: "json",
-        help: "How a log line looks",
+        help: "Format of the log lines",
         set: Set::Value(|config, text| {
             assign(&mut config.log.format, choice(text, &[("text", LogFormat::Text), ("json", LogFormat::Json)]))
         }),
@@ -169,7 +169,7 @@ pub(super) const KEYS: &[Key] = &[
         expects: "auto, always or never",
         default: "auto",
         example: "always",
-        help: "Which pages have classic buckets: `auto` is the text formats alone, since the protobuf format has native histograms; `always` is all formats, for a Prometheus that asks for protobuf and does not store native histograms; with `never` text has only the number and the sum of a distribution",
+        help: "Which pages have classic buckets: `auto` is the text formats alone, since the protobuf format has native histograms; `always` is all formats, for a Prometheus that asks for protobuf and does not store native histograms; with `never`, text has only the count and the sum of a distribution",
         set: Set::Value(|config, text| {
             let choices = [
                 ("auto", ClassicHistograms::Auto),
@@ -184,7 +184,7 @@ pub(super) const KEYS: &[Key] = &[
         expects: "container, pod or workload",
         default: "container",
         example: "pod",
-        help: "How finely what runs in pods is told apart: each `container`, each `pod`, or each `workload`, such as a deployment, on the node; sums stay whole",
+        help: "Detail of pods: series of each `container`, each `pod`, or each `workload`, such as a deployment, on the node. Sums stay the same",
         set: Set::Value(|config, text| assign(&mut config.series.detail, choice(text, &DETAILS))),
     },
     Key {
@@ -192,7 +192,7 @@ pub(super) const KEYS: &[Key] = &[
         expects: "default, container, pod or workload",
         default: "default",
         example: "workload",
-        help: "The same for the metrics of the collector of this name; `default` is what `series.detail` says",
+        help: "The same for the metrics of the collector of this name; `default` is the value of `series.detail`",
         set: Set::PerCollector(|config, name, text| {
             let detail = if text == "default" { Some(None) } else { choice(text, &DETAILS).map(Some) };
             assign(config.series.collectors.get_mut(name)?, detail)
@@ -203,7 +203,7 @@ pub(super) const KEYS: &[Key] = &[
         expects: "names of metrics, separated by commas, in which * stands for any text, and the word default",
         default: "default",
         example: "default,podlens_cpu_mode_*,podlens_memory_bytes",
-        help: "Which metrics leave the node, by their names in Prometheus, each with all of its series; `default` is what docs/metrics.md tells of each. The agent's own are no part of it",
+        help: "Metrics that leave the node, by their names in Prometheus, each with all of its series; `default` stands for the default series, which docs/metrics.md gives for each metric. It does not apply to the agent's own metrics",
         set: Set::Value(|config, text| {
             assign(&mut config.series.allow, patterns(text).filter(|all| !all.is_empty()).map(Patterns))
         }),
@@ -213,7 +213,7 @@ pub(super) const KEYS: &[Key] = &[
         expects: "names of metrics, separated by commas, in which * stands for any text",
         default: "(none)",
         example: "podlens_tcp_*",
-        help: "Which of them do not",
+        help: "Metrics of `series.allow` that do not leave the node",
         set: Set::Value(|config, text| assign(&mut config.series.deny, patterns(text).map(Patterns))),
     },
     Key {
@@ -221,7 +221,7 @@ pub(super) const KEYS: &[Key] = &[
         expects: "none or a whole number from 100 to 10000000",
         default: "none",
         example: "20000",
-        help: "How many series the node has at most, a distribution counted as one: beyond it the least active containers are folded into their workloads, which `podlens_folded_containers` and the log tell",
+        help: "How many series the node has at most, a distribution counted as one. Beyond that podlens folds the least active containers into their workloads; `podlens_folded_containers` and the log report it",
         set: Set::Value(|config, text| {
             let number = || whole(text, 100..=10_000_000).and_then(|number| usize::try_from(number).ok());
             assign(&mut config.series.limit, if text == "none" { Some(None) } else { number().map(Some) })
@@ -240,7 +240,7 @@ pub(super) const KEYS: &[Key] = &[
         expects: "grpc or http/protobuf",
         default: "grpc",
         example: "http/protobuf",
-        help: "How the receiver is spoken to; receivers have a port for each, by convention 4317 for gRPC and 4318 for HTTP",
+        help: "Protocol of the receiver; receivers have a port for each, by convention 4317 for gRPC and 4318 for HTTP",
         set: Set::Value(|config, text| {
             let choices = [("grpc", Protocol::Grpc), ("http/protobuf", Protocol::HttpProtobuf)];
             assign(&mut config.otlp.protocol, choice(text, &choices))
@@ -251,7 +251,7 @@ pub(super) const KEYS: &[Key] = &[
         expects: "a URL with http:// or https://, without user or query, such as http://collector:4317 or http://[fd00::5]:4317",
         default: "(none: nothing is pushed)",
         example: "http://collector:4317",
-        help: "The OpenTelemetry receiver that metrics are pushed to; over HTTP /v1/metrics is added to its path, but not to that of `OTEL_EXPORTER_OTLP_METRICS_ENDPOINT`",
+        help: "The OTLP receiver to which podlens pushes metrics; over HTTP it adds /v1/metrics to the path, but not to that of `OTEL_EXPORTER_OTLP_METRICS_ENDPOINT`",
         set: Set::Value(|config, text| {
             let endpoint = endpoint(text).map(|url| Endpoint { url, is_for_signal: false });
             assign(&mut config.otlp.endpoint, endpoint.map(Some))
@@ -293,7 +293,7 @@ pub(super) const KEYS: &[Key] = &[
         expects: "none, gzip or zstd",
         default: "none",
         example: "zstd",
-        help: "How requests are compressed; not every receiver takes zstd",
+        help: "Compression of requests; not every receiver accepts zstd",
         set: Set::Value(|config, text| {
             let choices = [("none", Compression::None), ("gzip", Compression::Gzip), ("zstd", Compression::Zstd)];
             assign(&mut config.otlp.compression, choice(text, &choices))
@@ -328,7 +328,7 @@ pub(super) const KEYS: &[Key] = &[
         expects: "exponential or explicit",
         default: "exponential",
         example: "explicit",
-        help: "How distributions are pushed: in powers of two, or with the buckets of the Prometheus page for receivers that take no exponential ones",
+        help: "Form in which podlens pushes distributions: in powers of two, or with the buckets of the Prometheus page for receivers that accept no exponential histograms",
         set: Set::Value(|config, text| {
             let choices = [("exponential", Histograms::Exponential), ("explicit", Histograms::Explicit)];
             assign(&mut config.otlp.histograms, choice(text, &choices))
@@ -339,7 +339,7 @@ pub(super) const KEYS: &[Key] = &[
         expects: "cumulative or delta",
         default: "cumulative",
         example: "delta",
-        help: "Whether counters and distributions are pushed as totals, or as what was added since the last push, for back ends that take nothing else",
+        help: "Whether podlens pushes counters and distributions as totals, or as increases since the last push, for back ends that accept nothing else",
         set: Set::Value(|config, text| {
             let choices = [("cumulative", Temporality::Cumulative), ("delta", Temporality::Delta)];
             assign(&mut config.otlp.temporality, choice(text, &choices))
@@ -362,7 +362,7 @@ pub(super) const KEYS: &[Key] = &[
         expects: "attribute names with values; in a variable name=value,name=value with percent-encoded names and values",
         default: "(none)",
         example: "k8s.cluster.name=prod",
-        help: "Attributes of every resource; those that would name another pod, container or service are only the agent's own",
+        help: "Attributes of every resource; those that would name another pod, container or service apply only to the agent's own resource",
         set: Set::Map {
             clear: |config| config.otlp.resource_attributes.clear(),
             put: |config, name, text| {
@@ -383,7 +383,7 @@ pub(super) const KEYS: &[Key] = &[
         expects: "true or false",
         default: "false",
         example: "true",
-        help: "Whether each resource has `service.name`, `service.namespace` and `service.instance.id`, by which Prometheus' own OTLP receiver tells resources apart",
+        help: "Whether each resource has `service.name`, `service.namespace` and `service.instance.id`, by which Prometheus' own OTLP receiver distinguishes resources",
         set: Set::Value(|config, text| assign(&mut config.otlp.service_attributes, boolean(text))),
     },
     Key {
@@ -391,7 +391,7 @@ pub(super) const KEYS: &[Key] = &[
         expects: "auto, api, kubelet, bundle or none",
         default: "auto",
         example: "bundle",
-        help: "Where names come from: the API server, the kubelet, the annotations that container runtimes write to disk, or nowhere; auto takes what is at hand and logs what it took",
+        help: "Where names come from: the API server, the kubelet, the annotations that container runtimes write to disk, or nowhere; auto takes a source that is available and logs which one",
         set: Set::Value(|config, text| {
             let choices = [
                 ("auto", NameSource::Auto),
@@ -416,7 +416,7 @@ pub(super) const KEYS: &[Key] = &[
         expects: "a URL with https://, without user or query, such as https://10.0.0.5:10250 or https://[fd00::5]:10250",
         default: "(port 10250 of the address in `NODE_IP`, else of 127.0.0.1)",
         example: "https://10.0.0.5:10250",
-        help: "The kubelet, where it is the source",
+        help: "URL of the kubelet, if that is the source",
         set: Set::Value(|config, text| {
             let url = endpoint(text).filter(|url| url.scheme_str() == Some("https"));
             assign(&mut config.kubernetes.kubelet_url, url)
@@ -435,7 +435,7 @@ pub(super) const KEYS: &[Key] = &[
         expects: "an absolute path",
         default: "/run",
         example: "/host/run",
-        help: "The host's /run as podlens sees it, or a runtime's own state directory, where the runtimes' annotations are read",
+        help: "The host's /run as podlens sees it, or a runtime's own state directory; podlens reads the runtimes' annotations there",
         set: Set::Value(|config, text| assign(&mut config.kubernetes.bundle_root, absolute_path(text))),
     },
     Key {
@@ -443,7 +443,7 @@ pub(super) const KEYS: &[Key] = &[
         expects: "a whole number from 0 to 10000",
         default: "1000",
         example: "200",
-        help: "Of `podlens fleet`: most series of nodes that lack a DaemonSet's pod, one each; the rest is in the counts by reason alone, and `podlens_fleet_lacking_folded` says how many that are",
+        help: "For `podlens fleet`: how many series of nodes that lack a DaemonSet's pod there are at most, one each; the rest is only in the counts by reason, and `podlens_fleet_lacking_folded` is their number",
         set: Set::Value(|config, text| {
             let number = whole(text, 0..=10_000).and_then(|number| usize::try_from(number).ok());
             assign(&mut config.fleet.lacking_series, number)

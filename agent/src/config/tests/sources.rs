@@ -253,7 +253,7 @@ fn the_reference_has_one_row_for_each_key() {
     assert_eq!(rows[0], "| key | variable | value | default | example | meaning |");
     assert_eq!(
         rows[2],
-        "| `listen` | `PODLENS_LISTEN` | an IP address and a port, such as 0.0.0.0:9464 or [::]:9464 | `[::]:9464` | `127.0.0.1:9100` | Where the agent serves /metrics and its health; [::] is every address, IPv6 or IPv4, that the host has; without a port it is 9464 |"
+        "| `listen` | `PODLENS_LISTEN` | an IP address and a port, such as 0.0.0.0:9464 or [::]:9464 | `[::]:9464` | `127.0.0.1:9100` | Address on which the agent serves /metrics and its health. [::] is every IPv6 and IPv4 address of the host; without a port, the port is 9464 |"
     );
     for key in KEYS {
         let start = format!("| `{}` |", key.path);

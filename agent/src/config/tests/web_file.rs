@@ -74,7 +74,7 @@ fn what_is_left_out_is_as_prometheus_has_it() {
 fn a_field_that_is_not_supported_or_not_known_is_refused_by_name_with_the_remedy() {
     check(
         "rate_limit: {burst: 1}",
-        "/etc/web.yaml:1:1: `rate_limit` is not supported; remove it; podlens bounds connections, and passwords to be checked, by itself",
+        "/etc/web.yaml:1:1: `rate_limit` is not supported; remove it; podlens limits connections and password checks by itself",
     );
     check(
         "basic_auth_user: {}",

@@ -42,7 +42,7 @@ pub(super) const FIELDS: &[Field] = &[
     Field {
         path: "tls_server_config.cert_file",
         expects: "a path",
-        help: "PEM file of the server's certificate, and of those that lead to its authority",
+        help: "PEM file of the server's certificate, and of the intermediate ones up to its authority",
         take: Take::Text(|given, folder, text| put(&mut given.certificate, file(folder, text))),
     },
     Field {
@@ -66,7 +66,7 @@ pub(super) const FIELDS: &[Field] = &[
     Field {
         path: "tls_server_config.client_auth_type",
         expects: "NoClientCert, VerifyClientCertIfGiven or RequireAndVerifyClientCert; RequestClientCert and RequireAnyClientCert check no certificate and are refused, use RequireAndVerifyClientCert",
-        help: "Whether a client has to have a certificate; by default none is asked for",
+        help: "Whether a client must have a certificate; by default the server requests none",
         take: Take::Text(|given, _, text| {
             let choices = [
                 ("NoClientCert", None),
@@ -92,7 +92,7 @@ pub(super) const FIELDS: &[Field] = &[
     Field {
         path: "tls_server_config.client_allowed_sans",
         expects: "a list of DNS names and IP addresses; URIs and e-mail addresses are not supported, let an authority of its own sign the scrapers' certificates",
-        help: "A client's certificate has to have one of these names; one with a wildcard has none",
+        help: "A client's certificate must have one of these names; a wildcard in the certificate matches none of them",
         take: Take::List(|given, text| {
             given.allowed_names.push(rustls::pki_types::ServerName::try_from(text.to_owned()).ok()?);
             Some(())
@@ -143,7 +143,7 @@ pub(super) const FIELDS: &[Field] = &[
     Field {
         path: "http_server_config.http2",
         expects: "false; podlens serves HTTP/1.1 alone, which every Prometheus takes",
-        help: "`false`, as it is anyway: podlens serves HTTP/1.1 alone",
+        help: "Only `false`: podlens serves HTTP/1.1 alone",
         take: Take::Text(|_, _, text| (text == "false").then_some(())),
     },
     Field {
@@ -174,14 +174,14 @@ pub(super) const FIELDS: &[Field] = &[
     Field {
         path: "bearer_token_file",
         expects: "a path",
-        help: "podlens' own field: a file of tokens, one per line, any of which opens as `Authorization: Bearer TOKEN`; with one token it can be a scraper's `credentials_file` as well",
+        help: "podlens' own field: a file of tokens, one per line, each of which grants access as `Authorization: Bearer TOKEN`; a file with one token can be a scraper's `credentials_file` as well",
         take: Take::Text(|given, folder, text| put(&mut given.token_file, Some(folder.join(text)))),
     },
     Field {
         path: "rate_limit",
         expects: "",
-        help: "refused: podlens bounds connections, and passwords to be checked, by itself",
-        take: Take::Refused("remove it; podlens bounds connections, and passwords to be checked, by itself"),
+        help: "refused: podlens limits connections and password checks by itself",
+        take: Take::Refused("remove it; podlens limits connections and password checks by itself"),
     },
 ];
 
