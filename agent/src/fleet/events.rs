@@ -8,17 +8,19 @@ use crate::signal::{Attribute, AttributeValue, Attributes, Event, EventKind, Sev
 static NAMESPACE: Attribute = Attribute { name: "k8s.namespace.name", about: "The namespace of the `DaemonSet`" };
 static DAEMON_SET: Attribute = Attribute { name: "k8s.daemonset.name", about: "Its name" };
 static NODE: Attribute = Attribute { name: "k8s.node.name", about: "The node" };
-static REASON: Attribute =
-    Attribute { name: "podlens.reason", about: "Why, as in `podlens_fleet_lacking_nodes` and [fleet.md](fleet.md)" };
+static REASON: Attribute = Attribute {
+    name: "podlens.reason",
+    about: "The reason, as in `podlens_fleet_lacking_nodes` and [fleet.md](fleet.md)",
+};
 static DETAIL: Attribute = Attribute {
     name: "podlens.detail",
-    about: "In the words of whoever refuses, as `podlens fleet --once` tells them",
+    about: "The message of the component that refuses, as `podlens fleet --once` shows it",
 };
-static SINCE: Attribute = Attribute { name: "podlens.since", about: "Since when, if that is known" };
+static SINCE: Attribute = Attribute { name: "podlens.since", about: "The time since which this is so, if known" };
 static STATE: Attribute = Attribute { name: "podlens.state", about: "The state of the roll-out" };
 static BEFORE: Attribute = Attribute { name: "podlens.state.before", about: "The state before" };
 
-const DAEMON_SETS: &str = "a `DaemonSet`, as of its attributes; the resource is that of podlens itself";
+const DAEMON_SETS: &str = "a `DaemonSet`, which the attributes name; the resource is that of podlens itself";
 const SOURCE: &str = "the objects of the API server, watched by the replica of `podlens fleet` that leads";
 
 /// All of them.
@@ -28,7 +30,7 @@ pub static ALL: &[&EventKind] = &[&LACKING, &RESTORED, &ROLLOUT_CHANGED, &ROLLOU
 pub static LACKING: EventKind = EventKind {
     name: "podlens.daemonset.lacking",
     severity: Severity::Warn,
-    about: "A node has begun to lack its pod of a DaemonSet, or lacks it for another reason; what may pass by itself is told once it has lasted a minute",
+    about: "A node has begun to lack its pod of a DaemonSet, or lacks it for another reason; podlens reports a reason that may pass by itself once it has lasted a minute",
     entity: DAEMON_SETS,
     attributes: &[&NAMESPACE, &DAEMON_SET, &NODE, &REASON, &DETAIL, &SINCE],
     source: SOURCE,
@@ -38,7 +40,7 @@ pub static LACKING: EventKind = EventKind {
 pub static RESTORED: EventKind = EventKind {
     name: "podlens.daemonset.restored",
     severity: Severity::Info,
-    about: "A node of which a lack was told has its pod again, or should not have one any more",
+    about: "A node whose lack was reported has its pod again, or should not have one any more",
     entity: DAEMON_SETS,
     attributes: &[&NAMESPACE, &DAEMON_SET, &NODE, &REASON],
     source: SOURCE,
@@ -48,7 +50,7 @@ pub static RESTORED: EventKind = EventKind {
 pub static ROLLOUT_CHANGED: EventKind = EventKind {
     name: "podlens.daemonset.rollout.changed",
     severity: Severity::Info,
-    about: "A roll-out has begun, is done, or goes on",
+    about: "A roll-out has begun, is done, or continues",
     entity: DAEMON_SETS,
     attributes: &[&NAMESPACE, &DAEMON_SET, &STATE, &BEFORE],
     source: SOURCE,
@@ -58,7 +60,7 @@ pub static ROLLOUT_CHANGED: EventKind = EventKind {
 pub static ROLLOUT_STUCK: EventKind = EventKind {
     name: "podlens.daemonset.rollout.stuck",
     severity: Severity::Warn,
-    about: "A roll-out does not go on: as many new pods as may be away at once do not work",
+    about: "A roll-out does not continue: as many new pods as may be unavailable at once do not work",
     entity: DAEMON_SETS,
     attributes: &[&NAMESPACE, &DAEMON_SET, &STATE, &BEFORE, &NODE, &REASON, &DETAIL, &SINCE],
     source: SOURCE,

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::signal::{Attribute, AttributeValue, Event, EventKind, Severity, State};
 
 static COLLECTOR: Attribute = Attribute { name: "podlens.collector", about: "The collector's name" };
-static STATE: Attribute = Attribute { name: "podlens.state", about: "The state that it is in now" };
-static REASON: Attribute = Attribute { name: "podlens.reason", about: "Why, as `/readyz` tells it" };
+static STATE: Attribute = Attribute { name: "podlens.state", about: "The collector's state" };
+static REASON: Attribute = Attribute { name: "podlens.reason", about: "The reason, as `/readyz` gives it" };
 
 const AGENT: &str = "the agent";
 const STATES: &[&Attribute] = &[&COLLECTOR, &STATE, &REASON];
@@ -23,7 +23,7 @@ pub static COLLECTOR_DEGRADED: EventKind = EventKind {
     about: "A collector measures, but something is missing",
     entity: AGENT,
     attributes: STATES,
-    source: "the collector's state, which is found at the start",
+    source: "the collector's state at the start",
 };
 
 /// A collector measures nothing.
@@ -33,7 +33,7 @@ pub static COLLECTOR_FAILED: EventKind = EventKind {
     about: "A collector does not measure: it failed, or this node lacks what it needs",
     entity: AGENT,
     attributes: STATES,
-    source: "the collector's state, which is found at the start",
+    source: "the collector's state at the start",
 };
 
 /// New containers have no names.
@@ -43,7 +43,7 @@ pub static NAMES_LOST: EventKind = EventKind {
     about: "The source of names does not answer: new pods keep their uids",
     entity: AGENT,
     attributes: &[],
-    source: "`podlens_names_synced`, looked at once a second; at the start after 30 s",
+    source: "`podlens_names_synced`, checked once a second; at the start after 30 s",
 };
 
 /// The source of names answers again.
@@ -53,7 +53,7 @@ pub static NAMES_RESTORED: EventKind = EventKind {
     about: "The source of names answers again",
     entity: AGENT,
     attributes: &[],
-    source: "`podlens_names_synced`, looked at once a second",
+    source: "`podlens_names_synced`, checked once a second",
 };
 
 /// A source of names may take so long for its first answer.

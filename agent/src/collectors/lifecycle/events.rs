@@ -4,7 +4,7 @@ use crate::signal::{Attribute, EventKind, Severity};
 
 /// How the container's first process ended.
 pub static EXIT_CODE: Attribute =
-    Attribute { name: "process.exit.code", about: "Exit code; 128 and the signal's number where a signal ended it" };
+    Attribute { name: "process.exit.code", about: "Exit code; 128 plus the signal's number where a signal ended it" };
 /// Which signal ended it.
 pub static SIGNAL: Attribute =
     Attribute { name: "podlens.exit.signal", about: "Number of the signal that ended it, where one did" };
@@ -15,7 +15,7 @@ pub static REASON: Attribute = Attribute {
 };
 /// When it began.
 pub static STARTED: Attribute =
-    Attribute { name: "podlens.container.started", about: "When it was started, as the pod status tells it" };
+    Attribute { name: "podlens.container.started", about: "When it was started, according to the pod status" };
 /// Who told it.
 pub static SOURCE: Attribute = Attribute { name: "podlens.source", about: "`pod_status` or `kernel`" };
 
@@ -23,7 +23,7 @@ static ATTRIBUTES: &[&Attribute] = &[&EXIT_CODE, &SIGNAL, &REASON, &STARTED, &SO
 
 const ENTITY: &str = "the container, each instance once";
 const SOURCES: &str =
-    "pod status; where none tells it, the end of the first process of a PID namespace below the host's";
+    "pod status; where none reports it, the end of the first process of a PID namespace below the host's";
 
 /// A container that did what it was to do.
 pub static EXITED: EventKind = EventKind {

@@ -10,22 +10,22 @@ pub static ID: Attribute = Attribute { name: "process.pid", about: "Id of the vi
 /// Whose limit it was.
 pub static SCOPE: Attribute = Attribute {
     name: "podlens.oom.scope",
-    about: "Whose limit led to it, as the label `scope` of `podlens_oom_kills_total`",
+    about: "The limit that led to the kill, as the label `scope` of `podlens_oom_kills_total`",
 };
 /// How many were killed at once.
 pub static PROCESSES: Attribute = Attribute {
     name: "podlens.oom.processes",
-    about: "How many processes were killed at once: one, but for memory.oom.group; the victim is the first of them",
+    about: "How many processes were killed at once: one, except with memory.oom.group; the victim is the first of them",
 };
 /// Memory of the victim.
 pub static RESIDENT: Attribute = Attribute {
     name: "podlens.oom.rss",
-    about: "Resident memory of the victim in bytes; without what CPUs have not yet added to the sum, some hundred kB each at most",
+    about: "Resident memory of the victim in bytes, without the parts that CPUs have not yet added to the sum, some hundred kB each at most",
 };
 /// Memory of whose limit it was.
 pub static USAGE: Attribute = Attribute {
     name: "podlens.oom.usage",
-    about: "What the cgroup of the scope had at the kill, in bytes; of scopes `node` and `other` the victim's container",
+    about: "Memory usage of the scope's cgroup at the kill, in bytes; for scopes `node` and `other`, that of the victim's container",
 };
 /// The limit.
 pub static LIMIT: Attribute =
@@ -33,7 +33,7 @@ pub static LIMIT: Attribute =
 /// Who wanted memory: whose process it was.
 pub static TRIGGER: Attribute = Attribute {
     name: "podlens.oom.trigger",
-    about: "Whose process wanted the memory that was not there: NAMESPACE/POD/CONTAINER, or the unit",
+    about: "The container (NAMESPACE/POD/CONTAINER) or unit whose process requested the lacking memory",
 };
 /// Who wanted memory: the process.
 pub static TRIGGER_NAME: Attribute = Attribute { name: "podlens.oom.trigger.process", about: "Name of that process" };
