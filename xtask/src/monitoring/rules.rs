@@ -129,35 +129,35 @@ const INTRODUCTION: &str = "\
 Made by `cargo xtask chart` from xtask/src/monitoring; change that instead.
 
 You are here because an alert of podlens fired, or because you want to install them. If one fired, look for its name below: its
-section says what is the case, why the limit is where it is, and what to do, the most likely cause first. `critical` should get
-somebody up, `warning` is for working hours.
+section explains the alert and its limit, and says what to do, the most likely cause first. `critical` should get somebody up,
+`warning` is for working hours.
 
-An alert names where it is by its labels:
+An alert's labels say where the problem is:
 
-- `node`, `namespace`, `pod`: who suffers. Look at the dashboard \"podlens / Pod\" with these, and at \"podlens / Node\" for who else is
-  there. A pod that is folded into its workload ([cardinality.md](cardinality.md)) has `workload` in place of `pod`.
-- `node`, `instance`: which agent, in alerts about podlens itself. `node` is there where Prometheus gives it to the target, as the
-  chart's monitors and [deploy/examples/prometheus.yaml](../deploy/examples/prometheus.yaml) do; on a host, `instance` tells.
-- `namespace`, `daemonset`: in alerts of `podlens fleet`.
+- `node`, `namespace`, `pod`: the pod that suffers. Look at the dashboard \"podlens / Pod\" with these, and at \"podlens / Node\" for the
+  other pods there. A pod that is folded into its workload ([cardinality.md](cardinality.md)) has `workload` in place of `pod`.
+- `node`, `instance`: the agent, in alerts about podlens itself. There is a `node` if Prometheus gives it to the target, as with the
+  chart's monitors and [deploy/examples/prometheus.yaml](../deploy/examples/prometheus.yaml); on a host, `instance` names the agent.
+- `namespace`, `daemonset`: the DaemonSet, in alerts of `podlens fleet`.
 
 ## Install
 
 The rules are one file, `podlens.yaml` in [deploy/alerts](../deploy/alerts), for `rule_files` of a Prometheus. With its
-operator, the chart's `rules.enabled` makes a PrometheusRule of it, and `rules.runbooks` says where this document is to be read, so
+operator, the chart's `rules.enabled` makes a PrometheusRule of it, and `rules.runbooks` says where users can read this document, so
 that `runbook_url` leads here.
 
-Rules and dashboards compare with what pods requested, which agents do not tell by default. The chart adds it where
+Rules and dashboards compare with the requests of pods, which agents do not serve by default. The chart adds these metrics where
 `rules.enabled` or `dashboards.enabled` is set and `config.series.allow` is not; elsewhere, set
 
     series: { allow: \"default, podlens_cpu_request_cores, podlens_memory_request_bytes\" }
 
-Without it PodDelayedByNeighbor never fires, and the columns and panels that compare with requests are empty.
+Without them PodDelayedByNeighbor never fires, and the columns and panels that compare with requests are empty.
 
 The rules take rates over 5 minutes, for scrapes at least once a minute, and read classic and native histograms alike. Change a
-limit where your nodes differ; a value that is merely high is no alert.
+limit where your nodes differ; there is no alert for a value that is merely high.
 
-Each alert is fired by a real cause on a running node in agent/tests/alerts.rs, with shorter times. `promtool test rules` fires all
-of them at their own times by series of the cause, and shows that they are silent where those only just do not reach the limit
+In agent/tests/alerts.rs a real cause on a running node fires each alert, with shorter times. `promtool test rules` fires all of them
+at their own times by series of the cause, and shows that they are silent where these series just fail to reach the limit
 (xtask/src/monitoring/tests).
 
 ## Alerts
@@ -166,14 +166,15 @@ of them at their own times by series of the cause, and shows that they are silen
 const RECORDINGS: &str = "
 ## Recording rules
 
-What the pods of a workload cost on one node, for each DaemonSet, Deployment and so on: labels `node`, `namespace`, `workload`,
-`workload_type`. A pod counts for the workload that `podlens_pod_info` tells, for five minutes longer than it lives, so that what it
-did last is not lost; what is folded into workloads already ([cardinality.md](cardinality.md)) is added.
+The rules hold the cost of a workload's pods on one node, for each DaemonSet, Deployment and so on, with the labels `node`,
+`namespace`, `workload` and `workload_type`. A pod counts for the workload in `podlens_pod_info`, for five minutes longer than it
+lives, so that its last values are not lost. The rules add containers that are already folded into workloads
+([cardinality.md](cardinality.md)).
 
-What others waited for a workload is counted at the workload (`podlens_cpu_wait_inflicted_seconds_total`), however little each of its
-victims lost: it does not depend on who has a series of its own in `podlens_cpu_wait_caused_seconds_total`. Where `series.allow` names
-that metric, its sum by culprit is the same. What a container did between its start and the first scrape that saw it is in no rate,
-of this counter as of any other.
+The time that others waited for a workload is counted at the workload (`podlens_cpu_wait_inflicted_seconds_total`), however little
+each of its victims lost: it does not depend on which of them have a series of their own in `podlens_cpu_wait_caused_seconds_total`.
+Where `series.allow` names that metric, its sum by culprit is the same. As with any counter, no rate has the values of a container
+between its start and the first scrape that saw it.
 
 | rule | holds |
 | --- | --- |

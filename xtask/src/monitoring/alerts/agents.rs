@@ -18,14 +18,14 @@ fn agents_absent() -> Alert {
         expression: format!("absent({OF_EACH})"),
         hold: "15m",
         severity: Severity::Warning,
-        summary: "No podlens agent is scraped at all",
-        description: "Prometheus has had no sample of any agent. All of podlens' other alerts are blind until it has.",
-        means: "Not one agent answers a scrape, or nothing scrapes them.",
+        summary: "Prometheus scrapes no podlens agent at all",
+        description: "Prometheus has no sample of any agent. All other alerts of podlens are blind until it has some.",
+        means: "No agent answers a scrape, or nothing scrapes the agents.",
         limits: "15 minutes outlast an installation and a restart of Prometheus.",
         steps: &[
             "`kubectl get pods -A -l app.kubernetes.io/name=podlens`: are there agents, and are they ready?",
             "If they are: does Prometheus have a target for them (in its own pages: Status, Target health)? The chart makes one with `podMonitor.enabled`; its `podMonitor.labels` must be those that the operator selects (`kubectl get prometheus -A -o jsonpath='{..podMonitorSelector}'`).",
-            "If a target is there and down, it tells the error; a NetworkPolicy has to let Prometheus in on port 9464.",
+            "If there is a target and it is down, it shows the error; a NetworkPolicy must let Prometheus in on port 9464.",
         ],
     }
 }
@@ -37,13 +37,13 @@ fn agent_down() -> Alert {
         hold: "15m",
         severity: Severity::Warning,
         summary: "The podlens agent on {{ or $labels.node $labels.instance }} does not answer",
-        description: "Its target is still there, so its pod or host is expected to be, but every scrape fails. Nothing is measured there, or it is not collected.",
+        description: "Prometheus still has its target, so its pod or host should exist, but every scrape fails. Either the agent measures nothing, or nothing collects its values.",
         means: "An agent that was scraped within the last day does not answer any more, though it is still a target.",
-        limits: "A rolling update replaces a target within a few minutes and takes the old one away; 15 minutes outlast the reboot of a node. Which targets are agents is told by their series `podlens_sweep_seconds` of the last day, not by the name of the job.",
+        limits: "A rolling update replaces a target within a few minutes and removes the old one; 15 minutes outlast the reboot of a node. A target is an agent if it had the series `podlens_sweep_seconds` within the last day, whatever the name of the job.",
         steps: &[
-            "`kubectl get pods -A -o wide -l app.kubernetes.io/name=podlens`: is the pod on that node running, and is the node ready? An agent that was never there at all is the DaemonSet's matter: `podlens fleet --once` tells why, and the alert DaemonSetPodMissing where `podlens fleet` runs.",
+            "`kubectl get pods -A -o wide -l app.kubernetes.io/name=podlens`: is the pod on that node running, and is the node ready? If an agent was never there at all, look at the DaemonSet: `podlens fleet --once` says why, and so does the alert DaemonSetPodMissing where `podlens fleet` runs.",
             "`kubectl logs --previous` of the pod: an agent that ends says why in its last line. `OOMKilled` means that `resources.limits.memory` is too small for the number of containers on the node.",
-            "If it runs and is ready, the way from Prometheus to it is closed: NetworkPolicy, firewall, `metrics.address`.",
+            "If it runs and is ready, Prometheus cannot reach it: look at NetworkPolicy, firewall, `metrics.address`.",
         ],
     }
 }
@@ -62,13 +62,13 @@ fn collector_lost() -> Alert {
         hold: "15m",
         severity: Severity::Warning,
         summary: "The collector {{ $labels.collector }} of the podlens agent on {{ or $labels.node $labels.instance }} is {{ $labels.state }}",
-        description: "Its metrics are absent or incomplete on this node, and whatever is built on them is blind there. The agent says why: its log, or /readyz.",
-        means: "A collector failed, or it is degraded or unsupported where it was running within the last day.",
-        limits: "What a kernel has never been able to do is no alert: it is known from the first `podlens check` on, and nothing but another kernel helps. What worked yesterday is one, such as after an update of the node: the `instance` must be the same then, for which the chart's monitors and deploy/examples take the node's name.",
+        description: "Its metrics are absent or incomplete on this node, and all alerts and panels that use them are blind there. The agent's log and /readyz say why.",
+        means: "A collector failed, or it is degraded or unsupported and was running within the last day.",
+        limits: "There is no alert for something that a kernel never could do: the first `podlens check` shows it, and only another kernel helps. There is one for something that worked yesterday, such as before an update of the node. For that the `instance` must be the same, so the chart's monitors and deploy/examples use the node's name.",
         steps: &[
-            "`kubectl -n NAMESPACE exec POD -- /podlens check --config /etc/podlens/config.yaml`, with the alert's `namespace` and `pod`, names what is lacking and how to get it. On a host: `podlens check`.",
-            "Has the node another kernel, or have the pod's capabilities or its seccomp profile changed? See [troubleshooting.md](troubleshooting.md).",
-            "A collector that this cluster shall do without: `collectors.NAME: false`, and its state is `disabled`, which is no alert.",
+            "`kubectl -n NAMESPACE exec POD -- /podlens check --config /etc/podlens/config.yaml`, with the alert's `namespace` and `pod`, says what is lacking and how to get it. On a host: `podlens check`.",
+            "Does the node have another kernel now, or did the pod's capabilities or its seccomp profile change? See [troubleshooting.md](troubleshooting.md).",
+            "If this cluster does not need the collector, set `collectors.NAME: false`: its state is then `disabled`, for which there is no alert.",
         ],
     }
 }
@@ -87,13 +87,13 @@ fn losses() -> Alert {
         hold: "15m",
         severity: Severity::Warning,
         summary: "The podlens agent on {{ or $labels.node $labels.instance }} loses {{ $value | humanize }} a second: {{ $labels.collector }}, {{ $labels.reason }}",
-        description: "Something could not be counted, named or told, and goes on. Numbers of this node are too low by what was lost, or under `unattributed`.",
-        means: "An agent has lost more than one thing a second for half an hour, for one and the same reason.",
-        limits: "Single losses are usual at an agent's start and when thousands of cgroups come at once; at less than one a second a node that switches tasks thousands of times a second stays exact to a tenth of a percent. `missed_switch` is left out, since its CPU time is made good (where it is not, PodlensAttributionLow tells), and so is `unknown_sleep`, which mostly follows from it: beside another tracer both go on for as long as that runs, and only sleeps are too low.",
+        description: "podlens continues to lose things that it could not count, name or report. Values of this node are too low by that much, or count as `unattributed`.",
+        means: "An agent has lost more than one thing a second for half an hour, all for the same reason.",
+        limits: "Single losses are usual at an agent's start and when thousands of cgroups come at once; with less than one a second, a node that switches tasks thousands of times a second stays exact to a tenth of a percent. The alert leaves out `missed_switch`, since podlens corrects its CPU time (PodlensAttributionLow fires where it cannot), and `unknown_sleep`, which mostly follows from it: while another tracer runs, both continue, and only sleeps are too low.",
         steps: &[
             "Look the reason up in [troubleshooting.md](troubleshooting.md#podlens_lost_total-grows).",
             "`no_free_slot`, `table_full`: the node has more cgroups than slots. Raise `slots`.",
-            "`no_room`: the journal or a table is too small for a burst that does not end: what makes so many containers, processes or connections there?",
+            "`no_room`: the journal or a table is too small for a burst that does not end. Find the workload that makes so many containers, processes or connections there.",
             "`malformed_event` and `contradiction` are bugs: report them with the kernel's version.",
         ],
     }
@@ -111,14 +111,14 @@ fn attribution_low() -> Alert {
         ),
         hold: "15m",
         severity: Severity::Warning,
-        summary: "{{ $value | humanizePercentage }} of the CPU time on {{ $labels.node }} belongs to nobody",
-        description: "Less than 99 % of the CPU time that tasks had is charged to a pod or a unit. Costs and causes of this node are too low by as much.",
-        means: "More than 1 % of a node's CPU time is `unattributed` or was not seen at all.",
-        limits: "podlens promises 99 %. Of less than a tenth of a CPU a single lost slice is a percent, so an idle node is left out.",
+        summary: "{{ $value | humanizePercentage }} of the CPU time on {{ $labels.node }} is charged to no pod or unit",
+        description: "Less than 99 % of the CPU time that tasks had is charged to a pod or a unit. Costs and causes of this node are too low by the rest.",
+        means: "More than 1 % of a node's CPU time is `unattributed`, or podlens did not see it at all.",
+        limits: "podlens promises 99 %. The alert leaves out idle nodes: of less than a tenth of a CPU, a single lost slice is one percent.",
         steps: &[
-            "`podlens_lost_total` by reason tells why: most of all `no_free_slot` (raise `slots`), `event_lost` and `path_unreadable`.",
+            "`podlens_lost_total` by reason shows why: mostly `no_free_slot` (raise `slots`), `event_lost` and `path_unreadable`.",
             "If nearly everything is `unit=\"outside\"` or unattributed, the agent sees another cgroup tree than the kernel: `cgroups.hostPath` must be the host's /sys/fs/cgroup.",
-            "If `podlens_cpu_unseen_seconds_total` grows, another program on the node keeps the kernel from reporting switches: other tracers, one after another, until it stops.",
+            "If `podlens_cpu_unseen_seconds_total` grows, another program on the node keeps the kernel from reporting switches: stop other tracers one after another, until it no longer grows.",
         ],
     }
 }
@@ -130,12 +130,12 @@ fn names_stale() -> Alert {
         hold: "15m",
         severity: Severity::Warning,
         summary: "The podlens agent on {{ or $labels.node $labels.instance }} cannot learn the names of pods",
-        description: "Containers that began since then have ids for names, and no workload. They are measured all the same, and get their names when the source answers again.",
+        description: "Containers that began since then have ids for names, and no workload. The agent measures them, and they get their names when the source answers again.",
         means: "An agent's source of names, such as the API server, has not answered for 15 minutes.",
-        limits: "The source is asked again at once and then more and more seldom, so 15 minutes are more than an API server's restart.",
+        limits: "The agent asks the source again at once and then less and less often; 15 minutes outlast the restart of an API server.",
         steps: &[
-            "`podlens_names_requests_total` by `result` tells what is wrong: `forbidden` is the role (`rbac.create`), `unauthorized` the token, `certificate` the authority, `unreachable` or `timeout` the network.",
-            "If it is all agents, it is the API server or a NetworkPolicy; if it is one, its node: `kubectl logs` of its pod has the answer that it gets.",
+            "`podlens_names_requests_total` by `result` shows the cause: `forbidden` is the role (`rbac.create`), `unauthorized` the token, `certificate` the authority, `unreachable` or `timeout` the network.",
+            "If all agents have it, the cause is the API server or a NetworkPolicy; if one has it, its node: `kubectl logs` of its pod has the answer that it gets.",
         ],
     }
 }
@@ -150,13 +150,13 @@ fn otlp_loses() -> Alert {
         hold: "15m",
         severity: Severity::Warning,
         summary: "Points that the podlens agent on {{ or $labels.node $labels.instance }} pushes by OTLP are {{ $labels.result }}",
-        description: "What is `rejected` the receiver does not want, what is `dropped` could not be delivered in time. Both are missing there for good.",
-        means: "An agent has lost points on their way to the OTLP receiver for 15 minutes on end.",
-        limits: "Attempts that fail and are repeated with success lose nothing, and are no alert; nor is the gap of a receiver's restart. Where `otlp.interval` is longer than 4 minutes it is silent, since it looks at 5; lost log records (`podlens_otlp_log_records_total`) are as rare as events and no part of it.",
+        description: "The receiver refused the points that are `rejected`; the agent could not deliver in time the points that are `dropped`. Both are missing there for good.",
+        means: "An agent has lost points on their way to the OTLP receiver for 15 minutes without a break.",
+        limits: "An attempt that fails and is repeated with success loses nothing, so there is no alert for it, nor for the gap of a receiver's restart. Where `otlp.interval` is longer than 4 minutes the alert is silent, since it looks at 5 minutes. It does not include lost log records (`podlens_otlp_log_records_total`), which are as rare as events.",
         steps: &[
             "The agent's log (`kubectl logs`) has the receiver's own answer: a warning that begins with \"the OTLP receiver\".",
-            "`dropped`: is the collector up, does its Service have endpoints, may the agent reach it? Its own queue may be full (`otelcol_exporter_queue_size`).",
-            "`rejected`: the receiver's limits, most of all of the number of series or attributes: `series.detail`, `series.limit`.",
+            "`dropped`: is the OpenTelemetry collector up, does its Service have endpoints, may the agent reach it? The collector's own queue may be full (`otelcol_exporter_queue_size`).",
+            "`rejected`: look at the receiver's limits, mostly of the number of series or attributes: `series.detail`, `series.limit`.",
         ],
     }
 }

@@ -15,7 +15,7 @@ pub(super) fn dashboard() -> Dashboard {
     Dashboard {
         name: "agents",
         title: "Agents",
-        about: "podlens about itself: which collectors work, what could not be counted, whether it reaches who names pods and who takes its values, and what it costs.",
+        about: "podlens about itself: the state of its collectors, its losses, whether it reaches the source of names and the receiver of its values, and its cost.",
         variables: vec![CLUSTER, Variable { label: "instance", of, single: false }],
         rows: vec![("State", state()), ("What is missing", losses()), ("Delivery", delivery()), ("Cost", cost())],
     }
@@ -51,7 +51,7 @@ fn state() -> Vec<Panel> {
                 "{{collector}} {{state}}",
             )],
         )
-        .about("Number of agents. `podlens check` on the node says why; degraded measures, but not everything.")
+        .about("Number of agents. `podlens check` on the node says why; a degraded collector measures, but not everything.")
         .or_nothing("All run.")
         .wide(10),
         Panel::graph(
@@ -82,10 +82,10 @@ fn losses() -> Vec<Panel> {
                 "{{collector}} {{reason}}",
             )],
         )
-        .about("What could not be counted, named or told, by reason. docs/troubleshooting.md has a table of them.")
+        .about("Cases in which podlens could not count, name or report something, by reason. docs/troubleshooting.md has a table of the reasons.")
         .or_nothing("Nothing was lost."),
         Panel::graph(
-            "CPU time that belongs to nobody",
+            "CPU time charged to no pod or unit",
             Unit::SHARE,
             vec![(top(&format!("(({nobodys} or 0 * {cpu}) + on (instance) group_left () {unseen}) / {cpu}")), AGENT)],
         )
@@ -127,7 +127,7 @@ fn delivery() -> Vec<Panel> {
             Unit::PER_SECOND,
             vec![(rate(&of("podlens_otlp_points_total", ""), "result"), "{{result}}")],
         )
-        .about("dropped and rejected ones are missing at the receiver for good.")
+        .about("Points that are dropped or rejected are missing at the receiver for good.")
         .or_nothing("There is no OTLP endpoint.")
         .wide(8),
         Panel::graph(
@@ -162,7 +162,7 @@ fn cost() -> Vec<Panel> {
                 AGENT,
             )],
         )
-        .about("What the daemon uses, over 10 minutes, since it is told in whole seconds; what the kernel programs cost is with those whom they measure.")
+        .about("CPU time of the daemon, over 10 minutes, since its value has whole seconds; the cost of the kernel programs counts for the tasks that they measure.")
         .wide(8),
         Panel::graph(
             "Memory",
@@ -179,7 +179,7 @@ fn cost() -> Vec<Panel> {
             Unit::SECONDS,
             vec![(top(&format!("sum by (node, instance) ({})", of("podlens_sweep_seconds", ""))), AGENT)],
         )
-        .about("One reading of all that is measured.")
+        .about("One reading of all values.")
         .wide(8),
     ]
 }

@@ -25,7 +25,7 @@ pub(super) fn dashboard() -> Dashboard {
     Dashboard {
         name: "daemonsets",
         title: "DaemonSets",
-        about: "What daemon sets cost every node, the waiting of others included. Needs podlens' recording rules (rules.enabled).",
+        about: "The cost of DaemonSets on every node, including the waits of others. Needs podlens' recording rules (rules.enabled).",
         variables,
         rows: vec![("Per node, on average", vec![averages()]), ("Over time", over_time()), ("Nodes", nodes())],
     }
@@ -54,7 +54,7 @@ fn averages() -> Panel {
             ("waits for others", Unit::TASKS, by("avg", "cpu_wait_suffered:tasks")),
         ],
     )
-    .about("Means over the nodes on which it has a pod. Waits are tasks, on average: 0.05 are 3 seconds of waiting in each minute. A column is not there where nobody did anything of the kind.")
+    .about("Means over the nodes on which it has a pod. Waits are tasks, on average: 0.05 are 3 seconds of waiting in each minute. A column is missing where it has no values.")
     .or_nothing("No DaemonSet is known: rules.enabled?")
 }
 
@@ -66,8 +66,8 @@ fn over_time() -> Vec<Panel> {
         graph("CPU of all nodes together", Unit::CPUS, "sum", "cpu:cores").stacked().about("CPUs in use."),
         graph("Others waiting for it, all nodes together", Unit::TASKS, "sum", "cpu_wait_caused:tasks")
             .stacked()
-            .about("Tasks of other pods and units that waited while this one held the CPU, on average.")
-            .or_nothing("Nobody waited for a DaemonSet."),
+            .about("Tasks of other pods and units that waited while this DaemonSet held the CPU, on average.")
+            .or_nothing("No task waited for a DaemonSet."),
         graph("Memory of all nodes together", Unit::BYTES, "sum", "memory:bytes").stacked().about("Working sets."),
         graph("Network of all nodes together", Unit::BYTES_PER_SECOND, "sum", "network:bytes_per_second")
             .stacked()
@@ -82,7 +82,7 @@ fn nodes() -> Vec<Panel> {
     vec![
         Panel::graph("Where others wait for it most", Unit::TASKS, vec![(worst("cpu_wait_caused:tasks"), legend)])
             .about("The ten pairs of DaemonSet and node.")
-            .or_nothing("Nobody waited for a DaemonSet."),
+            .or_nothing("No task waited for a DaemonSet."),
         Panel::graph("Where it uses most CPU", Unit::CPUS, vec![(worst("cpu:cores"), legend)])
             .about("The ten pairs of DaemonSet and node."),
         Panel::graph(

@@ -25,7 +25,7 @@ pub(super) fn dashboard() -> Dashboard {
     Dashboard {
         name: "fleet",
         title: "Fleet",
-        about: "Which nodes lack the pod of a DaemonSet, since when and why, and how roll-outs go. Needs podlens fleet (fleet.enabled).",
+        about: "Nodes that lack the pod of a DaemonSet, since when and why, and the progress of roll-outs. Needs podlens fleet (fleet.enabled).",
         variables,
         rows: vec![
             ("DaemonSets", vec![daemon_sets()]),
@@ -92,10 +92,10 @@ fn lacking() -> Vec<Panel> {
             labels(&["node", "reason"]),
             vec![("for", Unit::SECONDS, format!("topk(200, time() - {since})"))],
         )
-        .about("The 200 that have lacked longest. Of nodes beyond fleet.lacking_series only the numbers above tell; `podlens fleet --once` tells each with the words of whoever refuses.")
+        .about("The 200 that have lacked longest. Only the numbers above count nodes beyond fleet.lacking_series; `podlens fleet --once` lists each with the message of the component that refuses.")
         .or_nothing("No node lacks its pod, or podlens fleet does not run."),
         Panel::graph(
-            "Nodes that should have none, by why",
+            "Nodes that should have none, by reason",
             Unit::NUMBER,
             vec![(format!("sum by (reason) ({}) > 0", told("excluded_nodes", "", ", reason")), "{{reason}}")],
         )
@@ -129,7 +129,7 @@ fn rollouts() -> Vec<Panel> {
                 ("rolled back", Unit::NUMBER, of_state(&told("rolled_back", "", ""))),
             ],
         )
-        .about("Share of the nodes that have the newest revision; for how long in this state, where that was seen; 1 where the newest template was there before. The alert DaemonSetRolloutStuck fires after 10 minutes.")
+        .about("Share of the nodes that have the newest revision; for how long in this state, if a replica saw it begin; 1 if the newest template existed before. The alert DaemonSetRolloutStuck fires after 10 minutes.")
         .or_nothing("No roll-out is under way, or podlens fleet does not run."),
         Panel::graph(
             "Nodes that have the newest revision",
@@ -157,11 +157,11 @@ fn itself() -> Vec<Panel> {
             Unit::NUMBER,
             vec![(of("leader", ""), "{{instance}}")],
         )
-        .about("1 for the replica that tells of DaemonSets. The alert PodlensFleetBlind fires after 15 minutes without one.")
+        .about("1 for the replica that reports on DaemonSets. The alert PodlensFleetBlind fires after 15 minutes without one.")
         .or_nothing("podlens fleet does not run (fleet.enabled).")
         .wide(8),
         Panel::graph(
-            "Time since the API server's last word",
+            "Time since the API server's last message",
             Unit::SECONDS,
             vec![(top(&format!("time() - {}", of("heard_timestamp_seconds", ""))), "{{instance}} {{kind}}")],
         )
@@ -177,7 +177,7 @@ fn itself() -> Vec<Panel> {
         .or_nothing("All work, or podlens fleet does not run.")
         .wide(8),
         Panel::graph(
-            "Requests that fail, and what is left out",
+            "Requests that fail, objects left out",
             Unit::PER_SECOND,
             vec![
                 (rate(&of("requests_total", ", result!=\"ok\""), "kind, verb, result"), "{{verb}} {{kind}}: {{result}}"),
@@ -185,7 +185,7 @@ fn itself() -> Vec<Panel> {
                 (format!("{} > 0", rate(&of("odd_objects_total", ""), "kind")), "{{kind}} left out"),
             ],
         )
-        .about("A watch that the server ends now and then is usual. Objects that make no sense are left out.")
+        .about("It is usual that the server ends a watch now and then. podlens leaves out objects that make no sense.")
         .or_nothing("None failed, or podlens fleet does not run."),
         Panel::graph(
             "Objects that are held",

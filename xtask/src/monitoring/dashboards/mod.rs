@@ -76,14 +76,14 @@ fn bytes_on_disks(of: Of, by: &str, legend: &'static str) -> Panel {
         Unit::BYTES_PER_SECOND,
         vec![(rate(&of("podlens_disk_bytes_total", ""), by), legend)],
     )
-    .about("Requests that reached a device; what the page cache answers is not among them.")
+    .about("Requests that reached a device, without those that the page cache answers.")
     .or_nothing("No request reached a disk.")
 }
 
 fn time_in_device(of: Of) -> Panel {
     let in_device = of("podlens_disk_latency_seconds", ", part=\"device\"");
     Panel::graph(
-        "Time in the device, 99 % are below",
+        "Time in the device, 99th percentile",
         Unit::SECONDS,
         vec![quantile(0.99, "{{operation}}", &in_device, "operation")],
     )

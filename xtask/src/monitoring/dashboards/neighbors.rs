@@ -16,7 +16,7 @@ pub(super) fn dashboard() -> Dashboard {
     Dashboard {
         name: "neighbors",
         title: "Neighbors",
-        about: "Who waits for a CPU, and who held it meanwhile: pods by name, the node's units, the kernel. The namespace is the victim's.",
+        about: "Victims that wait for a CPU, and culprits that held it meanwhile: pods by name, the node's units, the kernel. The namespace is the victim's.",
         variables,
         rows: vec![("Now", vec![pairs()]), ("Over time", over_time())],
     }
@@ -39,7 +39,7 @@ fn pairs() -> Panel {
         std::iter::once("node").chain(labels).collect(),
         vec![("waiting", Unit::TASKS, format!("{named} or label_replace({rest}, \"culprit_pod\", \"(other)\", \"\", \"\")"))],
     )
-    .about("Tasks of the victim that wanted to run while the culprit held the CPU, on average. (other) stands for culprits without a name of their own and for pairs beyond the first hundred: all rows together are what the victims lost to others.")
+    .about("Tasks of the victim that wanted to run while the culprit held the CPU, on average. (other) stands for culprits without a name of their own and for pairs beyond the first hundred: all rows together are the time that the victims lost to others.")
 }
 
 fn over_time() -> Vec<Panel> {
@@ -48,7 +48,7 @@ fn over_time() -> Vec<Panel> {
     vec![
         Panel::graph("Culprits", Unit::TASKS, culprits(of))
             .stacked()
-            .about("Tasks of others that waited while this one held the CPU, on average. All lines together are what the victims lost to others; (other) is what has no name or is too little for a line."),
+            .about("Tasks of others that waited while this culprit held the CPU, on average. All lines together are the time that the victims lost to others; (other) stands for culprits without a name or with too little for a line."),
         Panel::graph(
             "Victims",
             Unit::TASKS,

@@ -13,7 +13,7 @@ pub(super) fn dashboard() -> Dashboard {
     Dashboard {
         name: "node",
         title: "Node",
-        about: "Who uses a node's CPU, memory, disks and network, and what is short there. Namespaces for what runs in pods, units for the rest.",
+        about: "Use of a node's CPU, memory, disks and network, and shortages. Namespaces for pods, units for everything else.",
         variables: vec![CLUSTER, NODE],
         rows: vec![("CPU", cpu()), ("Memory", memory()), ("Disks", disks()), ("Network", network())],
     }
@@ -32,7 +32,7 @@ fn cpu() -> Vec<Panel> {
             vec![(rate(&of("podlens_cpu_seconds_total", ""), "namespace, unit"), "{{namespace}}{{unit}}")],
         )
         .stacked()
-        .about("By namespace, and by unit of the node for what runs in no pod."),
+        .about("By namespace, and by unit of the node outside pods."),
         Panel::graph(
             "Waiting for a CPU, by who held it",
             Unit::TASKS,
@@ -51,7 +51,7 @@ fn cpu() -> Vec<Panel> {
         .about("Run-queue latency of all tasks. A few milliseconds are one turn of another task."),
         Panel::graph("Who makes others wait", Unit::TASKS, culprits(of))
         .stacked()
-        .about("Tasks of others that waited while this one held the CPU, on average. All lines together are causes neighbor and system; (other) is what has no name or is too little for a line. More in podlens / Neighbors."),
+        .about("Tasks of others that waited while this culprit held the CPU, on average. All lines together are causes neighbor and system; (other) stands for culprits without a name or with too little for a line. More in podlens / Neighbors."),
     ]
 }
 
@@ -79,7 +79,7 @@ fn memory() -> Vec<Panel> {
                 "{{namespace}}/{{pod}}",
             )],
         )
-        .about("By how much pods are above their requests. On a node that runs out of memory it is they who took it.")
+        .about("By how much pods are above their requests. On a node that runs out of memory, these pods took it.")
         .or_nothing("No pod is above its request."),
         Panel::graph(
             "Standing still for want of memory",
@@ -91,7 +91,7 @@ fn memory() -> Vec<Panel> {
         )
         .stacked()
         .about("Tasks, on average. direct_reclaim and compaction: the node is short; memcg_reclaim and memory_high: a container is at its limit; refault: pages were evicted too early.")
-        .or_nothing("Nobody stalled."),
+        .or_nothing("No task stalled."),
         Panel::graph(
             "Killed for want of memory",
             Unit::NUMBER,
@@ -103,7 +103,7 @@ fn memory() -> Vec<Panel> {
                 "{{namespace}} {{pod}}{{unit}}, limit of the {{scope}}",
             )],
         )
-        .about("Processes, by whose limit led to it.")
+        .about("Processes, by the limit that led to the kill.")
         .or_nothing("Nothing was killed."),
     ]
 }

@@ -22,7 +22,7 @@ pub(super) fn dashboard() -> Dashboard {
     Dashboard {
         name: "pod",
         title: "Pod",
-        about: "One pod: is it slow, and why? CPU and who held it, quota, memory and what stalled it, disks, connections, DNS.",
+        about: "One pod: is it slow, and why? CPU and the pods that held it, quota, memory and stalls, disks, connections, DNS.",
         variables,
         rows: vec![("CPU", cpu()), ("Memory", memory()), ("Disks and network", rest())],
     }
@@ -45,7 +45,7 @@ fn cpu() -> Vec<Panel> {
                 (format!("sum by (container) ({})", of("podlens_cpu_limit_cores", "")), "{{container}} limit"),
             ],
         )
-        .about("What each container uses, requested, and may use at most."),
+        .about("Use, request and limit of each container."),
         Panel::graph(
             "Waiting for a CPU, by who held it",
             Unit::TASKS,
@@ -55,8 +55,8 @@ fn cpu() -> Vec<Panel> {
         .about("Tasks that wanted to run and did not, on average. neighbor: another pod held the CPU; system: a unit of the node or the kernel; self and pod: the container itself and its pod; idle: nobody."),
         Panel::graph("For whom it waits", Unit::TASKS, culprits(of))
         .stacked()
-        .about("The neighbors' and the node's part of the waits, by name. All lines together are causes neighbor and system; (other) is what has no name or is too little for a line.")
-        .or_nothing("It waits for nobody."),
+        .about("The neighbors' and the node's part of the waits, by name. All lines together are causes neighbor and system; (other) stands for culprits without a name or with too little for a line.")
+        .or_nothing("It waits for no other pod or unit."),
         Panel::graph(
             "Time from ready to running",
             Unit::SECONDS,
@@ -68,7 +68,7 @@ fn cpu() -> Vec<Panel> {
             Unit::SHARE,
             vec![(format!("{} / {}", periods(", result=\"throttled\""), periods("")), "{{container}}")],
         )
-        .about("Share of the quota's periods in which it did not last.")
+        .about("Share of the quota's periods in which the quota did not last.")
         .or_nothing("It has no CPU limit."),
         Panel::graph(
             "Under pressure",
@@ -97,7 +97,7 @@ fn memory() -> Vec<Panel> {
                 (sum("podlens_memory_limit_bytes"), "{{container}} limit"),
             ],
         )
-        .about("Working set; what cannot be freed without swap (where the kernel tells it); when that is at the limit, the next allocation ends in a kill. (pod) has what is in no container, such as files in memory that one has left behind; its limit is for all of the pod.")
+        .about("Working set; memory that cannot be freed without swap (where the kernel reports it): when that reaches the limit, the next allocation ends in a kill. (pod) has the memory of no container, such as files in memory that an ended one left behind; its limit is for all of the pod.")
         .or_nothing("Its memory is not counted yet."),
         Panel::graph(
             "Memory by what it is",
@@ -105,7 +105,7 @@ fn memory() -> Vec<Panel> {
             vec![(format!("sum by (type) ({})", of("podlens_memory_bytes", "")), "{{type}}")],
         )
         .stacked()
-        .about("Pages of files can be given back, anon cannot."),
+        .about("The kernel can reclaim pages of files, but not anon."),
         Panel::graph(
             "Standing still for want of memory",
             Unit::TASKS,
@@ -137,7 +137,7 @@ fn memory() -> Vec<Panel> {
                 "{{container}}, limit of the {{scope}}",
             )],
         )
-        .about("Processes, by whose limit led to it: the container's, its pod's, one above, or the node had no memory left.")
+        .about("Processes, by the limit that led to the kill: the container's, its pod's, one above, or none, since the node had no memory left.")
         .or_nothing("Nothing was killed.")
         .wide(8),
     ]
@@ -182,7 +182,7 @@ fn rest() -> Vec<Panel> {
                 (rate(&of("podlens_tcp_listen_overflows_total", ""), "container"), "{{container}} accept queue full"),
             ],
         )
-        .about("Each by its cause.")
+        .about("By cause.")
         .or_nothing("It has no TCP connections."),
         Panel::graph(
             "TCP sockets",

@@ -20,7 +20,7 @@ pub(super) fn dashboard() -> Dashboard {
     Dashboard {
         name: "workload",
         title: "Namespace and workload",
-        about: "What deployments, stateful sets and so on use, beside what they requested, and how much they wait. Needs podlens' recording rules (rules.enabled).",
+        about: "Use of Deployments, StatefulSets and so on compared with their requests, and their waits. Needs podlens' recording rules (rules.enabled).",
         variables,
         rows: vec![("Now", vec![now()]), ("Over time", over_time())],
     }
@@ -48,7 +48,7 @@ fn now() -> Panel {
             ("disks", Unit::BYTES_PER_SECOND, sum("disk:bytes_per_second", "")),
         ],
     )
-    .about("Of all their pods on all nodes, over the last five minutes. Waits are tasks, on average. A column is not there where nobody did anything of the kind.")
+    .about("Of all their pods on all nodes, over the last five minutes. Waits are tasks, on average. A column is missing where it has no values.")
     .or_nothing("No workload is known: rules.enabled?")
 }
 
