@@ -17,7 +17,7 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- define "podlens.fleetEndpoint" -}}
 {{- include "podlens.endpoint" . }}
 {{- with index . 0 }}
-# The labels namespace and node are those of the DaemonSet and of the node that is told of, not of the replica's pod.
+# The labels namespace and node name the DaemonSet and the node of a value, not the replica's pod.
 honorLabels: true
 {{- with .interval }}
 interval: {{ . }}
@@ -26,7 +26,7 @@ interval: {{ . }}
 scrapeTimeout: {{ . }}
 {{- end }}
 metricRelabelings:
-  # Where the Prometheus object overrules honorLabels, what is told of is in exported_ labels.
+  # Where the Prometheus object overrules honorLabels, these names are in exported_ labels.
   {{- range list "namespace" "node" }}
   - { action: replace, sourceLabels: [exported_{{ . }}], regex: (.+), targetLabel: {{ . }} }
   {{- end }}

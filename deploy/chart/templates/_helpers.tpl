@@ -412,8 +412,8 @@ interval: {{ . }}
 scrapeTimeout: {{ . }}
 {{- end }}
 relabelings:
-  # What an agent tells of itself, and whether it answers, has its node as what it measures has. The instance is the node too: that of a
-  # pod, its address, would be another one's after an update.
+  # An agent's own metrics and `up` get the label node, which its measurements have already. The instance is the node too: a pod's
+  # address would change with an update.
   {{- range list "node" "instance" }}
   - { action: replace, sourceLabels: [__meta_kubernetes_pod_node_name], targetLabel: {{ . }} }
   {{- end }}
