@@ -187,7 +187,7 @@ mod tests {
 
         kill_process(getpid(), Signal::TERM).unwrap();
         let hangs = std::future::pending::<Result<()>>();
-        let stopped = tokio::time::timeout(Duration::from_secs(60), signals.unless_asked(hangs)).await;
+        let stopped = tokio::time::timeout(Duration::from_mins(1), signals.unless_asked(hangs)).await;
         assert_eq!(stopped.unwrap().unwrap(), None);
     }
 }

@@ -32,7 +32,7 @@ pub enum ListError {
         kind: Kind,
         /// Why.
         #[source]
-        source: RequestError,
+        source: Box<RequestError>,
     },
     /// The answer is another one.
     #[error(
@@ -129,7 +129,7 @@ pub async fn list(client: &Client, kind: Kind, mut each: impl FnMut(Vec<Item>)) 
     let mut next = String::new();
     for _ in 0..PAGES {
         let request = format!("{}?limit={PAGE}{}&continue={next}", kind.path(), kind.selector());
-        let failed = |source| ListError::Request { kind, source };
+        let failed = |source| ListError::Request { kind, source: Box::new(source) };
         let page = client.get(&request).await.map_err(failed)?.whole(PAGE_BYTES).await.map_err(failed)?;
         let page: Page<'_> = serde_json::from_slice(&page).map_err(|source| ListError::Garbage { kind, source })?;
         if let Some(found) = page.other(kind) {

@@ -10,9 +10,6 @@ use super::{
     metric::{Aggregation, ByDefault, KernelEnum, Kind, LabelValues, Shown},
 };
 
-/// Most metrics that a layout takes: a row remembers by one bit each which of them it has.
-const COLUMNS: usize = 64;
-
 /// Where each metric's values are in a row.
 #[derive(Clone, Debug, Default)]
 pub struct Layout {

@@ -145,7 +145,11 @@ impl ApiSource {
 
     /// A version from which a watch can go on.
     fn place(&self, version: String) -> Result<String, RequestError> {
-        if ListWatch::is_place(&version) { Ok(version) } else { Err(self.garbage(PodError::Version(version.into()))) }
+        if ListWatch::is_place(&version) {
+            Ok(version)
+        } else {
+            Err(self.garbage(PodError::Identity("metadata.resourceVersion")))
+        }
     }
 
     /// Enters one event; gives the version that it brought.

@@ -57,7 +57,8 @@ enum FollowError {
 impl FollowError {
     fn request(&self) -> Option<&RequestError> {
         match self {
-            Self::Request(error) | Self::List(ListError::Request { source: error, .. }) => Some(error),
+            Self::Request(error) => Some(error),
+            Self::List(ListError::Request { source, .. }) => Some(source),
             Self::List(ListError::Garbage { .. } | ListError::Other { .. } | ListError::Endless(_))
             | Self::Garbage(_)
             | Self::NoPlace => None,

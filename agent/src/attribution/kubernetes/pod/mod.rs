@@ -142,9 +142,6 @@ pub enum PodError {
         "a pod in the answer has no usable {0}; if this lasts, something between podlens and the server changes answers"
     )]
     Identity(&'static str),
-    /// A watch cannot go on from there.
-    #[error("`{}` is no metadata.resourceVersion; if this lasts, something between podlens and the server changes answers", .0.escape_debug())]
-    Version(Box<str>),
 }
 
 /// A list of pods, and the version that a watch goes on from.
