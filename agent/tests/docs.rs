@@ -191,7 +191,7 @@ fn the_list_of_keys_is_what_the_configuration_takes() {
     let reference = config::reference();
     let collectors = reference.lines().find(|line| line.contains("collectors.<name>")).unwrap();
     let names: Vec<String> = on_demand().iter().map(|name| format!("`{name}`")).collect();
-    let off = format!("`false` for those whose cost has to be asked for: {} |", names.join(", "));
+    let off = format!("`false` for {}, because of their cost |", names.join(" and "));
     assert!(collectors.contains(&off), "these are off by default: {names:?}: {collectors}");
     check("config.md", &format!("{CONFIG}{reference}"));
     check_part("docs/web.md", &config::web_reference());
