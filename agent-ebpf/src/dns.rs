@@ -33,7 +33,7 @@ use podlens_common::{
 use crate::{
     atomic,
     kernel::{Cgroup, monotonic_ns, number, opaque, structure},
-    owner,
+    socket_slot,
     udp::leaves_it,
 };
 
@@ -205,7 +205,7 @@ pub(crate) fn sent(socket: Client, result: u64) {
     }
     // SAFETY: the verifier knows that it is a socket.
     let cookie = unsafe { bpf_get_socket_cookie(socket.address() as *mut _) };
-    let slot = owner::slot_of(socket.cgroup());
+    let slot = socket_slot::slot_of(socket.cgroup());
     ask_all(shape, call.second(), count, cookie, slot);
 }
 
@@ -235,7 +235,7 @@ pub(crate) fn sent_in_stream(socket: Client, result: u64) {
     }
     // SAFETY: the verifier knows that it is a socket.
     let cookie = unsafe { bpf_get_socket_cookie(socket.address() as *mut _) };
-    look_through(result, cookie, owner::slot_of(socket.cgroup()));
+    look_through(result, cookie, socket_slot::slot_of(socket.cgroup()));
 }
 
 /// A call has taken something from a stream.

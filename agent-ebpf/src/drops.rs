@@ -14,7 +14,7 @@ use podlens_common::{cgroup::SLOT_UNATTRIBUTED, drops::DropKey};
 use crate::{
     atomic,
     kernel::{Cgroup, number, offsets::word, structure},
-    owner,
+    socket_slot,
 };
 
 /// `ETH_P_IP` and `ETH_P_IPV6` of linux/if_ether.h, as they stand in a packet.
@@ -83,8 +83,8 @@ fn slot_of(socket: Socket) -> u32 {
     }
     match socket.state() {
         TIME_WAIT => SLOT_UNATTRIBUTED,
-        REQUEST => owner::slot_held_by(word(socket.listener() + number!("u64 sock.sk_cgrp_data.cgroup"))),
-        _ => owner::slot_of(socket.cgroup()),
+        REQUEST => socket_slot::slot_held_by(word(socket.listener() + number!("u64 sock.sk_cgrp_data.cgroup"))),
+        _ => socket_slot::slot_of(socket.cgroup()),
     }
 }
 

@@ -25,4 +25,4 @@ mod tasks;
 mod tcp;
 mod udp;
 
-use self::core::{atomic, cells, cpu_part, events, hybrid, kernel, log, owner, slots};
+use self::core::{atomic, cells, cpu_part, events, hybrid, kernel, log, slots, socket_slot};

@@ -22,7 +22,7 @@ use podlens_common::{
 use crate::{
     atomic, dns,
     kernel::{Cgroup, number, structure},
-    owner,
+    socket_slot,
 };
 
 /// `AF_INET` of linux/socket.h.
@@ -168,7 +168,7 @@ fn sent(socket: Socket, result: u64) -> i32 {
         return 0;
     }
     if is_on() {
-        count_call(owner::slot_of(socket.cgroup()), Direction::Transmit as u64, result);
+        count_call(socket_slot::slot_of(socket.cgroup()), Direction::Transmit as u64, result);
     }
     if dns::is_on() {
         dns::sent(dns::Client::from_raw(socket.0), result);
@@ -183,7 +183,7 @@ fn received(socket: Socket, result: u64, flags: u64) -> i32 {
         return 0;
     }
     if is_on() {
-        count_call(owner::slot_of(socket.cgroup()), Direction::Receive as u64, result);
+        count_call(socket_slot::slot_of(socket.cgroup()), Direction::Receive as u64, result);
     }
     if dns::is_on() {
         dns::received(dns::Client::from_raw(socket.0), result);
@@ -197,7 +197,7 @@ pub fn udp_full(context: BtfTracePointContext) -> i32 {
     let socket = Socket::from_raw(context.arg(1));
     if socket.is_udp() {
         let error = UdpError::of_queue(context.arg::<u64>(0) as u32 as i32);
-        count_error(owner::slot_of(socket.cgroup()), error as u64);
+        count_error(socket_slot::slot_of(socket.cgroup()), error as u64);
     }
     0
 }

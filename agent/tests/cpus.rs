@@ -159,7 +159,7 @@ fn the_kernel_accepts_all_programs_for_as_many_cpus_as_a_machine_can_have() {
             };
             for program in programs {
                 if let Err(cause) = object.attach(program.name, program.hook) {
-                    panic!("{} for {cpus} CPUs: {}", program.name, refusal::told(&cause));
+                    panic!("{} for {cpus} CPUs: {}", program.name, refusal::explain(&cause));
                 }
             }
         }

@@ -9,5 +9,5 @@ pub(crate) mod hybrid;
 pub(crate) mod kernel;
 pub(crate) mod log;
 pub(crate) mod object;
-pub(crate) mod owner;
 pub(crate) mod slots;
+pub(crate) mod socket_slot;

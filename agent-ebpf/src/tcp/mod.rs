@@ -29,7 +29,7 @@ use podlens_common::{
 };
 
 use self::sockets::{Socket, TcpSocket};
-use crate::{atomic, kernel::monotonic_ns, owner};
+use crate::{atomic, kernel::monotonic_ns, socket_slot};
 
 /// `IPPROTO_TCP` of linux/in.h.
 const TCP: u16 = 6;
@@ -303,5 +303,5 @@ fn is_passed(socket: Socket, old: u32) -> bool {
 /// The account of the socket's cgroup.
 #[inline(always)]
 fn account_of(socket: Socket) -> Option<*mut Account> {
-    TCP_ACCOUNTS.get_ptr_mut(owner::slot_of(socket.cgroup()))
+    TCP_ACCOUNTS.get_ptr_mut(socket_slot::slot_of(socket.cgroup()))
 }

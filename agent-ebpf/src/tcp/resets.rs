@@ -12,7 +12,7 @@ use super::{
     TCP_ACCOUNTS,
     sockets::{self as offsets, Socket},
 };
-use crate::{atomic, kernel::offsets::word_inline, owner};
+use crate::{atomic, kernel::offsets::word_inline, socket_slot};
 
 /// `tcp_send_reset(socket, segment)`: the socket may be none, a small one, or one that listens.
 #[btf_tracepoint(function = "tcp_send_reset")]
@@ -24,7 +24,7 @@ pub fn tcp_reset_sent(context: BtfTracePointContext) -> i32 {
         match u32::from(socket.state()) {
             state::TIME_WAIT => SLOT_UNATTRIBUTED,
             state::REQUEST => slot_of_listener(socket),
-            _ => owner::slot_of(socket.cgroup()),
+            _ => socket_slot::slot_of(socket.cgroup()),
         }
     };
     count(slot, Direction::Transmit);
@@ -34,7 +34,7 @@ pub fn tcp_reset_sent(context: BtfTracePointContext) -> i32 {
 /// `tcp_receive_reset(socket)`: a whole socket, which is about to close.
 #[btf_tracepoint(function = "tcp_receive_reset")]
 pub fn tcp_reset_came(context: BtfTracePointContext) -> i32 {
-    count(owner::slot_of(Socket::from_raw(context.arg(0)).cgroup()), Direction::Receive);
+    count(socket_slot::slot_of(Socket::from_raw(context.arg(0)).cgroup()), Direction::Receive);
     0
 }
 
@@ -51,5 +51,5 @@ fn count(slot: u32, direction: Direction) {
 fn slot_of_listener(request: Socket) -> u32 {
     let listener = word_inline(request.address() + offsets::listener());
     let cgroup = word_inline(listener + offsets::cgroup());
-    if cgroup == 0 { SLOT_UNATTRIBUTED } else { owner::slot_held_by(cgroup) }
+    if cgroup == 0 { SLOT_UNATTRIBUTED } else { socket_slot::slot_held_by(cgroup) }
 }

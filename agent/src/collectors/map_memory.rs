@@ -86,8 +86,8 @@ impl Plan {
     ///
     /// # Errors
     /// The maps would take more than half of the memory limit.
-    pub fn new(room: &Demand<'_>) -> Result<Self, MemoryError> {
-        let Demand { cpus, limit, slots, collectors } = *room;
+    pub fn new(demand: &Demand<'_>) -> Result<Self, MemoryError> {
+        let Demand { cpus, limit, slots, collectors } = *demand;
         let formulae = formulae(|spec| collectors.contains(&spec.name));
         let bytes = |slots| formulae.iter().map(|(_, formula)| formula.on(cpus, slots)).sum::<u64>();
         let fits = |slots| limit.is_none_or(|limit| bytes(slots) <= limit / 2);

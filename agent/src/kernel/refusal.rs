@@ -124,7 +124,7 @@ fn lockdown_sentence() -> String {
 
 /// An error of the kernel in words, what explains it first.
 #[must_use]
-pub fn told(error: &(dyn Error + 'static)) -> String {
+pub fn explain(error: &(dyn Error + 'static)) -> String {
     let text = in_one_line(&crate::log::with_causes(error));
     let circumstances = Circumstances::read(Path::new("/proc"), Path::new("/sys"));
     match circumstances.explain(errno(error), &text) {
@@ -137,7 +137,7 @@ pub fn told(error: &(dyn Error + 'static)) -> String {
 /// does not.
 #[must_use]
 pub fn state(error: &ObjectError) -> State {
-    let told = told(error);
+    let told = explain(error);
     let is_lack = matches!(error, ObjectError::NoFunctionEnds { .. }) || is_lack(errno(error), &told);
     if is_lack { State::Unsupported(told) } else { State::Failed(told) }
 }

@@ -37,7 +37,7 @@ pub(super) static ENTITY_UNKNOWN: Loss = Loss {
 };
 
 /// What is noted in the journal, and what waits to be.
-pub(super) struct Telling {
+pub(super) struct EventReporting {
     pub(super) log: Arc<EventLog>,
     pub(super) ends: Ends,
     names: NamesWatch,
@@ -45,7 +45,7 @@ pub(super) struct Telling {
     pub(super) without_entity: u64,
 }
 
-impl Telling {
+impl EventReporting {
     /// Tells the states in which collectors begin.
     pub(super) fn new(log: Arc<EventLog>, states: &[(&'static str, State)], now: Instant) -> Self {
         for (name, state) in states {
@@ -106,13 +106,13 @@ impl Inner {
             CGROUP_REMOVED => self.follow(Change::Removed { key: record.key }, now, in_order),
             INIT_ENDED => {
                 let end = record.body()?;
-                let Some(telling) = &mut self.telling else { return Ok(()) };
+                let Some(reporting) = &mut self.reporting else { return Ok(()) };
                 match self.cgroups.get(record.key) {
                     Some(cgroup) if is_container(&cgroup.path) => {
-                        telling.ends.seen(&container(cgroup), end, wall_clock(record.at_ns), now);
+                        reporting.ends.seen(&container(cgroup), end, wall_clock(record.at_ns), now);
                     }
                     Some(_) => {}
-                    None => telling.ends.seen_somewhere(),
+                    None => reporting.ends.seen_somewhere(),
                 }
             }
             kind => {
@@ -121,8 +121,8 @@ impl Inner {
                 let at_work = self.collectors.iter_mut().find(|attached| attached.collector.spec().name == owner.name);
                 let Some(attached) = at_work else { return Ok(()) };
                 let noticed = attached.collector.event(record)?;
-                if let (Some(noticed), Some(telling)) = (noticed, &mut self.telling) {
-                    telling.notice(noticed, record.key, wall_clock(record.at_ns), &self.cgroups);
+                if let (Some(noticed), Some(reporting)) = (noticed, &mut self.reporting) {
+                    reporting.notice(noticed, record.key, wall_clock(record.at_ns), &self.cgroups);
                 }
             }
         }
@@ -135,11 +135,11 @@ impl Inner {
         for HeldBack { key, at_ns, noticed } in
             self.collectors.iter_mut().flat_map(|attached| attached.collector.held_back(now_ns))
         {
-            if let Some(telling) = &mut self.telling {
-                telling.notice(noticed, key, wall_clock(at_ns), &self.cgroups);
+            if let Some(reporting) = &mut self.reporting {
+                reporting.notice(noticed, key, wall_clock(at_ns), &self.cgroups);
             }
         }
-        let Some(Telling { log, ends, names, .. }) = &mut self.telling else { return };
+        let Some(EventReporting { log, ends, names, .. }) = &mut self.reporting else { return };
         let synced = self.names.synced();
         let of_names = names.look(synced, SystemTime::now(), now);
         let of_statuses: Vec<_> = self.names.take_ends().into_iter().filter_map(|end| ends.status(end)).collect();
@@ -173,12 +173,12 @@ impl Inner {
             Change::Removed { key } => {
                 self.cgroups.apply(change, now);
                 let Some(cgroup) = self.cgroups.get(key) else { return };
-                if let Some(telling) = &mut self.telling
+                if let Some(reporting) = &mut self.reporting
                     && cgroup.top.is_some()
                     && is_container(&cgroup.path)
                 {
                     let entity = container(cgroup);
-                    if telling.ends.removed(&entity, now) {
+                    if reporting.ends.removed(&entity, now) {
                         self.names.want_end(&entity);
                     }
                 }

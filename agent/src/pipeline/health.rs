@@ -38,14 +38,17 @@ impl Inner {
             health.lost.extend(counts.iter().map(|(loss, count)| (part, *loss, *count)));
         };
         lost(losses::REGISTRY, &[(&EXPIRED_UNEXPORTED, self.ledger.expired())]);
-        if let Some(telling) = &self.telling {
-            health.events = telling.log.noted();
-            lost(losses::JOURNAL, &[(&OVERFLOW, telling.log.overflowed()), (&ENTITY_UNKNOWN, telling.without_entity)]);
+        if let Some(reporting) = &self.reporting {
+            health.events = reporting.log.noted();
+            lost(
+                losses::JOURNAL,
+                &[(&OVERFLOW, reporting.log.overflowed()), (&ENTITY_UNKNOWN, reporting.without_entity)],
+            );
         }
         let lifecycle = Lifecycle {
             programs: self.kernel.as_ref().map(|kernel| (kernel.slots.losses(), kernel.stuck.len() as u64)),
             malformed: self.kernel.as_ref().and_then(|kernel| kernel.events.as_ref()).map(Events::malformed),
-            ends: self.telling.as_ref().map(|telling| telling.ends.lost()),
+            ends: self.reporting.as_ref().map(|reporting| reporting.ends.lost()),
         };
         lost(lifecycle::SPEC.name, &lifecycle.lost());
         for attached in &self.collectors {

@@ -33,7 +33,7 @@ use tracing::{info, warn};
 
 use self::{
     ahead::{AHEAD, Ahead},
-    events::Telling,
+    events::EventReporting,
     facts::Facts,
     fresh::Fresh,
     kernel::Kernel,
@@ -107,7 +107,7 @@ struct Inner {
     /// Snapshots that may still be in use. The memory of those that are not is used again.
     snapshots: Vec<Arc<Snapshot>>,
     /// None where nobody is to be told of events.
-    telling: Option<Telling>,
+    reporting: Option<EventReporting>,
 }
 
 /// A collector at work and its section of the ledger.
@@ -193,7 +193,7 @@ impl Pipeline {
     /// What has happened; none where nobody is to be told.
     #[must_use]
     pub fn event_log(&self) -> Option<Arc<EventLog>> {
-        lock(&self.inner).telling.as_ref().map(|telling| Arc::clone(&telling.log))
+        lock(&self.inner).reporting.as_ref().map(|reporting| Arc::clone(&reporting.log))
     }
 
     /// Counts about the pipeline itself; while it is at work, those of the last time that somebody asked.

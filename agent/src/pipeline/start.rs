@@ -13,7 +13,7 @@ use super::{
     Attached, Inner, Pipeline,
     ahead::Ahead,
     event_log::EventLog,
-    events::{Telling, announce},
+    events::{EventReporting, announce},
     exporting::{budget, shown, strays},
     facts::Facts,
     fresh::Fresh,
@@ -119,9 +119,9 @@ impl Pipeline {
         let (now, since) = (Instant::now(), SystemTime::now());
         let fixed = FixedEntities::new(since, cgroups.is_part());
         let names = Arc::new(Names::new(config.linger));
-        let telling = tells_events.then(|| {
+        let reporting = tells_events.then(|| {
             names.tell_ends(since);
-            Telling::new(Arc::new(EventLog::new(&config.node, Arc::clone(&names))), &states, now)
+            EventReporting::new(Arc::new(EventLog::new(&config.node, Arc::clone(&names))), &states, now)
         });
         let inner = Inner {
             cgroups,
@@ -140,7 +140,7 @@ impl Pipeline {
             resolved: Resolved::default(),
             facts,
             snapshots: Vec::new(),
-            telling,
+            reporting,
         };
         let health = Mutex::new(inner.health());
         Ok(Self {
@@ -208,7 +208,7 @@ impl Loader<'_> {
             let is_used = asked.contains(&spec.name) && part.is_wanted(self.tells_events);
             part.on(&answers).ok().filter(|_| is_used && lack_of(spec, &answers).is_none())
         });
-        let failed = |cause: ObjectError| State::Failed(refusal::told(&cause));
+        let failed = |cause: ObjectError| State::Failed(refusal::explain(&cause));
         let mut object = Object::load(blank, &answers, entries.into_iter()).map_err(failed)?;
         let slots = SlotMaps::new(&mut object, self.slots).map_err(failed)?;
         self.last_words = self.attach_last_words(&asked, &answers, &mut object);
@@ -316,7 +316,7 @@ impl Loader<'_> {
             Ok(started) => started,
             Err(cause) => {
                 self.detach(object, spec);
-                return Err(State::Failed(told(refusal::told(&*cause))));
+                return Err(State::Failed(told(refusal::explain(&*cause))));
             }
         };
         lacks.extend(started.lacks);

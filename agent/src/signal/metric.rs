@@ -134,7 +134,7 @@ pub struct Metric {
     pub lifetime: bool,
     /// A gauge that a cgroup leaves behind: of one that is gone the last value stays until it was exported. It is none that is
     /// added up.
-    pub last_word: bool,
+    pub kept_after_removal: bool,
     /// A combination whose value is 0 makes no series: for labels with many values of which an entity meets few.
     pub sparse: bool,
     /// What of it leaves the node unless the configuration names it.
@@ -158,7 +158,7 @@ impl Metric {
         help: "",
         labels: &[],
         lifetime: false,
-        last_word: false,
+        kept_after_removal: false,
         sparse: false,
         by_default: ByDefault::All,
         split: None,

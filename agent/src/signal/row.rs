@@ -131,14 +131,14 @@ impl Layout {
     }
 
     /// The bits of the gauges that are kept when a cgroup is gone.
-    fn last_words(&self) -> u64 {
-        let kept = self.columns.iter().filter(|column| column.metric.last_word);
+    fn kept_after_removal(&self) -> u64 {
+        let kept = self.columns.iter().filter(|column| column.metric.kept_after_removal);
         kept.fold(0, |bits, column| bits | column.bit)
     }
 
-    /// Of what `retired` has, what counts beside values of the present: no last word where there is a word of the present.
+    /// Of what `retired` has, what counts beside values of the present: nothing that was kept where the present has a value of it.
     pub(crate) fn beside(&self, retired: u64, present: u64) -> u64 {
-        retired & !(self.last_words() & present)
+        retired & !(self.kept_after_removal() & present)
     }
 
     /// Adds cells to others by each metric's own aggregation; what `present` lacks among the added is 0 there.
@@ -293,8 +293,8 @@ impl Row {
     }
 
     /// Takes out all gauges but those that a cgroup leaves behind.
-    pub fn keep_last_words(&mut self, layout: &Layout) {
-        self.remove(layout, layout.gauges() & !layout.last_words());
+    pub fn remove_gauges_at_removal(&mut self, layout: &Layout) {
+        self.remove(layout, layout.gauges() & !layout.kept_after_removal());
     }
 
     fn remove(&mut self, layout: &Layout, bits: u64) {
@@ -332,8 +332,13 @@ mod tests {
         labels: &[Label { name: "state", values: LabelValues::Fixed(&["on", "off"]) }],
         ..Metric::BASE
     };
-    static PEAK: Metric =
-        Metric { name: "peak", kind: Kind::Gauge, aggregation: Aggregation::Max, last_word: true, ..Metric::BASE };
+    static PEAK: Metric = Metric {
+        name: "peak",
+        kind: Kind::Gauge,
+        aggregation: Aggregation::Max,
+        kept_after_removal: true,
+        ..Metric::BASE
+    };
     static LIMIT: Metric = Metric { name: "limit", kind: Kind::Gauge, aggregation: Aggregation::Last, ..Metric::BASE };
     static LATENCY: Metric = Metric {
         name: "latency",
@@ -395,11 +400,11 @@ mod tests {
     }
 
     #[test]
-    fn last_words_stay_where_other_gauges_go_and_count_only_where_the_present_has_none() {
+    fn what_is_kept_stays_where_other_gauges_go_and_counts_only_where_the_present_has_none() {
         let layout = Layout::new(&[&TASKS, &PEAK, &RUNS]);
         let mut left = row(&layout, Some(5), Some([1, 2]));
         left.add(&layout, &PEAK, 0, 9);
-        left.keep_last_words(&layout);
+        left.remove_gauges_at_removal(&layout);
         check(&layout, &left, Some(5), None);
         let peak = |row: &Row| row.cells(layout.column(&PEAK).unwrap()).map(<[u64]>::to_vec);
         assert_eq!(peak(&left), Some(vec![9]));

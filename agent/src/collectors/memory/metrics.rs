@@ -59,7 +59,7 @@ pub static PEAK: Metric = Metric {
     name: "podlens_memory_peak_bytes",
     otlp_name: "podlens.memory.peak",
     aggregation: Aggregation::Max,
-    last_word: true,
+    kept_after_removal: true,
     help: "The highest usage since the cgroup was made, or since somebody reset the value; a removed cgroup keeps its highest usage until that is exported",
     source: "page counter, at most 10 s ago and at the removal; else memory.peak",
     must_equal: "memory.peak (version 1: memory.max_usage_in_bytes)",

@@ -375,7 +375,7 @@ impl Collector for Memory {
         watched.take(self.walks.last(), &self.layout, &mut self.found);
         let waits = watched.end.is_none() && self.programs.ends.is_some() && !self.is_keyed();
         if waits {
-            watched.row.keep_last_words(&self.layout);
+            watched.row.remove_gauges_at_removal(&self.layout);
             self.leaving.hold(key, watched);
             return None;
         }
@@ -480,7 +480,7 @@ impl Watched {
             end.book(&mut row, layout, self.subtree);
             self.row.remove_gauges(layout);
         } else {
-            self.row.keep_last_words(layout);
+            self.row.remove_gauges_at_removal(layout);
         }
         // Where nobody will say which of them were major ones.
         let minor = self.minor_faults.not_yet_told().filter(|_| self.subtree == Subtree::Own);

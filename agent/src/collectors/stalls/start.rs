@@ -120,7 +120,7 @@ fn start(start: &mut Start<'_>) -> Result<Started, Box<dyn Error>> {
     if start.runs(MAJOR_FAULT) {
         match start.object.major_faults(MAJOR_FAULT) {
             Ok(watched) => faults = Some(watched),
-            Err(cause) => lacks.push(format!("{}: {NO_FAULTS}", refusal::told(&cause))),
+            Err(cause) => lacks.push(format!("{}: {NO_FAULTS}", refusal::explain(&cause))),
         }
     }
     let knows_faults = sees_sleeps && faults.is_some();

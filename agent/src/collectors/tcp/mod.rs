@@ -77,7 +77,7 @@ struct MissedChanges {
 #[derive(Debug, Default)]
 struct Books {
     /// Each in memory of its own: half of a table is empty.
-    told: HashMap<CgroupKey, Box<Told>, RandomState>,
+    reported: HashMap<CgroupKey, Box<Reported>, RandomState>,
     /// Cgroups whose final values were told, as long as the last walk still knows them.
     gone: Keys,
     /// What those had told of sockets that had not closed.
@@ -97,7 +97,7 @@ struct Form {
 
 /// Who tells of living sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Owner {
+enum ReportedBy {
     /// The slot that their cgroup holds.
     Slot,
     /// Their cgroup, which is there and holds none.
@@ -108,7 +108,7 @@ enum Owner {
 
 /// What was told of one cgroup.
 #[derive(Clone, Copy, Debug, Default)]
-struct Told {
+struct Reported {
     counts: Counts,
     /// At each hashed bucket.
     connects: [u64; BUCKETS],
@@ -183,13 +183,13 @@ impl Collector for Tcp {
         }
         let held: Keys = sweep.in_use.iter().map(|(_, slot)| slot.key).collect();
         let form = self.form(walked.is_some());
-        form.fill(&mut self.unused, &Told::default(), walked.map(|_| &Alive::EMPTY), Some(&Account::EMPTY));
+        form.fill(&mut self.unused, &Reported::default(), walked.map(|_| &Alive::EMPTY), Some(&Account::EMPTY));
         for (number, slot) in sweep.wanted.iter() {
             let Some(key) = key_of(number, slot.key, self.has_v1) else { continue };
             let account = self.account(number);
             let alive = walked.and_then(|walked| walked.alive_of(number, slot.key, key));
             let is_unused = account.is_none() && alive == walked.map(|_| Alive::EMPTY);
-            if is_unused && number != SLOT_UNATTRIBUTED && !self.books.told.contains_key(&key) {
+            if is_unused && number != SLOT_UNATTRIBUTED && !self.books.reported.contains_key(&key) {
                 readings.slot(number, &self.unused);
                 continue;
             }
@@ -203,8 +203,8 @@ impl Collector for Tcp {
                     most(counts, account.closed)
                 }
             });
-            let told = self.books.tell(key, counts, Some(&account));
-            form.fill(&mut self.found, told, alive.as_ref(), Some(&account));
+            let reported = self.books.tell(key, counts, Some(&account));
+            form.fill(&mut self.found, reported, alive.as_ref(), Some(&account));
             if let Some(walked) = walked.filter(|_| number == SLOT_UNATTRIBUTED) {
                 self.found.add(&self.layout, &metrics::TIME_WAIT, 0, walked.time_wait);
             }
@@ -212,11 +212,11 @@ impl Collector for Tcp {
         }
         let Some(walked) = walked.filter(|_| sweep.whole) else { return };
         for (key, alive) in &walked.alive {
-            if self.books.owner(*key, alive, &held, self.has_v1) != Owner::Cgroup {
+            if self.books.reported_by(*key, alive, &held, self.has_v1) != ReportedBy::Cgroup {
                 continue;
             }
-            let told = self.books.tell(*key, Some(alive.counts), None);
-            form.fill(&mut self.found, told, Some(alive), None);
+            let reported = self.books.tell(*key, Some(alive.counts), None);
+            form.fill(&mut self.found, reported, Some(alive), None);
             readings.cgroup(*key, &self.found);
         }
     }
@@ -230,12 +230,12 @@ impl Collector for Tcp {
     }
 
     fn removed(&mut self, key: CgroupKey) -> Option<Row> {
-        if !self.books.told.contains_key(&key) || self.holds_slot(key) {
+        if !self.books.reported.contains_key(&key) || self.holds_slot(key) {
             return None;
         }
-        let told = self.books.give_back(key, Counts::NONE)?;
+        let reported = self.books.give_back(key, Counts::NONE)?;
         let form = self.form(true);
-        form.fill(&mut self.found, &told, None, None);
+        form.fill(&mut self.found, &reported, None, None);
         Some(self.found.clone())
     }
 
@@ -256,11 +256,11 @@ impl Collector for Tcp {
 impl Form {
     /// Fills the row: where no walk can have met the cgroup there is nothing of living sockets, and without an account nothing of
     /// what happened.
-    fn fill(&self, row: &mut Row, told: &Told, alive: Option<&Alive>, account: Option<&Account>) {
+    fn fill(&self, row: &mut Row, reported: &Reported, alive: Option<&Alive>, account: Option<&Account>) {
         let layout = &self.layout;
         row.clear();
         if self.is_counted {
-            let Counts { bytes, segments, retransmits, overflows, limited } = told.counts;
+            let Counts { bytes, segments, retransmits, overflows, limited } = reported.counts;
             row.add_all(layout, &metrics::BYTES, &bytes);
             row.add_all(layout, &metrics::SEGMENTS, &segments);
             row.add(layout, &metrics::RETRANSMITS, 0, retransmits);
@@ -287,9 +287,9 @@ impl Form {
             row.add_all(layout, &metrics::CONNECTION_EVENTS, &events);
             row.add_all(layout, &metrics::CONNECT_FAILURES, &account.failures);
             row.add_all(layout, &metrics::CONNECTION_ERRORS, &account.errors);
-            let connects = distribution(&told.connects, account.connects_ns);
+            let connects = distribution(&reported.connects, account.connects_ns);
             row.add_histogram(layout, &metrics::CONNECT_LATENCY, 0, &connects);
-            let round_trips = distribution(&told.round_trips, account.round_trips_ns);
+            let round_trips = distribution(&reported.round_trips, account.round_trips_ns);
             row.add_histogram(layout, &metrics::ROUND_TRIP, 0, &round_trips);
             if self.has_resets {
                 row.add_all(layout, &metrics::RESETS, &account.resets);
@@ -300,52 +300,54 @@ impl Form {
 
 impl Books {
     /// Whose the living sockets are that were met under a key.
-    fn owner(&self, key: CgroupKey, alive: &Alive, held: &Keys, has_v1: bool) -> Owner {
+    fn reported_by(&self, key: CgroupKey, alive: &Alive, held: &Keys, has_v1: bool) -> ReportedBy {
         match key {
-            KEY_NOBODY => Owner::Slot,
+            KEY_NOBODY => ReportedBy::Slot,
             KEY_ROOT => {
                 if has_v1 {
-                    Owner::Nobody
+                    ReportedBy::Nobody
                 } else {
-                    Owner::Slot
+                    ReportedBy::Slot
                 }
             }
-            _ if held.contains(&key) => Owner::Slot,
-            _ if self.gone.contains(&key) => Owner::Nobody,
+            _ if held.contains(&key) => ReportedBy::Slot,
+            _ if self.gone.contains(&key) => ReportedBy::Nobody,
             // It got its slot after the slots of this sweep were looked at.
-            _ if alive.slot != NO_SLOT => Owner::Slot,
-            _ if alive.is_online == 1 => Owner::Cgroup,
-            _ => Owner::Nobody,
+            _ if alive.slot != NO_SLOT => ReportedBy::Slot,
+            _ if alive.is_online == 1 => ReportedBy::Cgroup,
+            _ => ReportedBy::Nobody,
         }
     }
 
     /// What living sockets have that are nobody's.
     fn of_nobody(&self, walked: &Walked, held: &Keys, has_v1: bool) -> Counts {
-        let nobodys =
-            walked.alive.iter().filter(|(key, alive)| self.owner(**key, alive, held, has_v1) == Owner::Nobody);
+        let nobodys = walked
+            .alive
+            .iter()
+            .filter(|(key, alive)| self.reported_by(**key, alive, held, has_v1) == ReportedBy::Nobody);
         nobodys.fold(Counts::NONE, |sum, (_, alive)| plus(sum, alive.counts))
     }
 
     /// Enters what a cgroup has now. What was told never becomes less: a socket that closes just as the walk comes by may be
     /// missing until the next one.
-    fn tell(&mut self, key: CgroupKey, counts: Option<Counts>, account: Option<&Account>) -> &Told {
-        let told = self.told.entry(key).or_default();
+    fn tell(&mut self, key: CgroupKey, counts: Option<Counts>, account: Option<&Account>) -> &Reported {
+        let reported = self.reported.entry(key).or_default();
         if let Some(counts) = counts {
-            told.counts = most(told.counts, counts);
+            reported.counts = most(reported.counts, counts);
         }
         if let Some(account) = account {
-            extend(&mut told.connects, &account.connects);
-            extend(&mut told.round_trips, &account.round_trips);
+            extend(&mut reported.connects, &account.connects);
+            extend(&mut reported.round_trips, &account.round_trips);
         }
-        told
+        reported
     }
 
     /// A cgroup's final values were told, of which so much is of closed sockets.
-    fn give_back(&mut self, key: CgroupKey, closed: Counts) -> Option<Told> {
+    fn give_back(&mut self, key: CgroupKey, closed: Counts) -> Option<Reported> {
         self.gone.insert(key);
-        let told = *self.told.remove(&key)?;
-        self.given = plus(self.given, less(told.counts, closed));
-        Some(told)
+        let reported = *self.reported.remove(&key)?;
+        self.given = plus(self.given, less(reported.counts, closed));
+        Some(reported)
     }
 }
 
@@ -367,23 +369,27 @@ mod tests {
     }
 
     #[test]
-    fn living_sockets_are_told_by_one_owner() {
+    fn living_sockets_are_reported_by_one() {
         let held = Keys::from_iter([POD]);
         let mut books = Books::default();
         let alive = |is_online, slot| Alive { is_online, slot, ..Alive::EMPTY };
         for (key, met, has_v1, expected) in [
-            (KEY_NOBODY, alive(0, NO_SLOT), true, Owner::Slot),
-            (KEY_ROOT, alive(1, NO_SLOT), true, Owner::Nobody),
-            (KEY_ROOT, alive(1, NO_SLOT), false, Owner::Slot),
-            (POD, alive(0, 9), true, Owner::Slot),
-            (78, alive(1, NO_SLOT), true, Owner::Cgroup),
-            (78, alive(0, NO_SLOT), true, Owner::Nobody),
-            (78, alive(1, 10), true, Owner::Slot),
+            (KEY_NOBODY, alive(0, NO_SLOT), true, ReportedBy::Slot),
+            (KEY_ROOT, alive(1, NO_SLOT), true, ReportedBy::Nobody),
+            (KEY_ROOT, alive(1, NO_SLOT), false, ReportedBy::Slot),
+            (POD, alive(0, 9), true, ReportedBy::Slot),
+            (78, alive(1, NO_SLOT), true, ReportedBy::Cgroup),
+            (78, alive(0, NO_SLOT), true, ReportedBy::Nobody),
+            (78, alive(1, 10), true, ReportedBy::Slot),
         ] {
-            assert_eq!(books.owner(key, &met, &held, has_v1), expected, "{key} {met:?}");
+            assert_eq!(books.reported_by(key, &met, &held, has_v1), expected, "{key} {met:?}");
         }
         books.gone.insert(78);
-        assert_eq!(books.owner(78, &alive(1, 10), &held, true), Owner::Nobody, "its slot was given back since");
+        assert_eq!(
+            books.reported_by(78, &alive(1, 10), &held, true),
+            ReportedBy::Nobody,
+            "its slot was given back since"
+        );
     }
 
     #[test]
@@ -410,8 +416,8 @@ mod tests {
     #[test]
     fn what_was_told_never_becomes_less() {
         let mut books = Books::default();
-        for (now, told) in [(Some(5), 5), (Some(3), 5), (None, 5), (Some(8), 8)] {
-            assert_eq!(books.tell(POD, now.map(counts), None).counts, counts(told));
+        for (now, reported) in [(Some(5), 5), (Some(3), 5), (None, 5), (Some(8), 8)] {
+            assert_eq!(books.tell(POD, now.map(counts), None).counts, counts(reported));
         }
     }
 }

@@ -27,7 +27,7 @@ impl Extent {
     /// What is mounted at `root`.
     pub(super) fn of(root: &Path) -> Self {
         match fs::metadata(root) {
-            Ok(metadata) if metadata.ino() != ROOT_ID => Self::Part { begins_at: told(root) },
+            Ok(metadata) if metadata.ino() != ROOT_ID => Self::Part { begins_at: mount_root(root) },
             _ => Self::Whole,
         }
     }
@@ -61,7 +61,7 @@ fn below(top: &str, path: &str) -> Option<String> {
 
 /// Where the part begins, as the table of mounts tells it in the first cgroup namespace; in any other one its paths are not
 /// those of the kernel.
-fn told(root: &Path) -> Option<String> {
+fn mount_root(root: &Path) -> Option<String> {
     let namespace = fs::read_link("/proc/self/ns/cgroup").ok()?;
     if namespace.to_str()? != FIRST_NAMESPACE {
         return None;

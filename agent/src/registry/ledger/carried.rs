@@ -30,7 +30,7 @@ pub(super) fn carry_on(
     now: Instant,
 ) {
     for mut one in forgotten {
-        one.totals.iter_mut().zip(layouts).for_each(|(totals, layout)| totals.forget_last_words(layout));
+        one.totals.iter_mut().zip(layouts).for_each(|(totals, layout)| totals.forget_kept_after_removal(layout));
         if let Some(series) = one.entry.gone.as_ref().map(|gone| gone.named.series()) {
             carry(carried, series, one, layouts);
         }

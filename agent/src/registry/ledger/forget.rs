@@ -20,7 +20,7 @@ impl Ledger {
         self.exporters.retain(|_, exporter| now.duration_since(exporter.at) < linger);
         let slowest = self.exporters.values().map(|exporter| exporter.acknowledged).min();
         let mut forgotten = Vec::new();
-        let Self { entries, gone, parts, ids, free, expired, .. } = self;
+        let Self { entries, gone, sections, ids, free, expired, .. } = self;
         gone.retain(|id| {
             let is_forgotten = |entry: &mut Entry| {
                 let Some(gone) = &entry.gone else { return false };
@@ -36,7 +36,7 @@ impl Ledger {
             };
             ids.remove(&entry.entity);
             free.push(*id);
-            let totals = parts.iter_mut().filter_map(|part| part.totals.get_mut(place(*id)).map(std::mem::take));
+            let totals = sections.iter_mut().filter_map(|ledger| ledger.totals.get_mut(place(*id)).map(std::mem::take));
             forgotten.push(Forgotten { entry, totals: totals.collect() });
             false
         });
@@ -45,7 +45,7 @@ impl Ledger {
             self.epoch += 1;
         }
         let carried = (self.carried.len(), forgotten.len());
-        let layouts: Vec<&Layout> = self.parts.iter().map(|part| &*part.definition.layout).collect();
+        let layouts: Vec<&Layout> = self.sections.iter().map(|ledger| &*ledger.definition.layout).collect();
         carried::carry_on(&mut self.carried, forgotten, &self.entries, &layouts, now);
         self.changes += u64::from(carried != (self.carried.len(), 0));
         if self.culprits.len() > self.most_culprits {
@@ -59,7 +59,7 @@ impl Ledger {
         let new = self.culprits.retain(|id| is_named.get(culprits::place(id)) == Some(&true));
         let renumbered = |id| new.get(culprits::place(id)).copied().flatten().unwrap_or(id);
         let carried = self.carried.values_mut().flat_map(|carried| &mut carried.of.totals);
-        for totals in self.parts.iter_mut().flat_map(|part| &mut part.totals).chain(carried) {
+        for totals in self.sections.iter_mut().flat_map(|ledger| &mut ledger.totals).chain(carried) {
             totals.renumber(renumbered);
         }
         self.most_culprits = 2 * self.culprits.len() + SPARE_CULPRITS;
@@ -70,7 +70,8 @@ impl Ledger {
     pub(super) fn named_culprits(&self) -> Vec<bool> {
         let mut is_named = vec![false; self.culprits.len()];
         let carried = self.carried.values().flat_map(|carried| &carried.of.totals);
-        for culprit in self.parts.iter().flat_map(|part| &part.totals).chain(carried).flat_map(Totals::culprits) {
+        for culprit in self.sections.iter().flat_map(|ledger| &ledger.totals).chain(carried).flat_map(Totals::culprits)
+        {
             if let Some(is_named) = is_named.get_mut(culprits::place(culprit)) {
                 *is_named = true;
             }

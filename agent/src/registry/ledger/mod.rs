@@ -38,7 +38,7 @@ pub static EXPIRED_UNEXPORTED: Loss = Loss {
     means: "a removed entity was dropped after `linger` before each exporter had taken its final values: scrape more often, check the OTLP receiver, or raise `linger`",
 };
 
-/// One collector's part of the ledger.
+/// One collector's section of the ledger.
 #[derive(Clone, Debug)]
 pub struct Definition {
     /// How its rows are laid out.
@@ -57,7 +57,7 @@ pub struct EntityId(u32);
 /// goes or is called differently.
 #[derive(Debug)]
 pub struct Ledger {
-    parts: Vec<Part>,
+    sections: Vec<SectionLedger>,
     /// An entity keeps its place; places of forgotten ones are given again.
     entries: Vec<Option<Entry>>,
     free: Vec<EntityId>,
@@ -93,7 +93,7 @@ pub struct Ledger {
 
 /// One section: what all entities have in one collector's metrics.
 #[derive(Debug)]
-struct Part {
+struct SectionLedger {
     definition: Definition,
     /// The present sweep's rows.
     section: Section,
@@ -133,7 +133,7 @@ struct Exporter {
     at: Instant,
 }
 
-impl Part {
+impl SectionLedger {
     fn new(definition: Definition) -> Self {
         let section = Section::new(Arc::clone(&definition.layout));
         Self { definition, section, rows: Vec::new(), totals: Vec::new() }
@@ -145,7 +145,7 @@ impl Ledger {
     #[must_use]
     pub fn new(definitions: Vec<Definition>, linger: Duration) -> Self {
         Self {
-            parts: definitions.into_iter().map(Part::new).collect(),
+            sections: definitions.into_iter().map(SectionLedger::new).collect(),
             entries: Vec::new(),
             free: Vec::new(),
             ids: HashMap::default(),
@@ -184,9 +184,9 @@ impl Ledger {
         }
         self.forget(now, naming);
         self.present.fill(false);
-        for part in &mut self.parts {
-            part.rows.fill(None);
-            part.section.clear();
+        for ledger in &mut self.sections {
+            ledger.rows.fill(None);
+            ledger.section.clear();
         }
     }
 
@@ -204,9 +204,9 @@ impl Ledger {
         let id = self.free.pop().unwrap_or_else(|| {
             self.entries.push(None);
             self.present.push(false);
-            for part in &mut self.parts {
-                part.rows.push(None);
-                part.totals.push(Totals::default());
+            for ledger in &mut self.sections {
+                ledger.rows.push(None);
+                ledger.totals.push(Totals::default());
             }
             EntityId(u32::try_from(self.entries.len() - 1).unwrap_or(u32::MAX))
         });
@@ -229,11 +229,11 @@ impl Ledger {
         if let Some(present) = self.present.get_mut(place(id)) {
             *present = true;
         }
-        let Some(part) = self.parts.get_mut(section).filter(|_| !row.is_empty()) else { return };
-        if let Some(number) = part.rows.get_mut(place(id)) {
+        let Some(ledger) = self.sections.get_mut(section).filter(|_| !row.is_empty()) else { return };
+        if let Some(number) = ledger.rows.get_mut(place(id)) {
             match number {
-                Some(number) => part.section.add(*number, row),
-                None => *number = Some(part.section.push(row)),
+                Some(number) => ledger.section.add(*number, row),
+                None => *number = Some(ledger.section.push(row)),
             }
         }
     }
@@ -246,18 +246,18 @@ impl Ledger {
             self.gone.retain(|gone| *gone != id);
             self.changes += 1;
         }
-        let Some(part) = self.parts.get_mut(section) else { return };
-        if let Some(totals) = part.totals.get_mut(place(id)) {
-            totals.retire(&part.definition.layout, row);
+        let Some(ledger) = self.sections.get_mut(section) else { return };
+        if let Some(totals) = ledger.totals.get_mut(place(id)) {
+            totals.retire(&ledger.definition.layout, row);
         }
     }
 
     /// Enters what one entity lost to another, by the metric that tells it. An entity is no culprit of itself.
     pub fn caused(&mut self, section: usize, metric: &Metric, id: EntityId, culprit: CulpritId, amount: u64) {
-        let Some(part) = self.parts.get_mut(section) else { return };
-        let columns = part.definition.layout.columns();
+        let Some(ledger) = self.sections.get_mut(section) else { return };
+        let columns = ledger.definition.layout.columns();
         let found = (0_u32..).zip(columns).find(|(_, column)| column.metric == metric);
-        if let (Some((at, column)), Some(totals)) = (found, part.totals.get_mut(place(id))) {
+        if let (Some((at, column)), Some(totals)) = (found, ledger.totals.get_mut(place(id))) {
             if column.names_heavy_culprits() {
                 totals.cause_a_part(at, culprit, amount);
             } else {
@@ -276,7 +276,7 @@ impl Ledger {
         }
         let age = now.duration_since(*self.began.get_or_insert(now)).as_secs() / HALF_LIFE.as_secs();
         let (age, mut named) = (u32::try_from(age).unwrap_or(u32::MAX), Vec::new());
-        for totals in self.parts.iter_mut().flat_map(|part| &mut part.totals) {
+        for totals in self.sections.iter_mut().flat_map(|ledger| &mut ledger.totals) {
             totals.name_culprits(age, &mut named);
         }
         let Self { entries, present, gone, changes, sequence, .. } = self;
@@ -318,7 +318,7 @@ impl Ledger {
     /// those who made others wait.
     pub fn entities(&self) -> impl Iterator<Item = &EntityKey> {
         let has_retired = |at: usize| {
-            self.parts.iter().any(|part| part.totals.get(at).is_some_and(|totals| totals.retired().is_some()))
+            self.sections.iter().any(|ledger| ledger.totals.get(at).is_some_and(|totals| totals.retired().is_some()))
         };
         let entries = self.entries.iter().enumerate().filter_map(|(at, entry)| Some((at, entry.as_ref()?)));
         let ended = entries.filter(move |(at, entry)| entry.gone.is_some() || has_retired(*at));
@@ -341,9 +341,9 @@ impl Ledger {
     /// Takes the memory of a snapshot that nobody needs any more.
     pub fn recycle(&mut self, snapshot: Snapshot) {
         for old in snapshot.sections {
-            let mut parts = self.parts.iter_mut();
-            if let Some(part) = parts.find(|part| Arc::ptr_eq(part.section.layout(), old.layout())) {
-                part.section = old;
+            let mut sections = self.sections.iter_mut();
+            if let Some(ledger) = sections.find(|ledger| Arc::ptr_eq(ledger.section.layout(), old.layout())) {
+                ledger.section = old;
             }
         }
     }

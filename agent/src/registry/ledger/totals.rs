@@ -119,12 +119,12 @@ impl Totals {
     pub(super) fn retire(&mut self, layout: &Layout, row: &Row) {
         let retired = self.kept().retired.get_or_insert_with(|| layout.row());
         let mut row = row.clone();
-        row.keep_last_words(layout);
+        row.remove_gauges_at_removal(layout);
         retired.add_row(layout, &row);
     }
 
     /// Drops what is kept only until it was exported.
-    pub(super) fn forget_last_words(&mut self, layout: &Layout) {
+    pub(super) fn forget_kept_after_removal(&mut self, layout: &Layout) {
         if let Some(retired) = self.0.as_mut().and_then(|kept| kept.retired.as_mut()) {
             retired.remove_gauges(layout);
         }

@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, sync::Arc, time::SystemTime};
 
-use super::{EntityId, Ledger, Part, place, totals::Totals};
+use super::{EntityId, Ledger, SectionLedger, place, totals::Totals};
 use crate::{
     registry::{
         EntityState, Section, Snapshot,
@@ -37,15 +37,15 @@ impl Ledger {
             self.culprits.forget_positions();
             self.list()
         });
-        let Self { parts, culprits, carried, .. } = self;
+        let Self { sections, culprits, carried, .. } = self;
         let mut caused = Vec::new();
-        for (number, part) in parts.iter_mut().enumerate() {
-            let layout = Arc::clone(&part.definition.layout);
+        for (number, ledger) in sections.iter_mut().enumerate() {
+            let layout = Arc::clone(&ledger.definition.layout);
             let splits = splits(&layout);
             for at in 0..listing.listed.len() {
                 let (row, totals) = match listing.listed.get(at) {
                     Some(Listed::Own(id)) => {
-                        (part.rows.get(place(*id)).copied().flatten(), part.totals.get(place(*id)))
+                        (ledger.rows.get(place(*id)).copied().flatten(), ledger.totals.get(place(*id)))
                     }
                     // It has no row of the present: that would be the one of the instance that goes on from it.
                     Some(Listed::Carried(series)) => {
@@ -56,25 +56,26 @@ impl Ledger {
                 let retired = totals.and_then(Totals::retired);
                 let row = match (row, retired) {
                     (Some(row), Some(retired)) => {
-                        part.section.add_retired(row, retired);
+                        ledger.section.add_retired(row, retired);
                         Some(row)
                     }
-                    (None, Some(retired)) => Some(part.section.push(retired)),
+                    (None, Some(retired)) => Some(ledger.section.push(retired)),
                     (row, None) => row,
                 };
-                part.section.push_entity(row);
+                ledger.section.push_entity(row);
                 if !splits.is_empty() {
                     caused.clear();
                     caused.extend(totals.into_iter().flat_map(Totals::caused).filter_map(|caused| {
                         let find = |named: &EntityKey, id: &EntityKey| listing.position(named, id);
                         Some((caused.column, culprits.position(caused.culprit, naming, find)?, caused.amount))
                     }));
-                    split(&mut part.section, &splits, u32::try_from(at).unwrap_or(u32::MAX), &mut caused);
+                    split(&mut ledger.section, &splits, u32::try_from(at).unwrap_or(u32::MAX), &mut caused);
                 }
             }
         }
         // A collector that is not at work has no metrics at all.
-        let sections = parts.iter_mut().filter(|part| part.definition.active).map(Part::take_section).collect();
+        let sections =
+            sections.iter_mut().filter(|ledger| ledger.definition.active).map(SectionLedger::take_section).collect();
         let entities = Arc::clone(&listing.entities);
         self.listing = Some(listing);
         Snapshot { sequence: self.sequence, taken, node, entities, sections, infos: Arc::new([]) }
@@ -122,7 +123,7 @@ impl Listing {
     }
 }
 
-impl Part {
+impl SectionLedger {
     /// The rows of the sweep that has ended; an empty section takes their place.
     fn take_section(&mut self) -> Section {
         std::mem::replace(&mut self.section, Section::new(Arc::clone(&self.definition.layout)))

@@ -520,7 +520,7 @@ static PEAK: Metric = Metric {
     kind: Kind::Gauge,
     aggregation: Aggregation::Max,
     unit: Unit::Bytes,
-    last_word: true,
+    kept_after_removal: true,
     ..Metric::BASE
 };
 
