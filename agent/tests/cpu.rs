@@ -259,7 +259,7 @@ fn cpu_time_by_mode_of_a_life_that_nobody_has_looked_at_is_exact() {
     if !walks() {
         return skip("kernels before 5.19 tell no program of all CPUs' counts");
     }
-    for work in [spin(30), Work::Yield { times: 50_000 }] {
+    for work in [spin(30), Work::Yield { times: 200_000 }] {
         let cgroup = TestCgroup::any_container();
         let mut load = Load::start(Some(&cgroup), work, None);
         load.run();
