@@ -3,40 +3,18 @@
 
 mod names_parts;
 
-use std::{
-    io::Write,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use names_parts::{Act, Server, event, list, named, pod, requests, truth, unnamed, wait, watch};
+use names_parts::{Act, Log, Server, event, list, named, pod, requests, truth, unnamed, wait, watch};
 use podlens::attribution::kubernetes::{
     Names,
     api::ApiSource,
     client::{Client, Limits},
 };
 
-/// Collects log lines.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn a_server_that_is_missing_at_first_and_dies_later_costs_one_log_line_each_way() {
-    let log = Log::default();
-    let into = log.clone();
-    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || into.clone()).finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let (log, _guard) = Log::collect();
 
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     // No silence of a busy machine is to be taken for one of the server.
@@ -66,7 +44,7 @@ async fn a_server_that_is_missing_at_first_and_dies_later_costs_one_log_line_eac
         let before = requests(&names, "watch", "unreachable");
         wait(|| requests(&names, "watch", "unreachable") >= before + 3, "its death").await;
     }
-    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let text = log.text();
     let count = |part: &str| text.lines().filter(|line| line.contains(part)).count();
     assert_eq!(count("keep their ids for names until"), 3, "{text}");
     assert_eq!(count("come from the API server again"), 2, "{text}");

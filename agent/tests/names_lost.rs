@@ -1,15 +1,12 @@
-//! The log of a source of names whose watches lose their places again and again. One test a process: other threads' tests would decide which lines are made at all.
+//! The log of a source of names whose watches lose their places again and again. One test a process: other threads' tests would
+//! decide which lines are made at all.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
 mod names_parts;
 
-use std::{
-    io::Write,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use names_parts::{Act, Server, chunk, event, list, pod, reply, requests, wait, watch};
+use names_parts::{Act, Log, Server, chunk, event, list, pod, reply, requests, wait, watch};
 use serde_json::json;
 
 use podlens::attribution::kubernetes::{
@@ -18,27 +15,9 @@ use podlens::attribution::kubernetes::{
     client::{Client, Limits},
 };
 
-/// Collects log lines.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn watches_that_are_lost_at_once_are_told_from_the_second_one_and_so_is_their_end() {
-    let log = Log::default();
-    let into = log.clone();
-    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || into.clone()).finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let (log, _guard) = Log::collect();
 
     let gone = || event("ERROR", &json!({ "kind": "Status", "code": 410 }));
     let lost = [
@@ -58,7 +37,7 @@ async fn watches_that_are_lost_at_once_are_told_from_the_second_one_and_so_is_th
     wait(|| requests(&names, "watch", "gone") == 3, "places that are lost").await;
     assert_eq!(names.synced(), Some(false));
     wait(|| names.synced() == Some(true), "a watch that brings something").await;
-    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let text = log.text();
     let count = |part: &str| text.lines().filter(|line| line.contains(part)).count();
     assert_eq!(count("knows no pod on this node"), 1, "{text}");
     assert_eq!(count("keep their ids for names until"), 1, "{text}");

@@ -51,7 +51,8 @@ impl<R: Pod> TreeReader<R> {
         self.nodes
     }
 
-    /// Walks through all cgroups of the only tree that the walk knows, each before those below it, and takes each record in; none if the walk did not come round.
+    /// Walks through all cgroups of the only tree that the walk knows, each before those below it, and takes each record in; none if
+    /// the walk did not come round.
     /// `new`: nothing taken in, from which a walk begins, perhaps not for the first time.
     pub(super) fn walk<S>(&self, new: impl Fn() -> S, take: impl FnMut(&mut S, &R)) -> Option<S> {
         self.walk_through(TreeWalk::default().tree, new, take)
